@@ -99,19 +99,6 @@ class Kept:
         self._producer.close(timeout_s)
 
 
-class Still:
-    """What a device says of itself, always the same."""
-
-    def __init__(self, state: DeviceState) -> None:
-        self._state = state
-
-    def news(self) -> None:
-        return None
-
-    def state(self) -> DeviceState:
-        return self._state
-
-
 def pump(task: Task, settings: BrokerSettings, count: int) -> None:
     from edge_client.agent import SWITCH_S
 
@@ -125,6 +112,7 @@ def pump(task: Task, settings: BrokerSettings, count: int) -> None:
 def _through_the_device(task: Task, kept: Kept, count: int) -> float:
     from edge_client.spool.queue import Spool
     from edge_client.spool.writer import Event, SpoolWriter
+    from edge_client.uplink.heartbeat import StateOnly
     from edge_client.uplink.uplink import Uplink
     from streams.segments.segmentation import segments_of
 
@@ -144,7 +132,7 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
             device="pump", task=task.name, time_us=0, epoch=spool.epoch, active="", produced=0,
             delivered=0, pending=0,
         )  # fmt: skip
-        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, Still(state))
+        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, StateOnly(lambda: state))
         writer.start()
         uplink.start()
         while not uplink.connected:

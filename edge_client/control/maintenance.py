@@ -18,6 +18,7 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.told import account_of
 from edge_client.spool.look import account_in
 from edge_client.spool.queue import Spool
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import DeviceAccount
@@ -152,7 +153,7 @@ def drain(
 
         for queue, of_what, messages, state in (
             (labels, "labels", of_labels(task, device, labels), None),
-            (spool, "events", None, said),
+            (spool, "events", None, StateOnly(said)),
         ):
             if not (pending := queue.account().pending):
                 continue

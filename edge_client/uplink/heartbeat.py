@@ -7,6 +7,8 @@ While the device works for a round, and shortly afterwards, a message comes ever
 the round learns soon when the device falls silent.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from streams.contract.documents import DeviceState
@@ -26,6 +28,16 @@ class Reporter(Protocol):
         ...
 
     def state(self) -> DeviceState: ...
+
+
+@dataclass(frozen=True)
+class StateOnly:
+    """A reporter that has no news."""
+
+    state: Callable[[], DeviceState]
+
+    def news(self) -> None:
+        return None
 
 
 class Heartbeat:

@@ -10,12 +10,12 @@ import pytest
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.documents import Reports
 from tests.streams.worker.support import SECOND, Fleet, batch, decoded_windows, fleet, until
 
 MINUTES = 24 * 60
@@ -50,7 +50,7 @@ def uplink_of(served: Fleet, spool: Spool) -> Uplink:
             produced=account.produced, delivered=account.delivered, pending=account.pending,
         )  # fmt: skip
 
-    broker, says = served.broker, Reports(state)
+    broker, says = served.broker, StateOnly(state)
     return Uplink(served.task, AWAY, spool, lambda: Producer(broker), lambda: probe(broker), says)
 
 

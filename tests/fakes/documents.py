@@ -1,21 +1,10 @@
 """Documents with the usual fields, for tests that look at a few of them."""
 
-from collections.abc import Callable
 from typing import Any
 
 from streams.contract.documents import DeviceState
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.contract.work import Op, Work, WorkRequest
-
-
-class Reports:
-    """A device whose state has no news."""
-
-    def __init__(self, state: Callable[[], DeviceState]) -> None:
-        self.state = state
-
-    def news(self) -> None:
-        return None
 
 
 def device_state(device: str = "d0", /, **fields: Any) -> DeviceState:

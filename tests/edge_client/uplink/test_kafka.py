@@ -26,6 +26,7 @@ from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionMa
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.uplink import STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.events.messages import Drop
@@ -36,7 +37,6 @@ from streams.kafka.admin import ensure_topics, probe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.documents import Reports
 from tests.fakes.proxy import Proxy
 from tests.fakes.tiny_task import task as tiny
 from tests.polling import until
@@ -65,7 +65,7 @@ class Device:
         self._broker, self._kind = broker, kind
         self.uplink = Uplink(
             task, "d0", self.spool, self._connect, lambda: probe(broker),
-            Reports(self._state), stall_s=stall_s,
+            StateOnly(self._state), stall_s=stall_s,
         )  # fmt: skip
 
     def _connect(self) -> Producer:

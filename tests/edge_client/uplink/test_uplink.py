@@ -9,12 +9,13 @@ import pytest
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.rate_limit import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
-from tests.fakes.documents import Reports, device_state
+from tests.fakes.documents import device_state
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.polling import until
@@ -53,7 +54,7 @@ def uplink_of(
         spool,
         lambda: broker,
         lambda: reachable,
-        Reports(state),
+        StateOnly(state),
         bytes_per_s=bytes_per_s,
         clock=clock,
     )
