@@ -1,7 +1,7 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
-At an event, but not before `SYNC_S` after the last time, the thread takes the new ones, encodes
-them as one block and appends it to the spool, which syncs it. Then it records them with their seqs
+At an event, but not before `SYNC_S` after the last time or a full frame, the thread takes the new
+ones, encodes them as blocks and appends each to the spool, which syncs it. Then it records them with their seqs
 (samples/notebook.py): what a device remembers was produced, so that a replay which answers again
 after a crash counts nothing twice. At most `LIMIT` events wait in memory; older ones are discarded
 and declared lost, and not recorded: `disk-full` when the disk works again, `queue-full` where they
