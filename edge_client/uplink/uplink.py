@@ -1,7 +1,7 @@
 """From the spool to Kafka, in order, with bounded messages in flight.
 
 1. read frames after the last one sent, as many as the rate limit allows; with `gather_s` not before
-   the oldest has waited so long, or a message is full (gathering.py)
+   the oldest has waited so long, or a message is full (pacing.py)
 2. join event frames into one events/2 message of at most 512 rows and BYTES bytes; DROPS frames
    become one message per declaration, after merging adjacent ones of the same reason
 3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
@@ -30,11 +30,9 @@ from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.gathering import Gathering
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat, Reporter
-from edge_client.uplink.in_flight import BatchInFlight
-from edge_client.uplink.messages import BYTES, Messages, groups, of_events
-from edge_client.uplink.rate_limit import TokenBucket
+from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups, of_events
+from edge_client.uplink.pacing import Gathering, TokenBucket
 from edge_client.uplink.refusals import Refusals
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.task import Task

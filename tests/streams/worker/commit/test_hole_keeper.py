@@ -9,8 +9,7 @@ import pytest
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.worker.commit import hole_keeper
-from streams.worker.commit.hole_keeper import HoleKeeper, Survey
-from streams.worker.store.holes import read_hole
+from streams.worker.commit.hole_keeper import HoleKeeper, Survey, read_hole
 
 
 async def begin(_partition: int) -> int:
