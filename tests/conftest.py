@@ -25,7 +25,7 @@ os.environ.setdefault("KAFKA_OPTS", java_options())
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put whole fleets first. One process of xdist begins with all of them, so that they never run
     side by side, and do not come last, when all others would wait for them."""
-    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/chaos/")))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
 
 
 @pytest.fixture
