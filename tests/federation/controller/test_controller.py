@@ -260,9 +260,7 @@ def test_a_run_that_was_stopped_by_hand_or_ended_well_is_not_taken_up(
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize(
-    ("step", "began"), [(1, False), (2, False), (2, True), (3, True), (4, False)]
-)
+@pytest.mark.parametrize(("step", "began"), [(1, False), (2, True), (3, True), (4, False)])
 def test_a_controller_that_dies_takes_a_run_up_once(
     rig: Rig,
     start: Callable[..., threading.Event],
