@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kafka
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path, partitions=1, source="live", idle_close_s=6.0) as made:
+    with fleet(kafka, tmp_path, partitions=1, source="live", idle_close_s=4.0) as made:
         yield made
 
 
