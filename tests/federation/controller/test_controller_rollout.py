@@ -1,6 +1,5 @@
 """The controller moves a candidate on a real Kafka: each decision once, whatever dies meanwhile."""
 
-import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,6 @@ from streams.contract.decisions import (
     decision_key,
     rollout_position,
 )
-from streams.contract.task import load_task
 from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, WINDOWS, topic_name, topic_specs
 from streams.contract.window_report import ClassAgreement, ModelWindow
 from streams.kafka.admin import ensure_topics
@@ -92,28 +90,6 @@ def told(rig: Rig) -> tuple[Decision | None, list[Decision], list[Delivery]]:
             own[message.key] = release.decision
     decisions = [own[key] for key in sorted(own)]
     return (last.decision, decisions, last.deliveries) if last else (None, decisions, [])
-
-
-def test_judging_takes_a_tenth_of_the_time_at_most(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each look at this large fleet takes 2 s."""
-    now, looks = [1000.0], list[float]()
-
-    def slow(*_given: object) -> None:
-        looks.append(now[0])
-        now[0] += 2.0
-
-    rig.serve(1)
-    monkeypatch.setattr(controller.Rollout, "step", slow)
-    task = load_task(rig.settings.task_ref)
-    made = controller.Controller(rig.settings, task, clock=lambda: now[0])
-    made.announce(rig.producer)
-    while now[0] < 1100:
-        made._act(rig.producer)
-        now[0] += 0.1
-    assert 4 < len(looks) <= 6
-    assert min(b - a for a, b in itertools.pairwise(looks)) >= 19.9
 
 
 def test_a_candidate_is_offered_judged_and_served_or_taken_back(
