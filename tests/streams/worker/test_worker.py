@@ -65,34 +65,6 @@ def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet)
     assert stop(worker) == 0
 
 
-def test_garbage_goes_to_dead_letters_and_the_next_message_is_served(served: Fleet) -> None:
-    served.start()
-    served.ready("w0", ALL)
-    topic = f"{served.task.name}.events"
-    sound = dict(
-        [("schema", b"events/1"), ("device", b"d0"), ("epoch", b"e1"), ("first", b"0")],
-        last=b"9",
-    )
-    garbage = [
-        (b"", b"", []),
-        (b"d0", b"\x00" * 100, [("schema", b"\xff")]),
-        (b"d0", b"garbage", list(sound.items())),
-        (b"d0", bytes(900_000), list(sound.items())),
-        (b"d0", b"", [("schema", b"drops/1")]),
-    ]
-    for key, value, headers in garbage:
-        served.producer.put(topic, key, value, headers)
-    send_seconds(served, LEFT, 0, 10)
-    send_seconds(served, RIGHT, 0, 10)
-    served.wait_until_scored()
-    until(lambda: len(served.read("dead-letters")) >= 6, "the dead letters")
-    letters = served.read("dead-letters")
-    values = [m.value for m in letters if b"part" not in {n.encode() for n, _ in m.headers}]
-    assert values == [b"", b"\x00" * 100, b"garbage", b""]
-    assert sum(len(m.value or b"") for m in letters) == 900_107
-    assert all(dict(m.headers)["source-topic"] == topic.encode() for m in letters)
-
-
 def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(served: Fleet) -> None:
     sent = 0
     for step in range(1, 6):
