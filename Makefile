@@ -60,10 +60,10 @@ up:
 down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
-# Three processes of two cores: many tests wait for processes that they have started.
+# Four processes of two cores: many tests wait for processes that they have started.
 # Threads of torch would only wait for each other.
 test: check .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(LONG) --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 4 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
 coverage: install .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
