@@ -158,6 +158,6 @@ def check_console(place: Place, running: Running) -> None:
 
 def answers(address: str) -> bool:
     try:
-        return bool(api(address, "overview"))
+        return bool(api(address, "status"))
     except OSError:
         return False
