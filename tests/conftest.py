@@ -24,8 +24,15 @@ os.environ.setdefault("KAFKA_OPTS", java_options())
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put whole fleets first. One process of xdist begins with all of them, so that they never run
-    side by side, and do not come last, when all others would wait for them."""
-    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/chaos/")))
+    side by side, and do not come last, when all others would wait for them. Behind them come the
+    tests of the secure node, so that not each process has to start one."""
+
+    def place(item: pytest.Item) -> int:
+        if item.nodeid.startswith("tests/e2e/"):
+            return 0
+        return 1 if "secure_node" in getattr(item, "fixturenames", ()) else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Processes that are forked are what processes that are executed are."""
+"""Processes that are forked are as processes that are executed."""
 
 import json
 import os
@@ -6,19 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.forks import ROOT, Forked, executed
+from tests.forks import ROOT, Forked
 
 STARTER = f"""
-import subprocess, sys
+import sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.forks import Forked
-child = subprocess.Popen if sys.argv[1] == "executed" else Forked
-process = child([sys.executable, "-c", sys.argv[2]], stdout=sys.stdout)
+process = Forked([sys.executable, "-c", sys.argv[1]], stdout=sys.stdout)
 print("started", process.pid, flush=True)
 sys.exit(process.wait())
 """
@@ -34,25 +33,13 @@ print(json.dumps([
 ]))
 """
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
 
-
-@pytest.fixture(params=["forked", "executed"])
-def start(request: pytest.FixtureRequest) -> Start:
-    """Both ways of starting Python with a text."""
-
-    def started(code: str, *argv: str, **given: object) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", code, *argv]
-        if request.param == "executed":
-            with executed():
-                return subprocess.Popen(command, **given)  # type: ignore[call-overload, no-any-return]
-        return Forked(command, **given)
-
-    return started
+def start(code: str, *argv: str, **given: Any) -> Forked:
+    return Forked([sys.executable, "-c", code, *argv], **given)
 
 
 @pytest.mark.parametrize("session", [False, True])
-def test_a_process_has_what_it_was_given(start: Start, tmp_path: Path, session: bool) -> None:
+def test_a_process_has_what_it_was_given(tmp_path: Path, session: bool) -> None:
     process = start(
         TELL, "a", "b", cwd=tmp_path, env={"MARK": "here"}, start_new_session=session,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -78,7 +65,7 @@ def test_a_process_has_what_it_was_given(start: Start, tmp_path: Path, session: 
         ("1 / 0", 1, None),
     ],
 )
-def test_it_ends_as_python_ends(start: Start, code: str, wanted: int, said: str | None) -> None:
+def test_it_ends_as_python_ends(code: str, wanted: int, said: str | None) -> None:
     process = start(code, stderr=subprocess.PIPE)
     _, err = process.communicate(timeout=60)
     assert process.returncode == wanted
@@ -90,7 +77,7 @@ def test_it_ends_as_python_ends(start: Start, code: str, wanted: int, said: str 
         )  # fmt: skip
 
 
-def test_a_kill_ends_it_and_its_outputs(start: Start) -> None:
+def test_a_kill_ends_it_and_its_outputs() -> None:
     process = start("import time; print('up', flush=True); time.sleep(99)", stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
@@ -101,13 +88,13 @@ def test_a_kill_ends_it_and_its_outputs(start: Start) -> None:
     process.stdout.close()
 
 
-def test_it_waits_for_what_it_starts_which_survives_it(start: Start) -> None:
+def test_it_waits_for_what_it_starts_which_survives_it() -> None:
     """As its child: the exit code arrives, and a kill of the starter alone leaves the other."""
-    process = start(STARTER, "forked", "import sys; sys.exit(5)", stdout=subprocess.PIPE)
+    process = start(STARTER, "import sys; sys.exit(5)", stdout=subprocess.PIPE)
     process.communicate(timeout=60)
     assert process.returncode == 5
     sleeper = "import os, time; print(os.getppid(), flush=True); time.sleep(99)"
-    process = start(STARTER, "forked", sleeper, stdout=subprocess.PIPE)
+    process = start(STARTER, sleeper, stdout=subprocess.PIPE)
     assert process.stdout is not None
     lines = [process.stdout.readline().split() for _ in range(2)]
     told = {len(line): line for line in lines}
@@ -125,7 +112,7 @@ def test_it_waits_for_what_it_starts_which_survives_it(start: Start) -> None:
         time.sleep(0.01)
 
 
-def test_a_signal_that_is_blocked_stays_so_and_other_files_are_closed(start: Start) -> None:
+def test_a_signal_that_is_blocked_stays_so_and_other_files_are_closed() -> None:
     code = (
         "import os, signal\n"
         "print(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)\n"

@@ -1,9 +1,8 @@
 """Workers and brokers that are killed at random under load, and what the store and the topics hold.
 
-Real processes and a real Kafka. TIDEWHEEL_CHAOS=long (`make chaos`) kills more often and keeps the
-broker away for longer than the short form, which every test run has. Moments and load come from a
-seed, which a failure tells; TIDEWHEEL_CHAOS_SEED=<number> takes the same one again. The processes'
-own timing is not in it, so that a failure need not come back at once.
+Real processes and a real Kafka, by `make chaos`. Moments and load come from a seed, which a failure
+names; TIDEWHEEL_CHAOS_SEED=<number> takes the same one again. The processes' own timing is not in
+it, so that a failure need not come back at once.
 """
 
 import contextlib
@@ -26,11 +25,8 @@ from tests.forks import Forked
 from tests.real_kafka import require, with_kafka
 from tests.streams.worker.support import Fleet, all_published, check_topics, fleet, stop, until
 
-LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"
-KILLS = 30 if LONG else 5
-# A Kafka that was killed answers again some 10 s after its start: it waits for its old session to
-# end. That is an outage by itself, and the whole of the short form's.
-OUTAGE_S = 20.0 if LONG else 0.0
+KILLS = 30
+OUTAGE_S = 20.0  # and some 10 s until a Kafka that was killed answers after its start
 UPKEEP_EVERY = 16  # commits of a partition: every few seconds
 BETWEEN_KILLS = (15, 120)  # batches of the load, about 32 of which are made in a second
 DRAIN_S = 120.0

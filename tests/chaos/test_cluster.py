@@ -1,7 +1,4 @@
-"""Brokers of a three-node cluster that are killed one after the other under load.
-
-The long form (`make chaos`) kills nine, the short one two.
-"""
+"""Brokers of a three-node cluster that are killed one after the other under load."""
 
 import contextlib
 import os
@@ -14,7 +11,6 @@ from compose.launcher import broker
 from streams.contract.topics import topic_name
 from tests.chaos.cluster import NODES, three_nodes
 from tests.chaos.test_chaos import (
-    LONG,
     PARTITIONS,
     busy_fleet,
     chance,
@@ -25,7 +21,7 @@ from tests.chaos.test_chaos import (
 )
 from tests.real_kafka import require, with_kafka
 
-KILLS = 9 if LONG else 2
+KILLS = 9
 WARNINGS_A_KILL = 60  # of a worker: a lasting state is a line a minute
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]

@@ -3,7 +3,7 @@
 Real device processes, a real worker and a Kafka that all cases share. After each case the device
 is drained: produced = delivered + dropped, by reason, and the store has each delivered event once
 and each declaration. After each death produced = delivered + dropped + pending, with all that is
-pending in the spool. TIDEWHEEL_CHAOS and TIDEWHEEL_CHAOS_SEED as in test_chaos.
+pending in the spool. TIDEWHEEL_CHAOS_SEED as in test_chaos.
 """
 
 import contextlib
@@ -25,9 +25,8 @@ from tests.small_disk import fill, small_disk
 from tests.streams.worker.support import Fleet, fleet, until
 
 __all__ = ["small_disk"]
-LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"
-KILLS = 30 if LONG else 4
-OUTAGE_S = 60.0 if LONG else 0.0  # and the time in which Kafka starts
+KILLS = 30
+OUTAGE_S = 60.0  # and the time in which Kafka starts
 OFFLINE = [  # where a device is at its cap that reaches no broker, and the times it comes there
     "spool-step-1:2",
 ]
@@ -202,12 +201,11 @@ def test_where_acknowledgements_are_swallowed(edge: Edge, node: Node) -> None:
         proxy.swallowing = False
         edge.start(node.through_proxy, "--speed", "100")
         edge.goes_on(5)
-        if LONG:
-            proxy.swallowing = True
-            swallowed = proxy.swallowed
-            until(lambda: proxy.swallowed > swallowed, "an acknowledgement is swallowed")
-            until(lambda: "replacing the producer" in edge.log, "the watchdog sees it", 90)
-            proxy.swallowing = False
+        proxy.swallowing = True
+        swallowed = proxy.swallowed
+        until(lambda: proxy.swallowed > swallowed, "an acknowledgement is swallowed")
+        until(lambda: "replacing the producer" in edge.log, "the watchdog sees it", 90)
+        proxy.swallowing = False
         edge.stop()
         assert edge.check() == {}
     finally:

@@ -1,7 +1,6 @@
 """Labels that became known later, over kills of the device and of the worker: each is in the store
 once, and labels its event."""
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from tests.chaos.edge import Edge
 from tests.streams.worker.support import Fleet, fleet, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
-KILLS = 12 if os.environ.get("TIDEWHEEL_CHAOS") == "long" else 3
+KILLS = 12
 OUTCOMES = """
 
 def outcomes(device, answered):

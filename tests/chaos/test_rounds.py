@@ -1,8 +1,8 @@
 """What takes part in a federated run is killed by SIGKILL while rounds go on: the run ends by
 itself, all rounds done, and only what the killed part had to say is missing.
 
-Real Flower processes and a real Kafka; the rig starts again what a supervisor would. The last case
-is the whole of `tidewheel up`.
+Real Flower processes and a real Kafka; the rig starts again what a supervisor would. Nothing is
+shortened: leases and silences end. The last case is the whole of `tidewheel up`.
 """
 
 import os
@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import flower_processes
-from federation.controller import run_tracker
 from federation.controller.flwr_cli import Submission
 from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
@@ -33,7 +32,6 @@ from tests.federation.conftest import key, pilot_cache, registry, sockets, tiny
 from tests.federation.flower_stack import (
     FlowerStack,
     controlled,
-    end_lease,
     journals,
     server_apps,
     wait_for,
@@ -43,7 +41,6 @@ from tests.federation.stand_in_agent import StandInAgent
 __all__ = ["cache", "kafka_place", "key", "pilot_cache", "registry", "sockets", "tiny"]
 ROUNDS = 3
 DEVICES = ("d0", "d1", "d2")
-LONG = os.environ.get("TIDEWHEEL_CHAOS") == "long"  # nothing is shortened: leases and silences end
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 
@@ -114,11 +111,8 @@ def rig(
     registry: Registry,
     tmp_path: Path,
     sockets: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Rig]:
     """Three devices and a controller that starts one run and takes it up when it dies."""
-    if not LONG:
-        monkeypatch.setattr(run_tracker, "SILENCE_S", 2.0)
     ensure_topics(kafka, topic_specs(tiny.name))
     devices = {name: sockets / f"{name}.sock" for name in DEVICES}
     may = threading.Event()
@@ -176,9 +170,7 @@ def test_a_server_app_that_is_killed_in_a_round(rig: Rig, kafka: BrokerSettings)
         [pid] = server_apps(rig.processes)
         os.kill(pid, signal.SIGKILL)
         wait_for("it is dead", lambda: not server_apps(rig.processes), 30)
-        if not LONG:
-            end_lease(rig.processes)
-        wait_for("another begins", lambda: bool(server_apps(rig.processes)), 180 if LONG else 60)
+        wait_for("another begins", lambda: bool(server_apps(rig.processes)), 180)
         rig.may.set()
         first, second = rig.wait_for_verdict(2)
     assert done(first, second) == [1, 2, 3]

@@ -22,7 +22,6 @@ from compose.reports.summary.lines import DeviceLine
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.query import open_store
 from tests import polling
-from tests.forks import executed
 from tests.real_kafka import with_kafka
 
 TINY = Path(__file__).parents[1] / "fakes" / "tiny_task.py"
@@ -88,10 +87,9 @@ class Place:
         return Running(process, out, err)
 
     def up(self, name: str, *words: str, task: str | None = None) -> "Running":
-        """A whole fleet, executed as users have it."""
+        """A whole fleet."""
         head = ["up", task or self.task, "--state", str(self.state), "--json"]
-        with executed():
-            return self.start(name, *head, "--no-console", *words)
+        return self.start(name, *head, "--no-console", *words)
 
     def run(self, *command: str | Path, **env: str) -> str:
         """Another command's standard output; it has to succeed."""

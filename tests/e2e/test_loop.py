@@ -18,6 +18,7 @@ LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "-
 
 @pytest.mark.kafka
 @pytest.mark.timeout(400)
+@pytest.mark.usefixtures("executed")
 def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Place) -> None:
     with collecting() as collector:
         kafka_place.environ = {**kafka_place.environ, **collector.environ()}

@@ -37,7 +37,7 @@ PREDICTION = """
 from dataclasses import replace
 from tidewheel import load_task
 tiny = load_task("{tiny}")
-training = replace(tiny.training, label_share=0.8)
+training = replace(tiny.training, label_share=0.8, epochs=12)  # the first run passes the gate
 task = replace(tiny, name="quiet", upload="prediction", training=training)
 """
 # The topics on which something comes in such a run, all but `view`, which may be too late for it.
@@ -269,12 +269,31 @@ def superlink_db(state: Path) -> Path:
 
 def found(raw: set[bytes], data: bytes) -> bool:
     """Whether one of them is in `data`, or in what is packed by zstd in it."""
-    places = [data, *unpacked(data)]
-    return any(pattern in place for place in places for pattern in raw)
+    return any(lies_in(raw, place) for place in (data, *unpacked(data)))
+
+
+def lies_in(raw: set[bytes], data: bytes) -> bool:
+    """Two bytes of each pattern are looked for at all places at once, then the whole."""
+    for size in {len(pattern) for pattern in raw}:
+        wanted = {pattern for pattern in raw if len(pattern) == size}
+        inside = 4 if size == 48 else 0  # a float64 made of a float32 begins with zeros
+        table = np.zeros(1 << 16, bool)
+        table[[int.from_bytes(p[inside : inside + 2], "little") for p in wanted]] = True
+        for odd in (0, 1):
+            pairs = np.frombuffer(data[odd : len(data) - (len(data) - odd) % 2], "<u2")
+            starts = (2 * np.flatnonzero(table[pairs]) + odd - inside).tolist()
+            if any(data[at : at + size] in wanted for at in starts if at >= 0):
+                return True
+    return False
 
 
 def unpacked(data: bytes) -> Iterator[bytes]:
     """What lies in zstd frames, as weights do; but for those that need the version before."""
+    view = memoryview(data)
     for match in re.finditer(re.escape(zstandard.FRAME_HEADER), data):
+        unpacker, parts, at = zstandard.ZstdDecompressor().decompressobj(), [], match.start()
         with suppress(zstandard.ZstdError):
-            yield zstandard.ZstdDecompressor().decompressobj().decompress(data[match.start() :])
+            while at < len(data) and not unpacker.eof:
+                parts.append(unpacker.decompress(view[at : at + 65536]))
+                at += 65536
+        yield b"".join(parts)

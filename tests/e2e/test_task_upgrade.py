@@ -109,6 +109,9 @@ def letters(served: Fleet) -> list[dead_letters.DeadLetter]:
 def test_an_edited_task_costs_no_crash_no_rollback_and_no_event(
     served: Fleet, edge: Edge, nowhere: BrokerSettings
 ) -> None:
+    """Events of the new version are parked by the worker of the old one, and scored by a worker of
+    both, then by one of the new version alone."""
+    both = keep_old(served)
     served.start("w1")
     served.ready("w1", [0])
     old = change(served, edge, nowhere)
@@ -127,29 +130,15 @@ def test_an_edited_task_costs_no_crash_no_rollback_and_no_event(
     assert seqs
     assert all(seq < old for seq in seqs)
     assert served.workers[0].poll() is None, "the worker of version 1 goes on"
-
-    assert stop(served.workers[0]) == 0
-    served.start("w2")
-    served.ready("w2", [0])
-    assert dead_letters.replay(served.broker, name, parked) == len(parked)
-    dropped = edge.check()  # each delivered event is in the store once
-    assert dropped.keys() == {"metered"}
     assert f"of version 2 of task {name}, not 1" in parked[0].detail
 
-
-def test_a_worker_of_both_versions_scores_every_event_with_the_teacher_of_its_version(
-    served: Fleet, edge: Edge, nowhere: BrokerSettings
-) -> None:
-    both = keep_old(served)
-    old = change(served, edge, nowhere)
+    assert stop(served.workers[0]) == 0
     served.options |= both
     served.start("both")
     served.ready("both", [0])
-    send(served, edge)
-    dropped = edge.check()
+    assert dead_letters.replay(served.broker, name, parked) == len(parked)
+    dropped = edge.check()  # each delivered event is in the store once
     assert dropped.keys() == {"metered"}
-    assert letters(served) == []
-
     with open_store(served.store) as connection:
         sql = "select task_version, seq < ? from scores group by all order by all"
         assert connection.execute(sql, [old]).fetchall() == [(1, True), (2, False)]
@@ -158,7 +147,7 @@ def test_a_worker_of_both_versions_scores_every_event_with_the_teacher_of_its_ve
     sent = {dict(each.headers)[TASK_VERSION] for each in served.read("scores")}
     assert sent == {b"1", b"2"}
 
-    killed = served.workers[0]
+    killed = served.workers[1]
     killed.kill()
     killed.wait(10)
     for word in both:

@@ -223,7 +223,7 @@ def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_vers
 HURRIED = """
 import sys, threading
 import edge_client.agent, edge_client.uplink.uplink
-edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 1.0, 8.0
+edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 1.0, 4.0
 sys.argv = sys.argv[1:]
 from compose.cli.main import main
 """
@@ -267,7 +267,7 @@ def test_an_agent_that_was_stopped_for_long_does_not_hang(place: Place) -> None:
     goes_on()
     agent.send_signal(signal.SIGSTOP)
     stopped_s = time.monotonic()
-    until(lambda: time.monotonic() > stopped_s + 9.0, "it was stopped for longer than HANG_S")
+    until(lambda: time.monotonic() > stopped_s + 5.0, "it was stopped for longer than HANG_S")
     agent.send_signal(signal.SIGCONT)
     goes_on()
     goes_on()

@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,8 @@ from compose.launcher import broker, flower_processes
 from compose.security.certificates import make_certificates
 from compose.security.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
-from federation.registry.registry import Registry
 from streams.contract.errors import ProcessFailed
-from streams.contract.task import Task
-from streams.contract.topics import topic_specs
-from streams.kafka.admin import ensure_topics
-from streams.kafka.settings import BrokerSettings
-from tests.fakes.own_task import own_task
-from tests.federation.flower_stack import FlowerStack, journals, resident, wait_for
-from tests.federation.stand_in_agent import StandInAgent
-
-
-@pytest.fixture
-def task_ref(tmp_path: Path) -> str:
-    return own_task(tmp_path)
+from tests.federation.flower_stack import FlowerStack, resident, wait_for
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
@@ -113,46 +100,7 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         assert "was not added" in node(server, "remove", "pump", code=2)
         nobody = ["--superlink", f"127.0.0.1:{broker.free_ports(1)[0]}"]
         assert "`flwr supernode list` failed" in node(server, "list", *nobody, code=1)
-
-
-@pytest.mark.kafka
-@pytest.mark.timeout(240)
-def test_who_is_registered_takes_part_and_who_was_removed_does_not(
-    kafka: BrokerSettings,
-    task_ref: str,
-    tiny: Task,
-    registry: Registry,
-    tmp_path: Path,
-    sockets: Path,
-) -> None:
-    ensure_topics(kafka, topic_specs(tiny.name))
-    devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1", "d2")}
-    with ExitStack() as stack:
-        for name, path in devices.items():
-            stack.enter_context(StandInAgent(tiny, name, path))
-        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
-        processes = stack.enter_context(FlowerStack(tmp_path, devices, env, secure=True))
-        config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 1}
-        submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
-
-        def run(**settings: int) -> None:
-            started = submission.start(settings, tmp_path)
-            wait_for("the run ends", lambda: submission.status(started).startswith("fin"), 90)
-            assert submission.status(started) == "finished:completed", processes.log("superexec")
-
-        run(**{"minimum-nodes": 3})
-        wait_for("all are in", lambda: online(processes) == ["d0", "d1", "d2"], 30)
-        node(tmp_path, "remove", "d2")
-        processes.processes["d2"].wait(30)  # it ends when it is refused
-        other = made_anew(tmp_path / "new")
-        processes.start("d2", resident("d2", devices["d2"], processes.address, processes.ca, other))
-        assert processes.processes["d2"].wait(30) == 1
-        run(**{"minimum-nodes": 2})
-    assert processes.members() == []
-    trained = [sorted(e.device for e in run if e.kind == "admitted") for run in journals(tmp_path)]
-    assert trained == [["d0", "d1", "d2"], ["d0", "d1"]]
-
-
-def made_anew(path: Path) -> Path:
-    make_key(path)
-    return path
+        node(tmp_path, "remove", "d0")
+        processes.processes["d0"].wait(30)  # it ends when it is refused
+        start_stranger(processes, "anew", processes.ca, made)
+        assert processes.processes["anew"].wait(30) == 1

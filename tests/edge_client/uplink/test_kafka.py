@@ -22,7 +22,7 @@ from kafka.admin import (
     ResourcePattern,
     ResourceType,
 )
-from kafka.producer.transaction_manager import ProducerIdAndEpoch, TransactionManager
+from kafka.producer.transaction_manager import TransactionManager
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
@@ -188,42 +188,11 @@ def skip_numbers(producer: Producer, topic: str) -> None:
     manager.set_sequence_number(place, manager.sequence_number(place) + 5)
 
 
-def supersede(producer: Producer, topic: str) -> None:
-    """Send a message of another device under this producer's id, in the next epoch."""
-    own = manager_of(producer).producer_id_and_epoch
-    other = Producer(producer._settings)
-    manager_of(other).set_producer_id_and_epoch(ProducerIdAndEpoch(own.producer_id, own.epoch + 1))
-    other.put(topic, b"d1", b"of another device")
-    other.close()
-
-
 def manager_of(producer: Producer) -> TransactionManager:
     """What numbers the batches of the library's producer; it has an id from the broker."""
     manager = producer._producer._transaction_manager
     until(manager.has_producer_id, "the producer has an id")
     return manager
-
-
-def test_events_that_are_refused_of_one_producer_are_sent_once_by_another(
-    kafka: BrokerSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its numbers are wrong in the next test; here the broker knows a newer epoch of it."""
-    task = replace(tiny, name=f"spoilt-{uuid.uuid4().hex[:8]}")
-    ensure_topics(kafka, topic_specs(task.name, 1))
-    device = Device(task, kafka, tmp_path)
-    device.uplink.start()
-    device.produce(3)
-    device.delivered(3)
-    supersede(device.producers[0], topic_name(task.name, EVENTS))
-    device.produce(40)
-    device.delivered(43)
-    assert "InvalidProducerEpochError" in caplog.text
-    device.produce(5)
-    device.delivered(48)
-    device.uplink.stop(10.0)
-    assert len(device.producers) == 2
-    device.check(kafka, 48)
-    assert device.spool.audit() == device.spool.account()
 
 
 def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(

@@ -1,5 +1,6 @@
 """The uplink on a fake broker: order, bounds, settlement, outages and the wedged producer."""
 
+import contextlib
 import threading
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.pacing import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
+from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
 from tests.fakes.documents import device_state
+from tests.fakes.killed import Killed, killed_at
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock, FakeBroker
 from tests.polling import until
@@ -42,6 +45,7 @@ def uplink_of(
     reachable: bool = True,
     *,
     bytes_per_s: int | None = None,
+    dies_at: str = "",
 ) -> Uplink:
     def state() -> DeviceState:
         account = vars(spool.account())
@@ -57,6 +61,7 @@ def uplink_of(
         StateOnly(state),
         bytes_per_s=bytes_per_s,
         clock=clock,
+        failpoint=killed_at(dies_at),
     )
 
 
@@ -152,6 +157,24 @@ def test_a_restart_sends_again_what_was_not_settled(spool: Spool, tmp_path: Path
     uplink_of(again, second, clock).step()
     second.acknowledge()
     assert list(second.seqs) == [(2, 4)]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_killed_at_a_step_of_sending_nothing_is_lost(tmp_path: Path, step: int) -> None:
+    brokers, spools = (FakeBroker(), FakeBroker()), []
+    limits = SpoolLimits(file_bytes=3000, total_bytes=60_000)
+    for broker, dies_at in zip(brokers, (f"uplink-step-{step}", ""), strict=True):
+        spools.append(Spool(tmp_path, limits))
+        uplink = uplink_of(spools[-1], broker, Clock(), dies_at=dies_at)
+        fill(spools[-1], 40)
+        with pytest.raises(Killed) if dies_at else contextlib.nullcontext():
+            while spools[-1].account().pending:
+                uplink.step()
+                broker.acknowledge()
+    taken = IntervalSet([*brokers[0].seqs, *brokers[1].seqs])
+    account = spools[-1].account()
+    assert list(taken) == [(0, 79)]
+    assert (account.produced, account.delivered, account.dropped) == (80, 80, {})
 
 
 def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:

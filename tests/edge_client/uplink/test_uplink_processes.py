@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge_client.spool.queue import Spool
@@ -16,11 +15,10 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
-from streams.contract.topics import EVENTS, FLEET, topic_name, topic_specs
+from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.segments.segmentation import segments_of
 from tests.fakes.agent_process import AgentProcess, first_model
 from tests.fakes.tiny_task import task as tiny
 from tests.secure_node import SecureNode
@@ -127,41 +125,6 @@ def test_a_metered_devices_account_adds_up_over_kills(
     assert len(topic) == account.produced == spool.next_seq > 150
     assert list(IntervalSet([*topic.events, *topic.dropped])) == [(0, account.produced - 1)]
     assert all(sampled(seq, 0.3) == (seq in topic.events) for seq in range(account.produced))
-
-
-@pytest.mark.timeout(120)
-def test_a_device_that_may_send_predictions_only_sends_no_reading(
-    kafka: BrokerSettings, tmp_path: Path, devices: list[Device]
-) -> None:
-    task = replace(tiny, name="predicting", upload="prediction")
-    ensure_topics(kafka, topic_specs(task.name, 1))
-    device = Device(tmp_path, kafka, task, "--speed", "0", "--passes", "1", "--stay")
-    devices.append(device)
-    device.start()
-    segments = [segment for _, _, segment, _ in segments_of(task.readings("d0"), task)]
-    until(lambda: len(Topic(device)) >= len(segments), "one pass is on the topic")
-    device.end(signal.SIGTERM)
-
-    topic = Topic(device)
-    assert len(topic.rows) == len(segments)
-    assert all(row["segment"] is None for row in topic.rows.values())
-    messages = device.messages(EVENTS) + device.messages(FLEET)
-    sent = b"\n".join(
-        part
-        for m in messages
-        for part in (m.key or b"", m.value or b"", *(text for _, text in m.headers))
-    )
-    values = np.unique(np.stack(segments))
-    values = values[np.abs(values) > 1e-3]  # no small numbers that other fields have too
-    assert len(values) > 5000
-    for kind in (np.float32, np.float64):
-        for shape in (values.astype(kind), values.astype(kind).byteswap()):
-            raw = shape.tobytes()
-            size = shape.itemsize
-            found = sum(raw[i : i + size] in sent for i in range(0, len(raw), size))
-            # four bytes of some of the thousands meet by chance, eight do not
-            assert found <= (5 if kind is np.float32 else 0)
-    assert not any(f"{value:.6f}".encode() in sent for value in values[::50])
 
 
 def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(

@@ -16,11 +16,11 @@ from federation.controller import controller, run_tracker
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.metrics import FederationMetrics
 from federation.controller.settings import ControllerSettings
-from federation.registry import key_rotation, publisher
+from federation.registry import key_rotation
 from federation.registry.registry import Registry
-from streams.contract.decisions import Decision, Release, sign
+from streams.contract.decisions import Decision, Release
 from streams.contract.documents import RoundEvent
-from streams.contract.errors import ArtifactError, BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.signing import key_id
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
@@ -218,18 +218,6 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
 
 
 @pytest.mark.kafka
-def test_what_is_announced_already_is_not_announced_again(
-    rig: Rig, start: Callable[..., threading.Event]
-) -> None:
-    first = rig.serve(1)
-    publisher.announce(rig.producer, rig.registry, None)
-    start()
-    rig.disagree_until(first, lambda: bool(rig.flower.started))
-    rig.look()
-    assert [r.reason for r in rig.releases] == ["version 1"]
-
-
-@pytest.mark.kafka
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
@@ -260,9 +248,7 @@ def test_a_run_that_was_stopped_by_hand_or_ended_well_is_not_taken_up(
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize(
-    ("step", "began"), [(1, False), (2, False), (2, True), (3, True), (4, False)]
-)
+@pytest.mark.parametrize(("step", "began"), [(1, False), (2, True), (3, True), (4, False)])
 def test_a_controller_that_dies_takes_a_run_up_once(
     rig: Rig,
     start: Callable[..., threading.Event],
@@ -315,12 +301,12 @@ def test_a_restart_finds_the_run_that_is_going_on(
 def test_a_run_that_flower_refuses_is_tried_again_later(
     rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     first = rig.serve(1)
     rig.flower.answers["refuse"] = ""
     start()
     rig.disagree_until(first, lambda: "no route" in caplog.text)
-    del rig.flower.answers["refuse"]
-    rig.disagree_until(first, lambda: bool(rig.flower.started))
+    rig.disagree_until(first, lambda: "the last attempt failed less than 10 s ago" in caplog.text)
 
 
 @pytest.mark.kafka
@@ -375,26 +361,6 @@ def test_a_new_controller_has_the_evidence_of_the_one_before(
 
 
 @pytest.mark.kafka
-def test_it_waits_for_a_broker_that_is_away(
-    rig: Rig, start: Callable[..., threading.Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failures = iter([True, True])
-
-    def producer(settings: BrokerSettings) -> Producer:
-        if next(failures, False):
-            raise BrokerUnavailable("no Kafka broker answers")
-        return Producer(settings)
-
-    monkeypatch.setattr(controller, "Producer", producer)
-    monkeypatch.setattr(controller, "BACK_OFF_S", (0.05,))
-    first = rig.serve(1)
-    start()
-    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
-    assert rig.releases[0].model == first
-    assert next(failures, None) is None
-
-
-@pytest.mark.kafka
 def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
     with pytest.raises(UsageError, match="serves no model"):
         controller.run(rig.settings, threading.Event())
@@ -446,33 +412,3 @@ def test_a_controller_follows_a_rotation_of_keys_while_it_runs(
     accepted = [device.accept(said).seq for said in rig.registry.history()]
     assert accepted == list(range(1, len(accepted) + 1))
     assert [key_id(key) for key in device.trusted] == [key_id(new.public_key())]
-
-
-@pytest.mark.kafka
-def test_a_revoked_key_in_the_registry_and_on_releases_stops_the_controller(rig: Rig) -> None:
-    """At its start and while it runs, before it has signed anything that follows."""
-    rig.serve(1)
-    old, new = create_key(rig.key_path), Ed25519PrivateKey.generate()
-    key_rotation.trust(rig.registry, old, new.public_key())
-    write_private_key(new, rig.key_path)
-    key_rotation.hand_over(rig.registry, new)
-    key_rotation.revoke(rig.registry, new, key_id(old.public_key()))
-    running = controller.Controller(rig.settings, load_task(rig.settings.task_ref))
-    running.announce(rig.producer)
-    last = rig.registry.last()
-    assert last is not None
-    standing = last.decision.standing.model_copy(update={"revoked": []})
-    fields = {"seq": last.decision.seq + 1, "prev": last.digest, "standing": standing}
-    theft = sign(last.decision.model_copy(update=fields), old)
-    name = f"history/{theft.decision.seq:08d}.json"
-    rig.registry.store.write(name, theft.encode())
-    rig.producer.put(topic_name(rig.name, RELEASES), rig.name.encode(), theft.encode())
-    with pytest.raises(ArtifactError, match=f"{name}: revoked: .* which an earlier one revoked"):
-        running.announce(rig.producer)
-    with pytest.raises(ArtifactError, match="then remove this file and all later ones"):
-        controller.run(rig.settings, threading.Event())
-    assert rig.registry.numbered()[-1] == name.removeprefix("history/")
-    rig.registry.store.remove(name)
-    rig.registry.store.remove(f"history/{last.decision.seq:08d}.json")
-    with pytest.raises(ArtifactError, match="does not revoke key"):
-        controller.run(rig.settings, threading.Event())

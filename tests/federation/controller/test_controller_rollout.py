@@ -1,15 +1,8 @@
 """The controller moves a candidate on a real Kafka: each decision once, whatever dies meanwhile."""
 
-import itertools
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
@@ -26,7 +19,6 @@ from streams.contract.decisions import (
     decision_key,
     rollout_position,
 )
-from streams.contract.task import load_task
 from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, WINDOWS, topic_name, topic_specs
 from streams.contract.window_report import ClassAgreement, ModelWindow
 from streams.kafka.admin import ensure_topics
@@ -43,7 +35,6 @@ from tests.federation.registries import model, wait
 __all__ = ["rig", "start"]
 pytestmark = pytest.mark.kafka
 DEVICES = 4
-ROOT = Path(__file__).parents[3]
 PLAN = Plan((0.25, 1.0), StageRules(minimum_windows=2))
 
 
@@ -99,28 +90,6 @@ def told(rig: Rig) -> tuple[Decision | None, list[Decision], list[Delivery]]:
             own[message.key] = release.decision
     decisions = [own[key] for key in sorted(own)]
     return (last.decision, decisions, last.deliveries) if last else (None, decisions, [])
-
-
-def test_judging_takes_a_tenth_of_the_time_at_most(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each look at this large fleet takes 2 s."""
-    now, looks = [1000.0], list[float]()
-
-    def slow(*_given: object) -> None:
-        looks.append(now[0])
-        now[0] += 2.0
-
-    rig.serve(1)
-    monkeypatch.setattr(controller.Rollout, "step", slow)
-    task = load_task(rig.settings.task_ref)
-    made = controller.Controller(rig.settings, task, clock=lambda: now[0])
-    made.announce(rig.producer)
-    while now[0] < 1100:
-        made._act(rig.producer)
-        now[0] += 0.1
-    assert 4 < len(looks) <= 6
-    assert min(b - a for a, b in itertools.pairwise(looks)) >= 19.9
 
 
 def test_a_candidate_is_offered_judged_and_served_or_taken_back(
@@ -205,60 +174,6 @@ def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
     assert own == rig.registry.decisions()
     assert last == own[-1]
     assert {d.model for d in deliveries} == {first, second}
-
-
-def command_of(rig: Rig, kafka: BrokerSettings) -> list[str]:
-    """`tidewheel controller` on the rig's state folder, where its key is put for it."""
-    keys = rig.settings.state / "keys"
-    keys.mkdir()
-    for suffix in (".pem", ".pub"):
-        rig.key_path.with_suffix(suffix).rename(keys / f"signing{suffix}")
-    rig.key_path = keys / "signing.pem"
-    command = [sys.executable, "-m", "compose.cli.main", "controller", rig.settings.task_ref]
-    command += ["--state", str(rig.settings.state), "--kafka", kafka.bootstrap]
-    return [*command, "--stages", "0.25,1", "--runs-per-day", "0"]
-
-
-def test_a_second_controller_waits_and_takes_over_after_a_kill(
-    rig: Rig, kafka: BrokerSettings
-) -> None:
-    """Real processes; the first dies by SIGKILL when it has made its first decision."""
-    first = rig.serve(1)
-    command = command_of(rig, kafka)
-    log = (rig.settings.state / "controllers.log").open("ab")
-
-    def begin(**environ: str) -> subprocess.Popen[bytes]:
-        env = {**os.environ, **environ}
-        return subprocess.Popen(command, cwd=ROOT, stderr=log, env=env)
-
-    one = begin(TIDEWHEEL_FAILPOINT="release-step-1:1")
-    two = None
-    try:
-        rig.wait("the first is announced", lambda: len(rig.releases) == 1)
-        two = begin()
-        waits = "another controller of"
-        rig.wait("the other waits", lambda: waits in (Path(log.name)).read_text())
-        devices(rig)
-        second = candidate(rig, first)
-        rig.wait("the first is killed", lambda: one.poll() == -signal.SIGKILL)
-        killed = time.monotonic()
-
-        def offered() -> bool:
-            devices(rig)
-            last = told(rig)[0]
-            return last is not None and last.model == second and last.kind == "stage"
-
-        rig.wait("the other tells what the first has decided", offered)
-        assert time.monotonic() - killed < 30
-        assert [d.kind for d in rig.registry.decisions()] == ["served", "candidate", "stage"]
-        two.terminate()
-        assert two.wait(20) == 0
-    finally:
-        for process in (one, two):
-            if process is not None:
-                process.kill()
-                process.wait()
-        log.close()
 
 
 def announced(rig: Rig, kafka: BrokerSettings, is_it: Callable[[Release], bool]) -> Release:

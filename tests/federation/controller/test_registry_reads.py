@@ -11,18 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.controller.controller import Controller
 from federation.controller.flwr_cli import Flwr, Submission
 from federation.registry.registry import Registry
-from federation.rollout.rollout import FleetState, Plan, Rollout
-from federation.rollout.window_history import WindowHistory
 from streams.contract.errors import ArtifactError
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.runtime.object_store import FolderStore, RemoteStore
 from tests.fakes.own_task import own_task
-from tests.federation.registries import controller_settings, model, serve, wait
+from tests.federation.registries import controller_settings, model, serve
 from tests.federation.rounds.test_run import FakeKafka
-
-LOOKS = 5
 
 
 @dataclass
@@ -72,30 +68,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return Rig(Controller(settings, task), registry, key, requests)
 
 
-def test_a_look_at_what_has_not_changed_is_two_requests_and_reads_nothing(rig: Rig) -> None:
-    rig.look()
-    asked = {"tags history": LOOKS, "tag teacher.twa": LOOKS}
-    found = rig.look(LOOKS)
-    if isinstance(rig.registry.store, FolderStore):  # whose `tags` asks for each file's
-        found = Counter({k: n for k, n in found.items() if not k.startswith("tag history/")})
-    assert found == asked
-
-
-def test_of_a_new_decision_and_a_new_teacher_each_is_read_once(rig: Rig) -> None:
-    rig.look()
-    last = rig.registry.last()
-    assert last is not None
-    new = f"read history/{last.decision.seq + 1:08d}.json"
-    serve(rig.registry, model(rig.registry, 9, rig.key), rig.key)
-    found = rig.look(LOOKS)
-    assert found[new] == 1
-    assert sum(n for name, n in found.items() if name.startswith("read history")) == 1
-    assert found["read teacher.twa"] == 0
-    model(rig.registry, 2, rig.key, kind="teacher")
-    found = rig.look(LOOKS)
-    assert found["read teacher.twa"] == 2  # to decide on it, and to put its bytes on `artifacts`
-
-
 def test_an_altered_decision_is_read_again_and_refused(rig: Rig) -> None:
     rig.look()
     name = "history/00000002.json"
@@ -107,16 +79,3 @@ def test_an_altered_decision_is_read_again_and_refused(rig: Rig) -> None:
     found = rig.look()
     assert found["read history/00000001.json"] == 0
     assert rig.controller.announce(rig.kafka) is None
-
-
-def test_a_candidate_that_waits_for_devices_is_read_once(rig: Rig) -> None:
-    base = rig.registry.desired().stable
-    assert base is not None
-    ref = model(rig.registry, 9, rig.key, base=base.model)
-    wait(rig.registry, ref, rig.key)
-    rollout, last = Rollout(rig.registry, rig.key, Plan()), rig.registry.last()
-    assert last is not None
-    rig.requests.clear()
-    for _ in range(LOOKS):
-        assert rollout.step(last, FleetState(), WindowHistory()) is None
-    assert rig.requests[f"read models/{ref.model}.twa"] == 1

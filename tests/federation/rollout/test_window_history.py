@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.rollout.compared import Comparison
-from federation.rollout.stage_policy import StageRules, evaluate
 from federation.rollout.window_history import (
     NOBODY,
     REVISIONS,
@@ -134,25 +133,3 @@ def test_parts_of_the_fleet_sum_up_as_all_of_it(
     for key, sums in found.items():
         assert sums.tolist() == wanted[key].tolist()
     assert summed == sum(sums[1] for sums in wanted.values())
-
-
-def test_the_finding_does_not_depend_on_the_size_of_the_parts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    history, dice = WindowHistory(), np.random.default_rng(1)
-    for number in range(60):
-        for device in range(9):
-            model = "2-b" if number > 40 and device < 3 else "1-a"
-            told = {"easy": (10, int(dice.integers(5, 11))), "hard": (10, int(dice.integers(11)))}
-            history.add(report(f"d{device}", number, model, classes=told), number)
-
-    def evidence() -> dict[str, float]:
-        return evaluate(
-            rules=StageRules(), windows=history, candidate="2-b", stable="1-a", began_us=41,
-            stage_began_us=41, now_us=60, canary=lambda name: name < "d3", refusals={}, offered=3,
-        ).evidence  # fmt: skip
-
-    whole = evidence()
-    assert whole["windows"] == 57
-    monkeypatch.setattr("federation.rollout.compared.VALUES", 1)
-    assert evidence() == pytest.approx(whole)

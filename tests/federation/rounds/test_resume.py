@@ -55,11 +55,6 @@ def fleet() -> FakeFleet:
     return FakeFleet([*devices])
 
 
-def calm() -> FakeFleet:
-    """Three devices with steps so short that nobody held out is harmed."""
-    return FakeFleet([learner(name, 1e-5) for name in ("a", "b", "c")])
-
-
 @dataclass
 class Rig:
     task: Task
@@ -153,31 +148,6 @@ def test_a_run_that_dies_at_any_step_is_gone_on_with_to_the_same_result(
     done = {"2": time - 1, "3": time - 1, "4": time, "5": time}.get(point[-1], ROUNDS)
     done = 0 if point == "round-step-1" else done
     assert trained == list(range(done + 1, ROUNDS + 1))
-
-
-@pytest.mark.parametrize("step", [3, 5, 7])
-def test_with_people_held_out_the_run_that_goes_on_finds_the_same_figures(
-    tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path, step: int
-) -> None:
-    rig = Rig(tiny, registry, key, tmp_path / "runs")
-    first = rig.served().model
-    assert rig.run("whole", devices=calm()).run().promote
-    undisturbed, told = rig.served(), held_out(rig)
-    assert {number for number, _ in told} == {1, 2, 3}
-    assert min(undisturbed.manifest.metrics[f"{s}_segments"] for s in ("held_out", "audit")) > 100
-    rig.forget(first)
-    rig.kill("r1", f"round-step-{step}", 2 if step < 6 else 1, devices=calm())
-    assert rig.run("r2", "r1", devices=calm()).run().promote
-    check(rig, undisturbed)
-    assert undisturbed.manifest.metrics["held_out"] in {value for _, value in held_out(rig)}
-    assert held_out(rig) <= told
-
-
-def held_out(rig: Rig) -> set[tuple[int, float]]:
-    """The rounds and what was found on the people held out, also at the gate."""
-    found = [event for event in rig.kafka.events if event.kind == "evaluated"]
-    assert all(event.metrics["held_out_segments"] > 100 for event in found)
-    return {(event.round, event.metrics["held_out"]) for event in found}
 
 
 def test_a_run_that_dies_again_and_again_comes_to_the_same_result(

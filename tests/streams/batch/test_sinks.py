@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 
 from streams.batch.jobs.loads import mark_failed
 from streams.contract.errors import TidewheelError, UsageError
+from tests.fakes.killed import Killed, killed_at
 from tests.polling import until
 from tests.postgresql import Server
 from tests.streams.batch.support import (
@@ -52,10 +53,6 @@ KEPT = {
     "dotted.name": (pa.bool_(), True, True),
     "dotted": (pa.int64(), None, None),
 }
-
-
-class Crash(BaseException):
-    """What a step raises in place of SIGKILL."""
 
 
 class Sink:
@@ -116,34 +113,23 @@ def every(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("sink", kinds, indirect=True)
 
 
-KILLS = [
-    *((kind, step) for kind in (*TABLES, "s3") for step in range(2, 10)),
-    *((kind, step) for kind in FILES for step in (2, 3, 4, 5, 8, 9)),
-]
-
-
-@pytest.mark.parametrize(("sink", "step"), KILLS, indirect=["sink"])
-def test_a_job_that_ends_at_any_step_loses_and_doubles_nothing(
-    tmp_path: Path, sink: Sink, step: int
+@every(*TABLES, "s3", *FILES)
+def test_a_job_that_ends_at_each_step_in_turn_loses_and_doubles_nothing(
+    tmp_path: Path, sink: Sink
 ) -> None:
     """In this process; tests/compose/cli/test_jobs.py kills real ones."""
-    rows, armed = good_rows(60), count(1)
+    rows = good_rows(60)
     files = [tmp_path / "in" / f"{n}.jsonl" for n in range(3)]
     for n, path in enumerate(files):
         write = write_bedrock if sink.kind == "bedrock" else write_lines
         write(path, rows[20 * n : 20 * n + 20])
     job = sink.job(tmp_path / "in")
-
-    def killed(point: str) -> None:
-        if point == f"score-step-{step}" and next(armed) in (1, 3):
-            raise Crash
-
-    with pytest.raises(Crash):
-        job.run(reached=killed)
-    try:
-        job.run(reached=killed)
-    except Crash:
-        job.run()
+    loads = () if sink.kind in FILES else (6, 7)
+    for step in (2, 3, 4, 5, *loads, 8, 9):
+        first = sink.kind == "bedrock" or step in (2, 8, 9)  # it has a shard for each file
+        dies = killed_at(f"score-step-{step}", time=1 if first else 2)
+        with pytest.raises(Killed):
+            job.run(reached=dies)
     assert job.run().state == "Completed"
     assert sink.ids() == [row["event"] for row in rows]
     assert list(tmp_path.rglob(".*.tmp")) == []

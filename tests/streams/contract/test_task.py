@@ -146,18 +146,6 @@ def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
         check_model(replace(task, training=Training(train_only=("4",), shared=("0",))))
 
 
-def test_segments_overlap_by_the_hop_and_hold_channels_by_samples() -> None:
-    cut = list(segments_of(steady(45), task))
-    assert [(first, last) for first, last, _, _ in cut] == [
-        (0, 950_000),
-        (500_000, 1_450_000),
-        (1_000_000, 1_950_000),
-    ]
-    assert cut[1][2].shape == (2, 20)
-    assert cut[1][2][0].tolist() == [float(i) for i in range(10, 30)]
-    assert cut[1][3] is not None
-
-
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -173,26 +161,6 @@ def test_what_breaks_a_segment_is_told(bad: Reading, reason: str) -> None:
     cut = list(segments_of(readings, task, skip=lambda why, _time: told.append(why)))
     assert told[0] == reason
     assert all(first >= 90 * 50_000 for first, *_ in cut)
-
-
-def test_a_segment_has_the_label_that_most_of_it_carries() -> None:
-    mixed = steady(14, label=2.0) + steady(6, start=14 * 50_000, label=0.0)
-    [(_, _, _, label)] = segments_of(mixed, task)
-    assert label is None
-    mostly = steady(16, label=2.0) + steady(4, start=16 * 50_000, label=None)
-    [(_, _, _, label)] = segments_of(mostly, task)
-    assert label is not None
-    assert label.tolist() == [2.0]
-
-
-@given(st.lists(st.integers(1, 200_000), min_size=1, max_size=120))
-def test_a_segment_never_spans_a_gap(steps: list[int]) -> None:
-    times = np.cumsum(steps).tolist()
-    readings = [Reading(t, (0.0, 0.0)) for t in times]
-    for first, last, segment, _ in segments_of(readings, task):
-        inside = [t for t in times if first <= t <= last]
-        assert len(inside) == segment.shape[1]
-        assert max(np.diff(inside)) <= 2.5 * 50_000
 
 
 @given(

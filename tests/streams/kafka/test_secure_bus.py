@@ -66,7 +66,7 @@ def test_what_is_wrong_is_said_in_a_line_with_what_to_do(
 ) -> None:
     settings = wrong(secure_node, what)
     with pytest.raises(BrokerUnavailable, match=says) as raised:
-        Producer(settings, bootstrap_timeout_s=2.0)
+        Producer(settings, bootstrap_timeout_s=1.0)
     assert "\n" not in str(raised.value)
     assert settings.bootstrap in str(raised.value)
     assert settings.password is None or settings.password not in str(raised.value).split()

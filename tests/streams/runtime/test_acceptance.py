@@ -265,11 +265,3 @@ def test_a_key_that_one_task_version_has_revoked_decides_nothing_of_another(path
     of(path, 2).accept(next_one)
     refused(of(path, 2), decision(3, next_one.digest, task_version=2), "untrusted-key")
     refused(of(path, 1), decision(3, second.digest), "untrusted-key")
-
-
-def test_a_file_of_an_earlier_version_is_of_the_task_version_that_opens_it(path: Path) -> None:
-    first = decision(1)
-    path.write_text(f'{{"seq": 1, "digest": "{first.digest}"}}')
-    refused(of(path, 1), decision(1, reason="another"), "replayed")
-    of(path, 1).accept(decision(2, first.digest))
-    assert of(path, 2).seq == 0

@@ -25,7 +25,7 @@ def into_environment(settings: BrokerSettings, patch: pytest.MonkeyPatch) -> Non
         patch.setenv(f"TIDEWHEEL_KAFKA_{name.upper()}", value)
 
 
-@pytest.mark.parametrize("door", ["tls", "plain-password", "scram-password"])
+@pytest.mark.parametrize("door", ["tls", "scram-password"])
 def test_a_worker_scores_publishes_and_commits_behind_each_door(
     secure_node: SecureNode, door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,9 +50,8 @@ def stands_still(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_zombie_changes_nothing_in_the_bucket(served: Fleet, step: int) -> None:
-    zombie = served.start("w0", failpoint=f"worker-step-{step}:2:stop")
+def test_a_zombie_changes_nothing_in_the_bucket(served: Fleet) -> None:
+    zombie = served.start("w0", failpoint="worker-step-1:2:stop")
     served.ready("w0", ALL)
     sent = 0
     while not stands_still(zombie.pid):
@@ -81,17 +80,3 @@ def test_a_zombie_changes_nothing_in_the_bucket(served: Fleet, step: int) -> Non
     told = subprocess.run([TIDEWHEEL, *asked], capture_output=True, text=True, check=True)
     assert json.loads(told.stdout) == {"n": scored}
     assert stop(other) == 0
-
-
-def test_a_worker_that_is_killed_inside_its_commit_loses_and_doubles_nothing(
-    served: Fleet,
-) -> None:
-    worker = served.start("w0", failpoint="worker-step-2:2")
-    served.ready("w0", ALL)
-    for at in range(0, 60, 10):
-        send_seconds(served, at, 10)
-    until(lambda: worker.poll() is not None, "the worker dies after its commit")
-    served.start("w1")
-    served.wait_until_scored()
-    until(lambda: all_published(served), "all revisions are published")
-    check_topics(served)

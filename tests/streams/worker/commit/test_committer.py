@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -187,21 +186,6 @@ def test_a_crash_at_each_step_on_the_real_store(step: str, tmp_path: Path) -> No
     assert len(scores) == 2
 
 
-def test_late_rows_revise_the_report_after_a_restart_too() -> None:
-    log, store = Log(), MemoryStore()
-
-    async def live(record: EventBatch) -> None:
-        log.append(record)
-        made = await resume(log, store)
-        await made.flush(LATER)
-
-    for first, times in ((0, [1, 2]), (2, [8, 20]), (4, [3]), (5, [4])):
-        asyncio.run(live(batch("d0", first, times)))
-    reports = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
-    found = {(r.window_us // SECOND, r.revision): r.events for r in reports}
-    assert found == {(0, 0): 2, (5, 0): 1, (20, 0): 1, (0, 1): 1, (0, 2): 1}
-
-
 def test_an_open_window_holds_the_committed_offset() -> None:
     log, store = Log(), MemoryStore()
     log.append(batch("d0", 0, [1, 2]))
@@ -366,28 +350,6 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     [(name, told)] = report.classes.items()  # by the true label's class
     assert (task.classes.index(name), told.events) == (int(label[0]), 1)
     assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
-
-
-def test_a_report_sums_up_its_rows() -> None:
-    log, store = Log(), MemoryStore()
-    log.append(batch("d0", 0, [1, 1.1, 1.2, 1.3, 1.4]))
-
-    async def live() -> None:
-        await (await resume(log, store)).flush(LATER)
-
-    asyncio.run(live())
-    rows = store.tables[SCORES].to_pylist()
-    (report,) = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
-    share = report.models["1-aaaaaaaa"]
-    assert (report.events, share.events, share.compared) == (5, 5, 5)
-    assert share.agreeing == sum(row["agrees"] for row in rows)
-    assert share.labelled == sum(row["label"] is not None for row in rows) == 2
-    assert share.correct == sum(row["correct"] is True for row in rows)
-    assert share.teacher_correct == sum(row["label"] == [0.0] for row in rows)  # ones: class 0
-    (scores,) = [m for m in log.published if m.topic == "tiny.scores"]
-    with pa.ipc.open_stream(scores.value) as stream:
-        assert stream.read_all().num_rows == 5
-    assert scores.partition == 0
 
 
 def test_a_flush_takes_what_one_partition_has_not_from_another(

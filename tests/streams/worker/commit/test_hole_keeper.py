@@ -1,14 +1,11 @@
 """Holes of many partitions do not hold up a commit."""
 
 import asyncio
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.worker.commit import hole_keeper
 from streams.worker.commit.hole_keeper import HoleKeeper, Survey, read_hole
 
 
@@ -64,41 +61,6 @@ def test_a_survey_that_finds_no_broker_is_made_again_later(tmp_path: Path) -> No
     hole = read_hole(tmp_path, 0)
     assert hole is not None
     assert hole.until is None
-
-
-def test_the_event_loop_goes_on_while_the_store_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ticked, asked = threading.Event(), list[str]()
-
-    def slowly(name: str) -> Callable[..., object]:
-        ask = getattr(hole_keeper, name)
-
-        def asks(*given: object) -> object:
-            ticked.clear()
-            assert ticked.wait(10), f"{name} holds up the event loop"
-            asked.append(name)
-            return ask(*given)
-
-        return asks
-
-    async def tick() -> None:
-        while True:
-            ticked.set()
-            await asyncio.sleep(0.01)
-
-    async def all_steps() -> None:
-        ticking = asyncio.create_task(tick())
-        keeper = HoleKeeper(tmp_path, begin, lambda _partition: (9, {}), nothing)
-        await keeper.assigned(0, 5, 2)
-        await keeper.look()
-        await keeper.declared(0, [])
-        ticking.cancel()
-
-    for name in ("read_hole", "write_hole", "remove_hole"):
-        monkeypatch.setattr(hole_keeper, name, slowly(name))
-    asyncio.run(all_steps())
-    assert asked == ["read_hole", "write_hole", "write_hole", "remove_hole"]
 
 
 def test_an_assignment_whose_first_message_passes_over_others_ends_the_worker(

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -119,18 +118,6 @@ def test_a_feature_of_many_cells_has_distances_alone() -> None:
     counts = np.arange(both.cells)
     found = Histograms(both).of(counts, compare(both, counts, windows=1).channels)
     assert [(h.channel, h.counts) for h in found] == [("y", counts[-5:].tolist())]
-
-
-def test_a_report_that_was_stored_without_histograms_is_read() -> None:
-    log, store = history(windows=1), MemoryStore()
-    asyncio.run(live(log, store))
-    [text] = [text for text in store.tables[SCORES].column("drift").to_pylist() if text]
-    old = json.loads(text)
-    del old["report"]["histograms"]
-    read = WindowDrift.decode(json.dumps(old).encode()).report
-    assert read is not None
-    assert read.histograms == []
-    assert read.channels == drift_of(reports(log)[0, 0]).channels
 
 
 def test_late_rows_count_in_their_window_and_not_at_all_when_it_is_long_gone() -> None:

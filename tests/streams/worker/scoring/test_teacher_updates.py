@@ -127,17 +127,6 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
     assert scored_by(served)[6] == artifact.model
 
 
-def test_garbage_on_releases_is_passed_over(served: Fleet, registry: Registry) -> None:
-    topic = topic_name(served.task.name, RELEASES)
-    found = offer(served, registry)
-    for garbage in (b"garbage", b"", b'{"text": "{}", "signature": "' + b"0" * 128 + b'"}'):
-        served.producer.put(topic, served.task.name.encode(), garbage)
-    served.start()
-    served.send(batch(D, 0, [1], task=served.task))
-    served.wait_until_scored()
-    assert scored_by(served) == {0: found.model}
-
-
 def spoil_releases(served: Fleet, registry: Registry) -> str:
     """The last record is one that no other can be taken for: what the worker says of it."""
     key, name = load_private_key(served.folder / "key.pem"), served.task.name

@@ -305,17 +305,6 @@ def test_the_position_knows_the_labels_of_rows_and_snapshot(tmp_path: Path) -> N
         store.commit(LABELS, told(6, [(3, 3)], 2), {0: 2})
 
 
-def test_a_snapshot_of_a_version_without_labels_is_read(tmp_path: Path) -> None:
-    store = DeltaStore(tmp_path)
-    store.commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
-    position, tables = store.position(0), store._ids()
-    write_snapshot(tmp_path, 0, position, tables[:2])
-    store.commit(LABELS, told(0, [(1, 1)], 1), {0: 1})
-    found = DeltaStore(tmp_path).position(0)
-    assert found.taken == position.taken
-    assert found.labelled == {("d0", "l1"): IntervalSet([(0, 0)])}
-
-
 def test_events_of_one_time_have_each_its_own_label(tmp_path: Path) -> None:
     store = DeltaStore(tmp_path)
     store.commit(SCORES, rows(0, [1, 1, 1, 2]), {0: 1})

@@ -1,1 +1,0 @@
-"""What this version writes, kept as small files that every later version must read."""
