@@ -90,11 +90,15 @@ def test_a_figure_is_no_news_and_the_first_loss_for_a_reason_is(tmp_path: Path) 
     agent.spool.append(1, b"x", mark=1)
     assert agent.news() == before
     assert agent.state().produced > state.produced
-    agent.spool.declare_lost(1, "disk-full")
-    lost = agent.news()
-    assert lost != before
-    agent.spool.declare_lost(900, "disk-full")
-    assert agent.news() == lost
+    found = []
+    for count in (1, 900):
+        agent.spool.declare_lost(count, "disk-full")
+        agent.spool.settle(agent.spool.read(agent.spool.position, 1_000_000))
+        found.append((agent.news(), agent.state().dropped))
+    first, second = found
+    assert first[0] != before
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == ({"disk-full": 1}, {"disk-full": 901})
 
 
 @pytest.mark.parametrize(("damaged", "pending"), [(False, 6), (True, 4)])
