@@ -85,7 +85,8 @@ def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_pa
 
 def test_a_figure_is_no_news_and_the_first_loss_for_a_reason_is(tmp_path: Path) -> None:
     broker = BrokerSettings.model_validate({"bootstrap": "127.0.0.1:1"})
-    agent = Agent(EdgeSettings(REFERENCE, "d0", tmp_path, broker, ()), load_task(REFERENCE))
+    settings = EdgeSettings(REFERENCE, "d0", tmp_path, broker, (), drain_s=0)
+    agent = Agent(settings, load_task(REFERENCE))
     before, state = agent.news(), agent.state()
     agent.spool.append(1, b"x", mark=1)
     assert agent.news() == before
@@ -99,6 +100,8 @@ def test_a_figure_is_no_news_and_the_first_loss_for_a_reason_is(tmp_path: Path) 
     assert first[0] != before
     assert first[0] == second[0]
     assert (first[1], second[1]) == ({"disk-full": 1}, {"disk-full": 901})
+    agent.stop()
+    agent.run()
 
 
 @pytest.mark.parametrize(("damaged", "pending"), [(False, 6), (True, 4)])
