@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "streams.batch.jobs",
         "federation.registry",
     ),
-    "streams.tasks": ("tidewheel",),
+    "streams.tasks": ("streams.contract", "streams.runtime"),
     "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.batch.records": ("streams.contract",),
     "streams.batch.sources": ("streams.batch.records", "streams.runtime"),
@@ -110,7 +110,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "compose": ("compose.cli",),
     "examples.batch": ("compose", "tidewheel"),
-    "examples.drift": ("compose", "streams.tasks"),
+    "examples.drift": ("compose", "streams.tasks", "tidewheel"),
 }
 
 PROBE = """
