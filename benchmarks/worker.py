@@ -1,6 +1,7 @@
 """The scoring worker: `python -m benchmarks.worker`.
 
     throughput  rows/s and CPU a row beside a bare loop and other frameworks, in turns
+    forms       messages of devices beside those of Arrow, in turns
     delay       from a window's close to its rows in the store
 
 A backlog is on `events` before the clock starts. The clock of the worker runs from when it owns its
@@ -11,7 +12,7 @@ last row. All share the machine with the broker.
 import importlib.util
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -116,6 +117,33 @@ def _drained(bench: Bench, plan: Plan, count: int) -> Measure:
     return Measure(found.rows, found.wall_s, found.cpu_s, found.peak)
 
 
+def forms(bench: Bench) -> None:
+    """Each turn fills the topics anew, as both forms lie on the same one."""
+    plan = plan_of(
+        bench, LINEAR, devices=DEVICES, rounds=bench.size(28, 20), per_message=64, hop_us=HOP_US
+    )
+
+    def filled(arrow: bool) -> Measure:
+        own = replace(plan, arrow=arrow)
+        fill(bench, own)
+        return _drained(bench, own, 1)
+
+    both = {"Arrow": partial(filled, True), "devices'": partial(filled, False)}
+    found, failed = bench.turns(both, bench.size(4, 1))
+    if failed:
+        raise RuntimeError(str(failed))
+    rows: list[list[Cell]] = [
+        [
+            name, Figure.of([r.speed for r in runs]),
+            Figure.of([1e6 * r.cpu_s / r.rows for r in runs]),
+        ]
+        for name, runs in found.items()
+    ]  # fmt: skip
+    bench.table("Forms of events, a linear teacher", ["", "rows/s", "CPU µs a row"], rows)
+    speed = [[run.speed for run in found[name]] for name in both]
+    bench.goal("rows/s of devices' form to Arrow's", Figure.ratio(speed[1], speed[0]), at_least=1)
+
+
 def delay(bench: Bench) -> None:
     speed = 10.0
     plan = plan_of(bench, HAR, devices=DEVICES, rounds=bench.size(90, 24), per_message=4,
@@ -138,6 +166,6 @@ def delay(bench: Bench) -> None:
 if __name__ == "__main__":
     main(
         "worker",
-        {f.__name__: f for f in (throughput, delay)},
+        {f.__name__: f for f in (throughput, forms, delay)},
         ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka"),
     )

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_client.control.device_lock import hold
 from edge_client.control.ending import end_process
@@ -166,7 +166,7 @@ class Agent:
             self.spool,
             self._connect,
             self._reachable,
-            self.state,
+            self,
             tracing=self._tracing,
             heartbeat_s=settings.heartbeat_s,
             gather_s=settings.gather_s,
@@ -364,6 +364,35 @@ class Agent:
         """Whether its own upkeep goes on."""
         return time.monotonic() - self._kept_at < ALIVE_S
 
+    def news(self) -> object:
+        """What is worth a message of its own, compared each second: no figure that every event
+        changes."""
+        reasons = (self.spool.account().dropped, self._counts.skipped(), self._counts.irregular())
+        return self._standing(), [sorted(each) for each in (*reasons, self._runs.refused)]
+
+    def _standing(self) -> dict[str, Any]:
+        return {
+            "active": self._slots.active or "",
+            "previous": self._slots.previous,
+            "refused": self._slots.refused,
+            "held_back": self._trainer.held_back,
+            "personal": self._personal.state,
+            "kept": self._kept.told,
+            "node": self._runs.node,
+            "run": self._runs.run,
+            "last_run_us": self._runs.last_run_us,
+            "working": self._working,
+            "unable": self._runs.unable,
+            "release": self._acceptance.seq or None,
+            "phase": "training" if self._trainer.busy else self._phase,
+            "error": self._answers.error
+            or (self._outcomes and self._outcomes.error)
+            or self._downlink.error
+            or self._writer.error
+            or self._told.error
+            or self._uplink.error,
+        }
+
     def state(self) -> DeviceState:
         """What the device says of itself on `fleet`."""
         account = self.spool.audit() if self._phase == "stopped" else self.spool.account()
@@ -371,12 +400,11 @@ class Agent:
         engine = self._slots.engine
         p50_us, p99_us = engine.latency_us() if engine is not None else (0.0, 0.0)
         return DeviceState(
+            **self._standing(),
             device=self._settings.device,
             task=self._task.name,
             time_us=time.time_ns() // 1000,
             epoch=self.spool.epoch,
-            active=self._slots.active or "",
-            previous=self._slots.previous,
             produced=account.produced,
             delivered=account.delivered,
             dropped=account.dropped,
@@ -392,29 +420,12 @@ class Agent:
             teacher_trust=self.samples.trust(),
             teacher_record=self.samples.teacher_record(),
             accuracy=self._scoreboard.scores(),
-            refused=self._slots.refused,
-            held_back=self._trainer.held_back,
-            personal=self._personal.state,
-            kept=self._kept.told,
-            node=self._runs.node,
-            run=self._runs.run,
-            last_run_us=self._runs.last_run_us,
             metered=self._settings.metered < 1.0,
-            working=self._working,
-            unable=self._runs.unable,
             refused_invitations=dict(self._runs.refused),
-            release=self._acceptance.seq or None,
             received_bytes=self._downlink.received_bytes,
-            phase="training" if self._trainer.busy else self._phase,
             replayed=self._source.share_of_pass,
             passes=self._source.passes_done,
             events_per_s=self._answers.rate.per_second(),
             latency_p50_us=p50_us,
             latency_p99_us=p99_us,
-            error=self._answers.error
-            or (self._outcomes and self._outcomes.error)
-            or self._downlink.error
-            or self._writer.error
-            or self._told.error
-            or self._uplink.error,
         )

@@ -2,10 +2,17 @@
 
 The grid's own `send_and_receive` sleeps 3 s between two polls for replies; `rounds.collector` polls
 more often. The content of a reply is defined in streams.contract.work; it is untrusted.
+
+A round keeps all its updates until it ends, on disk instead of in memory: admission compares them
+with each other, and rules look at all of a tensor. Their tensors are views of a file without a
+name, which the kernel reads back when one is used, and which is gone with the last view or the
+process.
 """
 
 import logging
+import mmap
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,9 +24,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
-from federation.admission.parking import park
 from federation.admission.registered_nodes import registered
-from federation.admission.update import Refusal, Tensors, Update
+from federation.admission.update import Refusal, Tensors, Update, Weights
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.privacy import Ledger, private
@@ -45,6 +51,29 @@ from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 from streams.runtime.logs import handler
 from streams.runtime.tracing import open_tracing
+
+
+def park(tensors: Weights, folder: Path | None) -> Tensors:
+    """Return the tensors as read-only views of a file in `folder`; in memory without a folder, and
+    where the disk is full."""
+    if folder is None or not any(tensor.nbytes for tensor in tensors.values()):
+        return dict(tensors)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            places = {}
+            for name, tensor in tensors.items():
+                places[name] = file.tell()
+                file.write(np.ascontiguousarray(tensor).tobytes())
+                file.write(bytes(-file.tell() % 8))  # each begins at a multiple of its item's size
+            file.flush()
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:
+        return dict(tensors)
+    return {
+        name: np.frombuffer(view, tensor.dtype, tensor.size, places[name]).reshape(tensor.shape)
+        for name, tensor in tensors.items()
+    }
+
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again

@@ -100,6 +100,9 @@ class Kept:
 
 
 def pump(task: Task, settings: BrokerSettings, count: int) -> None:
+    from edge_client.agent import SWITCH_S
+
+    sys.setswitchinterval(SWITCH_S)  # as an agent does, for both
     kept = Kept(settings, topic_name(task.name, EVENTS))
     device_s = _through_the_device(task, kept, count)
     found = {"events": count, "messages": len(kept.messages), "device_s": device_s}
@@ -109,6 +112,7 @@ def pump(task: Task, settings: BrokerSettings, count: int) -> None:
 def _through_the_device(task: Task, kept: Kept, count: int) -> float:
     from edge_client.spool.queue import Spool
     from edge_client.spool.writer import Event, SpoolWriter
+    from edge_client.uplink.heartbeat import StateOnly
     from edge_client.uplink.uplink import Uplink
     from streams.segments.segmentation import segments_of
 
@@ -128,7 +132,7 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
             device="pump", task=task.name, time_us=0, epoch=spool.epoch, active="", produced=0,
             delivered=0, pending=0,
         )  # fmt: skip
-        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, lambda: state)
+        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, StateOnly(lambda: state))
         writer.start()
         uplink.start()
         while not uplink.connected:
@@ -136,8 +140,9 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
         began = time.perf_counter()
         for number, event in enumerate(events):
             writer.put(event)
-            while writer.waiting > AHEAD or (
-                number % 1000 == 0 and spool.account().pending * size > PENDING
+            while number % 100 == 0 and (
+                writer.waiting > AHEAD
+                or (number % 1000 == 0 and spool.account().pending * size > PENDING)
             ):
                 time.sleep(0.001)
         seconds = 0.0

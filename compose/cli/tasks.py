@@ -73,8 +73,7 @@ def check(
     Each finding comes with advice. Exits 1 if something cannot work, 0 with warnings otherwise.
     """
     from compose.preflight import report as shown
-    from compose.preflight.check import check_task
-    from compose.preflight.device_import import import_finding
+    from compose.preflight.check import check_task, import_finding
 
     report = check_task(load_task(task), readings, models=not fast)
     if (found := import_finding(task)) is not None:
@@ -205,11 +204,8 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     Training is cached. Prints the files that workers and devices on other machines need.
     """
     from compose.launcher.preparation import make_models
-    from streams.contract.task import check_model
 
     reference, layout = absolute_reference(task), StateDir(state)
-    loaded = load_task(reference)
-    check_model(loaded)
-    model = make_models(reference, loaded, layout, say)
+    model = make_models(reference, load_task(reference), layout, say)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")

@@ -34,7 +34,7 @@ from streams.kafka.admin import probe
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
-HEAP = "-Xmx512m -XX:+UseSerialGC"
+HEAP = "-Xmx256m -XX:+UseSerialGC"
 # Below the range from which systems pick ports of outgoing connections (32768 on Linux): a port
 # from that range could be in use by chance when the broker comes back.
 PORTS = range(20_000, 32_000)

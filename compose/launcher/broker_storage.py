@@ -49,6 +49,7 @@ def properties_of(ports: Mapping[str, int], data: Path) -> str:
         "log.dirs": _escaped(str(data)),
         "num.partitions": PARTITIONS,
         "auto.create.topics.enable": "false",
+        "log.cleaner.dedupe.buffer.size": 8_000_000,  # 128 MB, of topics that are never so long
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": PARTITIONS,
         "transaction.state.log.replication.factor": 1,

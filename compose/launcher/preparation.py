@@ -1,13 +1,20 @@
-"""The signing key, the first model and the teacher of a state folder."""
+"""The signing key, the first model and the teacher of a state folder.
 
+    python -m compose.launcher.preparation TASK STATE
+
+makes them for `up`, which is to run for long without torch in its memory.
+"""
+
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from compose.launcher.state_dir import StateDir
 from compose.preflight.check import check_quickly
 from federation.bootstrap.initial_model import PilotReport, prepare, source_digest
 from federation.registry.registry import Registry
-from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.task import Task
+from streams.contract.errors import ArtifactError, TidewheelError, UsageError
+from streams.contract.task import Task, check_model, load_task
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import digits
 from streams.runtime.disk import cache_folder, write_atomic
@@ -21,13 +28,10 @@ CHANGED = (
 )
 
 
-def make_models(
-    reference: str, task: Task, layout: StateDir, say: Say, *, checked: bool = False
-) -> str:
-    """Make what is missing and tell of it; the served model's name. `checked`: the caller has
-    looked at the data already."""
-    if not checked:
-        check_quickly(task, say)
+def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
+    """Look at models and data, make what is missing and tell of it; the served model's name."""
+    check_model(task)
+    check_quickly(task, say)
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)
@@ -71,3 +75,21 @@ def model_lines(report: PilotReport) -> list[str]:
         f"the teacher's {digits(report.teacher_held_out)}",
     ]
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines
+
+
+def main(reference: str, state: str) -> int:
+    """The process of `up`; its exit code."""
+    try:
+        make_models(reference, load_task(reference), StateDir(Path(state)), _print)
+    except TidewheelError as exc:
+        print(exc, file=sys.stderr)  # noqa: T201
+        return exc.exit_code
+    return 0
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

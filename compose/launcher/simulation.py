@@ -25,7 +25,7 @@ from compose.launcher.supervisor import Supervisor
 from compose.reports.rounds import RunSummary, from_journals, history
 from federation.controller.flwr_cli import COMPLETED, ConfigValue, Submission
 from streams.contract.errors import ProcessFailed, UsageError
-from streams.contract.task import absolute_reference, check_model, load_task
+from streams.contract.task import absolute_reference, load_task
 from streams.fleet.wording import round_line
 from streams.runtime.disk import write_atomic
 
@@ -52,7 +52,6 @@ def simulate(asked: Simulation, say: Say) -> RunSummary:
         raise UsageError("a simulation needs Ray: pip install 'tidewheel[simulation]'")
     reference = absolute_reference(asked.task_ref)
     task, layout = load_task(reference), StateDir(asked.state)
-    check_model(task)
     with layout.lock():
         make_models(reference, task, layout, say)
         supervisor = Supervisor(layout.logs)

@@ -25,14 +25,12 @@ from compose.launcher.commands import Commands
 from compose.launcher.fleet import Fleet
 from compose.launcher.options import DEVICES, UpOptions
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.preparation import make_models
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
 from compose.launcher.progress.screen import Screen, start_lines
 from compose.launcher.progress.silence import SilenceWatch, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
-from compose.preflight.check import check_quickly
 from compose.reports.follower import Follower
 from compose.reports.summary.figures import Summary, summarize
 from compose.reports.summary.lines import ServerCounts
@@ -42,7 +40,6 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import (
     Task,
     absolute_reference,
-    check_model,
     load_task,
     strategy_problem,
 )
@@ -88,18 +85,19 @@ class Up:
 
     def run(self) -> int:
         """The six steps; the exit code."""
-        check_model(self._task)
-        check_quickly(self._task, self._screen.say)
         with self._layout.lock(), self._interrupts:
             follower: Follower | None = None
             try:
                 with self._phase("first model"):
                     choice, port = self._start_servers()
-                    make_models(
-                        self._reference, self._task, self._layout, self._make_ready, checked=True
-                    )
+                    ca = None if self._tls is None else self._tls.ca
+                    own = Commands(self._options, self._reference, self._task, choice, ca)
+                    self._supervisor.finish("preparation", own.preparation(), self._make_ready)
                 with self._phase("start"):
-                    self._fleet = self._make_fleet(choice, port)
+                    self._fleet = Fleet(
+                        own, self._layout, self._supervisor, port, self._tls, self._await,
+                        self._screen.say,
+                    )  # fmt: skip
                     self._fleet.start(self._devices)
                     follower = Follower(choice.settings, self._task.name)
                     follower.start()
@@ -147,13 +145,6 @@ class Up:
         self._screen.say(text)
 
     # --- 3: the fleet ---------------------------------------------------------------------------
-
-    def _make_fleet(self, choice: BrokerChoice, port: int) -> Fleet:
-        ca = None if self._tls is None else self._tls.ca
-        own = Commands(self._options, self._reference, self._task, choice, ca)
-        return Fleet(
-            own, self._layout, self._supervisor, port, self._tls, self._await, self._screen.say
-        )
 
     def _await(self, ready: Callable[[], bool], name: str, what: str) -> None:
         """Probe until ready; ProcessFailed with the process's last line when it is not in time."""

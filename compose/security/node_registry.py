@@ -13,8 +13,15 @@ To add a device:
 To remove it: 1 unregister the node, 2 delete the folder. After a crash a repeated call skips
 completed steps. A SuperLink accepts a public key only once, even after it was unregistered: after a
 crash between 2 and 3 a key of ours is created again, and the first node is never used.
+
+The key that authenticates a device's SuperNode to the SuperLink: ECDSA on P-384, in OpenSSH's
+format.
+
+`ssh-keygen -t ecdsa -b 384` creates the same two files. Flower also accepts P-256 and P-521.
 """
 
+import base64
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +29,84 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from compose.security.node_keys import fingerprint, make_key, own_key, public_path, read_public_key
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from federation.admission.registered_nodes import Node
 from federation.controller.flwr_cli import Flwr, rows
 from streams.contract.errors import MalformedRecord, ProcessFailed, UsageError
 from streams.contract.task import DEVICE_NAME
 from streams.runtime.disk import write_atomic
+
+KINDS = ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
+
+
+def make_key(path: Path) -> str:
+    """Create a private key (0600) at `path` and its public key at `path` plus `.pub`; return the
+    public key as text."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    write_atomic(path, private, mode=0o600)
+    write_atomic(public_path(path), public + b"\n")
+    return public.decode()
+
+
+def public_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.pub")
+
+
+def own_key(path: Path) -> str:
+    """Return the public key of the private key at `path`; raise UsageError if others can read
+    that."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise UsageError(f"the node's key {path} can be read by others: chmod 600 it")
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise UsageError(
+            f"cannot read the node's key {path}: {exc}: --renew creates another"
+        ) from exc
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return checked(public.decode(), path)
+
+
+def read_public_key(path: Path) -> str:
+    """Return the public key in the file at `path`, without its comment."""
+    try:
+        text = path.read_text()
+        serialization.load_ssh_public_key(text.encode())
+    except (OSError, ValueError, UnsupportedAlgorithm) as exc:
+        raise UsageError(
+            f"{path} is not a public key in OpenSSH's format ({exc}): create a pair on the device "
+            "with `ssh-keygen -t ecdsa -b 384` and use its .pub file"
+        ) from exc
+    return checked(text, path)
+
+
+def checked(text: str, path: Path) -> str:
+    """Return `text` without its comment; raise UsageError if Flower does not accept this kind of
+    key."""
+    kind, key = text.split()[:2]
+    if kind not in KINDS:
+        raise UsageError(f"{path} is a key of kind {kind}: Flower needs `ssh-keygen -t ecdsa`")
+    return f"{kind} {key}"
+
+
+def fingerprint(public: str) -> str:
+    """Return the fingerprint as `ssh-keygen -l` shows it: SHA256 and base64 of the key's bytes."""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+
 
 UNKNOWN = "unknown"  # to this SuperLink, which has another database
 UNREGISTERED = "unregistered"

@@ -16,13 +16,16 @@ from edge_client.control.socket_server import socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.samples import Samples
 from edge_client.samples.told import account_of
-from edge_client.spool.look import account_in
+from edge_client.spool.cursor import Cursor
+from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
+from edge_client.spool.recovery import survey
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
-from streams.contract.errors import ProcessFailed, Retryable, UsageError
+from streams.contract.errors import ProcessFailed, Retryable, SpoolError, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import OWN, SCAFFOLD, AgentReply, AgentRequest, Label
@@ -30,6 +33,23 @@ from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import reset
+
+
+def account_in(folder: Path) -> tuple[str, DeviceAccount]:
+    """Return the epoch and the account that the next open of a spool finds; "" and nothing without
+    one. Nothing is changed, not even a torn end."""
+    try:
+        files, epoch = list_files(folder), folder / "epoch"
+        if not files or not epoch.exists():
+            return "", DeviceAccount(0, 0, {}, 0)
+        cursor = Cursor.load(folder, files[0])
+        produced = survey(files, cursor, repair=False).next_seq
+        pending = produced - cursor.delivered - sum(cursor.dropped.values())
+        account = DeviceAccount(produced, cursor.delivered, dict(cursor.dropped), pending)
+        return epoch.read_text().strip(), account
+    except OSError as exc:
+        raise SpoolError(f"the spool {folder} cannot be read: {exc}: check its disk") from exc
+
 
 PAUSE_S = 0.1
 SEEN = (
@@ -152,7 +172,7 @@ def drain(
 
         for queue, of_what, messages, state in (
             (labels, "labels", of_labels(task, device, labels), None),
-            (spool, "events", None, said),
+            (spool, "events", None, StateOnly(said)),
         ):
             if not (pending := queue.account().pending):
                 continue

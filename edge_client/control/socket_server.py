@@ -1,5 +1,6 @@
 """The agent's Unix socket, for work from the ClientApp and requests from the command line."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -54,14 +55,13 @@ class SocketServer(threading.Thread):
         self._socket.bind(str(path))
         path.chmod(0o600)  # before anyone can connect; a umask would be that of all threads
         self._socket.listen(4)
-        self._socket.settimeout(0.2)
 
     def run(self) -> None:
         while not self._ending.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except TimeoutError:
-                continue
+            except OSError:  # shut down: stop()
+                return
             threading.Thread(target=self._exchange, args=(connection,), daemon=True).start()
 
     def _exchange(self, connection: socket.socket) -> None:
@@ -86,6 +86,8 @@ class SocketServer(threading.Thread):
 
     def stop(self) -> None:
         self._ending.set()
+        with contextlib.suppress(OSError):  # of a system where it is not needed to end accept()
+            self._socket.shutdown(socket.SHUT_RDWR)
         self.join(2.0)
         self._socket.close()
         self._path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge_client.spool.sampling import mixed
+from edge_client.spool.writer import mixed
 from streams.contract.documents import ModelScore
 from streams.contract.window_metrics import RowMetric
 

@@ -2,7 +2,7 @@
 
 At most `Training.samples` segments of at most 16 MB are in memory, and saved periodically to
 one file (temporary, fsync, rename). The latest RECENT are always kept, because their labels
-may still come. Older ones form a class-balanced reservoir (reservoir.py), by the class of the true
+may still come. Older ones form a class-balanced reservoir (table.py), by the class of the true
 label, else of the teacher's, else of the device's answer.
 
 A segment's label is a true one, with its source and time of arrival, or the teacher's answer.
@@ -27,10 +27,9 @@ from typing import IO
 
 import numpy as np
 
-from edge_client.samples.reservoir import row_to_evict
 from edge_client.samples.sample_file import ROWS, Columns, read_rows, write_rows, write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.samples.table import SampleTable, capacity_of
+from edge_client.samples.table import SampleTable, capacity_of, row_to_evict
 from edge_client.samples.trust import Record, record
 from streams.contract.task import Task
 

@@ -1,14 +1,45 @@
-"""The columns of a device's samples, and what they say row by row; Samples is their lock."""
+"""The columns of a device's samples, and what they say row by row; Samples is their lock.
 
+Eviction from the store of samples: which segment is replaced by a new one.
+
+Class-balanced reservoir sampling (Chrysakis and Moens, "Online Continual Learning from Imbalanced
+Data", ICML 2020): a segment of the most frequent class is evicted; within a class every segment
+ever seen stays with the same probability. Segments without a label are evicted first, those with a
+true label last.
+"""
+
+import random
 from collections.abc import Sequence
 
 import numpy as np
 
-from edge_client.samples.reservoir import TAUGHT, TRUE, UNLABELLED
 from edge_client.samples.sample_file import Columns
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
 from edge_client.samples.trust import by_class, kinds
 from streams.contract.task import Task
+
+UNLABELLED, TAUGHT, TRUE = 0, 1, 2
+
+
+def row_to_evict(
+    classes: np.ndarray, worth: np.ndarray, newest: int, seen: int, dice: random.Random
+) -> int:
+    """Return the row to evict, possibly `newest` itself.
+
+    classes (n,) int and worth (n,) (UNLABELLED, TAUGHT or TRUE) of all rows including the newest;
+    seen: the number of segments of the newest's class ever seen, including the newest.
+    """
+    counts = np.bincount(classes)
+    largest = int(counts.argmax())
+    rows = np.flatnonzero(classes == largest)
+    rows = rows[worth[rows] == worth[rows].min()]
+    others = rows[rows != newest]
+    if len(others) < len(rows):
+        stays = dice.random() < (counts[largest] - 1) / max(1, seen)
+        if not len(others) or not stays:
+            return newest
+    return int(others[dice.randrange(len(others))])
+
 
 MOST_BYTES = 16_000_000  # of all segments
 
@@ -47,23 +78,13 @@ class SampleTable:
 
     def rate(self, rows: np.ndarray) -> None:
         """Note class and worth of rows that are new or have another label."""
-        self.kind[rows], self.worth[rows] = self._classes(rows), self._worth(rows)
-
-    def _classes(self, rows: np.ndarray) -> np.ndarray:
-        """Return the class of each row, for the balance; 0 if the task has targets."""
-        if not self.task.classes:
-            return np.zeros(len(rows), np.int64)
-        true, taught = self.true[rows], self.teacher[rows]
-        guess = np.where(
-            known(taught), np.nan_to_num(taught).argmax(1), self.answers[rows].argmax(1)
-        )
-        found = np.where(known(true), np.nan_to_num(true[:, 0]), guess)
-        return np.asarray(found, np.int64)
-
-    def _worth(self, rows: np.ndarray) -> np.ndarray:
-        """Return what the label of each row is worth to the reservoir."""
-        taught = np.where(self.has_teacher(rows), TAUGHT, UNLABELLED)
-        return np.where(self.has_true(rows), TRUE, taught)
+        true, taught = self.has_true(rows), self.has_teacher(rows)
+        self.worth[rows] = np.where(true, TRUE, np.where(taught, TAUGHT, UNLABELLED))
+        if self.task.classes:  # for the balance
+            kind = self.answers[rows].argmax(1)
+            kind[taught] = self.teacher[rows[taught]].argmax(1)
+            kind[true] = self.true[rows[true], 0]
+            self.kind[rows] = kind
 
     def both(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows with a true label and a teacher's, but for those that only report."""

@@ -9,7 +9,7 @@ ascending. A frame is
 
 Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a list of
 [first, last, reason]; `count` is the number of fresh seqs that the frame uses (events that could
-not be written or are not sent, see sampling.py), 0 if it declares older ones. `mark` is an opaque
+not be written or are not sent, see writer.py), 0 if it declares older ones. `mark` is an opaque
 number of the writer (the time of the last event).
 
 A frame is valid once it is synced. A failed write leaves the file unchanged. A frame damaged later

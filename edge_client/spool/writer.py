@@ -1,34 +1,59 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
-At an event, but not before `SYNC_S` after the last time, the thread takes the new ones, encodes
-them as one block and appends it to the spool, which syncs it. Then it records them with their seqs
-(samples/notebook.py): what a device remembers was produced, so that a replay which answers again
-after a crash counts nothing twice. At most `LIMIT` events wait in memory; older ones are discarded
-and declared lost, and not recorded: `disk-full` when the disk works again, `queue-full` where they
-come faster than it writes. Events that sampling does not send are declared and recorded, see
-sampling.py.
+At an event, but not before `SYNC_S` after the last time or a full frame, the thread takes the new
+ones, encodes them as blocks and appends each to the spool, which syncs it. Then it records them
+with their seqs (samples/notebook.py): what a device remembers was produced, so that a replay which
+answers again after a crash counts nothing twice. At most `LIMIT` events wait in memory; older ones
+are discarded and declared lost, and not recorded: `disk-full` when the disk works again,
+`queue-full` where they come faster than it writes.
+
+On a metered connection a random share of the events is sent. The others are dropped, with the
+reason `metered`, and counted in the account (produced = delivered + dropped + pending). Design:
+
+1. The writer decides once per event, when it assigns the seq. The sample depends on the seq, so it
+   is reproducible; a later decision could differ after a crash or a change of the setting.
+2. A run of such events is one DROPS frame of fresh seqs between the EVENTS frames, so seqs have no
+   gap, the reader settles it like other frames, and a restart finds it. There is no other state.
+3. A run ends at an event that is sent, after HOLD_S, or at HOLD_ROWS. Until then it is in memory.
+   A crash loses it: its seqs were not assigned, so the events were never produced; a replay
+   produces them again, because the mark is that of the last written event.
+
+A crash at any step of 2 leaves a complete frame, or a torn one, which is truncated.
 """
 
-import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import HOLD_ROWS, HOLD_S, REASON, sampled
 from streams.contract.events.compact import encode_block
 from streams.contract.events.messages import event_columns
 from streams.contract.task import Task
 
-log = logging.getLogger(__name__)
+REASON = "metered"
+HOLD_S, HOLD_ROWS = 5.0, 1000
 
-T = TypeVar("T")
+
+def sampled(seq: int, share: float) -> bool:
+    """Return whether a seq is in the sample; a larger share contains every smaller one."""
+    return mixed(seq) < share * 2**64
+
+
+def mixed(seq: int) -> int:
+    """Return the SplitMix64 hash, 64 bits, of a number (Steele, Lea and Flood, 2014)."""
+    z = (seq + 1) * 0x9E3779B97F4A7C15 & 2**64 - 1
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & 2**64 - 1
+    return z ^ z >> 31
+
+
+log = logging.getLogger(__name__)
 
 SYNC_S = 0.5
 LIMIT = 20_000
@@ -87,24 +112,30 @@ class SpoolWriter(threading.Thread):
         self._note = note
         self._rows = rows_per_frame(task)
         self._put: deque[Event] = deque()  # from the loop, not yet taken by the thread
+        self._overrun = 0  # events discarded from there while a write blocks
+        self._putting = threading.Lock()  # for these two
         self._events: deque[Event] = deque()
-        # Times of events discarded while a write blocks: a deque, because two threads use it.
-        self._overrun: deque[int] = deque()
         self._discarded = 0
         self._held: list[Event] = []  # that are not sent, after the spool's last seq
         self._held_since = 0.0
         self._expired_at = float("-inf")
         self._ending = threading.Event()
         self._woken = threading.Event()  # there may be something to write
+        self._many = threading.Event()  # a frame of it: not waiting for SYNC_S
         self.error: str | None = None
 
     def put(self, event: Event) -> None:
         """Accept an event; never waits for the disk, even while a write blocks."""
-        self._put.append(event)
-        self._woken.set()
-        if len(self._put) > self._limit:
-            with contextlib.suppress(IndexError):  # the thread has just taken them
-                self._overrun.append(self._put.popleft().time_us)
+        with self._putting:
+            self._put.append(event)
+            if len(self._put) > self._limit:
+                self._put.popleft()
+                self._overrun += 1
+            many = len(self._put) >= self._rows
+        if not self._woken.is_set():
+            self._woken.set()
+        if many and not self._many.is_set():
+            self._many.set()
 
     @property
     def waiting(self) -> int:
@@ -120,13 +151,14 @@ class SpoolWriter(threading.Thread):
             self._woken.wait(HOLD_S)
             self._woken.clear()
             self.write()
-            self._ending.wait(SYNC_S if len(self._put) < self._rows else 0.0)
+            self._many.wait(SYNC_S)
         self.write(last=True)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Write the remaining events and end the thread."""
         self._ending.set()
         self._woken.set()
+        self._many.set()
         self.join(timeout_s)
 
     def write(self, *, last: bool = False) -> None:
@@ -159,8 +191,12 @@ class SpoolWriter(threading.Thread):
             self.error = None
 
     def _take(self) -> None:
-        self._discarded += len(_drained(self._overrun))
-        self._events.extend(_drained(self._put))
+        self._many.clear()
+        with self._putting:
+            overrun, self._overrun = self._overrun, 0
+            taken, self._put = self._put, deque()
+        self._discarded += overrun
+        self._events.extend(taken)
 
     def _write_frame(self) -> None:
         events = self._next_events()
@@ -220,13 +256,3 @@ class SpoolWriter(threading.Thread):
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Return arrays of one shape as `np.stack` does, in a third of its time for small ones."""
     return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
-
-
-def _drained(queue: deque[T]) -> list[T]:
-    """Remove and return a queue's current items; another thread may use it meanwhile."""
-    found: list[T] = []
-    take, keep = queue.popleft, found.append
-    with contextlib.suppress(IndexError):
-        for _ in range(len(queue)):
-            keep(take())
-    return found

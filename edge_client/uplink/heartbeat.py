@@ -7,28 +7,37 @@ While the device works for a round, and shortly afterwards, a message comes ever
 the round learns soon when the device falls silent.
 """
 
-import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from streams.contract.documents import DeviceState
 
-LOOK_S = 1.0  # between two looks at the state
-EVERY_S = 10.0  # between two messages where nothing has changed
+LOOK_S = 1.0  # between two looks at the news
+EVERY_S = 10.0  # between two messages where there are none
 AT_WORK_S = 1.0  # the same while the device works for a round
 AFTER_WORK_S = 10.0  # and for so long afterwards: silence is judged by what others report meanwhile
-FIGURES = {
-    "time_us", "produced", "delivered", "pending", "samples", "true_labels", "labels_told",
-    "label_sources", "late_labels", "teacher_labels", "teacher_trust", "teacher_record",
-    "accuracy", "received_bytes", "replayed", "passes", "events_per_s", "latency_p50_us",
-    "latency_p99_us",
-}  # fmt: skip
 
 
-def face(state: DeviceState) -> str:
-    """Return what of a state is worth a message of its own."""
-    told = state.model_dump(exclude=FIGURES)
-    for name in ("dropped", "skipped", "refused_invitations"):
-        told[name] = sorted(told[name])  # the reasons
-    return json.dumps(told, sort_keys=True)
+class Reporter(Protocol):
+    """What says how the device is."""
+
+    def news(self) -> object:
+        """Return what is worth a message of its own where it differs from what the last one said;
+        this is cheap."""
+        ...
+
+    def state(self) -> DeviceState: ...
+
+
+@dataclass(frozen=True)
+class StateOnly:
+    """A reporter that has no news."""
+
+    state: Callable[[], DeviceState]
+
+    def news(self) -> None:
+        return None
 
 
 class Heartbeat:
@@ -39,7 +48,7 @@ class Heartbeat:
         self._pause_s = 0.0
         self._look_at = self._beat_at = 0.0
         self._work_until = float("-inf")
-        self._told = ""
+        self._told = object()  # as nothing else
 
     @property
     def interval_s(self) -> float:
@@ -53,14 +62,14 @@ class Heartbeat:
         self._look_at = now_s + LOOK_S
         return True
 
-    def due(self, state: DeviceState, now_s: float) -> bool:
+    def due(self, news: object, now_s: float) -> bool:
         """Return whether the state is to be sent now."""
-        found, before_s = face(state), self._every_s
+        before_s = self._every_s
         working = now_s < self._work_until
         self._every_s = min(self._usual_s, AT_WORK_S) if working else self._usual_s
-        if (found, self._every_s) == (self._told, before_s) and now_s < self._beat_at:
+        if (news, self._every_s) == (self._told, before_s) and now_s < self._beat_at:
             return False
-        self._told, self._beat_at = found, now_s + self._every_s
+        self._told, self._beat_at = news, now_s + self._every_s
         return True
 
     def work(self) -> None:
@@ -78,4 +87,4 @@ class Heartbeat:
 
     def at_once(self) -> None:
         """Send the next state whatever it is."""
-        self._told, self._look_at = "", float("-inf")
+        self._told, self._look_at = object(), float("-inf")

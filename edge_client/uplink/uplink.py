@@ -1,7 +1,7 @@
 """From the spool to Kafka, in order, with bounded messages in flight.
 
 1. read frames after the last one sent, as many as the rate limit allows; with `gather_s` not before
-   the oldest has waited so long, or a message is full (gathering.py)
+   the oldest has waited so long, or a message is full (pacing.py)
 2. join event frames into one events/2 message of at most 512 rows and BYTES bytes; DROPS frames
    become one message per declaration, after merging adjacent ones of the same reason
 3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
@@ -30,13 +30,10 @@ from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.gathering import Gathering
-from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
-from edge_client.uplink.in_flight import BatchInFlight
-from edge_client.uplink.messages import BYTES, Messages, groups, of_events
-from edge_client.uplink.rate_limit import TokenBucket
+from edge_client.uplink.heartbeat import EVERY_S, Heartbeat, Reporter
+from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups, of_events
+from edge_client.uplink.pacing import Gathering, TokenBucket
 from edge_client.uplink.refusals import Refusals
-from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
@@ -52,7 +49,7 @@ IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
 HANG_S = 60.0  # longer than the library and a full disk may keep the thread
 POLL_S = 1.0  # at most, where the spool has not grown
-FULL_S = 0.02  # poll interval while the limit in flight is reached or many events come
+SOON_S = 0.02  # the same while several messages are in flight or many events come
 SAY_S = 60.0  # between two lines of the log about one outage
 AGAIN_S = 0.2  # before what was refused is sent in another way
 LOOKING_S = 0.3  # how long stop() waits for the thread while it has no broker
@@ -74,7 +71,7 @@ class Uplink(threading.Thread):
         spool: Spool,
         connect: "Callable[[], Sender]",
         reachable: Callable[[], bool],
-        state: Callable[[], DeviceState] | None,
+        reporter: Reporter | None,
         *,
         messages: Messages | None = None,
         tracing: Tracing = OFF,
@@ -91,7 +88,7 @@ class Uplink(threading.Thread):
         self._spool = spool
         self._connect = connect
         self._reachable = reachable
-        self._state = state
+        self._reporter = reporter
         self._stall_s = stall_s
         self._clock = clock
         self._reached = failpoint
@@ -140,8 +137,8 @@ class Uplink(threading.Thread):
 
     def _pause(self) -> None:
         """Wait for more to send; the loop stops soon after `stop`, and looks often before."""
-        if self._full or self._busy or self._gathering.ended:
-            self._ending.wait(FULL_S)
+        if len(self._flight) > 1 or self._busy or self._gathering.ended:
+            self._ending.wait(SOON_S)
         else:
             limited = self._rate_limit.bytes_per_s is not None  # it lets a second's bytes wait
             self._spool.grown.wait(POLL_S / 2 if limited else POLL_S)
@@ -272,13 +269,10 @@ class Uplink(threading.Thread):
         if not self._beat.looks(now):
             return
         self._spool.sync_position()
-        if self._state is None:
-            return
-        state = self._state()
-        if not self._beat.due(state, now):
+        if self._reporter is None or not self._beat.due(self._reporter.news(), now):
             return
         assert self._sender is not None
-        state = state.model_copy(update={"heartbeat_s": self._beat.interval_s})
+        state = self._reporter.state().model_copy(update={"heartbeat_s": self._beat.interval_s})
         topic = topic_name(self._task.name, FLEET)
         key, value = self._device.encode(), state.encode()
         if self._rate_limit.bytes_per_s is not None:

@@ -8,18 +8,24 @@ decision if one is due:
                 -> rolled-back        if they show that it is worse, or devices go back themselves
                 -> held               if there is no result in time; the evaluation continues
     held        -> as a stage; a waiting candidate replaces it
-    served      -> rolled-back        if many devices keep an earlier version (declined.py)
+    served      -> rolled-back        if many devices keep an earlier version (declined)
     paused      -> rolled-back        as a stage; nothing else until a person resumes it
 
 A stage's share refers to the present devices, at least one, ordered by decisions.rollout_position,
 so a growing share only adds devices. Stages that add no device are skipped. A candidate whose base
 is no longer the stable version is dropped.
+
+A released version that many devices decline: they answer with an earlier one. Pure.
+
+Each of them has evidence of its own that the version is worse there (`Training.choice`). If that is
+so for LEAST devices and the share SHARE of those that serve it, the canary was misled, and the
+version is taken back.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -27,7 +33,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.manual import before_stable
 from federation.registry.registry import NOT_OFFERED, Registry
-from federation.rollout.declined import declined
 from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate, without_hope
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import (
@@ -41,6 +46,18 @@ from streams.contract.decisions import (
 )
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
+
+LEAST, SHARE = 3, 0.5
+
+
+def declined(present: Iterable[DeviceState], stable: str) -> str | None:
+    """Return why the stable version is not served further; None if too few devices decline it."""
+    serving = [state for state in present if state.active == stable]
+    keeping = sum(state.kept is not None and state.kept.against == stable for state in serving)
+    if keeping < LEAST or keeping < SHARE * len(serving):
+        return None
+    return f"{keeping} of {len(serving)} devices keep an earlier version, which is better there"
+
 
 log = logging.getLogger(__name__)
 

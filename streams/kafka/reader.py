@@ -60,6 +60,7 @@ class Reader:
                 reconnect_backoff_max_ms=2000,
                 fetch_max_wait_ms=FETCH_WAIT_MS,
                 request_timeout_ms=10_000,
+                metrics_enabled=False,
                 bootstrap_timeout_ms=int(timeout_s * 1000),
             )
         try:
@@ -90,9 +91,9 @@ class Reader:
         The library repeats an empty fetch at once. Kafka delays such a fetch by
         `fetch_max_wait_ms`, the embedded broker does not: without pauses a reader would spin.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, ask_ms = time.monotonic() + timeout_s, ASK_MS if timeout_s else 0
         with translated(self._settings):
-            while not (polled := self._consumer.poll(timeout_ms=ASK_MS, max_records=limit)):
+            while not (polled := self._consumer.poll(timeout_ms=ask_ms, max_records=limit)):
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
                     break

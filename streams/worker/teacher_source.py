@@ -1,17 +1,132 @@
-"""Where a worker's teacher comes from: a file, or what the server offers."""
+"""Where a worker's teacher comes from: a file, or what the server offers.
 
+The server's offers of teachers: read at start, then followed on a thread.
+
+The last decision on `releases` names the teacher. Its chunks are fetched and verified, a window of
+zeros is scored, and the committer takes it before its next commit. Nothing of it is on disk: a
+crash at any step starts again from the topic. One that does not verify, does not fit the task
+or cannot score a window is refused with its reason, and the current teacher stays in use.
+"""
+
+import contextlib
 import logging
+import random
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from streams.contract.errors import Retryable, UsageError
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from streams.contract.decisions import Release
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task
-from streams.learning.teacher import Teacher, load_teacher
+from streams.contract.topics import RELEASES, topic_name
+from streams.kafka.artifact_download import Download, fetch
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
+from streams.learning.teacher import Teacher, load_teacher, make_teacher
+from streams.learning.torch_device import CPU
+from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import load_public_key
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.teacher_updates import TeacherUpdates
 from streams.worker.settings import WorkerSettings
+
+LOOK_S = 1.0
+
+
+class TeacherUpdates(threading.Thread):
+    """Passes every offered, usable teacher to `take`."""
+
+    def __init__(
+        self,
+        task: Task,
+        settings: BrokerSettings,
+        trusted: Sequence[Ed25519PublicKey],
+        take: Callable[[Teacher], None],
+        threads: int = 1,
+        device: str = CPU,
+    ) -> None:
+        super().__init__(name="teachers", daemon=True)
+        self._task, self._settings, self._take = task, settings, take
+        self._threads, self._device = threads, device
+        self._ending = threading.Event()
+        self._acceptance = Acceptance(None, task, trusted)
+        self._seen: str | None = None  # the digest of the last offer
+
+    def look(self) -> None:
+        """Take the currently offered teacher, if any; raise Retryable without a broker."""
+        with contextlib.closing(self._reader()) as reader:
+            self._consider(reader.read_to_end(), past=sys.maxsize)
+
+    def run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                self._follow()
+            except Retryable as exc:
+                log.debug("teachers: %s", exc)
+            except Exception:  # a defect: the current teacher stays in use
+                log.exception("following the offered teachers failed, trying again")
+            self._ending.wait(random.uniform(1.0, 3.0))
+
+    def stop(self, timeout_s: float) -> bool:
+        """Stop the thread; return whether it ended in time."""
+        self._ending.set()
+        if self.ident is not None:
+            self.join(timeout_s)
+        return not self.is_alive()
+
+    def _follow(self) -> None:
+        with contextlib.closing(self._reader()) as reader:
+            past = reader.end(topic_name(self._task.name, RELEASES), 0)
+            while not self._ending.wait(LOOK_S):
+                self._consider(reader.poll(0.05), past)
+
+    def _reader(self) -> Reader:
+        return Reader(self._settings, [topic_name(self._task.name, RELEASES)])
+
+    def _consider(self, messages: list[Received], past: int) -> None:
+        """Accept decisions in order, and load the teacher of the last one with deliveries. past:
+        the topic is read from its beginning; most decisions before this offset are older than the
+        last one."""
+        last = None
+        for message in messages:
+            try:
+                release = Release.decode(message.value)
+                self._acceptance.accept(release)
+                last = release if release.deliveries else last
+            except (ArtifactError, MalformedRecord) as exc:
+                replayed = isinstance(exc, ArtifactError) and exc.reason == "replayed"
+                expected = replayed and message.offset < past
+                level = logging.DEBUG if expected else logging.WARNING
+                log.log(level, "%s offset %d: %s", message.topic, message.offset, exc)
+        if last is not None:
+            self._load(last)
+
+    def _load(self, release: Release) -> None:
+        ref = release.decision.standing.teacher
+        if ref is None or ref.digest == self._seen:
+            return
+        try:
+            delivery = next((d for d in release.deliveries if d.model == ref.model), None)
+            if delivery is None:
+                raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
+            delivery.check_bound(ref)
+            data = fetch(self._settings, self._task.name, Download(delivery), self._ending.is_set)
+            where = f"release {ref.model}"
+            trusted = self._acceptance.trusted
+            teacher = make_teacher(self._task, data, trusted, where, self._threads, self._device)
+            if teacher.digest != ref.digest:
+                raise ArtifactError("digest", f"release {ref.model} names another artifact")
+        except ArtifactError as exc:
+            log.error("teacher %s refused: %s", ref.model, exc)
+            if exc.reason == "missing":
+                return  # the next announcement may tell where the bytes are
+        else:
+            self._take(teacher)
+        self._seen = ref.digest
+
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import pytest
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.kafka.admin import probe
@@ -49,8 +50,8 @@ def uplink_of(served: Fleet, spool: Spool) -> Uplink:
             produced=account.produced, delivered=account.delivered, pending=account.pending,
         )  # fmt: skip
 
-    broker = served.broker
-    return Uplink(served.task, AWAY, spool, lambda: Producer(broker), lambda: probe(broker), state)
+    broker, says = served.broker, StateOnly(state)
+    return Uplink(served.task, AWAY, spool, lambda: Producer(broker), lambda: probe(broker), says)
 
 
 @pytest.mark.kafka

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client import memory
+from edge_client import process as memory
 from tests.forks import ROOT
 
 SMAPS = """\
@@ -45,7 +45,7 @@ PROCESS = """
 from pathlib import Path
 import numpy as np, onnxruntime, zstandard
 import edge_client.process
-from edge_client.memory import give_back
+from edge_client.process import give_back
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 def resident():

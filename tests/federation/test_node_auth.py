@@ -11,7 +11,7 @@ import pytest
 
 from compose.launcher import broker, flower_processes
 from compose.security.certificates import make_certificates
-from compose.security.node_keys import make_key, public_path
+from compose.security.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
 from streams.contract.errors import ProcessFailed
 from tests.federation.flower_stack import FlowerStack, resident, wait_for

@@ -177,7 +177,7 @@ MUTANTS = [
     ),
     Mutant(
         "rate limit: a long pause is caught up in a burst",
-        "edge_client/uplink/rate_limit.py",
+        "edge_client/uplink/pacing.py",
         "min(filled, self.bytes_per_s * BURST_S), now",
         "filled, now",
         "tests/edge_client/uplink/test_rate_limit.py",
@@ -300,9 +300,9 @@ MUTANTS = [
     ),
     _records("rows are not checked", "records.py", "    _check_values(task, columns)\n", ""),
     _records(
-        "lists of any length are taken", "columns.py", "if (lengths != size).any():", "if False:"
+        "lists of any length are taken", "batches.py", "if (lengths != size).any():", "if False:"
     ),
-    _records("types are not compared", "columns.py", "if have.equals(want) or", "if True or"),
+    _records("types are not compared", "batches.py", "if have.equals(want) or", "if True or"),
     _stage(
         "a bad version is never rolled back", 'if worse >= evidence["bound_worse"]:', "if False:"
     ),
@@ -341,7 +341,9 @@ MUTANTS = [
         "kept = slice(cut, len(moves) - cut)",
         "kept = slice(None)",
     ),
-    _aggregation("Krum takes the farthest", "krum.py", "np.argsort(scores(", "np.argsort(-scores("),
+    _aggregation(
+        "Krum takes the farthest", "strategies.py", "np.argsort(scores(", "np.argsort(-scores("
+    ),
     _aggregation(
         "samples have no cap", "aggregator.py", "min(update.samples, self._cap)", "update.samples"
     ),
@@ -439,7 +441,7 @@ MUTANTS = [
     Mutant(
         "heartbeat: a change waits",
         "edge_client/uplink/heartbeat.py",
-        "if (found, self._every_s) == (self._told, before_s) and now_s < self._beat_at:",
+        "if (news, self._every_s) == (self._told, before_s) and now_s < self._beat_at:",
         "if now_s < self._beat_at:",
         "tests/edge_client/uplink/test_heartbeat.py",
     ),
@@ -522,7 +524,7 @@ MUTANTS = [
     ),
     Mutant(
         "memory: what is swapped out counts as unwritten",
-        "edge_client/memory.py",
+        "edge_client/process.py",
         'words[0] in ("Anonymous:", "Swap:")',
         'words[0] in ("Anonymous:",)',
         "tests/edge_client/test_memory.py",

@@ -1,13 +1,23 @@
 """Finds holes in `events` and declares what was in them.
 
     1  a hole is found, at an assignment or by a jump of the offsets: it is written down
-       (store/holes.py) before an offset behind it is committed
+       (below) before an offset behind it is committed
     2  it is surveyed: what devices have delivered, then the partition's end
     3  when everything before that end is acknowledged, what is missing is committed to `drops`
     4  the hole is removed
 
 A crash before the end of 1 finds it again, after 1 to 3 it is read from the disk, and after 3
 nothing is missing any more. The ends are the failpoints hole-step-1 to -4.
+
+Holes in `events`: messages that retention deleted before a worker had read them.
+
+    <store>/holes/<partition>.json   a Hole; replaced as a whole
+
+A hole is found by offsets: the partition begins after the offset at which its worker goes on. Which
+events were in it is found by seqs, once everything is read that was on the partition when the hole
+was surveyed (`until`): what is missing below a seq that came, or below what a device said on
+`fleet` that it has delivered (`cursors`), was in the hole. It goes into `drops` as LOST. Messages
+that went to `dead-letters` as malformed before a hole count as lost with it.
 """
 
 import asyncio
@@ -16,12 +26,80 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from streams.contract.errors import BrokerUnavailable, ProcessFailed
+from streams.contract.accounting import IntervalSet
+from streams.contract.documents import Count, Document
+from streams.contract.errors import BrokerUnavailable, MalformedRecord, ProcessFailed
 from streams.contract.events.messages import Drop
 from streams.runtime.failpoints import Failpoint, unarmed
-from streams.worker.store.holes import Hole, lost, read_hole, remove_hole, write_hole
+from streams.runtime.object_store import open_store
 from streams.worker.store.place import Place
-from streams.worker.windows.partition import PartitionState, Source
+from streams.worker.windows.partition import PartitionState, Source, StorePosition
+
+LOST = "lost-by-retention"
+
+
+class Hole(Document):
+    """The offsets from `begin` to before `end` were deleted unread. until: the partition's end when
+    `cursors` were read, None before that; cursors: (device, epoch, events delivered)."""
+
+    begin: Count
+    end: Count
+    until: Count | None = None
+    cursors: list[tuple[str, str, Count]] = []
+
+    def joined(self, other: "Hole") -> "Hole":
+        """Return one hole for both, to be surveyed anew."""
+        cursors: dict[Source, int] = {}
+        for device, epoch, count in (*self.cursors, *other.cursors):
+            cursors[device, epoch] = max(count, cursors.get((device, epoch), 0))
+        return Hole(
+            begin=min(self.begin, other.begin),
+            end=max(self.end, other.end),
+            cursors=[(*source, count) for source, count in sorted(cursors.items())],
+        )
+
+
+def lost(position: StorePosition, hole: Hole) -> list[Drop]:
+    """Return the events that were in the hole, once everything up to `until` is read."""
+    bounds = {(device, epoch): count for device, epoch, count in hole.cursors}
+    for sets in (position.taken, position.dropped):
+        for source, seqs in sets.items():
+            last = max((last for _, last in seqs), default=-1)
+            bounds[source] = max(last + 1, bounds.get(source, 0))
+    nothing = IntervalSet()
+    return [
+        Drop(*source, first, last, LOST)
+        for source, bound in sorted(bounds.items())
+        if bound
+        for first, last in IntervalSet([(0, bound - 1)]).minus(
+            position.taken.get(source, nothing), position.dropped.get(source, nothing)
+        )
+    ]
+
+
+def hole_name(partition: int) -> str:
+    return f"holes/{partition}.json"
+
+
+def read_hole(store: Place, partition: int) -> Hole | None:
+    """Return the partition's hole; None without one, or if the file cannot be read."""
+    name = hole_name(partition)
+    try:
+        return Hole.decode(open_store(store).read(name))
+    except FileNotFoundError:
+        return None
+    except (OSError, MalformedRecord) as exc:
+        log.warning("%s/%s is ignored: %s", store, name, exc)
+        return None
+
+
+def write_hole(store: Place, partition: int, hole: Hole) -> None:
+    open_store(store).write(hole_name(partition), hole.encode())
+
+
+def remove_hole(store: Place, partition: int) -> None:
+    open_store(store).remove(hole_name(partition))
+
 
 AGAIN_S = 10.0  # between two attempts to survey
 

@@ -9,8 +9,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from compose.security.node_keys import fingerprint, make_key, own_key, public_path, read_public_key
-from compose.security.node_registry import Line, Node, Nodes, lines
+from compose.security.node_registry import (
+    Line,
+    Node,
+    Nodes,
+    fingerprint,
+    lines,
+    make_key,
+    own_key,
+    public_path,
+    read_public_key,
+)
 from federation.controller.flwr_cli import Flwr
 from streams.contract.errors import ProcessFailed, UsageError
 

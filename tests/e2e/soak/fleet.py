@@ -146,7 +146,7 @@ class Device:
         context = self._context
         self.spool = Spool(self._folder / "spool", self._limits)
         self.uplink = Uplink(
-            context.task, self.name, self.spool, lambda: context.sender, lambda: True, self._state,
+            context.task, self.name, self.spool, lambda: context.sender, lambda: True, self,
             heartbeat_s=HEARTBEAT_S, clock=lambda: context.now_s,
         )  # fmt: skip
 
@@ -197,7 +197,10 @@ class Device:
         self.downlink._accept(messages)  # type: ignore[arg-type]
         self.downlink._consider(Silent())  # type: ignore[arg-type]
 
-    def _state(self) -> DeviceState:
+    def news(self) -> object:
+        return self.slots.active, self.slots.previous, self.slots.refused, self.downlink.error
+
+    def state(self) -> DeviceState:
         account = self.spool.account()
         return DeviceState(
             device=self.name, task=self._context.task.name, time_us=time.time_ns() // 1000,

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.notebook import AnswerRecorder
-from edge_client.samples.reservoir import row_to_evict
 from edge_client.samples.sample_file import read_all
 from edge_client.samples.samples import OUTCOME, Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of, split_period_us
+from edge_client.samples.table import row_to_evict
 from edge_client.spool.writer import Event
 from tests.fakes.tiny_task import task
 

@@ -19,9 +19,9 @@ from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.samples.told import ToldLabels
 from edge_client.sources.cuts import Cut, Source
-from edge_client.sources.live import Live
 from edge_client.sources.mqtt import MqttSource, settings_of
 from edge_client.sources.replay import Replay
+from edge_client.sources.selection import Live
 from edge_client.sources.stdin import LineReadings
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter

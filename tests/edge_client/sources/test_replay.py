@@ -11,8 +11,8 @@ import pytest
 
 from edge_client.samples.splits import split_of
 from edge_client.sources.cuts import Cut
-from edge_client.sources.live import Live
 from edge_client.sources.replay import Replay
+from edge_client.sources.selection import Live
 from tests.fakes.tiny_task import task
 from tidewheel import Reading
 

@@ -8,8 +8,7 @@ import pytest
 
 from edge_client.spool.frames import DROPS, EVENTS
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import HOLD_S, sampled
-from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.spool.writer import HOLD_S, Event, SpoolWriter, sampled
 from streams.contract.accounting import IntervalSet
 from tests.fakes.tiny_task import task
 from tests.fakes.uplink_broker import Clock

@@ -10,7 +10,7 @@ import pytest
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.gathering import FULL_ROWS, check
+from edge_client.uplink.pacing import FULL_ROWS, check
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, UsageError

@@ -26,6 +26,7 @@ from kafka.producer.transaction_manager import TransactionManager
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.uplink import STALL_S, Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.events.messages import Drop
@@ -63,8 +64,8 @@ class Device:
         self.producers: list[Producer] = []
         self._broker, self._kind = broker, kind
         self.uplink = Uplink(
-            task, "d0", self.spool, self._connect, lambda: probe(broker), self._state,
-            stall_s=stall_s,
+            task, "d0", self.spool, self._connect, lambda: probe(broker),
+            StateOnly(self._state), stall_s=stall_s,
         )  # fmt: skip
 
     def _connect(self) -> Producer:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.uplink.rate_limit import BURST_S, TokenBucket
+from edge_client.uplink.pacing import BURST_S, TokenBucket
 from tests.fakes.uplink_broker import Clock
 
 steps = st.lists(st.tuples(st.floats(0, 100), st.integers(100, 5000)), max_size=30)

@@ -10,7 +10,8 @@ import pytest
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.rate_limit import BURST_S
+from edge_client.uplink.heartbeat import StateOnly
+from edge_client.uplink.pacing import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
@@ -57,7 +58,7 @@ def uplink_of(
         spool,
         lambda: broker,
         lambda: reachable,
-        state,
+        StateOnly(state),
         bytes_per_s=bytes_per_s,
         clock=clock,
         failpoint=killed_at(dies_at),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_client.spool.queue import Spool
-from edge_client.spool.sampling import sampled
+from edge_client.spool.writer import sampled
 from streams.contract.accounting import IntervalSet
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message

@@ -10,9 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 from federation.admission.admission import MAX_SAMPLES, Round, admit, digest, well_formed
 from federation.admission.claims import CLAIM_FACTOR, most
-from federation.admission.parking import park
 from federation.admission.quarantine import QUARANTINE_ROUNDS, STRIKES, Quarantine
 from federation.admission.update import Update
+from federation.server_app import park
 from streams.learning.clipping import update_norm
 
 BASE = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from federation.admission.admission import NORM_FACTOR, Round, admit
 from federation.admission.update import Update
 from federation.aggregation import strategies
-from federation.aggregation.adaptive import BETAS, TAU
 from federation.aggregation.aggregator import SAMPLES_CAP, Move
+from federation.aggregation.strategies import BETAS, TAU
 from streams.contract.task import STRATEGIES
 from streams.learning.clipping import update_norm
 from tests.flower_arithmetic import aggregated, optimised

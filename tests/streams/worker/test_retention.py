@@ -12,7 +12,7 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.topics import topic_name
 from streams.kafka.settings import BrokerSettings
-from streams.worker.store.holes import LOST, hole_name
+from streams.worker.commit.hole_keeper import LOST, hole_name
 from streams.worker.store.query import open_store
 from tests.streams.worker.support import Fleet, batch, device_on, fleet, stop, until
 

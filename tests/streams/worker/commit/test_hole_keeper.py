@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.worker.commit.hole_keeper import HoleKeeper, Survey
-from streams.worker.store.holes import read_hole
+from streams.worker.commit.hole_keeper import HoleKeeper, Survey, read_hole
 
 
 async def begin(_partition: int) -> int:

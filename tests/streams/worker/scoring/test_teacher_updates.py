@@ -19,9 +19,9 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.learning.teacher import Teacher
 from streams.runtime.key_files import create_key, load_private_key
-from streams.worker.scoring import teacher_updates
-from streams.worker.scoring.teacher_updates import TeacherUpdates
+from streams.worker import teacher_source
 from streams.worker.store.query import open_store
+from streams.worker.teacher_source import TeacherUpdates
 from tests.fakes.mangled import mangled
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.streams.worker.support import Fleet, batch, fleet, stop, until
@@ -198,7 +198,7 @@ def test_a_teacher_whose_delivery_is_larger_than_decided_is_not_fetched(
     told = publisher.announce(served.producer, registry, None)
     assert told is not None
     huge = told.deliveries[0].model_copy(update={"size": MAX_BYTES, "chunks": 2048})
-    monkeypatch.setattr(teacher_updates, "fetch", lambda *_: pytest.fail("it is fetched"))
+    monkeypatch.setattr(teacher_source, "fetch", lambda *_: pytest.fail("it is fetched"))
     taken: list[Teacher] = []
     updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
     updates._load(told.model_copy(update={"deliveries": [huge]}))
@@ -221,7 +221,7 @@ def test_a_teacher_whose_bytes_have_another_digest_is_not_opened(
     topic = topic_name(served.task.name, ARTIFACTS)
     at = [served.producer.put(topic, delivery.sha256.encode(), *part) for part in parts]
     opened = "bytes that were not announced are opened"
-    monkeypatch.setattr(teacher_updates, "make_teacher", lambda *_: pytest.fail(opened))
+    monkeypatch.setattr(teacher_source, "make_teacher", lambda *_: pytest.fail(opened))
     taken: list[Teacher] = []
     updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
     moved = delivery.model_copy(update={"offset": at[0]})

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.accounting import IntervalSet
-from streams.worker.store.holes import Hole, hole_name, lost, read_hole, remove_hole, write_hole
+from streams.worker.commit.hole_keeper import (
+    Hole,
+    hole_name,
+    lost,
+    read_hole,
+    remove_hole,
+    write_hole,
+)
 from streams.worker.windows.partition import StorePosition
 
 SOURCES = (("d0", "e1"), ("d0", "e2"), ("d1", "e1"))

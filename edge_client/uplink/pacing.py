@@ -1,4 +1,9 @@
-"""When events that wait in the spool are sent: at once, or as many together as come in some time.
+"""When events that wait in the spool are sent: the rate limit, and gathering for fewer messages.
+
+The rate limit is a token bucket, which fills by `bytes_per_s` up to the amount of BURST_S. A
+message may leave while the bucket is not empty and may overdraw it; the debt must be refilled
+before the next one. So within any time at most `bytes_per_s` x (time + BURST_S) and one message
+leave, whatever the size of messages.
 
 A message costs a worker, a broker and the air about as much with one event as with thirty. A fleet
 of devices with an event a second each therefore gathers: an event waits for at most `seconds`, less
@@ -6,11 +11,39 @@ if a message is full before.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
+BURST_S = 1.0
 FULL_ROWS = 512  # events: a message has no more
+
+
+@dataclass
+class TokenBucket:
+    """A token bucket; `bytes_per_s` None means no limit. The clock is in seconds."""
+
+    bytes_per_s: int | None
+    clock: Callable[[], float]
+    _left: float = field(init=False)
+    _at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = (self.bytes_per_s or 0) * BURST_S
+        self._at = self.clock()
+
+    def allowance(self, at_most: int) -> int:
+        """Return how many bytes may leave now, at most `at_most`; 0 means wait."""
+        if self.bytes_per_s is None:
+            return at_most
+        now = self.clock()
+        filled = self._left + (now - self._at) * self.bytes_per_s
+        self._left, self._at = min(filled, self.bytes_per_s * BURST_S), now
+        return max(0, min(at_most, int(self._left)))
+
+    def take(self, size: int) -> None:
+        self._left -= size
 
 
 def check(task: Task, seconds: float) -> None:
