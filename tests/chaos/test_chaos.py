@@ -9,20 +9,16 @@ import contextlib
 import os
 import random
 import re
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from compose.launcher import broker
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import open_store, server_account
 from tests.chaos.load import Load
 from tests.forks import Forked
-from tests.real_kafka import require, with_kafka
 from tests.streams.worker.support import Fleet, all_published, check_topics, fleet, stop, until
 
 KILLS = 30
@@ -219,31 +215,3 @@ def test_a_worker_that_joins_and_leaves_under_load_loses_and_doubles_nothing(
         assert crew.end("w2") == 0
         crew.until(crew.shares_all, "the two workers share the partitions again")
         check(served, crew, load)
-
-
-def test_a_broker_that_is_killed_and_comes_back_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    environ = with_kafka()
-    state, log = tmp_path / "broker", tmp_path / "broker.log"
-    choice = broker.choose(state, None, environ)
-    require(choice, environ)
-    (tmp_path / "fleet").mkdir()
-    with (
-        contextlib.ExitStack() as stack,
-        busy_fleet(choice.settings, tmp_path / "fleet", PARTITIONS) as served,
-        chance(served) as dice,
-    ):
-        process = stack.enter_context(broker.running(choice, state, log))
-        assert process is not None
-        crew = stack.enter_context(crew_of(served, "w0", "w1"))
-        load = stack.enter_context(load_on(served, dice))
-        crew.until(lambda: stored(served) > 100, "the workers score")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
-        back_at = time.monotonic() + OUTAGE_S
-        crew.until(lambda: time.monotonic() > back_at, "the outage is over")
-        again = stack.enter_context(broker.running(choice, state, log))
-        before = stored(served)
-        crew.until(lambda: stored(served) > before + 500, "the workers score again", DRAIN_S)
-        check(served, crew, load)
-        assert again is not None
-        os.killpg(again.pid, signal.SIGKILL)  # nobody needs it to end in order

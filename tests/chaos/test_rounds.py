@@ -33,7 +33,6 @@ from tests.federation.flower_stack import (
     FlowerStack,
     controlled,
     journals,
-    server_apps,
     wait_for,
 )
 from tests.federation.stand_in_agent import StandInAgent
@@ -159,24 +158,6 @@ def done(*runs: list[RoundEvent]) -> list[int]:
 
 def all_of(*numbers: int) -> list[tuple[int, str]]:
     return [(number, device) for number in numbers for device in DEVICES]
-
-
-def test_a_server_app_that_is_killed_in_a_round(rig: Rig, kafka: BrokerSettings) -> None:
-    """Another run goes on after the round before."""
-    rig.hold(2, "d0", "d1", "d2")
-    with ExitStack() as stack:
-        start(rig, kafka, stack)
-        rig.wait_until_held()
-        [pid] = server_apps(rig.processes)
-        os.kill(pid, signal.SIGKILL)
-        wait_for("it is dead", lambda: not server_apps(rig.processes), 30)
-        wait_for("another begins", lambda: bool(server_apps(rig.processes)), 180)
-        rig.may.set()
-        first, second = rig.wait_for_verdict(2)
-    assert done(first, second) == [1, 2, 3]
-    assert admitted(first) == all_of(1)
-    assert admitted(second) == all_of(2, 3)
-    assert second[-2].kind == "promoted"
 
 
 def test_a_superlink_that_is_killed_in_a_round(rig: Rig, kafka: BrokerSettings) -> None:

@@ -37,15 +37,6 @@ def test_it_answers_as_torch_also_after_the_weights_were_swapped(
         np.testing.assert_allclose(answers, predict(model, inputs), atol=1e-4)
 
 
-def test_its_latency_is_numpys_percentiles_and_nothing_before_the_first_answer() -> None:
-    engine = Engine(tiny, verified(artifact(KEY, plain(1))))
-    assert engine.latency_us() == (0.0, 0.0)
-    for seconds in ([0.002], np.random.default_rng(0).exponential(0.001, 999).tolist()):
-        engine.latencies.extend(seconds)
-        took = np.array(engine.latencies) * 1e6
-        assert engine.latency_us() == pytest.approx(tuple(np.percentile(took, [50, 99])))
-
-
 def test_two_versions_answer_side_by_side() -> None:
     """A version that is being replaced still answers with its own weights."""
     models = [with_batch_norm(1), with_batch_norm(2)]

@@ -1,6 +1,5 @@
 """A device keeps the version before while the served one is worse for it, through restarts."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,27 +241,6 @@ def test_what_a_version_may_have_been_trained_on_does_not_choose(device: Device)
     device.seen = 0
     device.see(10, at=1000)  # the first ones again: they were known before
     assert len(device.samples.choosing(100, later_us)[0]) == 11
-
-
-def test_a_segment_that_comes_again_counts_once(device: Device) -> None:
-    device.see(10)
-    segments, labels, covered = device.samples.choosing(100, 1)
-    device.seen = 0
-    device.see(10, at=1000)
-    again, _, _ = device.samples.choosing(100, 1)
-    assert (len(segments), len(labels), covered, len(again)) == (10, 10, 1.0, 10)
-    assert len(device.samples.choosing(4, 1)[0]) == 4
-
-
-def test_nothing_is_kept_where_the_task_says_so(tmp_path: Path) -> None:
-    training = replace(tiny.training, choice="offered")
-    key = create_key(tmp_path / "keys" / "signing.pem")
-    device = Device(tmp_path, key, replace(tiny, training=training))
-    device.serve(1, 0)
-    device.see(60)
-    second = device.serve(2, 1)
-    device.kept.consider()
-    assert (device.answering, device.kept.state) == (second, None)
 
 
 def test_a_crash_between_two_files_is_nothing_lost(

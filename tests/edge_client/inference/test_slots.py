@@ -77,18 +77,6 @@ def test_a_restart_opens_the_active_one(
     assert files(folder) == [*kept, "slots.json"]
 
 
-def test_installing_the_active_one_again_keeps_the_previous(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
-    previous = slots.previous
-    assert answers_as(slots.install(versions[1]), 2)
-    assert slots.previous == previous
-    assert str(previous).startswith("1-")
-
-
 def refused(data: bytes, what: str, graph: bytes, key: Ed25519PrivateKey) -> bytes:
     """`data`, a sound second version, made wrong in one way."""
     stranger = Ed25519PrivateKey.generate()
@@ -266,17 +254,6 @@ def test_a_kill_at_a_numbered_step_of_installing(
     assert len(list(folder.glob("*.twa"))) == 2  # what the crash left behind is gone
 
 
-@pytest.mark.parametrize("step", range(1, 8))
-def test_the_only_version_is_tried_again_after_a_kill(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
-) -> None:
-    dies_at(f"slots-step-{step}", folder, key, versions[0])
-    slots = opened(folder, key)
-    assert (slots.open() is None) == (step < 5)
-    assert answers_as(slots.install(versions[0]), 1)
-    assert slots.refused == {}
-
-
 @pytest.mark.parametrize("step", range(1, 5))
 def test_a_kill_at_a_numbered_step_of_going_back(
     folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
@@ -397,17 +374,6 @@ def test_what_fails_its_self_test_is_refused_over_restarts(
     assert (model[:2], reason.partition(":")[0]) == ("2-", "self-test")
     with pytest.raises(ArtifactError, match=r"refused: 2-.*self-test"):
         again.install(bad)
-
-
-def test_bytes_that_do_not_verify_say_nothing_of_the_version(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    with pytest.raises(ArtifactError, match="digest"):
-        slots.install(versions[1][:-1] + b"?")
-    assert slots.refused == {}
-    assert answers_as(slots.install(versions[1]), 2)
 
 
 def test_without_a_sound_previous_version_there_is_no_going_back(

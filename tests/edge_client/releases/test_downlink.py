@@ -22,8 +22,8 @@ from edge_client.samples.samples import Samples
 from federation.bootstrap.onnx_export import export_graph
 from federation.registry import key_rotation, publisher
 from federation.registry.registry import Registry
-from streams.contract.artifact import WEIGHTS, digest_of, model_name
-from streams.contract.decisions import Delivery, Ref, Release, decision_key, sign
+from streams.contract.artifact import digest_of, model_name
+from streams.contract.decisions import Delivery, Ref, Release, sign
 from streams.contract.signing import key_id
 from streams.contract.task import Task, load_task
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name, topic_specs
@@ -237,26 +237,6 @@ def test_bytes_that_do_not_verify_are_not_served(rig: Rig, reason: str) -> None:
     rig.serves(third)
 
 
-def test_chunks_out_of_order_twice_and_among_others_make_a_version(rig: Rig) -> None:
-    data = rig.version(2)
-    made = rig.registry.add(data)
-    topic = topic_name(rig.task.name, ARTIFACTS)
-    sha = hashlib.sha256(data).hexdigest()
-    parts = list(enumerate(publisher.chunks(data, 5_000)))
-    assert len(parts) > 3
-    offsets = []
-    for _, (part, headers) in [*reversed(parts), *parts[:2]]:
-        offsets.append(rig.producer.put(topic, sha.encode(), part, headers))
-        rig.producer.put(topic, b"f" * 64, b"another's", headers)
-        rig.producer.put(topic, sha.encode(), b"no index", [("index", b"x")])
-    delivery = Delivery(
-        model=made.model, sha256=sha, size=len(data), chunks=len(parts), offset=offsets[0]
-    )
-    said = rig.registry.serve(made.model, rig.key, "a test")
-    rig.say(said.model_copy(update={"deliveries": [delivery]}))
-    rig.serves(made.model)
-
-
 def test_a_version_that_nobody_has_is_told_of_and_taken_when_it_comes(rig: Rig) -> None:
     """Not delivered at all; then a part of it alone; then whole."""
     first = rig.slots.active
@@ -419,20 +399,6 @@ def test_a_revoked_keys_version_is_not_installed_and_what_it_signed_before_goes_
     registry.serve(third.model, new, "a test")
     rig.told = publisher.announce(rig.producer, registry, rig.told)
     rig.serves(third.model)
-
-
-def test_decisions_under_their_own_keys_are_taken_in_their_order(rig: Rig) -> None:
-    """A device that was away through three of them sees each, and serves the last."""
-    rig.stop()
-    for number in (2, 3):
-        rig.registry.add(rig.version(number))
-        rig.registry.serve(rig.registry.models()[-1], rig.key, "a test")
-    model = rig.serve(4)
-    rig.start()
-    rig.serves(model)
-    assert rig.acceptance.seq == 4
-    assert decision_key("t", 4) == b"t/00000004"
-    assert WEIGHTS in rig.registry.load(model).files
 
 
 def test_a_device_follows_a_rotation_of_keys_and_goes_on_after_a_restart(rig: Rig) -> None:

@@ -134,14 +134,6 @@ def test_on_a_full_disk_parts_stay_in_memory(folder: Path, monkeypatch: pytest.M
     assert download.data() == DATA
 
 
-def test_what_comes_in_one_part_is_not_written_down(folder: Path) -> None:
-    about = {"size": 100, "chunks": 1, "sha256": hashlib.sha256(PARTS[0]).hexdigest()}
-    download = PersistentDownload(delivery().model_copy(update=about), folder)
-    take(download, 0, sha=str(about["sha256"]))
-    assert download.data() == PARTS[0]
-    assert not folder.exists()
-
-
 def test_only_what_is_wanted_is_kept(folder: Path) -> None:
     other, mine = delivery(sha="b" * 64), delivery()
     kept = Downloads(folder)

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge_client.samples.samples import RECENT
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.training.normalization import mixed, normalized, statistics
+from edge_client.training.normalization import normalized
 from edge_client.training.personalization import LEAST, PAUSE_S, RENEW_SEEN
 from streams.contract.task import Task
 from streams.learning import learning
@@ -74,26 +72,6 @@ def test_no_label_proves_nothing() -> None:
     segments, labels = stream(200, 4, otherwise=True)
     _, share = normalized(TASK, weights(), segments, labels, np.zeros(200, np.bool_))
     assert share == 0.0
-
-
-def test_statistics_are_those_of_all_segments_whatever_their_number() -> None:
-    segments, _ = stream(512, 5)
-    whole = statistics(TASK, weights(), segments)
-    first = weights()["0.weight"], weights()["0.bias"]
-    inside = np.lib.stride_tricks.sliding_window_view(segments, 5, axis=2)
-    convolved = np.einsum("nctk,ock->not", inside, first[0]) + first[1][None, :, None]
-    assert whole["1.running_mean"] == pytest.approx(convolved.mean((0, 2)), rel=1e-3, abs=1e-3)
-    assert np.isfinite(statistics(TASK, weights(), segments[:257])["1.running_var"]).all()
-
-
-@given(st.floats(0, 1))
-def test_a_part_of_the_way_lies_between(share: float) -> None:
-    own = {n: v + 1.0 for n, v in weights().items() if is_statistic(n)}
-    found = mixed(weights(), own, share)
-    for name, value in weights().items():
-        moved = share if name in own else 0.0
-        assert found[name] == pytest.approx(value + moved, abs=1e-5)
-        assert found[name].dtype == value.dtype
 
 
 # --- on a device ---------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """A device's own copy: served only while it is better."""
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import personalization
 from edge_client.training.personalization import (
     EVIDENCE,
-    PAUSE_MOST_S,
     PAUSE_S,
     RENEW,
     Personalization,
@@ -21,7 +19,6 @@ from edge_client.training.personalization import (
 from edge_client.training.trainer_client import Trainer
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError
-from streams.contract.work import WorkReply, WorkRequest
 from tests.edge_client.models import TINY, tiny
 from tests.edge_client.training.personal_device import PersonalDevice
 from tests.fakes.documents import work_request
@@ -204,29 +201,6 @@ def test_a_device_with_too_few_samples_starts_no_trainer_until_there_are_enough(
     device.see(1, first=few, held_out=False)
     device.consider()
     assert device.path.exists()
-
-
-def test_a_training_that_fails_again_and_again_lets_the_trainer_end(
-    device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device.see(200)
-    asked_at: list[float] = []
-
-    def fail(_request: WorkRequest, _weights: bytes) -> tuple[WorkReply, bytes]:
-        asked_at.append(device.now)
-        return WorkReply(device="d0", error="RuntimeError: the task's code"), b""
-
-    monkeypatch.setattr(device.personal, "_work", fail)
-    end = device.now + 4 * 3600
-    while device.now < end:
-        device.consider()
-        device.now += 5
-    pauses = [after - before for before, after in itertools.pairwise(asked_at)]
-    assert pauses[:4] == [120, 240, 480, 960]
-    assert set(pauses[4:]) == {PAUSE_MOST_S}
-    device.serve(2)
-    device.consider()
-    assert asked_at[-1] == end  # another release is tried after the first pause
 
 
 def test_a_task_that_does_not_ask_for_it_has_no_copies(device: Device) -> None:

@@ -140,17 +140,6 @@ def test_a_training_adds_the_correction_to_its_gradients() -> None:
 # --- the file ------------------------------------------------------------------------------------
 
 
-def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
-    path, one = tmp_path / SCAFFOLD, remembered()
-    scaffold.save(path, one)
-    found = scaffold.read(path)
-    assert found is not None
-    assert (found.run, found.round, found.sent, found.reach) == ("r", 4, one.sent, 0.5)
-    assert found.correction["w"].tolist() == one.correction["w"].tolist()
-    assert found.trained["w"].tolist() == one.trained["w"].tolist()
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
 @given(cut=st.integers(0, 400), junk=st.binary(max_size=40))
 def test_a_torn_or_foreign_file_is_ignored(
     tmp_path_factory: pytest.TempPathFactory, cut: int, junk: bytes
@@ -163,17 +152,6 @@ def test_a_torn_or_foreign_file_is_ignored(
     assert found is None or np.isfinite(found.trained["w"]).all()
     path.write_bytes(junk)
     assert scaffold.read(path) is None
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_file_with_a_number_that_is_none_is_ignored(tmp_path: Path, value: float) -> None:
-    for found in (
-        remembered(trained={"w": np.full(3, value, np.float32)}),
-        remembered(reach=value),
-        remembered(reach=0.0),
-    ):
-        scaffold.save(tmp_path / SCAFFOLD, found)
-        assert scaffold.read(tmp_path / SCAFFOLD) is None
 
 
 # --- a trainer -----------------------------------------------------------------------------------
@@ -240,15 +218,6 @@ def test_a_crash_before_the_file_is_replaced_leaves_the_round_as_it_began(
     again = trained(task, tmp_path, 2, mean)
     (tmp_path / SCAFFOLD).write_bytes(before)
     assert same(again, trained(task, tmp_path, 2, mean))
-
-
-def test_layers_that_stay_on_the_device_are_not_corrected(task: Task, tmp_path: Path) -> None:
-    name = next(n for n, _ in task.build_model().named_parameters()).split(".")[0]
-    shared = replace(task, training=replace(task.training, shared=(name,)))
-    trained(shared, tmp_path, 1, first(task))
-    found = scaffold.read(tmp_path / SCAFFOLD)
-    assert found is not None
-    assert {n.split(".")[0] for n in found.trained} == {name}
 
 
 def test_a_personal_copy_is_trained_without(task: Task, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from streams.runtime.key_files import create_key
 from tests.edge_client.models import TINY, artifact, plain, tiny
 from tests.fakes.documents import work_request
 from tests.polling import until
-from tests.small_disk import fill, small_disk
+from tests.small_disk import small_disk
 
 __all__ = ["small_disk"]
 
@@ -370,17 +370,3 @@ def test_a_device_that_should_not_train_says_why_and_evaluates_all_the_same(
         reply, _ = working.result()
         assert reply.error is None or reply.error.startswith("stopped: no step")
         assert trainer.held_back == weather.why
-
-
-def test_a_full_disk_is_no_reason_not_to_train(
-    reference: str, samples: Samples, small_disk: Path, weights: bytes
-) -> None:
-    trainer = Trainer(reference, "d0", small_disk, samples)
-    fill(small_disk)
-    try:
-        reply, trained = trainer.work(request(), weights)
-    finally:
-        trainer.stop()
-    assert reply.error is None
-    assert reply.samples == 120
-    assert trained

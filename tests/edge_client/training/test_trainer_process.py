@@ -12,7 +12,7 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
 from federation.evaluation.paired import Paired
-from streams.contract.task import Metric, Privacy, Task, load_task
+from streams.contract.task import Privacy, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
 from streams.contract.work import OWN, PART, PERSONAL, TrainerJob
@@ -135,13 +135,6 @@ def test_another_metric_than_accuracy_is_told_of_both_versions(task: Task, tmp_p
     assert alone == {"evaluated": 8, "correct": 0, "metric": 0.0}
 
 
-def test_a_metric_that_a_devices_rows_cannot_tell_is_left_out(task: Task, tmp_path: Path) -> None:
-    nothing = Metric("nothing", lambda *_: float("nan"))
-    metrics = compared(replace(task, metric=nothing), tmp_path)
-    assert not {"metric", "metric_base"} & metrics.keys()
-    assert metrics["evaluated"] == 8
-
-
 def test_a_device_that_serves_something_else_tells_of_the_candidate_alone(
     task: Task, tmp_path: Path
 ) -> None:
@@ -237,18 +230,6 @@ def test_a_copy_of_ones_own_begins_with_ones_own_head_and_is_not_cut(
     assert update_norm(weights, sent) > update_norm(head, {n: sent[n] for n in HEAD}) > 0.1
     after = safetensors.numpy.load((tmp_path / OWN).read_bytes())
     assert all(np.array_equal(after[name], head[name]) for name in HEAD)
-
-
-@pytest.mark.parametrize("broken", [b"", b"no tensors", b"other"])
-def test_a_head_that_is_none_of_this_model_is_passed_over(
-    task: Task, tmp_path: Path, broken: bytes
-) -> None:
-    if broken == b"other":
-        broken = safetensors.numpy.save({"5.weight": np.zeros((9, 9), np.float32)})
-    (tmp_path / OWN).write_bytes(broken)
-    made = replace(task, training=replace(task.training, shared=("0", "1")))
-    work(made, tmp_path)
-    assert set(safetensors.numpy.load((tmp_path / OWN).read_bytes())) == HEAD
 
 
 def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path: Path) -> None:

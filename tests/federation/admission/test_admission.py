@@ -137,18 +137,6 @@ def test_what_an_earlier_round_received_is_a_replay_whoever_sends_it() -> None:
     assert reason(with_tensor("b", np.full(2, 1.5, np.float32)), expected) is None
 
 
-def test_a_digest_tells_shapes_types_and_names_apart() -> None:
-    zeros = np.zeros(4, np.float32)
-    alike = [
-        {"a": zeros},
-        {"b": zeros},
-        {"a": zeros.reshape(2, 2)},
-        {"a": zeros.view(np.int32)},
-        {"a": zeros[:2], "b": zeros[2:]},
-    ]
-    assert len({digest(weights) for weights in alike}) == len(alike)
-
-
 # --- claims --------------------------------------------------------------------------------------
 
 

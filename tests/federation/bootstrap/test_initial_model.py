@@ -7,7 +7,6 @@ import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from examples.drift import har_remounted
 from federation.bootstrap import initial_model
 from federation.bootstrap.dataset import group, segments_of_device, stack
 from federation.bootstrap.drift_reference import make_reference
@@ -20,7 +19,6 @@ from streams.contract.errors import TaskError
 from streams.contract.task import Reading, Task
 from streams.drift.reference import EFFECT, Reference
 from streams.learning import learning
-from streams.tasks import har
 from tests.federation.conftest import TINY
 
 
@@ -116,19 +114,6 @@ def test_one_device_alone_has_nothing_to_differ_from(tiny: Task) -> None:
     assert make_reference(tiny, [], []).features == []
 
 
-def test_other_settings_are_not_taken_from_the_cache(
-    tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    short = replace(tiny, training=replace(tiny.training, central_epochs=1))
-    assert prepare(TINY, short, empty, key, cache) is not None
-    other = Registry(tmp_path / "other", tiny.name, tiny.version, [key.public_key()])
-    longer = replace(short, training=replace(short.training, central_epochs=2))
-    report = prepare(TINY, longer, other, key, cache)
-    assert report is not None
-    assert not report.cached
-
-
 def test_a_task_without_a_labelled_pilot_is_named(
     tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
 ) -> None:
@@ -156,14 +141,6 @@ def test_windows_without_any_label_are_left_out(tiny: Task) -> None:
     assert len(group(tiny, [unknown]).mask) == 0
     assert len(stack(tiny, [unknown]).labels) == 0
     assert len(group(tiny, []).mask) == 0
-
-
-def test_a_task_made_of_another_one_has_first_models_of_its_own() -> None:
-    """The cache knows the task's own file, not only the one that its model comes from."""
-    same = replace(har.task, readings=har_remounted.readings)
-    assert initial_model.source_digest("x:task", har.task, 1) != initial_model.source_digest(
-        "x:task", same, 1
-    )
 
 
 def test_other_data_has_first_models_of_its_own(tiny: Task) -> None:

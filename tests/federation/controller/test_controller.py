@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compose.cli.server import ask_for_run
 from federation.controller import controller, run_tracker
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
-from federation.controller.metrics import FederationMetrics
 from federation.controller.settings import ControllerSettings
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
@@ -364,30 +363,6 @@ def test_a_new_controller_has_the_evidence_of_the_one_before(
 def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
     with pytest.raises(UsageError, match="serves no model"):
         controller.run(rig.settings, threading.Event())
-
-
-@pytest.mark.kafka
-def test_whoever_watches_sees_every_run_and_that_it_looks(rig: Rig) -> None:
-    rig.serve(1)
-    metrics = FederationMetrics()
-    task = load_task(rig.settings.task_ref)
-    stop, made = threading.Event(), controller.Controller(rig.settings, task)
-    made.metrics = metrics
-    thread = threading.Thread(target=made.follow, args=(stop,))
-    thread.start()
-    try:
-        rig.say("started", "77")
-        rig.say("finished", "77", "promoted")
-        counted = b'tidewheel_federation_runs_total{outcome="promoted"} 1.0'
-        rig.wait("it is counted", lambda: counted in metrics.text())
-        leads = b"tidewheel_federation_leads 1.0"
-        rig.wait("it is told who leads", lambda: leads in metrics.text())
-        assert metrics.alive
-        told = metrics.text()
-        assert b'tidewheel_federation_decisions_total{kind="served"} 1.0' in told
-    finally:
-        stop.set()
-        thread.join(30)
 
 
 @pytest.mark.kafka

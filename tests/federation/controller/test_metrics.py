@@ -63,24 +63,6 @@ def test_each_event_counts_once_whatever_is_read_again() -> None:
     assert told(metrics) == LINES
 
 
-@pytest.mark.parametrize(
-    ("reason", "outcome"),
-    [
-        ("promoted", "promoted"),
-        ("rejected: no better", "rejected"),
-        ("stopped by a user", "failed"),
-    ],
-)
-def test_a_finished_run_goes_no_longer(reason: str, outcome: str) -> None:
-    metrics = FederationMetrics()
-    for one in (event("started", 1), event("finished", 2, reason=reason)):
-        metrics.take(one)
-    assert told(metrics) == {
-        f'tidewheel_federation_runs_total{{outcome="{outcome}"}} 1.0',
-        "tidewheel_federation_runs_going 0.0",
-    }
-
-
 def test_it_is_ready_while_the_controller_looks_at_its_topics() -> None:
     now = [0.0]
     metrics = FederationMetrics(lambda: now[0])

@@ -12,8 +12,6 @@ from federation.evaluation.accuracy import (
     spells,
 )
 from federation.evaluation.paired import Paired
-from federation.evaluation.promotion_gate import Comparison
-from federation.evaluation.valued import Valued
 from streams.contract.task import Task
 
 
@@ -80,17 +78,6 @@ def test_the_gate_keeps_all_rows_where_they_are_few(tiny: Task, rows: int, apart
     assert (len(decides.labels), len(audit.labels)) == (rows - apart, apart)
 
 
-def test_targets_are_audited_in_blocks(tiny: Task) -> None:
-    task = replace(tiny, classes=(), targets=("speed",))
-    rows = np.arange(40, dtype=np.float32)
-    data = HeldOut(np.zeros((40, 2, 20), np.float32), rows[:, None])
-    decides, audit = data.audited(task, least=0)
-    assert audit.labels[:, 0].tolist() == [*range(16, 32)]
-    assert decides.labels[:, 0].tolist() == [*range(16), *range(32, 40)]
-    nothing = HeldOut.decode(None, task).audited(task)
-    assert [len(part.labels) for part in nothing] == [0, 0]
-
-
 def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
     labels, north = np.array([[0], [0], [1], [1], [1]], np.float32), np.arange(5) < 3
     outputs = np.eye(3)[[0, 0, 0, 2, 1]], np.eye(3)[[0, 1, 1, 2, 1]]
@@ -104,14 +91,6 @@ def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
     }
     together = compare(tiny, outputs, labels, np.array([0, 0, 0, 1, 1]))
     assert together.rows == Paired(5, 3, 1, 1)
-
-
-def test_targets_are_no_cohorts(tiny: Task) -> None:
-    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5)
-    labels = np.array([[1.0], [2.0]], np.float32)
-    found = compare(task, (labels + 1, labels), labels, np.arange(2))
-    assert found == Comparison(Valued(2, 2, 1.0, 0.0, 1.0, 0.25, 1.0, "segments"))
-    assert compare(task, (labels, labels), labels[:0], np.arange(0)) == Comparison(Valued())
 
 
 def test_a_spell_is_a_run_of_one_class(tiny: Task) -> None:

@@ -80,42 +80,12 @@ def of_rows(*counts: int) -> dict[str, DeviceResult]:
     return {f"d{at}": DeviceResult(Paired(n, n // 2, n // 10)) for at, n in enumerate(counts)}
 
 
-@pytest.mark.parametrize("rows", [(5,), (5, 2048), (30,) * 10, (30, 40, 50, 60, 100), (1, 1, 20)])
-def test_one_device_two_and_those_of_similar_size_count_as_they_are(rows: tuple[int, ...]) -> None:
-    found = of_rows(*rows)
-    assert limited(found) == found
-    assert limited({}) == {}
-
-
 def test_a_device_counts_with_twice_the_median_of_rows_and_with_20_always() -> None:
     def counted(*rows: int) -> list[int]:
         return [each.rows.n for each in limited(of_rows(*rows)).values()]
 
     assert counted(*[30] * 7, *[2048] * 3) == [30] * 7 + [60] * 3
     assert counted(1, 2, 3, 300) == [1, 2, 3, GateRules.minimum]
-
-
-@given(st.integers(1, 400), st.lists(st.integers(1, 60), min_size=1, max_size=6))
-def test_a_device_with_many_rows_keeps_its_shares_of_them(times: int, others: list[int]) -> None:
-    """Its numbers stay possible, also those of classes, and a second time changes nothing."""
-    large = read(task, {name: times * value for name, value in SOUND.items()})
-    assert large is not None
-    found = {**of_rows(*others), "large": large}
-    once = limited(found)
-    assert limited(once) == once
-    small = once["large"]
-    assert sum(part.n for part in small.cohorts.values()) <= small.rows.n <= large.rows.n
-    for rows in (small.rows, *small.cohorts.values()):
-        assert 0 <= rows.lost <= rows.base <= rows.n
-        assert 0 <= rows.gained <= rows.n - rows.base
-    for part in ("base", "gained", "lost"):
-        share = getattr(large.rows, part) / large.rows.n
-        assert abs(getattr(small.rows, part) - share * small.rows.n) < 2
-
-
-def test_few_rows_do_not_vanish_by_rounding() -> None:
-    found = {**of_rows(*[12] * 6), "large": DeviceResult(Paired(30, 20, 1, 1))}
-    assert limited(found)["large"].rows == Paired(24, 16, 1, 1)
 
 
 def test_devices_of_a_group_are_a_cohort_and_those_without_are_none() -> None:

@@ -136,34 +136,6 @@ def test_what_has_a_segment_and_an_answer_is_joined_once_and_the_rest_is_passed_
     assert all(tail.closed for tail in topics.tails)
 
 
-def test_only_the_latest_rows_are_kept(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_windows, "ROWS", 4)
-    topics = FakeTopics(
-        {
-            EVENTS: [events(tiny, "d1", 10 * n, 10) for n in range(6)],
-            SCORES: [scores(tiny, "d1", [10 * n, 10 * n + 1, 10 * n + 2]) for n in range(6)],
-        }
-    )
-    found = recent_windows.read(tiny, topics)
-    assert found is not None
-    assert sorted(found.segments[:, 1, 0].tolist())[-3:] == [50, 51, 52]
-    assert len(found.devices) == 4
-
-
-def test_large_segments_are_fewer(tiny: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent_windows, "MAX_BYTES", 2 * 4 * 2 * 20)
-    every = {EVENTS: [events(tiny, "d1", 0, 9)], SCORES: [scores(tiny, "d1", range(9))]}
-    found = recent_windows.read(tiny, FakeTopics(every))
-    assert found is not None
-    assert found.segments.nbytes == recent_windows.MAX_BYTES
-
-
-def test_half_precision_comes_back_as_floats(tiny: Task) -> None:
-    half = replace(tiny, upload_dtype="float16")
-    every = {EVENTS: [events(half, "d1", 0, 3)], SCORES: [scores(half, "d1", range(3))]}
-    check(recent_windows.read(half, FakeTopics(every)), half, {("d1", 0), ("d1", 1), ("d1", 2)})
-
-
 @pytest.mark.parametrize(
     "topics",
     [

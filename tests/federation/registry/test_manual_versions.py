@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from federation.registry import key_rotation, manual
 from federation.registry.audit import verify
-from federation.registry.catalog import difference, versions
+from federation.registry.catalog import versions
 from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.decisions import Ref
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.errors import UsageError
 from streams.contract.signing import key_id
 from tests.federation.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
 
@@ -176,17 +176,3 @@ def test_versions_say_what_holds_of_them(registry: Registry, three: list[Ref]) -
     assert [v.problem is not None for v in found] == [False, True, False, False]
     assert (found[3].held_out, found[3].run, found[3].round) == (0.5, "r", 2)
     assert found[3].key == key_id(OLD.public_key())
-
-
-def test_a_difference_is_told_by_tensor_and_in_bytes(registry: Registry, three: list[Ref]) -> None:
-    scored = model(registry, 4, metrics={"held_out": 0.5}, base=three[0].model)
-    found = difference(registry, three[0].model, scored.model)
-    assert found["manifest"]["number"] == [1, 4]
-    assert found["metrics"] == {"held_out": [None, 0.5]}
-    assert found["tensors"] == {
-        "b": {"largest": 0.0, "mean": 0.0}, "w": {"largest": 897.0, "mean": 448.5},
-    }  # fmt: skip
-    assert found["files"] == ["weights.safetensors"]
-    assert 0 < found["delta_bytes"] < found["whole_bytes"]
-    with pytest.raises(ArtifactError, match="no model 9-00000000"):
-        difference(registry, three[0].model, "9-00000000")

@@ -12,8 +12,7 @@ from federation.rollout import rollout as rollout_module
 from federation.rollout.rollout import FleetState, Plan, Rollout
 from federation.rollout.stage_policy import StageRules, StageVerdict
 from federation.rollout.window_history import WindowHistory
-from streams.contract.decisions import Decision, Release, rollout_position
-from streams.contract.errors import ArtifactError
+from streams.contract.decisions import Decision, rollout_position
 from streams.contract.window_report import ClassAgreement, ModelWindow
 from tests.fakes.documents import device_state, window_report
 from tests.federation.registries import OLD as KEY
@@ -269,13 +268,3 @@ def test_two_of_them_make_each_decision_once(rig: Rig) -> None:
     after = rig.registry.last()
     assert after is not None
     assert other.step(after, rig.fleet, rig.windows) is None
-
-
-def test_a_release_that_is_no_decision_of_ours_is_named(rig: Rig) -> None:
-    release = rig.registry.last()
-    assert isinstance(release, Release)
-    path = rig.registry.folder / "history" / "00000001.json"
-    for bad in (b"", b"{}", path.read_bytes().replace(b"served", b"staged")):
-        path.write_bytes(bad)
-        with pytest.raises(ArtifactError, match=r"history/00000001\.json"):
-            rig.registry.desired()

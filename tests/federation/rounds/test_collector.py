@@ -266,16 +266,6 @@ def test_without_an_update_silence_ends_no_round() -> None:
     assert fleet.now >= 10.0  # a strategy that needs two: as if nobody were silent
 
 
-def test_half_of_those_that_are_not_silent_decide_how_long_the_rest_is_waited_for() -> None:
-    takes: dict[int, float | None] = dict.fromkeys(range(1, 9))
-    fleet = Hushed(takes | {1: 4.0, 2: 4.0, 3: 50.0}, hushed=dict.fromkeys(range(4, 9), 3.0))
-    answers = fleet.collector().train(range(1, 9), work(1), WEIGHTS, FULL_S)
-    assert answered(answers) == [(1, 1), (2, 1)]
-    assert fleet.now == pytest.approx(12.0, abs=2 * POLL_S)
-    why = {a.node: (a.error or "").split(":")[0] for a in answers if a.error}
-    assert why == {3: "no reply within 12 s", **dict.fromkeys(range(4, 9), "silent")}
-
-
 def test_a_device_that_is_heard_again_is_waited_for_again_and_its_reply_counts() -> None:
     fleet = Hushed({1: 1.0, 2: 9.0, 3: None}, hushed={2: 2.0, 3: 7.0})
     fleet.silent = lambda: {  # type: ignore[method-assign]
@@ -286,24 +276,6 @@ def test_a_device_that_is_heard_again_is_waited_for_again_and_its_reply_counts()
     answers = fleet.collector().train([1, 2, 3], work(1), WEIGHTS, FULL_S)
     assert answered(answers) == [(1, 1), (2, 1)]
     assert fleet.now == pytest.approx(9.0, abs=LOOK_S)
-
-
-def test_of_a_round_that_has_enough_only_silent_devices_are_reported() -> None:
-    fleet = Hushed({1: 3.0, 2: 3.0, 3: 50.0, 4: None}, hushed={4: 1.0})
-    collector = fleet.collector(Policy(asked=4, target=2))
-    assert failed(collector.train([1, 2, 3, 4], work(1), WEIGHTS, FULL_S)) == [(4, 1)]
-    fleet.now = FULL_S + TTL_SPARE_S
-    collector.free([1, 2, 3, 4])
-    assert failed(collector.train([1, 2], work(2), WEIGHTS, FULL_S)) == []  # told once
-
-
-def test_silence_changes_nothing_for_a_buffer() -> None:
-    fleet = Hushed({1: 1.0, 2: None, 3: None}, hushed={2: 2.0, 3: 2.0})
-    answers = fleet.collector(Policy(True, target=2)).train(
-        [1, 2, 3], work(1), WEIGHTS, 30.0, online=3
-    )
-    assert failed(answers) == []
-    assert fleet.now == pytest.approx(30.0, abs=2 * POLL_S)
 
 
 def test_the_gate_does_not_wait_for_devices_that_are_silent() -> None:

@@ -150,17 +150,6 @@ def test_a_run_that_dies_at_any_step_is_gone_on_with_to_the_same_result(
     assert trained == list(range(done + 1, ROUNDS + 1))
 
 
-def test_a_run_that_dies_again_and_again_comes_to_the_same_result(
-    rig: Rig, undisturbed: Artifact
-) -> None:
-    rig.kill("r1", "round-step-3", 2)
-    rig.kill("r2", "round-step-1", resume="r1")
-    rig.kill("r3", "round-step-4", resume="r2")
-    rig.kill("r4", "round-step-6", resume="r3")
-    assert rig.run("r5", "r4").run().promote
-    check(rig, undisturbed)
-
-
 def test_a_checkpoint_that_is_damaged_costs_a_round(rig: Rig, undisturbed: Artifact) -> None:
     rig.kill("r1", "round-step-5", 2)
     newest = rig.runs / "r1" / "round-0002.safetensors"

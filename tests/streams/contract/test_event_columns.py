@@ -2,11 +2,9 @@
 
 import dataclasses
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
-from streams.contract.events.batches import BatchEncoder, encode_batch
 from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.records import (
     EventBatch,
@@ -65,24 +63,7 @@ def test_a_batch_with_several_models_keeps_each_rows_model() -> None:
     assert columns.part(1, 3).rows.equals(rows.slice(1, 2))
 
 
-def test_a_message_keeps_one_copy_of_its_segments() -> None:
-    key, value, headers = encode_events(events(tiny))
-    found = decode_columns(tiny, key, value, headers)
-    assert isinstance(found, EventColumns)
-    segments = found.part(1, 3).columns.segments
-    assert segments is not None
-    assert np.shares_memory(segments, np.frombuffer(value, np.uint8))
-
-
 def test_rows_that_are_no_events_are_refused() -> None:
     rows = pa.RecordBatch.from_pylist([{"seq": 1}])
     with pytest.raises(ValueError, match="not the columns of events"):
         as_columns(EventBatch("d0", "e1", 1, rows))
-
-
-def test_an_encoder_of_many_batches_writes_what_encode_batch_writes() -> None:
-    rows = events(tiny).rows
-    encoder = BatchEncoder(rows.schema)
-    for begin, count in ((0, 5), (1, 3), (4, 1)):
-        part = rows.slice(begin, count)
-        assert encoder.encode(part) == encode_batch(part)

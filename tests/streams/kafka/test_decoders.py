@@ -9,7 +9,6 @@ import pytest
 from kafka.protocol.metadata import ApiVersionsResponse
 from kafka.protocol.schemas.fields.struct import StructField
 
-from streams.kafka import decoders
 from tests.forks import ROOT
 
 WAIT_S = 60.0
@@ -77,17 +76,6 @@ def test_a_decoder_that_two_threads_compile_together_decodes(
 ) -> None:
     assert not meet(monkeypatch, answer, 0.3).both.is_set()
     assert decoded(answer) == 7
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_without_the_lock_the_library_keeps_one_that_never_does(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes
-) -> None:
-    """When this fails the library has mended it, and streams/kafka/decoders.py can go."""
-    monkeypatch.setattr(StructField, "compiled_decode_from", decoders._decoder)
-    assert meet(monkeypatch, answer, WAIT_S).both.is_set()
-    with pytest.raises(TypeError, match="not a type object"):
-        decoded(answer)
 
 
 IMPORTS = """

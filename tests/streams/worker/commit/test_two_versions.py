@@ -71,15 +71,6 @@ def test_events_are_believed_as_their_own_version_says() -> None:
     assert (drop["first"], drop["last"], drop["reason"]) == (2, 3, "from-the-future")
 
 
-def test_short_memory_closes_the_windows_of_both_versions_one_after_the_other() -> None:
-    log, store = changed([1, 2]), MemoryStore()
-    made = asyncio.run(resume(log, store, TaskVersions(new, old)))
-    made._buffer_bytes = 1
-    asyncio.run(made.flush(0.0))
-    asyncio.run(made.flush(0.0))
-    assert {row[:3] for row in reports(store)} == {(1, "1-old", 0), (2, "1-new", 1)}
-
-
 def test_a_worker_of_one_version_starts_after_rows_of_the_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

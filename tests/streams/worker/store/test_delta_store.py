@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from streams.contract.accounting import IntervalSet
@@ -399,34 +398,6 @@ def test_commits_that_others_come_before_are_tried_again_and_none_is_lost_or_dou
         assert store.position(partition).commit == count
         for commit in range(1, count + 1):
             assert store.rows_of(partition, commit).num_rows == 2
-
-
-@pytest.mark.parametrize("old", ["partition = 1", 'partition = 1 and "commit" <= 1'])
-def test_another_partitions_old_rows_may_be_deleted_while_a_commit_is_made(
-    place: Place, old: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the look at the fence and the write, as the maintenance with --keep-days does it."""
-    mine, other = DeltaStore(place), DeltaStore(place)
-    for commit in (1, 2):
-        made = rows(commit, [float(commit)], commit=commit, partition=1)
-        other.commit(SCORES, made, {1: commit})
-    looked, waits = mine._refreshed, list[float]()
-
-    def look(table: str) -> DeltaTable:
-        found = looked(table)
-        monkeypatch.setattr(mine, "_refreshed", looked)
-        other._refreshed(SCORES).delete(old)
-        return found
-
-    monkeypatch.setattr(delta_store, "sleep", waits.append)
-    monkeypatch.setattr(mine, "_refreshed", look)
-    mine.commit(SCORES, rows(1, [1.0, 2.0]), {0: 1})
-    assert len(waits) == 1  # it was tried again
-    assert mine.position(0).commit == 1
-    assert mine.rows_of(0, 1).num_rows == 2
-    assert mine.rows_of(1, 1).num_rows == 0
-    with pytest.raises(PartitionLost, match="partition 0 belongs to another worker"):
-        other.commit(SCORES, rows(1, [1.0]), {0: 1})
 
 
 def test_a_partition_that_is_lost_while_a_commit_waits_is_lost(

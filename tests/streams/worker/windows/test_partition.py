@@ -118,18 +118,6 @@ def test_an_offset_from_before_the_first_ends_the_process() -> None:
         state.track(4, None)
 
 
-def test_short_memory_closes_the_windows_of_the_older_messages() -> None:
-    state = PartitionState(0, StorePosition())
-    for offset in range(4):
-        state.add_events(task, message(state, offset), batch(f"d{offset}", 0, [1.0, 2.0]), 0.0)
-    assert close(state, 0.0, 10**9) == []
-    closed = state.relieve()
-    assert [window.device for window in closed] == ["d0", "d1", "d2"]
-    state.seal([piece for window in closed for piece in window.pieces])
-    assert [m.offset for m in state.acknowledgeable()] == [0, 1, 2]
-    assert [window.device for window in state.relieve()] == ["d3"]
-
-
 def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
     state = PartitionState(0, StorePosition())
     for n in range(4):
