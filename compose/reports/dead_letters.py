@@ -9,6 +9,7 @@ were counted as dropped then count as scored.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -118,17 +119,34 @@ def place(source: str) -> str:
     return f"partition {partition}, offset {offset}"
 
 
-def to_json(letter: DeadLetter) -> dict[str, object]:
-    return {
-        "offset": letter.offset,
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "source": letter.source,
-        "key": None if letter.key is None else letter.key.decode(errors="replace"),
-        "bytes": len(letter.value),
-        "headers": {name: value.decode(errors="replace") for name, value in letter.headers},
-        "whole": letter.whole,
-    }
+class LetterReport(BaseModel):
+    """A dead letter as `tidewheel dead-letters show --json` prints it; headers: the message's."""
+
+    offset: int
+    reason: str
+    detail: str
+    source: str
+    key: str | None
+    bytes: int
+    headers: dict[str, str]
+    whole: bool
+
+
+def report_of(letter: DeadLetter) -> LetterReport:
+    return LetterReport(
+        offset=letter.offset,
+        reason=letter.reason,
+        detail=letter.detail,
+        source=letter.source,
+        key=None if letter.key is None else letter.key.decode(errors="replace"),
+        bytes=len(letter.value),
+        headers={name: value.decode(errors="replace") for name, value in letter.headers},
+        whole=letter.whole,
+    )
+
+
+def reports_of(letters: Iterable[DeadLetter]) -> list[LetterReport]:
+    return [report_of(letter) for letter in letters]
 
 
 def print_letters(letters: list[DeadLetter], console: Console) -> None:
@@ -145,7 +163,7 @@ def print_letters(letters: list[DeadLetter], console: Console) -> None:
 
 
 def print_letter(letter: DeadLetter, console: Console) -> None:
-    for name, value in to_json(letter).items():
+    for name, value in report_of(letter):
         if name != "headers":
             console.print(f"{name:10} {value}", markup=False, highlight=False)
     for header, text in letter.headers:

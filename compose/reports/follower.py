@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
-from streams.fleet.following import before, open_view
+from streams.fleet.following import TOPICS, before, open_view
 from streams.fleet.snapshot import decode, encode
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -35,10 +34,11 @@ def last_seen(path: Path) -> tuple[FleetView, int] | None:
 class Absorbing(Protocol):
     """What takes messages in."""
 
-    def absorb(self, message: Received) -> None: ...
+    def absorb(self, message: Received) -> object: ...
 
 
 A = TypeVar("A", bound=Absorbing)
+T = TypeVar("T")
 
 
 class Following(threading.Thread, Generic[A]):
@@ -51,7 +51,7 @@ class Following(threading.Thread, Generic[A]):
         settings: BrokerSettings,
         task: str,
         make: Callable[[FleetView], A],
-        topics: Sequence[str] = (FLEET, WINDOWS, RELEASES, ROUNDS),
+        topics: Sequence[str] = TOPICS,
         fill: Callable[[A, Iterator[Received]], object] | None = None,
         past: int = 0,
     ) -> None:
@@ -65,10 +65,10 @@ class Following(threading.Thread, Generic[A]):
         self._lock = threading.Lock()
         self._seen = make(FleetView(task))
 
-    def read(self, look: Callable[[A], object]) -> None:
-        """Call `look` with what was made, under the lock."""
+    def read(self, look: Callable[[A], T]) -> T:
+        """Return what `look` says of what was made, under the lock."""
         with self._lock:
-            look(self._seen)
+            return look(self._seen)
 
     def run(self) -> None:
         while not self._ending.is_set():

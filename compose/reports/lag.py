@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+
+from pydantic import BaseModel
 
 from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.kafka.admin import GroupPosition, group_positions, retention_s
@@ -83,19 +84,38 @@ def _waits(
     return found
 
 
-def to_json(lag: Lag) -> dict[str, Any]:
+class PartitionLagReport(BaseModel):
+    """A partition of `events`; committed: None if no worker has."""
+
+    partition: int
+    end: int
+    committed: int | None
+    messages: int
+    deleted_unread: int
+    waits_s: float | None
+
+
+class LagReport(BaseModel):
+    """How far the workers are behind, in messages; retention_s: None for ever."""
+
+    messages: int
+    retention_s: float | None
+    partitions: list[PartitionLagReport]
+
+
+def lag_report(lag: Lag) -> LagReport:
     partitions = [
-        {
-            "partition": x.partition,
-            "end": x.end,
-            "committed": x.committed,
-            "messages": x.messages,
-            "deleted_unread": x.deleted,
-            "waits_s": None if x.waits_s is None else round(x.waits_s, 1),
-        }
+        PartitionLagReport(
+            partition=x.partition,
+            end=x.end,
+            committed=x.committed,
+            messages=x.messages,
+            deleted_unread=x.deleted,
+            waits_s=None if x.waits_s is None else round(x.waits_s, 1),
+        )
         for x in lag.partitions
     ]
-    return {"messages": lag.messages, "retention_s": lag.keeps_s, "partitions": partitions}
+    return LagReport(messages=lag.messages, retention_s=lag.keeps_s, partitions=partitions)
 
 
 def lag_line(lag: Lag) -> str:

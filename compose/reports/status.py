@@ -11,18 +11,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.lag import Lag, lag_line, read_lag, retention_lines
-from compose.reports.lag import to_json as lag_to_json
+from compose.reports.lag import (
+    Lag,
+    LagReport,
+    lag_line,
+    lag_report,
+    read_lag,
+    retention_lines,
+)
 from compose.reports.terminal import moment, print_json
+from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
-from streams.fleet.silence import is_silent
 from streams.fleet.view import NO_AGENT, RATE_S, FleetView
 from streams.fleet.wording import counted, duration, failure, round_line, share
 from streams.kafka.settings import BrokerSettings
@@ -44,17 +50,14 @@ class Status:
 
     @cached_property
     def produced_per_s(self) -> float:
-        states = self.view.devices.values()
-        return sum(s.events_per_s for s in states if s.phase != "stopped" and not self.silent(s))
+        return self.view.produced_per_s(self.now_s)
 
     @property
     def scored_per_s(self) -> float:
-        since = self.now_s - RATE_S
-        return sum(n for second, n in self.view.scored.items() if second >= since) / RATE_S
+        return self.view.scored_per_s(self.now_s)
 
     def silent(self, state: DeviceState) -> bool:
-        """Whether a device that should be heard of is not; one without an agent says nothing."""
-        return state.phase != NO_AGENT and is_silent(state, self.now_s)
+        return self.view.is_silent(state, self.now_s)
 
     @property
     def alarms(self) -> dict[str, str]:
@@ -69,39 +72,70 @@ def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_
     return Status(view, read_lag(settings, task, timeout_s), time.time())
 
 
-def to_json(status: Status) -> dict[str, Any]:
+class Rates(BaseModel):
+    """Events a second: as devices say, and as windows were reported in the last minute."""
+
+    produced_per_s: float
+    scored_per_s: float
+
+
+class DriftSummary(BaseModel):
+    """Devices that are watched and that alarm; worst: by device the channel that drifted most."""
+
+    watched: int
+    alarming: int
+    worst: dict[str, str]
+
+
+class StatusReport(BaseModel):
+    """The output of `tidewheel status --json`. without_agent: devices that have events in windows
+    and no state; each has as much of one as is known."""
+
+    task: str
+    release: DesiredState
+    devices: list[DeviceState]
+    without_agent: list[DeviceState]
+    windows: int
+    unseen: int
+    agreement: dict[str, float | None]
+    windows_metric: str | None
+    rounds: dict[str, int]
+    last_outcome: str | None
+    rates: Rates
+    lag: LagReport
+    drift: DriftSummary
+
+
+def report_of(status: Status) -> StatusReport:
     view = status.view
-    return {
-        "task": view.task,
-        "release": view.standing.model_dump(),
-        "devices": [state for _, state in sorted(view.devices.items())],
-        "without_agent": [state for _, state in sorted(view.producers.items())],
-        "windows": view.windows,
-        "unseen": view.unseen,
-        "agreement": {m: a.value for m, a in view.agreement.items()},
-        "windows_metric": view.latest_agreement.metric if view.agreement else None,
-        "rounds": {
-            kind: view.count(kind)
-            for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")
-        },
-        "last_outcome": None if (last := view.last_finished) is None else last.reason,
-        "rates": {
-            "produced_per_s": round(status.produced_per_s, 3),
-            "scored_per_s": round(status.scored_per_s, 3),
-        },
-        "lag": lag_to_json(status.lag),
-        "drift": {
-            "watched": len(view.drift),
-            "alarming": len(status.alarms),
-            "worst": status.alarms,
-        },
-    }
+    kinds = ("aggregated", "admitted", "refused", "promoted", "rejected")
+    last = view.last_finished
+    return StatusReport(
+        task=view.task,
+        release=view.standing,
+        devices=[state for _, state in sorted(view.devices.items())],
+        without_agent=[state for _, state in sorted(view.producers.items())],
+        windows=view.windows,
+        unseen=view.unseen,
+        agreement={model: found.value for model, found in view.agreement.items()},
+        windows_metric=view.latest_agreement.metric if view.agreement else None,
+        rounds={kind: view.count(kind) for kind in kinds},
+        last_outcome=None if last is None else last.reason,
+        rates=Rates(
+            produced_per_s=round(status.produced_per_s, 3),
+            scored_per_s=round(status.scored_per_s, 3),
+        ),
+        lag=lag_report(status.lag),
+        drift=DriftSummary(
+            watched=len(view.drift), alarming=len(status.alarms), worst=status.alarms
+        ),
+    )
 
 
 def print_status(status: Status, console: Console, *, as_json: bool, whole: bool = False) -> None:
     """Print it; the table has at most ROWS devices unless `whole`."""
     if as_json:
-        print_json(to_json(status), console)
+        print_json(report_of(status), console)
         return
     states = [state for _, state in sorted(status.view.everyone.items())]
     chosen = states if whole else _chosen(status, states)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.compose.dashboard.browser import Visit, chromium
+from tests.compose.console.browser import Visit, chromium
 from tests.e2e.support import Place, until
 from tests.streams.batch.support import good_rows, write_parquet
 
@@ -95,6 +95,6 @@ def test_the_console_of_up_is_live_and_outlives_the_broker(kafka_place: Place) -
 
 def answers(address: str) -> bool:
     try:
-        return bool(api(address, "overview"))
+        return bool(api(address, "status"))
     except OSError:
         return False

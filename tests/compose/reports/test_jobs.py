@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.reports.jobs import queue_row, read_jobs, told
+from compose.reports.jobs import place_text, queue_row, read_jobs
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.job_index import JobIndex
 from streams.batch.queue.job_queue import Entry, JobQueue
@@ -118,7 +118,7 @@ def test_a_queued_job_is_not_abandoned_and_has_its_place(tmp_path: Path) -> None
     assert {name: one.abandoned for name, one in found.items()} == {
         "first": False, "second": False, "left": True,
     }  # fmt: skip
-    assert [told(queue_row(found[name].place)) for name in ("first", "second")] == [
+    assert [place_text(queue_row(found[name].place)) for name in ("first", "second")] == [
         "  position 1", "  position 2",
     ]  # fmt: skip
 

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from compose.launcher.state_dir import StateDir
 from compose.reports.releases import (
-    decisions_of,
     follow,
     print_decision,
     print_decisions,
@@ -21,6 +20,7 @@ from federation.registry.registry import Registry
 from streams.contract.decisions import Decision
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
+from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
@@ -54,7 +54,10 @@ def test_a_decision_counts_once_in_the_order_of_their_numbers() -> None:
         messages.release("2-bbbbbbbb", 2),
         messages.received("releases", "tiny", b"garbage"),
     ]
-    found = decisions_of(told)
+    view = FleetView("tiny")
+    for message in told:
+        view.absorb(message)
+    found = view.decided
     assert [d.seq for d in found] == [1, 2]
     text = printed(found)
     assert "tiny: 2 decisions" in text

@@ -2,31 +2,18 @@
 
 import io
 import json
-import sys
-import uuid
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from compose.reports import rounds
 from compose.reports.rounds import (
     RunSummary,
     from_journals,
-    from_topic,
     history,
-    plot,
     print_rounds,
-    to_json,
 )
 from streams.contract.documents import RoundEvent
-from streams.contract.errors import UsageError
-from streams.contract.topics import topic_name, topic_specs
-from streams.kafka.admin import ensure_topics
-from streams.kafka.producer import Producer
-from streams.kafka.settings import BrokerSettings
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 
 _clock = iter(range(1, 1_000_000))
@@ -123,7 +110,6 @@ def test_the_table_and_the_json_say_the_same() -> None:
     assert (told[1][0], told[1][-1]) == ("", "resumed by run r2")
     assert (told[2][0], told[2][-1]) == ("r2", "promoted 2-b")
     found = json.loads(printed(runs, as_json=True))
-    assert found == json.loads(json.dumps(to_json("tiny", runs)))
     assert found["runs"][0]["rounds"][0]["refused"] == {"norm": 2}
     assert "0 runs" in printed([])
 
@@ -139,49 +125,13 @@ def test_journals_are_read_up_to_where_a_kill_cut_them(tmp_path: Path) -> None:
     assert from_journals(tmp_path / "none") == []
 
 
-def test_the_plot_is_a_png(tmp_path: Path) -> None:
-    for number, runs in enumerate(([], history(two_runs()))):
-        path = tmp_path / f"{number}.png"
-        plot("tiny", runs, path)
-        assert path.read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write"):
-        plot("tiny", [], tmp_path / "file" / "x.png")
-
-
-def test_a_missing_matplotlib_is_one_line_that_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError, match=r'pip install "tidewheel\[plot\]"'):
-        plot("tiny", [], tmp_path / "x.png")
-
-
 def test_the_command_reads_the_state_folder(tmp_path: Path) -> None:
     folder = tmp_path / ".tidewheel" / "runs" / "r1"
     folder.mkdir(parents=True)
     lines = [e.encode() for e in one_round("r1", 1)]
     (folder / "rounds.jsonl").write_bytes(b"\n".join(lines))
-    done = tidewheel("rounds", TINY, "--json", "--plot", "x.png", folder=tmp_path)
+    done = tidewheel("rounds", TINY, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["runs"][0]["run"] == "r1"
-    assert (tmp_path / "x.png").exists()
     away = tidewheel("rounds", TINY, "--kafka", "127.0.0.1:1", folder=tmp_path)
     fails(away, 1, "127.0.0.1:1")
-
-
-@pytest.mark.kafka
-def test_a_long_topic_is_read_from_its_newest_events(
-    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = f"t-{uuid.uuid4().hex[:8]}"
-    ensure_topics(kafka, topic_specs(task))
-    with closing(Producer(kafka)) as producer:
-        for number in range(5):
-            event = RoundEvent(run=f"r{number}", kind="requested", time_us=number)
-            producer.put(topic_name(task, "rounds"), b"r", event.encode())
-    found, left_out = from_topic(kafka, task)
-    assert ([event.run for event in found], left_out) == ([f"r{n}" for n in range(5)], 0)
-    monkeypatch.setattr(rounds, "MOST", 3)
-    found, left_out = from_topic(kafka, task)
-    assert ([event.run for event in found], left_out) == (["r2", "r3", "r4"], 2)

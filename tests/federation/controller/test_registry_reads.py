@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.controller.controller import Controller
 from federation.controller.flwr_cli import Flwr, Submission
 from federation.registry.registry import Registry
-from federation.rollout.rollout import FleetState, Plan, Rollout
+from federation.rollout.rollout import Plan, Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.errors import ArtifactError
 from streams.contract.task import load_task
+from streams.fleet.view import FleetView
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.runtime.object_store import FolderStore, RemoteStore
@@ -118,5 +119,5 @@ def test_a_candidate_that_waits_for_devices_is_read_once(rig: Rig) -> None:
     assert last is not None
     rig.requests.clear()
     for _ in range(LOOKS):
-        assert rollout.step(last, FleetState(), WindowHistory()) is None
+        assert rollout.step(last, FleetView("tiny"), WindowHistory()) is None
     assert rig.requests[f"read models/{ref.model}.twa"] == 1
