@@ -100,7 +100,8 @@ def status(
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
     workers' speed and lag. Without a broker it shows what `up` saw last."""
     from compose.reports.lag import Lag
-    from compose.reports.status import Status, print_status, read_status
+    from compose.reports.problems import Status
+    from compose.reports.status import print_status, read_status
 
     name = load_task(task).name
     try:

@@ -13,7 +13,6 @@ from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.contract.window_report import ChannelDrift, DriftReport, FeatureHistogram
 from streams.fleet.view import NO_AGENT, model_number
-from streams.fleet.wording import share
 
 HAPPENINGS, REPORTS, TREND, CHANNELS = 20, 15, 24, 12
 HISTOGRAMS, CELLS = 4, 64  # of a device, of a histogram
@@ -33,8 +32,8 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
     scores = sorted(state.accuracy.items(), key=lambda each: model_number(each[0]))
     return {
         "state": state,
-        "condition": moment.conditions[name],
-        "facts": facts(state, named(view.row_metric)),
+        "condition": moment.status.conditions[name],
+        "metric": named(view.row_metric),
         "accounts": [(s, balances(s)) for s in epochs[:3]],
         "spans": [(version, list(its)) for version, its in groupby(windows, lambda w: w.version)],
         "heading": metric_title(metric.called, lower_is_better=metric.lower_is_better),
@@ -47,35 +46,6 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
         "reports": reports[::-1][:REPORTS],
         "happenings": happenings[::-1][:HAPPENINGS],
     }
-
-
-def facts(state: DeviceState, metric: str) -> dict[str, str]:
-    """Return what a device says of itself, by name."""
-    if state.phase == NO_AGENT:
-        return {"activity": "no agent: its events come from a producer",
-                "events scored": f"{state.produced:,}"}  # fmt: skip
-    score = state.accuracy.get(state.active)
-    samples = f"{state.samples:,}, {state.true_labels:,} with a true label, "
-    latency = f"{state.latency_p50_us:.0f} µs, {state.latency_p99_us:.0f} µs at the 99th percentile"
-    found = {
-        "activity": state.error or state.phase,
-        "events a second": f"{state.events_per_s:.1f}",
-        f"{metric} on labelled answers": share(score.of_labelled if score else None),
-        "answers take": latency if state.latency_p50_us else "-",
-        "samples": f"{samples}{state.teacher_labels:,} with the teacher's",
-        "previous version": state.previous or "none",
-    }
-    if state.held_back:
-        found["does not train"] = state.held_back
-    if state.kept is not None:
-        found["answers with"] = f"{state.kept.text}, against {state.kept.against}"
-    if (own := state.personal) is not None:
-        answers = "answers" if own.serving else "does not answer"
-        found["personal model"] = (
-            f"{own.model} {answers}: {own.correct} of {own.held_out} held-out samples right, "
-            f"{own.base} {own.base_correct}"
-        )
-    return found | {f"refuses {model}": reason for model, reason in state.refused.items()}
 
 
 def balances(state: DeviceState) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from compose.console.charts import PALETTE, Points, chart, colour, metric_title, series, share_axis
 from compose.console.history import SLOT_S
@@ -11,14 +11,12 @@ from compose.console.moment import Moment
 from compose.reports.rounds import RunSummary, history
 from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules
-from streams.contract.decisions import Decision
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import CLASSES, named
 from streams.contract.window_metrics import Sums, added, value_of
-from streams.fleet.view import FleetView
 from streams.fleet.wording import counted, decision_text, digits, run_progress, short_runs
 
-VERSIONS, RUNS, ROUNDS, DECISIONS = 12, 30, 60, 60
+RUNS, ROUNDS, DECISIONS = 30, 60, 60
 SHARES = (*CLASSES, "within")  # metrics that are 0 to 1
 LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
 
@@ -104,8 +102,8 @@ def gate_words(event: RoundEvent, metric: str) -> list[str]:
 
 
 def releases(moment: Moment) -> dict[str, Any]:
-    """Return what devices are to serve, how a canary does, how versions were made, and all
-    decisions, the newest first. bounds: the odds at which a canary goes back, and on, as the
+    """Return what devices are to serve, how a canary does, and all decisions, the newest
+    first. bounds: the odds at which a canary goes back, and on, as the
     controller that offered it has them."""
     view, desired, canary = moment.view, moment.view.standing, moment.history.canary
     decided = view.decided[::-1]
@@ -127,7 +125,6 @@ def releases(moment: Moment) -> dict[str, Any]:
         "words": canary.words,
         "odds": _odds(moment, next(known, StageRules().bounds)) if offered else None,
         "decisions": [(d, decision_text(d)) for d in decided[:DECISIONS]],
-        "versions": list(lineage(view)),
     }
 
 
@@ -173,29 +170,3 @@ def _odds(moment: Moment, bounds: Mapping[str, float]) -> dict[str, Any]:
     ]
     return chart("Odds that the canary is worse, and that it is not", lines,
                  min=LEAST, max=MOST, log=True)  # fmt: skip
-
-
-class Version(NamedTuple):
-    """How a version was made; None where the topics no longer say. devices: whose updates are in
-    it; samples: of its last round; accepted: the first decision about it."""
-
-    name: str
-    run: RunSummary | None
-    devices: int | None
-    samples: int | None
-    accepted: Decision
-
-
-def lineage(view: FleetView) -> Iterator[Version]:
-    """Yield the newest versions that decisions are about, the newest first."""
-    first: dict[str, Decision] = {}
-    for decision in view.decided:
-        if decision.model is not None and decision.kind not in ("keys", "teacher"):
-            first.setdefault(decision.model, decision)
-    runs = {run.model: run for run in history(view.rounds) if run.model}
-    for name, decision in list(first.items())[: -VERSIONS - 1 : -1]:
-        run = runs.get(name)
-        events = [] if run is None else [e for e in view.rounds if e.run == run.run]
-        samples = [e.samples for e in events if e.kind == "aggregated"]
-        admitted = {e.device for e in events if e.kind == "admitted"}
-        yield Version(name, run, len(admitted) or None, samples[-1] if samples else None, decision)

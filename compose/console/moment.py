@@ -7,8 +7,9 @@ from functools import cached_property
 
 from compose.console.history import History
 from compose.reports.lag import Lag
-from compose.reports.status import Status
+from compose.reports.problems import Problem, Severity, Status, problems
 from streams.fleet.view import CONDITIONS, Condition, FleetView
+from streams.fleet.wording import NAMED
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,34 @@ class Moment:
         """The same moment as `tidewheel status` has it."""
         return Status(self.view, self.lag, self.now_s)
 
-    @cached_property
-    def conditions(self) -> dict[str, Condition]:
-        view = self.view
-        return {name: view.condition(state, self.now_s) for name, state in view.everyone.items()}
-
     @property
     def counts(self) -> dict[Condition, int]:
         """How many devices are in each condition."""
-        return dict.fromkeys(CONDITIONS, 0) | Counter(self.conditions.values())
+        return dict.fromkeys(CONDITIONS, 0) | Counter(self.status.conditions.values())
 
     @property
     def pending(self) -> int:
         return sum(state.pending for state in self.view.devices.values())
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """The dead letters that are kept, by their reason."""
+        headers = (dict(message.headers) for message in self.history.letters)
+        return Counter(
+            found.get("reason", b"?").decode(errors="replace")[:60]
+            for found in headers
+            if found.get("part", b"0/").startswith(b"0/")
+        )
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong, the worst first."""
+        more = []
+        if self.link.trouble:
+            severity: Severity = "critical" if self.link.why else "note"
+            advice = f"{self.link.why or 'It takes a moment'}. Reconnecting automatically"
+            more.append(Problem(severity, self.link.trouble, advice, "", self.link.lost_us))
+        if counts := self.reasons.most_common(NAMED):
+            text = "Dead letters: " + ", ".join(f"{count} {reason}" for reason, count in counts)
+            more.append(Problem("note", text, "Fix the cause, then send them again", "/quality"))
+        return problems(self.status, more)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 from compose.console.charts import PALETTE, chart, colour, metric_title, series, share_axis
 from compose.console.history import DAY_SLOT_S, SLOT_S, SLOTS, Slot
 from compose.console.moment import Moment
-from compose.console.problems import problems, reasons_of
 from compose.reports.dead_letters import DeadLetter, join_parts
 from compose.reports.status import release_line
 from streams.contract.decisions import WITHDRAWN
@@ -36,7 +35,7 @@ def overview(moment: Moment, span_s: int = HOUR_S) -> dict[str, Any]:
     serving = Counter(state.active or "no model" for state in view.devices.values())
     happenings = sorted(view.timeline.lines, key=lambda entry: -entry.time_us)
     return {
-        "problems": problems(moment),
+        "problems": moment.problems,
         "conditions": {name: n for name, n in moment.counts.items() if n},
         "moment": moment,
         "windows_per_s": moment.history.windows_per_s(moment.now_s),
@@ -130,7 +129,7 @@ def score_of(state: DeviceState) -> float | None:
 
 SORTS: Mapping[str, Callable[[Moment, DeviceState], Any]] = {
     "device": lambda _, state: state.device,
-    "condition": lambda m, state: CONDITIONS.index(m.conditions[state.device]),
+    "condition": lambda m, state: CONDITIONS.index(m.status.conditions[state.device]),
     "activity": lambda _, state: state.error or state.phase,
     "version": lambda _, state: (model_number(state.active), state.active),
     "events_per_s": lambda _, state: state.events_per_s,
@@ -182,7 +181,7 @@ def _matches(
         return groups.get(state.device) == query.group.removeprefix("group:")
     if query.group == "refusing":
         return refuses(state)
-    return query.group in ("", state.active, moment.conditions[state.device])
+    return query.group in ("", state.active, moment.status.conditions[state.device])
 
 
 # --- data quality ---------------------------------------------------------------------------------
@@ -204,7 +203,7 @@ def quality(moment: Moment, task: Task, offset: int | None) -> dict[str, Any]:
         rows = [{name: f"{value}"[:200] for name, value in row.items() if name != "at"}
                 for row in rows_of(task, EVENTS, message)[:3]]  # fmt: skip
     return {
-        "reasons": reasons_of(moment).most_common(),
+        "reasons": moment.reasons.most_common(),
         "unreadable": moment.view.unreadable,
         "letters": letters,
         "times": times,

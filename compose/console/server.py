@@ -23,8 +23,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
-from compose.console.api import add_api
-from compose.console.site import STATIC, Site, add_pages
+from compose.console.site import STATIC, Site, add_api, add_pages
 from compose.console.watch import Watch
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
@@ -105,8 +104,9 @@ def make_console(settings: ConsoleSettings, task: Task, watch: Watch) -> FastAPI
 
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    add_api(app, watch, settings.state, settings.jobs)
-    add_pages(app, Site(watch, task, settings.state, settings.jobs, settings.command))
+    site = Site(watch, task, settings.state, settings.jobs, settings.command)
+    add_api(app, site)
+    add_pages(app, site)
     return app
 
 

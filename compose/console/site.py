@@ -1,28 +1,30 @@
-"""The console's pages: values of `pages`, `learning` and `device` in the templates' HTML."""
+"""The console's routes: values of `pages`, `learning` and `device` in HTML templates, and JSON."""
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Query, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic_core import to_json
 
 from compose.console import learning, pages
 from compose.console.charts import colour, spark
 from compose.console.device import device, trend
 from compose.console.moment import Moment
 from compose.console.watch import Watch
-from compose.reports.dead_letters import place
-from compose.reports.jobs import place_text, queue_row, read_jobs
+from compose.reports import dead_letters, jobs, releases, rounds, status
 from streams.contract.task import Task
 from streams.fleet import wording
+from streams.fleet.timeline import ENTRIES, Entry
 from streams.fleet.view import NO_AGENT
 
+Route = TypeVar("Route", bound=Callable[..., Response])
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 JOBS = 100  # that are shown, the newest
@@ -63,15 +65,15 @@ class Site:
         )
         made.filters |= {
             "amount": amount, "data": partial(json.dumps, separators=(",", ":")),
-            "duration": wording.duration, "place": place, "share": wording.share,
+            "duration": wording.duration, "place": dead_letters.place, "share": wording.share,
             "short_runs": wording.short_runs, "spark": spark, "text": text,
         }  # fmt: skip
         made.globals |= {
             "NO_AGENT": NO_AGENT, "PAGES": PAGES, "SPANS": SPANS, "DECISIONS": DECISIONS,
             "before_after": wording.before_after, "colour": colour, "command": self.command,
-            "counted": wording.counted, "descending": pages.DESCENDING, "place_text": place_text,
-            "queue_row": queue_row, "score_of": pages.score_of, "task": self.task.name,
-            "trend": trend, "url": url,
+            "counted": wording.counted, "descending": pages.DESCENDING,
+            "place_text": jobs.place_text, "queue_row": jobs.queue_row, "score_of": pages.score_of,
+            "task": self.task.name, "trend": trend, "url": url,
         }  # fmt: skip
         return made
 
@@ -137,6 +139,56 @@ def add_pages(app: FastAPI, site: Site) -> None:
         )
 
     @get("/jobs")
-    def jobs() -> HTMLResponse:
-        found, wrong = read_jobs(site.state, site.jobs, JOBS)
+    def all_jobs() -> HTMLResponse:
+        found, wrong = jobs.read_jobs(site.state, site.jobs, JOBS)
         return site.show("jobs", "Batch jobs", lambda _: {"jobs": found, "wrong": wrong})
+
+
+def add_api(app: FastAPI, site: Site) -> None:
+    """Add the JSON: what the command of each path's name prints with --json."""
+    watch = site.watch
+
+    def get(path: str, kind: Any) -> Callable[[Route], Route]:
+        return app.get(f"/api/{path}", responses={200: {"model": kind}}, response_class=Response)
+
+    def json(found: Any) -> Response:
+        return Response(to_json(found), media_type="application/json")
+
+    @get("status", status.StatusReport)
+    def get_status() -> Response:
+        """`tidewheel status --json`"""
+        return json(watch.look(lambda seen: status.report_of(seen.status)))
+
+    @get("rounds", rounds.RunsReport)
+    def get_rounds() -> Response:
+        """`tidewheel rounds --json`, of the runs that the topic still has"""
+        return json(watch.look(lambda seen: rounds.report_of(seen.view.task, seen.view.rounds)))
+
+    @get("releases", releases.DecisionsReport)
+    def get_releases() -> Response:
+        """`tidewheel releases --json`"""
+        return json(watch.look(lambda seen: releases.report_of(seen.view.task, seen.view.decided)))
+
+    @get("timeline", list[Entry])
+    def get_timeline(last: Annotated[int, Query(ge=1, le=ENTRIES)] = 200) -> Response:
+        """The newest lines of `tidewheel timeline --json`, oldest first"""
+        return json(watch.look(lambda seen: seen.view.timeline.entries[-last:]))
+
+    @get("jobs", list[jobs.JobRow])
+    def get_jobs() -> Response:
+        """`tidewheel jobs list --json`"""
+        return json(jobs.list_jobs(site.state, site.jobs)[0])
+
+    @get("dead-letters", list[dead_letters.LetterReport])
+    def get_letters() -> Response:
+        """`tidewheel dead-letters list --json`, of the newest"""
+        return json(watch.look(lambda seen: dead_letters.reports_of(pages.letters_of(seen))))
+
+    @app.get("/live", include_in_schema=False)
+    def live() -> Response:
+        return Response("alive\n", media_type="text/plain")
+
+    @app.get("/ready", include_in_schema=False)
+    def ready() -> Response:
+        text = "ready\n" if watch.ready else "the topics' past is not read yet\n"
+        return Response(text, 200 if watch.ready else 503, media_type="text/plain")

@@ -172,36 +172,18 @@ def list_jobs(state: Path, places: Iterable[Path] = ()) -> tuple[list[JobRow], l
 
 
 def _row(report: JobReport) -> JobRow:
-    found = report.manifest
+    about = report.manifest.model_dump(include=set(JobRow.model_fields))
+    queue = queue_row(report.place)
+    created_us = report.manifest.started_us
     return JobRow(
-        id=report.id,
-        state=found.state,
-        reason=found.reason,
-        task=found.task,
-        model=found.model,
-        job=found.job,
-        output=found.output,
-        total=found.total,
-        processed=found.processed,
-        created_us=found.started_us,
-        running=report.running,
-        queue=queue_row(report.place),
+        **{**about, "id": report.id}, created_us=created_us, running=report.running, queue=queue
     )
 
 
 def _scheduled(place: Place) -> JobRow:
-    entry = place.entry
+    entry, asked = place.entry, place.entry.settings
     return JobRow(
-        id=entry.id,
-        state="Scheduled",
-        reason=entry.reason,
-        task=entry.settings.task,
-        model=entry.settings.model,
-        job=entry.folder,
-        output=entry.settings.to,
-        total=0,
-        processed=0,
-        created_us=entry.submitted_us,
-        running=False,
-        queue=queue_row(place),
-    )
+        id=entry.id, state="Scheduled", reason=entry.reason, task=asked.task, model=asked.model,
+        job=entry.folder, output=asked.to, total=0, processed=0, created_us=entry.submitted_us,
+        running=False, queue=queue_row(place),
+    )  # fmt: skip

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from pydantic import BaseModel
-
 from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.kafka.admin import GroupPosition, group_positions, retention_s
 from streams.kafka.reader import Reader
@@ -82,40 +80,6 @@ def _waits(
                 age_s = max(0.0, time.time() - message.time_ms / 1000)
                 found.setdefault(message.partition, age_s if message.time_ms else 0.0)
     return found
-
-
-class PartitionLagReport(BaseModel):
-    """A partition of `events`; committed: None if no worker has."""
-
-    partition: int
-    end: int
-    committed: int | None
-    messages: int
-    deleted_unread: int
-    waits_s: float | None
-
-
-class LagReport(BaseModel):
-    """How far the workers are behind, in messages; retention_s: None for ever."""
-
-    messages: int
-    retention_s: float | None
-    partitions: list[PartitionLagReport]
-
-
-def lag_report(lag: Lag) -> LagReport:
-    partitions = [
-        PartitionLagReport(
-            partition=x.partition,
-            end=x.end,
-            committed=x.committed,
-            messages=x.messages,
-            deleted_unread=x.deleted,
-            waits_s=None if x.waits_s is None else round(x.waits_s, 1),
-        )
-        for x in lag.partitions
-    ]
-    return LagReport(messages=lag.messages, retention_s=lag.keeps_s, partitions=partitions)
 
 
 def lag_line(lag: Lag) -> str:

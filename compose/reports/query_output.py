@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,19 +29,11 @@ def write_result(rows: pa.Table, form: Format, output: Path | None, console: Con
         raise UsageError("--format parquet cannot be shown on a terminal: use --output FILE")
     try:
         target: Any = output.open("wb") if output is not None else sys.stdout.buffer
-        with target if output is not None else _Keep():
+        with target if output is not None else nullcontext():
             _write(rows, form, target, console)
             target.flush()
     except OSError as exc:
         raise UsageError(f"--output {output}: {exc}") from exc
-
-
-class _Keep:
-    """Keeps standard output open."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_exc: object) -> None: ...
 
 
 def _write(rows: pa.Table, form: Format, target: Any, console: Console) -> None:

@@ -9,60 +9,26 @@ as a whole, so the second rate follows the first by a window's length and its la
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from typing import Literal
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.lag import (
-    Lag,
-    LagReport,
-    lag_line,
-    lag_report,
-    read_lag,
-    retention_lines,
-)
+from compose.reports.lag import Lag, lag_line, read_lag
+from compose.reports.problems import Problem, Status, problems
 from compose.reports.terminal import moment, print_json
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
-from streams.fleet.view import NO_AGENT, RATE_S, FleetView
-from streams.fleet.wording import counted, duration, failure, round_line, share
+from streams.fleet.view import CONDITIONS, NO_AGENT, RATE_S, FleetView
+from streams.fleet.wording import counted, duration, share
 from streams.kafka.settings import BrokerSettings
 
 KEPT = 3  # devices that keep an earlier version, by name
-ROWS, CALM = 50, 4  # of the table; the rank of a device that is as it should be
+ROWS, CALM = 50, CONDITIONS.index("fine")  # of the table; the rank of what is as it should be
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
-
-
-@dataclass(frozen=True)
-class Status:
-    """What was found at one moment, `now_s` of the wall clock; past: it was read from a file, some
-    time after that."""
-
-    view: FleetView
-    lag: Lag
-    now_s: float
-    past: bool = False
-
-    @cached_property
-    def produced_per_s(self) -> float:
-        return self.view.produced_per_s(self.now_s)
-
-    @property
-    def scored_per_s(self) -> float:
-        return self.view.scored_per_s(self.now_s)
-
-    def silent(self, state: DeviceState) -> bool:
-        return self.view.is_silent(state, self.now_s)
-
-    @property
-    def alarms(self) -> dict[str, str]:
-        """The channel that has drifted most, by device, where the latest report alarms."""
-        return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
 
 
 def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_S) -> Status:
@@ -72,63 +38,47 @@ def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_
     return Status(view, read_lag(settings, task, timeout_s), time.time())
 
 
-class Rates(BaseModel):
-    """Events a second: as devices say, and as windows were reported in the last minute."""
-
-    produced_per_s: float
-    scored_per_s: float
-
-
-class DriftSummary(BaseModel):
-    """Devices that are watched and that alarm; worst: by device the channel that drifted most."""
-
-    watched: int
-    alarming: int
-    worst: dict[str, str]
-
-
 class StatusReport(BaseModel):
     """The output of `tidewheel status --json`. without_agent: devices that have events in windows
-    and no state; each has as much of one as is known."""
+    and no state; each has as much of one as is known. rates: events a second, as devices say, and
+    as windows were reported in the last minute. drift: by device the channel that drifted most,
+    where it alarms."""
 
     task: str
     release: DesiredState
+    problems: list[Problem]
     devices: list[DeviceState]
     without_agent: list[DeviceState]
     windows: int
-    unseen: int
     agreement: dict[str, float | None]
     windows_metric: str | None
     rounds: dict[str, int]
     last_outcome: str | None
-    rates: Rates
-    lag: LagReport
-    drift: DriftSummary
+    rates: dict[Literal["produced_per_s", "scored_per_s"], float]
+    lag: Lag
+    drift: dict[str, str]
 
 
 def report_of(status: Status) -> StatusReport:
-    view = status.view
+    view, last = status.view, status.view.last_finished
     kinds = ("aggregated", "admitted", "refused", "promoted", "rejected")
-    last = view.last_finished
     return StatusReport(
         task=view.task,
         release=view.standing,
+        problems=problems(status),
         devices=[state for _, state in sorted(view.devices.items())],
         without_agent=[state for _, state in sorted(view.producers.items())],
         windows=view.windows,
-        unseen=view.unseen,
         agreement={model: found.value for model, found in view.agreement.items()},
         windows_metric=view.latest_agreement.metric if view.agreement else None,
         rounds={kind: view.count(kind) for kind in kinds},
         last_outcome=None if last is None else last.reason,
-        rates=Rates(
-            produced_per_s=round(status.produced_per_s, 3),
-            scored_per_s=round(status.scored_per_s, 3),
-        ),
-        lag=lag_report(status.lag),
-        drift=DriftSummary(
-            watched=len(view.drift), alarming=len(status.alarms), worst=status.alarms
-        ),
+        rates={
+            "produced_per_s": round(status.produced_per_s, 3),
+            "scored_per_s": round(status.scored_per_s, 3),
+        },
+        lag=status.lag,
+        drift=status.alarms,
     )
 
 
@@ -156,20 +106,16 @@ def _chosen(status: Status, states: Sequence[DeviceState]) -> list[DeviceState]:
     return sorted(urgent, key=lambda state: state.device)
 
 
-def _urgency(status: Status, state: DeviceState) -> int:
-    """Return 0 for an error, then silent, stopped, without the released version, CALM."""
+def _urgency(status: Status, state: DeviceState) -> float:
+    """Return the rank of the device's condition, and CALM where all is well; a device that does
+    not serve the released version comes before those that do."""
     stable = status.view.standing.stable if state.phase != NO_AGENT else None
-    ranks = (
-        bool(state.error),
-        status.silent(state),
-        state.phase == "stopped",
-        stable is not None and state.active != stable.model,
-    )
-    return next((rank for rank, is_so in enumerate(ranks) if is_so), CALM)
+    other = stable is not None and state.active != stable.model
+    return min(CONDITIONS.index(status.conditions[state.device]), CALM) - other / 2
 
 
 def _activity(status: Status, state: DeviceState) -> str:
-    if state.error or status.silent(state):
+    if state.error or status.conditions[state.device] == "silent":
         return state.error or "silent"
     return f"keeps {state.kept.model}" if state.kept is not None else state.phase
 
@@ -225,43 +171,26 @@ def _lines(status: Status) -> Iterator[str]:
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
     yield from _kept(view)
-    if (paused := view.standing.paused) is not None:
-        yield (
-            f"the rollout is paused since {moment(paused.time_us)}, {paused.reason}, signed by key "
-            f"{paused.key}; `tidewheel models resume` continues it"
-        )
     if status.lag.partitions:
         yield lag_line(status.lag)
-        yield from retention_lines(status.lag)
-    if view.unseen:
-        yield f"{counted(view.unseen, 'window report')} not counted: deleted, or too many to read"
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
-    yield _drift_line(status)
     rounds, updates = view.count("aggregated"), view.count("admitted")
     yield (
         f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "
         f"{view.count('refused')} refused; {counted(view.count('promoted'), 'run')} "
         f"promoted, {view.count('rejected')} rejected"
     )
-    if (last := view.last_finished) is not None and failure(last):
-        yield round_line(last) or ""
+    for problem in problems(status):
+        since = f" since {moment(problem.since_us)}" if problem.since_us else ""
+        advice = f". {problem.advice}" if problem.advice else ""
+        yield f"{problem.severity}{since}: {problem.text}{advice}"
 
 
 def devices_line(view: FleetView) -> str:
     """Return how many devices there are, and how many of them have no agent."""
     line = counted(len(view.everyone), "device")
     return f"{line}, {len(view.producers)} without an agent" if view.producers else line
-
-
-def _drift_line(status: Status) -> str:
-    watched, alarms = len(status.view.drift), status.alarms
-    if not watched:
-        return "drift is not watched: no window's report has any"
-    worst = ", ".join(f"{device} ({channel})" for device, channel in alarms.items())
-    return f"drift alarms on {len(alarms)} of {counted(watched, 'device')}" + (
-        f": {worst}" if worst else ""
-    )
 
 
 def release_line(view: FleetView) -> str:

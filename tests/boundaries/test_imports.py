@@ -306,7 +306,7 @@ def test_the_console_needs_neither_torch_nor_faust_nor_flower() -> None:
 
 
 def test_what_the_console_shows_is_made_without_its_web_library() -> None:
-    names = ("charts", "device", "history", "learning", "moment", "pages", "problems")
+    names = ("charts", "device", "history", "learning", "moment", "pages")
     modules = [f"compose.console.{name}" for name in names]
     assert not libraries(loaded(*modules), "jinja2", "fastapi", "starlette", "torch")
 
@@ -393,7 +393,7 @@ def importers(library: str) -> set[str]:
         ),
         (
             "fastapi",
-            {"compose.console.api", "compose.console.server", "compose.console.site"},
+            {"compose.console.server", "compose.console.site"},
         ),
         ("adbc_driver_postgresql", {"streams.batch.sinks.databases"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),

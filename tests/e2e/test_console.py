@@ -45,7 +45,7 @@ def look_around(visit: Visit) -> None:
         ("/fleet", ("3 of 3 devices", "d0", "d1", "d2")),
         ("/devices/d0", ("balances", "produced", "Newest windows")),
         ("/learning", ("By round",)),
-        ("/releases", ("All devices serve 1-", "signed by key", "Lineage")),
+        ("/releases", ("All devices serve 1-", "signed by key")),
         ("/quality", ("every message of events could be decoded",)),
         ("/jobs", ("No job yet",)),
     ):

@@ -1,19 +1,50 @@
-"""What is wrong, the worst first, with what to do. Pure."""
+"""A fleet at one moment, and what is wrong with it, as `status` and the console show it. Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
-from compose.console.moment import Moment
-from compose.reports.lag import retention_lines
+from compose.reports.lag import Lag, retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
+from streams.fleet.view import Condition, FleetView
 from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
 
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
 STALLED_S = 120.0
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was found at one moment, `now_s` of the wall clock; past: it was read from a file, some
+    time after that."""
+
+    view: FleetView
+    lag: Lag
+    now_s: float
+    past: bool = False
+
+    @cached_property
+    def produced_per_s(self) -> float:
+        return self.view.produced_per_s(self.now_s)
+
+    @property
+    def scored_per_s(self) -> float:
+        return self.view.scored_per_s(self.now_s)
+
+    @cached_property
+    def conditions(self) -> dict[str, Condition]:
+        """The one word for each device."""
+        return {n: self.view.condition(s, self.now_s) for n, s in self.view.everyone.items()}
+
+    @property
+    def alarms(self) -> dict[str, str]:
+        """The channel that has drifted most, by device, where the latest report alarms."""
+        return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
 
 
 class Problem(NamedTuple):
@@ -27,28 +58,20 @@ class Problem(NamedTuple):
     since_us: int | None = None
 
 
-def problems(moment: Moment) -> list[Problem]:
-    """Return what is wrong, the worst first."""
-    looks: tuple[Callable[[Moment], Iterator[Problem]], ...] = (
-        _link, _workers, _devices, _drops, _release, _refusals, _learning, _drift, _topics,
+def problems(status: Status, more: Iterable[Problem] = ()) -> list[Problem]:
+    """Return what is wrong, and `more` that the caller knows, the worst first."""
+    looks: tuple[Callable[[Status], Iterator[Problem]], ...] = (
+        _workers, _devices, _drops, _release, _refusals, _learning, _drift, _topics,
     )  # fmt: skip
-    found = [problem for look in looks for problem in look(moment)]
+    found = [*more, *(problem for look in looks for problem in look(status))]
     return sorted(found, key=lambda problem: ORDER.index(problem.severity))
 
 
-def _link(moment: Moment) -> Iterator[Problem]:
-    link = moment.link
-    if link.trouble:
-        severity: Severity = "critical" if link.why else "note"
-        advice = f"{link.why or 'It takes a moment'}. Reconnecting automatically"
-        yield Problem(severity, link.trouble, advice, since_us=link.lost_us)
-
-
-def _workers(moment: Moment) -> Iterator[Problem]:
-    for line in retention_lines(moment.lag):
+def _workers(status: Status) -> Iterator[Problem]:
+    for line in retention_lines(status.lag):
         yield Problem("critical", line[:1].upper() + line[1:], "")
-    newest, waiting = max(moment.view.scored, default=0), moment.lag.messages
-    if moment.status.produced_per_s > 0 and waiting and moment.now_s - newest > STALLED_S:
+    newest, waiting = max(status.view.scored, default=0), status.lag.messages
+    if status.produced_per_s > 0 and waiting and status.now_s - newest > STALLED_S:
         yield Problem(
             "critical",
             f"No window was reported for {STALLED_S:.0f} s, and {counted(waiting, 'message')} wait "
@@ -58,10 +81,10 @@ def _workers(moment: Moment) -> Iterator[Problem]:
         )
 
 
-def _devices(moment: Moment) -> Iterator[Problem]:
+def _devices(status: Status) -> Iterator[Problem]:
     wrong: dict[str, list[DeviceState]] = {"error": [], "silent": []}
-    for state in moment.view.devices.values():
-        if (what := moment.conditions[state.device]) in wrong:
+    for state in status.view.devices.values():
+        if (what := status.conditions[state.device]) in wrong:
             wrong[what].append(state)
     if found := wrong["error"]:
         advice = f"{found[0].device} says: {found[0].error}"
@@ -81,13 +104,13 @@ def _named(states: Sequence[DeviceState]) -> str:
     return f"{names} {'are' if len(states) > 1 else 'is'}"
 
 
-def _drops(moment: Moment) -> Iterator[Problem]:
+def _drops(status: Status) -> Iterator[Problem]:
     reasons: Counter[str] = Counter()
-    for state in moment.view.devices.values():
+    for state in status.view.devices.values():
         reasons.update(state.dropped)
     del reasons[ASKED_FOR]
     total = reasons.total()
-    produced = sum(state.produced for state in moment.view.devices.values())
+    produced = sum(state.produced for state in status.view.devices.values())
     if total:
         text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(NAMED))
         yield Problem(
@@ -98,8 +121,8 @@ def _drops(moment: Moment) -> Iterator[Problem]:
         )
 
 
-def _release(moment: Moment) -> Iterator[Problem]:
-    standing, last = moment.view.standing, next(reversed(moment.view.decided), None)
+def _release(status: Status) -> Iterator[Problem]:
+    standing, last = status.view.standing, next(reversed(status.view.decided), None)
     if (paused := standing.paused) is not None and standing.offered is not None:
         advice = f"{paused.reason}, signed by key {paused.key}. No run starts until it is resumed: "
         text = f"A person has paused the rollout of {standing.offered.model}"
@@ -113,12 +136,12 @@ def _release(moment: Moment) -> Iterator[Problem]:
         yield Problem("warning", text, last.reason, "/releases", last.time_us)
 
 
-def _refusals(moment: Moment) -> Iterator[Problem]:
-    standing = moment.view.standing
+def _refusals(status: Status) -> Iterator[Problem]:
+    standing = status.view.standing
     served = {ref.model for ref in (standing.stable, standing.offered) if ref is not None}
     refusing = [
         (state, model, reason)
-        for state in moment.view.devices.values()
+        for state in status.view.devices.values()
         for model, reason in state.refused.items()
         if model in served and not reason.startswith(WITHDRAWN)
     ]
@@ -129,17 +152,17 @@ def _refusals(moment: Moment) -> Iterator[Problem]:
         yield Problem("warning", text, advice, "/fleet?group=refusing")
 
 
-def _learning(moment: Moment) -> Iterator[Problem]:
-    last = moment.view.last_finished
+def _learning(status: Status) -> Iterator[Problem]:
+    last = status.view.last_finished
     if last is not None and (why := failure(last)):
         text = short_runs(f"Run {last.run} ended without a candidate")
         yield Problem("warning", text, short_runs(why), "/learning", last.time_us)
 
 
-def _drift(moment: Moment) -> Iterator[Problem]:
-    if alarms := moment.status.alarms:
+def _drift(status: Status) -> Iterator[Problem]:
+    if alarms := status.alarms:
         names = listed([f"{device} ({channel})" for device, channel in alarms.items()])
-        watched = counted(len(moment.view.drift), "device")
+        watched = counted(len(status.view.drift), "device")
         yield Problem(
             "warning",
             f"Inputs drift on {len(alarms)} of {watched}: {names}",
@@ -148,31 +171,16 @@ def _drift(moment: Moment) -> Iterator[Problem]:
         )
 
 
-def _topics(moment: Moment) -> Iterator[Problem]:
-    if counts := reasons_of(moment):
-        text = ", ".join(f"{count} {reason}" for reason, count in counts.most_common(NAMED))
-        yield Problem(
-            "note", f"Dead letters: {text}", "Fix the cause, then send them again", "/quality"
-        )
-    if unreadable := moment.view.unreadable:
+def _topics(status: Status) -> Iterator[Problem]:
+    if unreadable := status.view.unreadable:
         yield Problem(
             "note",
             f"{counted(unreadable, 'message')} of the topics cannot be read",
             "Check what else writes to them: tidewheel tail shows each message",
         )
-    if unseen := moment.view.unseen:
+    if unseen := status.view.unseen:
         yield Problem(
             "note",
             f"{counted(unseen, 'window report')} not counted",
-            "They were deleted, or too many, before the console could read them",
+            "They were deleted, or too many, before they could be read",
         )
-
-
-def reasons_of(moment: Moment) -> Counter[str]:
-    """Return the dead letters that are kept, by their reason."""
-    headers = (dict(message.headers) for message in moment.history.letters)
-    return Counter(
-        found.get("reason", b"?").decode(errors="replace")[:60]
-        for found in headers
-        if found.get("part", b"0/").startswith(b"0/")
-    )
