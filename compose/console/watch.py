@@ -16,6 +16,7 @@ from compose.reports.lag import Lag, read_lag
 from streams.contract.errors import TidewheelError, TopicMissing
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
+from streams.fleet.following import before
 from streams.fleet.view import FleetView
 from streams.kafka.settings import BrokerSettings
 
@@ -45,9 +46,12 @@ class Watch(threading.Thread):
         self._answers: bool | None = None  # whether the broker does, as the log has it
 
         def make(view: FleetView) -> History:
-            return History(view, Canary.of(task))
+            history = History(view, Canary.of(task))
+            if view.offsets:
+                history.fill(before(settings, task.name, dict(view.offsets), PAST))
+            return history
 
-        self._follower = Following(settings, task.name, make, TOPICS, History.fill, PAST)
+        self._follower = Following(settings, task.name, make, TOPICS)
         self._lag = Lag()
         self._link = Link(address=settings.bootstrap, why="it is not reached yet", complete=False)
 

@@ -6,13 +6,13 @@ broker answers.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
-from streams.fleet.following import TOPICS, before, open_view
+from streams.fleet.following import TOPICS, open_view
 from streams.fleet.snapshot import decode, encode
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -43,8 +43,7 @@ T = TypeVar("T")
 
 class Following(threading.Thread, Generic[A]):
     """Starts with the last snapshot; after an outage with a new one. `make` makes of its view what
-    takes the messages in; `fill` is given that and, before them, the newest `past` messages of
-    `windows` from before the snapshot."""
+    takes the messages in."""
 
     def __init__(
         self,
@@ -52,13 +51,10 @@ class Following(threading.Thread, Generic[A]):
         task: str,
         make: Callable[[FleetView], A],
         topics: Sequence[str] = TOPICS,
-        fill: Callable[[A, Iterator[Received]], object] | None = None,
-        past: int = 0,
     ) -> None:
         super().__init__(name="follower", daemon=True)
         self._settings, self._task = settings, task
         self._make, self._topics = make, topics
-        self._fill, self._past = fill, past
         self._ending = threading.Event()
         self.caught_up = threading.Event()  # what was on the topics at the start is known
         self.trouble = ""  # why it cannot follow; empty while it does
@@ -82,9 +78,6 @@ class Following(threading.Thread, Generic[A]):
         view, reader = open_view(self._settings, self._task, self._topics)
         with closing(reader):
             fresh = self._make(view)
-            if self._fill is not None:
-                offsets = dict(view.offsets)
-                self._fill(fresh, before(self._settings, self._task, offsets, self._past))
             for message in reader.to_end():
                 fresh.absorb(message)
             with self._lock:

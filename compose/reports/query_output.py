@@ -11,8 +11,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from compose.reports.terminal import table
 from streams.contract.errors import UsageError
 
 SHOWN = 4  # of a vector's numbers
@@ -60,12 +60,7 @@ def _flat(rows: pa.Table) -> pa.Table:
 
 
 def _table(rows: pa.Table) -> Table:
-    table = Table()
-    for column in rows.column_names:
-        table.add_column(Text(column))
-    for row in rows.to_pylist():
-        table.add_row(*(Text(_cell(value)) for value in row.values()))  # no markup in users' text
-    return table
+    return table("", rows.column_names, ([_cell(x) for x in r.values()] for r in rows.to_pylist()))
 
 
 def row_line(row: dict[str, Any]) -> str:

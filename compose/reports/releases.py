@@ -8,9 +8,8 @@ from contextlib import closing
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
-from compose.reports.terminal import moment, print_json
+from compose.reports.terminal import moment, print_json, table
 from federation.registry.catalog import describe_decision
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision
@@ -83,20 +82,10 @@ def print_decisions(task: str, found: list[Decision], console: Console, *, as_js
     if as_json:
         print_json(report_of(task, found), console)
         return
-    table = Table(title=f"{task}: {counted(len(found), 'decision')}")
-    table.add_column("no.", justify="right")
-    for name in ("when", "kind", "model"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("reason")
-    for decision in found:
-        table.add_row(
-            str(decision.seq),
-            moment(decision.time_us),
-            decision.kind,
-            decision.model or "-",
-            short_runs(decision.reason),
-        )
-    console.print(table)
+    rows = [(str(d.seq), moment(d.time_us), d.kind, d.model or "-", short_runs(d.reason))
+            for d in found]  # fmt: skip
+    columns, title = ("no.", "when", "kind", "model", "reason"), counted(len(found), "decision")
+    console.print(table(f"{task}: {title}", columns, rows, ("no.",), columns[:-1]))
 
 
 def print_decision(decision: Decision, console: Console, *, as_json: bool) -> None:

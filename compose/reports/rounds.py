@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.terminal import print_json
+from compose.reports.terminal import print_json, table
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.task.metrics import named
@@ -140,37 +140,29 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     outcome."""
     rounds = sum(len(run.rounds) for run in runs)
     title = f"{task}: {counted(len(runs), 'run')}, {counted(rounds, 'round')}"
-    table = Table(title=title)
-    table.add_column("run", no_wrap=True)
-    for name in ("round", "nodes", "admitted"):
-        table.add_column(name, justify="right")
-    table.add_column("refused")
     metric = f"{named(runs[-1].metric)} " if runs else ""
-    for name in (
-        f"{metric}held-out",
-        f"{metric}on devices, before",
-        "seconds",
-        "epsilon of the aggregate",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("outcome")
+    right = ("round", "nodes", "admitted", f"{metric}held-out", f"{metric}on devices, before",
+             "seconds", "epsilon of the aggregate")  # fmt: skip
+    columns = ("run", *right[:3], "refused", *right[3:], "outcome")
+    made = table(title, columns, (), right, ("run",))
     for run in runs:
         if not run.rounds:
-            table.add_row(short_runs(run.run), *[""] * 8, short_runs(run.outcome))
+            made.add_row(short_runs(run.run), *[""] * 8, short_runs(run.outcome))
         for index, each in enumerate(run.rounds):
             refused = [f"{reason} {count}" for reason, count in sorted(each.refused.items())]
+            refused += [f"no answer {each.failed}"] if each.failed else []
             last = each is run.rounds[-1]
-            table.add_row(
+            made.add_row(
                 "" if index else short_runs(run.run),
                 str(each.number),
                 "" if each.nodes is None else str(each.nodes),
                 str(each.admitted),
-                ", ".join(refused + ([f"no answer {each.failed}"] if each.failed else [])),
+                ", ".join(refused),
                 share(each.held_out),
                 share(each.devices_before),
                 "" if each.seconds is None else f"{each.seconds:.1f}",
                 "" if each.epsilon is None else f"{each.epsilon:.2f}",
                 short_runs(run.outcome if last else each.outcome),
             )
-        table.add_section()
-    return table
+        made.add_section()
+    return made

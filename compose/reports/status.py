@@ -17,7 +17,7 @@ from rich.table import Table
 
 from compose.reports.lag import Lag, lag_line, read_lag
 from compose.reports.problems import Problem, Status, problems
-from compose.reports.terminal import moment, print_json
+from compose.reports.terminal import moment, print_json, table
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
@@ -121,17 +121,13 @@ def _activity(status: Status, state: DeviceState) -> str:
 
 
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:
-    view = status.view
-    table = Table(title=f"{view.task}: {devices_line(view)}")
-    for name in ("device", "activity", "serves", "previous"):
-        table.add_column(name)
-    metric = named(view.row_metric)
-    for name in ("produced", "delivered", "dropped", "pending", metric, "last seen"):
-        table.add_column(name, justify="right")
-    for state in states:
-        age = status.now_s - state.time_us / 1e6
-        score = state.accuracy.get(state.active)
-        table.add_row(
+    view, metric = status.view, named(status.view.row_metric)
+    columns = ("device", "activity", "serves", "previous")
+    right = ("produced", "delivered", "dropped", "pending", metric, "last seen")
+
+    def row(state: DeviceState) -> Sequence[str]:
+        age, score = status.now_s - state.time_us / 1e6, state.accuracy.get(state.active)
+        return (
             state.device,
             _activity(status, state),
             state.active,
@@ -140,7 +136,9 @@ def _table(status: Status, states: Sequence[DeviceState]) -> Table:
             share(score.of_labelled if score else None),
             moment(state.time_us) if status.past else f"{duration(age)} ago",
         )
-    return table
+
+    title = f"{view.task}: {devices_line(view)}"
+    return table(title, (*columns, *right), map(row, states), right)
 
 
 def _account(state: DeviceState) -> Sequence[str]:

@@ -7,7 +7,7 @@ from streams.contract.documents import DeviceState, ModelScore, RoundEvent
 from streams.fleet.view import model_number
 
 SAME = ("device", "epoch", "produced", "delivered", "pending", "skipped", "irregular")
-OWN = ("labels_told", "samples", "true_labels", "late_labels")  # of the current epoch alone
+OWN = ("samples", "true_labels", "late_labels")  # of the current epoch alone
 ServerCounts = Mapping[tuple[str, str], tuple[int, int]]  # (device, epoch) -> (scored, dropped)
 
 
@@ -31,10 +31,8 @@ class DeviceLine:
     drops: dict[str, int] = field(default_factory=dict)  # by reason
     skipped: dict[str, int] = field(default_factory=dict)  # readings and answers, by reason
     irregular: dict[str, int] = field(default_factory=dict)  # and no event is missing for them
-    labels_told: int = 0
     samples: int = 0  # remembered segments, `true_labels` of them with a true label
     true_labels: int = 0
-    truths: int = 0  # answers whose true label is in the data, told to the device or not
     late_labels: dict[str, int] = field(default_factory=dict)  # sent by themselves, see DeviceState
     ended: bool = False  # its spool was lost and another epoch began
     error: str = ""  # its last one
@@ -57,7 +55,7 @@ class DeviceLine:
 @dataclass(frozen=True)
 class RunLine:
     """What the gate said of a federated run. `audit` is of segments that no decision uses, before
-    and after, None where nothing was evaluated; metrics: others of the audit."""
+    and after, None where nothing was evaluated."""
 
     run: str
     model: str | None
@@ -66,20 +64,13 @@ class RunLine:
     audit_base: float | None
     audit: float | None
     audit_segments: int
-    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, event: RoundEvent) -> "RunLine":
         found, segments = event.metrics, int(event.metrics.get("audit_segments", 0))
-        names = [name.removeprefix("audit_") for name in found if name.startswith("audit_")]
-        others = {
-            name: (found[f"audit_{name}_base"], found[f"audit_{name}"])
-            for name in names
-            if f"audit_{name}_base" in found and name != event.metric
-        }
         base, audit = (found.get(name) if segments else None for name in ("audit_base", "audit"))
         promoted = event.kind == "promoted"
-        return cls(event.run, event.model, promoted, event.reason, base, audit, segments, others)
+        return cls(event.run, event.model, promoted, event.reason, base, audit, segments)
 
 
 def device_line(
@@ -97,7 +88,6 @@ def device_line(
     counts = (after.paired, after.paired) if pair else (before.held_out, after.held_out)
     own = {} if ended else {
         "error": state.error or "",
-        "truths": sum(score.labelled for score in state.accuracy.values()),
         "kept": "" if state.kept is None else state.kept.text,
         **{name: getattr(state, name) for name in OWN},
     }  # fmt: skip
