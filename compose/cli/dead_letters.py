@@ -11,47 +11,36 @@ from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.fleet.wording import counted
 
-Offset = Annotated[int, typer.Argument(help="The dead letter's offset, as `list` shows it.")]
-
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command("list")
 def list_letters(
     task: TaskArgument,
+    offset: Annotated[
+        int | None, typer.Argument(metavar="[OFFSET]", help="That one alone, whole.")
+    ] = None,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
     json: AsJson = False,
 ) -> None:
-    """List the dead letters, oldest first."""
+    """List the dead letters, oldest first, or show one."""
     from compose.reports import dead_letters
 
     found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
+    if offset is not None:
+        letter = dead_letters.find(found, offset)
+        if json:
+            print_json(dead_letters.report_of(letter))
+        else:
+            dead_letters.print_letter(letter, console())
+        return
     found = [letter for letter in found if reason in (None, letter.reason)]
     if json:
         print_json(dead_letters.reports_of(found))
     else:
         dead_letters.print_letters(found, console())
-
-
-@app.command("show")
-def show(
-    task: TaskArgument,
-    offset: Offset,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    json: AsJson = False,
-) -> None:
-    """Show one dead letter."""
-    from compose.reports import dead_letters
-
-    found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
-    letter = dead_letters.find(found, offset)
-    if json:
-        print_json(dead_letters.report_of(letter))
-    else:
-        dead_letters.print_letter(letter, console())
 
 
 @app.command("replay")

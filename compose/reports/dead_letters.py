@@ -120,7 +120,7 @@ def place(source: str) -> str:
 
 
 class LetterReport(BaseModel):
-    """A dead letter as `tidewheel dead-letters show --json` prints it; headers: the message's."""
+    """A dead letter as `dead-letters list --json` prints it; headers: the message's."""
 
     offset: int
     reason: str

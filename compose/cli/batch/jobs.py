@@ -1,6 +1,5 @@
 """`tidewheel jobs`: the jobs of `tidewheel score`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +46,7 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
 
 @app.command("show")
 def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """Show a job's state, its counts and its input, from its folder."""
+    """Show a job's state, its counts, its input and what happened to it, from its folder."""
     from compose.reports.jobs import place_text, queue_row
 
     job = _find(state, name)
@@ -55,7 +54,8 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
     found, running = report.manifest, report.running
     place = queue_row(report.place)
     if json:
-        print_json({**found.model_dump(), "id": report.id, "running": running, "queue": place})
+        more = {"id": report.id, "running": running, "queue": place, "log": job.log()}
+        print_json({**found.model_dump(), **more})
         return
     gone = ", but no process works on it" if report.abandoned else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
@@ -63,20 +63,10 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
     tell_counts(found)
     for file in found.inputs:
         say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
+    for line in job.log():
+        say(f"  {moment(line['time_us'])}  {line['text']}")
     if not running and report.place is None and found.state != "Completed":
         say(f"tidewheel jobs resume {job.folder}")
-
-
-@app.command("logs")
-def logs(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """Print what happened to a job: its states, repeated attempts, loads that were tried again."""
-    job = _find(state, name)
-    job.specification()
-    if json:
-        print_json(job.log())
-        return
-    for line in job.log():
-        say(f"{moment(line['time_us'])}  {line['text']}")
 
 
 @app.command("stop")
@@ -102,6 +92,13 @@ def resume(
     max_errors: MaxErrors = None,
     timeout: Timeout = None,
     processes: Processes = None,
+    failed: Annotated[
+        bool,
+        typer.Option(
+            "--failed",
+            help="Also score the shards again that have rows with errors, in place of these rows.",
+        ),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Queue the job for `tidewheel jobs run`.")
     ] = False,
@@ -113,45 +110,20 @@ def resume(
     Refuses input files that have changed since the job began, by name. --max-errors replaces the
     job's limit. Exits as `score`.
     """
-    if not detach:
-        _go_on(state, name, json, max_errors, timeout, processes)
-        return
     from compose.cli.batch.submitting import enqueue_again
-
-    job = _find(state, name)
-    say(enqueue_again(state, job, _asked(job, max_errors, timeout, processes)))
-
-
-@app.command("retry")
-def retry(
-    name: Name,
-    max_errors: MaxErrors = None,
-    timeout: Timeout = None,
-    processes: Processes = None,
-    state: State = DEFAULT_STATE,
-    json: AsJson = False,
-) -> None:
-    """Score the shards again that have rows with errors, in place of their earlier rows, and do
-    what is missing. Exits as `score`."""
     from streams.batch.jobs.loads import mark_failed
 
-    _go_on(state, name, json, max_errors, timeout, processes, before=mark_failed)
-
-
-def _go_on(
-    state: Path,
-    name: str,
-    json: bool,
-    max_errors: str | None,
-    timeout: str | None,
-    processes: int | None,
-    before: "Callable[[JobFolder], object]" = lambda _: None,
-) -> None:
+    if failed and detach:
+        raise UsageError("--failed and --detach: give one of them")
     job = _find(state, name)
     settings = _asked(job, max_errors, timeout, processes)
+    if detach:
+        say(enqueue_again(state, job, settings))
+        return
     task = load_task(job.specification().task.reference)
     with job.locked() as lock:
-        before(job)
+        if failed:
+            mark_failed(job)
         run_job(job, task, settings, lock, json)
 
 

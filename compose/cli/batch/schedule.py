@@ -90,18 +90,24 @@ def _checked(words: list[str], cron: "Cron") -> "Settings":
 
 
 @app.command("list")
-def list_schedules(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """List the schedules, with their next fires and what was skipped."""
-    found = _schedules(state).all()
+def list_schedules(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="That one alone.")] = None,
+    state: State = DEFAULT_STATE,
+    json: AsJson = False,
+) -> None:
+    """List the schedules, with their next fires and what was skipped; of one also the command and
+    its last intervals, with their jobs."""
+    schedules = _schedules(state)
+    if name is not None:
+        _show(schedules, name, json)
+        return
+    found = schedules.all()
     _say(found, json)
     if not found and not json:
         say(f"no schedules in {state}")
 
 
-@app.command("show")
-def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """Show a schedule's command and its last intervals, with their jobs."""
-    schedules = _schedules(state)
+def _show(schedules: "Schedules", name: str, json: bool) -> None:
     found = schedules.find(name)
     rows = [_interval(one) for one in schedules.decided(name)]
     if json:

@@ -1,9 +1,9 @@
 """Steps 6 and 7 of a job: scored shards into its database or objects, each once; and what is tried
 again.
 
-`jobs retry` scores shards with errors again. A shard's `generation` grows, so a database that has
-the rows of the one before does not count as done: its rows are replaced in the transaction that
-adds the new ones.
+`jobs resume --failed` scores shards with errors again. A shard's `generation` grows, so a database
+that has the rows of the one before does not count as done: its rows are replaced in the transaction
+that adds the new ones.
 """
 
 import random

@@ -121,7 +121,7 @@ class Scorers:
                 self._workers[self._workers.index(worker)] = self._worker()
                 deaths[number] += 1
                 if deaths[number] == DEATHS:
-                    text = f"{DEATHS} processes have died of shard {number}: see jobs logs"
+                    text = f"{DEATHS} processes have died of shard {number}: see jobs show"
                     raise TidewheelError(text)
                 self._job.note(f"shard {number}: its process has died, it is begun again")
                 waiting.append(number)

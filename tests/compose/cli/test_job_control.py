@@ -112,22 +112,19 @@ def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake:
     assert states == [("out", "InProgress", False), ("other", "Failed", False)]
     assert "other.job" in tidewheel("jobs", "list", folder=tmp_path).stdout
     tidewheel("jobs", "resume", "out.job", folder=tmp_path)
-    lines = [
-        line["text"]
-        for line in json.loads(
-            tidewheel("jobs", "logs", "out.job", "--json", folder=tmp_path).stdout
-        )
-    ]
+    shown = tidewheel("jobs", "show", "out.job", "--json", folder=tmp_path).stdout
+    lines = [line["text"] for line in json.loads(shown)["log"]]
     assert lines[0] == "Validating"
     assert lines[-1] == "Completed"
     assert "shard 0: attempt 2" in lines
-    assert "Failed: " in tidewheel("jobs", "logs", found[1]["id"], folder=tmp_path).stdout
+    assert "Failed: " in tidewheel("jobs", "show", found[1]["id"], folder=tmp_path).stdout
 
 
 def test_retry_scores_only_shards_with_errors_again(tmp_path: Path, lake: Path) -> None:
     done = tidewheel(*words(lake), "--max-errors", "2", "--processes", "1", folder=tmp_path)
     assert done.returncode == 1
-    again = tidewheel("jobs", "retry", "out.job", "--max-errors", "4", "--json", folder=tmp_path)
+    words_again = ("--failed", "--max-errors", "4", "--json")
+    again = tidewheel("jobs", "resume", "out.job", *words_again, folder=tmp_path)
     assert again.returncode == 0, again.stderr
     manifest = json.loads(again.stdout)
     assert (manifest["state"], manifest["attempts"]) == ("Completed", FILES + 3)

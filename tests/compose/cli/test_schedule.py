@@ -60,7 +60,7 @@ def behind(folder: Path, count: int) -> None:
 
 
 def shown(folder: Path) -> dict[str, Any]:
-    done = tidewheel("schedule", "show", "nightly", "--json", folder=folder)
+    done = tidewheel("schedule", "list", "nightly", "--json", folder=folder)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
