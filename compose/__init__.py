@@ -1,7 +1,7 @@
 """How the parts are put together: the only package that imports all the others.
 
 cli        one module a command group
-dashboard  the live console
+console    the live console
 launcher   everything on one machine: processes, broker, screen
 preflight  a task file for a start, and a look at its data and models
 reports    what commands read from the topics, and how they show it

@@ -79,7 +79,7 @@ PRELOAD = (
     "federation.controller.controller",
     "federation.server_app",
     "compose.launcher.up",
-    "compose.dashboard.web",
+    "compose.console.server",
     "tidewheel.batch",
     "compose.cli.main",
 )

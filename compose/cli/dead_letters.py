@@ -30,7 +30,7 @@ def list_letters(
     found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
     found = [letter for letter in found if reason in (None, letter.reason)]
     if json:
-        print_json([dead_letters.to_json(letter) for letter in found])
+        print_json(dead_letters.reports_of(found))
     else:
         dead_letters.print_letters(found, console())
 
@@ -49,7 +49,7 @@ def show(
     found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
     letter = dead_letters.find(found, offset)
     if json:
-        print_json(dead_letters.to_json(letter))
+        print_json(dead_letters.report_of(letter))
     else:
         dead_letters.print_letter(letter, console())
 

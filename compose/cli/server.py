@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,10 +36,12 @@ from compose.cli.arguments import (
     trusted_keys,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.run_request import ask_for_run as ask_for_run
 from compose.reports.terminal import console
+from streams.contract.documents import RoundEvent
 from streams.contract.errors import UsageError
 from streams.contract.task import absolute_reference, load_task
+from streams.contract.topics import ROUNDS, topic_name
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.health import HOST
 
 
@@ -267,3 +270,15 @@ def train(
     """Request a federated run from the controller, regardless of budgets; it starts after an active
     one."""
     console().print(ask_for_run(broker_of(state, kafka), load_task(task).name, reason))
+
+
+def ask_for_run(broker: BrokerSettings, task: str, reason: str) -> str:
+    """Request a run on `rounds`; return a line for the user."""
+    from streams.kafka.producer import Producer
+
+    asked = f" ({reason})" if reason else ""
+    reason = f"manual: {reason}" if reason else "manual"
+    event = RoundEvent(run="", kind="asked", time_us=time.time_ns() // 1000, reason=reason)
+    with closing(Producer(broker)) as producer:
+        producer.put(topic_name(task, ROUNDS), b"by-hand", event.encode())
+    return f"requested a run of {task}{asked}; the controller starts it when none is active"

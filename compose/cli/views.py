@@ -100,7 +100,8 @@ def status(
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
     workers' speed and lag. Without a broker it shows what `up` saw last."""
     from compose.reports.lag import Lag
-    from compose.reports.status import Status, print_status, read_status
+    from compose.reports.problems import Status
+    from compose.reports.status import print_status, read_status
 
     name = load_task(task).name
     try:
@@ -116,29 +117,25 @@ def rounds(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     json: AsJson = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Draw accuracy and updates; needs tidewheel[plot]."),
-    ] = None,
 ) -> None:
     """Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.
 
     From the event logs in the state folder; with --kafka also from the topic.
     """
     from compose.reports import rounds as shown
+    from compose.reports.status import CONNECT_S
+    from streams.contract.topics import ROUNDS
+    from streams.fleet.following import read_view
 
     name = load_task(task).name
     events = shown.from_journals(state / "runs")
     if kafka is not None:
-        told, left_out = shown.from_topic(broker_from(kafka), name)
-        events += told
-        if left_out:
-            text = f"{left_out} older events on the topic are left out"
+        view = read_view(broker_from(kafka), name, CONNECT_S, (ROUNDS,))
+        events += view.rounds
+        if left_out := view.earlier.total():
+            text = f"{left_out} events of older updates are left out"
             terminal.console(stderr=True).print(text, highlight=False)
-    runs = shown.history(events)
-    if plot is not None:
-        shown.plot(name, runs, plot)
-    shown.print_rounds(name, runs, terminal.console(), as_json=json)
+    shown.print_rounds(name, shown.history(events), terminal.console(), as_json=json)
 
 
 def tail(
@@ -273,10 +270,9 @@ def console(
     tidewheel[console].
     """
     try:
-        from compose.dashboard.web.server import run
-        from compose.dashboard.web.settings import ConsoleSettings
+        from compose.console.server import ConsoleSettings, run
     except ModuleNotFoundError as exc:
-        if exc.name not in ("nicegui", "fastapi", "uvicorn"):
+        if exc.name not in ("fastapi", "jinja2", "uvicorn"):
             raise
         raise UsageError(f'the console needs {exc.name}: pip install "tidewheel[console]"') from exc
 

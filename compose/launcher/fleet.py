@@ -76,7 +76,7 @@ class Fleet:
 
     def _start_console(self) -> None:
         """A console that does not stay up costs the page alone."""
-        if importlib.util.find_spec("nicegui") is None:
+        if importlib.util.find_spec("fastapi") is None:
             self.say(WITHOUT)
             return
         port = console_port()

@@ -270,10 +270,13 @@ class Up:
 
         def look(view: FleetView) -> None:
             unheard.extend(silent(view, self._devices, self._began_us))
-            known = {n: s for n, s in view.devices.items() if n in self._devices}
-            seen = {k: s for k, s in view.epochs.items() if s.time_us >= self._began_us}
+            began_us = self._began_us
+            known = {name: state for name, state in view.devices.items()
+                     if name in self._devices and state.time_us >= began_us}  # fmt: skip
+            ended = {n: [s for s in states if s.time_us >= began_us]
+                     for n, states in view.ended.items()}  # fmt: skip
             rounds = [e for e in view.rounds if e.time_us < self._drained_us]
-            mine = replace(view, devices=known, epochs=seen, rounds=rounds)
+            mine = replace(view, devices=known, ended=ended, rounds=rounds)
             state = self._options.state
             store, metric = self._layout.store, metric_of(self._task).name
             found.append(summarize(mine, server, self._phases, store, state, metric))

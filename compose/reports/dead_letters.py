@@ -9,9 +9,10 @@ were counted as dropped then count as scored.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
+from compose.reports.terminal import table
 from streams.contract.errors import UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.events.records import AGAIN
@@ -118,37 +119,46 @@ def place(source: str) -> str:
     return f"partition {partition}, offset {offset}"
 
 
-def to_json(letter: DeadLetter) -> dict[str, object]:
-    return {
-        "offset": letter.offset,
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "source": letter.source,
-        "key": None if letter.key is None else letter.key.decode(errors="replace"),
-        "bytes": len(letter.value),
-        "headers": {name: value.decode(errors="replace") for name, value in letter.headers},
-        "whole": letter.whole,
-    }
+class LetterReport(BaseModel):
+    """A dead letter as `tidewheel dead-letters show --json` prints it; headers: the message's."""
+
+    offset: int
+    reason: str
+    detail: str
+    source: str
+    key: str | None
+    bytes: int
+    headers: dict[str, str]
+    whole: bool
+
+
+def report_of(letter: DeadLetter) -> LetterReport:
+    return LetterReport(
+        offset=letter.offset,
+        reason=letter.reason,
+        detail=letter.detail,
+        source=letter.source,
+        key=None if letter.key is None else letter.key.decode(errors="replace"),
+        bytes=len(letter.value),
+        headers={name: value.decode(errors="replace") for name, value in letter.headers},
+        whole=letter.whole,
+    )
+
+
+def reports_of(letters: Iterable[DeadLetter]) -> list[LetterReport]:
+    return [report_of(letter) for letter in letters]
 
 
 def print_letters(letters: list[DeadLetter], console: Console) -> None:
-    table = Table(title=counted(len(letters), "dead letter"))
-    for name in ("offset", "reason", "key", "message on events", "bytes", "detail"):
-        table.add_column(name)
-    for letter in letters:
-        key = "" if letter.key is None else letter.key.decode(errors="replace")
-        size = str(len(letter.value))
-        table.add_row(
-            str(letter.offset), letter.reason, key, place(letter.source), size, letter.detail
-        )
-    console.print(table)
+    columns = ("offset", "reason", "key", "message on events", "bytes", "detail")
+    rows = [(str(x.offset), x.reason, x.key or "", place(x.source), str(x.bytes), x.detail)
+            for x in reports_of(letters)]  # fmt: skip
+    console.print(table(counted(len(letters), "dead letter"), columns, rows))
 
 
 def print_letter(letter: DeadLetter, console: Console) -> None:
-    for name, value in to_json(letter).items():
-        if name != "headers":
-            console.print(f"{name:10} {value}", markup=False, highlight=False)
-    for header, text in letter.headers:
-        line = f"  {header:10} {text.decode(errors='replace')}"
+    report = report_of(letter)
+    lines = [f"{name:10} {value}" for name, value in report if name != "headers"]
+    lines += [f"  {name:10} {text}" for name, text in report.headers.items()]
+    for line in (*lines, f"value      {letter.value[:200]!r}"):
         console.print(line, markup=False, highlight=False)
-    console.print(f"value      {letter.value[:200]!r}", markup=False, highlight=False)

@@ -6,14 +6,13 @@ broker answers.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
-from streams.fleet.following import before, open_view
+from streams.fleet.following import TOPICS, open_view
 from streams.fleet.snapshot import decode, encode
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -35,40 +34,37 @@ def last_seen(path: Path) -> tuple[FleetView, int] | None:
 class Absorbing(Protocol):
     """What takes messages in."""
 
-    def absorb(self, message: Received) -> None: ...
+    def absorb(self, message: Received) -> object: ...
 
 
 A = TypeVar("A", bound=Absorbing)
+T = TypeVar("T")
 
 
 class Following(threading.Thread, Generic[A]):
     """Starts with the last snapshot; after an outage with a new one. `make` makes of its view what
-    takes the messages in; `fill` is given that and, before them, the newest `past` messages of
-    `windows` from before the snapshot."""
+    takes the messages in."""
 
     def __init__(
         self,
         settings: BrokerSettings,
         task: str,
         make: Callable[[FleetView], A],
-        topics: Sequence[str] = (FLEET, WINDOWS, RELEASES, ROUNDS),
-        fill: Callable[[A, Iterator[Received]], object] | None = None,
-        past: int = 0,
+        topics: Sequence[str] = TOPICS,
     ) -> None:
         super().__init__(name="follower", daemon=True)
         self._settings, self._task = settings, task
         self._make, self._topics = make, topics
-        self._fill, self._past = fill, past
         self._ending = threading.Event()
         self.caught_up = threading.Event()  # what was on the topics at the start is known
         self.trouble = ""  # why it cannot follow; empty while it does
         self._lock = threading.Lock()
         self._seen = make(FleetView(task))
 
-    def read(self, look: Callable[[A], object]) -> None:
-        """Call `look` with what was made, under the lock."""
+    def read(self, look: Callable[[A], T]) -> T:
+        """Return what `look` says of what was made, under the lock."""
         with self._lock:
-            look(self._seen)
+            return look(self._seen)
 
     def run(self) -> None:
         while not self._ending.is_set():
@@ -82,9 +78,6 @@ class Following(threading.Thread, Generic[A]):
         view, reader = open_view(self._settings, self._task, self._topics)
         with closing(reader):
             fresh = self._make(view)
-            if self._fill is not None:
-                offsets = dict(view.offsets)
-                self._fill(fresh, before(self._settings, self._task, offsets, self._past))
             for message in reader.to_end():
                 fresh.absorb(message)
             with self._lock:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, now_us
 from streams.batch.jobs.job_index import JobIndex, newest_first
@@ -127,7 +129,7 @@ def queue_row(place: Place | None) -> dict[str, Any] | None:
     }
 
 
-def told(row: dict[str, Any] | None) -> str:
+def place_text(row: dict[str, Any] | None) -> str:
     """Return a job's place in the queue for a person."""
     if row is None:
         return ""
@@ -142,20 +144,46 @@ def told(row: dict[str, Any] | None) -> str:
     return "  " + ", ".join(parts) + reason
 
 
-def not_submitted(place: Place) -> dict[str, Any]:
-    """Return the row of a scheduled job that has no specification yet."""
-    entry = place.entry
-    return {
-        "id": entry.id,
-        "state": "Scheduled",
-        "reason": entry.reason,
-        "task": entry.settings.task,
-        "model": entry.settings.model,
-        "job": entry.folder,
-        "output": entry.settings.to,
-        "total": 0,
-        "processed": 0,
-        "created_us": entry.submitted_us,
-        "running": False,
-        "queue": queue_row(place),
-    }
+class JobRow(BaseModel):
+    """A job as `tidewheel jobs list --json` prints it; queue: its place there."""
+
+    id: str
+    state: str
+    reason: str
+    task: str
+    model: str
+    job: str
+    output: str
+    total: int
+    processed: int
+    created_us: int
+    running: bool
+    queue: dict[str, Any] | None
+
+
+def list_jobs(state: Path, places: Iterable[Path] = ()) -> tuple[list[JobRow], list[str]]:
+    """Return all jobs, the oldest first, and scheduled ones that have no specification yet; and a
+    line for each one that cannot be read."""
+    found, wrong = read_jobs(state, places)
+    rows = [_row(report) for report in reversed(found)]
+    known = {row.id for row in rows}
+    rows += [_scheduled(place) for id, place in places_of(state).items() if id not in known]
+    return rows, wrong
+
+
+def _row(report: JobReport) -> JobRow:
+    about = report.manifest.model_dump(include=set(JobRow.model_fields))
+    queue = queue_row(report.place)
+    created_us = report.manifest.started_us
+    return JobRow(
+        **{**about, "id": report.id}, created_us=created_us, running=report.running, queue=queue
+    )
+
+
+def _scheduled(place: Place) -> JobRow:
+    entry, asked = place.entry, place.entry.settings
+    return JobRow(
+        id=entry.id, state="Scheduled", reason=entry.reason, task=asked.task, model=asked.model,
+        job=entry.folder, output=asked.to, total=0, processed=0, created_us=entry.submitted_us,
+        running=False, queue=queue_row(place),
+    )  # fmt: skip

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.kafka.admin import GroupPosition, group_positions, retention_s
@@ -81,21 +80,6 @@ def _waits(
                 age_s = max(0.0, time.time() - message.time_ms / 1000)
                 found.setdefault(message.partition, age_s if message.time_ms else 0.0)
     return found
-
-
-def to_json(lag: Lag) -> dict[str, Any]:
-    partitions = [
-        {
-            "partition": x.partition,
-            "end": x.end,
-            "committed": x.committed,
-            "messages": x.messages,
-            "deleted_unread": x.deleted,
-            "waits_s": None if x.waits_s is None else round(x.waits_s, 1),
-        }
-        for x in lag.partitions
-    ]
-    return {"messages": lag.messages, "retention_s": lag.keeps_s, "partitions": partitions}
 
 
 def lag_line(lag: Lag) -> str:

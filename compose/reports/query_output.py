@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from compose.reports.terminal import table
 from streams.contract.errors import UsageError
 
 SHOWN = 4  # of a vector's numbers
@@ -28,19 +29,11 @@ def write_result(rows: pa.Table, form: Format, output: Path | None, console: Con
         raise UsageError("--format parquet cannot be shown on a terminal: use --output FILE")
     try:
         target: Any = output.open("wb") if output is not None else sys.stdout.buffer
-        with target if output is not None else _Keep():
+        with target if output is not None else nullcontext():
             _write(rows, form, target, console)
             target.flush()
     except OSError as exc:
         raise UsageError(f"--output {output}: {exc}") from exc
-
-
-class _Keep:
-    """Keeps standard output open."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_exc: object) -> None: ...
 
 
 def _write(rows: pa.Table, form: Format, target: Any, console: Console) -> None:
@@ -67,12 +60,7 @@ def _flat(rows: pa.Table) -> pa.Table:
 
 
 def _table(rows: pa.Table) -> Table:
-    table = Table()
-    for column in rows.column_names:
-        table.add_column(Text(column))
-    for row in rows.to_pylist():
-        table.add_row(*(Text(_cell(value)) for value in row.values()))  # no markup in users' text
-    return table
+    return table("", rows.column_names, ([_cell(x) for x in r.values()] for r in rows.to_pylist()))
 
 
 def row_line(row: dict[str, Any]) -> str:

@@ -1,50 +1,36 @@
-"""The decisions about a task's models, from the topic `releases`, or from the registry without a
+"""The decisions about a task's models, from the view of the fleet, or from the registry without a
 broker or with --offline."""
 
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
+from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
-from compose.reports.terminal import moment, print_json
+from compose.reports.terminal import moment, print_json, table
 from federation.registry.catalog import describe_decision
 from federation.registry.registry import Registry
-from streams.contract.decisions import Decision, Release
-from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.decisions import Decision
+from streams.contract.errors import BrokerUnavailable
 from streams.contract.task import Task
-from streams.contract.topics import RELEASES, topic_name
+from streams.contract.topics import RELEASES
+from streams.fleet.following import open_view, read_view
 from streams.fleet.wording import counted, short_runs
-from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
 CONNECT_S = 2.0  # a person waits
 
 
-def decisions_of(messages: Iterable[Received]) -> list[Decision]:
-    """Return the readable decisions by number, without verifying signatures."""
-    found: dict[int, Decision] = {}
-    for message in messages:
-        try:
-            decision = Release.decode(message.value).decision
-        except MalformedRecord:
-            continue
-        found[decision.seq] = decision
-    return [found[seq] for seq in sorted(found)]
-
-
 def read_decisions(
     task: Task, broker: BrokerSettings | None, registry: Callable[[], Registry]
 ) -> list[Decision]:
-    """Return the decisions from Kafka, or from the registry; a missing broker is reported."""
+    """Return the decisions that the view has, or the registry; a missing broker is reported."""
     if broker is not None:
         try:
-            reader = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S)
-            try:
-                return decisions_of(reader.read_to_end())
-            finally:
-                reader.close()
+            view = read_view(broker, task.name, CONNECT_S, (RELEASES,))
+            return view.decided
         except BrokerUnavailable as exc:
             kept = registry()
             print(f"tidewheel: {exc}; read from {kept.where}", file=sys.stderr)  # noqa: T201
@@ -53,41 +39,53 @@ def read_decisions(
 
 
 def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:
-    """Yield all decisions on `releases`, then new ones as they come, each once."""
-    reader, seen = Reader(broker, [topic_name(task.name, RELEASES)], timeout_s=CONNECT_S), set()
-    try:
-        for decision in decisions_of(reader.read_to_end()):
-            seen.add((decision.seq, decision.prev, decision.time_us))
-            yield decision
+    """Yield the view's decisions, then new ones as they come, each once."""
+    view, reader = open_view(broker, task.name, (RELEASES,), CONNECT_S)
+    with closing(reader):
+        for message in reader.to_end():
+            view.absorb(message)
+        yield from view.decided
         while True:
-            for decision in decisions_of(reader.poll(0.5)):
-                identity = decision.seq, decision.prev, decision.time_us
-                if identity not in seen:
-                    seen.add(identity)
-                    yield decision
-    finally:
-        reader.close()
+            for message in reader.poll(0.5):
+                if isinstance(found := view.absorb(message), Decision):
+                    yield found
+
+
+class DecisionReport(BaseModel):
+    """A decision; share: of the fleet that the version is offered to."""
+
+    seq: int
+    time_us: int
+    kind: str
+    model: str | None
+    reason: str
+    evidence: dict[str, float]
+    run: str
+    key: str
+    share: float
+    stage: int
+
+
+class DecisionsReport(BaseModel):
+    """The output of `tidewheel releases --json`."""
+
+    task: str
+    decisions: list[DecisionReport]
+
+
+def report_of(task: str, found: Iterable[Decision]) -> DecisionsReport:
+    decisions = [DecisionReport(**describe_decision(decision)) for decision in found]
+    return DecisionsReport(task=task, decisions=decisions)
 
 
 def print_decisions(task: str, found: list[Decision], console: Console, *, as_json: bool) -> None:
     if as_json:
-        decisions = [describe_decision(d) for d in found]
-        print_json({"task": task, "decisions": decisions}, console)
+        print_json(report_of(task, found), console)
         return
-    table = Table(title=f"{task}: {counted(len(found), 'decision')}")
-    table.add_column("no.", justify="right")
-    for name in ("when", "kind", "model"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("reason")
-    for decision in found:
-        table.add_row(
-            str(decision.seq),
-            moment(decision.time_us),
-            decision.kind,
-            decision.model or "-",
-            short_runs(decision.reason),
-        )
-    console.print(table)
+    rows = [(str(d.seq), moment(d.time_us), d.kind, d.model or "-", short_runs(d.reason))
+            for d in found]  # fmt: skip
+    columns, title = ("no.", "when", "kind", "model", "reason"), counted(len(found), "decision")
+    console.print(table(f"{task}: {title}", columns, rows, ("no.",), columns[:-1]))
 
 
 def print_decision(decision: Decision, console: Console, *, as_json: bool) -> None:

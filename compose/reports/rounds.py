@@ -1,31 +1,22 @@
 """`tidewheel rounds`: the federated runs and their rounds.
 
-The events come from the event logs in the state folder, and from `rounds` if a broker is given: an
-event log lacks the controller's events, the topic may lack those of a broker outage.
+The events come from the event logs in the state folder, and from the view of the fleet if a broker
+is given: an event log lacks the controller's events, the view has the newest runs alone.
 """
 
-import io
 from collections.abc import Iterable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.terminal import print_json
+from compose.reports.terminal import print_json, table
 from streams.contract.documents import RoundEvent
-from streams.contract.errors import MalformedRecord, UsageError
+from streams.contract.errors import MalformedRecord
 from streams.contract.task.metrics import named
-from streams.contract.topics import ROUNDS, topic_name
 from streams.fleet.wording import counted, share, short_runs
-from streams.kafka.reader import Reader
-from streams.kafka.settings import BrokerSettings
-from streams.runtime.disk import write_atomic
-
-CONNECT_S = 2.0
-MOST = 50_000  # events of the topic that are read
 
 
 @dataclass
@@ -71,23 +62,6 @@ def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
             except MalformedRecord:
                 continue
     return found
-
-
-def from_topic(settings: BrokerSettings, task: str) -> tuple[list[RoundEvent], int]:
-    """Return the newest MOST events on `rounds`, and how many older ones are left out; raise
-    BrokerUnavailable if it cannot be read."""
-    topic, found = topic_name(task, ROUNDS), []
-    reader = Reader(settings, [topic], from_beginning=False, timeout_s=CONNECT_S)
-    with closing(reader):
-        reader.seek_before_end(MOST)
-        ((begin, _),) = reader.bounds().values()
-        left_out = reader.position(topic, 0) - begin
-        for message in reader.to_end():
-            try:
-                found.append(RoundEvent.decode(message.value))
-            except MalformedRecord:
-                continue
-    return found, max(0, left_out)
 
 
 def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
@@ -143,13 +117,20 @@ def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
         current.held_out = metrics.get("held_out")
 
 
-def to_json(task: str, runs: Sequence[RunSummary]) -> dict[str, Any]:
-    return {"task": task, "runs": [asdict(run) for run in runs]}
+class RunsReport(BaseModel):
+    """The output of `tidewheel rounds --json`."""
+
+    task: str
+    runs: list[RunSummary]
+
+
+def report_of(task: str, events: Iterable[RoundEvent]) -> RunsReport:
+    return RunsReport(task=task, runs=history(events))
 
 
 def print_rounds(task: str, runs: Sequence[RunSummary], console: Console, *, as_json: bool) -> None:
     if as_json:
-        print_json(to_json(task, runs), console)
+        print_json(RunsReport(task=task, runs=list(runs)), console)
         return
     console.print(_table(task, runs))
 
@@ -159,77 +140,29 @@ def _table(task: str, runs: Sequence[RunSummary]) -> Table:
     outcome."""
     rounds = sum(len(run.rounds) for run in runs)
     title = f"{task}: {counted(len(runs), 'run')}, {counted(rounds, 'round')}"
-    table = Table(title=title)
-    table.add_column("run", no_wrap=True)
-    for name in ("round", "nodes", "admitted"):
-        table.add_column(name, justify="right")
-    table.add_column("refused")
     metric = f"{named(runs[-1].metric)} " if runs else ""
-    for name in (
-        f"{metric}held-out",
-        f"{metric}on devices, before",
-        "seconds",
-        "epsilon of the aggregate",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("outcome")
+    right = ("round", "nodes", "admitted", f"{metric}held-out", f"{metric}on devices, before",
+             "seconds", "epsilon of the aggregate")  # fmt: skip
+    columns = ("run", *right[:3], "refused", *right[3:], "outcome")
+    made = table(title, columns, (), right, ("run",))
     for run in runs:
         if not run.rounds:
-            table.add_row(short_runs(run.run), *[""] * 8, short_runs(run.outcome))
+            made.add_row(short_runs(run.run), *[""] * 8, short_runs(run.outcome))
         for index, each in enumerate(run.rounds):
             refused = [f"{reason} {count}" for reason, count in sorted(each.refused.items())]
+            refused += [f"no answer {each.failed}"] if each.failed else []
             last = each is run.rounds[-1]
-            table.add_row(
+            made.add_row(
                 "" if index else short_runs(run.run),
                 str(each.number),
                 "" if each.nodes is None else str(each.nodes),
                 str(each.admitted),
-                ", ".join(refused + ([f"no answer {each.failed}"] if each.failed else [])),
+                ", ".join(refused),
                 share(each.held_out),
                 share(each.devices_before),
                 "" if each.seconds is None else f"{each.seconds:.1f}",
                 "" if each.epsilon is None else f"{each.epsilon:.2f}",
                 short_runs(run.outcome if last else each.outcome),
             )
-        table.add_section()
-    return table
-
-
-def plot(task: str, runs: Sequence[RunSummary], path: Path) -> None:
-    """Draw metric and updates of all rounds as a PNG; a dotted line marks the start of a run."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise UsageError('--plot needs matplotlib: pip install "tidewheel[plot]"') from exc
-    rounds = [each for run in runs for each in run.rounds]
-    at = list(range(len(rounds)))
-    figure = Figure(figsize=(max(6.0, 0.4 * len(rounds) + 3), 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    for label, values in (
-        ("held-out devices, after the round", [each.held_out for each in rounds]),
-        ("devices, before the round", [each.devices_before for each in rounds]),
-    ):
-        known = [(x, value) for x, value in zip(at, values, strict=True) if value is not None]
-        above.plot([x for x, _ in known], [value for _, value in known], "o-", label=label)
-    metric = runs[-1].metric if runs else "accuracy"
-    above.set(title=task, ylabel=named(metric))
-    if metric == "accuracy":
-        above.set_ylim(0, 1)
-    above.legend()
-    admitted = [each.admitted for each in rounds]
-    below.bar(at, admitted, label="admitted")
-    below.bar(at, [sum(each.refused.values()) for each in rounds], bottom=admitted, label="refused")
-    below.set(xlabel="round", ylabel="updates")
-    below.set_xticks(at, [str(each.number) for each in rounds])
-    below.legend(loc="lower right")
-    begins = 0
-    for run in runs:
-        for axes in (above, below):
-            axes.axvline(begins - 0.5, color="grey", linestyle=":")
-        begins += len(run.rounds)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=120)
-    try:
-        write_atomic(path, data.getvalue())
-    except OSError as exc:
-        raise UsageError(f"cannot write {path}: {exc}") from exc
+        made.add_section()
+    return made

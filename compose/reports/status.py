@@ -9,57 +9,26 @@ as a whole, so the second rate follows the first by a window's length and its la
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Literal
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.lag import Lag, lag_line, read_lag, retention_lines
-from compose.reports.lag import to_json as lag_to_json
-from compose.reports.terminal import moment, print_json
+from compose.reports.lag import Lag, lag_line, read_lag
+from compose.reports.problems import Problem, Status, problems
+from compose.reports.terminal import moment, print_json, table
+from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
-from streams.fleet.silence import is_silent
-from streams.fleet.view import NO_AGENT, RATE_S, FleetView
-from streams.fleet.wording import counted, duration, failure, round_line, share
+from streams.fleet.view import CONDITIONS, NO_AGENT, RATE_S, FleetView
+from streams.fleet.wording import counted, duration, share
 from streams.kafka.settings import BrokerSettings
 
 KEPT = 3  # devices that keep an earlier version, by name
-ROWS, CALM = 50, 4  # of the table; the rank of a device that is as it should be
+ROWS, CALM = 50, CONDITIONS.index("fine")  # of the table; the rank of what is as it should be
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
-
-
-@dataclass(frozen=True)
-class Status:
-    """What was found at one moment, `now_s` of the wall clock; past: it was read from a file, some
-    time after that."""
-
-    view: FleetView
-    lag: Lag
-    now_s: float
-    past: bool = False
-
-    @cached_property
-    def produced_per_s(self) -> float:
-        states = self.view.devices.values()
-        return sum(s.events_per_s for s in states if s.phase != "stopped" and not self.silent(s))
-
-    @property
-    def scored_per_s(self) -> float:
-        since = self.now_s - RATE_S
-        return sum(n for second, n in self.view.scored.items() if second >= since) / RATE_S
-
-    def silent(self, state: DeviceState) -> bool:
-        """Whether a device that should be heard of is not; one without an agent says nothing."""
-        return state.phase != NO_AGENT and is_silent(state, self.now_s)
-
-    @property
-    def alarms(self) -> dict[str, str]:
-        """The channel that has drifted most, by device, where the latest report alarms."""
-        return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
 
 
 def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_S) -> Status:
@@ -69,39 +38,54 @@ def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_
     return Status(view, read_lag(settings, task, timeout_s), time.time())
 
 
-def to_json(status: Status) -> dict[str, Any]:
-    view = status.view
-    return {
-        "task": view.task,
-        "release": view.standing.model_dump(),
-        "devices": [state for _, state in sorted(view.devices.items())],
-        "without_agent": [state for _, state in sorted(view.producers.items())],
-        "windows": view.windows,
-        "unseen": view.unseen,
-        "agreement": {m: a.value for m, a in view.agreement.items()},
-        "windows_metric": view.latest_agreement.metric if view.agreement else None,
-        "rounds": {
-            kind: view.count(kind)
-            for kind in ("aggregated", "admitted", "refused", "promoted", "rejected")
-        },
-        "last_outcome": None if (last := view.last_finished) is None else last.reason,
-        "rates": {
+class StatusReport(BaseModel):
+    """The output of `tidewheel status --json`. without_agent: devices that have events in windows
+    and no state; each has as much of one as is known. rates: events a second, as devices say, and
+    as windows were reported in the last minute. drift: by device the channel that drifted most,
+    where it alarms."""
+
+    task: str
+    release: DesiredState
+    problems: list[Problem]
+    devices: list[DeviceState]
+    without_agent: list[DeviceState]
+    windows: int
+    agreement: dict[str, float | None]
+    windows_metric: str | None
+    rounds: dict[str, int]
+    last_outcome: str | None
+    rates: dict[Literal["produced_per_s", "scored_per_s"], float]
+    lag: Lag
+    drift: dict[str, str]
+
+
+def report_of(status: Status) -> StatusReport:
+    view, last = status.view, status.view.last_finished
+    kinds = ("aggregated", "admitted", "refused", "promoted", "rejected")
+    return StatusReport(
+        task=view.task,
+        release=view.standing,
+        problems=problems(status),
+        devices=[state for _, state in sorted(view.devices.items())],
+        without_agent=[state for _, state in sorted(view.producers.items())],
+        windows=view.windows,
+        agreement={model: found.value for model, found in view.agreement.items()},
+        windows_metric=view.latest_agreement.metric if view.agreement else None,
+        rounds={kind: view.count(kind) for kind in kinds},
+        last_outcome=None if last is None else last.reason,
+        rates={
             "produced_per_s": round(status.produced_per_s, 3),
             "scored_per_s": round(status.scored_per_s, 3),
         },
-        "lag": lag_to_json(status.lag),
-        "drift": {
-            "watched": len(view.drift),
-            "alarming": len(status.alarms),
-            "worst": status.alarms,
-        },
-    }
+        lag=status.lag,
+        drift=status.alarms,
+    )
 
 
 def print_status(status: Status, console: Console, *, as_json: bool, whole: bool = False) -> None:
     """Print it; the table has at most ROWS devices unless `whole`."""
     if as_json:
-        print_json(to_json(status), console)
+        print_json(report_of(status), console)
         return
     states = [state for _, state in sorted(status.view.everyone.items())]
     chosen = states if whole else _chosen(status, states)
@@ -122,36 +106,28 @@ def _chosen(status: Status, states: Sequence[DeviceState]) -> list[DeviceState]:
     return sorted(urgent, key=lambda state: state.device)
 
 
-def _urgency(status: Status, state: DeviceState) -> int:
-    """Return 0 for an error, then silent, stopped, without the released version, CALM."""
+def _urgency(status: Status, state: DeviceState) -> float:
+    """Return the rank of the device's condition, and CALM where all is well; a device that does
+    not serve the released version comes before those that do."""
     stable = status.view.standing.stable if state.phase != NO_AGENT else None
-    ranks = (
-        bool(state.error),
-        status.silent(state),
-        state.phase == "stopped",
-        stable is not None and state.active != stable.model,
-    )
-    return next((rank for rank, is_so in enumerate(ranks) if is_so), CALM)
+    other = stable is not None and state.active != stable.model
+    return min(CONDITIONS.index(status.conditions[state.device]), CALM) - other / 2
 
 
 def _activity(status: Status, state: DeviceState) -> str:
-    if state.error or status.silent(state):
+    if state.error or status.conditions[state.device] == "silent":
         return state.error or "silent"
     return f"keeps {state.kept.model}" if state.kept is not None else state.phase
 
 
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:
-    view = status.view
-    table = Table(title=f"{view.task}: {devices_line(view)}")
-    for name in ("device", "activity", "serves", "previous"):
-        table.add_column(name)
-    metric = named(view.row_metric)
-    for name in ("produced", "delivered", "dropped", "pending", metric, "last seen"):
-        table.add_column(name, justify="right")
-    for state in states:
-        age = status.now_s - state.time_us / 1e6
-        score = state.accuracy.get(state.active)
-        table.add_row(
+    view, metric = status.view, named(status.view.row_metric)
+    columns = ("device", "activity", "serves", "previous")
+    right = ("produced", "delivered", "dropped", "pending", metric, "last seen")
+
+    def row(state: DeviceState) -> Sequence[str]:
+        age, score = status.now_s - state.time_us / 1e6, state.accuracy.get(state.active)
+        return (
             state.device,
             _activity(status, state),
             state.active,
@@ -160,7 +136,9 @@ def _table(status: Status, states: Sequence[DeviceState]) -> Table:
             share(score.of_labelled if score else None),
             moment(state.time_us) if status.past else f"{duration(age)} ago",
         )
-    return table
+
+    title = f"{view.task}: {devices_line(view)}"
+    return table(title, (*columns, *right), map(row, states), right)
 
 
 def _account(state: DeviceState) -> Sequence[str]:
@@ -191,43 +169,26 @@ def _lines(status: Status) -> Iterator[str]:
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
     yield from _kept(view)
-    if (paused := view.standing.paused) is not None:
-        yield (
-            f"the rollout is paused since {moment(paused.time_us)}, {paused.reason}, signed by key "
-            f"{paused.key}; `tidewheel models resume` continues it"
-        )
     if status.lag.partitions:
         yield lag_line(status.lag)
-        yield from retention_lines(status.lag)
-    if view.unseen:
-        yield f"{counted(view.unseen, 'window report')} not counted: deleted, or too many to read"
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
-    yield _drift_line(status)
     rounds, updates = view.count("aggregated"), view.count("admitted")
     yield (
         f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "
         f"{view.count('refused')} refused; {counted(view.count('promoted'), 'run')} "
         f"promoted, {view.count('rejected')} rejected"
     )
-    if (last := view.last_finished) is not None and failure(last):
-        yield round_line(last) or ""
+    for problem in problems(status):
+        since = f" since {moment(problem.since_us)}" if problem.since_us else ""
+        advice = f". {problem.advice}" if problem.advice else ""
+        yield f"{problem.severity}{since}: {problem.text}{advice}"
 
 
 def devices_line(view: FleetView) -> str:
     """Return how many devices there are, and how many of them have no agent."""
     line = counted(len(view.everyone), "device")
     return f"{line}, {len(view.producers)} without an agent" if view.producers else line
-
-
-def _drift_line(status: Status) -> str:
-    watched, alarms = len(status.view.drift), status.alarms
-    if not watched:
-        return "drift is not watched: no window's report has any"
-    worst = ", ".join(f"{device} ({channel})" for device, channel in alarms.items())
-    return f"drift alarms on {len(alarms)} of {counted(watched, 'device')}" + (
-        f": {worst}" if worst else ""
-    )
 
 
 def release_line(view: FleetView) -> str:

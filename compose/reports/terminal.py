@@ -1,12 +1,14 @@
 """Output for a person: the console, a line, a time."""
 
 import time
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -33,3 +35,24 @@ def moment(time_us: int | None) -> str:
 def say(text: str) -> None:
     """Print one line unchanged."""
     console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Sequence[str]] = (),
+    right: Collection[str] = (),
+    whole: Collection[str] = (),
+) -> "Table":
+    """Return a table of texts, which are never markup; right: columns of numbers; whole: those that
+    are not wrapped."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title or None)
+    for name in columns:
+        align = "right" if name in right else "left"
+        made.add_column(Text(name), justify=align, no_wrap=name in whole)  # type: ignore[arg-type]
+    for row in rows:
+        made.add_row(*(Text(text) for text in row))
+    return made

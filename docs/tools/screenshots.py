@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.compose.dashboard.browser import Visit, chromium, served
+from tests.compose.console.browser import Visit, chromium, served
 
 FOLDER = Path(__file__).parents[1] / "images"
 PICTURES = (  # name, page, colours, and the heading of the last card; empty: the whole page
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
         for name, path, scheme, last in PICTURES:
             visit = Visit(browser, address, scheme, WIDTH)
             page = visit.open(path)
-            page.wait_for_function("document.querySelectorAll('.chart svg path').length > 8")
+            page.wait_for_selector("tw-chart > svg path.line")
             height = page.evaluate("document.documentElement.scrollHeight")
             if last:
                 box = page.locator("section.card", has_text=last).bounding_box()

@@ -15,7 +15,8 @@ from compose.launcher.state_dir import StateDir
 from examples.drift import har_remounted
 from examples.drift.analysis import Recovery
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.fleet.view import FleetView
+from streams.contract.topics import topic_name
+from streams.fleet.following import TOPICS
 from streams.kafka.reader import Reader
 
 TASK = f"{Path(har_remounted.__file__).resolve()}:task"  # for processes in other folders
@@ -74,7 +75,7 @@ class RunningFleet:
         while self._reader is None:
             self._check("the fleet starts")
             with contextlib.suppress(BrokerUnavailable):
-                topics = FleetView.topics(self._recovery.task)
+                topics = [topic_name(self._recovery.task, name) for name in TOPICS]
                 self._reader = Reader(broker_of(self._state, None), topics, timeout_s=1.0)
             time.sleep(0.2)
 

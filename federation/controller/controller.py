@@ -21,14 +21,14 @@ from federation.controller.settings import ControllerSettings
 from federation.controller.view_keeper import ViewKeeper
 from federation.registry import publisher, redelivery
 from federation.registry.registry import Registry, Stale
-from federation.rollout.rollout import FleetState, Rollout
+from federation.rollout.rollout import Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import retrain_limit, window_metric
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.topics import RELEASES, topic_name
 from streams.contract.window_report import WindowReport
 from streams.fleet.following import open_view
 from streams.fleet.view import FleetView
@@ -106,7 +106,7 @@ class Controller:
         by_labels = task.upload == "prediction"
         staged = replace(settings.plan.rules, metric=window_metric(task), by_labels=by_labels)
         self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
-        self._fleet = FleetState()
+        self._fleet = FleetView(task.name)
         self._windows = WindowHistory(metric=window_metric(task), classes=task.classes)
         self._others: set[str] = set()  # metrics and classes of reports that do not count
         self._announced: Release | None = None  # the last one on `releases`
@@ -143,8 +143,7 @@ class Controller:
             del past
             keeper = ViewKeeper(view, self._clock)
             for message in reader.to_end():
-                keeper.take(message)
-                self._take(message, began_ms, live=False)
+                self._take(keeper, message, began_ms, live=False)
             self._runs.catch_up(producer)
             self._runs.check(producer)
             while not stop.is_set():
@@ -153,8 +152,7 @@ class Controller:
                 if self.metrics is not None:
                     self.metrics.looked(leading=True)
                 for message in reader.poll(0.4):
-                    keeper.take(message)
-                    self._take(message, began_ms)
+                    self._take(keeper, message, began_ms)
                 self._act(producer)
                 keeper.publish_if_due(producer)
         finally:
@@ -248,31 +246,32 @@ class Controller:
 
     def _resume(self, view: FleetView) -> None:
         """Take in what a snapshot knows."""
+        self._fleet = view
+        if self.metrics is not None:
+            self.metrics.view = view
         for state in view.devices.values():
-            self._hear(state, view.heard_ms[state.device])
+            self._runs.evidence.add_device(state)
         for event in view.rounds:
             self._take_round(event, live=False)
 
-    def _hear(self, state: DeviceState, time_ms: int) -> None:
-        self._fleet.add(state, time_ms / 1000)
-        self._runs.evidence.add_device(state)
-        if self.metrics is not None:
-            self.metrics.heard(state)
-
-    def _take(self, message: Received, began_ms: int, *, live: bool = True) -> None:
+    def _take(
+        self, keeper: ViewKeeper, message: Received, began_ms: int, *, live: bool = True
+    ) -> None:
         try:
-            if message.topic.endswith(f".{WINDOWS}"):
-                report = WindowReport.decode(message.value)
-                self._warn_of_other_task(report)
-                self._windows.add(report, message.time_ms * 1000)
-                if message.time_ms >= began_ms:
-                    self._runs.evidence.add_window(report)
-            elif message.topic.endswith(f".{FLEET}") and message.value is not None:
-                self._hear(DeviceState.decode(message.value), message.time_ms)
-            elif message.topic.endswith(f".{ROUNDS}"):
-                self._take_round(RoundEvent.decode(message.value), live=live)
+            found = keeper.take(message)
         except MalformedRecord as exc:
             log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
+            return
+        match found:
+            case WindowReport():
+                self._warn_of_other_task(found)
+                self._windows.add(found, message.time_ms * 1000)
+                if message.time_ms >= began_ms:
+                    self._runs.evidence.add_window(found)
+            case DeviceState():
+                self._runs.evidence.add_device(found)
+            case RoundEvent():
+                self._take_round(found, live=live)
 
     def _warn_of_other_task(self, report: WindowReport) -> None:
         """Say once of each metric and class that the task has not that its reports do not count."""

@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release
-from streams.contract.documents import DeviceState, RoundEvent
-from streams.fleet.silence import is_silent
+from streams.contract.documents import RoundEvent
+from streams.fleet.view import FleetView
 
 PREFIX = "tidewheel_federation"
 SEEN = 20_000  # events of runs: more than a view of the fleet keeps
@@ -34,7 +34,8 @@ LAST = {
 
 class FederationMetrics(Collector):
     """Counters since the beginning of the topic, and since the first decision. certificates: PEM
-    files whose last moment of validity is exported; missing files are left out."""
+    files whose last moment of validity is exported; missing files are left out. view: of the fleet,
+    which the controller's thread changes."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class FederationMetrics(Collector):
         self._decisions: Counter[str] = Counter()
         self._last: Decision | None = None
         self._stage_us = 0
-        self._devices: dict[str, DeviceState] = {}
+        self.view = FleetView("")
         self._runs: Counter[str] = Counter()
         self._rounds: Counter[str] = Counter()
         self._updates: Counter[tuple[str, str]] = Counter()
@@ -64,10 +65,6 @@ class FederationMetrics(Collector):
     def looked(self, *, leading: bool) -> None:
         """Record that the controller has read its topics, or checked whether it leads."""
         self._looked, self._leading = self._clock(), leading
-
-    def heard(self, state: DeviceState) -> None:
-        with self._lock:
-            self._devices[state.device] = state
 
     def decided(self, registry: Registry, last: Release) -> None:
         """Count the new decisions up to `last`."""
@@ -142,16 +139,13 @@ class FederationMetrics(Collector):
 
     def _fleet(self) -> Iterator[Metric]:
         """Yield what the devices say of themselves, added up."""
-        states, now_s = self._devices.values(), self._wall()
-        silent = [is_silent(state, now_s) for state in states]
-        rates = [
-            0.0 if quiet or s.phase == "stopped" else s.events_per_s
-            for s, quiet in zip(states, silent, strict=True)
-        ]
+        view, now_s = self.view, self._wall()
+        states = list(view.devices.values())
+        silent = sum(view.is_silent(state, now_s) for state in states)
         for name, text, value in (
             ("fleet_devices", "Devices that have reported.", len(states)),
-            ("fleet_silent", "Devices that should report and do not.", sum(silent)),
-            ("fleet_events_per_second", "Events that devices produce.", sum(rates)),
+            ("fleet_silent", "Devices that should report and do not.", silent),
+            ("fleet_events_per_second", "Events that devices produce.", view.produced_per_s(now_s)),
             ("fleet_pending", "Events that wait in spools.", sum(s.pending for s in states)),
             ("fleet_dropped", "Events that devices have declared dropped, in their present epochs.",
              sum(sum(state.dropped.values()) for state in states)),
@@ -183,8 +177,8 @@ class FederationMetrics(Collector):
         gauge = GaugeMetricFamily(f"{PREFIX}_devices_refusing", text, labels=["model"])
         for ref in (desired.stable, offered):
             if ref is not None:
-                who = [s for s in self._devices.values() if ref.model in s.refused]
-                gauge.add_metric([ref.model], len(who))
+                states = list(self.view.devices.values())
+                gauge.add_metric([ref.model], sum(ref.model in s.refused for s in states))
         yield gauge
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.fleet.following import Putting, publish
-from streams.fleet.view import FleetView
+from streams.fleet.view import FleetView, Taken
 from streams.kafka.reader import Received
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,10 @@ class ViewKeeper:
         self.view, self._clock = view, clock
         self._changed, self._due = False, 0.0
 
-    def take(self, message: Received) -> None:
-        self.view.absorb(message)
+    def take(self, message: Received) -> Taken | None:
+        """As `FleetView.take`."""
         self._changed = True
+        return self.view.take(message)
 
     def publish_if_due(self, producer: Putting) -> None:
         """Publish a snapshot. Nothing waits for it: where it cannot be sent, readers start from

@@ -27,7 +27,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -46,6 +46,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
+from streams.fleet.view import FleetView
 
 LEAST, SHARE = 3, 0.5
 
@@ -61,8 +62,6 @@ def declined(present: Iterable[DeviceState], stable: str) -> str | None:
 
 log = logging.getLogger(__name__)
 
-HEARD_S, MISSED = 60.0, 3  # after so long, and so many heartbeats, a device is not present
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,24 +69,6 @@ class Plan:
 
     shares: tuple[float, ...] = (0.05, 0.25, 1.0)
     rules: StageRules = field(default_factory=StageRules)
-
-
-@dataclass
-class FleetState:
-    """The devices' last states, and when they were received (seconds, wall clock)."""
-
-    heard: dict[str, tuple[DeviceState, float]] = field(default_factory=dict)
-
-    def add(self, state: DeviceState, at_s: float) -> None:
-        self.heard[state.device] = state, at_s
-
-    def present(self, now_s: float) -> list[DeviceState]:
-        """Return the devices with a recent state that have not stopped."""
-        return [
-            state
-            for state, at in self.heard.values()
-            if now_s - at <= max(HEARD_S, MISSED * state.heartbeat_s) and state.phase != "stopped"
-        ]
 
 
 @dataclass
@@ -100,7 +81,7 @@ class Rollout:
     clock: Callable[[], float] = time.time
     _read: tuple[str, list[Decision]] = ("", [])  # up to which decision, and all of them
 
-    def step(self, last: Release, fleet: FleetState, windows: WindowHistory) -> Release | None:
+    def step(self, last: Release, fleet: FleetView, windows: WindowHistory) -> Release | None:
         """Make and return the next decision after `last`; None if none is due. Raises Stale if
         another process has made one."""
         desired = last.decision.standing
@@ -118,7 +99,7 @@ class Rollout:
             return False
         return desired.offered is None or self._words(last, desired.offered)[-1].kind == "held"
 
-    def _decline(self, last: Release, stable: Ref, fleet: FleetState) -> Release | None:
+    def _decline(self, last: Release, stable: Ref, fleet: FleetView) -> Release | None:
         """Take the stable version back if many devices decline it and there is one before."""
         why = declined(fleet.present(self.clock()), stable.model)
         earlier = before_stable(self.registry, self.registry.decisions()) if why else None
@@ -129,7 +110,7 @@ class Rollout:
         reason = f"{why}; {earlier.model} is served again"
         return self._decide(last, "rolled-back", after, stable, reason)
 
-    def _begin(self, last: Release, candidate: Ref, fleet: FleetState) -> Release | None:
+    def _begin(self, last: Release, candidate: Ref, fleet: FleetView) -> Release | None:
         desired = last.decision.standing
         stable = desired.stable.model if desired.stable else None
         try:
@@ -145,7 +126,7 @@ class Rollout:
         return None if found is None else self._offer(last, candidate, fleet, found)
 
     def _advance(
-        self, last: Release, offered: Ref, fleet: FleetState, windows: WindowHistory
+        self, last: Release, offered: Ref, fleet: FleetView, windows: WindowHistory
     ) -> Release | None:
         """Evaluate the current stage, and make the decision that follows."""
         words, desired = self._words(last, offered), last.decision.standing
@@ -153,7 +134,7 @@ class Rollout:
         held, paused = words[-1].kind == "held", desired.paused is not None
         if held and not paused and desired.candidate is not None:
             return self._roll_back(last, offered, f"replaced by {desired.candidate.model}", {})
-        finding = self._finding(desired, offered, fleet, windows, stages)
+        finding = self._finding(desired, fleet, windows, stages)
         match finding.verdict:
             case "roll-back":
                 return self._roll_back(last, offered, finding.reason, finding.evidence)
@@ -165,7 +146,7 @@ class Rollout:
         return None
 
     def _move_on(
-        self, last: Release, offered: Ref, fleet: FleetState, finding: StageVerdict
+        self, last: Release, offered: Ref, fleet: FleetView, finding: StageVerdict
     ) -> Release:
         desired, task = last.decision.standing, self.registry.task
         there = fleet.present(self.clock())
@@ -180,7 +161,7 @@ class Rollout:
         self,
         last: Release,
         model: Ref,
-        fleet: FleetState,
+        fleet: FleetView,
         found: tuple[int, float, int],
         finding: StageVerdict | None = None,
     ) -> Release:
@@ -197,7 +178,7 @@ class Rollout:
         return self._decide(last, "stage", after, model, reason, finding.evidence)
 
     def _next_stage(
-        self, fleet: FleetState, stage: int, among: int
+        self, fleet: FleetView, stage: int, among: int
     ) -> tuple[int, float, int] | None:
         """Return the next stage with more than `among` devices: its number, share and devices."""
         task = self.registry.task
@@ -212,35 +193,13 @@ class Rollout:
     def _finding(
         self,
         desired: DesiredState,
-        offered: Ref,
-        fleet: FleetState,
+        fleet: FleetView,
         windows: WindowHistory,
         stages: list[int],
     ) -> StageVerdict:
-        @cache
-        def canary(device: str) -> bool:
-            return rollout_position(self.registry.task, device) < desired.share
-
-        states = [s for s, _ in fleet.heard.values() if canary(s.device)]
-        refusals = {
-            s.device: reason
-            for s in states
-            if (reason := s.refused.get(offered.model)) and not reason.startswith(WITHDRAWN)
-        }
         now_s = self.clock()
-        found = evaluate(
-            self.plan.rules,
-            windows,
-            candidate=offered.model,
-            stable=desired.stable.model if desired.stable else "",
-            began_us=stages[0],
-            stage_began_us=stages[-1],
-            now_us=int(now_s * 1e6),
-            canary=canary,
-            refusals=refusals,
-            offered=max(len(states), 1),
-        )
-        phases = {s.device: s.phase for s in states}
+        found = question(self.plan.rules, fleet, windows, desired, stages, int(now_s * 1e6))()
+        phases = {s.device: s.phase for s in fleet.within(desired.share)}
         return without_hope(found, phases, now_s - stages[-1] / 1e6)
 
     def _words(self, last: Release, offered: Ref) -> list[Decision]:
@@ -273,6 +232,43 @@ class Rollout:
         return self.registry.decide(
             self.key, kind, desired, last, model=about.model, reason=reason, evidence=evidence
         )
+
+
+def question(
+    rules: StageRules,
+    fleet: FleetView,
+    windows: WindowHistory,
+    desired: DesiredState,
+    stages: Sequence[int],
+    now_us: int,
+) -> Callable[[], StageVerdict]:
+    """Return the evaluation of the version on offer, which reads nothing but `windows`; stages:
+    when they began."""
+    assert desired.offered is not None
+    candidate, states = desired.offered.model, fleet.within(desired.share)
+    refusals = {
+        state.device: reason
+        for state in states
+        if (reason := state.refused.get(candidate)) and not reason.startswith(WITHDRAWN)
+    }
+
+    @cache
+    def canary(device: str) -> bool:
+        return rollout_position(fleet.task, device) < desired.share
+
+    return partial(
+        evaluate,
+        rules,
+        windows,
+        candidate=candidate,
+        stable=desired.stable.model if desired.stable else "",
+        began_us=stages[0],
+        stage_began_us=stages[-1],
+        now_us=now_us,
+        canary=canary,
+        refusals=refusals,
+        offered=max(len(states), 1),
+    )
 
 
 def _devices(count: int, present: Sequence[DeviceState]) -> str:

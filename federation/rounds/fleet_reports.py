@@ -27,8 +27,7 @@ FRESH_S = 60.0  # older device states are outdated
 POLL_S = 0.05  # timeout of a poll; a round waits for it twice
 READ_S = 5.0  # at most, to read waiting messages
 LOOK_S = 0.5  # the same where replies are waited for meanwhile
-MISSED = 3.0  # a device may be quiet for so many of its heartbeats
-SPARE_S = 2.0  # and for so long in addition
+SPARE_S = 2.0  # a device may be quiet for so long after it has missed its heartbeats
 GAP_S = 5.0  # if nobody is heard for longer, silence counts from then on
 
 
@@ -88,7 +87,7 @@ class FleetReports:
         quiet: dict[int, float] = {}
         loud: set[int] = set()
         for device, (state, at) in self._last.items():
-            if self._heard_at - max(at, self._heard_since) > MISSED * state.heartbeat_s + SPARE_S:
+            if self._heard_at - max(at, self._heard_since) > state.missed_after_s + SPARE_S:
                 self._fallen.add(device)
             if state.node is None:
                 continue

@@ -18,6 +18,7 @@ from streams.contract.window_metrics import RowMetric
 # Numbers from elsewhere that are reckoned with: no sum of them overflows.
 Micros = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+MISSED = 3  # heartbeats, before a device counts as silent
 LATEST_US = 2**55  # of an event, up to the year 3100
 EventTime = Annotated[int, Field(ge=0, le=LATEST_US)]
 Figure = Annotated[float, Field(allow_inf_nan=False)]
@@ -200,6 +201,11 @@ class DeviceState(Document):
     latency_p50_us: Figure = 0.0
     latency_p99_us: Figure = 0.0
     error: str | None = None
+
+    @property
+    def missed_after_s(self) -> float:
+        """After so long without a word it has missed MISSED heartbeats."""
+        return MISSED * self.heartbeat_s
 
 
 RoundKind = Literal[

@@ -40,6 +40,7 @@ from streams.kafka.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
 
+TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS)
 PART = 900_000
 MOST = 50_000  # messages of `windows` that are read after a snapshot, or without one
 LETTERS = 200  # messages of `dead-letters`, for who asks for that topic
@@ -118,7 +119,7 @@ def newest_of(messages: Sequence[Received], task: str) -> FleetView | None:
 def open_view(
     settings: BrokerSettings,
     task: str,
-    topics: Sequence[str] = (FLEET, WINDOWS, RELEASES, ROUNDS),
+    topics: Sequence[str] = TOPICS,
     timeout_s: float = 10.0,
 ) -> tuple[FleetView, Reader]:
     """Return the last snapshot, or an empty view, and a reader of what came after it."""
@@ -177,14 +178,12 @@ def before(
                 yield message
 
 
-def read_view(settings: BrokerSettings, task: str, timeout_s: float = 10.0) -> FleetView:
+def read_view(
+    settings: BrokerSettings, task: str, timeout_s: float = 10.0, topics: Sequence[str] = TOPICS
+) -> FleetView:
     """Return the view up to the topics' current end; raise BrokerUnavailable."""
-    view, reader = open_view(settings, task, timeout_s=timeout_s)
+    view, reader = open_view(settings, task, topics, timeout_s)
     with closing(reader):
-        catch_up(view, reader)
+        for message in reader.to_end():
+            view.absorb(message)
     return view
-
-
-def catch_up(view: FleetView, reader: Reader) -> None:
-    for message in reader.to_end():
-        view.absorb(message)

@@ -1,15 +1,17 @@
 """What happened to a task's models, when, why, and on what evidence. Pure.
 
 Documents of `rounds`, `releases`, `fleet` and `windows` go in, one after the other; entries in
-order of time come out, the newest ENTRIES. A document that was told twice counts once. Times are
+order of time come out, the newest ENTRIES. The view leaves out documents that come again. Times are
 wall clock: runs' and decisions' own, otherwise the message's timestamp, for readings may be older
-than their windows' reports. Of a device's states between two reads only the last one may be
-known: that it has gone back is known by then at the latest.
+than their windows' reports. Of a device's states between two reads only the last one may be known:
+that it has gone back is known by then at the latest.
 """
 
-import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer
 
 from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
@@ -21,6 +23,11 @@ ENTRIES = 2000
 DAYS = 400  # of a release's agreement, together
 BRIEF = 3  # windows: an alarm that lasts no longer is one line, and so are those that follow it
 
+# Keys of several parts, as JSON has them.
+PAIRS = (
+    PlainSerializer(lambda found: list(found.items())),
+    BeforeValidator(lambda pairs: {tuple(key): value for key, value in pairs}),
+)
 RUNS = {
     "asked": "run requested by a person",
     "requested": "run {run} started",
@@ -84,8 +91,9 @@ class Alarm:
 class Timeline:
     """The entries so far, and what is needed to make the next ones."""
 
-    known: dict[str, Entry] = field(default_factory=dict)  # by their JSON, in order of arrival
-    days: dict[tuple[str, str], Day] = field(default_factory=dict)  # by day and release
+    lines: list[Entry] = field(default_factory=list)  # in order of arrival
+    days: Annotated[dict[tuple[str, str], Day], *PAIRS] = field(default_factory=dict)
+    """By day and release."""
     latest: dict[str, tuple[int, int]] = field(default_factory=dict)  # window, revision
     alarms: dict[str, Alarm] = field(default_factory=dict)  # by device
     refusals: dict[str, dict[str, str]] = field(default_factory=dict)  # device -> version, reason
@@ -94,12 +102,15 @@ class Timeline:
     def entries(self) -> list[Entry]:
         """Oldest first."""
         days = [each.entry(day, release) for (day, release), each in self.days.items()]
-        return sorted([*self.known.values(), *days], key=lambda entry: entry.time_us)
+        return sorted([*self.lines, *days], key=lambda entry: entry.time_us)
 
     def add(self, entry: Entry) -> None:
-        self.known.setdefault(_key(entry), entry)
-        if len(self.known) > ENTRIES:
-            del self.known[next(iter(self.known))]
+        self.lines.append(entry)
+        del self.lines[:-ENTRIES]
+
+    def _take_back(self, entry: Entry) -> None:
+        if entry in self.lines:
+            self.lines.remove(entry)
 
     def run(self, event: RoundEvent) -> None:
         """Evidence stands with what was made of it, and with each round's figures."""
@@ -179,7 +190,7 @@ class Timeline:
         text = f"device {device}: inputs drift"
         alarm = Alarm(Entry(at_us, "drift", device, text, f"{drift.worst} most", evidence))
         if before is not None and before.brief and before.windows <= BRIEF:
-            self.known.pop(_key(before.line), None)
+            self._take_back(before.line)
             alarm.brief = before.brief
         self.add(alarm.line)
         return alarm
@@ -190,7 +201,7 @@ class Timeline:
             text = f"device {device}: inputs no longer drift"
             over = Alarm(Entry(at_us, "drift", device, text, "", _evidence(drift)), on=False)
         else:
-            self.known.pop(_key(alarm.line), None)
+            self._take_back(alarm.line)
             times = alarm.brief + 1
             how = f"for {counted(alarm.windows, 'window')}"
             how = f"{times} times, for at most {BRIEF} windows each" if times > 1 else how
@@ -198,10 +209,6 @@ class Timeline:
             over = Alarm(replace(alarm.line, text=text), on=False, brief=times)
         self.add(over.line)
         return over
-
-
-def _key(entry: Entry) -> str:
-    return json.dumps(asdict(entry))
 
 
 def _evidence(drift: DriftReport) -> dict[str, float]:

@@ -1,28 +1,38 @@
 """What the topics say, summed up: the fleet, windows by model version, runs and releases.
 
-Pure: messages go in, figures come out. Its size depends on the fleet, its releases and their
-decisions, not on how long it has run: of runs the newest RUN_EVENTS are kept, of windows sums.
-Windows are reported at least once: a report is counted once by device, window and revision.
+Pure: messages go in, figures come out. Status, timeline, console, `up` and the controller read it,
+and what "silent" means stands here alone. Its size depends on the fleet, not on how long it has
+run: of windows sums are kept, of runs the newest RUN_EVENTS, of decisions DECISIONS, of a device's
+ended epochs EPOCHS, of versions VERSIONS. Windows are reported at least once: a report is counted
+once by device, window and revision.
 """
 
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
 
 from streams.contract.decisions import Decision, DesiredState, Release, rollout_position
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
+from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.recent_reports import RecentReports
-from streams.fleet.timeline import Timeline
+from streams.fleet.timeline import PAIRS, Timeline
 from streams.fleet.wording import counted, decision_line, round_line
 from streams.kafka.reader import Received
 
-RUN_EVENTS = 4000
+RUN_EVENTS, DECISIONS, VERSIONS, EPOCHS = 4000, 2000, 200, 8
+SILENT_S = 30.0  # a device that has missed its heartbeats is silent after so long at least
 RATE_S = 60  # for which events are known by the second in which they were reported
 OF_A_DEVICE = ("admitted", "refused", "failed")
-NO_AGENT = "no agent"  # the phase of a producer
+NO_AGENT: Literal["no agent"] = "no agent"  # the phase of a producer
+Condition = Literal["error", "silent", "drifting", "stopped", "fine", "no agent"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)  # the most urgent first
+Taken = DeviceState | WindowReport | Decision | RoundEvent
 
 
 @dataclass
@@ -30,18 +40,20 @@ class FleetView:
     """All that has been read of one task's topics.
 
     producers: devices that have no agent, but events in windows; what is known of them in the form
-    of a state. heard_ms: when a device's last state was sent, by its clock. scored: events by the
-    second of their report. drift: by device, as its latest report has it, with the worst channel
-    alone and no histogram. earlier: events of runs that are not kept, by kind. offsets: the next
-    ones to read, by topic and partition. unseen: messages that were never read because there were
-    too many. slot: of the last snapshot, see `following`.
+    of a state. ended: the last words
+    of a device's earlier epochs, the newest last. scored: events by the second of their report.
+    drift: by device, as its latest report has it, with the worst channel alone and no histogram.
+    earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
+    partition. unseen: messages that were never read because there were too many. slot: of the last
+    snapshot, see `following`.
     """
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
 
     task: str
     devices: dict[str, DeviceState] = field(default_factory=dict)
     producers: dict[str, DeviceState] = field(default_factory=dict)
-    heard_ms: dict[str, int] = field(default_factory=dict)
-    epochs: dict[tuple[str, str], DeviceState] = field(default_factory=dict)  # last words of each
+    ended: dict[str, list[DeviceState]] = field(default_factory=dict)
     agreement: dict[str, Agreement] = field(default_factory=dict)
     windows: int = 0
     windows_late: int = 0
@@ -51,53 +63,71 @@ class FleetView:
     rounds: list[RoundEvent] = field(default_factory=list)
     earlier: Counter[str] = field(default_factory=Counter)
     timeline: Timeline = field(default_factory=Timeline)
-    reports: RecentReports = field(default_factory=RecentReports)
-    news: deque[str] = field(default_factory=lambda: deque(maxlen=200))
-    offsets: dict[tuple[str, int], int] = field(default_factory=dict)
+    reports: Annotated[
+        RecentReports, PlainValidator(RecentReports.load), PlainSerializer(RecentReports.dump)
+    ] = field(default_factory=RecentReports)
+    news: Annotated[deque[str], Field(exclude=True)] = field(
+        default_factory=lambda: deque(maxlen=200)
+    )
+    offsets: Annotated[dict[tuple[str, int], int], *PAIRS] = field(default_factory=dict)
     unreadable: int = 0
     unseen: int = 0
     slot: int = 0
 
-    @staticmethod
-    def topics(task: str) -> list[str]:
-        return [topic_name(task, name) for name in (FLEET, WINDOWS, RELEASES, ROUNDS)]
+    def absorb(self, message: Received) -> Taken | None:
+        """Take one message in; return what it says, None where that comes again. One that cannot be
+        read is counted."""
+        with suppress(MalformedRecord):
+            return self.take(message)
+        return None
 
-    def absorb(self, message: Received) -> None:
-        """Take one message in; one that cannot be read is counted."""
+    def take(self, message: Received) -> Taken | None:
+        """As `absorb`; raise MalformedRecord for a message that cannot be read."""
         kind = message.topic.removeprefix(f"{self.task}.")
         self.offsets[kind, message.partition] = message.offset + 1
         try:
             if kind == FLEET and message.value is not None:
-                self._device(DeviceState.decode(message.value), message.time_ms)
-            elif kind == WINDOWS:
-                self._window(WindowReport.decode(message.value), message.time_ms)
-            elif kind == RELEASES:
-                self._decision(Release.decode(message.value).decision)
-            elif kind == ROUNDS:
-                self._round(RoundEvent.decode(message.value))
+                return self.hear(DeviceState.decode(message.value))
+            if kind == WINDOWS:
+                return self._window(WindowReport.decode(message.value), message.time_ms)
+            if kind == RELEASES:
+                return self._decision(Release.decode(message.value).decision)
+            if kind == ROUNDS:
+                return self._round(RoundEvent.decode(message.value))
         except MalformedRecord:
             self.unreadable += 1
+            raise
+        return None
 
-    def _device(self, state: DeviceState, time_ms: int) -> None:
-        self.devices[state.device], self.heard_ms[state.device] = state, time_ms
-        self.epochs[state.device, state.epoch] = state
+    def hear(self, state: DeviceState) -> DeviceState:
+        """Take a device's state in."""
+        before = self.devices.get(state.device)
+        if before is not None and before.epoch != state.epoch:
+            ended = self.ended.setdefault(state.device, [])
+            ended.append(before)
+            del ended[:-EPOCHS]
+        self.devices[state.device] = state
         self.producers.pop(state.device, None)
         self.timeline.device(state)
+        return state
 
-    def _window(self, report: WindowReport, time_ms: int) -> None:
+    def _window(self, report: WindowReport, time_ms: int) -> WindowReport | None:
         if not self.reports.is_new(report.device, report.window_us, report.revision):
-            return
+            return None
         self.windows += report.revision == 0
         self.windows_late += report.revision > 0
         self._count(time_ms // 1000, report.events)
         for release, part in report.by_release.items():
             self.agreement.setdefault(release, Agreement()).add(report, release, part)
+        if len(self.agreement) > VERSIONS:
+            del self.agreement[next(iter(self.agreement))]
         at_us = time_ms * 1000 or report.end_us
         self.timeline.window(at_us, report)
         if report.device not in self.devices:
             self._producer(report, at_us)
         if self.timeline.latest[report.device] == (report.window_us, report.revision):
             self._drift(report.device, report.drift)
+        return report
 
     def _producer(self, report: WindowReport, at_us: int) -> None:
         """Its events are known once they are scored."""
@@ -115,6 +145,46 @@ class FleetView:
         """All devices, with an agent or without."""
         return {**self.devices, **self.producers}
 
+    @property
+    def epochs(self) -> dict[tuple[str, str], DeviceState]:
+        """The last words of each epoch, by device and epoch, the current one included."""
+        earlier = [state for name in self.devices for state in self.ended.get(name, [])]
+        return {(s.device, s.epoch): s for s in [*earlier, *self.devices.values()]}
+
+    def is_silent(self, state: DeviceState, now_s: float) -> bool:
+        """Return whether a device that has not stopped is not heard of; now_s: wall clock. One
+        without an agent has nothing to say."""
+        waits_s = now_s - state.time_us / 1e6
+        listening = state.phase not in ("stopped", NO_AGENT)
+        return listening and waits_s > max(SILENT_S, state.missed_after_s)
+
+    def present(self, now_s: float) -> list[DeviceState]:
+        """Return the devices that take part: with an agent, not silent and not stopped."""
+        states = self.devices.values()
+        return [s for s in states if s.phase != "stopped" and not self.is_silent(s, now_s)]
+
+    def produced_per_s(self, now_s: float) -> float:
+        """Return how many events the devices that are present answer a second, as they say."""
+        return sum(state.events_per_s for state in self.present(now_s))
+
+    def scored_per_s(self, now_s: float) -> float:
+        """Return how many events were scored a second, over the last RATE_S."""
+        since = now_s - RATE_S
+        return sum(n for second, n in self.scored.items() if second >= since) / RATE_S
+
+    def condition(self, state: DeviceState, now_s: float) -> Condition:
+        """Return the one word that a device is shown with."""
+        if self.is_silent(state, now_s):
+            return "silent"
+        if state.error:
+            return "error"
+        if state.phase == "stopped":
+            return "stopped"
+        drift = self.drift.get(state.device)
+        if drift is not None and drift.alarm:
+            return "drifting"
+        return NO_AGENT if state.phase == NO_AGENT else "fine"
+
     def _drift(self, device: str, drift: DriftReport | None) -> None:
         if drift is None:
             self.drift.pop(device, None)
@@ -129,11 +199,21 @@ class FleetView:
             kept = {s: n for s, n in self.scored.items() if s >= newest - RATE_S}
             self.scored = Counter(kept)
 
-    def _decision(self, decision: Decision) -> None:
+    def _decision(self, decision: Decision) -> Decision | None:
+        if self.decisions.get(decision.seq) == decision:
+            return None
         if decision.seq not in self.decisions:
             self.news.append(decision_line(decision))
         self.decisions[decision.seq] = decision
+        if len(self.decisions) > DECISIONS:
+            del self.decisions[min(self.decisions)]
         self.timeline.decision(decision)
+        return decision
+
+    @property
+    def decided(self) -> list[Decision]:
+        """All decisions in their order."""
+        return [self.decisions[seq] for seq in sorted(self.decisions)]
 
     @property
     def standing(self) -> DesiredState:
@@ -143,18 +223,22 @@ class FleetView:
     @property
     def offered_count(self) -> int:
         """The number of devices that the offered version goes to."""
-        share = self.standing.share
-        return sum(rollout_position(self.task, device) < share for device in self.devices)
+        return len(self.within(self.standing.share))
+
+    def within(self, share: float) -> list[DeviceState]:
+        """Return the devices of this first share of the fleet."""
+        states = self.devices.values()
+        return [s for s in states if rollout_position(self.task, s.device) < share]
 
     @property
     def offered_to(self) -> str:
         """That number for a person: `2 of 5 devices`."""
         return f"{self.offered_count:,} of {counted(len(self.devices), 'device')}"
 
-    def _round(self, event: RoundEvent) -> None:
+    def _round(self, event: RoundEvent) -> RoundEvent | None:
         last = self.rounds[-500:]
         if any(each.time_us == event.time_us and each == event for each in last):
-            return  # told twice: its first acknowledgement was lost
+            return None  # published twice: its first acknowledgement was lost
         self.rounds.append(event)
         self.timeline.run(event)
         text = round_line(event)
@@ -162,6 +246,7 @@ class FleetView:
             self.news.append(text)
         if len(self.rounds) > RUN_EVENTS:
             self._forget()
+        return event
 
     def _forget(self) -> None:
         """Of the older half keep what is said of whole runs, at most a quarter of RUN_EVENTS."""

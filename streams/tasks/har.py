@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from streams.contract.task import Device, Reading, Segment, Task, Training
 from streams.tasks import hapt
-from tidewheel import Device, Reading, Segment, Task, Training
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from streams.contract.task import Answered, Device, Outcome, Reading, Segment, Task, Training
 from streams.tasks import akl
-from tidewheel import Answered, Device, Outcome, Reading, Segment, Task, Training
 
 if TYPE_CHECKING:
     import torch

@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "streams.batch.jobs",
         "federation.registry",
     ),
-    "streams.tasks": ("tidewheel",),
+    "streams.tasks": ("streams.contract", "streams.runtime"),
     "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.batch.records": ("streams.contract",),
     "streams.batch.sources": ("streams.batch.records", "streams.runtime"),
@@ -74,7 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "federation.evaluation": ("federation.admission", "streams.kafka"),
     "federation.registry": ("streams.contract", "streams.kafka", "streams.runtime"),
     "federation.bootstrap": (*COMMON, "federation.evaluation", "federation.registry"),
-    "federation.rollout": ("federation.registry",),
+    "federation.rollout": ("federation.registry", "streams.fleet"),
     "federation.rounds": (*COMMON, "federation.aggregation", "federation.bootstrap"),
     "federation.controller": (
         *COMMON,
@@ -91,7 +91,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "streams.batch.queue",
         "streams.worker.store",
     ),
-    "compose.dashboard": ("compose.reports", "compose.launcher"),
+    "compose.console": ("compose.reports", "federation.rollout"),
     "compose.preflight": (*COMMON, "federation.bootstrap"),
     "compose.launcher": (
         "compose.preflight",
@@ -101,7 +101,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "edge_client",
     ),
     "compose.cli": (
-        "compose.dashboard",
+        "compose.console",
         "compose.launcher",
         "streams.batch.queue",
         "streams.worker",
@@ -110,7 +110,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "compose": ("compose.cli",),
     "examples.batch": ("compose", "tidewheel"),
-    "examples.drift": ("compose", "streams.tasks"),
+    "examples.drift": ("compose", "streams.tasks", "tidewheel"),
 }
 
 PROBE = """
@@ -294,13 +294,14 @@ def test_a_task_file_imports_numpy_alone() -> None:
 
 
 def test_the_console_needs_neither_torch_nor_faust_nor_flower() -> None:
-    modules = [m for m in MODULES if m.startswith("compose.dashboard")]
+    modules = [m for m in MODULES if m.startswith("compose.console")]
     assert not libraries(loaded(*modules), "torch", "faust", "flwr", "deltalake")
 
 
 def test_what_the_console_shows_is_made_without_its_web_library() -> None:
-    modules = [m for m in MODULES if m.startswith("compose.dashboard.model")]
-    assert not libraries(loaded(*modules), "nicegui", "fastapi", "starlette", "torch")
+    names = ("charts", "device", "history", "learning", "moment", "pages")
+    modules = [f"compose.console.{name}" for name in names]
+    assert not libraries(loaded(*modules), "jinja2", "fastapi", "starlette", "torch")
 
 
 def test_the_worker_knows_no_flower() -> None:
@@ -384,14 +385,12 @@ def importers(library: str) -> set[str]:
             },
         ),
         (
-            "nicegui",
-            {m for m in MODULES if m.startswith("compose.dashboard.pages")}
-            | {"compose.dashboard.web.server"},
+            "fastapi",
+            {"compose.console.server", "compose.console.site"},
         ),
         ("adbc_driver_postgresql", {"streams.batch.sinks.databases"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
         ("opentelemetry", {"streams.runtime.tracing"}),
-        ("matplotlib", {"compose.reports.rounds"}),
         ("opacus", {"federation.aggregation.privacy"}),
         ("paho", {"edge_client.sources.mqtt"}),
         ("pickle", {"streams.tasks.hapt"}),

@@ -17,7 +17,7 @@ THREADS = {
     "edge_client.uplink.uplink": "Uplink",
     "edge_client.samples.delayed_labels": "DelayedLabels",
     "compose.reports.follower": "Following",
-    "compose.dashboard.watch": "Watch",
+    "compose.console.watch": "Watch",
 }
 
 

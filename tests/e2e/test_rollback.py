@@ -17,7 +17,7 @@ from examples.drift.bad_candidates import offer, weights_of
 from federation.registry.registry import Registry
 from streams.contract.task import load_task
 from streams.runtime.key_files import load_private_key
-from tests.compose.dashboard.browser import Visit, chromium
+from tests.compose.console.browser import Visit, chromium
 from tests.e2e.support import Place, Running, check_account, until
 from tests.streams.batch.support import good_rows, write_parquet
 
@@ -118,7 +118,7 @@ def look_around(visit: Visit) -> None:
         ("/fleet", ("3 of 3 devices", "d0", "d1", "d2")),
         ("/devices/d0", ("balances", "produced", "Newest windows")),
         ("/learning", ("By round",)),
-        ("/releases", ("All devices serve 1-", "signed by key", "Lineage")),
+        ("/releases", ("All devices serve 1-", "signed by key")),
         ("/quality", ("every message of events could be decoded",)),
         ("/jobs", ("No job yet",)),
     ):

@@ -23,7 +23,7 @@ EXTRAS = {
     "worker": ("streams.worker.app", ("flwr", "onnxruntime")),
     "federation": ("federation.server_app", ("faust-streaming", "deltalake")),
     "console": (
-        "compose.dashboard.web.server",
+        "compose.console.server",
         ("torch", "faust-streaming", "flwr", "deltalake", "duckdb"),
     ),
 }
@@ -33,7 +33,6 @@ ON_TOP = {
     "postgresql": "adbc_driver_postgresql.dbapi",
     "dp": "opacus.accountants",
     "trace": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "plot": "matplotlib.figure",
     "mqtt": "edge_client.sources.mqtt",
     "s3": "s3fs",
     "simulation": "ray",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,12 +27,10 @@ app.command()(run)
 @app.command("list")
 def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """List the jobs that were submitted with this state folder, the oldest first."""
-    from compose.reports.jobs import not_submitted, places_of, read_jobs, told
+    from compose.reports.jobs import list_jobs as listed
+    from compose.reports.jobs import place_text
 
-    found, wrong = read_jobs(state)
-    rows = [_row(report) for report in reversed(found)]
-    known = {row["id"] for row in rows}
-    rows += [not_submitted(place) for id, place in places_of(state).items() if id not in known]
+    rows, wrong = listed(state)
     for line in wrong:
         _warn(line)
     if json:
@@ -40,8 +38,8 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
         return
     for row in rows:
         say(
-            f"{row['id']}  {row['state']:<18}  {row['processed']:>12,} of {row['total']:,} rows  "
-            f"{moment(row['created_us'])}  {row['job']}{told(row['queue'])}"
+            f"{row.id}  {row.state:<18}  {row.processed:>12,} of {row.total:,} rows  "
+            f"{moment(row.created_us)}  {row.job}{place_text(row.queue)}"
         )
     if not rows and not wrong:
         say(f"no jobs in {state}")
@@ -50,7 +48,7 @@ def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
 @app.command("show")
 def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """Show a job's state, its counts and its input, from its folder."""
-    from compose.reports.jobs import queue_row, told
+    from compose.reports.jobs import place_text, queue_row
 
     job = _find(state, name)
     report = _report(state, job)
@@ -61,7 +59,7 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
         return
     gone = ", but no process works on it" if report.abandoned else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
-        f"{moment(found.started_us)}{told(place)}")  # fmt: skip
+        f"{moment(found.started_us)}{place_text(place)}")  # fmt: skip
     tell_counts(found)
     for file in found.inputs:
         say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
@@ -213,17 +211,3 @@ def _report(state: Path, job: "JobFolder") -> "JobReport":
 
 def _warn(text: str) -> None:
     console(stderr=True).print(f"tidewheel: {text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _row(report: "JobReport") -> dict[str, Any]:
-    from compose.reports.jobs import queue_row
-
-    found = report.manifest
-    chosen = ("state", "reason", "task", "model", "job", "output", "total", "processed")
-    return {
-        "id": report.id,
-        **{name: getattr(found, name) for name in chosen},
-        "created_us": found.started_us,
-        "running": report.running,
-        "queue": queue_row(report.place),
-    }

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from compose.reports.summary.figures import Summary
 from compose.reports.summary.lines import RunLine
+from compose.reports.terminal import table
 from streams.contract.task.metrics import named
 from streams.fleet.wording import AUDIT, before_after, counted, share, short_runs
 
@@ -26,39 +27,30 @@ def render(summary: Summary, console: Console) -> None:
 
 
 def _device_table(summary: Summary) -> Table:
-    table = Table(title=f"{summary.task}: devices and their event account")
-    table.add_column("device")
-    table.add_column("serves")
-    for name in ("before", "after", "produced", "delivered", "dropped", "pending", "scored"):
-        table.add_column(name, justify="right")
+    counts = ("produced", "delivered", "dropped", "pending", "scored")
+    right = ("before", "after", *counts)
+    made = table(
+        f"{summary.task}: devices and their event account", ("device", "serves", *right), (), right
+    )
     for line in summary.devices:
-        table.add_row(
+        made.add_row(
             f"{line.device}, earlier" if line.ended else line.device,
             f"{line.last}, kept" if line.kept else line.last,
             share(line.before, line.before_of),
             share(line.after, line.after_of),
-            *(str(x) for x in (line.produced, line.delivered, line.dropped, line.pending)),
-            str(line.scored),
+            *(str(getattr(line, name)) for name in counts),
             style="" if line.balanced else "red",
         )
-    table.add_section()
-    totals = [summary.total(n) for n in ("produced", "delivered", "dropped", "pending", "scored")]
-    before, after = summary.fleet_figure("before"), summary.fleet_figure("after")
-    counts = summary.of_fleet("before"), summary.of_fleet("after")
-    table.add_row(
-        "all",
-        "",
-        share(before, counts[0]),
-        share(after, counts[1]),
-        *(str(x) for x in totals),
-        style="bold",
-    )
-    table.caption = (
+    made.add_section()
+    figures = [share(summary.fleet_figure(w), summary.of_fleet(w)) for w in ("before", "after")]
+    totals = [str(summary.total(name)) for name in counts]
+    made.add_row("all", "", *figures, *totals, style="bold")
+    made.caption = (
         f"before, after: {named(summary.row_metric)} of the device's answers by the first and by "
-        "the last version, "
-        "on the same of its held-out segments where both have answered them (how many)"
+        "the last version, on the same of its held-out segments where both have answered them "
+        "(how many)"
     )
-    return table
+    return made
 
 
 def _figures(summary: Summary) -> Table:
@@ -66,7 +58,6 @@ def _figures(summary: Summary) -> Table:
     rows = {
         "model served": _served(summary),
         f"{named(summary.metric)} on held-out devices": _held_out(summary),
-        "by other metrics": _metrics(summary),
         summary.agreement_called: before_after(summary.agreement_before, summary.agreement_after),
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
@@ -89,17 +80,10 @@ def _figures(summary: Summary) -> Table:
 
 
 def _labels(summary: Summary) -> str:
-    """The way of all labels."""
-    late = summary.late_labels
-    later = (
-        f"{late['produced']} became known later: {late['delivered']} sent, {late['pending']} "
-        f"pending, {late['dropped']} dropped; "
-    )
+    kept, labelled = summary.total("samples"), summary.total("true_labels")
     return (
-        f"{summary.total('truths')} answers have a true label in the data, by which they are "
-        f"measured; devices received {summary.total('labels_told')} and keep "
-        f"{summary.total('samples')} segments, {summary.total('true_labels')} with a label; "
-        f"{later if late else ''}{summary.labels_stored} events in the store have one"
+        f"devices keep {counted(kept, 'segment')}, {labelled} with a true label; "
+        f"{counted(summary.labels_stored, 'event')} in the store have one"
     )
 
 
@@ -107,20 +91,6 @@ def _held_out(summary: Summary) -> str:
     shares = before_after(summary.held_out_before, summary.held_out_after)
     of = next((run.audit_segments for run in reversed(summary.runs)), 0)
     return f"{shares} on {of} {AUDIT}" if of else shares
-
-
-def _metrics(summary: Summary) -> str:
-    """Of the served versions, on the same segments."""
-    served = {d.removeprefix("served ") for d in summary.decisions if d.startswith("served ")}
-    passed = [run for run in summary.runs if run.promoted and run.metrics and run.model in served]
-    if not passed:
-        return "-"
-    first, last = passed[0].metrics, passed[-1].metrics
-    return ", ".join(
-        f"{named(name)} {first[name][0]:.3g} → {after:.3g}"
-        for name, (_, after) in last.items()
-        if name in first
-    )
 
 
 def _run(run: RunLine) -> str:

@@ -1,20 +1,157 @@
-"""What is wrong with a task's fields, in one line for a person."""
+"""What is wrong with a task's fields, in one line for a person.
 
+What kind of value each field of a task takes: the first wrong one, in words for a person.
+"""
+
+import math
+import numbers
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from streams.contract.task.description import EVEN, Task
-from streams.contract.task.kinds import first_problem
+from streams.contract.task.fields import EVEN, TaskFields
 from streams.contract.task.metrics import NAMES, window_metric
-from streams.contract.task.parts import Metric
-from streams.contract.task.training import STRATEGIES, Training
+from streams.contract.task.parts import Metric, Segment
+from streams.contract.task.training import STRATEGIES, Privacy, Training
 from streams.contract.window_metrics import ERRORS
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a range; `least` itself is allowed unless `above`."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False
+    whole: bool = False
+    optional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        if value is None and self.optional:
+            return None
+        kind = "a whole number" if self.whole else "a number"
+        types = numbers.Integral if self.whole else numbers.Real
+        if not isinstance(value, types) or isinstance(value, bool) or not math.isfinite(value):
+            return f"must be {kind}, not {value!r}"
+        found = float(value)
+        low = found <= self.least if self.above else found < self.least
+        if low or found > self.most:
+            return f"must be {kind} {self._range()}, not {value!r}"
+        return None
+
+    def _range(self) -> str:
+        least = f"above {self.least:g}" if self.above else f"from {self.least:g}"
+        return f"{least} to {self.most:g}" if math.isfinite(self.most) else least
+
+
+@dataclass(frozen=True)
+class Names:
+    """A tuple of names."""
+
+    def problem(self, value: object) -> str | None:
+        right = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
+        return None if right else f"must be a tuple of names, not {value!r}"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A tuple of numbers of one kind."""
+
+    each: Number
+
+    def problem(self, value: object) -> str | None:
+        if not isinstance(value, tuple | list):
+            return f"must be a tuple of numbers, not {value!r}"
+        return next((found for one in value if (found := self.each.problem(one))), None)
+
+
+@dataclass(frozen=True)
+class Of:
+    """A value of one of some types."""
+
+    types: tuple[type, ...]
+    optional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        if (value is None and self.optional) or isinstance(value, self.types):
+            return None
+        names = " or ".join("text" if t is str else t.__name__ for t in self.types)
+        return f"must be {names}, not {value!r}"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function, or None."""
+
+    optional: bool = False
+
+    def problem(self, value: object) -> str | None:
+        if callable(value) or (value is None and self.optional):
+            return None
+        return f"must be a function, not {value!r}"
+
+
+Kind = Number | Numbers | Names | Of | Function
+
+TEXT, SHARE, COUNT = Of((str,)), Number(0, 1), Number(1, whole=True)
+POSITIVE, SECONDS = Number(0, above=True), Number(0)
+
+SEGMENT: Mapping[str, Kind] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
+TRAINING: Mapping[str, Kind] = {
+    "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
+    "train_only": Names(), "max_steps": Number(1, whole=True, optional=True),
+    "central_epochs": COUNT, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
+    "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT,
+    "personal": Of((bool,)), "adapt_norm": Of((bool,)), "server_learning_rate": POSITIVE,
+    "shared": Names(), "devices_per_round": Number(0, whole=True),
+    "privacy": Of((Privacy,), optional=True), "interpolation": Number(0, 1, above=True),
+}  # fmt: skip
+PRIVACY: Mapping[str, Kind] = {
+    "clip": Number(), "noise_multiplier": Number(), "epsilon": Number(optional=True),
+}  # fmt: skip
+TASK: Mapping[str, Kind] = {
+    "name": TEXT, "version": COUNT, "channels": Names(), "classes": Names(), "targets": Names(),
+    "rate_hz": Number(0, above=True, optional=True), "segment": Of((Segment,)),
+    "build_model": Function(), "readings": Function(), "devices": Function(),
+    "build_teacher": Function(optional=True), "augment": Function(optional=True),
+    "outcomes": Function(optional=True), "window_s": Number(1e-3), "lateness_s": SECONDS,
+    "idle_close_s": POSITIVE, 
+    "max_gap_s": Number(0, above=True, optional=True), "tolerance": SECONDS,
+    "retrain": Number(0, optional=True),
+    "metric": Of((str, Metric)), "margin": Number(),
+    "threshold": Number(0, 1), "latency_budget_ms": Number(0, above=True, optional=True),
+    "training": Of((Training,)),
+}  # fmt: skip
+
+
+def first_problem(task: Any) -> str | None:
+    """Return the first field of a Task or of its parts that cannot be right."""
+    return (
+        _problem(task, TASK, "")
+        or _problem(task.segment, SEGMENT, "segment.")
+        or _problem(task.training, TRAINING, "training.")
+        or (
+            None
+            if task.training.privacy is None
+            else _problem(task.training.privacy, PRIVACY, "training.privacy.")
+        )
+    )
+
+
+def _problem(part: object, kinds: Mapping[str, Kind], prefix: str) -> str | None:
+    for name, kind in kinds.items():
+        if found := kind.problem(getattr(part, name)):
+            return f"{prefix}{name} {found}"[:300]
+    return None
+
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
 MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
 
 
-def problem_of(task: Task) -> str | None:
+def problem_of(task: TaskFields) -> str | None:
     """The first thing wrong with a task's fields, for a person; None when all is well."""
     if found := first_problem(task):
         return found
@@ -49,7 +186,7 @@ def problem_of(task: Task) -> str | None:
     return None
 
 
-def _metric_problem(task: Task) -> str | None:
+def _metric_problem(task: TaskFields) -> str | None:
     known = NAMES[bool(task.classes)]
     if isinstance(task.metric, Metric):
         return _own_metric_problem(task.metric)

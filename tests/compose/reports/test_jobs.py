@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.reports.jobs import queue_row, read_jobs, told
+from compose.reports.jobs import list_jobs, place_text, queue_row, read_jobs
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.job_index import JobIndex
 from streams.batch.queue.job_queue import Entry, JobQueue
@@ -66,12 +66,11 @@ def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> Non
     assert (new.running, new.abandoned) == (True, False)
     assert (old.running, old.abandoned) == (False, True)
     assert wrong == []
-
-
-def test_a_job_that_is_over_is_not_abandoned_and_names_its_reason(tmp_path: Path) -> None:
-    job(tmp_path, "failed", 1, "Failed")
-    [found], _ = read_jobs(tmp_path / "state", [tmp_path / "failed.job"])
-    assert (found.abandoned, found.manifest.reason) == (False, "the disk is full")
+    job(tmp_path, "failed", 3, "Failed")
+    [failed], _ = read_jobs(tmp_path / "state", [tmp_path / "failed.job"])
+    assert (failed.abandoned, failed.manifest.reason) == (False, "the disk is full")
+    rows, _ = list_jobs(tmp_path / "state", [tmp_path])
+    assert [(row.id, row.processed) for row in rows] == [(n, 100) for n in ("old", "new", "failed")]
 
 
 def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
@@ -81,6 +80,9 @@ def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
     assert [Path(each.manifest.job).name for each in found] == ["good.job"]
     assert "bad.job" in line
     assert "damaged" in line
+    (tmp_path / "queue.sqlite").write_bytes(b"x" * 2000)
+    found, wrong = read_jobs(tmp_path, [tmp_path / "good.job"])
+    assert (len(found), "queue.sqlite cannot be used" in wrong[0]) == (1, True)
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -118,14 +120,6 @@ def test_a_queued_job_is_not_abandoned_and_has_its_place(tmp_path: Path) -> None
     assert {name: one.abandoned for name, one in found.items()} == {
         "first": False, "second": False, "left": True,
     }  # fmt: skip
-    assert [told(queue_row(found[name].place)) for name in ("first", "second")] == [
+    assert [place_text(queue_row(found[name].place)) for name in ("first", "second")] == [
         "  position 1", "  position 2",
     ]  # fmt: skip
-
-
-def test_a_damaged_queue_hides_no_job(tmp_path: Path) -> None:
-    job(tmp_path, "one", 1)
-    (tmp_path / "queue.sqlite").write_bytes(b"x" * 2000)
-    found, wrong = read_jobs(tmp_path, [tmp_path])
-    assert len(found) == 1
-    assert "queue.sqlite cannot be used" in wrong[0]

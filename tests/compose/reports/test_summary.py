@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ GATE = {
     "held_out_base": 0.6, "held_out": 0.9, "held_out_segments": 30.0,
     "devices_base": 0.3, "devices": 0.4, "devices_segments": 20.0,
     "audit_base": 0.5, "audit": 0.75, "audit_segments": 40.0,
-    "audit_mae_base": 0.4321, "audit_mae": 0.123, "audit_r2_base": -0.5,
 }  # fmt: skip
 
 
@@ -120,44 +118,31 @@ def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() ->
     assert refused in " ".join(shown.split())
     assert f"7 promoted {LAST}: better" in shown
     assert f"0.50 → 0.75 on {audit}" in shown
-    assert found.runs[1].metrics == {"mae": (0.4321, 0.123)}
-    assert re.search(r"by other metrics +MAE 0\.432 → 0\.123", shown)
-
-
-def test_the_last_line_compares_the_same_devices() -> None:
-    """One of two devices has not answered with the last version yet."""
-    found = two_versions()
-    late = replace(found.devices[1], after=None, after_of=0)
-    found = replace(found, devices=[found.devices[0], late])
-    assert found.fleet_figure("before") == pytest.approx(0.4)
-    assert found.fleet_figure("after") == pytest.approx(0.9)
-    assert found.of_fleet("before") == found.devices[0].before_of
 
 
 def test_a_version_that_some_devices_try_is_not_the_one_that_is_served() -> None:
     found = replace(two_versions(), stable_model=FIRST, decisions=[f"served {FIRST}"])
     shown = shown_by(found)
     assert f"{FIRST}; {LAST} on some devices only" in shown
-    assert re.search(r"by other metrics +-", shown)
 
 
-def test_totals_and_accuracies_weigh_by_segments() -> None:
+def test_totals_and_accuracies_weigh_by_segments_of_the_devices_that_have_both() -> None:
     found = two_versions()
     assert (found.total("produced"), found.total("scored")) == (20, 20)
-    assert found.fleet_figure("before") == pytest.approx((4 + 24) / 40)
-    assert found.fleet_figure("after") == pytest.approx((9 + 32) / 50)
-    assert [(line.before, line.after) for line in found.devices] == [
-        (pytest.approx(0.4), pytest.approx(0.9)),
-        (pytest.approx(0.8), pytest.approx(0.8)),
-    ]
-    assert (found.agreement_before, found.agreement_after) == (
-        pytest.approx(0.75),
-        pytest.approx(0.9),
-    )
+    figures = [found.fleet_figure(when) for when in ("before", "after")]
+    assert figures == [pytest.approx((4 + 24) / 40), pytest.approx((9 + 32) / 50)]
+    agreement = found.agreement_before, found.agreement_after
+    assert agreement == (pytest.approx(0.75), pytest.approx(0.9))
     assert (found.first_model, found.last_model) == (FIRST, LAST)
     assert (found.held_out_before, found.held_out_after) == (0.5, 0.75)
     counts = (found.rounds, found.admitted, found.refused, found.failed, found.windows)
     assert counts == (1, 2, 1, 1, 2)
+    late = replace(found.devices[1], after=None, after_of=0)
+    one = replace(found, devices=[found.devices[0], late])
+    assert one.fleet_figure("before") == pytest.approx(0.4)
+    assert one.of_fleet("before") == found.devices[0].before_of
+    only = summary(state("d0", accuracy={FIRST: score(10, 4)}), window("d0", 0), server={})
+    assert (only.fleet_figure("after"), only.agreement_after, only.held_out_after) == (None,) * 3
 
 
 def test_before_and_after_are_of_the_same_segments_where_both_have_answered() -> None:
@@ -185,56 +170,26 @@ def test_numbers_are_shown_by_their_error() -> None:
     def errors(of: int, error: float) -> dict[str, Any]:
         return {"metric": "rmse", "held_out": of, "held_out_correct": 1, "held_out_error": error}
 
-    messages = [
+    found = summary(
         state("d0", active=LAST, accuracy={FIRST: errors(10, 9000.0), LAST: errors(10, 4000.0)}),
         state("d1", active=LAST, accuracy={FIRST: errors(30, 27.0), LAST: errors(30, 12.0)}),
-    ]
-    found = summary(*messages, release(FIRST), server={})
-    assert found.row_metric == "rmse"
-    assert [(line.before, line.after) for line in found.devices] == [
-        (pytest.approx(30.0), pytest.approx(20.0)),
-        (pytest.approx(0.9487, abs=1e-4), pytest.approx(0.6325, abs=1e-4)),
-    ]
+        release(FIRST), server={},
+    )  # fmt: skip
+    assert [line.before for line in found.devices] == [30.0, pytest.approx(0.9487, abs=1e-4)]
     assert found.fleet_figure("before") == pytest.approx((9027 / 40) ** 0.5)
     shown = shown_by(found)
     assert "30 (10)" in shown
     assert "before, after: RMSE of the device's answers" in shown.replace("\n", " ")
 
 
-def test_without_a_second_version_there_is_no_after() -> None:
-    found = summary(
-        state("d0", accuracy={FIRST: score(10, 4)}), window("d0", 0), release(FIRST),
-        server={("d0", "e1"): (10, 0)},
-    )  # fmt: skip
-    assert found.fleet_figure("before") == pytest.approx(0.4)
-    assert found.fleet_figure("after") is None
-    assert (found.agreement_after, found.held_out_after) == (None, None)
-    assert re.search(r"agreement with the teacher +0\.\d\d → -", shown_by(found))
-
-
-def test_every_labels_way_is_told() -> None:
-    device = state("d0", labels_told=12, samples=40, true_labels=9)
-    found = replace(summary(device, server={("d0", "e1"): (10, 0)}), labels_stored=7)
-    shown = " ".join(shown_by(found).split())
-    assert "devices received 12 and keep 40 segments, 9 with a label; 7 events" in shown
-
-
 def test_the_json_is_complete() -> None:
-    found = two_versions()
-    parsed = json.loads(json.dumps(found.to_json()))
+    parsed = json.loads(json.dumps(two_versions().to_json()))
     assert set(Summary.__dataclass_fields__) <= set(parsed)
     assert set(parsed["devices"][0]) == set(DeviceLine.__dataclass_fields__)
-    assert parsed["balanced"] is True
+    assert (parsed["balanced"], parsed["phases"]) == (True, {"start": 1.5})
     assert parsed["fleet_before"] == pytest.approx(0.7)
-    assert parsed["fleet_after"] == pytest.approx(0.82)
-    assert parsed["phases"] == {"start": 1.5}
-    assert parsed["store"] == "s/store/scores"
-
-
-def test_the_query_names_the_state_folder_where_it_is_not_the_usual_one() -> None:
+    assert "--state s" in parsed["sql"]
     assert "--state" not in query_line(Path(".tidewheel"))
-    assert "--state s/x" in query_line(Path("s/x"))
-    assert "avg(rmse)" in query_line(Path("s/x"), "rmse")
 
 
 def shown_by(found: Summary) -> str:
@@ -263,23 +218,16 @@ def test_more_than_one_event_in_a_hundred_dropped_is_no_success(dropped: int, gr
         assert found.grave == ["2 of 100 events were dropped (2%): old 1, spool-full 1"]
 
 
-def test_what_was_skipped_is_a_warning_by_reason() -> None:
+def test_what_went_wrong_without_an_error_is_a_warning() -> None:
     found = summary(
         state("d0", skipped={"gap": 2}), state("d1", skipped={"gap": 1, "not-finite": 4}),
         server={("d0", "e1"): (10, 0), ("d1", "e1"): (10, 0)},
     )  # fmt: skip
     assert (found.grave, found.warnings) == ([], ["skipped on devices: gap 3, not-finite 4"])
-    assert found.to_json()["warnings"] == found.warnings
-
-
-def test_devices_that_reported_nothing_are_named_in_the_warnings_and_the_first_log() -> None:
-    found = replace(two_versions(), silent=["d7"])
-    assert found.unheard == "d7 reported nothing since the start: see logs/edge-d7.log"
-    assert found.warnings == [found.unheard]
-    assert found.to_json()["silent"] == ["d7"]
-    many = replace(found, silent=[f"d{i}" for i in range(100)])
+    unheard = replace(two_versions(), silent=["d7"])
+    assert unheard.warnings == ["d7 reported nothing since the start: see logs/edge-d7.log"]
+    many = replace(unheard, silent=[f"d{i}" for i in range(100)])
     assert many.unheard.startswith("d0, d1, d2 and 97 more reported nothing")
-    assert two_versions().unheard == ""
     assert two_versions().warnings == []
 
 

@@ -164,7 +164,7 @@ class Server:
     def lag(self) -> int:
         """Messages behind, as `status` tells."""
         _, text = self.command("status", self.reference, "--json")
-        return int(json.loads(text)["lag"]["messages"])
+        return sum(part["messages"] for part in json.loads(text)["lag"]["partitions"])
 
     def behind(self) -> int:
         """Messages that no worker has stored."""

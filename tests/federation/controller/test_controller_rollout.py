@@ -1,6 +1,7 @@
 """The controller moves a candidate on a real Kafka: each decision once, whatever dies meanwhile."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -50,7 +51,7 @@ def devices(rig: Rig) -> list[str]:
     """They are there; by their place, so that the first is the canary."""
     names = sorted((f"d{i}" for i in range(DEVICES)), key=lambda d: rollout_position(rig.name, d))
     for name in names:
-        state = device_state(name, task=rig.name, time_us=1, active="")
+        state = device_state(name, task=rig.name, time_us=time.time_ns() // 1000, active="")
         rig.producer.put(topic_name(rig.name, FLEET), name.encode(), state.encode())
     return names
 

@@ -89,7 +89,7 @@ def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Pa
     metrics = FederationMetrics(lambda: 0.0, lambda: offered.decision.time_us / 1e6 + 30)
     metrics.looked(leading=True)
     for device, refused in (("d0", second.model), ("d1", "9-00000000"), ("d2", first.model)):
-        metrics.heard(heard(device, refused))
+        metrics.view.hear(heard(device, refused))
     for _ in range(2):
         metrics.decided(registry, offered)
     lines = {
@@ -131,7 +131,7 @@ def test_the_fleet_is_told_added_up_and_silent_devices_are_counted() -> None:
     ):
         state = heard(device, "9-00000000")
         told_at = {"time_us": time_s * 1_000_000, "phase": phase, "events_per_s": 5.0, "pending": 2}
-        metrics.heard(state.model_copy(update={**told_at, "dropped": {"spool-full": 3}}))
+        metrics.view.hear(state.model_copy(update={**told_at, "dropped": {"spool-full": 3}}))
     lines = metrics.text().decode().splitlines()
     assert {line for line in lines if line.startswith("tidewheel_fleet")} == {
         "tidewheel_fleet_devices 3.0",

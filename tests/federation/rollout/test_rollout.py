@@ -9,11 +9,12 @@ import pytest
 
 from federation.registry.registry import Registry, Stale
 from federation.rollout import rollout as rollout_module
-from federation.rollout.rollout import FleetState, Plan, Rollout
+from federation.rollout.rollout import Plan, Rollout
 from federation.rollout.stage_policy import StageRules, StageVerdict
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Decision, rollout_position
 from streams.contract.window_report import ClassAgreement, ModelWindow
+from streams.fleet.view import FleetView
 from tests.fakes.documents import device_state, window_report
 from tests.federation.registries import OLD as KEY
 from tests.federation.registries import model, wait
@@ -22,7 +23,7 @@ from tests.federation.registries import model, wait
 @dataclass
 class Rig:
     registry: Registry
-    fleet: FleetState = field(default_factory=FleetState)
+    fleet: FleetView = field(default_factory=lambda: FleetView("tiny"))
     windows: WindowHistory = field(default_factory=WindowHistory)
     now: float = field(default_factory=lambda: time.time() + 5)  # decisions are made by now
     plan: Plan = field(default_factory=lambda: Plan(rules=StageRules(minimum_windows=2)))
@@ -40,7 +41,8 @@ class Rig:
     def devices(self, count: int, **more: object) -> list[str]:
         names = [f"d{i}" for i in range(count)]
         for name in names:
-            self.fleet.add(device_state(name, **{"active": self.stable, **more}), self.now)
+            about = {"active": self.stable, "time_us": int(self.now * 1e6), **more}
+            self.fleet.hear(device_state(name, **about))
         return sorted(names, key=lambda d: rollout_position("tiny", d))
 
     def candidate(self, number: int = 2, base: str | None = None) -> str:
@@ -131,9 +133,9 @@ def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
     rig.step()
     rig.devices(6, refused={model: "withdrawn: of another time"})
     assert rig.step() is None
-    state = rig.fleet.heard[order[0]][0]
+    state = rig.fleet.devices[order[0]]
     crashed = {model: "crashed: 3 times within 600 s"}
-    rig.fleet.add(state.model_copy(update={"refused": crashed}), rig.now)
+    rig.fleet.hear(state.model_copy(update={"refused": crashed}))
     made = rig.step()
     assert made is not None
     assert made.kind == "rolled-back"

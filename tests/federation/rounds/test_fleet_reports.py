@@ -2,7 +2,7 @@ import pytest
 
 from federation.rounds import fleet_reports
 from federation.rounds.fleet_reports import FleetReports
-from streams.contract.documents import DeviceState
+from streams.contract.documents import MISSED, DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.kafka.reader import Received
 from tests.fakes.documents import device_state
@@ -122,7 +122,7 @@ def test_a_device_is_silent_once_others_were_heard_for_longer_than_three_of_its_
 ):
     heard = Heard([*every("a", 1, 30), *every("b", 2, 4), *every("b", 2, 30, first=20)])
     found = heard.silent_at(*range(31))
-    limit = round(4 + fleet_reports.MISSED + fleet_reports.SPARE_S)
+    limit = round(4 + MISSED + fleet_reports.SPARE_S)
     assert found == [set()] * (limit + 1) + [{2}] * (20 - limit - 1) + [set()] * 11
 
 

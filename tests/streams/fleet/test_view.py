@@ -1,103 +1,276 @@
-"""The view is the sum of what the topics say, whatever comes twice or cannot be read."""
+"""The view is the sum of what the topics say, whatever comes twice, cannot be read, or is written
+down between: against a plain fold that keeps every message."""
+
+import contextlib
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from streams.contract.documents import RoundEvent
-from streams.fleet.view import FleetView, model_number, round_line
+from streams.contract.decisions import Decision, Release
+from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.errors import MalformedRecord
+from streams.contract.window_report import DriftReport, WindowReport
+from streams.fleet.recent_reports import RECENT, RecentReports
+from streams.fleet.snapshot import decode, encode
+from streams.fleet.timeline import ENTRIES
+from streams.fleet.view import EPOCHS, NO_AGENT, RUN_EVENTS, SILENT_S, FleetView, model_number
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, received, release, state, step, window
 
+DEVICES = ("d0", "d1", "d2")
 
-def view(*messages: Received) -> FleetView:
-    made = FleetView(TASK)
+
+def drifting(device: str, start_s: int, *, alarm: bool) -> Received:
+    report = WindowReport.decode(window(device, start_s).value)
+    drift = DriftReport(windows=1, segments=9, decided=True, alarm=alarm, worst="x", share=0.5)
+    return received("windows", device, report.model_copy(update={"drift": drift}))
+
+
+def moved(message: Received, offset: int) -> Received:
+    return replace(message, offset=offset, time_ms=offset * 1000)
+
+
+def fold(*messages: Received, view: FleetView | None = None) -> FleetView:
+    view = view or FleetView(TASK)
     for message in messages:
-        made.absorb(message)
-    return made
+        view.absorb(message)
+    return view
 
 
-def test_it_follows_four_topics_of_its_task() -> None:
-    assert FleetView.topics(TASK) == ["tiny.fleet", "tiny.windows", "tiny.releases", "tiny.rounds"]
+names = st.sampled_from(DEVICES)
+messages = st.lists(
+    st.one_of(
+        st.builds(
+            lambda d, n, e: state(d, produced=n, epoch=e, refused={"2-b": "late"} if n > 5 else {}),
+            names, st.integers(0, 9), st.sampled_from(("e1", "e2")),
+        ),
+        st.builds(window, names, st.integers(0, 5), st.integers(0, 2),
+                  st.sampled_from(("1-aaaaaaaa", "1-aaaaaaaa.p3", "2-b"))),
+        st.builds(lambda d, n, a: drifting(d, n, alarm=a), names, st.integers(0, 5), st.booleans()),
+        st.builds(lambda k, n: step(k, time_us=n, round=1), st.sampled_from(
+            ("requested", "admitted", "evaluated", "promoted", "finished")), st.integers(0, 5)),
+        st.builds(lambda n: release(f"{n}-aaaaaaaa", seq=n), st.integers(1, 4)),
+        st.builds(lambda topic: received(topic, "d0", b"{"), st.sampled_from(
+            ("fleet", "windows", "rounds", "releases"))),
+    ),
+    max_size=30,
+).map(lambda found: [moved(message, n) for n, message in enumerate(found)])  # fmt: skip
 
 
-def test_a_report_that_comes_again_counts_once() -> None:
-    once = view(window("d0", 0), window("d1", 0), window("d0", 5))
-    again = view(
-        window("d0", 0), window("d0", 0), window("d1", 0), window("d0", 5), window("d0", 0)
-    )
-    assert once.agreement == again.agreement
-    assert (once.windows, again.windows) == (3, 3)
-    total = again.agreement["1-aaaaaaaa"]
-    assert (total.windows, total.events, total.compared, total.agreeing) == (3, 30, 24, 18)
-    assert total.value == pytest.approx(0.75)
+class Plain:
+    """The same figures, each by one look over all messages."""
+
+    def __init__(self, found: list[Received]) -> None:
+        kinds = {"fleet": DeviceState, "windows": WindowReport, "rounds": RoundEvent}
+        self.unreadable, documents = 0, []
+        for message in found:
+            kind = message.topic.removeprefix(f"{TASK}.")
+            try:
+                document: Any = (
+                    kinds[kind].decode(message.value) if kind in kinds else decided(message)
+                )
+            except MalformedRecord:
+                self.unreadable += 1
+            else:
+                documents.append((document, message.time_ms // 1000))
+        states = [d for d, _ in documents if isinstance(d, DeviceState)]
+        self.devices = {s.device: s for s in states}
+        self.rounds = list(
+            {d.encode(): d for d, _ in documents if isinstance(d, RoundEvent)}.values()
+        )
+        self.decisions = {d.seq: d for d, _ in documents if isinstance(d, Decision)}
+        once: dict[Any, tuple[WindowReport, int]] = {}
+        for document, second in documents:
+            if isinstance(document, WindowReport):
+                name = document.device, document.window_us, document.revision
+                once.setdefault(name, (document, second))
+        self.reports = list(once.values())
+        self.scored = Counter[int]()
+        for report, second in self.reports:
+            self.scored[second] += report.events
+
+    @property
+    def agreeing(self) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for report, _ in self.reports:
+            for version, part in report.by_release.items():
+                compared, agreeing = found.get(version, (0, 0))
+                found[version] = compared + part.compared, agreeing + part.agreeing
+        return found
+
+    @property
+    def alarms(self) -> dict[str, bool]:
+        """By device, of the window that is the latest by event time."""
+        latest: dict[str, WindowReport] = {}
+        for report, _ in self.reports:
+            before = latest.get(report.device)
+            place = report.window_us, report.revision
+            if before is None or place >= (before.window_us, before.revision):
+                latest[report.device] = report
+        return {name: r.drift.alarm for name, r in latest.items() if r.drift is not None}
 
 
-def test_a_revision_adds_its_events_to_the_window() -> None:
-    found = view(window("d0", 0), window("d0", 0, revision=1, events=2, compared=2, agreeing=0))
-    assert (found.windows, found.windows_late) == (1, 1)
-    total = found.agreement["1-aaaaaaaa"]
-    assert (total.events, total.compared, total.agreeing) == (12, 10, 6)
+def decided(message: Received) -> Decision:
+    return Release.decode(message.value).decision
 
 
-def test_versions_are_counted_apart_and_nothing_compared_is_no_share() -> None:
-    found = view(window("d0", 0), window("d0", 5, model="2-b", compared=0, agreeing=0))
-    assert found.agreement["1-aaaaaaaa"].value == pytest.approx(0.75)
-    assert found.agreement["2-b"].value is None
+def agrees(view: FleetView, plain: Plain) -> None:
+    assert view.devices == plain.devices
+    assert set(view.producers) == {r.device for r, _ in plain.reports} - set(plain.devices)
+    assert view.rounds == plain.rounds
+    assert view.decisions == plain.decisions
+    assert view.windows == sum(r.revision == 0 for r, _ in plain.reports)
+    assert view.windows_late == sum(r.revision > 0 for r, _ in plain.reports)
+    found = {name: (a.compared, a.agreeing) for name, a in view.agreement.items()}
+    assert found == plain.agreeing
+    assert {name: d.alarm for name, d in view.drift.items()} == plain.alarms
+    assert view.scored == plain.scored
+    assert view.unreadable == plain.unreadable
 
 
-@pytest.mark.parametrize("topic", ["fleet", "windows", "rounds", "releases"])
-@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"\xff", b'{"device": 1}'])
-def test_garbage_is_counted_and_changes_nothing(topic: str, value: bytes) -> None:
-    found = view(state("d0"), received(topic, TASK, value), window("d0", 0))
-    assert found.unreadable == 1
-    assert (list(found.devices), found.windows) == (["d0"], 1)
-    assert (found.rounds, found.decisions) == ([], {})
+def shown(view: FleetView) -> object:
+    """All that anybody reads of it."""
+    return {**vars(view), "reports": view.reports.dump(), "news": None}
 
 
-def test_the_last_word_of_a_device_counts() -> None:
-    found = view(state("d0", produced=1), state("d1"), state("d0", produced=9))
-    assert {name: s.produced for name, s in found.devices.items()} == {"d0": 9, "d1": 10}
+@given(messages, st.integers(0, 30))
+def test_it_is_a_plain_fold_of_all_messages_also_from_a_snapshot(
+    found: list[Received], cut: int
+) -> None:
+    whole = fold(*found)
+    agrees(whole, Plain(found))
+    view, at_us = decode(encode(fold(*found[:cut]), 7))
+    assert at_us == 7
+    assert shown(fold(*found[cut:], view=view)) == shown(whole)
 
 
-def test_a_release_is_news_once() -> None:
-    first, second = release("1-aaaaaaaa", 1), release("2-bbbbbbbb", 2)
-    found = view(first, release("1-aaaaaaaa", 1, key="tiny/00000001"), second)
-    assert found.standing.stable is not None
-    assert found.standing.stable.model == "2-bbbbbbbb"
-    assert [d.model for d in found.decisions.values()] == ["1-aaaaaaaa", "2-bbbbbbbb"]
-    assert list(found.news) == [
-        "release: all devices serve 1-aaaaaaaa: a test",
-        "release: all devices serve 2-bbbbbbbb: a test",
-    ]  # fmt: skip
+@given(messages)
+def test_what_comes_again_changes_nothing_and_is_not_taken(found: list[Received]) -> None:
+    sound = [m for m in found if m.value != b"{" and not m.topic.endswith("fleet")]
+    view = fold(*sound)
+    before = shown(replace(view, offsets=dict(view.offsets)))
+    newest = {m.key: m for m in sound if m.topic.endswith("releases")}.values()
+    again = [*(m for m in sound if not m.topic.endswith("releases")), *newest]
+    assert [view.absorb(message) for message in again] == [None] * len(again)
+    assert shown(replace(view, offsets={})) == {**before, "offsets": {}}  # type: ignore[dict-item]
+
+
+@given(st.binary(max_size=64), st.integers(0, 200), st.integers(0, 255))
+def test_bytes_that_are_no_snapshot_are_named(data: bytes, at: int, byte: int) -> None:
+    sound = bytearray(encode(fold(state("d0"), window("d0", 1)), 7))
+    for made in (data, bytes(sound[:at])):
+        if len(made) < len(sound):
+            with pytest.raises(MalformedRecord):
+                decode(made)
+    sound[at % len(sound)] = byte
+    with contextlib.suppress(MalformedRecord):  # nothing else
+        assert decode(bytes(sound))[0].task
+
+
+def test_its_size_depends_on_the_fleet_and_not_on_its_past() -> None:
+    """Years: windows, lost spools, runs, versions and decisions, one each a day."""
+
+    def size(days: int) -> int:
+        view = FleetView(TASK)
+        for day in range(1, days + 1):
+            report = window("d0", day * 86_400, model=f"{day // 10}-aaaaaaaa")
+            fold(
+                replace(report, time_ms=day * 86_400_000),
+                state("d0", produced=day, epoch=f"e{day}"),
+                step("admitted", run=str(day), round=1, device="d0", time_us=day),
+                release(f"{day}-aaaaaaaa", seq=day),
+                view=view,
+            )
+        assert (view.windows, view.count("admitted")) == (days, days)
+        assert len(view.ended["d0"]) == EPOCHS
+        assert view.ended["d0"][-1].epoch == f"e{days - 1}"
+        return len(encode(view, 1))
+
+    few, many = size(2100), size(4200)
+    assert many < 1.2 * few
+
+
+def test_of_many_runs_what_is_said_of_devices_goes_first_and_the_newest_lines_stay() -> None:
+    view = FleetView(TASK)
+    for run in range(30):
+        fold(step("requested", run=str(run), time_us=run), view=view)
+        for n in range(RUN_EVENTS // 20):
+            fold(step("admitted", run=str(run), device=f"d{n}", time_us=run), view=view)
+        fold(step("finished", run=str(run), time_us=run), view=view)
+    assert len(view.rounds) <= RUN_EVENTS
+    assert view.count("admitted") == 30 * (RUN_EVENTS // 20)
+    assert sum(e.kind == "requested" for e in view.rounds) == 30
+    for n in range(ENTRIES + 500):
+        fold(step("promoted", run=str(n), time_us=100 + n, model="2-b"), view=view)
+    assert [len(view.timeline.entries), view.timeline.entries[0].about] == [ENTRIES, "500"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2**50), st.integers(0, 99))))
+def test_recent_reports_are_recognized(rows: list[tuple[str, int, int]]) -> None:
+    seen, last = RecentReports(), dict[str, list[tuple[int, int]]]()
+    for device, at, revision in rows:
+        name, known = (at, min(revision, 63)), last.setdefault(device, [])
+        assert seen.is_new(device, at, revision) == (name not in known[-RECENT:])
+        if name not in known[-RECENT:]:
+            known.append(name)
+    assert RecentReports.load(seen.dump()).dump() == seen.dump()
+
+
+@pytest.mark.parametrize(
+    ("fields", "condition"),
+    [
+        ({}, "fine"),
+        ({"error": "no sensor"}, "error"),
+        ({"time_us": 0}, "silent"),
+        ({"time_us": 0, "error": "no sensor"}, "silent"),
+        ({"time_us": 0, "heartbeat_s": 40.0}, "fine"),
+        ({"time_us": 0, "phase": "stopped"}, "stopped"),
+    ],
+)
+def test_one_word_for_a_device_and_one_meaning_of_silent(
+    fields: dict[str, Any], condition: str
+) -> None:
+    now_s = SILENT_S + 1
+    view = fold(state("d0", **{"time_us": round(now_s * 1e6), "events_per_s": 2.0, **fields}))
+    device = view.devices["d0"]
+    assert view.condition(device, now_s) == condition
+    assert view.is_silent(device, now_s) == (condition == "silent")
+    assert len(view.present(now_s)) == (condition in ("fine", "error"))
+    assert view.produced_per_s(now_s) == 2.0 * len(view.present(now_s))
+    fold(drifting("d0", 1, alarm=True), view=view)
+    assert view.condition(device, now_s) == ("drifting" if condition == "fine" else condition)
+
+
+def test_a_device_without_an_agent_is_never_silent() -> None:
+    view = fold(window("press", 0))
+    assert view.condition(view.everyone["press"], 1e9) == NO_AGENT
+    assert list(fold(state("press"), view=view).producers) == []
 
 
 def test_the_first_and_the_last_version() -> None:
     score = {"answers": 1}
-    empty = view()
-    assert (empty.first_model, empty.last_model) == (None, None)
-    devices = view(
+    assert (fold().first_model, fold().last_model) == (None, None)
+    devices = fold(
         state("d0", active="10-c", accuracy={"10-c": score, "2-b": score}),
         state("d1", active="2-b", accuracy={"2-b": score}),
     )
     assert (devices.first_model, devices.last_model) == ("2-b", "10-c")  # numbers, not text
-    devices.absorb(release("11-dddddddd", 3))
+    fold(release("11-dddddddd", 3), view=devices)
     assert devices.last_model == "10-c"  # offered, but no device serves it yet
+    assert [model_number(name) for name in ("3-1f2e3d4c", "x-1", "")] == [3, -1, -1]
 
 
-def test_the_current_run_is_the_latest_one_that_said_anything() -> None:
-    found = view(step("started", "1"), step("finished", "1"), step("requested", "2"))
+def test_news_are_of_what_is_new_and_large_enough() -> None:
+    first = release("1-aaaaaaaa", 1)
+    found = fold(first, release("1-aaaaaaaa", 1, key="tiny/00000001"), release("2-bbbbbbbb", 2),
+                 step("started", "1"), step("finished", "1"), step("requested", "2"))  # fmt: skip
+    assert list(found.news) == [
+        "release: all devices serve 1-aaaaaaaa: a test",
+        "release: all devices serve 2-bbbbbbbb: a test",
+        "run 2 started: ",
+    ]
     assert [(e.run, e.kind) for e in found.current_run] == [("2", "requested")]
-    assert (found.count("finished"), found.count("promoted")) == (1, 0)
-    assert view().current_run == []
-
-
-@pytest.mark.parametrize(("model", "number"), [("3-1f2e3d4c", 3), ("x-1", -1), ("", -1)])
-def test_the_number_of_a_version(model: str, number: int) -> None:
-    assert model_number(model) == number
-
-
-def test_what_is_too_small_to_tell_is_no_news() -> None:
-    assert round_line(RoundEvent(run="1", kind="started", time_us=1)) is None
-    refused = RoundEvent(run="1", kind="refused", time_us=1, round=2, rounds=3, device="d0",
-                         reason="norm: too far")  # fmt: skip
-    assert round_line(refused) == "round 2 of 3: update of d0 refused: norm: too far"
-    assert len(view(step("started"), step("aggregated", samples=5)).news) == 1

@@ -64,18 +64,11 @@ def test_what_a_run_does_is_said_with_the_short_name_of_the_run() -> None:
     assert short_runs("2 devices, 1767225590000-0a1b2c") == "2 devices, 1767225590000-0a1b2c"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (2000, "2,000 runs")]
-)
-def test_one_is_singular(count: int, text: str) -> None:
-    assert counted(count, "run") == text
-
-
-def test_an_evaluation_of_nothing_says_so() -> None:
+def test_one_is_singular_and_an_evaluation_of_nothing_is_named() -> None:
+    assert [counted(n, "run") for n in (0, 1, 2000)] == ["0 runs", "1 run", "2,000 runs"]
     assert evaluation({}, "accuracy") == "nothing to evaluate on"
-    assert (
-        evaluation({"held_out": 0.0, "held_out_segments": 0.0}, "mae") == "nothing to evaluate on"
-    )
+    nothing = {"held_out": 0.0, "held_out_segments": 0.0}
+    assert evaluation(nothing, "mae") == "nothing to evaluate on"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The console, `tidewheel console`: docs/architecture/console.md."""

@@ -1,0 +1,194 @@
+"""The console's routes: values of `pages`, `learning` and `device` in HTML templates, and JSON."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Query, Response
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic_core import to_json
+
+from compose.console import learning, pages
+from compose.console.charts import colour, spark
+from compose.console.device import device, trend
+from compose.console.moment import Moment
+from compose.console.watch import Watch
+from compose.reports import dead_letters, jobs, releases, rounds, status
+from streams.contract.task import Task
+from streams.fleet import wording
+from streams.fleet.timeline import ENTRIES, Entry
+from streams.fleet.view import NO_AGENT
+
+Route = TypeVar("Route", bound=Callable[..., Response])
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+JOBS = 100  # that are shown, the newest
+PAGES = (
+    ("/", "Overview"), ("/fleet", "Fleet"), ("/learning", "Learning"), ("/releases", "Releases"),
+    ("/quality", "Data quality"), ("/jobs", "Batch jobs"),
+)  # fmt: skip
+SPANS = {"10 minutes": 600, "1 hour": pages.HOUR_S, "24 hours": pages.DAY_S}
+DECISIONS = {
+    "stage": "stage", "served": "served by all", "held": "paused", "rolled-back": "back",
+    "candidate": "candidate", "dropped": "dropped", "teacher": "teacher", "keys": "keys",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """command: makes the command that a page shows, of its name and arguments."""
+
+    watch: Watch
+    task: Task
+    state: Path
+    jobs: Sequence[Path]
+    command: Callable[..., str]
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The groups that the task puts its devices in."""
+        return {device.name: device.group for device in self.task.devices() if device.group}
+
+    @cached_property
+    def templates(self) -> Environment:
+        made = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        made.filters |= {
+            "amount": amount, "data": partial(json.dumps, separators=(",", ":")),
+            "duration": wording.duration, "place": dead_letters.place, "share": wording.share,
+            "short_runs": wording.short_runs, "spark": spark, "text": text,
+        }  # fmt: skip
+        made.globals |= {
+            "NO_AGENT": NO_AGENT, "PAGES": PAGES, "SPANS": SPANS, "DECISIONS": DECISIONS,
+            "before_after": wording.before_after, "colour": colour, "command": self.command,
+            "counted": wording.counted, "descending": pages.DESCENDING,
+            "place_text": jobs.place_text, "queue_row": jobs.queue_row, "score_of": pages.score_of,
+            "task": self.task.name, "trend": trend, "url": url,
+        }  # fmt: skip
+        return made
+
+    def show(
+        self, name: str, title: str, make: Callable[[Moment], dict[str, Any] | None], **more: Any
+    ) -> HTMLResponse:
+        """Return the page of a template, of this moment; a status of 404 where `make` gives
+        None."""
+
+        def draw(moment: Moment) -> tuple[str, int]:
+            found = make(moment)
+            page = self.templates.get_template(f"{name}.html")
+            about = {"here": f"/{name}".replace("/overview", "/"), "title": title, **more}
+            html = page.render(link=moment.link, found=found is not None, **about, **(found or {}))
+            return html, 200 if found is not None else 404
+
+        return HTMLResponse(*self.watch.look(draw))
+
+
+def text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
+def amount(value: float) -> str:
+    """Return a rate with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value else "0"
+
+
+def url(query: pages.FleetQuery, **changes: Any) -> str:
+    """Return the address of the list with another query, from its first page."""
+    asked = query.model_copy(update={"page": 1, **changes}).model_dump(exclude_defaults=True)
+    return f"/fleet?{urlencode(asked)}"
+
+
+def add_pages(app: FastAPI, site: Site) -> None:
+    """Add all pages to the app."""
+    get = partial(app.get, include_in_schema=False, response_class=HTMLResponse)
+
+    @get("/")
+    def overview(span: Annotated[int, Query(ge=60, le=pages.DAY_S)] = pages.HOUR_S) -> HTMLResponse:
+        return site.show("overview", "Overview", lambda seen: pages.overview(seen, span))
+
+    @get("/fleet")
+    def fleet(query: Annotated[pages.FleetQuery, Query()]) -> HTMLResponse:
+        return site.show("fleet", "Fleet", lambda seen: pages.fleet(seen, query, site.groups))
+
+    @get("/devices/{name}")
+    def one_device(name: str) -> HTMLResponse:
+        return site.show("device", name, lambda seen: device(seen, name))
+
+    @get("/learning")
+    def all_runs() -> HTMLResponse:
+        return site.show("learning", "Learning", learning.learning)
+
+    @get("/releases")
+    def all_releases() -> HTMLResponse:
+        return site.show("releases", "Releases", learning.releases)
+
+    @get("/quality")
+    def quality(offset: int | None = None) -> HTMLResponse:
+        return site.show(
+            "quality", "Data quality", lambda seen: pages.quality(seen, site.task, offset)
+        )
+
+    @get("/jobs")
+    def all_jobs() -> HTMLResponse:
+        found, wrong = jobs.read_jobs(site.state, site.jobs, JOBS)
+        return site.show("jobs", "Batch jobs", lambda _: {"jobs": found, "wrong": wrong})
+
+
+def add_api(app: FastAPI, site: Site) -> None:
+    """Add the JSON: what the command of each path's name prints with --json."""
+    watch = site.watch
+
+    def get(path: str, kind: Any) -> Callable[[Route], Route]:
+        return app.get(f"/api/{path}", responses={200: {"model": kind}}, response_class=Response)
+
+    def json(found: Any) -> Response:
+        return Response(to_json(found), media_type="application/json")
+
+    @get("status", status.StatusReport)
+    def get_status() -> Response:
+        """`tidewheel status --json`"""
+        return json(watch.look(lambda seen: status.report_of(seen.status)))
+
+    @get("rounds", rounds.RunsReport)
+    def get_rounds() -> Response:
+        """`tidewheel rounds --json`, of the runs that the topic still has"""
+        return json(watch.look(lambda seen: rounds.report_of(seen.view.task, seen.view.rounds)))
+
+    @get("releases", releases.DecisionsReport)
+    def get_releases() -> Response:
+        """`tidewheel releases --json`"""
+        return json(watch.look(lambda seen: releases.report_of(seen.view.task, seen.view.decided)))
+
+    @get("timeline", list[Entry])
+    def get_timeline(last: Annotated[int, Query(ge=1, le=ENTRIES)] = 200) -> Response:
+        """The newest lines of `tidewheel timeline --json`, oldest first"""
+        return json(watch.look(lambda seen: seen.view.timeline.entries[-last:]))
+
+    @get("jobs", list[jobs.JobRow])
+    def get_jobs() -> Response:
+        """`tidewheel jobs list --json`"""
+        return json(jobs.list_jobs(site.state, site.jobs)[0])
+
+    @get("dead-letters", list[dead_letters.LetterReport])
+    def get_letters() -> Response:
+        """`tidewheel dead-letters list --json`, of the newest"""
+        return json(watch.look(lambda seen: dead_letters.reports_of(pages.letters_of(seen))))
+
+    @app.get("/live", include_in_schema=False)
+    def live() -> Response:
+        return Response("alive\n", media_type="text/plain")
+
+    @app.get("/ready", include_in_schema=False)
+    def ready() -> Response:
+        text = "ready\n" if watch.ready else "the topics' past is not read yet\n"
+        return Response(text, 200 if watch.ready else 503, media_type="text/plain")

@@ -1,1 +1,0 @@
-"""The console's pages: they draw documents of `compose.dashboard.model`."""

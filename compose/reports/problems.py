@@ -1,0 +1,186 @@
+"""A fleet at one moment, and what is wrong with it, as `status` and the console show it. Pure."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from compose.reports.lag import Lag, retention_lines
+from streams.contract.decisions import WITHDRAWN
+from streams.contract.documents import DeviceState
+from streams.fleet.view import Condition, FleetView
+from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
+
+Severity = Literal["critical", "warning", "note"]
+ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
+STALLED_S = 120.0
+ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
+
+
+@dataclass(frozen=True)
+class Status:
+    """What was found at one moment, `now_s` of the wall clock; past: it was read from a file, some
+    time after that."""
+
+    view: FleetView
+    lag: Lag
+    now_s: float
+    past: bool = False
+
+    @cached_property
+    def produced_per_s(self) -> float:
+        return self.view.produced_per_s(self.now_s)
+
+    @property
+    def scored_per_s(self) -> float:
+        return self.view.scored_per_s(self.now_s)
+
+    @cached_property
+    def conditions(self) -> dict[str, Condition]:
+        """The one word for each device."""
+        return {n: self.view.condition(s, self.now_s) for n, s in self.view.everyone.items()}
+
+    @property
+    def alarms(self) -> dict[str, str]:
+        """The channel that has drifted most, by device, where the latest report alarms."""
+        return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and what to do; `page` is where more is seen. since_us: since when,
+    where that is known."""
+
+    severity: Severity
+    text: str
+    advice: str
+    page: str = ""
+    since_us: int | None = None
+
+
+def problems(status: Status, more: Iterable[Problem] = ()) -> list[Problem]:
+    """Return what is wrong, and `more` that the caller knows, the worst first."""
+    looks: tuple[Callable[[Status], Iterator[Problem]], ...] = (
+        _workers, _devices, _drops, _release, _refusals, _learning, _drift, _topics,
+    )  # fmt: skip
+    found = [*more, *(problem for look in looks for problem in look(status))]
+    return sorted(found, key=lambda problem: ORDER.index(problem.severity))
+
+
+def _workers(status: Status) -> Iterator[Problem]:
+    for line in retention_lines(status.lag):
+        yield Problem("critical", line[:1].upper() + line[1:], "")
+    newest, waiting = max(status.view.scored, default=0), status.lag.messages
+    if status.produced_per_s > 0 and waiting and status.now_s - newest > STALLED_S:
+        yield Problem(
+            "critical",
+            f"No window was reported for {STALLED_S:.0f} s, and {counted(waiting, 'message')} wait "
+            "for a worker",
+            "Look at the worker's log; start one with tidewheel worker",
+            since_us=newest * 1_000_000 or None,
+        )
+
+
+def _devices(status: Status) -> Iterator[Problem]:
+    wrong: dict[str, list[DeviceState]] = {"error": [], "silent": []}
+    for state in status.view.devices.values():
+        if (what := status.conditions[state.device]) in wrong:
+            wrong[what].append(state)
+    if found := wrong["error"]:
+        advice = f"{found[0].device} says: {found[0].error}"
+        yield Problem("warning", f"{_named(found)} in error", advice, "/fleet?group=error")
+    if found := wrong["silent"]:
+        yield Problem(
+            "warning",
+            f"{_named(found)} silent",
+            "Events wait on a silent device; check that it is on and reaches the broker",
+            "/fleet?group=silent",
+            min(state.time_us for state in found),
+        )
+
+
+def _named(states: Sequence[DeviceState]) -> str:
+    names = listed([state.device for state in states])
+    return f"{names} {'are' if len(states) > 1 else 'is'}"
+
+
+def _drops(status: Status) -> Iterator[Problem]:
+    reasons: Counter[str] = Counter()
+    for state in status.view.devices.values():
+        reasons.update(state.dropped)
+    del reasons[ASKED_FOR]
+    total = reasons.total()
+    produced = sum(state.produced for state in status.view.devices.values())
+    if total:
+        text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(NAMED))
+        yield Problem(
+            "warning" if total > produced / 100 else "note",
+            f"Devices have dropped {total:,} of {produced:,} events: {text}",
+            "spool-full: give the spool more room, or the device a better connection",
+            "/fleet?sort=dropped&descending=true",
+        )
+
+
+def _release(status: Status) -> Iterator[Problem]:
+    standing, last = status.view.standing, next(reversed(status.view.decided), None)
+    if (paused := standing.paused) is not None and standing.offered is not None:
+        advice = f"{paused.reason}, signed by key {paused.key}. No run starts until it is resumed: "
+        text = f"A person has paused the rollout of {standing.offered.model}"
+        about = f"{advice}tidewheel models resume", "/releases", paused.time_us
+        yield Problem("warning", text, *about)
+    elif last is not None and last.kind == "held":
+        text = f"The rollout of {last.model} is paused"
+        yield Problem("warning", text, last.reason, "/releases", last.time_us)
+    if last is not None and last.kind == "rolled-back":
+        text = f"{last.model} was rolled back"
+        yield Problem("warning", text, last.reason, "/releases", last.time_us)
+
+
+def _refusals(status: Status) -> Iterator[Problem]:
+    standing = status.view.standing
+    served = {ref.model for ref in (standing.stable, standing.offered) if ref is not None}
+    refusing = [
+        (state, model, reason)
+        for state in status.view.devices.values()
+        for model, reason in state.refused.items()
+        if model in served and not reason.startswith(WITHDRAWN)
+    ]
+    if refusing:
+        state, model, reason = refusing[0]
+        text = f"{_named([state for state, _, _ in refusing])} not serving a released version"
+        advice = f"{state.device} refuses {model}: {reason}"
+        yield Problem("warning", text, advice, "/fleet?group=refusing")
+
+
+def _learning(status: Status) -> Iterator[Problem]:
+    last = status.view.last_finished
+    if last is not None and (why := failure(last)):
+        text = short_runs(f"Run {last.run} ended without a candidate")
+        yield Problem("warning", text, short_runs(why), "/learning", last.time_us)
+
+
+def _drift(status: Status) -> Iterator[Problem]:
+    if alarms := status.alarms:
+        names = listed([f"{device} ({channel})" for device, channel in alarms.items()])
+        watched = counted(len(status.view.drift), "device")
+        yield Problem(
+            "warning",
+            f"Inputs drift on {len(alarms)} of {watched}: {names}",
+            "The controller starts a run if enough devices drift; look at their sensors",
+            "/fleet?group=drifting",
+        )
+
+
+def _topics(status: Status) -> Iterator[Problem]:
+    if unreadable := status.view.unreadable:
+        yield Problem(
+            "note",
+            f"{counted(unreadable, 'message')} of the topics cannot be read",
+            "Check what else writes to them: tidewheel tail shows each message",
+        )
+    if unseen := status.view.unseen:
+        yield Problem(
+            "note",
+            f"{counted(unseen, 'window report')} not counted",
+            "They were deleted, or too many, before they could be read",
+        )

@@ -1,0 +1,188 @@
+"""The pages in a real browser, of made-up fleets."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.compose.console.browser import Visit, chromium, served
+from tests.compose.console.made_up import CANARY, HTML
+from tests.compose.reports.test_jobs import job
+
+PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality?offset=0", "/jobs")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    jobs = tmp_path_factory.mktemp("jobs")
+    job(jobs, "night", 1_800_000_000_000_000)
+    job(jobs, "failed", 1_800_000_000_000_001, "Failed")
+    with served("--jobs", jobs) as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    made = Visit(browser, address)
+    yield made
+    assert made.wrong == []
+    made.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_page_is_drawn_without_an_error_and_asks_nobody_else(
+    browser: Browser, address: str, width: int, scheme: str
+) -> None:
+    """Also on a phone, without scrolling sideways."""
+    visit = Visit(browser, address, scheme, width)
+    for path in PAGES:
+        page = visit.open(path)
+        expect(page.locator("nav a.here")).to_have_count(1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", back)[:3])) < 200) == (scheme == "dark")
+    assert visit.wrong == []
+    visit.close()
+
+
+def test_html_and_script_of_a_device_are_shown_as_text(visit: Visit) -> None:
+    for path in ("/", "/fleet", "/devices/d3", "/quality", "/quality?offset=0"):
+        page = visit.open(path)
+        visit.until(lambda text: HTML in text.replace("\n", ""), f"the text on {path}")
+        assert page.locator("img[src=x]").count() == 0
+        assert page.locator("main script").count() == 0
+        assert page.title().endswith("Tidewheel")
+
+
+def test_the_overview_says_what_is_wrong_first_and_leads_to_it(visit: Visit) -> None:
+    page = visit.open("/")
+    assert page.locator("h2").all_inner_texts()[:2] == ["What is wrong", "The loop"]
+    page.get_by_role("link", name="24 hours").click()
+    expect(page.get_by_role("link", name="24 hours")).to_have_attribute("aria-current", "true")
+    page.get_by_role("link", name="d3 is in error").click()
+    page.wait_for_url(re.compile("group=error"))
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_batch_jobs_show_progress_errors_and_how_to_continue(visit: Visit) -> None:
+    cards = visit.open("/jobs").locator("main section")
+    expect(cards).to_have_count(2)
+    expect(cards.first).to_contain_text("the disk is full")
+    night = cards.nth(1)
+    for words in ("InProgress, no process works on it", "100 of 200", "10 bad-length",
+                  "tidewheel jobs resume"):  # fmt: skip
+        expect(night).to_contain_text(words)
+    assert night.get_by_role("progressbar").get_attribute("aria-valuenow") == "50"
+
+
+def test_histograms_of_a_device_are_tables_that_say_what_their_bars_show(visit: Visit) -> None:
+    table = visit.open("/devices/d1").locator("table.histogram")
+    expect(table).to_have_count(1)
+    expect(table.locator("caption")).to_contain_text("x (mean)")
+    row = table.locator("tbody tr").nth(1)
+    assert row.get_by_role("rowheader").inner_text() == "-1.0 to 0.0"
+    assert row.get_by_role("cell").all_inner_texts()[-2:] == ["50%", "10%"]
+    wide = [row.locator(f".share.{side}").bounding_box() for side in ("theirs", "own")]
+    assert wide[0] is not None
+    assert wide[1] is not None
+    assert wide[0]["width"] == pytest.approx(5 * wide[1]["width"], rel=0.05)
+    visit.open("/devices/d0")
+    visit.until(lambda text: "no drift reference" in text, "what to do for histograms")
+
+
+def test_times_are_local_with_utc_on_hover_and_charts_say_their_values(visit: Visit) -> None:
+    page = visit.open("/releases")
+    found = page.locator("#decisions tw-time").first
+    local, utc = found.inner_text(), found.get_attribute("title") or ""
+    assert utc.endswith(" UTC")
+    hours = [int(re.search(r"(\d\d):\d\d:\d\d", text)[1]) for text in (local, utc)]  # type: ignore[index]
+    assert (hours[0] - hours[1]) % 24 == 9  # the browser is in Tokyo
+    chart = page.locator("#growth tw-chart")
+    expect(chart.locator("path.line")).to_have_count(4)  # two, and two in the legend
+    chart.locator("svg").last.hover()
+    expect(chart.locator(".tip")).to_contain_text(f"canary {CANARY} 0.75")
+
+
+def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit) -> None:
+    page = visit.open("/fleet")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(6)
+    page.keyboard.press("/")
+    page.keyboard.type("d5")
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text(CANARY)
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Delete")
+    expect(rows).to_have_count(6)
+    page.get_by_role("link", name="silent 1").press("Enter")
+    expect(rows).to_have_count(1)
+    page.get_by_role("link", name="all 6").press("Enter")
+    expect(rows).to_have_count(6)
+    page.get_by_role("link", name="dropped").press("Enter")
+    expect(rows.first).to_contain_text("d2")
+    page.get_by_role("link", name="Skip to the content").press("Enter")
+    assert page.url.endswith("#content")
+
+
+def test_colours_follow_the_system_and_can_be_chosen(visit: Visit) -> None:
+    page = visit.open("/jobs")
+    for name in ("dark", "light", "auto", "dark"):
+        page.get_by_role("button", name="Colours").click()
+        expect(page.locator("html")).to_have_attribute("data-theme", name)
+    visit.open("/fleet")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_empty_pages_say_what_to_do(browser: Browser) -> None:
+    with served("--empty") as address:
+        visit = Visit(browser, address)
+        for path, words in (
+            ("/fleet", "tidewheel edge run"),
+            ("/learning", "tidewheel train tiny.py:task"),
+            ("/releases", "tidewheel prepare"),
+            ("/quality", "every message"),
+            ("/jobs", "tidewheel score TASK"),
+        ):
+            visit.open(path)
+            visit.until(lambda text, words=words: words in text, f"{words} on {path}")
+        assert visit.wrong == []
+        visit.open("/devices/nobody")  # the status is 404
+        visit.until(lambda text: "No device named nobody" in text, "that it is not known")
+        visit.close()
+
+
+def test_ten_thousand_devices_are_paged_and_found(browser: Browser) -> None:
+    with served("--devices", "10000") as address:
+        visit = Visit(browser, address)
+        page = visit.open("/fleet")
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(50)
+        visit.until(lambda text: "page 1 of 200" in text, "two hundred pages")
+        page.get_by_role("link", name="Next").click()
+        visit.until(lambda text: "page 2 of 200" in text, "the second page")
+        page.locator("input.search").fill("sensor-09999")
+        expect(rows).to_have_count(1)
+        visit.close()
+
+
+def test_a_page_shows_the_command_of_what_can_be_done_and_does_nothing_itself(visit: Visit) -> None:
+    for path, command in (
+        ("/learning", "tidewheel train tiny.py:task"),
+        ("/releases", "tidewheel models rollback tiny.py:task"),
+        ("/releases", "tidewheel models pause tiny.py:task"),
+        ("/releases", f"tidewheel models promote tiny.py:task {CANARY}"),
+        ("/quality?offset=0", "tidewheel dead-letters replay tiny.py:task 0"),
+    ):
+        page = visit.open(path)
+        shown = page.locator("code.copyable", has_text=command)
+        expect(shown).to_be_visible()
+        assert page.locator("main button, form[method=post]").count() == 0
+    shown.click()
+    assert page.evaluate("getSelection().toString()") == shown.inner_text()

@@ -1,0 +1,308 @@
+"""What the pages show is made of the topics, names what is wrong first, and stays small."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compose.console.device import bounds_of, device, histograms
+from compose.console.history import (
+    DAY_SLOT_S,
+    LETTER_BYTES,
+    LETTERS,
+    ROW,
+    SLOT_S,
+    SLOTS,
+    WINDOWS,
+    History,
+)
+from compose.console.learning import gate_words, learning, releases
+from compose.console.moment import Link, Moment
+from compose.console.pages import SORTS, FleetQuery, fleet, overview, quality, rates
+from federation.rollout.stage_policy import StageRules
+from streams.contract.decisions import rollout_position
+from streams.contract.window_report import DriftReport, WindowReport
+from streams.fleet.view import FleetView
+from streams.kafka.reader import Received
+from tests.compose.console import made_up
+from tests.compose.console.made_up import (
+    CANARY,
+    DRIFT,
+    HTML,
+    NOW_S,
+    STABLE,
+    at,
+    decision,
+    evaluate,
+    letter,
+    observed,
+    report,
+)  # fmt: skip
+from tests.compose.messages import TASK, window
+from tests.fakes.tiny_task import task as tiny
+
+
+@cache
+def one_fleet() -> Moment:
+    return observed(*made_up.fleet())
+
+
+def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
+    away = Link("broker:9092", NOW_S - 60, "no broker answers")
+    found = observed(*made_up.fleet(), link=away).problems
+    order = ["critical", "warning", "note"]
+    assert [p.severity for p in found] == sorted((p.severity for p in found), key=order.index)
+    texts = [p.text for p in found]
+    assert texts[0].startswith("No broker answers at broker:9092")
+    assert "d3 is in error" in texts
+    assert "Dead letters: 1 bad-arrow" in texts
+    assert any(text.startswith("Inputs drift on 1 of 1") for text in texts)
+    assert all(p.advice for p in found if p.severity != "critical")
+    assert next(p for p in found if "in error" in p.text).advice == f"d3 says: {HTML}"
+
+
+def test_in_an_outage_everything_is_of_the_moment_at_which_the_broker_answered_last() -> None:
+    """Devices do not become silent because nothing is read."""
+    messages = [made_up.device("d0", 61), report("d0", 65)]
+    away = observed(*messages, link=Link("b", NOW_S - 60, "away"))
+    assert [p.severity for p in away.problems] == ["critical"]
+    assert [p.text for p in observed(*messages).problems] == ["d0 is silent"]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "says"),
+    [({"metered": 900}, None), ({"metered": 900, "spool-full": 7}, "have dropped 7 of")],
+)
+def test_events_that_were_to_be_left_out_are_no_problem(
+    dropped: dict[str, int], says: str | None
+) -> None:
+    found = observed(made_up.device("d0", dropped=dropped), report("d0", 5)).problems
+    assert len(found) == (says is not None)
+    assert says is None or (says in found[0].text and "metered" not in found[0].text)
+
+
+def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
+    """Also after a decision about something else."""
+    paused = {"reason": "manual: look first", "time_us": 7, "key": "ab" * 8}
+    offer = {"stable": STABLE, "offered": CANARY, "share": 0.25, "stage": 1}
+    seen = observed(*made_up.fleet(), decision(4, "held", CANARY, 50, **offer, paused=paused),
+                    decision(5, "keys", STABLE, 40, **offer, paused=paused))  # fmt: skip
+    found = next(p for p in seen.problems if p.page == "/releases")
+    assert found.text == f"A person has paused the rollout of {CANARY}"
+    assert found.advice.startswith(f"manual: look first, signed by key {'ab' * 8}. ")
+    assert found.since_us == 7
+    assert overview(seen)["rollout"] == f"{CANARY} offered to 0 of 6 devices, stage 1, paused"
+    seen.history.absorb(decision(6, "stage", CANARY, 30, **offer, reason="manual: console"))
+    seen = replace(seen)
+    assert [p for p in seen.problems if p.page == "/releases"] == []
+    assert releases(seen)["decisions"][0][1] == f"{CANARY} is resumed in stage 1"
+
+
+def test_the_loop_is_summed_up_with_its_rates() -> None:
+    seen = one_fleet()
+    found = overview(seen)
+    assert found["conditions"] == {"error": 1, "silent": 1, "drifting": 1, "fine": 3}
+    assert seen.status.produced_per_s == 10.0  # the silent one's do not count
+    assert seen.status.scored_per_s == pytest.approx(6 * 3 * 10 / 60)
+    assert found["windows_per_s"] == pytest.approx(6 * 3 / 60, abs=0.1)
+    assert found["serving"] == [(CANARY, 1), (STABLE, 5)]
+    assert {round(point.scored_per_s, 9) for point in rates(seen)} == {3.0}  # of whole minutes
+    assert rates(seen)[-1].value == {STABLE: 0.75, CANARY: 0.75}
+
+
+def test_charts_are_of_the_time_that_is_asked_for() -> None:
+    seen = observed(*(report("d0", ago_s) for ago_s in range(7200, 0, -20)))
+    for span_s in (600, 3600, 86_400):
+        points = rates(seen, span_s)
+        assert NOW_S - points[0].at_ms / 1000 <= span_s
+        assert {round(point.scored_per_s, 2) for point in points[1:]} == {0.5}
+    assert NOW_S - points[0].at_ms / 1000 > 6600  # two hours are known
+
+
+@given(
+    st.builds(
+        FleetQuery,
+        search=st.text(max_size=5),
+        group=st.sampled_from(["", "error", "fine", STABLE, "refusing", "group:a", "x"]),
+        sort=st.sampled_from([*SORTS, "nonsense"]),
+        descending=st.booleans(),
+        page=st.integers(1, 50),
+        size=st.integers(1, 8),
+    )
+)
+def test_every_query_gives_a_page_and_all_pages_give_each_device_once(query: FleetQuery) -> None:
+    seen, names = one_fleet(), list[str]()
+    first = fleet(seen, query, {"d0": "a"})
+    for number in range(1, first["pages"] + 1):
+        page = fleet(seen, query.model_copy(update={"page": number}), {"d0": "a"})
+        assert len(page["states"]) <= query.size
+        names += [state.device for state in page["states"]]
+    assert len(names) == len(set(names)) == first["matching"]
+
+
+def test_a_device_without_an_agent_is_listed_and_counted_like_any_other() -> None:
+    """Its own program writes its events: there are windows, and no state."""
+    seen = observed(made_up.device("d0"), report("d0", 5), report("press", 600, drift=DRIFT))
+    found = fleet(seen, FleetQuery(), {})
+    assert [(s.device, s.phase) for s in found["states"]] == [
+        ("press", "no agent"), ("d0", "running"),
+    ]  # fmt: skip
+    page = device(seen, "press")
+    assert page is not None
+    assert (page["state"].produced, page["accounts"]) == (10, [])
+    assert [p.text for p in seen.problems] == ["Inputs drift on 1 of 1 device: press (x)"]
+
+
+def test_a_devices_page_has_its_account_versions_windows_and_drift() -> None:
+    found = device(one_fleet(), "d5")
+    assert found is not None
+    assert [(version, len(its)) for version, its in found["spans"]] == [(STABLE, 21), (CANARY, 9)]
+    assert [balanced for _, balanced in found["accounts"]] == [True]
+    assert found["reports"][0].value == 0.75
+    drifting = device(one_fleet(), "d1")
+    assert drifting is not None
+    assert [channel.psi for channel in drifting["channels"]] == [0.9]
+    assert device(one_fleet(), "nobody") is None
+
+
+def test_an_epoch_that_ended_stays_in_the_account() -> None:
+    seen = observed(*(made_up.device("d0", epoch=f"e{n}") for n in range(3)))
+    found = device(seen, "d0")
+    assert found is not None
+    assert [state.epoch for state, _ in found["accounts"]] == ["e2", "e1", "e0"]
+
+
+def test_a_devices_windows_are_in_the_order_of_their_times_each_once() -> None:
+    """They are reported in another order, and late rows are a report of their own."""
+    seen = observed(made_up.device("d0"), *(
+        report("d0", ago_s, revision=revision, metric="brier")
+        for ago_s, revision in ((40, 0), (20, 0), (30, 0), (40, 1))
+    ))  # fmt: skip
+    found = device(seen, "d0")
+    assert found is not None
+    [line] = found["chart"]["series"]
+    assert [NOW_S - at_ms / 1000 for at_ms, _ in line["points"]] == [35, 25, 15]
+    assert len(found["reports"]) == 4
+    assert found["heading"] == "Brier distance from the teacher (lower is better)"
+
+
+def drifting(**histogram: Any) -> DriftReport:
+    changed = {**DRIFT, "histograms": [{**DRIFT["histograms"][0], **histogram}]}
+    return DriftReport.model_validate(changed)
+
+
+def test_histograms_stand_beside_the_references_cell_by_cell() -> None:
+    [shown] = histograms(drifting(), ())
+    assert (shown.distance.psi, shown.reference, shown.device) == (0.9, 200, 30)
+    assert [(c.name, round(c.reference * 200), round(c.device * 30)) for c in shown.cells] == [
+        ("below -1.0", 10, 0), ("-1.0 to 0.0", 100, 3), ("0.0 to 1.0", 80, 12),
+        ("1.0 and more", 9, 15), ("null", 1, 0),
+    ]  # fmt: skip
+    about = {"ordered": False, "edges": [-0.5, 0.5, 1.5, 2.5], "reference": [0, 5, 0, 4, 0, 0, 0],
+             "counts": [0, 1, 0, 2, 1, 0, 0]}  # fmt: skip
+    for classes, names in (
+        (("slow", "even", "fast"), ["slow", "fast", "no class"]),
+        ((), ["class 0", "class 2", "no class"]),
+    ):
+        [shown] = histograms(drifting(**about), classes)
+        assert [cell.name for cell in shown.cells] == names
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"counts": [1]}, {"edges": [0.0], "counts": [1] * 4, "reference": [1] * 4},
+     {"channel": "nobody"},
+     {"edges": [float(n) for n in range(90)], "counts": [0] * 93, "reference": [0] * 93}],
+)  # fmt: skip
+def test_a_histogram_that_makes_no_sense_is_left_out(wrong: dict[str, Any]) -> None:
+    assert list(histograms(drifting(**wrong), ())) == []
+
+
+@pytest.mark.parametrize(
+    ("edges", "names"),
+    [
+        ([1013.25, 1013.5, 1013.75], ["1,013.25", "1,013.50", "1,013.75"]),
+        ([0.0, 250.0, 500.0], ["0", "250", "500"]),
+        ([-1e-9, 0.0, 1e-9], ["-1e-09", "0", "1e-09"]),
+        ([0.0, 0.0, 0.0], ["0", "0", "0"]),
+    ],
+)
+def test_bounds_have_the_digits_that_tell_them_apart(edges: list[float], names: list[str]) -> None:
+    assert bounds_of(edges) == names
+
+
+def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
+    found = learning(one_fleet())
+    [run] = found["runs"]
+    assert [each.refused for each in run.rounds] == [{"norm": 1}, {"norm": 1}]
+    words = found["gates"][run.run]
+    assert words[0].startswith("The candidate passed the gate: promoted: accuracy")
+    assert "On held-out devices: accuracy 0.66 → 0.80 on the same 120 segments." in words
+    assert "class slow on held-out devices gained least (-0.02 on 40 segments)" in words[-1]
+    refused = one_fleet().view.rounds[-1].model_copy(update={"kind": "rejected", "metrics": {}})
+    assert gate_words(refused, "accuracy") == ["The gate refused the candidate: promoted."]
+
+
+def test_a_canary_is_compared_with_the_others() -> None:
+    found = releases(one_fleet())
+    assert [line["points"][-1][1] for line in found["growth"]["series"]] == [0.75, 0.75]
+    assert [d.seq for d, _ in found["decisions"]] == [3, 2, 1]
+    seen = observed(*made_up.fleet())
+    evaluate(seen.history, round(NOW_S * 1e6))
+    names = [line["name"] for line in releases(seen)["odds"]["series"]][2:]
+    assert names == ["bound: it goes back at 50 to 1", "bound: it goes on at 20 to 1"]
+
+
+@pytest.mark.parametrize(
+    ("agreeing", "verdict", "side"), [(30, "canary failed", "worse"), (47, "canary passed", "fine")]
+)
+def test_the_odds_of_a_canary_grow_until_they_pass_the_bound_that_decides(
+    agreeing: int, verdict: str, side: str
+) -> None:
+    """Half an hour of windows, the last minutes with a canary of which as many events agree."""
+    seen = observed(*(made_up.device(f"d{n}") for n in range(12)))
+    stage = {"stable": STABLE, "offered": CANARY, "share": 0.5, "stage": 1}
+    for ago_s in range(1800, 0, -20):
+        if ago_s == 300:
+            seen.history.absorb(decision(2, "stage", CANARY, ago_s, **stage))
+        for n in range(12):
+            new = ago_s < 300 and rollout_position(TASK, f"d{n}") < 0.5
+            right = agreeing if new else 43 + (ago_s // 20 + n) % 5
+            made = window(f"d{n}", round(NOW_S - ago_s), model=CANARY if new else STABLE,
+                          events=50, compared=50, agreeing=right)  # fmt: skip
+            seen.history.absorb(at(made, ago_s))
+        evaluate(seen.history, round((NOW_S - ago_s) * 1e6))
+    canary = seen.history.canary
+    line = [getattr(point, side) for point in canary.odds]
+    assert 5 < len(line) <= 15  # since the first stage
+    assert line[0] < StageRules().bounds[f"bound_{side}"] < line[-1]
+    assert canary.words.startswith(verdict)
+    seen.history.absorb(decision(3, "served", CANARY, 0, stable=CANARY))
+    evaluate(seen.history, 1)
+    assert (releases(seen)["odds"], list(canary.odds), canary.words) == (None, [], "")
+
+
+def test_what_is_kept_is_bounded_by_the_fleet_and_not_by_time() -> None:
+    history = History(FleetView(TASK))
+    made = WindowReport.decode(report("d0", 0).value)
+    for n in range(1, 25 * SLOTS):
+        document = made.model_copy(update={"window_us": n})
+        message = Received(f"{TASK}.windows", 0, n, b"d0", document.encode(), [], n * 10_000)
+        history.absorb(message)
+    assert history.bytes == ROW.itemsize * WINDOWS
+    assert len(history.slots[SLOT_S]) == len(history.slots[DAY_SLOT_S]) == SLOTS
+    kept = [w.window_us for w in history.windows("d0")]
+    assert kept == list(range(25 * SLOTS - WINDOWS, 25 * SLOTS))
+
+
+def test_of_dead_letters_the_newest_are_kept() -> None:
+    found = quality(observed(*(letter(n) for n in range(3 * LETTERS))), tiny, 3 * LETTERS - 1)
+    assert [x.offset for x in found["letters"]] == list(range(3 * LETTERS - 1, 2 * LETTERS - 1, -1))
+    assert found["reasons"] == [("bad-arrow", LETTERS)]
+    assert found["chosen"].source == "0/7"
+    assert found["rows"]
+    large = observed(*(letter(n, value=bytes(LETTER_BYTES // 4)) for n in range(9)))
+    assert sum(len(m.value or b"") for m in large.history.letters) <= LETTER_BYTES

@@ -1,0 +1,282 @@
+"""What `tidewheel status` and `timeline` print is what the topics say, for a person and as JSON;
+without a broker it is what `up` saw last."""
+
+import io
+import json
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compose.launcher.state_dir import StateDir
+from compose.reports import timeline
+from compose.reports.follower import Follower, last_seen
+from compose.reports.lag import Lag, PartitionLag
+from compose.reports.problems import Status
+from compose.reports.status import ROWS, print_status, read_status, report_of
+from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, sign
+from streams.contract.errors import UsageError
+from streams.contract.topics import topic_specs
+from streams.contract.window_report import ChannelDrift, DriftReport, WindowReport
+from streams.fleet.snapshot import encode
+from streams.fleet.timeline import Entry
+from streams.fleet.view import FleetView
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.reader import Received
+from streams.kafka.settings import BrokerSettings
+from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
+from tests.compose.messages import KEY, TASK, received, release, state, step, window
+
+NOW_S, SECOND = 1_000_000.0, 1_000_000
+LAG = Lag([PartitionLag(0, 10, 7, 3), PartitionLag(1, 4, None, 4)])
+OFFERED = "2-bbbbbbbb"
+
+
+def view_of(*messages: Received) -> FleetView:
+    view = FleetView(TASK)
+    for message in messages:
+        view.absorb(message)
+    return view
+
+
+def at(message: Received, at_s: float) -> Received:
+    return replace(message, time_ms=round(at_s * 1000))
+
+
+def shown(show: Callable[[Console], object]) -> str:
+    text = io.StringIO()
+    show(Console(file=text, width=160))
+    return text.getvalue()
+
+
+def drifting(device: str, number: int, at_s: float, *, alarm: bool, revision: int = 0) -> Received:
+    channel = ChannelDrift(
+        channel="x", kind="mean", n=9, psi=0.5, jensen_shannon=0, hellinger=0, total_variation=0,
+        threshold=0.2, alarm=alarm,
+    )  # fmt: skip
+    report = DriftReport(
+        windows=3, segments=30, decided=True, alarm=alarm, worst="x", share=0.5, channels=[channel]
+    )
+    made = WindowReport.decode(window(device, number, revision).value)
+    return at(received("windows", device, made.model_copy(update={"drift": report})), at_s)
+
+
+def decided(kind: Kind, at_s: int, seq: int, **fields: object) -> Received:
+    stable, offered = (Ref(model=name, digest="b" * 64, size=1) for name in ("1-aaaaaaaa", OFFERED))
+    standing = DesiredState(stable=stable, offered=offered, share=0.1, stage=1)
+    decision = Decision.model_validate(
+        {"task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind, "model": OFFERED,
+         "time_us": at_s * SECOND, "key": "0" * 16, "standing": standing, "reason": "a test",
+         "evidence": {"e_worse": 25.0}, **fields}
+    )  # fmt: skip
+    return received("releases", TASK, sign(decision, KEY))
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+def status_of(*messages: Received, lag: Lag = LAG) -> Status:
+    return Status(view_of(*messages), lag, NOW_S)
+
+
+def heard(device: str, ago_s: float, **fields: Any) -> Received:
+    return state(device, time_us=round((NOW_S - ago_s) * 1e6), **fields)
+
+
+def printed(found: Status, *, whole: bool = False) -> str:
+    return shown(lambda console: print_status(found, console, as_json=False, whole=whole))
+
+
+def test_status_shows_devices_rates_versions_and_the_lag() -> None:
+    kept = {"model": "1-aaaaaaaa", "against": OFFERED, "segments": 51, "loss": 0.02,
+            "offered_loss": 0.39, "since_us": 1}  # fmt: skip
+    found = status_of(
+        heard("d0", 1, events_per_s=10.5, kept=kept), heard("d1", 2, events_per_s=4.0),
+        heard("d2", 60, events_per_s=99.0), heard("d3", 1, events_per_s=99.0, phase="stopped"),
+        at(window("d0", 0, events=1000), NOW_S - 61), at(window("d0", 5, events=300), NOW_S - 10),
+        at(window("press", 0, events=60), NOW_S - 59),
+    )  # fmt: skip
+    assert (found.produced_per_s, found.scored_per_s) == (14.5, 6.0)
+    text = printed(found)
+    rows = {row.split()[1]: row.split()[3:5] for row in text.splitlines() if row.startswith("│")}
+    assert (rows["d0"], rows["d2"][0], rows["press"]) == (
+        ["keeps", "1-aaaaaaaa"], "silent", ["no", "agent"],
+    )  # fmt: skip
+    for line in (
+        "5 devices, 1 without an agent",
+        "1 of 4 devices keeps an earlier version:\n  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39",
+        "workers are 7 messages behind (by partition 0: 3, 1: 4)\n",
+        "1-aaaaaaaa: agreement with the teacher 0.75 in 1,360 events\n",
+        "d2 is silent. Events wait on a silent device",
+    ):
+        assert line in text
+    idle = status_of(lag=Lag([PartitionLag(0, 5, None, 5)]))
+    assert "5 messages behind (by partition 0: 5); no worker has committed" in printed(idle)
+
+
+def test_status_names_problems_with_what_to_do_and_json_has_them_too() -> None:
+    paused = {"reason": "manual: look first", "time_us": 10**15, "key": "ab" * 8}
+    ref = {"digest": "a" * 64, "size": 1}
+    offer = {"stable": {"model": "1-aaaaaaaa", **ref}, "offered": {"model": OFFERED, **ref},
+             "share": 0.05, "paused": paused}  # fmt: skip
+    found = status_of(
+        decided("held", 1, 1, standing=offer), drifting("d0", 0, 1, alarm=False),
+        drifting("d0", 10, 2, alarm=True), drifting("d0", 5, 3, alarm=False, revision=1),
+        drifting("d1", 0, 4, alarm=True), drifting("d1", 0, 5, alarm=False, revision=1),
+        received("fleet", "d9", b"{"), heard("d3", 1, error="no disk"),
+    )  # fmt: skip
+    text = " ".join(printed(found).split())
+    for words in (
+        f"{OFFERED} offered to 0 of 1 device, paused", "Inputs drift on 1 of 2 devices: d0 (x)",
+        f"manual: look first, signed by key {'ab' * 8}. No run starts until", "d3 says: no disk",
+        "1 message of the topics cannot be read. Check what else writes to them",
+    ):  # fmt: skip
+        assert words in text
+    data = json.loads(shown(lambda console: print_status(found, console, as_json=True)))
+    assert data == report_of(found).model_dump(mode="json")
+    assert [p[0] for p in data["problems"]] == ["warning"] * 3 + ["note"]
+    assert (data["drift"], data["release"]["paused"]) == ({"d0": "x"}, paused)
+
+
+def test_of_many_devices_the_table_has_the_most_urgent() -> None:
+    fleet = [heard(f"d{n:03}", 1) for n in range(60)]
+    found = status_of(*fleet, heard("d900", 1, error="no disk"), heard("d901", 900))
+    text = printed(found)
+    assert "no disk" in text
+    assert re.search(r"d901 +│ silent", text)
+    assert "12 more devices, 0 need attention: --all" in text
+    assert text.count("│ d") == ROWS
+    assert printed(found, whole=True).count("│ d") == 62
+
+
+@pytest.mark.kafka
+def test_status_is_read_from_a_broker(kafka: BrokerSettings) -> None:
+    task = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(kafka, topic_specs(task, 2))
+    report = window("d0", 0, events=120)
+    with closing(Producer(kafka)) as producer:
+        producer.put(f"{task}.windows", report.key, report.value or b"")
+        producer.put(f"{task}.events", b"d0", b"an event")
+    found = read_status(kafka, task)
+    assert (found.scored_per_s, found.lag.messages) == (2.0, 1)
+
+
+def test_without_a_broker_status_and_timeline_show_what_up_saw_last(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{port_without_listener()}"
+    words = [TINY, "--kafka", address, "--json"]
+    fails(tidewheel("status", *words, folder=tmp_path), 1, address)  # nothing was seen yet
+    (tmp_path / ".tidewheel").mkdir()
+    path = StateDir(tmp_path / ".tidewheel").last_seen
+    for data in (b"", b"{", bytes(9), b"\xff" * 40):
+        path.write_bytes(data)
+        assert last_seen(path) is None
+    following = Follower(BrokerSettings(bootstrap=address), TASK)
+    following.keep(path)  # nothing was seen, so the file stays
+    assert path.read_bytes() == b"\xff" * 40
+    for message in (state("d0"), window("d0", 0), release("1-aaaaaaaa"), step("promoted")):
+        following.read(lambda view, message=message: view.absorb(message))
+    following.keep(path)
+    following.keep(tmp_path / "no" / "file")  # a folder that is gone ends nothing
+    assert last_seen(path) is not None
+    done = tidewheel("status", *words, folder=tmp_path)
+    assert "what `tidewheel up` saw last" in done.stderr
+    found = json.loads(done.stdout)
+    assert [device["device"] for device in found["devices"]] == ["d0"]
+    assert (found["windows"], found["rounds"]["promoted"]) == (1, 1)
+    done = tidewheel("timeline", *words, folder=tmp_path)
+    kinds = {json.loads(line)["kind"] for line in done.stdout.splitlines()}
+    assert {"run", "decision"} <= kinds
+    assert encode(view_of(), 1)
+
+
+# --- timeline -------------------------------------------------------------------------------------
+
+
+def entries(*messages: Received, kind: str = "") -> list[Entry]:
+    return [e for e in view_of(*messages).timeline.entries if kind in ("", e.kind)]
+
+
+def test_the_timeline_has_all_of_it_in_order_of_time_each_once() -> None:
+    run = [
+        step("requested", time_us=1 * SECOND, reason="agreement is low"),
+        step("aggregated", time_us=2 * SECOND, round=1, samples=9, metrics={"seconds": 1.5}),
+        step("admitted", time_us=2 * SECOND, round=1, device="d0"),
+        step("promoted", time_us=3 * SECOND, model=OFFERED, reason="better by 0.1",
+             metrics={"held_out": 0.9}),
+    ]  # fmt: skip
+    rollout = [decided("candidate", 4, 2), decided("stage", 5, 3), decided("rolled-back", 8, 4)]
+    refused = {OFFERED: "late: p99"}
+    more = {**refused, "1-aaaaaaaa": "withdrawn: told to"}
+    device = state("d1", time_us=7 * SECOND, refused=more)
+    later = state("d1", time_us=30 * SECOND, refused=refused)
+    found = entries(*reversed(rollout), device, later, *run, *run)
+    assert [e.text for e in found] == [
+        "run 7 started",
+        "run 7, round 1: updates aggregated, 9 samples",
+        f"run 7 passed the gate with {OFFERED}",
+        f"decision 2: {OFFERED} passed the gate and waits for its canary",
+        f"decision 3: {OFFERED} goes to stage 1",
+        f"device d1 does not serve {OFFERED}",
+        f"decision 4: {OFFERED} is rolled back",
+    ]
+    assert (found[2].reason, found[2].evidence) == ("better by 0.1", {"held_out": 0.9})
+    assert timeline.line(found[5]).endswith(f"does not serve {OFFERED}: late: p99")
+    texts = shown(lambda console: timeline.print_timeline(found, console, as_json=True))
+    assert [Entry(**json.loads(text)) for text in texts.splitlines()] == found
+
+
+def test_drift_begins_and_ends_once_and_alarms_that_come_and_go_are_one_line() -> None:
+    found = entries(
+        drifting("d0", 1, 10, alarm=False), drifting("d0", 2, 20, alarm=True),
+        *(drifting("d0", n, 10 * n, alarm=True) for n in (3, 4, 5)),
+        drifting("d1", 1, 55, alarm=True),
+        drifting("d0", 1, 57, alarm=False, revision=1),  # a late row of the past
+        drifting("d0", 6, 60, alarm=False), kind="drift",
+    )  # fmt: skip
+    assert [e.text for e in found] == [
+        "device d0: inputs drift", "device d1: inputs drift", "device d0: inputs no longer drift",
+    ]  # fmt: skip
+    assert (found[0].time_us, found[0].about, found[0].reason) == (20 * SECOND, "d0", "x most")
+    assert found[0].evidence == {"share": 0.5, "segments": 30.0, "psi": 0.5, "threshold": 0.2}
+    once = [drifting("d0", n, 10 * n, alarm=n in (2, 3)) for n in range(1, 5)]
+    often = [drifting("d0", n, 10 * n, alarm=n % 2 == 0) for n in range(1, 100)]
+    lasting = [drifting("d0", n, 10 * n, alarm=n > 99) for n in range(100, 105)]
+    for messages, text in (
+        (once, "device d0: inputs drifted for 2 windows"),
+        (often, "device d0: inputs drifted 49 times, for at most 3 windows each"),
+        (often + lasting, "device d0: inputs drift"),
+    ):
+        assert [e.text for e in entries(*messages, kind="drift")] == [text]
+
+
+def test_agreement_is_summed_by_day_and_release() -> None:
+    day = 86_400
+    personal = window("d1", 1, agreeing=2, compared=8, model="1-aaaaaaaa.p3")
+    found = entries(
+        at(window("d0", 1, agreeing=6, compared=8), day), at(personal, day + 5),
+        at(personal, day + 9), at(window("d0", 2, compared=0, agreeing=0, model=OFFERED), 3 * day),
+    )  # fmt: skip
+    assert [(e.about, e.time_us // SECOND) for e in found] == [
+        ("1-aaaaaaaa", day + 5), (OFFERED, 3 * day),
+    ]  # fmt: skip
+    assert "0.50 (16 events)" in found[0].text
+    assert (found[0].evidence["windows"], found[0].evidence["devices"]) == (2.0, 2.0)
+    assert found[1].text.endswith("no event compared")
+
+
+def test_the_last_hours_alone() -> None:
+    found = entries(decided("served", 100, 1), decided("held", 8000, 2))
+    assert timeline.since(found, None) == found
+    assert timeline.since(found, timeline.seconds("2h"), 9000.0) == found[1:]
+    seconds = [timeline.seconds(text) for text in ("90s", "30m", "2h", "7d")]
+    assert seconds == [90, 1800, 7200, 604_800]
+    for wrong in ("", "2", "h", "-2h", "2 h", "2w", "1.5h"):
+        with pytest.raises(UsageError, match="write it as 90s, 30m, 2h or 7d"):
+            timeline.seconds(wrong)
