@@ -203,9 +203,11 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
 
     Training is cached. Prints the files that workers and devices on other machines need.
     """
-    from compose.launcher.preparation import make_models
+    from compose.launcher.preparation import look, make_models
 
     reference, layout = absolute_reference(task), StateDir(state)
-    model = make_models(reference, load_task(reference), layout, say)
+    loaded = load_task(reference)
+    look(loaded, say)
+    model = make_models(reference, loaded, layout, say)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")

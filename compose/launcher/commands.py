@@ -30,10 +30,6 @@ class Commands:
             found["TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"] = "PLAINTEXT"
         return found
 
-    def preparation(self) -> Launch:
-        argv = [sys.executable, "-m", "compose.launcher.preparation", self.reference]
-        return Launch([*argv, str(self.options.state)], {})
-
     def worker(self, name: str) -> Launch:
         words = ["worker", self.reference, "--state", str(self.options.state), "--instance", name]
         return self._launch(*words, "--partitions", str(self.options.partitions))

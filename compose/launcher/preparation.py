@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from compose.launcher.broker import Launch
 from compose.launcher.state_dir import StateDir
 from compose.preflight.check import check_quickly
 from federation.bootstrap.initial_model import PilotReport, prepare, source_digest
@@ -22,16 +23,22 @@ from streams.runtime.key_files import create_key, load_public_key
 
 Say = Callable[[str], None]
 
+LOOKED = "the task can work"  # a line for `up`, not for a person
+
 CHANGED = (
     "warning   the task's code or data has changed since its first model and teacher were made: "
     "these are used as they are; another --state, or another version of the task, makes new ones"
 )
 
 
-def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
-    """Look at models and data, make what is missing and tell of it; the served model's name."""
+def look(task: Task, say: Say) -> None:
+    """Build the task's models and look at some of its data, before anything is started or made."""
     check_model(task)
     check_quickly(task, say)
+
+
+def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
+    """Make what is missing and tell of it; the served model's name."""
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)
@@ -77,10 +84,18 @@ def model_lines(report: PilotReport) -> list[str]:
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines
 
 
+def launch(reference: str, state: Path) -> Launch:
+    """Return how to start the process of `up`."""
+    return Launch([sys.executable, "-m", "compose.launcher.preparation", reference, str(state)], {})
+
+
 def main(reference: str, state: str) -> int:
     """The process of `up`; its exit code."""
     try:
-        make_models(reference, load_task(reference), StateDir(Path(state)), _print)
+        task = load_task(reference)
+        look(task, _print)
+        _print(LOOKED)
+        make_models(reference, task, StateDir(Path(state)), _print)
     except TidewheelError as exc:
         print(exc, file=sys.stderr)  # noqa: T201
         return exc.exit_code

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compose.launcher import broker, flower_processes
-from compose.launcher.preparation import make_models
+from compose.launcher.preparation import look, make_models
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.reports.rounds import RunSummary, from_journals, history
@@ -52,6 +52,7 @@ def simulate(asked: Simulation, say: Say) -> RunSummary:
         raise UsageError("a simulation needs Ray: pip install 'tidewheel[simulation]'")
     reference = absolute_reference(asked.task_ref)
     task, layout = load_task(reference), StateDir(asked.state)
+    look(task, say)
     with layout.lock():
         make_models(reference, task, layout, say)
         supervisor = Supervisor(layout.logs)

@@ -25,6 +25,7 @@ from compose.launcher.commands import Commands
 from compose.launcher.fleet import Fleet
 from compose.launcher.options import DEVICES, UpOptions
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
+from compose.launcher.preparation import LOOKED, launch
 from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
 from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
 from compose.launcher.progress.screen import Screen, start_lines
@@ -89,11 +90,10 @@ class Up:
             follower: Follower | None = None
             try:
                 with self._phase("first model"):
-                    choice, port = self._start_servers()
+                    choice, port = self._prepare()
+                with self._phase("start"):
                     ca = None if self._tls is None else self._tls.ca
                     own = Commands(self._options, self._reference, self._task, choice, ca)
-                    self._supervisor.finish("preparation", own.preparation(), self._make_ready)
-                with self._phase("start"):
                     self._fleet = Fleet(
                         own, self._layout, self._supervisor, port, self._tls, self._await,
                         self._screen.say,
@@ -119,6 +119,21 @@ class Up:
 
     # --- 1, 2: servers and models ---------------------------------------------------------------
 
+    def _prepare(self) -> tuple[BrokerChoice, int]:
+        """Make the models in a process of their own; the servers start meanwhile, once the task is
+        known to work."""
+        started: list[tuple[BrokerChoice, int]] = []
+
+        def hear(text: str) -> None:
+            self._interrupts.check()
+            if text == LOOKED:
+                started.append(self._start_servers())
+            else:
+                self._screen.say(text)
+
+        self._supervisor.finish("preparation", launch(self._reference, self._layout.state), hear)
+        return started[0]
+
     def _start_servers(self) -> tuple[BrokerChoice, int]:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
         choice = choice.with_copies(self._options.replication)
@@ -138,11 +153,6 @@ class Up:
         )
         self._choice = choice
         return choice, port
-
-    def _make_ready(self, text: str) -> None:
-        """Tell of a step of the set-up, unless a signal has come."""
-        self._interrupts.check()
-        self._screen.say(text)
 
     # --- 3: the fleet ---------------------------------------------------------------------------
 
