@@ -298,7 +298,14 @@ MUTANTS = [
         "if True:",
         "test_bad_input.py",
     ),
-    _records("rows are not checked", "records.py", "    _check_values(task, columns)\n", ""),
+    _records("rows are not checked", "records.py", "    _check_values(task, events.columns)\n", ""),
+    Mutant(
+        "records: compact rows are not checked",
+        "streams/contract/events/records.py",
+        "    _check_values(task, columns)\n",
+        "",
+        "tests/streams/contract/test_compact.py",
+    ),
     _records(
         "lists of any length are taken", "batches.py", "if (lengths != size).any():", "if False:"
     ),
