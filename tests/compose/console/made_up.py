@@ -11,6 +11,7 @@ from compose.console.watch import Watch
 from compose.reports.lag import Lag, PartitionLag
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.window_report import WindowReport
+from streams.fleet.agreement import Odds
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step, window
@@ -135,11 +136,12 @@ def observed(*messages: Received, link: Link | None = None, now_s: float = NOW_S
     return Moment(history, LAG, link or Link("broker:9092", now_s), now_s)
 
 
-def evaluate(history: History, now_us: int) -> None:
-    """As the watch does."""
-    canary = history.canary
-    if (ask := canary.ask(history.view, now_us)) is not None:
-        canary.note(canary.version, now_us, ask())
+def evaluate(history: History, ago_s: float, worse: float, fine: float) -> None:
+    """As the controller does, which publishes it with its view."""
+    offered = history.view.standing.offered
+    assert offered is not None
+    odds = Odds(round((NOW_S - ago_s) * 1e6), worse, fine)
+    history.view.evidence.note(offered.model, "canary continues: 1 device, 9 windows", odds)
 
 
 class FakeWatch:

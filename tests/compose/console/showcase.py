@@ -13,9 +13,10 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.drift.detector import compare
 from streams.drift.histograms import Histograms
 from streams.drift.reference import BINS, TAIL, Feature, Kind, Reference, cells_of
+from streams.fleet.agreement import Odds
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
-from tests.compose.console.made_up import at, decision, device, evaluate
+from tests.compose.console.made_up import at, decision, device
 from tests.compose.messages import TASK, received, step, window
 
 OLD, NEW = "6-1f2e3d4c", "7-9c8b7a6d"
@@ -176,8 +177,14 @@ def observe(now_s: float) -> History:
     history, random = History(FleetView(TASK)), np.random.default_rng(3)
     for message in messages(now_s):
         history.absorb(replace(message, offset=0))
-        if message.topic.endswith("windows") and message.key == b"pump-39":
-            evaluate(history, message.time_ms * 1000)
+    found = (
+        "canary passed: 11 devices, 351 windows, agreement with the teacher 0.94 (0.91 expected)"
+    )
+    for ago_s in range(1480, -120, -30):
+        far = (1500 - ago_s) / 1500
+        worse, fine = 0.1 * np.exp(-4 * far), 3 * np.exp(9 * far)
+        odds = Odds(round((now_s - ago_s) * 1e6), worse, fine + float(random.normal(0, 0.5)))
+        history.view.evidence.note(NEW, found, odds)
     for ago_s in range(HOUR_S, 0, -10):
         rate = float(DEVICES * 1.6 + random.normal(0, 0.4))
         history.sample(now_s - ago_s, rate, int(random.integers(80, 240)))
