@@ -34,6 +34,7 @@ from streams.kafka.settings import BrokerSettings
 from tests.compose.console.client import Client
 from tests.compose.console.made_up import (
     CANARY,
+    NOW_S,
     FakeWatch,
     device,
     fleet,
@@ -56,7 +57,7 @@ def settings(**fields: Any) -> ConsoleSettings:
 
 
 def client(ready: bool = True, **fields: Any) -> Client:
-    watch = FakeWatch(SEEN, ready).watch
+    watch = FakeWatch(SEEN.history, (), NOW_S, ready).watch
     app = make_console(settings(**fields), load_task(f"{TINY}:task"), watch)
     return Client(app)
 
