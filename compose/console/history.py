@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compose.console.canary import Canary
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import DEAD_LETTERS, topic_name
 from streams.contract.window_metrics import value_of
@@ -67,7 +66,6 @@ class History:
     since 1970 over that length."""
 
     view: FleetView
-    canary: Canary = field(default_factory=Canary)
     slots: dict[int, dict[int, Slot]] = field(default_factory=lambda: {SLOT_S: {}, DAY_SLOT_S: {}})
     letters: deque[Received] = field(default_factory=lambda: deque(maxlen=LETTERS))
     _windows: dict[str, np.ndarray] = field(default_factory=dict)  # newest last, then end_us > 0
@@ -98,7 +96,6 @@ class History:
 
     def _add(self, report: WindowReport, message: Received) -> None:
         at_us = message.time_ms * 1000 or report.end_us
-        self.canary.windows.add(report, at_us)
         for slot in self._now(at_us / 1e6):
             slot.windows += report.revision == 0
             slot.events += report.events

@@ -14,6 +14,7 @@ from federation.rollout.stage_policy import StageRules
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import CLASSES, named
 from streams.contract.window_metrics import Sums, added, value_of
+from streams.fleet.agreement import Evidence
 from streams.fleet.wording import counted, decision_text, digits, run_progress, short_runs
 
 RUNS, ROUNDS, DECISIONS = 30, 60, 60
@@ -105,7 +106,7 @@ def releases(moment: Moment) -> dict[str, Any]:
     """Return what devices are to serve, how a canary does, and all decisions, the newest
     first. bounds: the odds at which a canary goes back, and on, as the
     controller that offered it has them."""
-    view, desired, canary = moment.view, moment.view.standing, moment.history.canary
+    view, desired = moment.view, moment.view.standing
     decided = view.decided[::-1]
     offered = desired.offered.model if desired.offered else None
     stages = [d for d in decided if d.kind == "stage" and d.model == offered]
@@ -122,8 +123,8 @@ def releases(moment: Moment) -> dict[str, Any]:
         "newest": next((d.model for d in decided if d.model and d.kind != "teacher"), "MODEL"),
         "heading": metric_title(metric.called, lower_is_better=metric.lower_is_better),
         "growth": _growth(moment, began_us) if began_us else None,
-        "words": canary.words,
-        "odds": _odds(moment, next(known, StageRules().bounds)) if offered else None,
+        "words": view.canary.words,
+        "odds": _odds(view.canary, next(known, StageRules().bounds)) if offered else None,
         "decisions": [(d, decision_text(d)) for d in decided[:DECISIONS]],
     }
 
@@ -149,9 +150,9 @@ def _growth(moment: Moment, began_us: int) -> dict[str, Any]:
     return chart("The metric of the canary and of the others", lines, **axis)
 
 
-def _odds(moment: Moment, bounds: Mapping[str, float]) -> dict[str, Any]:
+def _odds(evidence: Evidence, bounds: Mapping[str, float]) -> dict[str, Any]:
     """Return the odds on a scale of powers of ten, and the bounds that end the stage."""
-    odds = moment.history.canary.odds
+    odds = evidence.odds
 
     def line(values: Iterator[float]) -> Points:
         return [(point.at_us // 1000, min(max(value, LEAST), MOST))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from compose.console.canary import Canary
 from compose.console.history import History
 from compose.console.moment import Link, Moment
 from compose.reports.follower import Following
@@ -16,7 +15,7 @@ from compose.reports.lag import Lag, read_lag
 from streams.contract.errors import TidewheelError, TopicMissing
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
-from streams.fleet.following import before
+from streams.fleet.following import before, last_snapshot
 from streams.fleet.view import FleetView
 from streams.kafka.settings import BrokerSettings
 
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS, DEAD_LETTERS)
 PAST = 20_000  # reports on `windows` from before the snapshot
 LOOK_S, ANSWER_S = 3.0, 3.0
-EVALUATE_S, EVALUATE_SHARE = 6.0, 0.05
+EVIDENCE_S = 15.0  # as often as the controller publishes it
 
 T = TypeVar("T")
 
@@ -42,11 +41,11 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self._settings, self._task, self._clock = settings, task, clock
         self._ending = threading.Event()
-        self._evaluate_at = 0.0
+        self._evidence_at = 0.0
         self._answers: bool | None = None  # whether the broker does, as the log has it
 
         def make(view: FleetView) -> History:
-            history = History(view, Canary.of(task))
+            history = History(view)
             if view.offsets:
                 history.fill(before(settings, task.name, dict(view.offsets), PAST))
             return history
@@ -80,31 +79,24 @@ class Watch(threading.Thread):
         was = self._link
         try:
             self._lag = read_lag(self._settings, self._task.name, ANSWER_S)
+            self._read_evidence()
         except TidewheelError as exc:
             missing = isinstance(exc, TopicMissing)
             self._link = Link(was.address, was.since_s, _first(exc), missing=missing)
         else:
             self._link = Link(was.address, self._clock())
             self.look(_sample)
-            self._evaluate()
         if (answers := not self._link.why) != self._answers:
             self._answers = answers
             log.info("Kafka %s", "answers" if answers else f"is not reached: {self._link.why}")
 
-    def _evaluate(self) -> None:
-        """Evaluate the canary, at most EVALUATE_SHARE of the time."""
-        began = time.monotonic()
-        if not self.ready or began < self._evaluate_at:
+    def _read_evidence(self) -> None:
+        """Take over the controller's evidence about a canary, of its newest snapshot."""
+        if time.monotonic() < self._evidence_at:
             return
-        at_us = int(self._clock() * 1e6)
-        version, ask = self.look(lambda seen: (
-            seen.view.standing.offered, seen.history.canary.ask(seen.view, at_us)
-        ))  # fmt: skip
-        if version is not None and ask is not None:
-            found = ask()  # without the lock: messages are taken in meanwhile
-            self.look(lambda seen: seen.history.canary.note(version.model, at_us, found))
-        took = time.monotonic() - began
-        self._evaluate_at = began + max(EVALUATE_S, took / EVALUATE_SHARE)
+        self._evidence_at = time.monotonic() + EVIDENCE_S
+        if (found := last_snapshot(self._settings, self._task.name, ANSWER_S)) is not None:
+            self.look(lambda seen: setattr(seen.view, "evidence", found.evidence))
 
     def stop(self) -> None:
         self._ending.set()

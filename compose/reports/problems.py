@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from compose.reports.lag import Lag, retention_lines
 from streams.contract.decisions import WITHDRAWN
@@ -47,7 +47,8 @@ class Status:
         return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """One thing that is wrong, and what to do; `page` is where more is seen. since_us: since when,
     where that is known."""
 

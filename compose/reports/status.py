@@ -40,12 +40,13 @@ def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_
 
 class StatusReport(BaseModel):
     """The output of `tidewheel status --json`. without_agent: devices that have events in windows
-    and no state; each has as much of one as is known. rates: events a second, as devices say, and
-    as windows were reported in the last minute. drift: by device the channel that drifted most,
-    where it alarms."""
+    and no state; each has as much of one as is known. canary: what its windows show. rates: events
+    a second, as devices say, and as windows were reported in the last minute. drift: by device the
+    channel that drifted most, where it alarms."""
 
     task: str
     release: DesiredState
+    canary: str
     problems: list[Problem]
     devices: list[DeviceState]
     without_agent: list[DeviceState]
@@ -65,6 +66,7 @@ def report_of(status: Status) -> StatusReport:
     return StatusReport(
         task=view.task,
         release=view.standing,
+        canary=view.canary.words,
         problems=problems(status),
         devices=[state for _, state in sorted(view.devices.items())],
         without_agent=[state for _, state in sorted(view.producers.items())],
@@ -168,6 +170,8 @@ def _lines(status: Status) -> Iterator[str]:
         f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
         f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
     )
+    if view.canary.words:
+        yield view.canary.words
     yield from _kept(view)
     if status.lag.partitions:
         yield lag_line(status.lag)

@@ -27,7 +27,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -46,6 +46,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
+from streams.fleet.agreement import Odds
 from streams.fleet.view import FleetView
 
 LEAST, SHARE = 3, 0.5
@@ -61,6 +62,8 @@ def declined(present: Iterable[DeviceState], stable: str) -> str | None:
 
 
 log = logging.getLogger(__name__)
+
+LARGEST = 1e6  # of odds in the view
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Rollout:
         held, paused = words[-1].kind == "held", desired.paused is not None
         if held and not paused and desired.candidate is not None:
             return self._roll_back(last, offered, f"replaced by {desired.candidate.model}", {})
-        finding = self._finding(desired, fleet, windows, stages)
+        finding = self._finding(desired, offered, fleet, windows, stages)
         match finding.verdict:
             case "roll-back":
                 return self._roll_back(last, offered, finding.reason, finding.evidence)
@@ -193,13 +196,38 @@ class Rollout:
     def _finding(
         self,
         desired: DesiredState,
+        offered: Ref,
         fleet: FleetView,
         windows: WindowHistory,
         stages: list[int],
     ) -> StageVerdict:
-        now_s = self.clock()
-        found = question(self.plan.rules, fleet, windows, desired, stages, int(now_s * 1e6))()
-        phases = {s.device: s.phase for s in fleet.within(desired.share)}
+        """Evaluate the stage, and note what was found in the view."""
+        now_s, states = self.clock(), fleet.within(desired.share)
+        refusals = {
+            s.device: reason
+            for s in states
+            if (reason := s.refused.get(offered.model)) and not reason.startswith(WITHDRAWN)
+        }
+
+        @cache
+        def canary(device: str) -> bool:
+            return rollout_position(fleet.task, device) < desired.share
+
+        found = evaluate(
+            self.plan.rules,
+            windows,
+            candidate=offered.model,
+            stable=desired.stable.model if desired.stable else "",
+            began_us=stages[0],
+            stage_began_us=stages[-1],
+            now_us=int(now_s * 1e6),
+            canary=canary,
+            refusals=refusals,
+            offered=max(len(states), 1),
+        )
+        odds = (min(found.evidence.get(name, 1.0), LARGEST) for name in ("e_worse", "e_fine"))
+        fleet.evidence.note(offered.model, found.reason, Odds(int(now_s * 1e6), *odds))
+        phases = {s.device: s.phase for s in states}
         return without_hope(found, phases, now_s - stages[-1] / 1e6)
 
     def _words(self, last: Release, offered: Ref) -> list[Decision]:
@@ -232,43 +260,6 @@ class Rollout:
         return self.registry.decide(
             self.key, kind, desired, last, model=about.model, reason=reason, evidence=evidence
         )
-
-
-def question(
-    rules: StageRules,
-    fleet: FleetView,
-    windows: WindowHistory,
-    desired: DesiredState,
-    stages: Sequence[int],
-    now_us: int,
-) -> Callable[[], StageVerdict]:
-    """Return the evaluation of the version on offer, which reads nothing but `windows`; stages:
-    when they began."""
-    assert desired.offered is not None
-    candidate, states = desired.offered.model, fleet.within(desired.share)
-    refusals = {
-        state.device: reason
-        for state in states
-        if (reason := state.refused.get(candidate)) and not reason.startswith(WITHDRAWN)
-    }
-
-    @cache
-    def canary(device: str) -> bool:
-        return rollout_position(fleet.task, device) < desired.share
-
-    return partial(
-        evaluate,
-        rules,
-        windows,
-        candidate=candidate,
-        stable=desired.stable.model if desired.stable else "",
-        began_us=stages[0],
-        stage_began_us=stages[-1],
-        now_us=now_us,
-        canary=canary,
-        refusals=refusals,
-        offered=max(len(states), 1),
-    )
 
 
 def _devices(count: int, present: Sequence[DeviceState]) -> str:

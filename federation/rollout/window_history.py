@@ -61,9 +61,6 @@ class _Device:
     windows: bytearray = field(default_factory=bytearray)
     cells: bytearray = field(default_factory=bytearray)
 
-    def copy(self) -> "_Device":
-        return _Device(self.times[:], self.windows[:], self.cells[:])
-
     def put(self, place: int, window_us: int, window: bytes, cells: bytes) -> None:
         start = self._start(place) if place < len(self.times) else len(self.cells)
         self.cells[start:start] = cells
@@ -106,13 +103,6 @@ class WindowHistory:
         self._allowed = None if classes is None else {ALL, *classes}
         self._kinds: dict[str, int] = {}
         self._devices: dict[str, _Device] = {}
-
-    def copy(self) -> "WindowHistory":
-        """Return the same windows, to which another thread adds none."""
-        made = WindowHistory(self._kept, self._metric)
-        made._allowed, made._kinds = self._allowed, dict(self._kinds)
-        made._devices = {name: device.copy() for name, device in self._devices.items()}
-        return made
 
     @property
     def classes(self) -> Sequence[str]:

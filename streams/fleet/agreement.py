@@ -1,10 +1,12 @@
-"""What windows tell of a release, summed up. Pure."""
+"""What windows say of a version: sums, and the evidence about a canary. Pure."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from streams.contract.window_metrics import ERRORS, Sums, WindowMetric, added, named, value_of
 from streams.contract.window_report import ModelWindow, WindowReport
 
+EVERY_S, POINTS = 15.0, 500  # between two evaluations that are kept; of them
 COUNTS = ("events", "compared", "agreeing", "labelled", "correct")
 
 
@@ -43,3 +45,31 @@ class Agreement:
         self.windows += 1
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
+
+
+class Odds(NamedTuple):
+    """The likelihood ratios at one moment: that the canary is worse to that it is not, and the
+    other way round, against a loss that matters."""
+
+    at_us: int
+    worse: float
+    fine: float
+
+
+@dataclass
+class Evidence:
+    """The controller's evaluations of the version that it offers, the newest last, and what the
+    last one found, in words."""
+
+    version: str = ""
+    words: str = ""
+    odds: list[Odds] = field(default_factory=list)
+
+    def note(self, version: str, words: str, odds: Odds) -> None:
+        """Add an evaluation, at most one in EVERY_S, and the newest POINTS."""
+        if version != self.version:
+            self.version, self.odds = version, []
+        self.words = words
+        if not self.odds or odds.at_us - self.odds[-1].at_us >= EVERY_S * 1e6:
+            self.odds.append(odds)
+            del self.odds[:-POINTS]

@@ -19,7 +19,7 @@ from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
-from streams.fleet.agreement import Agreement
+from streams.fleet.agreement import Agreement, Evidence
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import PAIRS, Timeline
 from streams.fleet.wording import counted, decision_line, round_line
@@ -43,7 +43,8 @@ class FleetView:
     of a state. ended: the last words
     of a device's earlier epochs, the newest last. scored: events by the second of their report.
     drift: by device, as its latest report has it, with the worst channel alone and no histogram.
-    earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
+    evidence: of the controller, whose snapshots alone have it. earlier: events of runs that are not
+    kept, by kind. offsets: the next ones to read, by topic and
     partition. unseen: messages that were never read because there were too many. slot: of the last
     snapshot, see `following`.
     """
@@ -58,6 +59,7 @@ class FleetView:
     windows: int = 0
     windows_late: int = 0
     drift: dict[str, DriftReport] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
     scored: Counter[int] = field(default_factory=Counter)
     decisions: dict[int, Decision] = field(default_factory=dict)  # by number
     rounds: list[RoundEvent] = field(default_factory=list)
@@ -224,6 +226,13 @@ class FleetView:
     def offered_count(self) -> int:
         """The number of devices that the offered version goes to."""
         return len(self.within(self.standing.share))
+
+    @property
+    def canary(self) -> Evidence:
+        """The evidence about the version on offer."""
+        offered = self.standing.offered
+        known = offered is not None and offered.model == self.evidence.version
+        return self.evidence if known else Evidence()
 
     def within(self, share: float) -> list[DeviceState]:
         """Return the devices of this first share of the fleet."""

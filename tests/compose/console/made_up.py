@@ -1,8 +1,8 @@
 """A made-up fleet as messages of its topics, and a Watch that needs no broker."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from compose.console.history import History
@@ -11,6 +11,7 @@ from compose.console.watch import Watch
 from compose.reports.lag import Lag, PartitionLag
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.window_report import WindowReport
+from streams.fleet.agreement import Odds
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step, window
@@ -128,28 +129,37 @@ def fleet(now_s: float = NOW_S, heard_s: float = 1) -> Iterator[Received]:
 LAG = Lag([PartitionLag(0, 10, 7, 3)])
 
 
-def observed(*messages: Received, link: Link | None = None, now_s: float = NOW_S) -> Moment:
+def absorbed(messages: Iterable[Received]) -> History:
     history = History(FleetView(TASK))
     for message in messages:
         history.absorb(message)
-    return Moment(history, LAG, link or Link("broker:9092", now_s), now_s)
+    return history
 
 
-def evaluate(history: History, now_us: int) -> None:
-    """As the watch does."""
-    canary = history.canary
-    if (ask := canary.ask(history.view, now_us)) is not None:
-        canary.note(canary.version, now_us, ask())
+def observed(*messages: Received, link: Link | None = None, now_s: float = NOW_S) -> Moment:
+    return Moment(absorbed(messages), LAG, link or Link("broker:9092", now_s), now_s)
 
 
+def evaluate(history: History, ago_s: float, worse: float, fine: float) -> None:
+    """As the controller does, which publishes it with its view."""
+    offered = history.view.standing.offered
+    assert offered is not None
+    odds = Odds(round((NOW_S - ago_s) * 1e6), worse, fine)
+    history.view.evidence.note(offered.model, "canary continues: 1 device, 9 windows", odds)
+
+
+@dataclass
 class FakeWatch:
-    """Looks at one moment for ever; `seen` can be replaced."""
+    """A Watch of messages that were taken in before; now_s: the moment, None for now."""
 
-    def __init__(self, seen: Moment, ready: bool = True) -> None:
-        self.seen, self.ready = seen, ready
+    history: History
+    classes: Sequence[str] = ()
+    now_s: float | None = None
+    ready: bool = True
 
     def look(self, make: Callable[[Moment], T]) -> T:
-        return make(self.seen)
+        now_s = time.time() if self.now_s is None else self.now_s
+        return make(Moment(self.history, LAG, Link("broker:9092", now_s), now_s, self.classes))
 
     @property
     def watch(self) -> Watch:

@@ -11,25 +11,13 @@ from pathlib import Path
 
 import uvicorn
 
-from compose.console.history import History
-from compose.console.moment import Link, Moment
 from compose.console.server import ConsoleSettings, address_of, listen, make_console
 from streams.contract.task import load_task
-from streams.fleet.view import FleetView
 from streams.kafka.settings import BrokerSettings
 from tests.compose.console import showcase
-from tests.compose.console.made_up import LAG, FakeWatch, fleet, many
-from tests.compose.messages import TASK
+from tests.compose.console.made_up import FakeWatch, absorbed, fleet, many
 
 TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
-
-
-class LiveWatch(FakeWatch):
-    """As FakeWatch, of now."""
-
-    def look(self, make):  # type: ignore[no-untyped-def]
-        now_s, seen = time.time(), self.seen
-        return make(Moment(seen.history, LAG, Link("broker:9092", now_s), now_s, seen.classes))
 
 
 def main() -> None:
@@ -39,19 +27,17 @@ def main() -> None:
     parser.add_argument("--showcase", action="store_true", help="the fleet of the pictures")
     parser.add_argument("--jobs", type=Path, default=Path("/nowhere"))
     options = parser.parse_args()
-    history = History(FleetView(TASK))
+    now_s = time.time()
+    history = absorbed(many(options.devices) if options.devices else fleet(now_s, -7200))
     if options.showcase:
-        history = showcase.observe(time.time())
-    elif not options.empty:
-        now_s = time.time()
-        for message in many(options.devices, now_s) if options.devices else fleet(now_s, -7200):
-            history.absorb(message)
+        history = showcase.observe(now_s)
+    elif options.empty:
+        history = absorbed([])
     broker, task = BrokerSettings(bootstrap="broker:9092"), load_task(f"{TINY}:task")
     settings = ConsoleSettings(
         broker, Path("/nowhere"), "tiny.py:task", port=0, jobs=(options.jobs,)
     )
-    classes = showcase.CLASSES if options.showcase else ()
-    watch = LiveWatch(Moment(history, classes=classes)).watch
+    watch = FakeWatch(history, showcase.CLASSES if options.showcase else ()).watch
     listening = listen(settings)
     sys.stdout.write(f"{address_of(listening)}\n")
     sys.stdout.flush()

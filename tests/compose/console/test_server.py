@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,16 +19,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compose.console.canary import Canary
 from compose.console.moment import Moment
 from compose.console.server import ConsoleSettings, make_console
 from compose.console.watch import Watch
 from compose.reports import dead_letters, releases, rounds, status
-from federation.rollout.stage_policy import StageVerdict
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name, topic_specs
+from streams.fleet.agreement import Odds
 from streams.fleet.following import publish, read_view
-from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
@@ -38,9 +34,8 @@ from streams.kafka.settings import BrokerSettings
 from tests.compose.console.client import Client
 from tests.compose.console.made_up import (
     CANARY,
-    STABLE,
+    NOW_S,
     FakeWatch,
-    decision,
     device,
     fleet,
     letter,
@@ -62,7 +57,7 @@ def settings(**fields: Any) -> ConsoleSettings:
 
 
 def client(ready: bool = True, **fields: Any) -> Client:
-    watch = FakeWatch(SEEN, ready).watch
+    watch = FakeWatch(SEEN.history, (), NOW_S, ready).watch
     app = make_console(settings(**fields), load_task(f"{TINY}:task"), watch)
     return Client(app)
 
@@ -265,43 +260,17 @@ def test_it_says_that_topics_are_missing_and_goes_on_when_they_are_there(
     assert watch.look(lambda seen: seen.lag.partitions)
 
 
-def test_messages_are_taken_in_while_a_canary_is_evaluated(
-    embedded: BrokerSettings, task: Task, watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on, ask = threading.Event(), threading.Event(), Canary.ask
-
-    def slowly(self: Canary, view: FleetView, now_us: int) -> Callable[[], StageVerdict] | None:
-        found = ask(self, view, now_us)
-
-        def evaluate() -> StageVerdict:
-            begun.set()
-            assert go_on.wait(30)
-            assert found is not None
-            return found()
-
-        return None if found is None else evaluate
-
-    monkeypatch.setattr(Canary, "ask", slowly)
-    ensure_topics(embedded, topic_specs(task.name))
-    offer = {"stable": STABLE, "offered": CANARY, "share": 1.0, "stage": 1}
-    now_s = time.time()
-    send(embedded, task, device("d0"), decision(1, "stage", CANARY, 60, now_s, **offer))
-    watch.start()
-    assert begun.wait(60)
-    send(embedded, task, device("d1"))
-    sees(watch, lambda seen: seen.view.devices.keys() == {"d0", "d1"}, "the device is seen")
-    go_on.set()
-    sees(watch, lambda seen: seen.history.canary.odds, "the result is there")
-
-
 def test_after_a_snapshot_the_windows_before_it_are_shown_and_counted_once(
     embedded: BrokerSettings, task: Task, watch: Watch
 ) -> None:
     ensure_topics(embedded, topic_specs(task.name))
     send(embedded, task, device("d0"), *(report("d0", ago_s) for ago_s in (30, 20, 20)))
+    view = read_view(embedded, task.name)
+    view.evidence.note(CANARY, "canary continues", Odds(1, 0.5, 2.0))
     with closing(Producer(embedded)) as producer:
-        publish(producer, read_view(embedded, task.name), 1)
+        publish(producer, view, 1)
     send(embedded, task, report("d0", 20), report("d0", 10))
     watch.start()
     sees(watch, lambda seen: seen.view.windows == 3, "all windows are counted")
     assert watch.look(lambda seen: len(seen.history.windows("d0"))) == 3
+    sees(watch, lambda seen: seen.view.evidence.odds, "the controller's evidence is seen")

@@ -22,8 +22,6 @@ from compose.console.history import (
 from compose.console.learning import gate_words, learning, releases
 from compose.console.moment import Link, Moment
 from compose.console.pages import SORTS, FleetQuery, fleet, overview, quality, rates
-from federation.rollout.stage_policy import StageRules
-from streams.contract.decisions import rollout_position
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
@@ -34,14 +32,13 @@ from tests.compose.console.made_up import (
     HTML,
     NOW_S,
     STABLE,
-    at,
     decision,
     evaluate,
     letter,
     observed,
     report,
 )  # fmt: skip
-from tests.compose.messages import TASK, window
+from tests.compose.messages import TASK
 from tests.fakes.tiny_task import task as tiny
 
 
@@ -251,38 +248,21 @@ def test_a_canary_is_compared_with_the_others() -> None:
     assert [line["points"][-1][1] for line in found["growth"]["series"]] == [0.75, 0.75]
     assert [d.seq for d, _ in found["decisions"]] == [3, 2, 1]
     seen = observed(*made_up.fleet())
-    evaluate(seen.history, round(NOW_S * 1e6))
+    for ago_s, fine in ((60, 1.0), (59, 2.0), (40, 9.0)):
+        evaluate(seen.history, ago_s, 0.5, fine)
     names = [line["name"] for line in releases(seen)["odds"]["series"]][2:]
     assert names == ["bound: it goes back at 50 to 1", "bound: it goes on at 20 to 1"]
 
 
-@pytest.mark.parametrize(
-    ("agreeing", "verdict", "side"), [(30, "canary failed", "worse"), (47, "canary passed", "fine")]
-)
-def test_the_odds_of_a_canary_grow_until_they_pass_the_bound_that_decides(
-    agreeing: int, verdict: str, side: str
-) -> None:
-    """Half an hour of windows, the last minutes with a canary of which as many events agree."""
-    seen = observed(*(made_up.device(f"d{n}") for n in range(12)))
-    stage = {"stable": STABLE, "offered": CANARY, "share": 0.5, "stage": 1}
-    for ago_s in range(1800, 0, -20):
-        if ago_s == 300:
-            seen.history.absorb(decision(2, "stage", CANARY, ago_s, **stage))
-        for n in range(12):
-            new = ago_s < 300 and rollout_position(TASK, f"d{n}") < 0.5
-            right = agreeing if new else 43 + (ago_s // 20 + n) % 5
-            made = window(f"d{n}", round(NOW_S - ago_s), model=CANARY if new else STABLE,
-                          events=50, compared=50, agreeing=right)  # fmt: skip
-            seen.history.absorb(at(made, ago_s))
-        evaluate(seen.history, round((NOW_S - ago_s) * 1e6))
-    canary = seen.history.canary
-    line = [getattr(point, side) for point in canary.odds]
-    assert 5 < len(line) <= 15  # since the first stage
-    assert line[0] < StageRules().bounds[f"bound_{side}"] < line[-1]
-    assert canary.words.startswith(verdict)
-    seen.history.absorb(decision(3, "served", CANARY, 0, stable=CANARY))
-    evaluate(seen.history, 1)
-    assert (releases(seen)["odds"], list(canary.odds), canary.words) == (None, [], "")
+def test_the_odds_are_those_of_the_version_on_offer_alone() -> None:
+    seen = observed(*made_up.fleet())
+    for ago_s, fine in ((60, 1.0), (59, 2.0), (40, 9.0)):  # two of them within fifteen seconds
+        evaluate(seen.history, ago_s, 0.5, fine)
+    found = releases(seen)
+    assert found["words"] == "canary continues: 1 device, 9 windows"
+    assert [y for _, y in found["odds"]["series"][1]["points"]] == [1.0, 9.0]
+    seen.history.absorb(decision(4, "served", CANARY, 0, stable=CANARY))
+    assert (releases(seen)["odds"], releases(seen)["words"]) == (None, "")
 
 
 def test_what_is_kept_is_bounded_by_the_fleet_and_not_by_time() -> None:

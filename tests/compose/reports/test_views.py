@@ -141,7 +141,7 @@ def test_status_names_problems_with_what_to_do_and_json_has_them_too() -> None:
         assert words in text
     data = json.loads(shown(lambda console: print_status(found, console, as_json=True)))
     assert data == report_of(found).model_dump(mode="json")
-    assert [p[0] for p in data["problems"]] == ["warning"] * 3 + ["note"]
+    assert [p["severity"] for p in data["problems"]] == ["warning"] * 3 + ["note"]
     assert (data["drift"], data["release"]["paused"]) == ({"d0": "x"}, paused)
 
 

@@ -124,6 +124,8 @@ def test_a_worse_candidate_goes_back_everywhere(rig: Rig) -> None:
     assert made.standing.stable.model == rig.stable
     assert list(made.standing.withdrawn) == [model]
     assert made.evidence["e_worse"] >= 20
+    assert (rig.fleet.evidence.version, rig.fleet.evidence.words) == (model, made.reason)
+    assert rig.fleet.evidence.odds[-1].worse >= 20
     assert rig.step() is None
 
 
