@@ -39,7 +39,7 @@ DEMO_pedestrians := --devices 6 --speed 720000
 
 demo: install
 	rm -rf .tidewheel/demo
-	$(BIN)/tidewheel up streams/tasks/$(TASK).py:task $(DEMO_$(TASK)) --until-closed --rounds 2 --stages 0.5,1 \
+	$(BIN)/tidewheel up streams/tasks/$(TASK).py:task $(DEMO_$(TASK)) --until-closed --rounds 2 \
 		--state .tidewheel/demo
 
 drift-demo: install

@@ -11,7 +11,6 @@ import typer
 
 from compose.cli.arguments import (
     DEFAULT_STATE,
-    STAGES,
     AsJson,
     Kafka,
     Partitions,
@@ -105,7 +104,7 @@ def up(
     replication: Replication = None,
     rounds: Rounds = None,
     strategy: Strategy = None,
-    stages: Stages = STAGES,
+    stages: Stages = "0.5,1",
     secure: Annotated[
         bool,
         typer.Option(

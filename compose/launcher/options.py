@@ -24,7 +24,7 @@ class UpOptions:
     replication: int | None = None
     rounds: int | None = None
     strategy: str | None = None
-    stages: str = "0.05,0.25,1"
+    stages: str = "0.5,1"
     secure: bool = False
     minutes: float | None = None
     until_closed: bool = False

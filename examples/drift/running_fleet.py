@@ -44,7 +44,7 @@ class RunningFleet:
 
     def __enter__(self) -> Self:
         words = ["up", TASK, "--devices", str(DEVICES), "--speed", str(self._speed)]
-        words += ["--state", str(self._state)]
+        words += ["--state", str(self._state), "--stages", "0.1,0.3,1"]  # one device is the first
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._say(f"fleet: tidewheel {' '.join(words)}, which writes {self.log}")
         with self.log.open("ab") as output:
