@@ -630,11 +630,11 @@ def test_a_run_whose_key_is_revoked_meanwhile_ends_and_says_so(
     view = FleetView("tiny")
     for at, event in enumerate(rig.kafka.events):
         view.absorb(Received(topic_name("tiny", ROUNDS), 0, at, b"7", event.encode(), []))
-    line = f"run 7 ended without a candidate: {said}"
+    line = "7 ended without a candidate"
     console = Console(record=True, width=400, file=StringIO())
     print_status(Status(view, Lag(), 0.0), console, as_json=False)
-    assert line in console.export_text()
-    assert any(line in news for news in view.news)
+    assert f"Run {line}. {said}" in console.export_text()
+    assert any(f"run {line}: {said}" in news for news in view.news)
     assert any(said in entry.reason for entry in view.timeline.entries)
 
 
