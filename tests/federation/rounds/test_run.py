@@ -30,7 +30,7 @@ from federation.rounds.participants import JOIN_S, Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
-from streams.contract.documents import RoundEvent
+from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.signing import key_id
@@ -630,13 +630,11 @@ def test_a_run_whose_key_is_revoked_meanwhile_ends_and_says_so(
     view = FleetView("tiny")
     for at, event in enumerate(rig.kafka.events):
         view.absorb(Received(topic_name("tiny", ROUNDS), 0, at, b"7", event.encode(), []))
-    line = "un 7 ended without a candidate"
+    line = "7 ended without a candidate"
     console = Console(record=True, width=400, file=StringIO())
     print_status(Status(view, Lag(), 0.0), console, as_json=False)
-    shown = console.export_text()
-    assert line in shown
-    assert said in shown
-    assert any(f"{line}: {said}" in news for news in view.news)
+    assert f"Run {line}. {said}" in console.export_text()
+    assert any(f"run {line}: {said}" in news for news in view.news)
     assert any(said in entry.reason for entry in view.timeline.entries)
 
 
@@ -754,6 +752,29 @@ def test_who_is_at_work_is_waited_for_where_the_minimum_needs_it(rig: Rig) -> No
     assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 2")]
 
 
+def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
+    fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), sound("c", 0.001)])
+    run = rig.run(fleet, rounds=1)
+    said = [
+        node_state("a", 0, samples=3),
+        node_state("b", 1),
+        node_state("c", 2),
+    ]
+    kafka = FakeFollower([[], said])
+    run.reports = FleetReports(lambda: kafka)
+    run.run()
+    admitted = [e.device for e in rig.kafka.events if e.kind == "admitted"]
+    assert admitted == ["b", "c"]
+    (started,) = [e for e in rig.kafka.events if e.kind == "started"]
+    assert started.metrics == {"nodes": 2.0, "online": 3.0}
+
+
+def node_state(device: str, node: int, samples: int = 500) -> Received:
+    said = DeviceState.decode(state(device, samples).value)
+    value = said.model_copy(update={"node": node}).encode()
+    return Received("t", 0, 0, device.encode(), value, [])
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
 def test_devices_are_told_whether_to_correct_their_gradients(rig: Rig, strategy: str) -> None:
     told: list[bool] = []
@@ -766,6 +787,55 @@ def test_devices_are_told_whether_to_correct_their_gradients(rig: Rig, strategy:
     rig.run(FakeFleet([listening, sound("d1", 0.002)])).run()
     assert len(told) == 3  # two rounds and the gate
     assert set(told) == {strategy == "scaffold"}
+
+
+class HushedLast(FakeFleet):
+    """Its last device, and its state on `fleet`, fall silent with the first work; the others' come
+    every second. Its clock is that of the run."""
+
+    def __init__(self, devices: Sequence[Device], back_s: float = 1e9) -> None:
+        super().__init__(devices)
+        self.now, self.back_s, self.said_at, self.asked = 0.0, back_s, -1.0, list[list[int]]()
+        self.reports = FleetReports(lambda: self, clock=lambda: self.now)
+
+    def send(
+        self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
+    ) -> None:
+        super().send(op, nodes, work, weights, ttl_s)
+        self.asked.append(list(nodes))
+        if self.now < self.back_s:
+            self._answers = [a for a in self._answers if a.node != len(self.devices) - 1]
+
+    def poll(self, timeout_s: float = 0.5) -> list[Received]:
+        if self.now < self.said_at + 1.0:
+            return []
+        self.said_at = self.now
+        silent = 2.5 < self.now < self.back_s
+        names = "abcdefgh"[: len(self.devices) - silent]
+        return [node_state(name, node) for node, name in enumerate(names)]
+
+    def close(self) -> None:
+        pass
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def hushed(rig: Rig, fleet: HushedLast, **changes: object) -> FederatedRun:
+    run = rig.run(fleet, **changes)  # type: ignore[arg-type]
+    return replace(run, reports=fleet.reports, clock=lambda: fleet.now, sleep=fleet.sleep)
+
+
+def test_a_device_that_falls_silent_is_not_waited_for_nor_asked_again(rig: Rig) -> None:
+    fleet = HushedLast([sound(name, 0.001) for name in "abcd"])
+    hushed(rig, fleet, rounds=3, minimum_nodes=4).run()
+    assert fleet.asked[:3] == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
+    assert fleet.now < 15.0  # its work's time is 35 s, and the deadline 30 s
+    assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 3")]
+    (why,) = [e.reason for e in rig.kafka.events if e.kind == "failed"]
+    assert why.startswith("silent: nothing on `fleet` for ")
+    aggregated = [e.metrics.get("silent") for e in rig.kafka.events if e.kind == "aggregated"]
+    assert aggregated == [1.0, None, None]
 
 
 def test_an_invited_device_that_does_not_join_is_waited_for_once(rig: Rig) -> None:
