@@ -76,7 +76,7 @@ coverage: install .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/prom
 
 # Classes that the Kafkas of the tests have in common; without a Kafka there is none.
 .venv/kafka.jsa: .venv/installed
-	$(BIN)/python -m tests.real_kafka $@
+	$(BIN)/python -m tests.rig.servers.kafka $@
 
 # For the test of compose/proxy; where it cannot be installed that test says so.
 .venv/nginx: .venv/installed

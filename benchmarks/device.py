@@ -46,7 +46,7 @@ from streams.contract.work import AgentRequest
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, partition_of
 from streams.runtime.key_files import load_private_key
-from tests.distributions import needed
+from tests.rig.processes.distributions import needed
 
 RING = 2048  # samples that a device keeps
 FAST = 500  # segments a second: the ring is soon full

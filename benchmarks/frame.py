@@ -36,7 +36,7 @@ import psutil
 from benchmarks.support.processes import ROOT, Failed, family, usage
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.real_kafka import with_kafka
+from tests.rig.servers.kafka import with_kafka
 
 QUIET, PATIENCE_S = 0.10, 60.0  # cores that others may use, and how long a part waits for that
 MB = 1e6

@@ -32,7 +32,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import load_public_key
-from tests.federation.flower_stack import FlowerStack
+from tests.rig.processes.flower import FlowerStack
 
 TASK = """
 import dataclasses

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, settings
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests import forks
-from tests.postgresql import Server, postgresql
-from tests.real_kafka import java_options, require, with_kafka
-from tests.secure_node import SecureNode, running
-from tests.servers import s3_server
+from tests.rig.processes import forks
+from tests.rig.servers.kafka import java_options, require, with_kafka
+from tests.rig.servers.postgresql import Server, postgresql
+from tests.rig.servers.s3 import s3_server
+from tests.rig.servers.secure_node import SecureNode, running
 
 # No test is timed: how long an example takes says how busy the machine is.
 settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])

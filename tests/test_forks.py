@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.forks import ROOT, Forked
+from tests.rig.processes.forks import ROOT, Forked
 
 STARTER = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from tests.forks import Forked
+from tests.rig.processes.forks import Forked
 process = Forked([sys.executable, "-c", sys.argv[1]], stdout=sys.stdout)
 print("started", process.pid, flush=True)
 sys.exit(process.wait())

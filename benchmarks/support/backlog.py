@@ -25,7 +25,7 @@ from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.tasks import har
-from tests.event_rows import event_rows
+from tests.rig.made_up.event_rows import event_rows
 from tidewheel import Segment
 
 if TYPE_CHECKING:

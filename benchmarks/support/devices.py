@@ -23,7 +23,7 @@ from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
 from streams.contract.work import AgentRequest, Label, WorkRequest
 from streams.kafka.admin import ensure_topics
-from tests.distributions import needed
+from tests.rig.processes.distributions import needed
 
 PROGRAM = "#!{python}\nimport sys\nfrom compose.cli.main import main\nsys.exit(main())\n"
 

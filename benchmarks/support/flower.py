@@ -33,7 +33,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
 from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key
-from tests.federation.flower_stack import FlowerStack
+from tests.rig.processes.flower import FlowerStack
 
 TASK = "streams.tasks.har:task"
 STOCK = Path(__file__).parents[1] / "contenders" / "stock"

@@ -20,7 +20,7 @@ from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
 from streams.drift.reference import MINIMUM, WINDOWS
 from streams.kafka.admin import ensure_topics
-from tests.streams.worker import support
+from tests.rig.processes import workers as support
 
 LOOK_S = 0.02
 NAMES = tuple(f"bench-{number}" for number in range(4))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.distributions import needed
+from tests.rig.processes.distributions import needed
 
 TORCH, FAUST, FLOWER = "torch", "faust-streaming", "flwr"
 STORE = {"deltalake", "duckdb", "pandas", "onnx", "onnxscript"}

@@ -17,7 +17,7 @@ from federation.bootstrap.onnx_export import export_graph
 from streams.contract.events.compact import decode_block
 from streams.contract.events.messages import task_layout
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import TINY, artifact, plain, tiny
+from tests.rig.made_up.models import TINY, artifact, plain, tiny
 
 ROOT = Path(__file__).parents[2]
 SPEED, KILLS, ANSWERS, WAIT_S = 50, 4, 60, 60.0

@@ -17,9 +17,9 @@ import pytest
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import open_store, server_account
-from tests.chaos.load import Load
-from tests.forks import Forked
-from tests.streams.worker.support import Fleet, all_published, check_topics, fleet, stop, until
+from tests.rig.processes.forks import Forked
+from tests.rig.processes.load import Load
+from tests.rig.processes.workers import Fleet, all_published, check_topics, fleet, stop, until
 
 KILLS = 30
 OUTAGE_S = 20.0  # and some 10 s until a Kafka that was killed answers after its start

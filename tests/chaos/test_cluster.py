@@ -9,7 +9,6 @@ from kafka import KafkaAdminClient
 
 from compose.launcher import broker
 from streams.contract.topics import topic_name
-from tests.chaos.cluster import NODES, three_nodes
 from tests.chaos.test_chaos import (
     PARTITIONS,
     busy_fleet,
@@ -19,7 +18,8 @@ from tests.chaos.test_chaos import (
     load_on,
     more,
 )
-from tests.real_kafka import require, with_kafka
+from tests.rig.servers.cluster import NODES, three_nodes
+from tests.rig.servers.kafka import require, with_kafka
 
 KILLS = 9
 WARNINGS_A_KILL = 60  # of a worker: a lasting state is a line a minute

@@ -16,7 +16,7 @@ from streams.contract.documents import DeviceState
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from tests.streams.worker.support import SECOND, Fleet, batch, decoded_windows, fleet, until
+from tests.rig.processes.workers import SECOND, Fleet, batch, decoded_windows, fleet, until
 
 MINUTES = 24 * 60
 AWAY, PRESENT = "away", "present"

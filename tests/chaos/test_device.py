@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from streams.segments.segmentation import segments_of
-from tests.chaos.edge import FILE, Edge, line
-from tests.chaos.node import Node
 from tests.chaos.test_chaos import Crew
-from tests.fakes.proxy import Proxy
-from tests.small_disk import fill, small_disk
-from tests.streams.worker.support import Fleet, fleet, until
+from tests.rig.processes.edge import FILE, Edge, line
+from tests.rig.processes.small_disk import fill, small_disk
+from tests.rig.processes.workers import Fleet, fleet, until
+from tests.rig.servers.node import Node
+from tests.rig.servers.proxy import Proxy
 
 __all__ = ["small_disk"]
 KILLS = 30

@@ -10,8 +10,8 @@ import pytest
 from edge_client.spool.queue import Spool
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import open_store
-from tests.chaos.edge import Edge
-from tests.streams.worker.support import Fleet, fleet, until
+from tests.rig.processes.edge import Edge
+from tests.rig.processes.workers import Fleet, fleet, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 KILLS = 12

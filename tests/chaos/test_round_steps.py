@@ -9,7 +9,7 @@ from compose.launcher import flower_processes
 from streams.kafka.settings import BrokerSettings
 from tests.chaos.test_rounds import Rig, admitted, all_of, done, rig, start, task_ref
 from tests.federation.conftest import key, pilot_cache, registry, sockets, tiny
-from tests.federation.flower_stack import end_lease, journals, server_apps, wait_for
+from tests.rig.processes.flower import end_lease, journals, server_apps, wait_for
 
 __all__ = ["key", "pilot_cache", "registry", "rig", "sockets", "task_ref", "tiny"]
 

@@ -26,16 +26,16 @@ from streams.contract.work import WorkReply, WorkRequest
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from tests.e2e.conftest import cache, kafka_place
-from tests.e2e.support import Place, until
-from tests.fakes.own_task import own_task
 from tests.federation.conftest import key, pilot_cache, registry, sockets, tiny
-from tests.federation.flower_stack import (
+from tests.rig.made_up.own_task import own_task
+from tests.rig.processes.fleet import Place, until
+from tests.rig.processes.flower import (
     FlowerStack,
     controlled,
     journals,
     wait_for,
 )
-from tests.federation.stand_in_agent import StandInAgent
+from tests.rig.processes.stand_in_agent import StandInAgent
 
 __all__ = ["cache", "kafka_place", "key", "pilot_cache", "registry", "sockets", "tiny"]
 ROUNDS = 3

@@ -15,7 +15,7 @@ import pytest
 
 from compose.reports.rounds import from_journals
 from tests.e2e.conftest import cache, kafka_place
-from tests.e2e.support import Place, check_account, until
+from tests.rig.processes.fleet import Place, check_account, until
 
 __all__ = ["cache", "kafka_place"]
 

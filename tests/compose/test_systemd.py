@@ -17,9 +17,9 @@ from streams.contract.errors import Retryable
 from streams.contract.work import AgentRequest
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, environ_in, port_without_listener
-from tests.edge_client.models import TINY, artifact, plain
-from tests.forks import fork
-from tests.streams.worker.support import until
+from tests.rig.made_up.models import TINY, artifact, plain
+from tests.rig.processes.forks import fork
+from tests.rig.processes.workers import until
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "compose" / "systemd" / "tidewheel-edge@.service"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.streams.worker.support import until
+from tests.rig.processes.workers import until
 
 REPOSITORY = Path(__file__).parents[2]
 BASE = "local/tidewheel-base:latest"

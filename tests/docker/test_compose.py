@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from tests.docker.machine import REPOSITORY, docker, images, run
-from tests.streams.worker.support import until
+from tests.rig.processes.workers import until
 
 FILE = REPOSITORY / "compose" / "docker" / "compose.yaml"
 DEVICES = ("device-1", "device-2", "device-3")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import broker
-from tests.e2e.support import Place, without_kafka
-from tests.real_kafka import require, with_kafka
+from tests.rig.processes.fleet import Place, without_kafka
+from tests.rig.servers.kafka import require, with_kafka
 
 
 @pytest.fixture(scope="session")

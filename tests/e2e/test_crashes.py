@@ -21,7 +21,7 @@ from streams.contract.task import load_task
 from streams.contract.topics import FLEET, topic_name
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from tests.e2e.support import Place, Running, check_account, until
+from tests.rig.processes.fleet import Place, Running, check_account, until
 
 WORKER = ("-m", "compose.cli.main", "worker")
 KAFKA = ("kafka.Kafka",)

@@ -9,9 +9,9 @@ import pytest
 
 from compose.launcher import flower_processes
 from compose.reports.rounds import from_journals
-from tests.e2e.support import Place, Running, check_account
-from tests.fakes.collector import Collector, collecting
-from tests.polling import until
+from tests.rig.processes.fleet import Place, Running, check_account
+from tests.rig.processes.polling import until
+from tests.rig.servers.collector import Collector, collecting
 
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
 

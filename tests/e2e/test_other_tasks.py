@@ -26,9 +26,9 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.segments.segmentation import segments_of
-from tests.e2e.support import Place, Running, check_account, until
 from tests.edge_client.uplink.test_kafka import Device
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.fleet import Place, Running, check_account, until
 
 DEVICES = ("d0", "d1", "d2")
 LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "1", "--timeout", "240"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from streams.runtime.disk import cache_folder
-from tests.e2e.support import Place
+from tests.rig.processes.fleet import Place
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from federation.registry.registry import Registry
 from streams.contract.task import load_task
 from streams.runtime.key_files import load_private_key
 from tests.compose.console.browser import Visit, chromium
-from tests.e2e.support import Place, Running, check_account, until
+from tests.rig.processes.fleet import Place, Running, check_account, until
 from tests.streams.batch.support import good_rows, write_parquet
 
 # Nothing but a person starts a run: what is judged is the version that the test offers. The first

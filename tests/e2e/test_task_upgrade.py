@@ -17,10 +17,10 @@ from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.worker.store.query import open_store
-from tests.chaos.edge import Edge
 from tests.compose.cli.test_cli import port_without_listener
-from tests.edge_client.models import artifact, plain
-from tests.streams.worker.support import (
+from tests.rig.made_up.models import artifact, plain
+from tests.rig.processes.edge import Edge
+from tests.rig.processes.workers import (
     Fleet,
     all_published,
     check_topics,

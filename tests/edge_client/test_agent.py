@@ -22,7 +22,7 @@ from tests.compose.messages import received
 from tests.compose.reports.test_summary import shown_by, summary
 from tests.edge_client.spool.test_queue import flip
 
-REFERENCE = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
+REFERENCE = f"{Path(__file__).parents[1] / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 
 HOLDER = """
 import sys

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_client import process as memory
-from tests.forks import ROOT
+from tests.rig.processes.forks import ROOT
 
 SMAPS = """\
 1000-3000 r--p 00000000 fe:00 11 /lib/a.so

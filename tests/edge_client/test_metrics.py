@@ -14,9 +14,9 @@ from edge_client.metrics import DeviceMetrics
 from streams.contract.documents import DeviceState
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import fails, tidewheel
-from tests.edge_client.models import TINY
-from tests.fakes.agent_process import AgentProcess, first_model
-from tests.streams.worker.support import until
+from tests.rig.made_up.models import TINY
+from tests.rig.processes.agent_process import AgentProcess, first_model
+from tests.rig.processes.workers import until
 
 ROOT = Path(__file__).parents[2]
 Numbers = dict[tuple[str, tuple[str, ...]], float]

@@ -14,10 +14,10 @@ from edge_client import participation
 from edge_client.control.socket_server import socket_path
 from edge_client.participation import Joining, Participation
 from streams.contract.invitations import Invitation, SignedInvitation, sign_invitation
-from tests.edge_client.models import tiny
-from tests.federation.flower_stack import FlowerStack, group_members
-from tests.federation.stand_in_agent import StandInAgent
-from tests.polling import until
+from tests.rig.made_up.models import tiny
+from tests.rig.processes.flower import FlowerStack, group_members
+from tests.rig.processes.polling import until
+from tests.rig.processes.stand_in_agent import StandInAgent
 
 KEY = Ed25519PrivateKey.generate()
 

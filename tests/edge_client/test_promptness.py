@@ -30,10 +30,10 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import predict
-from tests.edge_client.models import artifact, plain, segments
 from tests.edge_client.test_rollback import Place, ends, graph, place
-from tests.fakes.documents import work_request
-from tests.polling import until
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.models import artifact, plain, segments
+from tests.rig.processes.polling import until
 
 __all__ = ["graph", "place"]
 
@@ -75,7 +75,7 @@ sys.exit(main())
 
 LARGE = """
 from dataclasses import replace
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 def build_model():
     from torch import nn

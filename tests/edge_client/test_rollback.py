@@ -28,13 +28,13 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import TINY, artifact, hanging, plain, tiny
-from tests.fakes.agent_process import AgentProcess
-from tests.polling import until
+from tests.rig.made_up.models import TINY, artifact, hanging, plain, tiny
+from tests.rig.processes.agent_process import AgentProcess
+from tests.rig.processes.polling import until
 
 TASK = """
 from dataclasses import replace
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 task = replace(tiny, name={name!r}, latency_budget_ms={budget})
 """
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streams.kafka.settings import BrokerSettings
-from tests.streams.worker.support import fleet
+from tests.rig.processes.workers import fleet
 
 pytestmark = pytest.mark.kafka
 

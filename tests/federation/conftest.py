@@ -13,7 +13,7 @@ from federation.registry.registry import Registry
 from streams.contract.task import Task, load_task
 from streams.runtime.key_files import create_key
 
-TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
+TINY = f"{Path(__file__).parents[1] / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from edge_client.client_app import app
 from federation.server_app import as_record, read_reply
 from streams.contract.task import Task
 from streams.contract.weights import payload
-from tests.fakes.documents import work
-from tests.federation.stand_in_agent import StandInAgent
+from tests.rig.made_up.documents import work
+from tests.rig.processes.stand_in_agent import StandInAgent
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from compose.launcher import flower_processes
 from compose.launcher.broker import Launch
 from edge_client.supernode import FOREIGN, NodeSettings, command
 from federation.controller.flwr_cli import Submission
-from tests.federation.flower_stack import FlowerStack, wait_for
+from tests.rig.processes.flower import FlowerStack, wait_for
 
 PROJECT = """
 [project]

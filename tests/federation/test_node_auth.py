@@ -14,7 +14,7 @@ from compose.security.certificates import make_certificates
 from compose.security.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
 from streams.contract.errors import ProcessFailed
-from tests.federation.flower_stack import FlowerStack, resident, wait_for
+from tests.rig.processes.flower import FlowerStack, resident, wait_for
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:

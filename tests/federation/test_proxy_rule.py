@@ -16,10 +16,10 @@ from streams.contract.task import Task
 from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.own_task import own_task
-from tests.federation.flower_stack import FlowerStack, journals, resident, wait_for
-from tests.federation.rule_proxy import Proxy, allowed, ask, nginx
-from tests.federation.stand_in_agent import StandInAgent
+from tests.rig.made_up.own_task import own_task
+from tests.rig.processes.flower import FlowerStack, journals, resident, wait_for
+from tests.rig.processes.stand_in_agent import StandInAgent
+from tests.rig.servers.nginx import Proxy, allowed, ask, nginx
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 LETS_ITSELF_IN = {"/v1/fleet/register-node", "/v1/fleet/unregister-node"}

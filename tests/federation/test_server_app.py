@@ -30,8 +30,8 @@ from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
-from tests.fakes.documents import work
 from tests.federation.conftest import TINY
+from tests.rig.made_up.documents import work
 
 ABOUT = {"device": "d0", "task": "tiny", "task_version": 1, "base": "1-a", "error": ""}
 METRICS = {"num-examples": 40, "correct": 3.0, "evaluated": 4.0}

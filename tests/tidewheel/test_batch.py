@@ -9,7 +9,7 @@ import pytest
 
 import tidewheel
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import TINY, artifact, plain
+from tests.rig.made_up.models import TINY, artifact, plain
 from tests.streams.batch.support import SCHEMA, good_rows, rows_of, write_parquet
 
 

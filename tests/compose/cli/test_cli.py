@@ -16,10 +16,10 @@ import typer
 import typer.main
 
 from compose.cli.main import app, whole
-from tests.forks import executed, fork
+from tests.rig.processes.forks import executed, fork
 
 ROOT = Path(__file__).parents[3]
-TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
+TINY = f"{ROOT / 'tests' / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 MAIN = "import sys; from compose.cli.main import main; sys.argv[0] = 'tidewheel'; main()"
 
 

@@ -24,9 +24,9 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
-from tests.edge_client.models import artifact, plain
-from tests.fakes.own_task import own_task
-from tests.streams.worker.support import until
+from tests.rig.made_up.models import artifact, plain
+from tests.rig.made_up.own_task import own_task
+from tests.rig.processes.workers import until
 
 pytestmark = pytest.mark.kafka
 ROOT = Path(__file__).parents[3]
@@ -101,7 +101,7 @@ class Place:
 LEARNER = """
 from dataclasses import replace
 from streams.contract.task import Outcome
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 def outcomes(device, answered):
     for one in answered:  # what it was shows in the mean, and is known two segments later

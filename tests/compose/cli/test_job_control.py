@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import FILES, MANY, expected, words
-from tests.forks import Forked, fork
+from tests.rig.processes.forks import Forked, fork
 from tests.streams.batch.support import rows_of
 
 

@@ -18,8 +18,8 @@ from federation.registry.registry import Registry
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
-from tests.edge_client.models import artifact, plain, tiny
-from tests.forks import fork
+from tests.rig.made_up.models import artifact, plain, tiny
+from tests.rig.processes.forks import fork
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
 from tests.streams.batch.test_readings import recording, table_of, write_readings
 

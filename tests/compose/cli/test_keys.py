@@ -22,7 +22,7 @@ from streams.runtime.key_files import (
     write_public_key,
 )
 from tests.compose.cli.test_cli import fails, tidewheel
-from tests.federation.registries import NEW, OLD, STRANGER, model, serve
+from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, serve
 
 STATE = ".tidewheel"
 

@@ -10,7 +10,7 @@ from federation.registry.registry import Registry
 from streams.contract.decisions import Ref
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
-from tests.federation.registries import model, offer, serve
+from tests.rig.made_up.registries import model, offer, serve
 
 
 @pytest.fixture

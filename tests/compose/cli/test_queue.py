@@ -14,8 +14,8 @@ import pytest
 from streams.batch.queue.job_queue import JobQueue
 from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import MANY, expected, words
-from tests.forks import Forked, fork
-from tests.polling import until
+from tests.rig.processes.forks import Forked, fork
+from tests.rig.processes.polling import until
 from tests.streams.batch.support import rows_of
 
 

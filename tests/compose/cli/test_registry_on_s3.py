@@ -14,7 +14,7 @@ from federation.registry.registry import Registry
 from streams.contract.signing import key_id
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import TINY
-from tests.federation.registries import model, serve
+from tests.rig.made_up.registries import model, serve
 
 PLACE = "s3://models/fleet"
 Command = Callable[..., str]

@@ -17,7 +17,7 @@ from streams.kafka.settings import BrokerSettings
 from tests.compose.console import showcase
 from tests.compose.console.made_up import FakeWatch, absorbed, fleet, many
 
-TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
+TINY = Path(__file__).parents[2] / "rig" / "made_up" / "tiny_task.py"
 
 
 def main() -> None:

@@ -43,10 +43,10 @@ from tests.compose.console.made_up import (
     report,
 )  # fmt: skip
 from tests.compose.messages import TASK
-from tests.fakes.own_task import own_task
-from tests.polling import until
+from tests.rig.made_up.own_task import own_task
+from tests.rig.processes.polling import until
 
-TINY = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
+TINY = Path(__file__).parents[2] / "rig" / "made_up" / "tiny_task.py"
 SEEN = observed(*fleet())
 PAGES = ("/", "/fleet", "/devices/d3", "/learning", "/releases", "/quality?offset=0", "/jobs")
 

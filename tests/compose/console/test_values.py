@@ -39,7 +39,7 @@ from tests.compose.console.made_up import (
     report,
 )  # fmt: skip
 from tests.compose.messages import TASK
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 
 @cache

@@ -13,7 +13,7 @@ from streams.kafka.admin import ensure_topics, probe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from tests.real_kafka import require, with_kafka
+from tests.rig.servers.kafka import require, with_kafka
 
 
 def kafka_home(tmp_path: Path, start: str = "#!/bin/sh\nexit 3\n") -> Path:

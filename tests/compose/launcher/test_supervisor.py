@@ -14,8 +14,8 @@ from compose.launcher.broker import Launch, free_ports
 from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor, followed
 from streams.contract.errors import ProcessFailed
 from streams.runtime import logs
-from tests.federation.flower_stack import group_members
-from tests.polling import until
+from tests.rig.processes.flower import group_members
+from tests.rig.processes.polling import until
 
 ROOT = Path(__file__).parents[3]
 STUBBORN = """

@@ -12,7 +12,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
 ROOT = Path(__file__).parents[3]
-TINY = f"{ROOT / 'tests' / 'fakes' / 'tiny_task.py'}:task"
+TINY = f"{ROOT / 'tests' / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 
 
 def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.dead_letters import PART_BYTES, of_message
 from streams.worker.commit.incoming import Incoming
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 
 def received(value: bytes, offset: int, first: int = 0) -> list[Received]:

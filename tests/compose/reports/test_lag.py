@@ -15,7 +15,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.settings import WorkerSettings
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 
 @pytest.fixture(params=[pytest.param("kafka", marks=pytest.mark.kafka), "embedded"])

@@ -23,10 +23,10 @@ from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
 from tests.compose.cli.test_cli import tidewheel
 from tests.compose.messages import TASK, received, release, state, step, window
-from tests.fakes.mangled import mangled
-from tests.fakes.own_task import own_task
-from tests.fakes.tiny_task import task
-from tests.streams.worker.support import batch
+from tests.rig.made_up.mangled import mangled
+from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import batch
 
 
 def event_message() -> Received:

@@ -24,8 +24,8 @@ from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
 from tests.compose.messages import TASK, received, release
 from tests.compose.reports.test_views import OFFERED, shown, view_of
-from tests.fakes.own_task import own_task
-from tests.federation.registries import model, offer, serve
+from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.registries import model, offer, serve
 
 # --- rounds ---------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from edge_client.control.device_lock import hold
 from edge_client.control.maintenance import state_of
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, int]]:

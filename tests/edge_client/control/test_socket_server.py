@@ -16,7 +16,7 @@ from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import MAX_PATH, SocketServer, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentReply, AgentRequest, Label, WorkReply, WorkRequest
-from tests.fakes.documents import work_request
+from tests.rig.made_up.documents import work_request
 
 REQUEST = work_request(base="1-aaaaaaaa")
 

@@ -17,7 +17,7 @@ from edge_client.inference.choice import (
     losses,
 )
 from streams.contract.task import Segment
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 APART = replace(task, segment=Segment(samples=task.segment.samples, hop=task.segment.samples))
 

@@ -13,7 +13,7 @@ from federation.bootstrap.onnx_export import export_graph
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, unpack
 from streams.contract.errors import ArtifactError
 from streams.learning.learning import predict
-from tests.edge_client.models import artifact, plain, segments, tiny, with_batch_norm
+from tests.rig.made_up.models import artifact, plain, segments, tiny, with_batch_norm
 
 KEY = Ed25519PrivateKey.generate()
 

@@ -17,7 +17,7 @@ from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN
 from streams.contract.documents import release_of
 from streams.contract.task import Task
 from streams.runtime.key_files import create_key, load_public_key
-from tests.edge_client.models import artifact, tiny
+from tests.rig.made_up.models import artifact, tiny
 
 WINDOW = tiny.window_us
 

@@ -9,7 +9,7 @@ import numpy as np
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.cuts import Cut
 from edge_client.spool.writer import Event
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 CUTS = 6
 

@@ -16,8 +16,8 @@ from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import predict
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import artifact, plain, segments, tiny
-from tests.fakes.killed import Killed, killed_at
+from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.made_up.models import artifact, plain, segments, tiny
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edge_client.inference.slots import Slots
 from edge_client.inference.trial import ANSWERS, CRASH_S, REFUSED_KEPT, SlotState, too_late
 from streams.contract.errors import MalformedRecord
-from tests.edge_client.models import tiny
+from tests.rig.made_up.models import tiny
 
 MODELS = [f"{n}-{n:08x}" for n in range(1, 6)]
 models = st.sampled_from(MODELS)

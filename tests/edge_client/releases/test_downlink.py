@@ -32,9 +32,9 @@ from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import artifact, plain, tiny
-from tests.fakes.own_task import own_task
-from tests.polling import until
+from tests.rig.made_up.models import artifact, plain, tiny
+from tests.rig.made_up.own_task import own_task
+from tests.rig.processes.polling import until
 
 pytestmark = pytest.mark.kafka
 WHO = "d0"

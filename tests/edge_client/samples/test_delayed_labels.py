@@ -16,8 +16,8 @@ from edge_client.samples.told import ToldLabels
 from edge_client.spool.writer import Event
 from streams.contract.task import Answered, Outcome, Task
 from tests.edge_client.samples.test_samples import training_table
-from tests.fakes.tiny_task import task as tiny
-from tests.streams.worker.support import until
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.workers import until
 
 SECOND = 1_000_000
 

@@ -17,7 +17,7 @@ from edge_client.samples.samples import OUTCOME, Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of, split_period_us
 from edge_client.samples.table import row_to_evict
 from edge_client.spool.writer import Event
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 WINDOW = task.window_us
 

@@ -15,8 +15,8 @@ from edge_client.uplink.messages import of_labels
 from edge_client.uplink.refusals import Refusals
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import decode_event_message
-from tests.fakes.killed import Killed, killed_at
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.made_up.tiny_task import task
 
 ONE = np.array([1.0], np.float32)
 

@@ -13,7 +13,7 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.samples.trust import EVIDENCE, LEAST, SHRINK, TOLD, by_class, record
 from streams.contract.task import Privacy
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 NUMBERS = replace(task, classes=(), targets=("speed",), tolerance=0.5)
 EYE = np.eye(3, dtype=np.float32)

@@ -30,10 +30,10 @@ from streams.contract.events.messages import task_layout
 from streams.contract.task import Answered, Outcome, Task
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.edge_client.inference.test_loop import NoCopy, Slots
-from tests.fakes.killed import Killed
-from tests.fakes.tiny_task import task as tiny
-from tests.mqtt_broker import MqttBroker
-from tests.streams.worker.support import until
+from tests.rig.made_up.killed import Killed
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.workers import until
+from tests.rig.servers.mqtt import MqttBroker
 from tidewheel import Reading, Segment
 
 TRIPS = replace(tiny, segment=Segment(samples=1, hop=1), rate_hz=None)

@@ -26,12 +26,12 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.work import AgentRequest
 from tests.compose.cli.test_cli import fails, installed, tidewheel
-from tests.edge_client.models import TINY
-from tests.fakes.agent_process import AgentProcess, first_model
-from tests.fakes.tiny_task import task
-from tests.mqtt_broker import MqttBroker
-from tests.secure_node import Authority
-from tests.streams.worker.support import until
+from tests.rig.made_up.models import TINY
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.agent_process import AgentProcess, first_model
+from tests.rig.processes.workers import until
+from tests.rig.servers.mqtt import MqttBroker
+from tests.rig.servers.secure_node import Authority
 from tidewheel import Reading
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from edge_client.samples.splits import split_of
 from edge_client.sources.cuts import Cut
 from edge_client.sources.replay import Replay
 from edge_client.sources.selection import Live
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 from tidewheel import Reading
 
 

@@ -21,7 +21,7 @@ from edge_client.sources.selection import open_source
 from edge_client.sources.stdin import MALFORMED, LineReadings, Lines
 from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 from tidewheel import Reading
 
 

@@ -7,8 +7,8 @@ from edge_client.spool.frames import EVENTS
 from edge_client.spool.limits import NEVER_SET_S, SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
-from tests.fakes.tiny_task import task
-from tests.fakes.uplink_broker import Clock
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.uplink_broker import Clock
 
 HOUR_S = 3600.0
 

@@ -10,8 +10,8 @@ from edge_client.spool.frames import DROPS, EVENTS
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import HOLD_S, Event, SpoolWriter, sampled
 from streams.contract.accounting import IntervalSet
-from tests.fakes.tiny_task import task
-from tests.fakes.uplink_broker import Clock
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.uplink_broker import Clock
 
 
 def event(i: int) -> Event:

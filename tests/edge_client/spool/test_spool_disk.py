@@ -13,9 +13,9 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.errors import SpoolError
 from tests.edge_client.spool.test_sampling import event
 from tests.edge_client.uplink.test_uplink import uplink_of
-from tests.fakes.tiny_task import task
-from tests.fakes.uplink_broker import Clock, FakeBroker
-from tests.small_disk import fill, small_disk
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.uplink_broker import Clock, FakeBroker
+from tests.rig.processes.small_disk import fill, small_disk
 
 __all__ = ["small_disk"]
 LIMITS = SpoolLimits(file_bytes=50_000)  # and a cap far above the disk

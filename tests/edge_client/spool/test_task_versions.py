@@ -18,8 +18,8 @@ from streams.contract.events.records import (
     version_of,
 )
 from streams.contract.task import Task
-from tests.fakes.tiny_task import task
-from tests.fakes.uplink_broker import Done
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.uplink_broker import Done
 
 OTHER_TYPE = replace(task, version=2, upload_dtype="float16")
 SAME_COLUMNS = replace(task, version=2, classes=("a", "b", "c"))

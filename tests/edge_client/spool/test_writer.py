@@ -11,8 +11,8 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.events.compact import Columns, decode_block
 from streams.contract.events.messages import task_layout
-from tests.fakes.tiny_task import task
-from tests.polling import until
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.polling import until
 
 
 def decoded(frame: Frame) -> Columns:

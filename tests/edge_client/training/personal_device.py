@@ -11,7 +11,7 @@ from edge_client.training.personalization import Personalization
 from streams.contract.task import Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import artifact, plain
+from tests.rig.made_up.models import artifact, plain
 
 
 class PersonalDevice:

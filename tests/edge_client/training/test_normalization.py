@@ -14,8 +14,8 @@ from edge_client.training.personalization import LEAST, PAUSE_S, RENEW_SEEN
 from streams.contract.task import Task
 from streams.learning import learning
 from streams.learning.clipping import is_statistic
-from tests.edge_client.models import tiny, with_batch_norm
 from tests.edge_client.training.personal_device import PersonalDevice
+from tests.rig.made_up.models import tiny, with_batch_norm
 
 TASK = replace(
     tiny, build_model=lambda: with_batch_norm(0), training=replace(tiny.training, adapt_norm=True)

@@ -19,10 +19,10 @@ from edge_client.training.personalization import (
 from edge_client.training.trainer_client import Trainer
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError
-from tests.edge_client.models import TINY, tiny
 from tests.edge_client.training.personal_device import PersonalDevice
-from tests.fakes.documents import work_request
-from tests.streams.worker.support import until
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.models import TINY, tiny
+from tests.rig.processes.workers import until
 
 TASK = replace(tiny, training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05))
 

@@ -16,10 +16,10 @@ from streams.contract.task import Task, load_task
 from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, SCAFFOLD, TrainerJob
 from streams.learning import learning
-from tests.edge_client.models import TINY, with_batch_norm
 from tests.edge_client.training.test_trainer_process import rows_file
-from tests.fakes.documents import work_request
-from tests.fakes.killed import Killed
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.killed import Killed
+from tests.rig.made_up.models import TINY, with_batch_norm
 
 Tensors = dict[str, np.ndarray]
 RATE, STEPS = 0.02, 7

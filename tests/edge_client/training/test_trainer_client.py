@@ -26,10 +26,10 @@ from streams.contract.weights import payload
 from streams.contract.work import SCAFFOLD, Op, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import TINY, artifact, plain, tiny
-from tests.fakes.documents import work_request
-from tests.polling import until
-from tests.small_disk import small_disk
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.models import TINY, artifact, plain, tiny
+from tests.rig.processes.polling import until
+from tests.rig.processes.small_disk import small_disk
 
 __all__ = ["small_disk"]
 

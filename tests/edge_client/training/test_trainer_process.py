@@ -17,8 +17,8 @@ from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
 from streams.contract.work import OWN, PART, PERSONAL, TrainerJob
 from streams.learning.clipping import clipped, update_norm
-from tests.edge_client.models import TINY, with_batch_norm
-from tests.fakes.documents import work_request
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.models import TINY, with_batch_norm
 
 
 @pytest.fixture(scope="module")

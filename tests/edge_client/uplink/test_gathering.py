@@ -16,9 +16,9 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch
-from tests.fakes.tiny_task import task
-from tests.fakes.uplink_broker import Clock, FakeBroker
-from tests.streams.worker.support import until
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.uplink_broker import Clock, FakeBroker
+from tests.rig.processes.workers import until
 
 GATHER_S = 4.0
 

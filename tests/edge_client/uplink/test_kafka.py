@@ -37,10 +37,10 @@ from streams.kafka.admin import ensure_topics, probe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.proxy import Proxy
-from tests.fakes.tiny_task import task as tiny
-from tests.polling import until
-from tests.secure_node import SecureNode
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.polling import until
+from tests.rig.servers.proxy import Proxy
+from tests.rig.servers.secure_node import SecureNode
 from tidewheel import Segment
 
 pytestmark = pytest.mark.kafka

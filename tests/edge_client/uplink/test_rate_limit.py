@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.uplink.pacing import BURST_S, TokenBucket
-from tests.fakes.uplink_broker import Clock
+from tests.rig.made_up.uplink_broker import Clock
 
 steps = st.lists(st.tuples(st.floats(0, 100), st.integers(100, 5000)), max_size=30)
 

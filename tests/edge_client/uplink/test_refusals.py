@@ -15,7 +15,7 @@ from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.events.messages import Drop, Headers
 from streams.contract.events.records import EventBatch
 from tests.edge_client.uplink.test_uplink import fill, spool, uplink_of
-from tests.fakes.uplink_broker import Clock, Done, FakeBroker
+from tests.rig.made_up.uplink_broker import Clock, Done, FakeBroker
 
 __all__ = ["spool"]
 

@@ -17,11 +17,11 @@ from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
-from tests.fakes.documents import device_state
-from tests.fakes.killed import Killed, killed_at
-from tests.fakes.tiny_task import task
-from tests.fakes.uplink_broker import Clock, FakeBroker
-from tests.polling import until
+from tests.rig.made_up.documents import device_state
+from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.uplink_broker import Clock, FakeBroker
+from tests.rig.processes.polling import until
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from streams.contract.topics import EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.agent_process import AgentProcess, first_model
-from tests.fakes.tiny_task import task as tiny
-from tests.secure_node import SecureNode
-from tests.streams.worker.support import until
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.agent_process import AgentProcess, first_model
+from tests.rig.processes.workers import until
+from tests.rig.servers.secure_node import SecureNode
 
 pytestmark = pytest.mark.kafka
 
@@ -34,7 +34,7 @@ class Device:
         self.folder, self.broker, self.task, self.words = folder, broker, task, words
         (folder / "task.py").write_text(
             "from dataclasses import replace\n"
-            "from tests.fakes.tiny_task import task as tiny\n"
+            "from tests.rig.made_up.tiny_task import task as tiny\n"
             f"task = replace(tiny, name={task.name!r}, upload={task.upload!r})\n"
         )
         self.agent: AgentProcess | None = None

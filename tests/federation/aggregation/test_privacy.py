@@ -19,9 +19,9 @@ from federation.server_app import run_aggregator
 from streams.contract.errors import ProcessFailed, TaskError, UsageError
 from streams.contract.task import Privacy, Task, Training
 from streams.learning.clipping import clipped
-from tests.fakes.killed import Killed, killed_at
 from tests.federation.rounds.test_resume import Rig as ResumeRig
 from tests.federation.rounds.test_run import FakeFleet, Rig, rig, sound
+from tests.rig.made_up.killed import Killed, killed_at
 
 __all__ = ["rig"]
 

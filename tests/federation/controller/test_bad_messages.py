@@ -16,9 +16,9 @@ from streams.contract.events.messages import Headers
 from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.mangled import mangled
 from tests.federation.controller.test_controller import Rig, rig, start
-from tests.federation.flower_stack import wait_for
+from tests.rig.made_up.mangled import mangled
+from tests.rig.processes.flower import wait_for
 
 __all__ = ["rig", "start"]
 

@@ -32,11 +32,11 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import create_key, write_private_key
-from tests.fakes.documents import window_report
-from tests.fakes.killed import Killed, killed_at
-from tests.fakes.own_task import own_task
-from tests.federation.flower_stack import wait_for
-from tests.federation.registries import controller_settings, model
+from tests.rig.made_up.documents import window_report
+from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.registries import controller_settings, model
+from tests.rig.processes.flower import wait_for
 
 
 @dataclass(frozen=True)

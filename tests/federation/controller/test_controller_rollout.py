@@ -28,10 +28,10 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import create_key
-from tests.fakes.documents import device_state, window_report
-from tests.fakes.killed import killed_at
 from tests.federation.controller.test_controller import Rig, rig, start
-from tests.federation.registries import model, wait
+from tests.rig.made_up.documents import device_state, window_report
+from tests.rig.made_up.killed import killed_at
+from tests.rig.made_up.registries import model, wait
 
 __all__ = ["rig", "start"]
 pytestmark = pytest.mark.kafka

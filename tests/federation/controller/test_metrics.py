@@ -13,9 +13,9 @@ from federation.controller.metrics import SILENT_S, FederationMetrics
 from federation.registry import manual
 from streams.contract.documents import DeviceState, RoundEvent, RoundKind
 from streams.runtime.health import serve
-from tests.fakes.documents import device_state
-from tests.federation.registries import OLD, model, offer, registry_in
-from tests.federation.registries import serve as let_serve
+from tests.rig.made_up.documents import device_state
+from tests.rig.made_up.registries import OLD, model, offer, registry_in
+from tests.rig.made_up.registries import serve as let_serve
 
 
 def event(kind: RoundKind, at: int, **fields: object) -> RoundEvent:

@@ -16,9 +16,9 @@ from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.runtime.object_store import FolderStore, RemoteStore
-from tests.fakes.own_task import own_task
-from tests.federation.registries import controller_settings, model, serve
 from tests.federation.rounds.test_run import FakeKafka
+from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.registries import controller_settings, model, serve
 
 
 @dataclass

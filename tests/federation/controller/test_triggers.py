@@ -9,7 +9,7 @@ from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerR
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
-from tests.fakes.documents import device_state, window_report
+from tests.rig.made_up.documents import device_state, window_report
 
 RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2)
 NOW = datetime(2026, 1, 5, 12).timestamp()

@@ -11,7 +11,7 @@ from federation.evaluation.promotion_gate import Comparison, GateRules
 from federation.evaluation.valued import Valued
 from streams.contract.errors import TaskError
 from streams.contract.task import Device
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 TOTAL = {"evaluated": 10, "correct": 6, "base_correct": 5, "gained": 2, "lost": 1}
 SLOW = {

@@ -25,8 +25,8 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from tests.event_rows import event_rows
-from tests.fakes.own_task import own_task
+from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.own_task import own_task
 
 Message = tuple[bytes, bytes, Headers]
 

@@ -4,8 +4,8 @@ import pytest
 
 from federation.evaluation.teacher_record import CAP, SHRINK, shares
 from streams.contract.documents import DeviceState
-from tests.fakes.documents import device_state
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.documents import device_state
+from tests.rig.made_up.tiny_task import task
 
 
 def told(record: dict[int, tuple[int, int]], of: str = task.name) -> DeviceState:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from federation.evaluation.paired import Paired
 from federation.evaluation.valued import ALL_SWAPS, Valued, compare, pool, pool_classes
 from streams.contract.task.metrics import metric_of
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 SPEED = replace(task, classes=(), targets=("speed",), metric="rmse")
 FRAUD = replace(task, classes=("fine", "fraud"), metric="average_precision")

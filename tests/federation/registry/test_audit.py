@@ -11,7 +11,7 @@ from federation.registry.audit import verify
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release, sign
 from streams.contract.signing import key_id
-from tests.federation.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve
+from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve
 
 OLD_ID = key_id(OLD.public_key())
 

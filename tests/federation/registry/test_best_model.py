@@ -10,8 +10,8 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import pack
 from streams.contract.decisions import DesiredState
 from streams.contract.errors import UsageError
-from tests.edge_client.models import tiny
 from tests.federation.registry.test_registry import FILES, KEY, MANIFEST
+from tests.rig.made_up.models import tiny
 
 FIGURES: list[dict[str, float]] = [
     {"model_held_out": 0.7},

@@ -11,8 +11,7 @@ from streams.contract.artifact import unpack
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
-from tests.fakes.tiny_task import task
-from tests.federation.registries import (
+from tests.rig.made_up.registries import (
     NEW,
     OLD,
     STRANGER,
@@ -22,6 +21,7 @@ from tests.federation.registries import (
     serve,
     wait,
 )
+from tests.rig.made_up.tiny_task import task
 
 OLD_ID, NEW_ID = key_id(OLD.public_key()), key_id(NEW.public_key())
 

@@ -17,8 +17,10 @@ from streams.contract.task import Task
 from streams.contract.topics import ROUNDS, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.own_task import own_task
-from tests.federation.flower_stack import (
+from tests.federation.test_flower import not_a_number
+from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.registries import controller_settings
+from tests.rig.processes.flower import (
     FlowerStack,
     candidate,
     controlled,
@@ -27,9 +29,7 @@ from tests.federation.flower_stack import (
     server_apps,
     wait_for,
 )
-from tests.federation.registries import controller_settings
-from tests.federation.stand_in_agent import StandInAgent
-from tests.federation.test_flower import not_a_number
+from tests.rig.processes.stand_in_agent import StandInAgent
 
 ROOT = Path(__file__).parents[3]
 QUIET_S = 2.0

@@ -13,7 +13,7 @@ from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.decisions import Ref
 from streams.contract.errors import UsageError
 from streams.contract.signing import key_id
-from tests.federation.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
+from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from streams.contract.decisions import Ref
 from streams.contract.errors import UsageError
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
-from tests.fakes.tiny_task import task
-from tests.federation.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
+from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
+from tests.rig.made_up.tiny_task import task
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from streams.contract.decisions import Decision, DesiredState, Release, sign
 from streams.contract.errors import ArtifactError
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
-from tests.fakes.tiny_task import task
-from tests.federation.registries import NEW, OLD, STRANGER, model, registry_in, serve
+from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, registry_in, serve
+from tests.rig.made_up.tiny_task import task
 
 OLD_ID, NEW_ID = key_id(OLD.public_key()), key_id(NEW.public_key())
 

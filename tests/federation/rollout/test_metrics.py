@@ -14,7 +14,7 @@ from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
-from tests.fakes.documents import window_report
+from tests.rig.made_up.documents import window_report
 
 STABLE, CANDIDATE = "1-a", "2-b"
 BEGAN, SECOND = 10**9, 10**6

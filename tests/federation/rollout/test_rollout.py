@@ -15,9 +15,9 @@ from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Decision, rollout_position
 from streams.contract.window_report import ClassAgreement, ModelWindow
 from streams.fleet.view import FleetView
-from tests.fakes.documents import device_state, window_report
-from tests.federation.registries import OLD as KEY
-from tests.federation.registries import model, wait
+from tests.rig.made_up.documents import device_state, window_report
+from tests.rig.made_up.registries import OLD as KEY
+from tests.rig.made_up.registries import model, wait
 
 
 @dataclass

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from federation.rounds.client_sampling import choose, to_ask, to_invite, unfit
 from streams.contract.documents import DeviceState
 from streams.contract.task import Training
-from tests.fakes.documents import device_state
+from tests.rig.made_up.documents import device_state
 
 BASE = "2-bbbb"
 

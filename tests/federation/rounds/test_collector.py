@@ -10,7 +10,7 @@ from federation.admission.update import Tensors, Update
 from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy
 from federation.rounds.messages import Reply
 from streams.contract.work import Op, Work
-from tests.fakes import documents
+from tests.rig.made_up import documents
 
 WEIGHTS: Tensors = {"w": np.zeros(1, np.float32)}
 FULL_S = 60.0

@@ -5,7 +5,7 @@ from federation.rounds.fleet_reports import FleetReports
 from streams.contract.documents import MISSED, DeviceState
 from streams.contract.errors import BrokerUnavailable
 from streams.kafka.reader import Received
-from tests.fakes.documents import device_state
+from tests.rig.made_up.documents import device_state
 
 LATER_US = 1 << 60
 

@@ -22,8 +22,8 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.task import Task
 from streams.contract.work import Op, Work
 from streams.runtime.failpoints import Failpoint, unarmed
-from tests.fakes.killed import Killed, killed_at
 from tests.federation.rounds.test_run import FakeFleet, FakeKafka, compared
+from tests.rig.made_up.killed import Killed, killed_at
 
 ROUNDS = 3
 IN_ROUNDS = [(f"round-step-{n}", time) for n in (2, 3, 4, 5) for time in (1, 2, 3)]

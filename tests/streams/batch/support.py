@@ -23,7 +23,7 @@ from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.task import Task
 from streams.runtime.failpoints import unarmed
-from tests.edge_client.models import TINY, artifact, plain, segments, tiny
+from tests.rig.made_up.models import TINY, artifact, plain, segments, tiny
 
 KEY = Ed25519PrivateKey.generate()
 WIDTH = 40  # 2 channels, 20 samples

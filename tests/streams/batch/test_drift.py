@@ -19,7 +19,7 @@ from streams.drift.detector import compare
 from streams.drift.distances import hellinger, shares, total_variation
 from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
 from streams.learning.onnx_model import OnnxModel
-from tests.edge_client.models import segments, tiny
+from tests.rig.made_up.models import segments, tiny
 from tests.streams.batch.support import (
     KEY,
     Submitted,

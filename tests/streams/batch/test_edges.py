@@ -10,7 +10,7 @@ import pytest
 
 from streams.batch.records.progress import Manifest
 from streams.contract.errors import TidewheelError, UsageError
-from tests.small_disk import fill, small_disk
+from tests.rig.processes.small_disk import fill, small_disk
 from tests.streams.batch.support import Submitted, good_rows, submitted, write_parquet
 from tests.streams.batch.test_sinks import Sink
 

@@ -19,7 +19,7 @@ from streams.batch.jobs.submission import Stdin
 from streams.batch.records.documents import Columns, Selection
 from streams.batch.sources.selection import moment_us
 from streams.contract.errors import UsageError
-from tests.edge_client.models import tiny
+from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import (
     SCHEMA,
     WIDTH,

@@ -14,7 +14,7 @@ from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import UsageError
 from streams.learning.onnx_model import OnnxModel
-from tests.edge_client.models import tiny
+from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import (
     WIDTH,
     asked,

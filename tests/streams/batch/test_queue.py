@@ -18,7 +18,7 @@ from streams.batch.records.progress import OVER, State
 from streams.batch.records.settings import Settings
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
-from tests.edge_client.models import tiny
+from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import Submitted, good_rows, small, submitted, write_parquet
 
 PLAIN = Settings(task="t", inputs=["i"], to="o")

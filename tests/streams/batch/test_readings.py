@@ -33,8 +33,8 @@ from streams.contract.task import Reading
 from streams.learning.onnx_model import OnnxModel
 from streams.segments.segmentation import IRREGULAR, Segmenter, segments_of
 from streams.worker.store.delta_store import DeltaStore
-from tests.edge_client.models import tiny
-from tests.event_rows import event_rows
+from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import asked, model, submitted, write_csv, write_lines
 from tests.streams.worker.commit.test_committer import LATER, resume
 from tests.streams.worker.model import Log

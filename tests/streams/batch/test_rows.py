@@ -24,7 +24,7 @@ from streams.batch.sources.plan import Cutter, hash_file
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
-from tests.edge_client.models import tiny
+from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import SCHEMA, WIDTH, asked, good_rows, rows_of
 
 COLUMNS = Columns(segment=["segment"], per_channel=False, id="event", label="label", keep=["site"])

@@ -21,9 +21,9 @@ from deltalake import DeltaTable
 
 from streams.batch.jobs.loads import mark_failed
 from streams.contract.errors import TidewheelError, UsageError
-from tests.fakes.killed import Killed, killed_at
-from tests.polling import until
-from tests.postgresql import Server
+from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.processes.polling import until
+from tests.rig.servers.postgresql import Server
 from tests.streams.batch.support import (
     Submitted,
     good_rows,

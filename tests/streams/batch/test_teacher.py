@@ -28,8 +28,8 @@ from streams.runtime.failpoints import unarmed
 from streams.worker.commit.committer import Committer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.windows.task_versions import TaskVersions
-from tests.edge_client.models import plain, tiny
-from tests.event_rows import event_rows
+from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
     KEY,
     good_rows,

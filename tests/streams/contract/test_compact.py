@@ -26,8 +26,8 @@ from streams.contract.events.records import (
 )
 from streams.contract.task import Task
 from streams.tasks import har
-from tests.event_rows import event_rows
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.tiny_task import task
 from tests.streams.contract.test_records import Message, batch, nullable
 
 PREDICTION = replace(task, upload="prediction")

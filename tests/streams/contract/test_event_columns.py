@@ -15,8 +15,8 @@ from streams.contract.events.records import (
     encode_stream,
 )
 from streams.contract.task import Task
-from tests.fakes.tiny_task import task as tiny
-from tests.streams.worker.support import batch
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.workers import batch
 
 TASKS = {
     "segments": tiny,

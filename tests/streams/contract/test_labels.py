@@ -9,7 +9,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.labels import LabelBatch, label_schema
 from streams.contract.events.messages import encode_label_lines, encode_labels
 from streams.contract.events.records import decode_event_message
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 SOUND: dict[str, object] = {
     "from": 10, "to": 20, "label": [1.0], "told": 1_000_000, "source": "outcome",

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from streams.contract.errors import TaskError
 from streams.contract.task import Metric, Training
 from streams.contract.task.metrics import CLASSES, TARGETS, gain, measured, metric_of
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 REGRESSION = replace(task, classes=(), targets=("speed", "load"))
 

@@ -15,8 +15,8 @@ from streams.contract.events.batches import encode_batch, float_rows, times_us
 from streams.contract.events.messages import Drop, Headers, encode_drop
 from streams.contract.events.records import EventBatch, decode_event_message, encode_stream
 from streams.contract.task import Task
-from tests.event_rows import event_rows
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.tiny_task import task
 
 Message = tuple[bytes, bytes, Headers]
 

@@ -24,9 +24,9 @@ from streams.contract.task import (
 )
 from streams.contract.task.metrics import measured, metric_of, value
 from streams.segments.segmentation import segments_of
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
-GOOD = Path(__file__).parents[2] / "fakes" / "tiny_task.py"
+GOOD = Path(__file__).parents[2] / "rig" / "made_up" / "tiny_task.py"
 
 
 @pytest.mark.parametrize(

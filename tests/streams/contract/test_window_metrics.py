@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streams.contract.task import Metric
 from streams.contract.task.metrics import retrain_limit, window_errors, window_metric
 from streams.contract.window_metrics import added, is_better, is_worse, named, value_of
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 from tests.streams.contract.test_task import made
 
 NUMBERS = made(classes=(), targets=("speed",), tolerance=0.25)

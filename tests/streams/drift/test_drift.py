@@ -29,8 +29,8 @@ from streams.drift.reference import (
     minimum_segments,
     observe,
 )
-from tests.fakes.tiny_task import task
-from tests.streams.worker.support import counted
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import counted
 
 # Of `samples` and `class_samples`, by evidently 0.7.23 with pandas 2.3.3 and scipy 1.17.1: psi,
 # hellinger_distance, jensenshannon, tvd_stattest and wasserstein_distance_norm in its stattests.

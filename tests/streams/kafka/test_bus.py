@@ -20,8 +20,8 @@ from streams.kafka.artifact_download import Download
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from tests.fakes.tiny_task import task as tiny
-from tests.federation.flower_stack import wait_for
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.flower import wait_for
 
 
 def spec(**other: object) -> TopicSpec:

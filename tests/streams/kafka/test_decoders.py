@@ -9,7 +9,7 @@ import pytest
 from kafka.protocol.metadata import ApiVersionsResponse
 from kafka.protocol.schemas.fields.struct import StructField
 
-from tests.forks import ROOT
+from tests.rig.processes.forks import ROOT
 
 WAIT_S = 60.0
 VERSION = 3

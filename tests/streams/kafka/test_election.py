@@ -15,7 +15,7 @@ from streams.kafka import election
 from streams.kafka.admin import ensure_topics
 from streams.kafka.election import SESSION_S, Election
 from streams.kafka.settings import BrokerSettings
-from tests.polling import until
+from tests.rig.processes.polling import until
 
 pytestmark = pytest.mark.kafka
 

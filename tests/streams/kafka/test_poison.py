@@ -31,8 +31,8 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.worker import batches as worker_batches
 from streams.worker.commit.incoming import Incoming, decode
-from tests.fakes.tiny_task import task as tiny
-from tests.polling import until
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.polling import until
 
 Message = tuple[bytes | None, bytes | None, Sequence[tuple[Any, bytes | None]]]
 BAD_NAME = b"dev\xffice\xc3"

@@ -13,7 +13,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.refusals import explain
 from streams.kafka.settings import BrokerSettings
-from tests.secure_node import SecureNode
+from tests.rig.servers.secure_node import SecureNode
 
 
 @pytest.mark.kafka

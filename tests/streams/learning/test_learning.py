@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from streams.learning import learning
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 
 def data(n: int = 90) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,9 @@ from streams.learning.teacher import Teacher, TeacherFailed, load_teacher
 from streams.learning.torch_device import torch_device
 from streams.runtime.key_files import create_key
 from streams.tasks import har, pedestrians
-from tests.fakes.tiny_task import task
-from tests.fakes.tiny_task import task as tiny_task
-from tests.streams.worker.support import reference, write_teacher
+from tests.rig.made_up.tiny_task import task
+from tests.rig.made_up.tiny_task import task as tiny_task
+from tests.rig.processes.workers import reference, write_teacher
 
 SHAPE = task.segment_shape
 

@@ -22,7 +22,7 @@ from streams.contract.decisions import (
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance, reset
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 OLD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 NEW = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.runtime.logs import EVERY_S, KINDS, handler, rotate
-from tests.streams.worker.support import until
+from tests.rig.processes.workers import until
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 
 from streams.contract.events.messages import sampled_parent
 from streams.runtime.tracing import NOTHING, OFF, Tracing, open_tracing
-from tests.fakes.collector import Collector, collecting, silent
+from tests.rig.servers.collector import Collector, collecting, silent
 
 ROOT = Path(__file__).parents[3]
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

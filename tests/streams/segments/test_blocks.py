@@ -11,7 +11,7 @@ from streams.contract.task import Reading, Readings, Task
 from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import segments_of
 from streams.segments.survey import survey
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 PERIOD_US = 50_000
 Item = Reading | Readings

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streams.segments.findings import findings, no_labels
 from streams.segments.survey import Survey, survey
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 from tidewheel import Device, Reading, Segment, Task
 
 PILOT, FLEET = Device("p", "pilot"), Device("f", "fleet")

@@ -22,7 +22,7 @@ from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Message
-from tests.streams.worker.support import encoded
+from tests.rig.processes.workers import encoded
 
 
 class Crash(BaseException):

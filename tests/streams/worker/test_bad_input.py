@@ -27,11 +27,11 @@ from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import FUTURE_S
 from streams.worker.store.delta_store import DROPS, SCORES
-from tests.fakes.tiny_task import task as recorded
+from tests.rig.made_up.tiny_task import task as recorded
+from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
 from tests.streams.kafka.test_poison import BAD_NAME
 from tests.streams.kafka.test_poison import send as send_raw
 from tests.streams.worker.model import Log, MemoryStore, committer
-from tests.streams.worker.support import Fleet, batch, fleet, stop, until
 
 task = replace(recorded, source="live")  # whose event times are held against the clock
 LATER = 1e9

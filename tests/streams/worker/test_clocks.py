@@ -5,9 +5,9 @@ import asyncio
 from streams.contract.events.messages import Drop
 from streams.contract.window_report import WindowReport
 from streams.worker.store.delta_store import DROPS, SCORES
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import SECOND, batch
 from tests.streams.worker.model import Log, MemoryStore, committer
-from tests.streams.worker.support import SECOND, batch
 
 DAY_S = 86_400.0
 Steps = list[tuple[float, str, int, list[float]]]  # wall time, device, first seq, event times

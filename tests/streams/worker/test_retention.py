@@ -14,7 +14,7 @@ from streams.contract.topics import topic_name
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.hole_keeper import LOST, hole_name
 from streams.worker.store.query import open_store
-from tests.streams.worker.support import Fleet, batch, device_on, fleet, stop, until
+from tests.rig.processes.workers import Fleet, batch, device_on, fleet, stop, until
 
 pytestmark = pytest.mark.kafka
 DEVICE = device_on(0, 1)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from streams.kafka.settings import BrokerSettings
-from tests.secure_node import SecureNode
-from tests.streams.worker.support import (
+from tests.rig.processes.workers import (
     PARTITIONS,
     all_published,
     batch,
@@ -15,6 +14,7 @@ from tests.streams.worker.support import (
     stop,
     until,
 )
+from tests.rig.servers.secure_node import SecureNode
 
 pytestmark = pytest.mark.kafka
 

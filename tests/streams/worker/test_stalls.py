@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streams.kafka.settings import BrokerSettings
-from tests.streams.worker.support import (
+from tests.rig.processes.workers import (
     SECOND,
     Fleet,
     all_published,

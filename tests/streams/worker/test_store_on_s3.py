@@ -15,7 +15,7 @@ import pytest
 
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import server_account
-from tests.streams.worker.support import (
+from tests.rig.processes.workers import (
     Fleet,
     all_published,
     batch,

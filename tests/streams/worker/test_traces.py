@@ -14,10 +14,10 @@ from streams.contract.events.messages import sampled_parent
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
-from tests.edge_client.models import artifact, plain
-from tests.fakes.collector import Collector, collecting
-from tests.streams.worker import support
-from tests.streams.worker.support import Fleet, fleet, stop, until
+from tests.rig.made_up.models import artifact, plain
+from tests.rig.processes import workers as support
+from tests.rig.processes.workers import Fleet, fleet, stop, until
+from tests.rig.servers.collector import Collector, collecting
 
 pytestmark = pytest.mark.kafka
 ALL = list(range(support.PARTITIONS))

@@ -15,7 +15,7 @@ from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import server_account
-from tests.streams.worker.support import (
+from tests.rig.processes.workers import (
     PARTITIONS,
     SECOND,
     Fleet,

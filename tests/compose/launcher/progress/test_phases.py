@@ -8,7 +8,7 @@ from streams.contract.documents import RoundEvent
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
 

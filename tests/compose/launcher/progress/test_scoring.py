@@ -11,7 +11,7 @@ from compose.launcher.progress.scoring import (
 )
 from streams.fleet.view import FleetView
 from tests.compose.messages import TASK, state, window
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 
 class Clock:

@@ -22,9 +22,9 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from streams.worker.windows.task_versions import TaskVersions
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import SECOND, batch, labels, reference
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
-from tests.streams.worker.support import SECOND, batch, labels, reference
 
 REFERENCE = reference()
 LATER = 1e9  # every device has been silent by then

@@ -14,8 +14,8 @@ from streams.worker.commit import dead_letters
 from streams.worker.commit.incoming import Incoming, decode
 from streams.worker.metrics import Metrics
 from streams.worker.windows.task_versions import TaskVersions
-from tests.fakes.tiny_task import task
-from tests.streams.worker.support import batch
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import batch
 
 KEY, VALUE, HEADERS = encode_events(batch("d0", 0, [1, 2, 3]))
 names = st.sampled_from(["schema", "device", "epoch", "first", "last", "reason"]) | st.text()

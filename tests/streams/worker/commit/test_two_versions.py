@@ -13,9 +13,9 @@ from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
 from streams.worker.store.tables import DROPS, SCORES
 from streams.worker.windows.task_versions import TaskVersions
-from tests.fakes.tiny_task import task as old
+from tests.rig.made_up.tiny_task import task as old
+from tests.rig.processes.workers import batch
 from tests.streams.worker.model import Doubler, Log, MemoryStore
-from tests.streams.worker.support import batch
 
 new = replace(old, version=old.version + 1, classes=(*old.classes, "stopped"), window_s=10.0)
 TEACHERS = (Doubler(new, name="1-new"), Doubler(old, name="1-old"))

@@ -17,7 +17,7 @@ from streams.worker.commit.window_reports import MODELS, OTHER
 from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import store_schema
 from streams.worker.windows.task_versions import TaskVersions
-from tests.fakes.tiny_task import task as tiny
+from tests.rig.made_up.tiny_task import task as tiny
 
 TARGETS = dataclasses.replace(tiny, classes=(), targets=("left", "right"), tolerance=0.7)
 SQUARED = dataclasses.replace(TARGETS, metric="rmse")

@@ -16,9 +16,9 @@ from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
 from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import SECOND, batch, reference
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
-from tests.streams.worker.support import SECOND, batch, reference
 
 LATER = 1e9
 EVERY = 0.25  # seconds: twenty events in a window of five

@@ -22,9 +22,9 @@ from streams.runtime.key_files import create_key, load_private_key
 from streams.worker import teacher_source
 from streams.worker.store.query import open_store
 from streams.worker.teacher_source import TeacherUpdates
-from tests.fakes.mangled import mangled
 from tests.federation.controller.test_bad_messages import deliver, send
-from tests.streams.worker.support import Fleet, batch, fleet, stop, until
+from tests.rig.made_up.mangled import mangled
+from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
 
 pytestmark = pytest.mark.kafka
 D = "d0"

@@ -12,8 +12,8 @@ from streams.worker.store.query import open_store, server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_rows
 from streams.worker.windows.partition import StorePosition, ToldLabels
 from streams.worker.windows.tumbling import Message
+from tests.rig.processes.workers import SECOND, labels
 from tests.streams.worker.store.test_delta_store import drops, rows
-from tests.streams.worker.support import SECOND, labels
 
 DAY_S, DAY_US = 86_400.0, 86_400_000_000
 

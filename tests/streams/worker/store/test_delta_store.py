@@ -23,8 +23,8 @@ from streams.worker.store.query import labels_in, open_store, server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, label_rows
 from streams.worker.windows.partition import StorePosition, ToldLabels
 from streams.worker.windows.tumbling import Message, Window, split
-from tests.fakes.tiny_task import task
-from tests.streams.worker.support import SECOND, batch, labels
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import SECOND, batch, labels
 
 
 @pytest.fixture(params=["folder", "s3"])

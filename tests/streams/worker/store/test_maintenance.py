@@ -9,7 +9,7 @@ from streams.contract.errors import TidewheelError
 from streams.worker.metrics import Metrics
 from streams.worker.store import maintenance
 from streams.worker.store.maintenance import Maintenance
-from tests.streams.worker.support import until
+from tests.rig.processes.workers import until
 
 
 class Kept:

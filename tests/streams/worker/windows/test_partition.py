@@ -7,8 +7,8 @@ from streams.contract.errors import ProcessFailed
 from streams.contract.events.messages import Drop
 from streams.worker.windows.partition import PartitionState, StorePosition
 from streams.worker.windows.tumbling import Window
-from tests.fakes.tiny_task import task
-from tests.streams.worker.support import SECOND, batch
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import SECOND, batch
 
 Span = tuple[int, int]
 spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))

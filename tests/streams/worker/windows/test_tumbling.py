@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import DeviceWindows, Message, open_s, split
-from tests.fakes.tiny_task import task
-from tests.streams.worker.support import SECOND, batch
+from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.workers import SECOND, batch
 
 # tiny: windows of 5 s, 1 s of lateness, closed after 2 s of silence
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PYTHON = Path(__file__).parents[1] / ".venv" / "servers" / "bin" / "python"
+PYTHON = Path(__file__).parents[3] / ".venv" / "servers" / "bin" / "python"
 START_S = 60.0
 
 

@@ -3,9 +3,9 @@
 Without it most crash tests could not run. They fail wherever a Kafka is promised or Java is there
 to run one, and are skipped elsewhere only.
 
-Half of what a Kafka of a test costs is the start of Java. `python -m tests.real_kafka FILE` writes
-an archive of the classes of a Kafka that has done some work; by `java_options` every Kafka maps it,
-and compiles its code quickly instead of well. It is the same Kafka.
+Half of what a Kafka of a test costs is the start of Java. `python -m tests.rig.servers.kafka FILE`
+writes an archive of the classes of a Kafka that has done some work; by `java_options` every
+Kafka maps it, and compiles its code quickly instead of well. It is the same Kafka.
 """
 
 import os
@@ -23,8 +23,8 @@ from kafka.admin import NewTopic
 from compose.launcher import broker
 from compose.launcher.broker import BrokerChoice
 
-SHARED = Path(__file__).parents[2] / "shared" / "kafka"
-ARCHIVE = Path(__file__).parents[1] / ".venv" / "kafka.jsa"
+SHARED = Path(__file__).parents[4] / "shared" / "kafka"
+ARCHIVE = Path(__file__).parents[3] / ".venv" / "kafka.jsa"
 GET_ONE = (
     "unpack a release of Apache Kafka 4 and set KAFKA_HOME to its folder (where a broker is used "
     "and not started: TIDEWHEEL_KAFKA to its address)"

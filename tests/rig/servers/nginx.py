@@ -11,9 +11,9 @@ from pathlib import Path
 
 from compose.launcher import broker, flower_processes
 from compose.security.certificates import make_certificates
-from tests.federation.flower_stack import wait_for
+from tests.rig.processes.flower import wait_for
 
-RULE = Path(__file__).parents[2] / "compose" / "proxy" / "nginx.conf"
+RULE = Path(__file__).parents[3] / "compose" / "proxy" / "nginx.conf"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 PACKAGES = ("compose", "edge_client", "examples", "federation", "streams")
 FLOWER = ("flower-superlink", "flower-superexec", "flwr", "flwr-clientapp", "flwr-serverapp")
@@ -249,7 +249,7 @@ def _start_zygote() -> socket.socket:
     """The first one, which is executed."""
     global _zygote, _first
     _zygote, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    code = "from tests.forks import serve_first; serve_first()"
+    code = "from tests.rig.processes.forks import serve_first; serve_first()"
     with theirs:
         words = [sys.executable, "-c", code, str(theirs.fileno())]
         environ = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}

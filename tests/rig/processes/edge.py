@@ -20,14 +20,14 @@ from streams.contract.task import Reading
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from streams.worker.store.query import open_store
-from tests.edge_client.models import artifact, plain
-from tests.streams.worker.support import Fleet, until
+from tests.rig.made_up.models import artifact, plain
+from tests.rig.processes.workers import Fleet, until
 
 Wait = Callable[[Callable[[], bool], str, float], None]
 STORED_S = 120.0
 STACKS_S = 30.0  # a drain that takes longer shows its threads
 FILE = 10**7
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 class Edge:

@@ -10,9 +10,9 @@ from pathlib import Path
 from streams.contract.task import Task, load_task
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import port_without_listener
-from tests.edge_client.models import TINY, artifact, plain
+from tests.rig.made_up.models import TINY, artifact, plain
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def first_model(state: Path, task: Task | None = None) -> Path:

@@ -32,11 +32,11 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
 from streams.worker.store.place import Place, has_table
-from tests.event_rows import event_rows
-from tests.fakes.own_task import own_task
-from tests.fakes.tiny_task import task as tiny
-from tests.forks import Forked, fork
-from tests.polling import until as until
+from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.forks import Forked, fork
+from tests.rig.processes.polling import until as until
 
 SECOND = 1_000_000
 PARTITIONS = 2

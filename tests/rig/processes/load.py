@@ -25,7 +25,7 @@ from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from tests.streams.worker.support import batch, until
+from tests.rig.processes.workers import batch, until
 
 ROWS, STEP_S = 12, 0.5  # a batch is longer than a window of the tiny task
 TURN_S = 0.25  # in which each device makes one batch

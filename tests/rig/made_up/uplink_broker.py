@@ -7,7 +7,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.events.messages import Drop, Headers
 from streams.contract.events.records import EventBatch, decode_event_message
-from tests.fakes.tiny_task import task
+from tests.rig.made_up.tiny_task import task
 
 Done = Callable[[Exception | None], None]
 

@@ -21,10 +21,10 @@ from typing import Any, Self
 from compose.reports.summary.lines import DeviceLine
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.query import open_store
-from tests import polling
-from tests.real_kafka import with_kafka
+from tests.rig.processes import polling
+from tests.rig.servers.kafka import with_kafka
 
-TINY = Path(__file__).parents[1] / "fakes" / "tiny_task.py"
+TINY = Path(__file__).parents[1] / "made_up" / "tiny_task.py"
 MARK = "TIDEWHEEL_TEST_MARK"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.secure_node import Authority
-from tests.servers import servers_python
+from tests.rig.servers.s3 import servers_python
+from tests.rig.servers.secure_node import Authority
 
 START_S = 30.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.real_kafka import require, with_kafka
+from tests.rig.servers.kafka import require, with_kafka
 
 HOST = "127.0.0.1"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from compose.launcher.broker import HOST, free_ports
 from streams.kafka.admin import probe
 from streams.kafka.settings import BrokerSettings
-from tests.streams.worker.support import until
+from tests.rig.processes.workers import until
 
 NODES = 3
 HEAP = "-Xmx400m -XX:+UseSerialGC"

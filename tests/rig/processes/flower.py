@@ -25,7 +25,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.topics import topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from tests.polling import until
+from tests.rig.processes.polling import until
 
 
 def resident(

@@ -15,7 +15,7 @@ from federation.bootstrap.self_test import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 
-TINY = f"{Path(__file__).parents[1] / 'fakes' / 'tiny_task.py'}:task"
+TINY = f"{Path(__file__).parents[1] / 'made_up' / 'tiny_task.py'}:task"
 tiny = load_task(TINY)
 
 

@@ -1,0 +1,1 @@
+"""What tests share: servers, processes, and made-up tasks and documents."""

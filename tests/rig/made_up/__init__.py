@@ -1,0 +1,1 @@
+"""Made-up tasks, models, documents and messages, and fakes of what is not there."""
