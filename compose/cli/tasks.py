@@ -23,7 +23,7 @@ from compose.cli.arguments import (
     checked_strategy,
     shares_of,
 )
-from compose.launcher.options import UpOptions
+from compose.launcher.commands import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, print_json, say
 from streams.contract.errors import UsageError

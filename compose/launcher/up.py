@@ -21,15 +21,13 @@ from rich.console import Console
 
 from compose.launcher import broker, flower_processes
 from compose.launcher.broker import BrokerChoice
-from compose.launcher.commands import Commands
+from compose.launcher.commands import DEVICES, Commands, UpOptions
 from compose.launcher.fleet import Fleet
-from compose.launcher.options import DEVICES, UpOptions
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
 from compose.launcher.preparation import LOOKED, launch
-from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
+from compose.launcher.progress.phases import PhaseClock, SilenceWatch, broken_off, silent, why_open
 from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
 from compose.launcher.progress.screen import Screen, start_lines
-from compose.launcher.progress.silence import SilenceWatch, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.reports.follower import Follower

@@ -2,7 +2,7 @@
 and starts runs when there is cause.
 
 It starts from the last snapshot of the fleet and follows the topics from there; canaries are
-compared with past_windows.py. The registry has the decisions, `releases` what devices know of them.
+compared with `past_windows`. The registry has the decisions, `releases` what devices know of them.
 Of several controllers of a task one leads, the others wait (election.py).
 """
 
@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from federation.controller.fleet_evidence import TriggerRules
-from federation.controller.past_windows import past_windows
 from federation.controller.run_tracker import RunTracker
 from federation.controller.settings import ControllerSettings
-from federation.controller.view_keeper import ViewKeeper
+from federation.controller.view_keeper import ViewKeeper, past_windows
 from federation.registry import publisher, redelivery
 from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import Rollout

@@ -1,13 +1,19 @@
-"""The leader's view of the fleet, and its snapshots on `view`, from which everybody starts."""
+"""The leader's view of the fleet, and its snapshots on `view`, from which everybody starts; and the
+past with which a canary is compared, after a controller's start.
+"""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
-from streams.contract.errors import BrokerUnavailable, UsageError
+from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
+from streams.contract.topics import WINDOWS, topic_name
+from streams.contract.window_report import WindowReport
 from streams.fleet.following import Putting, publish
 from streams.fleet.view import FleetView, Taken
-from streams.kafka.reader import Received
+from streams.kafka.reader import Reader, Received
+from streams.kafka.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,3 +48,26 @@ class ViewKeeper:
             return
         took = self._clock() - began
         self._changed, self._due = False, began + max(EVERY_S, took / SHARE)
+
+
+LOOK_BACK_S = 7200.0
+MOST = 10_000  # reports, over all partitions
+
+
+def past_windows(
+    broker: BrokerSettings, task: str, now_ms: int
+) -> Iterator[tuple[WindowReport, int]]:
+    """Yield the reports on `windows` of the last LOOK_BACK_S, the newest MOST, and when each was
+    sent, microseconds. One that cannot be read is passed over: whoever follows the topic says so.
+    """
+    with closing(Reader(broker, [topic_name(task, WINDOWS)], from_beginning=False)) as reader:
+        reader.seek_back(now_ms - int(LOOK_BACK_S * 1000))
+        bounds = reader.bounds()
+        for (name, partition), (_, end) in bounds.items():
+            start = max(reader.position(name, partition), end - MOST // len(bounds))
+            reader.seek(name, partition, start)
+        for message in reader.to_end():
+            try:
+                yield WindowReport.decode(message.value), message.time_ms * 1000
+            except MalformedRecord:
+                continue

@@ -341,10 +341,10 @@ MUTANTS = [
         "np.array(drawn) > found + NEAR",
         "tests/federation/evaluation",
     ),
-    _aggregation("the median is the mean", "median.py", "np.median(", "np.mean("),
+    _aggregation("the median is the mean", "strategies.py", "np.median(", "np.mean("),
     _aggregation(
         "nothing is trimmed",
-        "median.py",
+        "strategies.py",
         "kept = slice(cut, len(moves) - cut)",
         "kept = slice(None)",
     ),

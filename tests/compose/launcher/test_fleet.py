@@ -9,9 +9,8 @@ import pytest
 
 from compose.launcher import fleet as module
 from compose.launcher.broker import BrokerChoice
-from compose.launcher.commands import Commands
+from compose.launcher.commands import Commands, UpOptions
 from compose.launcher.fleet import CONSOLE_PORT, Fleet, console_port
-from compose.launcher.options import UpOptions
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from streams.contract.task import Task

@@ -1,6 +1,6 @@
 """`up` names, once, the devices that were started and report nothing."""
 
-from compose.launcher.progress.silence import EACH_S, SILENT_S, SilenceWatch, silent
+from compose.launcher.progress.phases import EACH_S, SILENT_S, SilenceWatch, silent
 from streams.fleet.view import FleetView
 from tests.compose.messages import TASK, state
 
