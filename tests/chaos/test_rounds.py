@@ -204,7 +204,7 @@ def trainer_of(place: Place, device: str) -> int | None:
 def supernode_of(place: Place, device: str) -> int | None:
     """The child of a device's agent that a run has invited."""
     for pid, words in place.marked().items():
-        if "edge_client.supernode" in words and f'"device":"{device}"' in words[-1]:
+        if "edge_client.supernode" in words and f'"device":"{device}"' in " ".join(words):
             return pid
     return None
 
