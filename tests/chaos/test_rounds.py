@@ -231,7 +231,7 @@ def soon(find: Callable[[], int | None]) -> int:
 
 def test_a_trainer_and_a_supernode_that_are_killed_under_up(kafka_place: Place) -> None:
     """The trainer dies while it has round 1 to do, the SuperNode, which has a key, when round 2 has
-    begun: its agent starts it again, and Flower lets it in once its last word is a minute old."""
+    begun: the run comes to its end, though Flower lets a node in again only after a minute."""
     place = kafka_place
     words = ["--devices", "3", "--speed", "30", "--rounds", str(ROUNDS), "--secure"]
     running = place.up("up", *words)
@@ -239,8 +239,6 @@ def test_a_trainer_and_a_supernode_that_are_killed_under_up(kafka_place: Place) 
     until(lambda: 2 in begun(place), "round 2 begins", 120)
     os.kill(soon(lambda: supernode_of(place, "d1")), signal.SIGKILL)
     until(lambda: journals(place.state)[0][-1].kind == "finished", "the run comes to a verdict")
-    log = place.state / "logs" / "edge-d1.log"
-    until(lambda: log.read_text().count("d1: node ") == 2, "d1 is let in again", 120)
     running.signal(signal.SIGINT)
     assert running.ends(120) == 0, running.said
     place.nothing_is_left()
