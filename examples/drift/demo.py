@@ -57,7 +57,7 @@ from streams.runtime.key_files import load_private_key
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
 OFFERS = 3  # of a bad candidate, where the fleet has learned meanwhile
-SOON = 3  # windows of the canary, after which a bad candidate is to be taken back
+SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
 SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
 
 

@@ -56,8 +56,8 @@ def check_order(what: list[str]) -> None:
 
 def check_counter_scenario(found: dict[str, Any]) -> None:
     assert found["others_bad"] > found["others_before"] - 0.02  # good on average
-    assert found["canary_bad"] < found["canary_before"] - 0.2
-    assert 1 <= found["bad_windows"] <= 3
+    assert found["canary_bad"] < found["canary_before"] - 0.3
+    assert 1 <= found["bad_windows"] <= 2
     attacks = {"the step turned round", "labels exchanged"}
     assert set(found["gate"]) == set(found["attacks"]) == attacks
     assert all("loses more than" in why or "gains less" in why for why in found["gate"].values())
