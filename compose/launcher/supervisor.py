@@ -18,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compose.launcher.broker import Launch
-from streams.contract.errors import ProcessFailed, UsageError
+from streams.contract.errors import ProcessFailed
 from streams.runtime.logs import rotate
 
 log = logging.getLogger("tidewheel.up")
@@ -85,26 +85,6 @@ class Supervisor:
         child = Child(name, launch, stop_s, patience_s, process, now, essential=essential)
         self.children[name] = child
 
-    def finish(self, name: str, launch: Launch, say: Callable[[str], None]) -> None:
-        """Run a process to its end and say each line that it prints. Where it fails its last line
-        is the error: UsageError for the exit code of that, else ProcessFailed."""
-        process = self._spawn(name, launch, subprocess.PIPE)
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                say(line.decode(errors="replace").rstrip("\n"))
-            code = process.wait()
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.stdout.close()
-            process.wait()
-        if code == UsageError.exit_code:
-            raise UsageError(self.last_words(name))
-        if code != 0:
-            where = self.log_path(name)
-            raise ProcessFailed(f"{name} {how(code)}: {self.last_words(name)} (see {where})")
-
     def relaunch(self, name: str, launch: Launch) -> None:
         """Start a process by another command when it is started again."""
         self.children[name].launch = launch
@@ -146,12 +126,13 @@ class Supervisor:
         if not quick or child.quick_deaths == 0:
             child.quick_deaths, child.failing_since = 0, now
         child.quick_deaths += 1
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         patient = now - child.failing_since < child.patience_s
         if child.quick_deaths < QUICK_DEATHS or patient:
             child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
-            return f"{child.name} {how(code)}; it is started again"
+            return f"{child.name} {how}; it is started again"
         why = (
-            f"{child.name} {how(code)} {child.quick_deaths} times: "
+            f"{child.name} {how} {child.quick_deaths} times: "
             f"{self.last_words(child.name)} (see {self.log_path(child.name)})"
         )
         if child.essential:
@@ -198,7 +179,7 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.process.pid, signal.SIGKILL)
 
-    def _spawn(self, name: str, launch: Launch, out: int | None = None) -> subprocess.Popen[bytes]:
+    def _spawn(self, name: str, launch: Launch) -> subprocess.Popen[bytes]:
         self.logs.mkdir(parents=True, exist_ok=True)
         if shutil.which(launch.argv[0], path=launch.env.get("PATH")) is None:
             raise ProcessFailed(f"{name} cannot be started: there is no {launch.argv[0]}")
@@ -208,17 +189,12 @@ class Supervisor:
                     followed(launch.argv),
                     env={**os.environ, **launch.env},
                     stdin=subprocess.DEVNULL,
-                    stdout=output if out is None else out,
-                    stderr=output,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
                     start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
                 )
             except OSError as exc:
                 raise ProcessFailed(f"{name} cannot be started: {exc}") from exc
-
-
-def how(code: int) -> str:
-    """Return how a process ended."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def followed(argv: Sequence[str]) -> list[str]:

@@ -474,6 +474,13 @@ MUTANTS = [
         "tests/streams/worker/store/test_delta_store.py",
     ),
     Mutant(
+        "worker: waits a second beside a full queue",
+        "streams/worker/waiting.py",
+        "min(timeout_s, FULL_S)",
+        "timeout_s",
+        "tests/streams/worker/test_waiting.py",
+    ),
+    Mutant(
         "batch: a shard that is loaded is loaded again",
         "streams/batch/sinks/delta.py",
         "or 0) >= generation",

@@ -2,6 +2,7 @@
 and a real Kafka."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.processes import workers as support
-from tests.rig.processes.workers import Fleet, fleet, stop, until
-from tests.rig.servers.collector import Collector, collecting
+from tests.rig.processes.workers import Fleet, batch, device_on, encoded, fleet, stop, until
+from tests.rig.servers.collector import Collector, collecting, silent
 
 pytestmark = pytest.mark.kafka
 ALL = list(range(support.PARTITIONS))
@@ -106,3 +107,58 @@ def test_one_event_is_followed_from_the_device_to_the_store(
         followed |= {window.parent, *(span for _, span in window.links)}
     assert followed == delivered.keys()
     assert names(served, "scores") == names(served, "windows") == {w.span for w in windows}
+
+
+def test_a_worker_that_is_killed_while_it_stores_exports_the_window_when_it_scores_again(
+    served: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with collecting() as collector:
+        traced(collector, monkeypatch)
+        worker = served.start(failpoint="worker-step-1:1")
+        served.ready("w0", ALL)
+        key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
+        header = ("traceparent", at.encode())
+        served.producer.put(f"{served.task.name}.events", key, value, [*headers, header])
+        until(lambda: worker.poll() is not None, "the worker is killed")
+        assert worker.returncode == -signal.SIGKILL
+        again = served.start()
+        until(lambda: len(served.scored()) == 3, "the events are scored")
+        assert stop(again) == 0
+    (window,) = collector.spans
+    assert (window.name, window.trace, window.parent) == ("worker.window", at[3:35], at[36:52])
+    assert window.attributes["tidewheel.rows"] == 3
+
+
+@pytest.mark.timeout(120)
+def test_a_collector_that_never_answers_delays_neither_device_nor_worker(
+    served: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent() as collector:
+        traced(collector, monkeypatch)
+        worker = served.start()
+        served.ready("w0", ALL)
+        with agent(served) as process:
+            assert process.wait(60) == 0, (served.folder / "agent.log").read_text()
+        count = sum(events.rows.num_rows for events, _ in sent(served))
+        assert count > 500
+        until(lambda: len(served.scored()) == count, f"{count} events are scored")
+        assert stop(worker) == 0  # within 30 s, which OpenTelemetry's own shutdown takes
+    assert "did not take the last spans in 2 s" in served.log("w0")
+    assert "did not take the last spans in 2 s" in (served.folder / "agent.log").read_text()
+
+
+def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded_and_no_header_is_written(
+    served: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = "\nprint('loaded', sorted(m for m in sys.modules if m.startswith('opentelemetry')))\n"
+    monkeypatch.setattr(support, "START", support.START + loaded)
+    worker = served.start()
+    served.ready("w0", ALL)
+    key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
+    served.producer.put(f"{served.task.name}.events", key, value, headers)
+    until(lambda: len(served.read("windows")) == 1, "the window is published")
+    assert stop(worker) == 0
+    assert "loaded []" in served.log("w0")
+    for topic in ("scores", "windows"):
+        assert names(served, topic) == {""}
