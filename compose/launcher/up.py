@@ -1,7 +1,7 @@
 """`tidewheel up`: everything on one machine, in one terminal, until one Ctrl-C.
 
-1 hold the state folder, choose the broker, start it and the SuperLink
-2 make the first model and the teacher (cached), sign and keep them
+1 look at the task; hold the state folder, choose the broker, start it and the SuperLink
+2 meanwhile make the first model and the teacher (cached), sign and keep them
 3 create the topics; start console, the runner of jobs, worker, devices, SuperExec and the
   controller
 4 watch: restart what dies, show progress, until told or until the loop has closed
@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from rich.console import Console
@@ -24,7 +24,7 @@ from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import DEVICES, Commands, UpOptions
 from compose.launcher.fleet import Fleet
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.preparation import LOOKED, launch
+from compose.launcher.preparation import in_process
 from compose.launcher.progress.phases import PhaseClock, SilenceWatch, broken_off, silent, why_open
 from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
 from compose.launcher.progress.screen import Screen, start_lines
@@ -84,11 +84,11 @@ class Up:
 
     def run(self) -> int:
         """The six steps; the exit code."""
-        with self._layout.lock(), self._interrupts:
+        with ExitStack() as held, self._interrupts:
             follower: Follower | None = None
             try:
                 with self._phase("first model"):
-                    choice, port = self._prepare()
+                    choice, port = self._prepare(held)
                 with self._phase("start"):
                     ca = None if self._tls is None else self._tls.ca
                     own = Commands(self._options, self._reference, self._task, choice, ca)
@@ -117,20 +117,22 @@ class Up:
 
     # --- 1, 2: servers and models ---------------------------------------------------------------
 
-    def _prepare(self) -> tuple[BrokerChoice, int]:
-        """Make the models in a process of their own; the servers start meanwhile, once the task is
-        known to work."""
+    def _prepare(self, held: ExitStack) -> tuple[BrokerChoice, int]:
+        """Once the task is known to work, hold the folder and start the servers; the models are
+        made meanwhile."""
         started: list[tuple[BrokerChoice, int]] = []
 
-        def hear(text: str) -> None:
-            self._interrupts.check()
-            if text == LOOKED:
-                started.append(self._start_servers())
-            else:
-                self._screen.say(text)
+        def looked() -> None:
+            held.enter_context(self._layout.lock())
+            started.append(self._start_servers())
 
-        self._supervisor.finish("preparation", launch(self._reference, self._layout.state), hear)
+        in_process(self._reference, self._layout, looked, self._make_ready)
         return started[0]
+
+    def _make_ready(self, text: str) -> None:
+        """Say a step of the set-up, unless a signal has come."""
+        self._interrupts.check()
+        self._screen.say(text)
 
     def _start_servers(self) -> tuple[BrokerChoice, int]:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
