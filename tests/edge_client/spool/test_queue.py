@@ -1,8 +1,10 @@
 """Exact cases of damage and loss; test_spool_model has all others."""
 
+import struct
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 
 from edge_client.spool.frames import EVENTS, Frame, list_files
 from edge_client.spool.limits import SpoolLimits
@@ -20,6 +22,15 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
     path.write_bytes(data)
+
+
+def test_a_frame_has_the_bytes_of_the_description(tmp_path: Path) -> None:
+    Spool(tmp_path).append(2, b"abc", mark=-7)
+    (file,) = tmp_path.glob("*.seg")
+    assert file.name == f"{0:016d}-{0:016d}.seg"
+    rest = struct.pack("<B3xQIq", 1, 0, 2, -7) + b"abc"
+    assert file.read_bytes() == struct.pack("<II", 3, crc32c(rest)) + rest
+    assert crc32c(b"123456789") == 0xE3069283  # RFC 3720's check value
 
 
 def test_a_damaged_frame_in_the_newest_file_costs_itself_alone(tmp_path: Path) -> None:

@@ -115,6 +115,27 @@ def test_events_come_back_as_they_were(
     back.rows.validate(full=True)
 
 
+def test_a_body_has_the_bytes_of_the_description() -> None:
+    rows = event_rows(
+        PREDICTION, first=300, times=np.array([2**40, 2**40 + 10]), model="1-a",
+        outputs=np.array([[1, 2, 4], [0, -1, 0.5]]), labels=[np.array([2], np.float32), None],
+        segments=None,
+    )  # fmt: skip
+    body = (
+        "02"  # rows
+        "01 82 156c"  # one model: 1-a as the number ((1 * 17 + 1) * 17 + 16) * 17 + 10
+        "01 0000000000010000 0a"  # the first time, and a difference of one byte
+        "01 00000040"  # the first row has a label: 2.0
+        "0000803f 00000040 00008040  00000000 000080bf 0000003f"
+        "ac02"  # the first seq, 300
+        "81 11"  # epoch 0 as the number 1 * 17 + 0
+    )
+    key, value, headers = encode_events(EventBatch("d0", "0", 300, rows), 1)
+    assert (key, value) == (b"d0", bytes.fromhex(body))
+    assert [name for name, _ in headers] == [EVENTS_2]
+    assert decode_event_message(PREDICTION, key, value, headers) == EventBatch("d0", "0", 300, rows)
+
+
 def test_three_hundred_models_in_a_message_come_back() -> None:
     sent = batch(n=300, model=[f"{i}-aaaaaaaa" for i in range(300)])
     message = encode_events(sent)
