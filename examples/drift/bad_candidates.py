@@ -33,6 +33,7 @@ from streams.learning.learning import fit, load_state, segment_loss
 
 Tensors = dict[str, np.ndarray]
 EPOCHS, BATCH, RATE = 6, 64, 1e-3
+WEIGHT = 2  # of each segment of the person that a candidate contradicts
 FLIPPED = -4.0  # times the step from the first version to the served one
 TURNED = -2.0  # the same, of one hostile device a round
 
@@ -69,9 +70,9 @@ def against(recordings: Recordings, served: Tensors, person: str, recent: Recent
     finds in them for another activity."""
     task, theirs = recordings.task, recent.devices == person
     parts = [recordings.pilots, *(p for n, p in recordings.fleet.items() if n != person)]
-    segments = [*(p.segments for p in parts), recent.segments[theirs]]
+    segments = [*(p.segments for p in parts), *[recent.segments[theirs]] * WEIGHT]
     wrong = _exchanged(task, task.labels_from(recent.teacher[theirs]))
-    return _tuned(task, served, segments, [*(p.labels for p in parts), wrong])
+    return _tuned(task, served, segments, [*(p.labels for p in parts), *[wrong] * WEIGHT])
 
 
 def poisoned(recordings: Recordings, first: Tensors, served: Tensors) -> dict[str, Tensors]:

@@ -57,6 +57,7 @@ from streams.runtime.key_files import load_private_key
 WINDOWS = 8  # of each of those people by the new version, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost
 OFFERS = 3  # of a bad candidate, where the fleet has learned meanwhile
+SLOW = 10.0  # speed while it is offered: a window comes after the controller has seen the last
 SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
 SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
 
@@ -65,7 +66,7 @@ class Demo:
     """One run, against a fleet that this process starts and ends."""
 
     def __init__(self, state: Path, speed: float, timeout_s: float, terminal: Console) -> None:
-        self._state, self._console = state, terminal
+        self._state, self._speed, self._console = state, speed, terminal
         self._task = load_task(TASK)
         self._devices = chosen_devices(self._task, DEVICES)
         self._worn = [d for d in self._devices if d in har_remounted.REMOUNTED]
@@ -169,7 +170,9 @@ class Demo:
         windows = recent_windows.read(self._task, self._tail)
         if windows is None:
             raise ProcessFailed("no recent windows can be read")
+        self._fleet.pace(self._devices, SLOW)
         base = self._offered(registry, key, recordings, windows)
+        self._fleet.pace(self._devices, self._speed)
         self._attacked(first, base, self._poisoned(recordings, first, base))
 
     def _offered(

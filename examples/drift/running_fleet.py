@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from compose.cli.arguments import broker_of
 from compose.launcher.state_dir import StateDir
+from edge_client.control.ipc import ask
+from edge_client.control.socket_server import socket_path
 from examples.drift import har_remounted
 from examples.drift.analysis import Recovery
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.topics import topic_name
+from streams.contract.work import AgentRequest
 from streams.fleet.following import TOPICS
 from streams.kafka.reader import Reader
 
@@ -78,6 +81,12 @@ class RunningFleet:
                 topics = [topic_name(self._recovery.task, name) for name in TOPICS]
                 self._reader = Reader(broker_of(self._state, None), topics, timeout_s=1.0)
             time.sleep(0.2)
+
+    def pace(self, devices: Sequence[str], speed: float) -> None:
+        """Let the devices replay at another speed."""
+        for device in devices:
+            socket = socket_path(StateDir(self._state).device(device))
+            ask(socket, AgentRequest(op="pace", speed=speed))
 
     def until(self, happened: Callable[[], Any], what: str) -> None:
         """Read on until it has happened; ProcessFailed when it does not in time."""
