@@ -39,6 +39,7 @@ from tests.rig.processes.stand_in_agent import StandInAgent
 
 __all__ = ["cache", "kafka_place", "key", "pilot_cache", "registry", "sockets", "tiny"]
 ROUNDS = 3
+LONG = 40  # rounds, which take longer than a minute
 DEVICES = ("d0", "d1", "d2")
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
@@ -231,19 +232,23 @@ def soon(find: Callable[[], int | None]) -> int:
 
 def test_a_trainer_and_a_supernode_that_are_killed_under_up(kafka_place: Place) -> None:
     """The trainer dies while it has round 1 to do, the SuperNode, which has a key, when round 2 has
-    begun: the run comes to its end, though Flower lets a node in again only after a minute."""
+    begun: its agent starts it again, Flower lets it in once its last word is a minute old, and it
+    has a part in the rounds that are left."""
     place = kafka_place
-    words = ["--devices", "3", "--speed", "30", "--rounds", str(ROUNDS), "--secure"]
+    words = ["--devices", "3", "--speed", "30", "--rounds", str(LONG), "--secure"]
     running = place.up("up", *words)
     os.kill(soon(lambda: trainer_of(place, "d0")), signal.SIGKILL)
     until(lambda: 2 in begun(place), "round 2 begins", 120)
     os.kill(soon(lambda: supernode_of(place, "d1")), signal.SIGKILL)
-    until(lambda: journals(place.state)[0][-1].kind == "finished", "the run comes to a verdict")
+    log = place.state / "logs" / "edge-d1.log"
+    until(lambda: log.read_text().count("d1: node ") == 2, "d1 is let in again", 180)
+    until(lambda: journals(place.state)[0][-1].kind == "finished", "the run has a verdict", 240)
     running.signal(signal.SIGINT)
     assert running.ends(120) == 0, running.said
     place.nothing_is_left()
     run = journals(place.state)[0]
-    assert done(run) == [1, 2, 3]
+    assert done(run) == [*range(1, LONG + 1)]
+    assert max(e.round for e in run if e.kind == "admitted" and e.device == "d1") > 2
     assert [e.device for e in run if e.kind == "failed" and e.round == 1] == ["d0"]
     assert running.summary()["restarts"] == {}
 
