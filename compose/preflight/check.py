@@ -1,6 +1,5 @@
-"""Looking at a task before its first run: its data, its models, and what it costs.
-
-Importing a task file as a device does: without torch.
+"""Looking at a task before its first run: its data, its models, and what it costs; and whether
+a device can import its file, which has no torch.
 """
 
 import subprocess

@@ -14,10 +14,8 @@ To remove it: 1 unregister the node, 2 delete the folder. After a crash a repeat
 completed steps. A SuperLink accepts a public key only once, even after it was unregistered: after a
 crash between 2 and 3 a key of ours is created again, and the first node is never used.
 
-The key that authenticates a device's SuperNode to the SuperLink: ECDSA on P-384, in OpenSSH's
-format.
-
-`ssh-keygen -t ecdsa -b 384` creates the same two files. Flower also accepts P-256 and P-521.
+A key is ECDSA on P-384, in OpenSSH's format: `ssh-keygen -t ecdsa -b 384` creates the same two
+files. Flower also accepts P-256 and P-521.
 """
 
 import base64

@@ -1,11 +1,9 @@
 """The columns of a device's samples, and what they say row by row; Samples is their lock.
 
-Eviction from the store of samples: which segment is replaced by a new one.
-
-Class-balanced reservoir sampling (Chrysakis and Moens, "Online Continual Learning from Imbalanced
-Data", ICML 2020): a segment of the most frequent class is evicted; within a class every segment
-ever seen stays with the same probability. Segments without a label are evicted first, those with a
-true label last.
+Which segment a new one replaces is class-balanced reservoir sampling (Chrysakis and Moens, "Online
+Continual Learning from Imbalanced Data", ICML 2020): a segment of the most frequent class is
+evicted; within a class every segment ever seen stays with the same probability. Segments without a
+label are evicted first, those with a true label last.
 """
 
 import random

@@ -1,8 +1,7 @@
 """Which source a device reads: its task's readings, standard input, or an MQTT topic.
 
-The task says whether its readings are recorded or live; standard input and MQTT are always live.
-
-A sensor: readings are cut as they come, and neither paced, moved in time nor repeated.
+The task says whether its readings are recorded or live; standard input and MQTT are always live:
+their readings are cut as they come, and neither paced, moved in time nor repeated.
 """
 
 import sys

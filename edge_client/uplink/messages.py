@@ -1,6 +1,5 @@
-"""What the frames of a queue are on the wire: messages of the topic `events`.
-
-Messages that were handed to the producer and are not settled.
+"""What the frames of a queue are on the wire: messages of the topic `events`; and those that the
+producer has and that are not settled.
 """
 
 from collections.abc import Callable, Iterator, Sequence

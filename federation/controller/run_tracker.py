@@ -1,10 +1,8 @@
 """The federated runs of a task: starts one when there is cause, follows all, recovers dead ones.
 
 `rounds` is read from its beginning, to know whether a run is still active. A run that died without
-a `finished` event is resumed, see `federation.controller.run_tracker`, which has the only state on
-disk.
-
-Recovery of a run that died: it is resumed exactly once, even if processes die meanwhile.
+a `finished` event is resumed exactly once, even if processes die meanwhile. The only state on disk
+is
 
 <folder>/lineage.json, replaced atomically: the runs that continue each other, oldest first, and
 while another one is being submitted, the runs that the SuperLink had before.

@@ -17,6 +17,9 @@ from streams.kafka.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
 
+LOOK_BACK_S = 7200.0  # of windows
+MOST = 10_000  # reports, over all partitions
+
 EVERY_S = 15.0  # between two snapshots, where something has come
 SHARE = 0.05  # of the time, at most, for writing them: that of a large fleet takes some
 RETRY_S = 60.0
@@ -50,15 +53,11 @@ class ViewKeeper:
         self._changed, self._due = False, began + max(EVERY_S, took / SHARE)
 
 
-LOOK_BACK_S = 7200.0
-MOST = 10_000  # reports, over all partitions
-
-
 def past_windows(
     broker: BrokerSettings, task: str, now_ms: int
 ) -> Iterator[tuple[WindowReport, int]]:
     """Yield the reports on `windows` of the last LOOK_BACK_S, the newest MOST, and when each was
-    sent, microseconds. One that cannot be read is passed over: whoever follows the topic says so.
+    sent, microseconds. One that cannot be read is left out: the view counts it.
     """
     with closing(Reader(broker, [topic_name(task, WINDOWS)], from_beginning=False)) as reader:
         reader.seek_back(now_ms - int(LOOK_BACK_S * 1000))

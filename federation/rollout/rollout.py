@@ -8,18 +8,16 @@ decision if one is due:
                 -> rolled-back        if they show that it is worse, or devices go back themselves
                 -> held               if there is no result in time; the evaluation continues
     held        -> as a stage; a waiting candidate replaces it
-    served      -> rolled-back        if many devices keep an earlier version (declined)
+    served      -> rolled-back        if many devices keep an earlier version (`declined`)
     paused      -> rolled-back        as a stage; nothing else until a person resumes it
 
 A stage's share refers to the present devices, at least one, ordered by decisions.rollout_position,
 so a growing share only adds devices. Stages that add no device are skipped. A candidate whose base
 is no longer the stable version is dropped.
 
-A released version that many devices decline: they answer with an earlier one. Pure.
-
-Each of them has evidence of its own that the version is worse there (`Training.choice`). If that is
-so for LEAST devices and the share SHARE of those that serve it, the canary was misled, and the
-version is taken back.
+A device that keeps an earlier version has evidence that the released one is worse there
+(`Training.choice`). If LEAST devices do, and the share SHARE of those that serve it, the canary was
+misled.
 """
 
 import logging

@@ -37,10 +37,8 @@ are not exchangeable. Nothing is
 random, and the order of arrival does not matter: reading the same reports again gives the same
 result.
 
-The past with which a canary's windows are compared: sums by device and class. Pure.
-
-`federation.rollout.sequential_test` says what they are for. A fleet's windows are too many to be
-held as a table of devices, windows and classes, so they come in parts of some devices each.
+The past is sums by device and class (`Past`). A fleet's windows are too many to be held as a table
+of devices, windows and classes, so they come in parts of some devices each.
 """
 
 import math

@@ -40,11 +40,10 @@ class FleetView:
     """All that has been read of one task's topics.
 
     producers: devices that have no agent, but events in windows; what is known of them in the form
-    of a state. ended: the last words
-    of a device's earlier epochs, the newest last. scored: events by the second of their report.
-    drift: by device, as its latest report has it, with the worst channel alone and no histogram.
-    evidence: of the controller, whose snapshots alone have it. earlier: events of runs that are not
-    kept, by kind. offsets: the next ones to read, by topic and
+    of a state. ended: the last states of a device's earlier epochs, the newest last. scored: events
+    by the second of their report. drift: by device, as its latest report has it, with the worst
+    channel alone and no histogram. evidence: of the controller, whose snapshots alone have it.
+    earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
     partition. unseen: messages that were never read because there were too many. slot: of the last
     snapshot, see `following`.
     """

@@ -1,11 +1,10 @@
 """Where a worker's teacher comes from: a file, or what the server offers.
 
-The server's offers of teachers: read at start, then followed on a thread.
-
-The last decision on `releases` names the teacher. Its chunks are fetched and verified, a window of
-zeros is scored, and the committer takes it before its next commit. Nothing of it is on disk: a
-crash at any step starts again from the topic. One that does not verify, does not fit the task
-or cannot score a window is refused with its reason, and the current teacher stays in use.
+Offers are read at start, then followed on a thread. The last decision on `releases` names the
+teacher. Its chunks are fetched and verified, a window of zeros is scored, and the committer takes
+it before its next commit. Nothing of it is on disk: a crash at any step starts again from the
+topic. One that does not verify, does not fit the task or cannot score a window is refused with its
+reason, and the current teacher stays in use.
 """
 
 import contextlib

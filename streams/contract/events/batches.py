@@ -1,6 +1,6 @@
 """Arrow record batches as bytes, and their columns as numpy arrays.
 
-Columns from other producers: taken as they come where nothing is lost.
+Columns from other producers are taken as they come where nothing is lost.
 """
 
 import numpy as np

@@ -1,6 +1,5 @@
-"""What is wrong with a task's fields, in one line for a person.
-
-What kind of value each field of a task takes: the first wrong one, in words for a person.
+"""What is wrong with a task's fields, in one line for a person: first the kind of value that each
+field takes, then what fields have to do with each other.
 """
 
 import math

@@ -1,4 +1,5 @@
-"""Finds holes in `events` and declares what was in them.
+"""Finds holes in `events`, messages that retention deleted before a worker had read them, and
+declares what was in them.
 
     1  a hole is found, at an assignment or by a jump of the offsets: it is written down
        (below) before an offset behind it is committed
@@ -8,8 +9,6 @@
 
 A crash before the end of 1 finds it again, after 1 to 3 it is read from the disk, and after 3
 nothing is missing any more. The ends are the failpoints hole-step-1 to -4.
-
-Holes in `events`: messages that retention deleted before a worker had read them.
 
     <store>/holes/<partition>.json   a Hole; replaced as a whole
 
