@@ -365,8 +365,8 @@ class Agent:
         return time.monotonic() - self._kept_at < ALIVE_S
 
     def news(self) -> object:
-        """What is worth a message of its own, compared each second: no figure that every event
-        changes."""
+        """Return what is sent at once when it changes, compared each second: without the figures
+        that each event changes."""
         reasons = (self.spool.account().dropped, self._counts.skipped(), self._counts.irregular())
         return self._standing(), [sorted(each) for each in (*reasons, self._runs.refused)]
 

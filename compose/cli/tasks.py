@@ -72,7 +72,8 @@ def check(
     Each finding comes with advice. Exits 1 if something cannot work, 0 with warnings otherwise.
     """
     from compose.preflight import report as shown
-    from compose.preflight.check import check_task, import_finding
+    from compose.preflight.check import check_task
+    from compose.preflight.device_import import import_finding
 
     report = check_task(load_task(task), readings, models=not fast)
     if (found := import_finding(task)) is not None:

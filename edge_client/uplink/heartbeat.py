@@ -23,8 +23,8 @@ class Reporter(Protocol):
     """What says how the device is."""
 
     def news(self) -> object:
-        """Return what is worth a message of its own where it differs from what the last one said;
-        this is cheap."""
+        """Return what is sent at once when it differs from the last message. It is asked each
+        second."""
         ...
 
     def state(self) -> DeviceState: ...

@@ -12,9 +12,9 @@ nothing is missing any more. The ends are the failpoints hole-step-1 to -4.
 
     <store>/holes/<partition>.json   a Hole; replaced as a whole
 
-A hole is found by offsets: the partition begins after the offset at which its worker goes on. Which
-events were in it is found by seqs, once everything is read that was on the partition when the hole
-was surveyed (`until`): what is missing below a seq that came, or below what a device said on
+A hole is found by offsets: the partition begins after the offset at which its worker continues.
+Which events were in it is found by seqs, once everything is read that was on the partition when the
+hole was surveyed (`until`): what is missing below a seq that came, or below what a device said on
 `fleet` that it has delivered (`cursors`), was in the hole. It goes into `drops` as LOST. Messages
 that went to `dead-letters` as malformed before a hole count as lost with it.
 """

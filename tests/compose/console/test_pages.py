@@ -37,7 +37,7 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_every_page_is_drawn_without_an_error_and_asks_nobody_else(
+def test_every_page_is_drawn_without_an_error_and_loads_nothing_from_elsewhere(
     browser: Browser, address: str, width: int, scheme: str
 ) -> None:
     """Also on a phone, without scrolling sideways."""
