@@ -28,6 +28,8 @@ MADV_DONTNEED = 4  # mman.h
 
 SMAPS = Path("/proc/self/smaps")
 
+log = logging.getLogger("tidewheel.edge")
+
 
 def spare_memory() -> None:
     """glibc makes a heap for each thread."""
@@ -67,9 +69,6 @@ def unwritten(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
             place = None
     if place is not None:
         yield place
-
-
-log = logging.getLogger("tidewheel.edge")
 
 
 def _end_process(failed: threading.ExceptHookArgs) -> None:

@@ -52,6 +52,10 @@ from streams.runtime.key_files import load_private_key, load_public_key
 from streams.runtime.logs import handler
 from streams.runtime.tracing import open_tracing
 
+HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
+REGISTERED_S = 5.0  # how often the registered nodes are read again
+NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
+
 
 def park(tensors: Weights, folder: Path | None) -> Tensors:
     """Return the tensors as read-only views of a file in `folder`; in memory without a folder, and
@@ -74,10 +78,6 @@ def park(tensors: Weights, folder: Path | None) -> Tensors:
         for name, tensor in tensors.items()
     }
 
-
-HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
-REGISTERED_S = 5.0  # how often the registered nodes are read again
-NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
 
 app = ServerApp()
 

@@ -11,6 +11,8 @@ from streams.contract.task import Task
 DEVICES = 6
 START_SPEED = 30.0
 
+HEARTBEAT_S = "1"  # for the screen
+
 
 @dataclass(frozen=True)
 class UpOptions:
@@ -42,9 +44,6 @@ class UpOptions:
     def first_speed(self) -> float:
         """The speed of the replay at the start."""
         return START_SPEED if self.speed is None else self.speed
-
-
-HEARTBEAT_S = "1"  # for the screen
 
 
 @dataclass(frozen=True)

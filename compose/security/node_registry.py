@@ -39,6 +39,10 @@ from streams.runtime.disk import write_atomic
 
 KINDS = ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
 
+UNKNOWN = "unknown"  # to this SuperLink, which has another database
+UNREGISTERED = "unregistered"
+KEY_IN_USE, NO_SUCH_NODE = "[code: 23]", "[code: 24]"  # Flower's codes in its error texts
+
 
 def make_key(path: Path) -> str:
     """Create a private key (0600) at `path` and its public key at `path` plus `.pub`; return the
@@ -105,10 +109,6 @@ def fingerprint(public: str) -> str:
     digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
-
-UNKNOWN = "unknown"  # to this SuperLink, which has another database
-UNREGISTERED = "unregistered"
-KEY_IN_USE, NO_SUCH_NODE = "[code: 23]", "[code: 24]"  # Flower's codes in its error texts
 
 Done = Literal["kept", "added", "replaced"]
 

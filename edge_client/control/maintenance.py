@@ -34,6 +34,8 @@ from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import reset
 
+PAUSE_S = 0.1
+
 
 def account_in(folder: Path) -> tuple[str, DeviceAccount]:
     """Return the epoch and the account that the next open of a spool finds; "" and nothing without
@@ -51,7 +53,6 @@ def account_in(folder: Path) -> tuple[str, DeviceAccount]:
         raise SpoolError(f"the spool {folder} cannot be read: {exc}: check its disk") from exc
 
 
-PAUSE_S = 0.1
 SEEN = (
     "spool", "labels", "samples.rows", "personal.safetensors", OWN, SCAFFOLD,
     "scoreboard.json", "replay.json",

@@ -18,6 +18,8 @@ from streams.contract.task import Task
 
 UNLABELLED, TAUGHT, TRUE = 0, 1, 2
 
+MOST_BYTES = 16_000_000  # of all segments
+
 
 def row_to_evict(
     classes: np.ndarray, worth: np.ndarray, newest: int, seen: int, dice: random.Random
@@ -37,9 +39,6 @@ def row_to_evict(
         if not len(others) or not stays:
             return newest
     return int(others[dice.randrange(len(others))])
-
-
-MOST_BYTES = 16_000_000  # of all segments
 
 
 class SampleTable:

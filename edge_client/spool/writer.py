@@ -39,6 +39,14 @@ from streams.contract.task import Task
 REASON = "metered"
 HOLD_S, HOLD_ROWS = 5.0, 1000
 
+SYNC_S = 0.5
+LIMIT = 20_000
+ROWS_PER_FRAME = 512  # rows of a full message
+EXPIRE_S = 60.0  # interval of the check for events that are too old
+FRAME_BYTES = 500_000  # a frame is never split, so it must fit into a message
+
+log = logging.getLogger(__name__)
+
 
 def sampled(seq: int, share: float) -> bool:
     """Return whether a seq is in the sample; a larger share contains every smaller one."""
@@ -51,15 +59,6 @@ def mixed(seq: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 2**64 - 1
     return z ^ z >> 31
-
-
-log = logging.getLogger(__name__)
-
-SYNC_S = 0.5
-LIMIT = 20_000
-ROWS_PER_FRAME = 512  # rows of a full message
-EXPIRE_S = 60.0  # interval of the check for events that are too old
-FRAME_BYTES = 500_000  # a frame is never split, so it must fit into a message
 
 
 class Event(NamedTuple):

@@ -36,6 +36,10 @@ from streams.runtime.failpoints import Failpoint, unarmed
 
 RESUMES = 3  # of one run; then recovery stops
 
+SILENCE_S = 20.0  # after so long without an event a run is checked with `flwr list`
+
+log = logging.getLogger(__name__)
+
 
 class RunRecovery(Document):
     """The file lineage.json. `runs`: each resumes the one before; `seen`: the SuperLink's runs at
@@ -123,11 +127,6 @@ class Resumer:
             log.warning("%s is ignored: %s", path, exc)
             return None
         return found if found.runs else None
-
-
-log = logging.getLogger(__name__)
-
-SILENCE_S = 20.0  # after so long without an event a run is checked with `flwr list`
 
 
 class RunTracker:

@@ -49,6 +49,10 @@ from streams.fleet.view import FleetView
 
 LEAST, SHARE = 3, 0.5
 
+LARGEST = 1e6  # of odds in the view
+
+log = logging.getLogger(__name__)
+
 
 def declined(present: Iterable[DeviceState], stable: str) -> str | None:
     """Return why the stable version is not served further; None if too few devices decline it."""
@@ -57,11 +61,6 @@ def declined(present: Iterable[DeviceState], stable: str) -> str | None:
     if keeping < LEAST or keeping < SHARE * len(serving):
         return None
     return f"{keeping} of {len(serving)} devices keep an earlier version, which is better there"
-
-
-log = logging.getLogger(__name__)
-
-LARGEST = 1e6  # of odds in the view
 
 
 @dataclass(frozen=True)

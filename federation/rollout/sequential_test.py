@@ -55,6 +55,13 @@ STRANGER = 0.25  # standard deviation between devices in one class; of errors 1
 LEAST = 0.04  # minimum variance of an event: a class without errors so far can have one
 NONE = np.zeros(1)
 
+SHIFT = 100.0
+BLOCK = 4
+SPREAD = 0.015  # standard deviation between fine-tuned versions that differ only in their seeds
+DISPERSION, DISPERSION_WEIGHT = 6.0, 20.0  # prior, and its weight in events' variance
+CLIP = 3.0  # standard deviations by which one window counts at most
+WIDE = 4.0  # times `worse_by`: the scale of larger losses
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -141,14 +148,6 @@ def _mean(parts: Parts) -> float:
     """Return the mean error of an event without a past."""
     found = [each for part in parts() for each in (part.others, part.tests)]
     return sum(float(c.a.sum()) for c in found) / max(sum(float(c.n.sum()) for c in found), 1.0)
-
-
-SHIFT = 100.0
-BLOCK = 4
-SPREAD = 0.015  # standard deviation between fine-tuned versions that differ only in their seeds
-DISPERSION, DISPERSION_WEIGHT = 6.0, 20.0  # prior, and its weight in events' variance
-CLIP = 3.0  # standard deviations by which one window counts at most
-WIDE = 4.0  # times `worse_by`: the scale of larger losses
 
 
 @dataclass

@@ -34,6 +34,8 @@ from streams.worker.settings import WorkerSettings
 
 LOOK_S = 1.0
 
+log = logging.getLogger(__name__)
+
 
 class TeacherUpdates(threading.Thread):
     """Passes every offered, usable teacher to `take`."""
@@ -125,9 +127,6 @@ class TeacherUpdates(threading.Thread):
         else:
             self._take(teacher)
         self._seen = ref.digest
-
-
-log = logging.getLogger(__name__)
 
 
 class TeacherSource:

@@ -15,6 +15,9 @@ from streams.fleet.wording import counted, short_runs
 
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
 
+SILENT_S = 15.0  # a start takes three seconds
+EACH_S = 1.0  # of CPU, and all start at once
+
 
 def why_open(view: FleetView, task: Task) -> str:
     """Return what the loop lacks to close, and what to do, for a person."""
@@ -135,10 +138,6 @@ class PhaseClock:
         for (name, at), end in zip(self._entered, ends, strict=True):
             found[name] = found.get(name, 0.0) + end - at
         return found
-
-
-SILENT_S = 15.0  # a start takes three seconds
-EACH_S = 1.0  # of CPU, and all start at once
 
 
 def silent(view: FleetView, devices: Sequence[str], began_us: int) -> list[str]:

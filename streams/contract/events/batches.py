@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
 
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an IPC stream
+
 
 def align(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
     """Return the rows of all batches, whose columns have been checked, with those of `schema`."""
@@ -73,10 +76,6 @@ def _is_list_of(have: pa.DataType, want: pa.DataType) -> bool:
     if pa.types.is_fixed_size_list(have) and have.list_size != want.list_size:
         return False
     return bool(have.value_type.equals(want.value_type))
-
-
-TIMESTAMP = pa.timestamp("us", tz="UTC")
-END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an IPC stream
 
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:

@@ -15,6 +15,10 @@ from streams.contract.task.parts import Metric, Segment
 from streams.contract.task.training import STRATEGIES, Privacy, Training
 from streams.contract.window_metrics import ERRORS
 
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
+PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
+MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
+
 
 @dataclass(frozen=True)
 class Number:
@@ -143,11 +147,6 @@ def _problem(part: object, kinds: Mapping[str, Kind], prefix: str) -> str | None
         if found := kind.problem(getattr(part, name)):
             return f"{prefix}{name} {found}"[:300]
     return None
-
-
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
-PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
-MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
 
 
 def problem_of(task: TaskFields) -> str | None:

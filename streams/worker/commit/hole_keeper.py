@@ -36,6 +36,10 @@ from streams.worker.windows.partition import PartitionState, Source, StorePositi
 
 LOST = "lost-by-retention"
 
+AGAIN_S = 10.0  # between two attempts to survey
+
+log = logging.getLogger(__name__)
+
 
 class Hole(Document):
     """The offsets from `begin` to before `end` were deleted unread. until: the partition's end when
@@ -99,10 +103,6 @@ def write_hole(store: Place, partition: int, hole: Hole) -> None:
 def remove_hole(store: Place, partition: int) -> None:
     open_store(store).remove(hole_name(partition))
 
-
-AGAIN_S = 10.0  # between two attempts to survey
-
-log = logging.getLogger(__name__)
 
 Survey = tuple[int, Mapping[Source, int]]  # a partition's end, and what devices had delivered
 
