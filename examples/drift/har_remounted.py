@@ -7,7 +7,7 @@ left to right, as if each phone were worn at the other side of the body as well.
 
 What is set so that all of it happens in minutes, for the reader to judge: who is in the fleet and
 who is known to first model and teacher (PILOT, FLEET, the lab); `retrain=0.3`, so that drift
-and not low agreement starts the run; `label_share=0.4`, `learning_rate=0.005`, 2 rounds; 30 times
+and not low agreement starts the run; `label_share=0.4`, `learning_rate=0.005`, 4 rounds; 30 times
 real time; recordings that repeat. Drawn scenarios will replace this one.
 
 Nobody is held out: all who could be wear the phone as ever, and what three people's phones have to
@@ -86,6 +86,6 @@ task = replace(
     readings=readings, devices=devices, augment=either_side,
     retrain=0.0,  # drift alone is to be the cause
     training=Training(
-        learning_rate=0.005, payload="float16", central_epochs=12, label_share=0.4, rounds=2
+        learning_rate=0.005, payload="float16", central_epochs=12, label_share=0.4, rounds=4
     ),
 )  # fmt: skip
