@@ -6,7 +6,7 @@ three people who wear it as the fleet does at first; the teacher fourteen more, 
 left to right, as if each phone were worn at the other side of the body as well.
 
 What is set so that all of it happens in minutes, for the reader to judge: who is in the fleet and
-who is known to first model and teacher (PILOT, FLEET, the lab); `retrain=0.3`, so that drift
+who is known to first model and teacher (PILOT, FLEET, the lab); `retrain=0.0`, so that drift
 and not low agreement starts the run; `label_share=0.4`, `learning_rate=0.005`, 4 rounds; 30 times
 real time; recordings that repeat. Drawn scenarios will replace this one.
 
