@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import zstandard
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.fleet.view import FleetView
 
 VIEW_1 = "view/1"
-SIZE = 8  # bytes before the compressed ones: the size of the others
 LARGEST = 1 << 28
 
 
@@ -26,19 +25,13 @@ _SAVED = TypeAdapter(Saved)
 
 def encode(view: FleetView, time_us: int) -> bytes:
     """Return the view's bytes."""
-    text = _SAVED.dump_json(Saved(time_us, view))
-    return b"".join([len(text).to_bytes(SIZE, "big"), zstandard.compress(text)])
+    return compressed(_SAVED.dump_json(Saved(time_us, view)))
 
 
 def decode(data: bytes) -> tuple[FleetView, int]:
     """Return the view and when it was written; raise MalformedRecord for other bytes."""
-    size = int.from_bytes(data[:SIZE], "big")
-    if not len(data) > SIZE or not 0 < size <= LARGEST:
-        raise MalformedRecord("bad-view", f"{len(data)} bytes are no view")
     try:
-        if zstandard.frame_content_size(data[SIZE:]) != size:
-            raise MalformedRecord("bad-view", f"a view of {size} bytes has another size")
-        saved = _SAVED.validate_json(zstandard.decompress(data[SIZE:]))
-    except (ValidationError, zstandard.ZstdError) as exc:
+        saved = _SAVED.validate_json(decompressed(data, LARGEST))
+    except (ValueError, ZstdError) as exc:
         raise MalformedRecord("bad-view", str(exc)[:300]) from exc
     return saved.view, saved.time_us

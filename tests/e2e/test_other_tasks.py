@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import safetensors.numpy
-import zstandard
 
 from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.artifact import WEIGHTS, unpack
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.contract.zstd import MAGIC, ZstdError, compressed, zstd
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
@@ -178,7 +178,7 @@ def test_the_search_finds_the_readings_that_a_task_sends(
     data = messages(task, embedded)[EVENTS]
     assert data
     assert found(patterns(task), data) is (upload == "segment")
-    packed = zstandard.compress(data)
+    packed = compressed(data)
     assert found(patterns(task), b"before" + packed + b"after") is (upload == "segment")
 
 
@@ -290,9 +290,9 @@ def lies_in(raw: set[bytes], data: bytes) -> bool:
 def unpacked(data: bytes) -> Iterator[bytes]:
     """What lies in zstd frames, as weights do; but for those that need the version before."""
     view = memoryview(data)
-    for match in re.finditer(re.escape(zstandard.FRAME_HEADER), data):
-        unpacker, parts, at = zstandard.ZstdDecompressor().decompressobj(), [], match.start()
-        with suppress(zstandard.ZstdError):
+    for match in re.finditer(re.escape(MAGIC), data):
+        unpacker, parts, at = zstd.ZstdDecompressor(), [], match.start()
+        with suppress(ZstdError):
             while at < len(data) and not unpacker.eof:
                 parts.append(unpacker.decompress(view[at : at + 65536]))
                 at += 65536

@@ -43,9 +43,10 @@ Swap: 0 kB
 # the libraries still work.
 PROCESS = """
 from pathlib import Path
-import numpy as np, onnxruntime, zstandard
+import numpy as np, onnxruntime
 import edge_client.process
 from edge_client.process import give_back
+from streams.contract.zstd import zstd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 def resident():
@@ -59,7 +60,7 @@ key = Ed25519PrivateKey.generate()
 key.public_key().verify(key.sign(b"x"), b"x")
 assert "CPUExecutionProvider" in onnxruntime.get_available_providers()
 numbers = np.arange(1000.0).tobytes()
-assert zstandard.decompress(zstandard.compress(numbers)) == numbers
+assert zstd.decompress(zstd.compress(numbers)) == numbers
 print(before, after)
 """
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -28,6 +27,7 @@ from federation.server_app import as_record, read_reply, run_aggregator
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.weights import payload
+from streams.contract.zstd import compressed
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.federation.conftest import TINY
@@ -111,8 +111,8 @@ def test_a_field_of_another_type_is_refused(
         ONES[:-1],
         ONES + b"x",
         (1 << 40).to_bytes(8, "little") + ONES[8:],
-        zstandard.compress(ONES)[:-1],
-        zstandard.compress(b"no block"),
+        compressed(ONES)[:-1],
+        compressed(b"no block"),
     ],
 )
 def test_bytes_that_are_no_block_are_refused(data: bytes) -> None:

@@ -34,7 +34,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import safetensors.numpy
-import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from safetensors import SafetensorError
 
@@ -42,7 +41,7 @@ from streams.contract.artifact import files_of, head_of, read_manifest, split_he
 from streams.contract.decisions import MAX_BYTES
 from streams.contract.errors import ArtifactError
 from streams.contract.weights import grid
-from streams.contract.weights.payload import decompressed
+from streams.contract.zstd import ZstdError, compressed, decompressed
 
 MAGIC = b"TWDELT01"
 MAX_HEAD = 1 << 21
@@ -59,7 +58,7 @@ _WIDTHS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 def make(artifact: bytes, base: Mapping[str, bytes]) -> bytes:
     """Return the delta from the files of `base` to `artifact`."""
     manifest, files = files_of(artifact)
-    head = zstandard.ZstdCompressor(level=LEVEL).compress(head_of(artifact))
+    head = compressed(head_of(artifact), LEVEL)
     parts = [MAGIC + _LENGTH.pack(len(head)) + head]
     for entry in manifest.files:
         how, data = _smallest(files[entry.name], base.get(entry.name))
@@ -78,7 +77,7 @@ def apply(
     try:
         return _applied(delta, base, trusted, limit)
     except (
-        struct.error, zstandard.ZstdError, SafetensorError, ValueError, KeyError, TypeError,
+        struct.error, ZstdError, SafetensorError, ValueError, KeyError, TypeError,
         IndexError, OverflowError,
     ) as exc:  # fmt: skip
         raise ArtifactError("delta", f"it cannot be applied: {exc!r}"[:300]) from exc
@@ -110,8 +109,7 @@ def _applied(
 def _smallest(data: bytes, base: bytes | None) -> tuple[int, bytes]:
     if data == base:
         return SAME, b""
-    compressor = zstandard.ZstdCompressor(level=LEVEL, dict_data=_dictionary(base))
-    found = [(ZSTD, compressor.compress(data))]
+    found = [(ZSTD, compressed(data, LEVEL, base))]
     with contextlib.suppress(SafetensorError, ValueError, KeyError, TypeError, struct.error):
         found.append(_steps(data, base))  # raises unless it is safetensors
     return min(found, key=lambda part: len(part[1]))
@@ -124,14 +122,10 @@ def _made(how: int, part: bytes, size: int, base: bytes | None) -> bytes:
             raise ArtifactError("delta", "the base lacks a file that the delta refers to")
         return base
     if how == ZSTD:
-        return decompressed(part, size, _dictionary(base))
+        return decompressed(part, size, base)
     if how in (STEPS, GRID):
         return _from_steps(part, size, base, grids=how == GRID)
     raise ArtifactError("delta", f"unknown encoding {how} of a file: upgrade this program")
-
-
-def _dictionary(base: bytes | None) -> zstandard.ZstdCompressionDict | None:
-    return zstandard.ZstdCompressionDict(base) if base else None
 
 
 def _steps(data: bytes, base: bytes | None) -> tuple[int, bytes]:
@@ -145,10 +139,9 @@ def _steps(data: bytes, base: bytes | None) -> tuple[int, bytes]:
         grids.append(exponent)
         planes.append(_planes(_zigzag(codes)))
     how = GRID if any(each != NO_GRID for each in grids) else STEPS
-    packed = zstandard.ZstdCompressor(level=LEVEL)
-    head = packed.compress(header)
+    head = compressed(header, LEVEL)
     coded = np.array(grids, np.int8).tobytes() if how == GRID else b""
-    return how, _LENGTH.pack(len(head)) + head + packed.compress(coded + b"".join(planes))
+    return how, _LENGTH.pack(len(head)) + head + compressed(coded + b"".join(planes), LEVEL)
 
 
 def _codes(tensor: np.ndarray, reference: np.ndarray) -> tuple[int, np.ndarray]:

@@ -13,37 +13,35 @@ from typing import Literal
 
 import numpy as np
 import safetensors.numpy
-import zstandard
 from safetensors import SafetensorError
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.weights import grid
+from streams.contract.zstd import MAGIC, ZstdError, compressed, decompressed
 
 Payload = Literal["float32", "float16"]
 Tensors = Mapping[str, np.ndarray]
 
 MAX_BYTES = 1 << 28
-_ZSTD = b"\x28\xb5\x2f\xfd"  # no safetensors block begins so: its header would be 4 GB long
-_LEVEL = 3
 _WORTH = 0.98  # the block is compressed only if it gets smaller than this share
 
 
 def pack(tensors: Tensors) -> bytes:
     """Encode tensors, unchanged and in the given order."""
     whole = safetensors.numpy.save({n: np.asarray(t, order="C") for n, t in tensors.items()})
-    small = zstandard.ZstdCompressor(level=_LEVEL).compress(whole)
+    small = compressed(whole)
     return small if len(small) < _WORTH * len(whole) else whole
 
 
 def unpack(data: bytes, limit: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """Decode a block; raise MalformedRecord if it is invalid or larger than `limit` bytes."""
     try:
-        if data.startswith(_ZSTD):
+        if data.startswith(MAGIC):  # a safetensors header would be 4 GB long
             data = decompressed(data, limit)
         if len(data) > limit:
             raise MalformedRecord("payload", f"more than {limit} bytes of weights")
         return safetensors.numpy.load(data)
-    except (SafetensorError, zstandard.ZstdError, ValueError, KeyError, TypeError) as exc:
+    except (SafetensorError, ZstdError, ValueError, KeyError, TypeError) as exc:
         raise MalformedRecord("payload", f"not a block of weights: {exc!r}"[:300]) from exc
 
 
@@ -118,13 +116,3 @@ def _is_float(tensor: np.ndarray) -> bool:
 def _half(tensor: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # too large becomes infinite, which admission refuses
         return tensor.astype(np.float16)
-
-
-def decompressed(
-    data: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None = None
-) -> bytes:
-    """Decompress a zstd frame of at most `limit` bytes, by its header and in fact."""
-    size = zstandard.get_frame_parameters(data).content_size
-    if not 0 <= size <= limit:
-        raise ValueError(f"a zstd frame has {size} bytes; {limit} are allowed")
-    return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(data, max_output_size=limit)

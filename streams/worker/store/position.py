@@ -15,12 +15,12 @@ from collections.abc import Sequence
 
 import duckdb
 import pyarrow.dataset as ds
-import zstandard
 from pydantic import ValidationError
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError
+from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.drift.reference import WINDOWS
 from streams.runtime.object_store import open_store
 from streams.worker.scoring.drift_watch import without_report
@@ -34,6 +34,8 @@ FROM_THE_FUTURE = "from-the-future"
 REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
 
 Spans = dict[str, list[tuple[int, int]]]  # by epoch
+
+LARGEST = 1 << 32  # bytes of a snapshot
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +149,7 @@ def write_snapshot(
             drift=[(window, without_report(text)) for window, text in drift if window in last],
         )
         lines.append(found.encode())
-    data = zstandard.ZstdCompressor().compress(b"\n".join(lines))
+    data = compressed(b"\n".join(lines))
     open_store(store).write(snapshot_name(partition), data)
 
 
@@ -169,7 +171,7 @@ def read_snapshot(
         head, position = _read(open_store(store).read(snapshot_name(partition)))
     except FileNotFoundError:
         return StorePosition()
-    except (OSError, ValueError, MalformedRecord, ValidationError, zstandard.ZstdError) as exc:
+    except (OSError, ValueError, MalformedRecord, ValidationError, ZstdError) as exc:
         log.warning("reading all rows instead of %s: %s: %s", path, type(exc).__name__, exc)
         return StorePosition()
     fits = head.tables == list(tables)
@@ -181,8 +183,7 @@ def read_snapshot(
 
 
 def _read(data: bytes) -> tuple[Head, StorePosition]:
-    with zstandard.ZstdDecompressor().stream_reader(data) as stream:
-        first, *rest = stream.read().split(b"\n")
+    first, *rest = decompressed(data, LARGEST).split(b"\n")
     head = Head.decode(first)
     position = StorePosition(head.commit, head.drops_commit, head.labels_commit)
     for line in rest:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-import zstandard
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack, unpack
 from streams.contract.errors import ArtifactError
 from streams.contract.weights import delta, payload
+from streams.contract.zstd import compressed
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TRUSTED = [KEY.public_key()]
@@ -144,13 +144,12 @@ def test_grids_that_do_not_fit_the_tensors_are_refused(
     more: int, exponent: int, wide: bool
 ) -> None:
     """More or fewer than there are tensors, of any step, for float32 as for float16."""
-    zstd = zstandard.ZstdCompressor()
     tensors = {"a": np.zeros((2, 2), np.float32 if wide else np.float16)}
     whole = safetensors.numpy.save(tensors)
     at = 8 + int.from_bytes(whole[:8], "little")
-    head = zstd.compress(whole[:at])
+    head = compressed(whole[:at])
     grids = np.full(max(1 + more, 0), exponent, np.int8).tobytes()
-    packed = zstd.compress(grids + whole[at:])
+    packed = compressed(grids + whole[at:])
     bad = _part_of(len(head).to_bytes(4, "little") + head + packed, delta.GRID)
     with pytest.raises(ArtifactError):
         files_of(delta.apply(bad, files_of(BASE), TRUSTED))
@@ -171,7 +170,7 @@ def test_nothing_is_unpacked_that_no_trusted_key_has_signed() -> None:
 
 def test_a_part_that_unpacks_to_more_than_the_manifest_says_is_refused() -> None:
     """A hundred megabytes of zeros are some kilobytes of zstd."""
-    bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
+    bomb = compressed(bytes(100_000_000))
     bad = _part_of(bomb, delta.ZSTD)
     with pytest.raises(ArtifactError, match="100000000 bytes"):
         delta.apply(bad, files_of(BASE), TRUSTED)

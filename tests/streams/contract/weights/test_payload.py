@@ -4,7 +4,6 @@ import contextlib
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from streams.contract.errors import MalformedRecord
 from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
+from streams.contract.zstd import compressed, zstd
 
 NAMES = st.text(min_size=1, max_size=8)
 FLOATS = hnp.arrays(
@@ -158,8 +158,8 @@ def test_a_block_with_a_byte_altered_or_cut_off_is_a_block_or_refused(
 
 
 def test_no_block_grows_beyond_the_limit() -> None:
-    bomb = zstandard.compress(bytes(10_000))
-    unsaid = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10_000))
+    bomb = compressed(bytes(10_000))
+    unsaid = zstd.compress(bytes(10_000), options={zstd.CompressionParameter.content_size_flag: 0})
     for data in (bomb, unsaid, payload.pack({"w": np.zeros(5000, np.float32)})):
         with pytest.raises(MalformedRecord, match="payload"):
             payload.unpack(data, limit=1000)
