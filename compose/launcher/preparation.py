@@ -5,21 +5,16 @@
 makes them for `up`, which is to run for long without torch in its memory.
 """
 
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from compose.launcher.state_dir import StateDir
-from compose.launcher.supervisor import followed
+from compose.launcher.supervisor import LOOKED
 from compose.preflight.check import check_quickly
 from federation.bootstrap.initial_model import PilotReport, prepare, source_digest
 from federation.registry.registry import Registry
-from streams.contract.errors import ArtifactError, ProcessFailed, TidewheelError, UsageError
+from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task, check_model, load_task
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import digits
@@ -27,8 +22,6 @@ from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key, load_public_key
 
 Say = Callable[[str], None]
-
-LOOKED = "the task can work"  # a line for `up`, not for a person
 
 CHANGED = (
     "warning   the task's code or data has changed since its first model and teacher were made: "
@@ -87,48 +80,6 @@ def model_lines(report: PilotReport) -> list[str]:
         f"the teacher's {digits(report.teacher_held_out)}",
     ]
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines
-
-
-def in_process(reference: str, layout: StateDir, looked: Callable[[], None], say: Say) -> None:
-    """Look at the task and make its models in a process of its own, which waits in between for
-    `looked`: nothing of it is on disk before. Raises the process's error."""
-    argv = [sys.executable, "-m", "compose.launcher.preparation", reference, str(layout.state)]
-    pipe = subprocess.PIPE
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            followed(argv),
-            stdin=pipe,
-            stdout=pipe,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                if line == f"{LOOKED}\n":
-                    looked()
-                    process.stdin.write("\n")
-                    process.stdin.flush()
-                else:
-                    say(line.rstrip("\n"))
-            code = process.wait()
-        finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        errors.seek(0)
-        text = errors.read()
-    last = text.strip().rpartition("\n")[2]
-    if code == UsageError.exit_code:
-        raise UsageError(last)
-    if text:  # what libraries say
-        write_atomic(layout.logs / "preparation.log", text.encode())
-    if code != 0:
-        why = last or f"its process ended with code {code}"
-        raise ProcessFailed(f"the models could not be made: {why}")
 
 
 def main(reference: str, state: str) -> int:

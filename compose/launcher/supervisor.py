@@ -16,14 +16,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compose.launcher.broker import Launch
-from streams.contract.errors import ProcessFailed
+from streams.contract.errors import ProcessFailed, UsageError
+from streams.runtime.disk import write_atomic
 from streams.runtime.logs import rotate
 
 log = logging.getLogger("tidewheel.up")
@@ -31,6 +33,8 @@ log = logging.getLogger("tidewheel.up")
 QUICK_S = 5.0  # a process that lives shorter than this has failed to start
 ROTATE_S = 10.0  # between two looks at the sizes of log files
 QUICK_DEATHS = 6  # in a row, before we give up
+
+LOOKED = "the task can work"  # a line of the preparation for `up`, not for a person
 
 FOLLOW = """\
 import ctypes, os, signal, sys
@@ -203,3 +207,51 @@ def followed(argv: Sequence[str]) -> list[str]:
         return list(argv)
     assert threading.current_thread() is threading.main_thread()
     return [sys.executable, "-I", "-S", "-c", FOLLOW, str(os.getpid()), *argv]
+
+
+def prepared(
+    reference: str,
+    state: Path,
+    logs: Path,
+    looked: Callable[[], None],
+    say: Callable[[str], None],
+) -> None:
+    """Look at the task and make its models in a process (compose.launcher.preparation) that waits
+    in between for `looked`: nothing of it is on disk before. Raises the process's error."""
+    argv = [sys.executable, "-m", "compose.launcher.preparation", reference, str(state)]
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            followed(argv),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line == f"{LOOKED}\n":
+                    looked()
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+                else:
+                    say(line.rstrip("\n"))
+            code = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        errors.seek(0)
+        text = errors.read()
+    last = text.strip().rpartition("\n")[2]
+    if code == UsageError.exit_code:
+        raise UsageError(last)
+    if text:  # what libraries say
+        write_atomic(logs / "preparation.log", text.encode())
+    if code != 0:
+        why = last or f"its process ended with code {code}"
+        raise ProcessFailed(f"the models could not be made: {why}")

@@ -24,12 +24,11 @@ from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import DEVICES, Commands, UpOptions
 from compose.launcher.fleet import Fleet
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.preparation import in_process
 from compose.launcher.progress.phases import PhaseClock, SilenceWatch, broken_off, silent, why_open
 from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
 from compose.launcher.progress.screen import Screen, start_lines
 from compose.launcher.state_dir import StateDir
-from compose.launcher.supervisor import Supervisor
+from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
 from compose.reports.summary.figures import Summary, summarize
 from compose.reports.summary.lines import ServerCounts
@@ -49,7 +48,6 @@ from streams.fleet.wording import listed
 from streams.kafka.admin import ensure_topics, probe
 from streams.runtime.disk import write_atomic
 from streams.runtime.interrupts import Interrupted, Interrupts
-from streams.worker.store.query import labels_in, server_account
 
 READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
@@ -126,7 +124,8 @@ class Up:
             held.enter_context(self._layout.lock())
             started.append(self._start_servers())
 
-        in_process(self._reference, self._layout, looked, self._make_ready)
+        layout = self._layout
+        prepared(self._reference, layout.state, layout.logs, looked, self._make_ready)
         return started[0]
 
     def _make_ready(self, text: str) -> None:
@@ -274,6 +273,8 @@ class Up:
     def _summary(self, follower: Follower) -> Summary:
         server: ServerCounts = {}
         if self._layout.store.exists():
+            from streams.worker.store.query import server_account  # Delta and DuckDB: 60 MB
+
             server = server_account(self._layout.store)
         found: list[Summary] = []
         unheard: list[str] = []
@@ -298,6 +299,8 @@ class Up:
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)
         if self._layout.store.exists():
+            from streams.worker.store.query import labels_in
+
             summary = replace(summary, labels_stored=labels_in(self._layout.store))
         words = self._supervisor.last_words("worker-0" if self._options.workers > 1 else "worker")
         why = why_unscored(summary.unscored, self._choice.kind, words)

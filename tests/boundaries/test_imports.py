@@ -304,6 +304,11 @@ def test_what_the_console_shows_is_made_without_its_web_library() -> None:
     assert not libraries(loaded(*modules), "jinja2", "fastapi", "starlette", "torch")
 
 
+def test_what_runs_all_the_time_under_up_holds_no_torch() -> None:
+    heavy = ("torch", "onnx", "flwr", "faust", "duckdb", "deltalake", "pandas", "pyarrow")
+    assert not libraries(loaded("compose.launcher.up"), *heavy)
+
+
 def test_the_worker_knows_no_flower() -> None:
     assert not libraries(loaded("streams.worker.app"), "flwr", "onnxruntime", "opentelemetry")
 
