@@ -100,7 +100,10 @@ def _invited(bench: Bench, one: Device) -> Iterator[None]:
     [port] = free_ports(1)
     launch = flower_processes.superlink(folder, port)
     with running(launch.argv, folder / "superlink.log", launch.env):
-        until("the SuperLink answers", lambda: flower_processes.is_ready(port))
+        until(
+            "the SuperLink answers",
+            lambda: flower_processes.is_ready(f"{flower_processes.HOST}:{port}"),
+        )
         key = load_private_key(one.folder.parents[1] / "signing.pem")
         invitation = Invitation(
             task=task.name, task_version=task.version, run="1", devices=[DEVICE],

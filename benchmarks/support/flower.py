@@ -182,7 +182,10 @@ class Arena:
             argv += ["--host", "127.0.0.1", "--port", str(port)]
             env = _stock_env(folder, "home")
             stack.enter_context(running(argv, folder / "superlink.log", env))
-            until("the SuperLink", lambda: flower_processes.is_ready(port))
+            until(
+                "the SuperLink",
+                lambda: flower_processes.is_ready(f"{flower_processes.HOST}:{port}"),
+            )
             for own, name in zip(ports, self.names, strict=True):
                 argv = [flower_processes.program("flower-supernode"), "--insecure"]
                 argv += ["--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1"]

@@ -5,11 +5,11 @@ import importlib.util
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from compose.launcher import broker, flower_processes
 from compose.launcher.commands import Commands
+from compose.launcher.flower import Flower
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.security.certificates import Tls
@@ -27,13 +27,13 @@ WITHOUT = 'console   not started: pip install "tidewheel[console]"; or --no-cons
 
 @dataclass(frozen=True)
 class Fleet:
-    """port: the SuperLink's. wait: for a condition, with a process's name and what is waited for.
-    say: a line for the user."""
+    """wait: for a condition, with a process's name and what is waited for. say: a line for the
+    user."""
 
     commands: Commands
     layout: StateDir
     supervisor: Supervisor
-    port: int
+    flower: Flower
     tls: Tls | None
     wait: Callable[[Callable[[], bool], str, str], None]
     say: Callable[[str], None]
@@ -50,17 +50,11 @@ class Fleet:
         for i in range(options.workers):
             name = f"worker-{i}" if options.workers > 1 else "worker"
             self.supervisor.start(name, own.worker(name), stop_s=20.0)
-        ready = partial(flower_processes.is_ready, self.port, ca=own.ca)
-        if self.tls is not None:  # whose devices need a registered key
-            self.wait(ready, "superlink", f"the SuperLink on port {self.port}")
         keys = self._node_keys(devices)
         for device in devices:
             launch = own.edge(device, keys.get(device))
             self.supervisor.start(f"edge-{device}", launch, stop_s=25.0)
-        self.wait(ready, "superlink", f"the SuperLink on port {self.port}")
-        launch = flower_processes.superexec(options.state, self.port, own.environment, own.ca)
-        self.supervisor.start("superexec", launch)
-        self.supervisor.start("controller", own.controller(self.port, len(devices)))
+        self.supervisor.start("controller", own.controller(self.flower.port, len(devices)))
 
     def pace(self, devices: Sequence[str], speed: float) -> None:
         """Let the devices replay at another speed, also after a restart."""
@@ -87,7 +81,9 @@ class Fleet:
         """The devices' private keys, registered; none where everybody is let in."""
         if self.tls is None:
             return {}
-        where = f"{flower_processes.HOST}:{self.port}"
+        self.flower.start_superlink()
+        where = self.flower.address
+        self.wait(self.flower.answers, "superlink", f"the SuperLink at {where}")
         flwr = flower_processes.flwr(self.commands.options.state, where, self.commands.ca)
         nodes = Nodes(self.layout.keys, flwr)
         nodes.add_all(devices)

@@ -8,7 +8,8 @@
 With TLS the SuperLink takes SuperNodes with a registered key only
 (`compose.security.node_registry`); the others get the path of the CA's certificate.
 
-Order: superlink, wait until `is_ready`, superexec. The SuperExec starts the ServerApp of each run,
+Under `up` both run while the controller wants them (compose.launcher.fleet). Order: superlink, wait
+until `is_ready`, superexec. The SuperExec starts the ServerApp of each run,
 which invites the devices; an invited agent starts its SuperNode (edge_client.participation). A
 ServerApp is found on PATH and looks for its parent every 0.2 s, so that it ends soon after it even
 when it is killed; one at work ends at its next signal check.
@@ -16,12 +17,14 @@ when it is killed; one at work ends at its next signal check.
 
 import os
 import secrets
+import socket
 import ssl
 import sys
 import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from compose.launcher.broker import Launch
@@ -141,7 +144,8 @@ def submission(
     tomllib.loads(text)  # a value that TOML cannot hold must fail here, not at the first run
     write_atomic(app / "pyproject.toml", text.encode())
     write_atomic(app / "README.md", _README.encode())
-    return Submission(flwr(state, address, ca), app, federation)
+    ready = partial(listens, address)
+    return Submission(flwr(state, address, ca), app, federation, ready)
 
 
 def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flwr:
@@ -174,9 +178,19 @@ def readable(ca: Path) -> Path:
     return ca
 
 
-def is_ready(port: int, timeout_s: float = 1.0, ca: Path | None = None) -> bool:
-    """Whether the SuperLink answers on its port, with TLS where there is a `ca`."""
-    url = f"{'http' if ca is None else 'https'}://{HOST}:{port}/health"
+def listens(address: str) -> bool:
+    """Whether something takes connections at HOST:PORT; a proxy may not pass on `is_ready`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_ready(address: str, timeout_s: float = 1.0, ca: Path | None = None) -> bool:
+    """Whether the SuperLink answers at HOST:PORT, with TLS where there is a `ca`."""
+    url = f"{'http' if ca is None else 'https'}://{address}/health"
     context = None if ca is None else ssl.create_default_context(cafile=ca)
     try:
         with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:

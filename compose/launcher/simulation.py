@@ -73,7 +73,7 @@ def _started(supervisor: Supervisor, asked: Simulation, reference: str) -> Submi
     superlink, superexec = flower_processes.simulation(state, port)
     supervisor.start("superlink", superlink)
     deadline = time.monotonic() + READY_S
-    while not flower_processes.is_ready(port):
+    while not flower_processes.is_ready(f"{flower_processes.HOST}:{port}"):
         supervisor.check()
         if time.monotonic() > deadline:
             said = supervisor.last_words("superlink")

@@ -1,10 +1,10 @@
 """`tidewheel up`: everything on one machine, in one terminal, until one Ctrl-C.
 
-1 look at the task; hold the state folder, choose the broker, start it and the SuperLink
+1 look at the task; hold the state folder, choose the broker, start it
 2 meanwhile make the first model and the teacher (cached), sign and keep them
-3 create the topics; start console, the runner of jobs, worker, devices, SuperExec and the
-  controller
-4 watch: restart what dies, show progress, until told or until the loop has closed
+3 create the topics; start console, the runner of jobs, worker, devices and the controller
+4 watch: restart what dies, start SuperLink and SuperExec when a run wants them, show progress,
+  until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it
 6 take everything down; say what was measured, and whether the event account balances
 """
@@ -19,10 +19,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from compose.launcher import broker, flower_processes
+from compose.launcher import broker
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import DEVICES, Commands, UpOptions
 from compose.launcher.fleet import Fleet
+from compose.launcher.flower import Flower
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
 from compose.launcher.progress.phases import PhaseClock, SilenceWatch, broken_off, silent, why_open
 from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
@@ -86,12 +87,14 @@ class Up:
             follower: Follower | None = None
             try:
                 with self._phase("first model"):
-                    choice, port = self._prepare(held)
+                    choice = self._prepare(held)
                 with self._phase("start"):
                     ca = None if self._tls is None else self._tls.ca
                     own = Commands(self._options, self._reference, self._task, choice, ca)
+                    [port] = broker.free_ports(1)
+                    self._flower = Flower(own, self._supervisor, port, self._tls)
                     self._fleet = Fleet(
-                        own, self._layout, self._supervisor, port, self._tls, self._await,
+                        own, self._layout, self._supervisor, self._flower, self._tls, self._await,
                         self._screen.say,
                     )  # fmt: skip
                     self._fleet.start(self._devices)
@@ -113,16 +116,16 @@ class Up:
                     follower.stop()
                 self._supervisor.stop_all()
 
-    # --- 1, 2: servers and models ---------------------------------------------------------------
+    # --- 1, 2: broker and models ----------------------------------------------------------------
 
-    def _prepare(self, held: ExitStack) -> tuple[BrokerChoice, int]:
-        """Once the task is known to work, hold the folder and start the servers; the models are
-        made meanwhile."""
-        started: list[tuple[BrokerChoice, int]] = []
+    def _prepare(self, held: ExitStack) -> BrokerChoice:
+        """Once the task is known to work, hold the folder and start the broker; the models are made
+        meanwhile."""
+        started: list[BrokerChoice] = []
 
         def looked() -> None:
             held.enter_context(self._layout.lock())
-            started.append(self._start_servers())
+            started.append(self._start_broker())
 
         layout = self._layout
         prepared(self._reference, layout.state, layout.logs, looked, self._make_ready)
@@ -133,7 +136,7 @@ class Up:
         self._interrupts.check()
         self._screen.say(text)
 
-    def _start_servers(self) -> tuple[BrokerChoice, int]:
+    def _start_broker(self) -> BrokerChoice:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
         choice = choice.with_copies(self._options.replication)
         self._screen.say(f"broker    {choice.why}")
@@ -144,14 +147,10 @@ class Up:
             )
         if choice.kind != "external":
             self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
-        [port] = broker.free_ports(1)
         if self._options.secure:
             self._tls = make_certificates(self._layout.keys)
-        self._supervisor.start(
-            "superlink", flower_processes.superlink(self._options.state, port, self._tls)
-        )
         self._choice = choice
-        return choice, port
+        return choice
 
     # --- 3: the fleet ---------------------------------------------------------------------------
 
@@ -189,6 +188,7 @@ class Up:
             follower.read(screen.skip_news)
             while not self._interrupts.stop.wait(TICK_S):
                 self._mend(screen.say)
+                self._flower.look()
 
                 def look(view: FleetView) -> None:
                     phases.look(view)

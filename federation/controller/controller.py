@@ -177,6 +177,7 @@ class Controller:
 
     def _act(self, producer: Producer) -> None:
         """Do what is due: check runs, make the next decision, announce it at once."""
+        self._runs.want_superlink()
         self._runs.check_if_silent(producer)
         if self._clock() - self._looked >= LOOK_S:
             self.announce(producer)

@@ -8,7 +8,7 @@ app's.
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,11 +61,13 @@ class Flwr:
 @dataclass(frozen=True)
 class Submission:
     """How runs are started and watched: the command and the app's folder. `federation` describes a
-    simulation, as for `flwr run --federation-config`; "" for real devices."""
+    simulation, as for `flwr run --federation-config`; "" for real devices. ready: whether the
+    SuperLink answers."""
 
     flwr: Flwr
     app: Path
     federation: str = ""
+    ready: Callable[[], bool] = lambda: True
 
     def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
         """Submit a run and return its id; raise ProcessFailed on failure.

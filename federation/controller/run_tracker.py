@@ -15,6 +15,10 @@ while another one is being submitted, the runs that the SuperLink had before.
 After a crash in 1 a restart finds no new run at the SuperLink and submits one. After 2 it finds
 that run and continues with 3; a run that someone starts manually at this moment is mistaken for it.
 After 3 it publishes the events, possibly twice. After 4 nothing is left to do.
+
+<folder>/superlink-wanted is there while a run is active or about to start. `tidewheel up` lets the
+SuperLink sleep without it; elsewhere the SuperLink is a service, and nothing reads the file. After
+a crash a controller keeps or removes it by the runs on `rounds`.
 """
 
 import logging
@@ -36,6 +40,7 @@ from streams.runtime.failpoints import Failpoint, unarmed
 
 RESUMES = 3  # of one run; then recovery stops
 
+SUPERLINK_S = 60.0  # to answer, before a run that is due counts as failed
 SILENCE_S = 20.0  # after so long without an event a run is checked with `flwr list`
 
 log = logging.getLogger(__name__)
@@ -156,6 +161,9 @@ class RunTracker:
         self._starts: dict[str, float] = {}  # by run, wall time; 0 if it resumes another one
         self._failed: float | None = None
         self._held_back: str | None = None
+        self._wanted = self._folder / "superlink-wanted"
+        self._due = False
+        self._away_since: float | None = None
 
     @property
     def last_start_s(self) -> float:
@@ -194,13 +202,31 @@ class RunTracker:
         if live:
             log.info("run %s finished: %s", event.run, event.reason)
 
+    def want_superlink(self) -> None:
+        """Say whether a run needs the SuperLink."""
+        if self._run is None and not self._due:
+            self._wanted.unlink(missing_ok=True)
+        elif not self._wanted.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._wanted.touch()
+
+    def _superlink_starts(self) -> bool:
+        """Whether the SuperLink does not answer, and has not for less than SUPERLINK_S."""
+        if self._submission.ready():
+            self._away_since = None
+            return False
+        if self._away_since is None:
+            self._away_since = self._clock()
+            log.info("waiting for the SuperLink")
+        return self._clock() - self._away_since < SUPERLINK_S
+
     def check_if_silent(self, producer: publisher.Publisher) -> None:
         if self._run is not None and self._clock() - self._heard > SILENCE_S:
             self.check(producer)
 
     def check(self, producer: publisher.Publisher) -> None:
         """Ask the SuperLink about a silent run, and recover it if it died."""
-        if self._run is None:
+        if self._run is None or self._superlink_starts():
             return
         self._heard = self._clock()
         try:
@@ -220,7 +246,7 @@ class RunTracker:
                 new = self._resumer.resume(self._run, reason, known)
                 reason += f"; resumed {RESUMES} times, no more" if new is None else ""
         except ProcessFailed as exc:
-            log.warning("%s", exc)  # the SuperLink may be starting: try again after SILENCE_S
+            log.warning("%s", exc)  # try again after SILENCE_S
             return
         dead, self._run = self._run, new
         if new is None:
@@ -266,8 +292,11 @@ class RunTracker:
         if found.held_back not in (None, self._held_back):
             log.info("a run is due (%s) but held back: %s", found.cause, found.held_back)
         self._held_back = found.held_back
-        if not found.start:
+        self._due = found.start
+        self.want_superlink()
+        if not found.start or self._superlink_starts():
             return
+        self._due = False
         try:
             run = self._submission.start(self._config, self._folder)
         except ProcessFailed as exc:

@@ -69,8 +69,8 @@ def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
             with pytest.raises(ProcessFailed, match="`flwr list` failed") as caught:
                 Submission(flwr, tmp_path).runs()
             assert "\n" not in str(caught.value)
-        assert not flower_processes.is_ready(processes.port)
-        assert not flower_processes.is_ready(processes.port, ca=foreign)
+        assert not flower_processes.is_ready(processes.address)
+        assert not flower_processes.is_ready(processes.address, ca=foreign)
 
 
 def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:

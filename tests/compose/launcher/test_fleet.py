@@ -1,4 +1,4 @@
-"""The console of `up`: its address is said, and what it lacks costs the page alone."""
+"""What `up` starts: the console, the runner of jobs, Flower's processes."""
 
 import importlib.util
 import socket
@@ -8,13 +8,16 @@ from typing import Any, cast
 import pytest
 
 from compose.launcher import fleet as module
-from compose.launcher.broker import BrokerChoice
+from compose.launcher import flower_processes
+from compose.launcher.broker import BrokerChoice, free_ports
 from compose.launcher.commands import Commands, UpOptions
 from compose.launcher.fleet import CONSOLE_PORT, Fleet, console_port
+from compose.launcher.flower import Flower
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
+from tests.rig.processes.flower import wait_for
 
 
 class FakeSupervisor:
@@ -34,7 +37,7 @@ class FakeCommands:
 
 def fleet(supervisor: FakeSupervisor, said: list[str]) -> Fleet:
     return Fleet(
-        cast(Commands, FakeCommands()), cast(StateDir, None), cast(Supervisor, supervisor), 0, None,
+        cast(Commands, FakeCommands()), cast(StateDir, None), cast(Supervisor, supervisor), cast(Flower, None), None,
         lambda ready, name, what: None, said.append,
     )  # fmt: skip
 
@@ -72,3 +75,34 @@ def test_the_runner_of_jobs_has_the_state_folder_and_the_broker() -> None:
     launch = Commands(options, "t.py:task", cast(Task, None), choice, None).jobs()
     assert launch.argv[-4:] == ["jobs", "run", "--state", "here"]
     assert launch.env["TIDEWHEEL_KAFKA"] == "there:9092"
+
+
+def test_superlink_and_superexec_are_there_while_the_controller_wants_them(tmp_path: Path) -> None:
+    choice = BrokerChoice("external", BrokerSettings(TIDEWHEEL_KAFKA="127.0.0.1:1"), "")
+    commands = Commands(
+        UpOptions("t.py:task", 2, tmp_path), "t.py:task", cast(Task, None), choice, None
+    )
+    supervisor = Supervisor(tmp_path / "logs")
+    flower = Flower(commands, supervisor, free_ports(1)[0], linger_s=1.0)
+    wanted = tmp_path / "controller" / "superlink-wanted"
+
+    def run_until(what: str, *names: str) -> None:
+        def reached() -> bool:
+            flower.look()
+            return supervisor.check() == [] and set(supervisor.children) == set(names)
+
+        wait_for(what, reached, 60)
+
+    try:
+        flower.look()
+        assert not supervisor.children
+        wanted.parent.mkdir()
+        for _ in range(2):  # for each of two runs
+            wanted.touch()
+            run_until("both are there", "superlink", "superexec")
+            assert flower.answers()
+            wanted.unlink()
+            run_until("both have ended")
+            assert not flower_processes.listens(flower.address)
+    finally:
+        supervisor.stop_all()

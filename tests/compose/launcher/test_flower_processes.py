@@ -70,7 +70,7 @@ def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
 
 def test_a_port_without_a_superlink_is_not_ready() -> None:
     (port,) = broker.free_ports(1)
-    assert not flower_processes.is_ready(port, timeout_s=0.5)
+    assert not flower_processes.is_ready(f"127.0.0.1:{port}", timeout_s=0.5)
 
 
 def test_free_ports_differ() -> None:

@@ -180,6 +180,23 @@ def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
 
 
 @pytest.mark.kafka
+def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(
+    rig: Rig, start: Callable[..., threading.Event]
+) -> None:
+    awake = threading.Event()
+    first = rig.serve(1)
+    wanted = rig.settings.state / "controller" / "superlink-wanted"
+    start(runs_per_day=1, submission=replace(rig.flower, ready=awake.is_set))
+    rig.disagree_until(first, wanted.exists)
+    assert not rig.flower.started
+    awake.set()
+    rig.wait("the run is requested", lambda: ("r1", "requested") in rig.kinds())
+    assert wanted.exists()
+    rig.say("finished", "r1")
+    rig.wait("it is not wanted", lambda: not wanted.exists())
+
+
+@pytest.mark.kafka
 def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
     rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -120,7 +120,7 @@ class FlowerStack:
     def start_superlink(self) -> None:
         self.start("superlink", flower_processes.superlink(self.state, self.port, self.tls))
         wait_for(
-            "the SuperLink answers", lambda: flower_processes.is_ready(self.port, ca=self.ca), 60
+            "the SuperLink answers", lambda: flower_processes.is_ready(self.address, ca=self.ca), 60
         )
 
     def start_node(self, device: str) -> None:
