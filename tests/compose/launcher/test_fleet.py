@@ -37,8 +37,8 @@ class FakeCommands:
 
 def fleet(supervisor: FakeSupervisor, said: list[str]) -> Fleet:
     return Fleet(
-        cast(Commands, FakeCommands()), cast(StateDir, None), cast(Supervisor, supervisor), cast(Flower, None), None,
-        lambda ready, name, what: None, said.append,
+        cast(Commands, FakeCommands()), cast(StateDir, None), cast(Supervisor, supervisor),
+        cast(Flower, None), None, lambda ready, name, what: None, said.append,
     )  # fmt: skip
 
 
