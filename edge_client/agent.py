@@ -15,7 +15,7 @@ from edge_client.control.device_lock import hold
 from edge_client.control.ending import end_process
 from edge_client.control.label_intake import LabelIntake
 from edge_client.control.socket_server import SocketServer, socket_path
-from edge_client.inference.kept_version import KeptVersion
+from edge_client.inference.challenger import Challenger
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots
 from edge_client.participation import Joining, Participation
@@ -33,7 +33,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.task_versions import begin
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
-from edge_client.training.personalization import Personalization
+from edge_client.training.own_copy import OwnCopy
 from edge_client.training.trainer_client import Trainer, served_by
 from edge_client.uplink.messages import of_labels
 from edge_client.uplink.uplink import Uplink
@@ -123,10 +123,8 @@ class Agent:
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
             served_by(self._slots),
         )
-        self._personal = Personalization(
-            self._task, self._name, self._folder, self._slots, self.samples, self._trainer.work
-        )
-        self._kept = KeptVersion(task, self._folder, self._slots, self.samples, self._personal)
+        self._copies = OwnCopy(task, self._slots, self.samples, self._trainer.work)
+        self._challenger = Challenger(task, self._folder, self._slots, self.samples, self._copies)
         self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
         self._runs = Participation(
             task, self._name, self._folder, socket_path(self._folder),
@@ -152,7 +150,7 @@ class Agent:
             task, self.spool, share=self._settings.metered, note=recorder.note
         )
         self._answers = InferenceLoop(
-            task, name, self._source, self._slots, self._kept,
+            task, name, self._source, self._slots, self._challenger,
             self._writer.put, self._counts.skip, self._stop,
             lambda: task.source == "recorded" and self._writer.full,
             label_share=None if replayed else 1.0,
@@ -299,8 +297,7 @@ class Agent:
             self._trainer.watch()
             self._runs.look()
             self._slots.check_trial()
-            self._personal.consider()
-            self._kept.consider()
+            self._challenger.consider()
             self._kept_at = time.monotonic()
 
     def _look_for_hanging(self) -> None:
@@ -329,7 +326,7 @@ class Agent:
         self._slots.close()
         self._runs.stop()
         self._trainer.stop()
-        self._personal.stop()
+        self._copies.stop()
         self._service.stop()
         self._downlink.stop()
         self._writer.stop()
@@ -376,8 +373,7 @@ class Agent:
             "previous": self._slots.previous,
             "refused": self._slots.refused,
             "held_back": self._trainer.held_back,
-            "personal": self._personal.state,
-            "kept": self._kept.told,
+            "challenger": self._challenger.state,
             "node": self._runs.node,
             "run": self._runs.run,
             "last_run_us": self._runs.last_run_us,

@@ -81,8 +81,9 @@ def _learning(state: DeviceState) -> Iterator[Metric]:
     yield _gauge("training", "1 while the trainer works.", training)
     held_back = state.held_back is not None
     yield _gauge("training_held_back", "1 if conditions prevented the last training.", held_back)
-    personal = state.personal is not None and state.personal.serving
-    yield _gauge("personal_copy_answers", "1 while the personal model answers.", personal)
+    answers = state.challenger is not None and state.challenger.answers
+    text = "1 while an earlier version or the device's own copy answers."
+    yield _gauge("challenger_answers", text, answers)
     yield _gauge("refused_models", "Versions that are not installed again.", len(state.refused))
 
 

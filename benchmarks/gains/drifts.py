@@ -109,19 +109,16 @@ class _Course:
 
     def outcome(self) -> Outcome:
         alarms, run = self._until_the_run()
-        verdict, candidate, new = self._released()
+        verdict, _, new = self._released()
         answering = {}
         if verdict.promote:
             answering = {n: each for n, each in new.items() if not self.devices[n].keeps}
-        served = candidate if verdict.promote else self.shared.served
-        norms = self._answers(self.made.normalized(list(self.devices.values()), served))
         way = "all" if verdict.evidence.get("step", 1.0) == 1.0 else "half"
         return Outcome(
             self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
             self._drifted(answering),
             way if verdict.promote else f"{way}, refused: {verdict.reason}",
             list(self._others(answering)), sum(d.keeps for d in self.devices.values()),
-            self._drifted(answering | norms),
         )  # fmt: skip
 
     def _answers(self, models: Mapping[str, Tensors]) -> dict[str, np.ndarray]:

@@ -14,10 +14,9 @@ import safetensors.numpy
 from benchmarks.gains.recordings import Recording, Window, is_revealed
 from benchmarks.support.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
 from edge_client.inference import choice
-from edge_client.inference.kept_version import COMPARED
+from edge_client.inference.challenger import COMPARED
 from edge_client.samples.samples import Samples
-from edge_client.training import personalization, trainer_process
-from edge_client.training.normalization import normalized
+from edge_client.training import trainer_process
 from federation.aggregation import strategies
 from federation.aggregation.mean import SCAFFOLD
 from federation.bootstrap.initial_model import prepare
@@ -69,7 +68,7 @@ class Device:
             self.samples.teach(np.arange(first, self.samples.added), teacher)
 
     def look(self, old: Tensors, offered: Tensors, made_us: int) -> None:
-        """Compare both versions as edge_client.inference.kept_version does, if it is time to."""
+        """Compare both versions as edge_client.inference.challenger does, if it is time to."""
         task, told = self._task, self.samples.labels_told
         if not choice.is_time_to_look(told, self._told_then):
             return
@@ -156,24 +155,6 @@ class Installation:
 
         verdict, candidate = evaluation.judge(served, learned, results, task.margin)
         return verdict, dict(candidate)
-
-    def normalized(self, devices: Sequence[Device], served: Tensors) -> dict[str, Tensors]:
-        """Return a version with the devices' own statistics, where they answer with it:
-        `adapt_norm`, as edge_client.training.normalization makes it."""
-        task, found = self.task, {}
-        for device in devices:
-            segments, labels, known = device.samples.latest()
-            own, _ = normalized(task, served, segments, np.nan_to_num(labels), known)
-            told, truth = segments[known], labels[known]
-            if len(truth) < personalization.EVIDENCE:
-                continue
-            losses = [
-                choice.losses(task, outputs_of(task, each, told), truth) for each in (own, served)
-            ]
-            better = choice.compare(task, *losses).keeps(keeping=True)
-            if better and device.samples.covered(truth) >= choice.COVERED:
-                found[device.name] = own
-        return found
 
 
 @cache

@@ -59,14 +59,8 @@ def status(
         if counts:
             reasons = ", ".join(f"{why} {n}" for why, n in counts.items())
             lines.append(f"{what} since the agent's start: {reasons}")
-    if found.kept is not None:
-        lines.append(f"{found.kept.text}, against {found.kept.against}")
-    if (personal := found.personal) is not None:
-        lines.append(
-            f"personal model {personal.model} "
-            f"{'answers' if personal.serving else 'does not answer'}: {personal.correct} of "
-            f"{personal.held_out} held-out samples correct, {personal.base} {personal.base_correct}"
-        )
+    if found.challenger is not None:
+        lines.append(f"{found.challenger.text} beside {found.challenger.base}")
     for line in lines:
         say(line)
 

@@ -119,7 +119,10 @@ def _urgency(status: Status, state: DeviceState) -> float:
 def _activity(status: Status, state: DeviceState) -> str:
     if state.error or status.conditions[state.device] == "silent":
         return state.error or "silent"
-    return f"keeps {state.kept.model}" if state.kept is not None else state.phase
+    own = state.challenger
+    if own is None or not own.answers:
+        return state.phase
+    return "answers with its own copy" if own.origin == "copy" else own.text.partition(":")[0]
 
 
 def _table(status: Status, states: Sequence[DeviceState]) -> Table:
@@ -153,12 +156,14 @@ def _account(state: DeviceState) -> Sequence[str]:
 
 
 def _kept(view: FleetView) -> Iterator[str]:
-    """Tell which devices answer with an earlier version; by name where it helps most."""
-    found = [(s.kept.offered_loss - s.kept.loss, s.device, s.kept.text)
-             for s in view.devices.values() if s.kept is not None]  # fmt: skip
+    """Tell which devices answer with other weights than those served; by name where it helps
+    most."""
+    found = [(c.base_loss - c.loss, s.device, c.text)
+             for s in view.devices.values() if (c := s.challenger) and c.answers]  # fmt: skip
     if found:
-        keep = "keeps" if len(found) == 1 else "keep"
-        yield f"{len(found)} of {counted(len(view.devices), 'device')} {keep} an earlier version:"
+        answer = "answers" if len(found) == 1 else "answer"
+        every = counted(len(view.devices), "device")
+        yield f"{len(found)} of {every} {answer} with an earlier version or a copy:"
         for _, device, text in sorted(found, reverse=True)[:KEPT]:
             yield f"  {device} {text}"
 

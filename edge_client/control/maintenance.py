@@ -54,7 +54,7 @@ def account_in(folder: Path) -> tuple[str, DeviceAccount]:
 
 
 SEEN = (
-    "spool", "labels", "samples.rows", "personal.safetensors", OWN, SCAFFOLD,
+    "spool", "labels", "samples.rows", "challenger.safetensors", OWN, SCAFFOLD,
     "scoreboard.json", "replay.json",
 )  # fmt: skip
 

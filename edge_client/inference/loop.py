@@ -29,7 +29,7 @@ HANGS_S = 10.0  # at least; an answer that takes longer is considered hung
 
 
 class OtherEngine(Protocol):
-    """What may answer instead of the served version: a kept one, or the personal model."""
+    """What may answer instead of the served version (challenger.py)."""
 
     def engine_for(self, base: Engine) -> Engine: ...
 

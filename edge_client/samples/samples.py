@@ -256,27 +256,6 @@ class Samples:
         with self._lock:
             return self._table.covered(self._rows(), labels)
 
-    def latest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the latest segments (n, channels, samples) as they came, their true labels (n,
-        label_size), and (n,) bool: which of these are known and may choose."""
-        with self._lock:
-            rows, table = np.array(self._recent, np.int64), self._table
-            may = table.has_true(rows) & ~table.reporting(rows)
-            return table.segments[rows], table.true[rows], may
-
-    def write_latest_rows(self, file: IO[bytes]) -> None:
-        """Write the latest segments as training rows; those whose label is known and may choose
-        weigh 1, the others 0."""
-        segments, labels, known = self.latest()
-        columns = {
-            "segment": segments,
-            "label": np.nan_to_num(labels),
-            "weight": known.astype(np.float32),
-            "held_out": np.zeros(len(known), np.bool_),
-            "true": known,
-        }
-        write_stream(file, [columns], {})
-
     def trainable(self) -> int:
         """Return how many training rows `write_training_rows` would write now."""
         with self._lock:

@@ -87,10 +87,7 @@ class Trainer:
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         served = self._served(request.base) if request.op == "evaluate" else None
         with shared_file(self._folder) as (file, name), shared_file(self._folder) as (base, path):
-            if request.op == "normalize":
-                self._samples.write_latest_rows(file)
-            else:
-                self._samples.write_training_rows(file)
+            self._samples.write_training_rows(file)
             file.flush()
             base.write(served or b"")
             base.flush()

@@ -22,7 +22,6 @@ import torch
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.sample_file import read_all
 from edge_client.training import local_layers
-from edge_client.training.normalization import normalized
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
@@ -131,25 +130,11 @@ def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float
     return {prefix + name: float(rows.sum()) for name, rows in zip(COMPARED, parts, strict=True)}
 
 
-def _normalized(
-    task: Task, job: TrainerJob, received: Mapping[str, np.ndarray], rows: Rows
-) -> tuple[WorkReply, bytes]:
-    segments, labels, weights = rows.train
-    found, share = normalized(task, received, segments, labels, weights > 0)
-    reply = WorkReply(
-        device=job.device, base=job.request.base, samples=len(segments), metrics={"share": share}
-    )
-    return reply, payload.encode_update(found, received, job.request.payload)
-
-
 def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
-    """Run one request: evaluate the received weights, for "train" fine-tune them, or "normalize"
-    them, which is the device's own."""
+    """Run one request: evaluate the received weights, and for "train" fine-tune them."""
     request = job.request
     rows = Rows(Path(job.samples))
     received = payload.to_float32(payload.unpack(block))
-    if request.op == "normalize":
-        return _normalized(task, job, received, rows)
     model = learning.load_state(task.build_model(), received)
     if request.op == "evaluate" and job.served:
         metrics = _against_served(task, job, received, rows)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.catalog import held_out
 from federation.registry.registry import Registry
-from streams.contract.artifact import Artifact, files_of, personal_header, unpack
+from streams.contract.artifact import Artifact, challenger_header, files_of, unpack
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import metric_of
@@ -19,7 +19,7 @@ from streams.contract.window_metrics import ERRORS
 SERVED, BEST, TEACHER = "served", "best:", "teacher"
 AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
 PARTS = ("_base", "audit_segments")  # of the version before, and no metric
-PERSONAL = ".safetensors"  # suffix of a device's personal model
+CHALLENGER = ".safetensors"  # suffix of what a device answers with in place of a version
 
 
 class NamedModel(NamedTuple):
@@ -42,16 +42,16 @@ def named_model(
     path = Path(name)
     weights = None
     try:
-        if path.is_file() and path.suffix == PERSONAL:
+        if path.is_file() and path.suffix == CHALLENGER:
             weights = path.read_bytes()
-            name, _ = personal_header(weights)
+            name, _, _ = challenger_header(weights)
         elif path.is_file():
             data = path.read_bytes()
             kind = files_of(data)[0].kind
             known_kind = kind if kind in ("model", TEACHER) else "model"
             found = unpack(data, keys(), task=task.name, task_version=task.version, kind=known_kind)
             return NamedModel(found, data)
-        elif path.suffix in (".twa", PERSONAL):
+        elif path.suffix in (".twa", CHALLENGER):
             raise UsageError(f"{option} {name}: there is no such file")
         return _registered(task, name, registry(), option)._replace(weights=weights)
     except (ArtifactError, MalformedRecord, OSError) as exc:

@@ -57,7 +57,8 @@ log = logging.getLogger(__name__)
 def declined(present: Iterable[DeviceState], stable: str) -> str | None:
     """Return why the stable version is not served further; None if too few devices decline it."""
     serving = [state for state in present if state.active == stable]
-    keeping = sum(state.kept is not None and state.kept.against == stable for state in serving)
+    others = [state.challenger for state in serving if state.challenger is not None]
+    keeping = sum(c.answers and c.origin == "previous" and c.base == stable for c in others)
     if keeping < LEAST or keeping < SHARE * len(serving):
         return None
     return f"{keeping} of {len(serving)} devices keep an earlier version, which is better there"

@@ -143,15 +143,15 @@ def split_head(head: bytes) -> tuple[bytes, bytes]:
     return text, signature
 
 
-def personal_header(data: bytes) -> tuple[str, int]:
-    """Return the base version and the number of a device's personal model, `personal.safetensors`;
-    raise ArtifactError without them."""
+def challenger_header(data: bytes) -> tuple[str, str, bytes]:
+    """Return the version whose graph a device's `challenger.safetensors` is for, the name under
+    which it answers, and its ChallengerState; raise ArtifactError without them."""
     try:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
-        return str(metadata["base"]), int(metadata["number"])
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise ArtifactError("not-runnable", "not the file of a personal model") from exc
+        return str(metadata["base"]), str(metadata["model"]), metadata["state"].encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise ArtifactError("not-runnable", "not the file of a challenger") from exc
 
 
 def files_of(data: bytes) -> tuple[Manifest, dict[str, bytes]]:

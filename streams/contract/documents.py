@@ -50,7 +50,7 @@ def encode_fields(fields: Mapping[str, object]) -> bytes:
 
 
 def release_of(model: str) -> str:
-    """Return the release of a model name; `<release>.p<number>` is a device's personal model, and
+    """Return the release of a model name; `<release>.p<number>` is a device's own copy, and
     `<release>.k<version>` an earlier version that a device keeps."""
     return model.partition(".")[0]
 
@@ -108,39 +108,35 @@ class ModelScore(Document):
         )
 
 
-class PersonalState(Document):
-    """A device's personal model, compared with its base on the device's held-out samples.
+class ChallengerState(Document):
+    """Other weights for the served version `base`, and whether they answer in its place.
 
-    `correct` and `base_correct` count right answers; `serving` says which one answers.
+    model: the name under which they answer. loss, base_loss: means of the challenger and of the
+    served version on the same `segments` of the device: the share of wrong answers, the Brier
+    distance, or the mean error. made_us: what was labelled later was not in their training.
     """
 
+    origin: Literal["previous", "copy"]
     model: str
     base: str
-    held_out: int
-    correct: int
-    base_correct: int
-    serving: bool
-
-
-class KeptState(Document):
-    """An earlier version that a device keeps against the served one; also its file `kept.json`.
-
-    loss, offered_loss: means on the same `segments` of the device: the share of wrong answers, the
-    Brier distance, or the mean error.
-    """
-
-    model: str
-    against: str
-    segments: Count
-    loss: Figure
-    offered_loss: Figure
+    segments: Count = 0
+    loss: Figure = 0.0
+    base_loss: Figure = 0.0
+    answers: bool = False
+    made_us: Micros
     since_us: Micros
 
     @property
     def text(self) -> str:
         """What it is, for a person."""
+        if self.origin == "previous":
+            what = f"keeps {self.model.rpartition('.k')[2]}"
+        else:
+            what = f"own copy {self.model} {'answers' if self.answers else 'does not answer'}"
+        if not self.segments:
+            return f"{what}: not compared yet"
         return (
-            f"keeps {self.model}: error {self.loss:.2f} against {self.offered_loss:.2f} on "
+            f"{what}: error {self.loss:.2f} against {self.base_loss:.2f} on "
             f"{self.segments} segments"
         )
 
@@ -155,6 +151,7 @@ class DeviceState(Document):
     refused_invitations: by reason. release: the number of the last accepted decision.
     received_bytes: of artifacts, since its start. late_labels: those that became
     known after their events and are sent by themselves: produced, delivered, dropped, pending.
+    challenger: what stands against the served version, or answers in its place.
     teacher_record: of events with a true label and a teacher's, by the class that the teacher
     answered (0 for targets): how many, and of how many it was right.
     """
@@ -182,8 +179,7 @@ class DeviceState(Document):
     accuracy: dict[str, ModelScore] = {}
     refused: dict[str, str] = {}  # model versions that it does not install again -> reason
     held_back: str | None = None
-    personal: PersonalState | None = None
-    kept: KeptState | None = None
+    challenger: ChallengerState | None = None
     node: int | None = None
     run: str | None = None
     last_run_us: Micros | None = None

@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 
 from streams.contract.documents import DeviceState, Document, EventTime
 
-Op = Literal["train", "evaluate", "normalize"]  # the last one is the device's own
+Op = Literal["train", "evaluate"]
 
 BLOCK = "tidewheel.payload"  # the name and the serialization type of the one array in "weights"
 WRONG_TASK = "wrong-task"  # begins the error of a device that serves another task
@@ -93,7 +93,7 @@ class WorkRequest(Work):
 
 
 class WorkReply(Document):
-    """A device's result; after "train" and "normalize" new weights come with it.
+    """A device's result; after "train" new weights come with it.
 
     `samples` is the number trained on or evaluated; `error` is None for success.
     """

@@ -69,7 +69,7 @@ def test_each_number_of_the_state_is_told(tmp_path: Path) -> None:
         ("samples", "any"): 9, ("samples", "true"): 3, ("samples", "teacher"): 6,
         ("answer_seconds", "0.5"): 0.00025, ("answer_seconds", "0.99"): 0.001,
         ("training",): 1, ("training_held_back",): 0, ("refused_models",): 1,
-        ("personal_copy_answers",): 0,
+        ("challenger_answers",): 0,
         ("spool_bytes",): 100, ("spool_limit_bytes",): 1000, ("connected",): 0, ("error",): 1,
     }  # fmt: skip
 

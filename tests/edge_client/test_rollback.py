@@ -223,7 +223,7 @@ def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_vers
 HURRIED = """
 import sys, threading
 import edge_client.agent, edge_client.uplink.uplink
-edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 1.0, 4.0
+edge_client.agent.LOOK_S, edge_client.uplink.uplink.HANG_S = 2.0, 4.0
 sys.argv = sys.argv[1:]
 from compose.cli.main import main
 """

@@ -36,7 +36,7 @@ class DeviceLine:
     late_labels: dict[str, int] = field(default_factory=dict)  # sent by themselves, see DeviceState
     ended: bool = False  # its spool was lost and another epoch began
     error: str = ""  # its last one
-    kept: str = ""  # the earlier version that it keeps, and why
+    instead: str = ""  # what answers in place of the served version, and why
 
     @property
     def balanced(self) -> bool:
@@ -88,7 +88,7 @@ def device_line(
     counts = (after.paired, after.paired) if pair else (before.held_out, after.held_out)
     own = {} if ended else {
         "error": state.error or "",
-        "kept": "" if state.kept is None else state.kept.text,
+        "instead": state.challenger.text if state.challenger and state.challenger.answers else "",
         **{name: getattr(state, name) for name in OWN},
     }  # fmt: skip
     return DeviceLine(

@@ -35,7 +35,7 @@ def _device_table(summary: Summary) -> Table:
     for line in summary.devices:
         made.add_row(
             f"{line.device}, earlier" if line.ended else line.device,
-            f"{line.last}, kept" if line.kept else line.last,
+            f"{line.last}, another answers" if line.instead else line.last,
             share(line.before, line.before_of),
             share(line.after, line.after_of),
             *(str(getattr(line, name)) for name in counts),
@@ -68,8 +68,8 @@ def _figures(summary: Summary) -> Table:
         "event account": _account(summary),
         "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
     }
-    if kept := [f"{line.device} {line.kept}" for line in summary.devices if line.kept]:
-        rows["kept on devices"] = "\n".join(kept)
+    if instead := [f"{line.device} {line.instead}" for line in summary.devices if line.instead]:
+        rows["answer instead"] = "\n".join(instead)
     if summary.restarts:
         rows["restarted"] = ", ".join(
             f"{k} {counted(n, 'time')}" for k, n in summary.restarts.items()

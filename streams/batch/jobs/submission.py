@@ -27,7 +27,7 @@ from streams.batch.sinks.targets import target_of
 from streams.batch.sources.inputs import check_files, choose_columns, find_inputs
 from streams.batch.sources.text import MODEL_INPUT
 from streams.batch.windows.windows import with_keys
-from streams.contract.artifact import personal_header
+from streams.contract.artifact import challenger_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, absolute_reference
 from streams.runtime.disk import replacing
@@ -78,7 +78,7 @@ def specify(
         created_us=now_us(),
         settings=settings,
         task=shape_of(task, absolute_reference(settings.task)),
-        model=artifact.model + ("" if weights is None else f".p{personal_header(weights)[1]}"),
+        model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
         kind="teacher" if artifact.manifest.kind == "teacher" else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),

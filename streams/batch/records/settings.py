@@ -77,7 +77,7 @@ class Settings(Document):
     )
     model: Place = _option(
         "served",
-        "The model: an artifact, a device's personal.safetensors, a version, the served one, the "
+        "The model: an artifact, a device's challenger.safetensors, a version, the served one, the "
         "best one by a metric that was measured before its promotion, or the teacher, which "
         "answers whole windows of a device.",
         "FILE|VERSION|served|best:METRIC|teacher",

@@ -105,15 +105,8 @@ def check_model(task: Task) -> None:
 
 def _check_named_modules(task: Task) -> None:
     """Each module of train_only and shared holds parameters, and some are both trained and shared
-    where both are given; adapt_norm has a batch norm to adapt."""
+    where both are given."""
     training = task.training
-    if training.adapt_norm and not any(
-        name.endswith("running_mean") for name in task.build_model().state_dict()
-    ):
-        raise TaskError(
-            f"task {task.name!r}: training.adapt_norm needs a model with batch norm that keeps "
-            "running statistics; build_model() has none"
-        )
     if not training.train_only and not training.shared:
         return
     names = [name for name, _ in task.build_model().named_parameters()]

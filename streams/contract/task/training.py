@@ -48,11 +48,8 @@ class Training:
     offers is `interpolation` of the way from the served weights to the learned ones, unless all of
     it is shown to be better; 1: always all.
 
-    Personalization: with `personal` a device may fine-tune its own copy of a release,
-    without the task's augmentation. With
-    `adapt_norm` the copy is the release with the batch norm statistics of the device's own latest
-    segments, for which it needs no labels. Either answers only while it is better on the device's
-    labels; with both, the copy is fine-tuned.
+    Personalization: with `personal` a device may fine-tune its own copy of a release, without the
+    task's augmentation, which answers only while it is better on the device's labels.
 
     Choice: with `choice` "device" a device keeps the version before, for at most 30
     days, while its own labels show that the served one is worse for it; with "offered" it always
@@ -81,7 +78,6 @@ class Training:
     minimum_samples: int = 32
     samples: int = 2048
     personal: bool = False
-    adapt_norm: bool = False
     choice: Literal["device", "offered"] = "device"
     strategy: Strategy = "fedavg"
     server_learning_rate: float = 0.01

@@ -106,7 +106,7 @@ TRAINING: Mapping[str, Kind] = {
     "train_only": Names(), "max_steps": Number(1, whole=True, optional=True),
     "central_epochs": COUNT, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT,
-    "personal": Of((bool,)), "adapt_norm": Of((bool,)), "server_learning_rate": POSITIVE,
+    "personal": Of((bool,)), "server_learning_rate": POSITIVE,
     "shared": Names(), "devices_per_round": Number(0, whole=True),
     "privacy": Of((Privacy,), optional=True), "interpolation": Number(0, 1, above=True),
 }  # fmt: skip

@@ -279,13 +279,13 @@ def test_a_device_learns_from_outcomes_and_serves_a_copy_of_its_own(place: Place
 
     feed(0, 6000)
     until(lambda: place.produced() == 599, "every segment is an event")
-    until(lambda: (place.status()["personal"] or {}).get("serving"), "a copy answers", 90)
+    until(lambda: (place.status()["challenger"] or {}).get("answers"), "a copy answers", 90)
     found = place.status()
     assert found["label_sources"].keys() == {"outcome"}
-    assert found["personal"]["correct"] > found["personal"]["base_correct"]
-    assert found["personal"]["model"] == f"{found['active']}.p1"
+    assert found["challenger"]["loss"] < found["challenger"]["base_loss"]
+    assert found["challenger"]["model"] == f"{found['active']}.p1"
     shown = place.run("status").stdout
-    assert f"personal model {found['active']}.p1 answers" in shown
+    assert f"own copy {found['active']}.p1 answers" in shown
     feed(6000, 400)
     until(lambda: place.produced() == 639, "every segment is an event")
     assert place.run("drain", "--kafka", place.kafka.bootstrap).returncode == 0
@@ -294,8 +294,8 @@ def test_a_device_learns_from_outcomes_and_serves_a_copy_of_its_own(place: Place
     assert [row["seq"] for row in rows] == list(range(639))
     assert {row["model"] for row in rows[:599]} == {found["active"]}
     assert {row["model"] for row in rows[599:]} == {f"{found['active']}.p1"}
-    assert (place.folder / ".tidewheel" / "devices" / "d0" / "personal.safetensors").exists()
+    assert (place.folder / ".tidewheel" / "devices" / "d0" / "challenger.safetensors").exists()
     assert place.run("wipe").returncode == 0
-    assert not (place.folder / ".tidewheel" / "devices" / "d0" / "personal.safetensors").exists()
+    assert not (place.folder / ".tidewheel" / "devices" / "d0" / "challenger.safetensors").exists()
     own = [(round(np.mean(row["segment"]) / 2), np.argmax(row["outputs"])) for row in rows[599:]]
     assert sum(truth == answer for truth, answer in own) > 30  # of 40, some between two classes

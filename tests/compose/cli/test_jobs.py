@@ -183,15 +183,15 @@ def test_the_teacher_and_a_personal_model_are_named_as_models(tmp_path: Path, la
     assert both == {(first, taught)}
     personal = safetensors.numpy.save(
         {name: value.numpy() for name, value in plain(5).state_dict().items()},
-        {"base": first, "number": "2"},
+        {"base": first, "model": f"{first}.p2", "state": "{}"},
     )
-    (tmp_path / "personal.safetensors").write_bytes(personal)
-    done = tidewheel(*base, "own", "--model", "personal.safetensors", folder=tmp_path)
+    (tmp_path / "challenger.safetensors").write_bytes(personal)
+    done = tidewheel(*base, "own", "--model", "challenger.safetensors", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {row["model"] for row in rows_of(tmp_path / "own")} == {f"{first}.p2"}
-    (tmp_path / "personal.safetensors").write_bytes(b"x")
-    wrong = tidewheel(*base, "other", "--model", "personal.safetensors", folder=tmp_path)
-    fails(wrong, 2, "not the file of a personal model")
+    (tmp_path / "challenger.safetensors").write_bytes(b"x")
+    wrong = tidewheel(*base, "other", "--model", "challenger.safetensors", folder=tmp_path)
+    fails(wrong, 2, "not the file of a challenger")
 
 
 def test_a_job_is_not_submitted_twice(tmp_path: Path, lake: Path) -> None:

@@ -154,14 +154,15 @@ def test_before_and_after_are_of_the_same_segments_where_both_have_answered() ->
 
 
 def test_what_a_device_keeps_is_shown_with_its_reason() -> None:
-    kept = {"model": FIRST, "against": LAST, "segments": 51, "loss": 0.02, "offered_loss": 0.39,
-            "since_us": 1}  # fmt: skip
-    found = summary(state("d0", active=LAST, kept=kept), state("d1", active=LAST), server={})
-    assert [line.kept.partition(":")[0] for line in found.devices] == [f"keeps {FIRST}", ""]
+    kept = {"origin": "previous", "model": f"{LAST}.k{FIRST}", "base": LAST, "segments": 51,
+            "loss": 0.02, "base_loss": 0.39, "answers": True,
+            "made_us": 1, "since_us": 1}  # fmt: skip
+    found = summary(state("d0", active=LAST, challenger=kept), state("d1", active=LAST), server={})
+    assert [line.instead.partition(":")[0] for line in found.devices] == [f"keeps {FIRST}", ""]
     text = " ".join(shown_by(found).split())
-    assert f"{LAST}, kept" in text
+    assert f"{LAST}, another answers" in text
     assert f"d0 keeps {FIRST}: error 0.02 against 0.39 on 51 segments" in text
-    assert found.to_json()["devices"][0]["kept"]
+    assert found.to_json()["devices"][0]["instead"]
 
 
 def test_numbers_are_shown_by_their_error() -> None:

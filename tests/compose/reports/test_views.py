@@ -95,10 +95,11 @@ def printed(found: Status, *, whole: bool = False) -> str:
 
 
 def test_status_shows_devices_rates_versions_and_the_lag() -> None:
-    kept = {"model": "1-aaaaaaaa", "against": OFFERED, "segments": 51, "loss": 0.02,
-            "offered_loss": 0.39, "since_us": 1}  # fmt: skip
+    kept = {"origin": "previous", "model": f"{OFFERED}.k1-aaaaaaaa", "base": OFFERED,
+            "segments": 51, "loss": 0.02, "base_loss": 0.39, "answers": True, "made_us": 1,
+            "since_us": 1}  # fmt: skip
     found = status_of(
-        heard("d0", 1, events_per_s=10.5, kept=kept), heard("d1", 2, events_per_s=4.0),
+        heard("d0", 1, events_per_s=10.5, challenger=kept), heard("d1", 2, events_per_s=4.0),
         heard("d2", 60, events_per_s=99.0), heard("d3", 1, events_per_s=99.0, phase="stopped"),
         at(window("d0", 0, events=1000), NOW_S - 61), at(window("d0", 5, events=300), NOW_S - 10),
         at(window("press", 0, events=60), NOW_S - 59),
@@ -111,7 +112,8 @@ def test_status_shows_devices_rates_versions_and_the_lag() -> None:
     )  # fmt: skip
     for line in (
         "5 devices, 1 without an agent",
-        "1 of 4 devices keeps an earlier version:\n  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39",
+        "1 of 4 devices answers with an earlier version or a copy:\n"
+        "  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39",
         "workers are 7 messages behind (by partition 0: 3, 1: 4)\n",
         "1-aaaaaaaa: agreement with the teacher 0.75 in 1,360 events\n",
         "d2 is silent. Events wait on a silent device",

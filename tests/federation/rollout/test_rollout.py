@@ -144,17 +144,24 @@ def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
     assert "crashed: 3 times" in made.reason
 
 
+def previous(model: str, base: str) -> dict[str, object]:
+    """A device keeps an earlier version."""
+    return {"origin": "previous", "model": f"{base}.k{model}", "base": base, "segments": 40,
+            "loss": 0.1, "base_loss": 0.4, "answers": True,
+            "made_us": 1, "since_us": 1}  # fmt: skip
+
+
 def test_a_version_that_many_devices_decline_is_taken_back(rig: Rig) -> None:
     first, second = rig.stable, model(rig.registry, 2).model
     rig.registry.serve(second, KEY, "by its canary")
-    kept = {"model": first, "against": second, "segments": 40, "loss": 0.1, "offered_loss": 0.4,
-            "since_us": 1}  # fmt: skip
+    kept = previous(first, second)
     rig.devices(6, active=second)
-    rig.devices(2, active=second, kept=kept)
+    rig.devices(2, active=second, challenger=kept)
     assert rig.step() is None  # two of six
-    rig.devices(3, active=second, kept={**kept, "against": "3-aaaaaaaa"})
-    assert rig.step() is None  # against another version
-    rig.devices(3, active=second, kept=kept)
+    for other in ({"base": "3-aaaaaaaa"}, {"origin": "copy"}, {"answers": False}):
+        rig.devices(3, active=second, challenger={**kept, **other})
+        assert rig.step() is None
+    rig.devices(3, active=second, challenger=kept)
     made = rig.step()
     assert made is not None
     assert (made.kind, made.model) == ("rolled-back", second)
@@ -169,9 +176,7 @@ def test_a_version_that_many_devices_decline_is_taken_back(rig: Rig) -> None:
 
 
 def test_the_first_version_is_not_taken_back(rig: Rig) -> None:
-    kept = {"model": "9-aaaaaaaa", "against": rig.stable, "segments": 40, "loss": 0.1,
-            "offered_loss": 0.4, "since_us": 1}  # fmt: skip
-    rig.devices(6, kept=kept)
+    rig.devices(6, challenger=previous("9-aaaaaaaa", rig.stable))
     assert rig.step() is None
 
 

@@ -248,7 +248,9 @@ def test_what_a_teacher_needs_is_said_before_the_job_exists(tmp_path: Path) -> N
 
 def test_a_personal_model_answers_as_on_its_device(tmp_path: Path) -> None:
     state = {name: value.numpy() for name, value in plain(8).state_dict().items()}
-    weights = safetensors.numpy.save(state, {"base": model().model, "number": "3"})
+    weights = safetensors.numpy.save(
+        state, {"base": model().model, "model": f"{model().model}.p3", "state": "{}"}
+    )
     path = write_lines(tmp_path / "a.jsonl", good_rows(30))
     job = submitted(tmp_path, path, using=models()._replace(weights=weights))
     assert job.run().state == "Completed"

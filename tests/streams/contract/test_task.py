@@ -124,19 +124,6 @@ def test_modules_that_are_to_learn_must_be_there() -> None:
             check_model(replace(task, training=Training(train_only=(name,))))
 
 
-def test_statistics_that_are_to_be_adapted_must_be_there() -> None:
-    def normed():  # type: ignore[no-untyped-def]
-        from torch import nn
-
-        conv, norm = nn.Conv1d(2, 4, 5), nn.BatchNorm1d(4)
-        return nn.Sequential(conv, norm, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3))
-
-    adapting = replace(task, training=Training(adapt_norm=True))
-    check_model(replace(adapting, build_model=normed))
-    with pytest.raises(TaskError, match="adapt_norm needs a model with batch norm"):
-        check_model(adapting)
-
-
 def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
     check_model(replace(task, training=Training(shared=("0",))))
     with pytest.raises(TaskError, match=r"training.shared names 'body', in which there is nothing"):

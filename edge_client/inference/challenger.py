@@ -1,0 +1,291 @@
+"""Other weights that answer in place of the served version, while they are better on this device.
+
+A challenger is a set of weights for the served version's graph. There is one at a time, of one of
+two origins:
+
+    previous   with `Training.choice` "device": the version that answered before
+    copy       with `Training.personal`: a copy of the served version that was trained here
+               (edge_client.training.own_copy)
+
+It answers while choice.py shows that it is better on the device's own labelled segments, of which
+neither it nor the served version has seen the label in training. Both are compared when the
+challenger is new, when another version is served, and when the labels are a quarter more. While a
+version is offered to a part of the fleet its canary answers with it, so that the canary is judged
+by what was offered.
+
+1. a challenger that has been trained, or that is to answer, is written to
+   `challenger.safetensors` (0600: temporary, fsync, rename) with its ChallengerState in the header
+2. the loop answers with it
+
+A previous version that is not better, or any challenger that raises, is withdrawn, is served again
+or is 30 days old, is removed. After a crash before 1 it is compared again; after 1 the next start
+finds the file, and what answered before answers at once. The weights never leave the device.
+
+Answers have the model name `<version>.k<previous>` or `<version>.p<number of the copy>`: windows,
+scores and the device's accuracy count them for the release, as what devices answer under it.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import safetensors.numpy
+
+from edge_client.inference import choice
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from streams.contract.artifact import WEIGHTS, challenger_header
+from streams.contract.documents import ChallengerState
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.task import Task
+from streams.runtime.disk import write_atomic
+
+log = logging.getLogger(__name__)
+
+COMPARED = 400  # segments at most
+LONGEST_H = 720.0
+
+
+class Copy(NamedTuple):
+    """A trained copy of a version: the safetensors, and when its training began."""
+
+    base: str
+    number: int
+    weights: bytes
+    made_us: int
+
+
+class Copies(Protocol):
+    """Who makes copies (edge_client.training.own_copy)."""
+
+    def consider(self, base: Engine) -> Copy | None:
+        """Return a copy that was trained since the last call; begin a training if one is due."""
+        ...
+
+    def resume(self, base: str, number: int) -> None:
+        """Take note of a copy that is there after a restart."""
+        ...
+
+
+class Standing(NamedTuple):
+    """The challenger; `engine` has its weights in the graph of `state.base`."""
+
+    state: ChallengerState
+    weights: bytes
+    engine: Engine
+
+
+class Challenger:
+    """The loop calls `engine_for` and `drop`, the keeper's thread `consider`."""
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        slots: Slots,
+        samples: Samples,
+        copies: Copies,
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._task, self._slots, self._samples, self._copies = task, slots, samples, copies
+        self._path, self._wall = folder / "challenger.safetensors", wall
+        self._standing: Standing | None = None
+        self._serving: tuple[Engine, Engine] | None = None  # the served one, and who answers
+        self._base: Engine | None = None
+        self._told_then = 0  # true labels at the last comparison
+        self._done_with: str | None = None  # the version against which none stands any more
+
+    @property
+    def state(self) -> ChallengerState | None:
+        """What the device says of it."""
+        standing, answers = self._standing, self._serving is not None
+        return standing and standing.state.model_copy(update={"answers": answers})
+
+    def engine_for(self, base: Engine) -> Engine:
+        """Return the engine that answers while `base` is served."""
+        serving = self._serving
+        return serving[1] if serving is not None and serving[0] is base else base
+
+    def drop(self, reason: str) -> None:
+        """Give up the challenger, because it failed."""
+        if self._serving is not None:
+            self._done_with = self._serving[0].model
+        self._forget(reason)
+
+    def consider(self) -> None:
+        """Follow the served version, and look whether other weights should answer."""
+        base, training = self._slots.engine, self._task.training
+        if base is None or not (training.personal or training.choice == "device"):
+            return
+        if base is not self._base:
+            self._base, self._told_then = base, 0
+            self._take_up(base)
+        if self._standing is not None and (why := self._outdated(self._standing.state, base)):
+            self._forget(why)
+        new = self._copies.consider(base) if training.personal else None
+        if new is not None and new.base == base.model:
+            self._stand_copy(base, new)
+        stable = self._slots.stable
+        if stable not in (None, base.model):  # it is offered to a part of the fleet
+            self._answer(None)
+            return
+        told = self._samples.labels_told
+        if not choice.is_time_to_look(told, self._told_then):
+            return
+        self._told_then = told
+        if self._standing is None and stable is not None and base.model != self._done_with:
+            self._stand_previous(base)
+        if self._standing is not None:
+            self._look(base, self._standing)
+
+    # --- who stands -----------------------------------------------------------------------------
+
+    def _take_up(self, base: Engine) -> None:
+        """Let the stored challenger stand against `base`; it answers if it did so before."""
+        self._serving = self._standing = None
+        try:
+            data = self._path.read_bytes()
+            state = ChallengerState.decode(challenger_header(data)[2])
+            if state.origin == "copy":
+                if state.base != base.model:
+                    self._forget("another version is served")
+                    return
+                self._copies.resume(state.base, int(state.model.rpartition(".p")[2]))
+            self._stand(base, state, data)
+        except FileNotFoundError:
+            pass
+        except (OSError, ArtifactError, MalformedRecord, ValueError) as exc:
+            self._forget(f"cannot be used: {exc}")
+
+    def _stand(self, base: Engine, state: ChallengerState, weights: bytes) -> None:
+        """Build the challenger's engine; raise ArtifactError if the weights do not fit."""
+        artifact = self._slots.artifact()
+        if artifact.model != base.model:
+            raise ArtifactError("name", f"{artifact.model} is served now, not {base.model}")
+        answered = state.answers and state.base == base.model
+        kind = ".k" if state.origin == "previous" else ".p"
+        model = f"{base.model}{kind}{state.model.rpartition(kind)[2]}"
+        state = state.model_copy(update={"model": model, "base": base.model, "answers": answered})
+        engine = Engine(self._task, artifact, weights)
+        engine.model = model
+        engine.latencies = base.latencies  # they count for the served version's trial
+        self._standing = Standing(state, weights, engine)
+        self._answer(base if answered else None)
+
+    def _stand_copy(self, base: Engine, copy: Copy) -> None:
+        """Let a new copy stand, in place of the one before or of a version that does not answer."""
+        standing = self._standing
+        if self._serving is not None and standing and standing.state.origin == "previous":
+            return  # it answers, and was better than the version that this is a copy of
+        now_us = int(self._wall() * 1e6)
+        state = ChallengerState(
+            origin="copy", model=f"{base.model}.p{copy.number}", base=base.model,
+            made_us=copy.made_us, since_us=now_us,
+        )  # fmt: skip
+        try:
+            self._stand(base, state, copy.weights)
+            self._write()
+        except (OSError, ArtifactError) as exc:
+            self._forget(f"cannot be used: {exc}")
+            return
+        self._told_then = 0
+
+    def _stand_previous(self, base: Engine) -> None:
+        previous = self._slots.previous
+        if self._task.training.choice != "device" or previous in (None, *self._slots.refused):
+            return
+        assert previous is not None
+        try:
+            artifact = self._slots.kept(previous)
+            made_us = max(base.created_us, artifact.manifest.created_us)
+            state = ChallengerState(
+                origin="previous", model=f"{base.model}.k{previous}", base=base.model,
+                made_us=made_us, since_us=int(self._wall() * 1e6),
+            )  # fmt: skip
+            self._stand(base, state, artifact.files[WEIGHTS])
+        except (OSError, ArtifactError) as exc:
+            log.warning("the version before is not compared: %s", exc)
+
+    def _outdated(self, state: ChallengerState, base: Engine) -> str:
+        """Return why a challenger does not stand any longer, empty if it does."""
+        version = state.model.rpartition(".k")[2]
+        if (reason := self._slots.refused.get(version)) is not None:
+            return reason
+        if version == base.model:
+            return "it is served"
+        hours = (self._wall() * 1e6 - state.since_us) / 3600e6
+        if hours > LONGEST_H:
+            self._done_with = state.base
+            return f"it is {hours:.0f} h old"
+        return ""
+
+    def _forget(self, reason: str) -> None:
+        if self._serving is not None and self._standing is not None:
+            log.info("%s does not answer any longer: %s", self._standing.state.model, reason)
+        self._serving = self._standing = None
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+    # --- who answers ----------------------------------------------------------------------------
+
+    def _look(self, base: Engine, standing: Standing) -> None:
+        """Compare the challenger with the served version, and decide which one answers."""
+        made_us = max(base.created_us, standing.state.made_us)
+        segments, labels, covered = self._samples.choosing(COMPARED, made_us)
+        try:
+            own, served = (
+                choice.losses(self._task, answers(engine, segments), labels)
+                for engine in (standing.engine, base)
+            )
+        except Exception as exc:  # onnxruntime may fail on the challenger's weights
+            self.drop(f"failed: {exc}")
+            return
+        if self._standing is not standing:
+            return  # the loop has given it up meanwhile
+        found = choice.compare(self._task, own, served)
+        state = standing.state
+        lenient = state.answers or state.origin == "copy"
+        answering = covered >= choice.COVERED and found.keeps(keeping=lenient)
+        changed = answering != state.answers
+        figures = {"segments": found.rows, "loss": found.old, "base_loss": found.offered}
+        state = state.model_copy(update={**figures, "answers": answering})
+        self._standing = standing._replace(state=state)
+        if not answering and state.origin == "previous":
+            self._forget(state.text)
+            return
+        if changed:
+            log.info("%s", state.text)
+            try:
+                self._write()
+            except OSError as exc:
+                log.warning("%s cannot be written: %s", self._path, exc)
+                self._standing = standing
+                return
+        self._answer(base if answering else None)
+
+    def _answer(self, base: Engine | None) -> None:
+        """Let the challenger answer in place of `base`; None: the served version answers."""
+        standing = self._standing
+        self._serving = None
+        if base is not None and standing is not None:
+            self._serving = base, standing.engine
+
+    def _write(self) -> None:
+        assert self._standing is not None
+        state, weights, _ = self._standing
+        tensors = safetensors.numpy.load(weights)
+        header = {"base": state.base, "model": state.model, "state": state.encode().decode()}
+        write_atomic(self._path, safetensors.numpy.save(tensors, metadata=header), mode=0o600)
+
+
+def answers(engine: Engine, segments: np.ndarray) -> np.ndarray:
+    """Return the outputs (n, outputs) of segments, one at a time as for events."""
+    if not len(segments):
+        return np.zeros((0, 1), np.float32)
+    return np.stack([engine.run(segment) for segment in segments])

@@ -1,0 +1,180 @@
+"""When a device's own copy is trained, and what comes of it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.inference.challenger import Challenger
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.training import own_copy, trainer_process
+from edge_client.training.own_copy import PAUSE_MOST_S, PAUSE_S, RENEW, OwnCopy
+from edge_client.training.trainer_client import Trainer
+from streams.contract.work import TrainerJob, WorkReply, WorkRequest
+from streams.runtime.key_files import create_key
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.models import TINY, artifact, plain, tiny
+from tests.rig.processes.workers import until
+
+TASK = replace(tiny, training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05))
+
+
+class Device:
+    """It serves a version and has samples, and its trainer's work is done here, without a child.
+    `now` is its clock, `requests` what it asked for, `error` what the trainer answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now, self.error = folder, 1000.0, ""
+        self.key = create_key(folder / "keys" / "signing.pem")
+        self.requests: list[WorkRequest] = []
+        self.slots = Slots(folder / "slots", TASK, [self.key.public_key()])
+        self.slots.open()
+        self.samples = Samples(TASK, folder / "samples.rows")
+        self.copies = OwnCopy(TASK, self.slots, self.samples, self._work, clock=lambda: self.now)
+        self.other = Challenger(TASK, folder, self.slots, self.samples, self.copies)
+
+    def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        self.requests.append(request)
+        if self.error:
+            return WorkReply(device="d0", error=self.error), b""
+        rows = self.folder / "rows.rows"
+        with rows.open("wb") as file:
+            self.samples.write_training_rows(file)
+        job = TrainerJob(
+            device="d0", request=request, samples=str(rows), stop=str(self.folder / "trainer.stop")
+        )
+        return trainer_process.work(TASK, job, weights)
+
+    def serve(self, number: int) -> str:
+        return self.slots.install(artifact(self.key, plain(number), number)).model
+
+    def see(self, count: int, first: int = 0, held_out: bool = True) -> None:
+        """Segments whose label is the class of their mean."""
+        noise = np.random.default_rng(first)
+        for i in range(first, first + count):
+            label = np.array([i % 3], np.float32)
+            segment = noise.normal(2.0 * label, 0.3, TASK.segment_shape).astype(np.float32)
+            split = HELD_OUT if held_out and i % 2 else TRAIN
+            self.samples.add(i, i, segment, np.zeros(3, np.float32), split, label)
+
+    def consider(self) -> None:
+        """One look, and the training that it began."""
+        self.other.consider()
+        if self.copies._training is not None:
+            self.copies._training.join(60)
+            assert not self.copies._training.is_alive()
+        self.other.consider()
+
+    @property
+    def answering(self) -> str:
+        assert self.slots.engine is not None
+        return self.other.engine_for(self.slots.engine).model
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Device:
+    made = Device(tmp_path)
+    made.serve(1)
+    return made
+
+
+def test_a_copy_learns_what_the_device_sees(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    assert device.answering == f"{device.slots.active}.p1"
+    assert device.slots.engine is not None
+    own = device.other.engine_for(device.slots.engine)
+    assert own.run(np.full(TASK.segment_shape, 4.0, np.float32)).argmax() == 2
+
+
+def test_a_restart_does_not_train_again_until_there_are_more_labels(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    device.samples.save()
+    again = Device(device.folder)
+    again.consider()
+    assert again.answering == device.answering
+    assert again.requests == []
+    again.see(2 * RENEW, first=10_000)
+    again.consider()
+    assert len(again.requests) == 1
+    assert again.other.state is not None
+    assert again.other.state.model.endswith(".p2")
+
+
+def test_another_release_is_copied_after_a_pause(device: Device) -> None:
+    device.see(200)
+    device.consider()
+    second = device.serve(2)
+    device.consider()
+    assert len(device.requests) == 1
+    device.now += PAUSE_S
+    device.consider()
+    assert device.requests[-1].base == second
+    assert device.answering == f"{second}.p1"
+
+
+def test_trainings_that_fail_have_growing_pauses(device: Device) -> None:
+    device.error = "stopped: no step was taken"
+    device.see(200)
+    tries = []
+    for second in range(0, int(3 * PAUSE_MOST_S), 10):
+        device.now = 2000.0 + second
+        device.consider()
+        if len(device.requests) > len(tries):
+            tries.append(second)
+    pauses = np.diff(tries)
+    assert pauses[0] == 2 * PAUSE_S
+    assert (np.diff(pauses) >= 0).all()
+    assert pauses.max() <= PAUSE_MOST_S + 10
+    assert device.answering == device.slots.active
+
+
+def test_a_round_ends_the_devices_own_training(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real child."""
+    device.see(200)
+    monkeypatch.setattr(own_copy, "BUDGET_S", 600.0)
+    monkeypatch.setattr(own_copy, "EPOCHS", 10_000_000)
+    trainer = Trainer(TINY, "d0", device.folder, device.samples)
+    copies = OwnCopy(TASK, device.slots, device.samples, trainer.work)
+    assert device.slots.engine is not None
+    try:
+        copies.consider(device.slots.engine)
+        until(lambda: trainer.busy, "the device's own training goes on")
+        weights = device.slots.artifact().files["weights.safetensors"]
+        request = work_request(time_budget_s=60.0)
+        with ThreadPoolExecutor(1) as pool:
+            reply, _ = pool.submit(trainer.work, request, weights).result(60)
+        assert reply.error is None
+        assert reply.metrics["steps"] > 0
+    finally:
+        trainer.stop()
+
+
+def test_a_device_with_too_few_samples_starts_no_trainer_until_there_are_enough(
+    device: Device,
+) -> None:
+    few = TASK.training.minimum_samples - 1
+    device.see(few, held_out=False)
+    for _ in range(3):
+        device.consider()
+        device.now += PAUSE_S
+    assert device.requests == []
+    device.see(1, first=few, held_out=False)
+    device.consider()
+    assert len(device.requests) == 1
+
+
+def test_a_task_that_does_not_ask_for_it_has_no_copies(device: Device) -> None:
+    device.see(200)
+    plain_task = Challenger(tiny, device.folder, device.slots, device.samples, device.copies)
+    plain_task.consider()
+    assert device.requests == []
+    assert device.slots.engine is not None
+    assert plain_task.engine_for(device.slots.engine) is device.slots.engine
