@@ -27,8 +27,7 @@ class WorkerSettings:
     for what a worker keeps beside them, default: beside the store; trusted: public key files that
     teachers may be signed with; teacher: an artifact of kind "teacher" that overrides the
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
-    also, also_teacher: another version of the task, whose events are scored too, and the artifact
-    of its teacher; instance: the worker's stable name in its group; partitions: of `events`, if it
+    instance: the worker's stable name in its group; partitions: of `events`, if it
     is created; threads: for scoring; device: of the teacher's forward passes, "cpu" or "cuda";
     buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a partition between two
     runs of maintenance; keep_days: of event time, after which rows are deleted, None for never;
@@ -41,8 +40,6 @@ class WorkerSettings:
     trusted: tuple[Path, ...]
     teacher: Path | None = None
     fallback: Path | None = None
-    also: str | None = None
-    also_teacher: Path | None = None
     instance: str = "worker-0"
     partitions: int = 4
     flush_s: float = 1.0

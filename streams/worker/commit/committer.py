@@ -23,7 +23,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar, cast
 
@@ -50,7 +50,6 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.windows.listening import CallersClock, Clock
 from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
-from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
@@ -67,14 +66,14 @@ log = logging.getLogger(__name__)
 class Committer:
     """Owns the partitions' states and takes them through the steps, one flush at a time.
 
-    teachers: of the versions, in their order; clock: what silence is measured with, in place of
-    `now_s`; holes: None if messages are never deleted.
+    clock: what silence is measured with, in place of `now_s`; holes: None if messages are never
+    deleted.
     """
 
     def __init__(
         self,
-        versions: TaskVersions,
-        teachers: Sequence[Teacher],
+        task: Task,
+        teacher: Teacher,
         store: DeltaStore,
         broker: Broker,
         *,
@@ -89,11 +88,10 @@ class Committer:
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
-        self.scorer = BatchScorer(versions, teachers, store.revisions)
+        self.scorer = BatchScorer(task, teacher, store.revisions)
         self.metrics = metrics or Metrics()
         self._tracing = tracing
-        self._versions, self._task = versions, versions.current
-        self._store, self._broker = store, broker
+        self._task, self._store, self._broker = task, store, broker
         self._now_us, self._holes = now_us, holes
         self._committed, self._clock = committed, clock
         self._failpoint = failpoint
@@ -122,7 +120,7 @@ class Committer:
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._versions, rows))
+            await publish_all(self._broker, publications(self._task, rows))
         self.scorer.restore(position)
         start = max(begin, committed or 0)
         self.partitions[partition] = PartitionState(partition, position, start)
@@ -154,7 +152,7 @@ class Committer:
         if self._tracing.on:
             message.trace = sampled_parent(incoming.headers)
         try:
-            task, record = decode(self._versions, incoming)
+            record = decode(self._task, incoming)
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
@@ -166,13 +164,15 @@ class Committer:
         elif isinstance(record, LabelBatch):
             state.add_labels(message, record)
         else:
-            believed_us = self._believed_us(task)
             again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
-            state.add_events(task, message, record, at_s, believed_us=believed_us, again=again)
+            believed_us = self._believed_us()
+            state.add_events(
+                self._task, message, record, at_s, believed_us=believed_us, again=again
+            )
 
-    def _believed_us(self, task: Task) -> int:
+    def _believed_us(self) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
-        if task.source == "recorded":
+        if self._task.source == "recorded":
             return ANY_TIME
         return self._now_us() + round(FUTURE_S * 1e6)
 
@@ -195,7 +195,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._versions, rows)
+                    messages = await self._call(publications, self._task, rows)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")
@@ -266,7 +266,7 @@ class Committer:
         events = piece.events
         where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
         log.warning("%s: %s: %s", where, reason, detail)
-        work.dead_letters += dead_letters.of_piece(partition, piece, reason, detail)
+        work.dead_letters += dead_letters.of_piece(self._task, partition, piece, reason, detail)
         drops = self.partitions[partition].refuse(piece, reason)
         work.drops += [(partition, DeclaredDrop(None, drop)) for drop in drops]
         self.metrics.dead_letter(reason)
@@ -278,7 +278,7 @@ class Committer:
         """Step 2; the rows that were stored."""
         positions = self._positions()
         store_declared(self._store, positions, work, self._now_us())
-        return store_scored(self._store, positions, batch)
+        return store_scored(self._task, self._store, positions, batch)
 
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())

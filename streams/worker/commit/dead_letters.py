@@ -23,12 +23,13 @@ def of_message(task: Task, incoming: Incoming, error: MalformedRecord) -> list[O
     return _letters(task, key, incoming.value or b"", headers + kept)
 
 
-def of_piece(partition: int, piece: WindowSlice, reason: str, detail: str) -> list[Outgoing]:
+def of_piece(
+    task: Task, partition: int, piece: WindowSlice, reason: str, detail: str
+) -> list[Outgoing]:
     """The dead letters of events that are refused, as an events/2 message."""
-    task = piece.task
     found = piece.events
     events = EventBatch(found.device, found.epoch, found.first, found.rows)
-    key, value, original = encode_events(events, task.version)
+    key, value, original = encode_events(events)
     headers = _headers(task, reason, detail, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)
@@ -38,14 +39,14 @@ def _headers(task: Task, reason: str, detail: str, partition: int, offset: int) 
     return [
         ("reason", reason.encode()),
         ("detail", detail.encode(errors="replace")[:HEADER_BYTES]),
-        ("source-topic", topic_name(task.name, EVENTS).encode()),
+        ("source-topic", topic_name(task.id, EVENTS).encode()),
         ("source-partition", str(partition).encode()),
         ("source-offset", str(offset).encode()),
     ]
 
 
 def _letters(task: Task, key: bytes | None, value: bytes, headers: Headers) -> list[Outgoing]:
-    topic = topic_name(task.name, DEAD_LETTERS)  # which has one partition
+    topic = topic_name(task.id, DEAD_LETTERS)  # which has one partition
     parts = [value[at : at + PART_BYTES] for at in range(0, max(len(value), 1), PART_BYTES)]
     if len(parts) == 1:
         return [Outgoing(topic, 0, key, value, headers)]

@@ -9,7 +9,6 @@ from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import AGAIN, decode_columns
 from streams.contract.task import Task
-from streams.worker.windows.task_versions import TaskVersions
 
 NO_FORM = ("no-header", "unknown-schema", "not-arrow")
 JSON = (
@@ -29,15 +28,11 @@ class Incoming:
     headers: Iterable[tuple[str, bytes]]
 
 
-def decode(
-    versions: TaskVersions, incoming: Incoming
-) -> tuple[Task, EventColumns | Drop | LabelBatch]:
-    """Return a message's version of the task and what it says; whatever is wrong with it is a
-    MalformedRecord."""
+def decode(task: Task, incoming: Incoming) -> EventColumns | Drop | LabelBatch:
+    """Return what a message says; whatever is wrong with it is a MalformedRecord."""
     try:
         headers = {name: text if text is not None else b"" for name, text in incoming.headers}
-        task = versions.of_message(headers)
-        return task, decode_columns(task, incoming.key, incoming.value, headers)
+        return decode_columns(task, incoming.key, incoming.value, headers)
     except MalformedRecord as exc:
         if exc.reason in NO_FORM and (incoming.value or b"").lstrip()[:1] in (b"{", b"["):
             raise MalformedRecord(exc.reason, f"{str(exc).partition(': ')[2]}; {JSON}") from exc

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from streams.contract.task import Task
 from streams.worker.commit.work import CommitWork
 from streams.worker.scoring.rows import score_rows
 from streams.worker.scoring.scoring_step import Batch
@@ -41,12 +42,13 @@ def _store(
         setattr(positions[partition], COMMIT_OF[table], version)
 
 
-def store_scored(store: DeltaStore, positions: Positions, batch: Batch) -> pa.Table | None:
+def store_scored(
+    task: Task, store: DeltaStore, positions: Positions, batch: Batch
+) -> pa.Table | None:
     """Commit the scored rows and return them."""
     if not batch.scored:
         return None
-    parts = [score_rows(v.task, v.teacher, v.scored) for v in batch.versions if v.scored]
-    rows = pa.concat_tables(parts)
+    rows = score_rows(task, batch.teacher, batch.scored)
     versions = {one.window.partition: one.commit for one in batch.scored}
     store.commit(SCORES, rows, versions)
     for partition, version in versions.items():

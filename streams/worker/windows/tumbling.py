@@ -49,7 +49,6 @@ class Message:
 class WindowSlice:
     """Consecutive events of one message in one window."""
 
-    task: Task  # the version that the events are of
     message: Message
     events: EventColumns
     window: int  # its start, microseconds, or FUTURE
@@ -63,17 +62,12 @@ class WindowSlice:
 
 @dataclass(frozen=True)
 class Window:
-    """The rows of one device's window that are sealed together, ordered by event time; all are of
-    one version of the task."""
+    """The rows of one device's window that are sealed together, ordered by event time."""
 
     partition: int
     device: str
     start: int
     pieces: tuple[WindowSlice, ...]
-
-    @property
-    def task(self) -> Task:
-        return self.pieces[0].task
 
     @cached_property
     def rows(self) -> int:
@@ -89,18 +83,18 @@ def split(
     earliest, latest = int(times.min()), int(times.max())
     start = task.window_start(earliest)
     if latest < start + task.window_us and latest <= believed_us:  # all in one, as is usual
-        yield WindowSlice(task, message, events, start, int(times[0]), latest)
+        yield WindowSlice(message, events, start, int(times[0]), latest)
         return
     starts = np.where(times > believed_us, FUTURE, times - times % task.window_us)
     edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
     for begin, end in pairwise(edges):
         part, own = events.part(begin, end), times[begin:end]
-        yield WindowSlice(task, message, part, int(starts[begin]), int(own[0]), int(own.max()))
+        yield WindowSlice(message, part, int(starts[begin]), int(own[0]), int(own.max()))
 
 
 @dataclass(slots=True)
 class DeviceWindows:
-    """The open windows of one device, of one version of the task."""
+    """The open windows of one device."""
 
     task: Task
     watermark: int
