@@ -7,7 +7,7 @@ one message would stop each reader of its topic. Here bytes of a name that are n
 all, as with a codec that is not installed, are skipped: logged with topic, partition and offsets,
 and counted in `skipped`.
 
-`install` puts this in place of kafka-python's batches; streams.worker.batches does so for
+`install` puts this in place of kafka-python's batches; streams.worker.faust_patches does so for
 aiokafka.
 """
 

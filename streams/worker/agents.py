@@ -26,8 +26,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
-from streams.worker.windows.listening import ListeningClock
-from streams.worker.windows.tumbling import Message
+from streams.worker.windows.tumbling import ListeningClock, Message
 
 PUBLISH_TIMEOUT_S = 30.0
 STOP_S = 5.0
@@ -115,7 +114,7 @@ class FaustBroker:
 
 
 class Listening:
-    """A listening.Clock that goes by Faust's fetches."""
+    """A `tumbling.Clock` that goes by Faust's fetches."""
 
     def __init__(self, app: faust.App, topic: str) -> None:
         self._app, self._topic = app, topic

@@ -27,7 +27,7 @@ from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.runtime.tracing import open_tracing
-from streams.worker import batches, seeking, waiting
+from streams.worker import faust_patches
 from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -135,8 +135,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
-    batches.install()
-    seeking.install()
+    faust_patches.patch_aiokafka()
     return faust.App(
         worker_group(task.id),
         broker=[f"kafka://{server.strip()}" for server in servers],
@@ -234,11 +233,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._app.finalize()
-        consumer = cast(Any, self._app.consumer)
-        consumer.wait_first = waiting.eager(consumer.wait_first)
-        consumer._wait_next_records = waiting.brief(consumer)
+        faust_patches.patch_consumer(self._app.consumer)
         await self._app.start()
-        waiting.gather(consumer)
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:
             await self._app.wait(self._stop.wait())

@@ -361,7 +361,7 @@ def importers(library: str) -> set[str]:
         ("ray", set()),
         (
             "aiokafka",
-            {f"streams.worker.{name}" for name in ("app", "agents", "batches", "seeking")},
+            {f"streams.worker.{name}" for name in ("app", "agents", "faust_patches")},
         ),
         (
             "deltalake",

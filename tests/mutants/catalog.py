@@ -482,10 +482,10 @@ MUTANTS = [
     ),
     Mutant(
         "worker: waits a second beside a full queue",
-        "streams/worker/waiting.py",
+        "streams/worker/faust_patches.py",
         "min(timeout_s, FULL_S)",
         "timeout_s",
-        "tests/streams/worker/test_waiting.py",
+        "tests/streams/worker/test_faust_patches.py",
     ),
     Mutant(
         "batch: a shard that is loaded is loaded again",

@@ -48,9 +48,15 @@ from streams.worker.metrics import Metrics
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
-from streams.worker.windows.listening import CallersClock, Clock
 from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
-from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
+from streams.worker.windows.tumbling import (
+    ANY_TIME,
+    CallersClock,
+    Clock,
+    Message,
+    Window,
+    WindowSlice,
+)
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
