@@ -96,8 +96,7 @@ def worker(
     """
     from streams.learning.torch_device import torch_device
     from streams.worker.app import run
-    from streams.worker.instances import hold
-    from streams.worker.settings import WorkerSettings, default_threads
+    from streams.worker.settings import WorkerSettings, default_threads, hold
     from streams.worker.store.place import beside, place_of
 
     layout = StateDir(state)

@@ -45,8 +45,7 @@ from streams.contract.events.records import (
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
-from streams.worker.commit import dead_letters
-from streams.worker.commit.incoming import Incoming, decode
+from streams.worker.commit.incoming import Incoming, dead_letters_of, decode
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.windows.tumbling import Message, Window, split
@@ -245,7 +244,7 @@ def dead_letter() -> str:
     try:
         decode(TASK, incoming)
     except MalformedRecord as exc:
-        (letter,) = dead_letters.of_message(TASK, incoming, exc)
+        (letter,) = dead_letters_of(TASK, incoming, exc)
         text = message(letter.key, letter.headers)
         return block(f"{text}\nvalue    {len(letter.value)} bytes, as they came")
     raise AssertionError(f"a message with the key of another device than {key!r} is poison")

@@ -28,7 +28,7 @@ from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.runtime.tracing import open_tracing
 from streams.worker import faust_patches
-from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
+from streams.worker.agents import EventIntake, FaustBroker, Listening, TopicSurvey, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
@@ -37,7 +37,6 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance
 from streams.worker.store.place import claim
 from streams.worker.teacher_source import TeacherSource
-from streams.worker.topic_survey import TopicSurvey
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session

@@ -399,7 +399,7 @@ def importers(library: str) -> set[str]:
             {
                 "streams.batch.sinks.databases",
                 "streams.batch.sources.selection",
-                "streams.worker.store.aging",
+                "streams.worker.store.retention",
                 "streams.worker.store.position",
                 "streams.worker.store.query",
                 "compose.cli.views",

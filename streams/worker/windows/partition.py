@@ -15,7 +15,7 @@ messages before it are acknowledged, so a committed offset never passes an event
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
@@ -280,3 +280,17 @@ class PartitionState:
             self.bytes -= message.size
             done.append(message)
         return done
+
+
+def due_windows(
+    states: Mapping[int, PartitionState], now_s: Mapping[int, float], limit: int
+) -> list[Window]:
+    """Remove and return due windows of about `limit` rows: the same from every partition, and more
+    from those that have more where others have less. now_s: by the clock of each partition."""
+    waiting = sorted((state.queue_due(now_s[p]), p) for p, state in states.items())
+    found: list[Window] = []
+    for i, (_, partition) in enumerate(waiting):
+        taken = states[partition].take_due(limit // (len(waiting) - i))
+        found += taken
+        limit -= sum(window.rows for window in taken)
+    return found

@@ -11,7 +11,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.worker import faust_patches
-from streams.worker.topic_survey import TopicSurvey
+from streams.worker.agents import TopicSurvey
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 

@@ -355,26 +355,3 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     [(name, told)] = report.classes.items()  # by the true label's class
     assert (task.classes.index(name), told.events) == (int(label[0]), 1)
     assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
-
-
-def test_a_flush_takes_what_one_partition_has_not_from_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Three partitions with 1, 5 and 12 windows of 2 rows, and room for 12 windows."""
-    monkeypatch.setattr("streams.worker.commit.committer.FLUSH_ROWS", 24)
-    taken: list[list[int]] = []
-
-    async def live() -> None:
-        made = committer(task, Log(), MemoryStore())
-        for partition, windows in ((0, 12), (1, 1), (2, 5)):
-            await made.assign(partition)
-            state = made.partitions[partition]
-            for n in range(windows):
-                message = state.track(n, n)
-                assert message is not None
-                state.add_events(task, message, batch(f"d{partition}-{n}", 0, [1.0, 2.0]), 0.0)
-        while windows := made._due_windows(LATER):
-            taken.append([sum(w.partition == p for w in windows) for p in range(3)])
-
-    asyncio.run(live())
-    assert taken == [[6, 1, 5], [6, 0, 0]]

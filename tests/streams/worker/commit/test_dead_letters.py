@@ -10,8 +10,7 @@ from streams.contract.events.messages import Drop
 from streams.contract.events.records import encode_events
 from streams.runtime.failpoints import read_failpoint, unarmed
 from streams.worker import app
-from streams.worker.commit import dead_letters
-from streams.worker.commit.incoming import Incoming, decode
+from streams.worker.commit.incoming import Incoming, dead_letters_of, decode
 from streams.worker.metrics import Metrics
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import batch
@@ -26,7 +25,7 @@ def read(key: bytes | None, value: bytes | None, headers: object) -> EventColumn
     try:
         return decode(task, incoming)
     except MalformedRecord as exc:
-        dead_letters.of_message(task, incoming, exc)
+        dead_letters_of(task, incoming, exc)
         return exc.reason
 
 
