@@ -3,7 +3,7 @@
 Faust's driver for librdkafka, `confluent`, has no headers, TLS, SASL or static membership.
 
 1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
-   streams.kafka.batches. Its parser is compiled and cannot be changed: where it fails in a batch,
+   streams.kafka.patches. Its parser is compiled and cannot be changed: where it fails in a batch,
    the other one reads the rest.
 2. Seeking. Faust discards what a fetch brings during a rebalance, and then seeks to the committed
    offsets, so that it comes again. aiokafka leaves a partition where it is that has no committed
@@ -26,7 +26,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher
 from aiokafka.record.memory_records import MemoryRecords
 
-from streams.kafka.batches import Batch
+from streams.kafka.patches import Batch
 
 OVERHEAD = struct.Struct(">qi")  # of a batch: base offset, length of what follows
 FULL_S = 0.02  # between two looks while the queue of a partition is full

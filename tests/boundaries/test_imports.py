@@ -350,9 +350,8 @@ def importers(library: str) -> set[str]:
             "kafka",
             {
                 "streams.kafka.admin",
-                "streams.kafka.batches",
-                "streams.kafka.decoders",
                 "streams.kafka.election",
+                "streams.kafka.patches",
                 "streams.kafka.producer",
                 "streams.kafka.reader",
                 "streams.kafka.refusals",

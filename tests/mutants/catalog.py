@@ -149,7 +149,7 @@ MUTANTS = [
     ),
     Mutant(
         "batches: a strange header name stops a reader",
-        "streams/kafka/batches.py",
+        "streams/kafka/patches.py",
         "        except UnicodeDecodeError:\n            plain_names",
         "        except ZeroDivisionError:\n            plain_names",
         "tests/streams/kafka/test_poison.py",
@@ -531,7 +531,7 @@ MUTANTS = [
     ),
     Mutant(
         "kafka: two threads compile a decoder together",
-        "streams/kafka/decoders.py",
+        "streams/kafka/patches.py",
         "    with _compiling:\n        return _decoder(",
         "    if True:\n        return _decoder(",
         "tests/streams/kafka/test_decoders.py",
