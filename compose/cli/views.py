@@ -57,7 +57,7 @@ def releases(
             shown.print_decision(decision, terminal.console(), as_json=json)
         return
     found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
-    shown.print_decisions(loaded.name, found, terminal.console(), as_json=json)
+    shown.print_decisions(loaded.id, found, terminal.console(), as_json=json)
 
 
 def timeline(
