@@ -110,7 +110,7 @@ def _invited(bench: Bench, one: Device) -> Iterator[None]:
             superlink=f"{flower_processes.HOST}:{port}", issued_us=time.time_ns() // 1000,
             lease_s=600,
         )  # fmt: skip
-        producer, topic = Producer(bench.kafka), topic_name(task.name, INVITATIONS)
+        producer, topic = Producer(bench.kafka), topic_name(task.id, INVITATIONS)
         producer.put(topic, b"1", sign_invitation(invitation, key).encode())
         producer.close()
 
@@ -175,7 +175,7 @@ def wire(bench: Bench) -> None:
              for at in range(len(RATES))]  # fmt: skip
     for upload in TASKS:
         task = load_task(TASKS[upload])
-        topic = topic_name(task.name, EVENTS)
+        topic = topic_name(task.id, EVENTS)
         before = _sizes(bench, topic, upload)
         with contextlib.ExitStack() as stack:
             for name, rate in zip(names, RATES.values(), strict=True):

@@ -61,14 +61,14 @@ class Crowd:
             device=device, task=self.task.name, time_us=time.time_ns() // 1000, epoch="0-0",
             active="", produced=0, delivered=0, pending=0, samples=500, node=node, heartbeat_s=20.0,
         )  # fmt: skip
-        topic = topic_name(self.task.name, FLEET)
+        topic = topic_name(self.task.id, FLEET)
         self.producer.send(topic, device.encode(), state.encode(), [], lambda _error: None)
 
     def follow(self) -> None:
         """Let those that are invited join, until the end."""
         key, known = load_public_key(self.trusted), set[str]()
         with suppress(BrokerUnavailable):  # at the end
-            reader = Reader(self.settings, [topic_name(self.task.name, INVITATIONS)])
+            reader = Reader(self.settings, [topic_name(self.task.id, INVITATIONS)])
             while not self.ending.is_set():
                 for message in reader.poll(0.2):
                     found = SignedInvitation.decode(message.value).verified([key])
@@ -104,7 +104,7 @@ def invitations(bench: Bench) -> None:
     prepare = tidewheel("prepare", reference, "--state", str(layout.state))
     subprocess.run(prepare, check=True, capture_output=True)
     task = load_task(reference)
-    ensure_topics(bench.kafka, topic_specs(task.name))
+    ensure_topics(bench.kafka, topic_specs(task.id))
     env = {"TIDEWHEEL_KAFKA": bench.kafka.bootstrap}
     with ExitStack() as stack:
         at = stack.enter_context(FlowerStack(layout.state, {}, env)).address

@@ -97,7 +97,7 @@ def spread(bench: Bench) -> None:
     server, count = Server(bench.place("state")), bench.size(50, 6)
     names = [f"phone-{i:02d}-person-{1 + i % 30:02d}" for i in range(count)]
     whole = len(safetensors.numpy.save(server.first))
-    ensure_topics(bench.kafka, topic_specs(server.task.name, 4))
+    ensure_topics(bench.kafka, topic_specs(server.task.id, 4))
     rows: list[list[Cell]] = []
     seconds, shares = list[float](), list[float]()
     with closing(Producer(bench.kafka)) as producer:
@@ -110,7 +110,7 @@ def spread(bench: Bench) -> None:
             received = [state.received_bytes for state in _said(server, names)]
             for number in range(1, bench.size(3, 1) + 1):
                 model = server.offer(number)
-                told = read_announced(bench.kafka, server.task.name)
+                told = read_announced(bench.kafka, server.task.id)
                 with bench.quietly():
                     began = time.monotonic()
                     announce(producer, server.registry, told)
@@ -123,7 +123,7 @@ def spread(bench: Bench) -> None:
                 seconds.append(took[1])
                 shares.append(each / whole)
                 server.registry.serve(model.model, server.key, "bench")
-                told = read_announced(bench.kafka, server.task.name)
+                told = read_announced(bench.kafka, server.task.id)
                 announce(producer, server.registry, told)
     text = (
         f"{count} processes `tidewheel edge run` at real time; each version is offered to all at "

@@ -119,7 +119,7 @@ def _drained(
         found, log = drain(bench, plan, within_s=within_s)
     sizes = {"store": float(sum(path.stat().st_size for path in log.table.rglob("*.parquet")))}
     for (topic, _), size in topic_bytes(bench.kafka).items():
-        name = topic.removeprefix(f"{plan.load_task().name}.")
+        name = topic.removeprefix(f"{plan.load_task().id}.")
         sizes[name] = sizes.get(name, 0.0) + size
     x = plan.messages, found.rows, plan.windows()
     return Shape(x, devices, found.cpu_s, bench.broker_cpu_s - began, found.after[0].rss,

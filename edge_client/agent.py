@@ -30,16 +30,16 @@ from edge_client.sources.counts import ReadingCounts, counted
 from edge_client.sources.replay import Replay
 from edge_client.sources.selection import open_source
 from edge_client.spool.queue import Spool
-from edge_client.spool.task_versions import begin
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
 from edge_client.training.own_copy import OwnCopy
 from edge_client.training.trainer_client import Trainer, served_by
-from edge_client.uplink.messages import of_labels
+from edge_client.uplink.messages import of_events, of_labels
+from edge_client.uplink.task_queues import LABELS, SPOOL, EarlierQueues, queue_folder
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.events.messages import TRACEPARENT, sampled_parent
+from streams.contract.events.messages import TRACEPARENT, sampled_parent, task_layout
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
@@ -89,8 +89,8 @@ class Agent:
 
     def _open_spool(self) -> None:
         """Open the queue between inference and the network."""
-        self.spool = Spool(self._folder / "spool", self._settings.spool, failpoint=self._failpoint)
-        begin(self.spool, self._task)
+        folder = queue_folder(self._folder, SPOOL, self._task)
+        self.spool = Spool(folder, self._settings.spool, failpoint=self._failpoint)
         if self.spool.torn_bytes:
             log.warning("%s: a torn end of %d bytes cut off", self._name, self.spool.torn_bytes)
 
@@ -99,12 +99,12 @@ class Agent:
         task, folder = self._task, self._folder
         self.samples = Samples(task, folder / "samples.rows", epoch=self.spool.epoch)
         self._told = ToldLabels(
-            folder / "labels", self.samples, self._counts.skip, failpoint=self._failpoint
-        )
-        begin(self._told.queue, task)
+            queue_folder(folder, LABELS, task), self.samples, self._counts.skip,
+            failpoint=self._failpoint,
+        )  # fmt: skip
         self._scoreboard = AccuracyTracker(folder / "scoreboard.json", row_metric(task))
         trusted = [load_public_key(path) for path in self._settings.trusted]
-        self._acceptance = Acceptance(folder / "slots" / "accepted.json", task, trusted)
+        self._acceptance = Acceptance(folder / "slots", task, trusted)
         self._slots = Slots(
             folder / "slots",
             task,
@@ -158,14 +158,15 @@ class Agent:
 
     def _build_network(self) -> None:
         settings = self._settings
+        layout = task_layout(self._task)
         self._uplink = Uplink(
-            self._task,
+            self._task.id,
             self._name,
             self.spool,
+            of_events(layout, self._name, self.spool, self._tracing),
             self._connect,
             self._reachable,
             self,
-            tracing=self._tracing,
             heartbeat_s=settings.heartbeat_s,
             gather_s=settings.gather_s,
             bytes_per_s=settings.uplink_bytes_per_s,
@@ -173,9 +174,12 @@ class Agent:
         )
         queue = self._told.queue
         uplink = Uplink(
-            self._task, self._name, queue, self._connect, self._reachable, None,
-            messages=of_labels(self._task, self._name, queue),
-            bytes_per_s=settings.uplink_bytes_per_s,
+            self._task.id, self._name, queue, of_labels(self._name, queue),
+            self._connect, self._reachable, bytes_per_s=settings.uplink_bytes_per_s,
+        )  # fmt: skip
+        self._earlier = EarlierQueues(
+            self._folder, self._task, self._name, self._connect, self._reachable,
+            settings.uplink_bytes_per_s,
         )  # fmt: skip
         self._labels = LabelIntake(self._task, self.samples, self._told, uplink)
         self._downlink = Downlink(
@@ -208,6 +212,7 @@ class Agent:
             if thread is not None:
                 thread.start()
         self._labels.start(expected=self._outcomes is not None)
+        self._earlier.start()
         keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         keeper.start()
         log.info("%s: serving %s", self._settings.device, self._slots.active)
@@ -294,6 +299,7 @@ class Agent:
             self._look_for_hanging()  # first: what follows may wait for the disk, or for a model
             self._save()
             self._told.try_to_flush()
+            self._earlier.look()
             self._trainer.watch()
             self._runs.look()
             self._slots.check_trial()
@@ -303,7 +309,8 @@ class Agent:
     def _look_for_hanging(self) -> None:
         if self._answers.hangs:  # counts against the version, slots.py
             end_process(log, f"{self._name}: an answer does not come back")
-        hung, self._hung = self._hung, self._uplink.hangs or self._labels.hangs
+        uplinks = (self._uplink, self._labels, self._earlier)
+        hung, self._hung = self._hung, any(uplink.hangs for uplink in uplinks)
         if hung and self._hung:  # twice: a process that was stopped has had no time to come back
             self._slots.close()  # no version is to blame
             end_process(log, f"{self._name}: the uplink does not come back")
@@ -335,7 +342,8 @@ class Agent:
         self._save(last=True)
         self._phase = "stopped"
         deadline = time.monotonic() + self._drain_s
-        self._labels.stop(self._drain_s / 2)  # before the last state, which tells of them
+        self._earlier.stop(self._drain_s / 4)
+        self._labels.stop(self._drain_s / 4)  # before the last state, which tells of them
         drained = self._uplink.stop(max(0.0, deadline - time.monotonic()))
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"

@@ -102,6 +102,6 @@ def _serve_metrics(agent: Agent, settings: EdgeSettings) -> None:
     from streams.runtime.health import serve
 
     assert settings.metrics_port is not None
-    source = DeviceMetrics(agent, settings.folder / "spool", settings.spool.total_bytes)
+    source = DeviceMetrics(agent, agent.spool.folder, settings.spool.total_bytes)
     server = serve(source, settings.metrics_port, settings.metrics_host)
     log.info("%s: metrics on %s:%d", settings.device, settings.metrics_host, server.port)

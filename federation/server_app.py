@@ -106,7 +106,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     broker = _broker(str(config.get("kafka") or ""))
     connect = None if broker is None else lambda: Producer(broker)
     path, metric = settings.runs / run / "rounds.jsonl", metric_of(task).name
-    journal = EventLog(task.name, run, path, connect, metric=metric)
+    journal = EventLog(task.id, run, path, connect, metric=metric)
     registry = Registry(place, task.name, task.version, trusted)
     fleet = FlowerFleet(
         grid, registered=lambda: registered(state / "keys"), parking=settings.runs / run
@@ -136,7 +136,7 @@ def _broker(kafka: str) -> BrokerSettings | None:
 
 
 def _reports(task: Task, broker: BrokerSettings) -> FleetReports:
-    topic = topic_name(task.name, FLEET)
+    topic = topic_name(task.id, FLEET)
 
     def connect() -> Reader:
         reader = Reader(broker, [topic], from_beginning=False, timeout_s=3.0)

@@ -146,7 +146,7 @@ class Outlet:
     def _publish(
         self, producer: "confluent_kafka.Producer", windows: Sequence[Window], found: pa.Table
     ) -> None:
-        scores, reports = (topic_name(self._task.name, name) for name in (SCORES, WINDOWS))
+        scores, reports = (topic_name(self._task.id, name) for name in (SCORES, WINDOWS))
         (rows,) = found.combine_chunks().to_batches()
         agrees, begin = rows.column("agrees").to_numpy(zero_copy_only=False), 0
         for window in windows:

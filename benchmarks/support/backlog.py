@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def topic(self) -> str:
-        return topic_name(self.load_task().name, EVENTS)
+        return topic_name(self.load_task().id, EVENTS)
 
     @property
     def messages(self) -> int:

@@ -27,8 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_client.uplink.messages import of_events
 from streams.contract.documents import DeviceState
-from streams.contract.events.messages import Headers
+from streams.contract.events.messages import Headers, task_layout
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.settings import BrokerSettings
@@ -103,7 +104,7 @@ def pump(task: Task, settings: BrokerSettings, count: int) -> None:
     from edge_client.agent import SWITCH_S
 
     sys.setswitchinterval(SWITCH_S)  # as an agent does, for both
-    kept = Kept(settings, topic_name(task.name, EVENTS))
+    kept = Kept(settings, topic_name(task.id, EVENTS))
     device_s = _through_the_device(task, kept, count)
     found = {"events": count, "messages": len(kept.messages), "device_s": device_s}
     print(json.dumps({**found, "bare_s": _bare(settings, kept.messages)}))
@@ -132,7 +133,8 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
             device="pump", task=task.name, time_us=0, epoch=spool.epoch, active="", produced=0,
             delivered=0, pending=0,
         )  # fmt: skip
-        uplink = Uplink(task, "pump", spool, lambda: kept, lambda: True, StateOnly(lambda: state))
+        messages, says = of_events(task_layout(task), "pump", spool), StateOnly(lambda: state)
+        uplink = Uplink(task.id, "pump", spool, messages, lambda: kept, lambda: True, says)
         writer.start()
         uplink.start()
         while not uplink.connected:

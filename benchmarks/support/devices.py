@@ -55,7 +55,7 @@ def state(bench: Bench, upload: str) -> Path:
     models = bench.folder / f"model-{upload}"
     if not models.exists():  # in a process of its own: this one would share its pages with devices
         module("benchmarks.support.model_files", TASKS[upload], str(models))
-        ensure_topics(bench.kafka, topic_specs(load_task(TASKS[upload]).name, len(RATES)))
+        ensure_topics(bench.kafka, topic_specs(load_task(TASKS[upload]).id, len(RATES)))
     folder = bench.place("device")
     shutil.copytree(models, folder)
     return folder
@@ -128,7 +128,7 @@ def device(
     with running(argv, log, {"PYTHONPATH": "", **(env or {})}) as process:
 
         def answered() -> bool:
-            return any(path.stat().st_size for path in (folder / "spool").glob("*.seg"))
+            return any(path.stat().st_size for path in (folder / "spool").glob("*/*.seg"))
 
         until("a first event in the spool", answered, 60, process, log, 0.001)
         yield Device(process.pid, folder, time.monotonic() - began)

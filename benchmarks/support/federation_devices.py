@@ -109,8 +109,8 @@ def main(reference: str, plan: Path) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     settings = BrokerSettings.model_validate({})  # of the environment
-    producer, topic = Producer(settings), topic_name(task.name, FLEET)
-    reader = Reader(settings, [topic_name(task.name, INVITATIONS)])
+    producer, topic = Producer(settings), topic_name(task.id, FLEET)
+    reader = Reader(settings, [topic_name(task.id, INVITATIONS)])
     plan.with_suffix(".ready").touch()
     due = time.monotonic()
     while not ended.is_set():

@@ -143,7 +143,7 @@ class Arena:
         ]  # fmt: skip
         path = folder / "plan.json"
         path.write_text(json.dumps([asdict(one) for one in plan]))
-        ensure_topics(kafka, topic_specs(self.task.name))
+        ensure_topics(kafka, topic_specs(self.task.id))
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
@@ -166,7 +166,7 @@ class Arena:
 
             until(f"our run ({folder})", lambda: ended() is not None, TIMEOUT_S, pause_s=0.2)
             found = ended()
-            with closing(Reader(kafka, [topic_name(self.task.name, INVITATIONS)])) as reader:
+            with closing(Reader(kafka, [topic_name(self.task.id, INVITATIONS)])) as reader:
                 invited = [SignedInvitation.decode(one.value) for one in reader.read_to_end()]
         assert found is not None
         said = [json.loads(one.text) for one in invited]

@@ -17,7 +17,7 @@ from benchmarks.frame import Bench
 from benchmarks.support.backlog import Plan
 from benchmarks.support.processes import Failed, Usage, module, running, tidewheel, until, usage
 from streams.contract.task import load_task
-from streams.contract.topics import topic_specs
+from streams.contract.topics import topic_specs, worker_group
 from streams.drift.reference import MINIMUM, WINDOWS
 from streams.kafka.admin import ensure_topics
 from tests.rig.processes import workers as support
@@ -41,7 +41,7 @@ def plan_of(bench: Bench, task: str, **about: object) -> Plan:
 
 def fill(bench: Bench, plan: Plan, *, empty: bool = False) -> None:
     """Put a backlog on its topics, which are made anew; with `empty` only make them."""
-    specs = topic_specs(plan.load_task().name, plan.partitions)
+    specs = topic_specs(plan.load_task().id, plan.partitions)
     names = {spec.name for spec in specs}
     admin = KafkaAdminClient(**bench.kafka.client_options())
     try:
@@ -192,7 +192,7 @@ def _usages(found: Sequence[Worker]) -> list[Usage]:
 def _forget_group(plan: Plan) -> None:
     """Let the next worker start from the beginning: static members that have ended are removed, and
     the group with its offsets is deleted."""
-    group = f"tidewheel-{plan.load_task().name}-worker"
+    group = worker_group(plan.load_task().id)
     admin = KafkaAdminClient(bootstrap_servers=plan.bootstrap)
 
     def forgotten() -> bool:

@@ -28,7 +28,7 @@ def list_letters(
     """List the dead letters, oldest first, or show one."""
     from compose.reports import dead_letters
 
-    found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).name)
+    found = dead_letters.read_letters(broker_of(state, kafka), load_task(task).id)
     if offset is not None:
         letter = dead_letters.find(found, offset)
         if json:
@@ -56,7 +56,7 @@ def replay(
 
     if bool(offsets) == bool(reason):
         raise UsageError("give offsets, or a --reason")
-    settings, name = broker_of(state, kafka), load_task(task).name
+    settings, name = broker_of(state, kafka), load_task(task).id
     found = dead_letters.read_letters(settings, name)
     if offsets:
         chosen = [dead_letters.find(found, offset) for offset in offsets]

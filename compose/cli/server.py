@@ -64,16 +64,6 @@ def worker(
             "on Kafka, and <state>/registry/teacher.twa until then."
         ),
     ] = None,
-    also: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK",
-            help="Another version of the task whose events are scored too, while both exist.",
-        ),
-    ] = None,
-    also_teacher: Annotated[
-        Path | None, typer.Option(help="With --also: the artifact of that version's teacher.")
-    ] = None,
     trust: Trust = None,
     partitions: Partitions = 4,
     replication: Replication = None,
@@ -106,8 +96,7 @@ def worker(
     """
     from streams.learning.torch_device import torch_device
     from streams.worker.app import run
-    from streams.worker.instances import hold
-    from streams.worker.settings import WorkerSettings, default_threads
+    from streams.worker.settings import WorkerSettings, default_threads, hold
     from streams.worker.store.place import beside, place_of
 
     layout = StateDir(state)
@@ -125,8 +114,6 @@ def worker(
             trusted=trusted_keys(layout, trust),
             teacher=teacher,
             fallback=layout.registry / "teacher.twa",
-            also=also,
-            also_teacher=also_teacher,
             instance=name,
             partitions=partitions,
             threads=threads or default_threads(),
@@ -163,7 +150,7 @@ def teacher(
     with closing(Producer(broker)) as producer:  # fails before anything is stored
         artifact = replace_teacher(loaded, registry, key, data, str(weights))
         registry.offer_teacher(key, "manual")
-        announce(producer, registry, read_announced(broker, loaded.name))
+        announce(producer, registry, read_announced(broker, loaded.id))
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 
@@ -269,7 +256,7 @@ def train(
 ) -> None:
     """Request a federated run from the controller, regardless of budgets; it starts after an active
     one."""
-    console().print(ask_for_run(broker_of(state, kafka), load_task(task).name, reason))
+    console().print(ask_for_run(broker_of(state, kafka), load_task(task).id, reason))
 
 
 def ask_for_run(broker: BrokerSettings, task: str, reason: str) -> str:

@@ -195,7 +195,7 @@ def simulation(
     tell = partial(terminal.print, markup=False, highlight=False, soft_wrap=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that Ray stops too
     run = simulate(Simulation(task, devices, state, config), tell)
-    shown.print_rounds(loaded.name, [run], console(), as_json=json)
+    shown.print_rounds(loaded.id, [run], console(), as_json=json)
 
 
 def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:

@@ -57,7 +57,7 @@ def releases(
             shown.print_decision(decision, terminal.console(), as_json=json)
         return
     found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
-    shown.print_decisions(loaded.name, found, terminal.console(), as_json=json)
+    shown.print_decisions(loaded.id, found, terminal.console(), as_json=json)
 
 
 def timeline(
@@ -78,7 +78,7 @@ def timeline(
     from compose.reports.status import CONNECT_S
     from streams.fleet.following import read_view
 
-    ago_s, name = None if since is None else shown.seconds(since), load_task(task).name
+    ago_s, name = None if since is None else shown.seconds(since), load_task(task).id
     try:
         view = read_view(broker_of(state, kafka), name, CONNECT_S)
     except BrokerUnavailable as exc:
@@ -103,7 +103,7 @@ def status(
     from compose.reports.problems import Status
     from compose.reports.status import print_status, read_status
 
-    name = load_task(task).name
+    name = load_task(task).id
     try:
         found = read_status(broker_of(state, kafka), name)
     except BrokerUnavailable as exc:
@@ -127,7 +127,7 @@ def rounds(
     from streams.contract.topics import ROUNDS
     from streams.fleet.following import read_view
 
-    name = load_task(task).name
+    name = load_task(task).id
     events = shown.from_journals(state / "runs")
     if kafka is not None:
         view = read_view(broker_from(kafka), name, CONNECT_S, (ROUNDS,))
@@ -174,7 +174,7 @@ def tail(
     from streams.kafka.reader import Reader
 
     loaded = load_task(task)
-    reader = Reader(broker_of(state, kafka), [topic_name(loaded.name, topic)], from_beginning=False)
+    reader = Reader(broker_of(state, kafka), [topic_name(loaded.id, topic)], from_beginning=False)
     try:
         for message in _last_then_new(reader, last, follow=follow):
             for row in rows_of(loaded, topic, message):

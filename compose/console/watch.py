@@ -47,10 +47,10 @@ class Watch(threading.Thread):
         def make(view: FleetView) -> History:
             history = History(view)
             if view.offsets:
-                history.fill(before(settings, task.name, dict(view.offsets), PAST))
+                history.fill(before(settings, task.id, dict(view.offsets), PAST))
             return history
 
-        self._follower = Following(settings, task.name, make, TOPICS)
+        self._follower = Following(settings, task.id, make, TOPICS)
         self._lag = Lag()
         self._link = Link(address=settings.bootstrap, why="it is not reached yet", complete=False)
 
@@ -78,7 +78,7 @@ class Watch(threading.Thread):
     def _look(self) -> None:
         was = self._link
         try:
-            self._lag = read_lag(self._settings, self._task.name, ANSWER_S)
+            self._lag = read_lag(self._settings, self._task.id, ANSWER_S)
             self._read_evidence()
         except TidewheelError as exc:
             missing = isinstance(exc, TopicMissing)
@@ -95,7 +95,7 @@ class Watch(threading.Thread):
         if time.monotonic() < self._evidence_at:
             return
         self._evidence_at = time.monotonic() + EVIDENCE_S
-        if (found := last_snapshot(self._settings, self._task.name, ANSWER_S)) is not None:
+        if (found := last_snapshot(self._settings, self._task.id, ANSWER_S)) is not None:
             self.look(lambda seen: setattr(seen.view, "evidence", found.evidence))
 
     def stop(self) -> None:

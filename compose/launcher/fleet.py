@@ -42,7 +42,7 @@ class Fleet:
         own, options, choice = self.commands, self.commands.options, self.commands.choice
         kafka = f"Kafka at {choice.settings.bootstrap}"
         self.wait(lambda: probe(choice.settings, 1.0), "broker", kafka)
-        ensure_topics(choice.settings, topic_specs(own.task.name, options.partitions))
+        ensure_topics(choice.settings, topic_specs(own.task.id, options.partitions))
         if options.console:
             self._start_console()
         if options.jobs:

@@ -98,7 +98,7 @@ class Up:
                         self._screen.say,
                     )  # fmt: skip
                     self._fleet.start(self._devices)
-                    follower = Follower(choice.settings, self._task.name)
+                    follower = Follower(choice.settings, self._task.id)
                     follower.start()
                 self._interrupts.check()
                 closed = self._watch(follower)
@@ -232,7 +232,7 @@ class Up:
             self._topics_gone |= text.startswith("broker ") and self._choice.kind == "embedded"
         if self._topics_gone and probe(self._choice.settings, 0.5):
             ensure_topics(
-                self._choice.settings, topic_specs(self._task.name, self._options.partitions)
+                self._choice.settings, topic_specs(self._task.id, self._options.partitions)
             )
             self._topics_gone = False
 

@@ -1,5 +1,5 @@
 """A thread that keeps up to date what is made of the topics, through broker outages; and a file of
-a FleetView, `last-seen.view` (streams.fleet.snapshot), which `status` and `timeline` read when no
+a FleetView, `last-seen.view` (streams.fleet.following), which `status` and `timeline` read when no
 broker answers.
 """
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
-from streams.fleet.following import TOPICS, open_view
-from streams.fleet.snapshot import decode, encode
+from streams.fleet.following import TOPICS, decode, encode, open_view
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings

@@ -29,7 +29,7 @@ def read_decisions(
     """Return the decisions that the view has, or the registry; a missing broker is reported."""
     if broker is not None:
         try:
-            view = read_view(broker, task.name, CONNECT_S, (RELEASES,))
+            view = read_view(broker, task.id, CONNECT_S, (RELEASES,))
             return view.decided
         except BrokerUnavailable as exc:
             kept = registry()
@@ -40,7 +40,7 @@ def read_decisions(
 
 def follow(task: Task, broker: BrokerSettings) -> Iterator[Decision]:
     """Yield the view's decisions, then new ones as they come, each once."""
-    view, reader = open_view(broker, task.name, (RELEASES,), CONNECT_S)
+    view, reader = open_view(broker, task.id, (RELEASES,), CONNECT_S)
     with closing(reader):
         for message in reader.to_end():
             view.absorb(message)

@@ -45,11 +45,9 @@ from streams.contract.events.records import (
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
-from streams.worker.commit import dead_letters
-from streams.worker.commit.incoming import Incoming, decode
+from streams.worker.commit.incoming import Incoming, dead_letters_of, decode
 from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.scoring.rows import ScoredWindow, score_rows
-from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Message, Window, split
 
 PAGE = Path(__file__).parents[1] / "reference" / "topics-and-records.md"
@@ -91,7 +89,7 @@ def published() -> list[Outgoing]:
     window = Window(2, "pump-3", TIME_US, pieces)
     teacher = np.array([[3.0, -2.0], [1.0, -1.0]], np.float32)
     scored = ScoredWindow(window, teacher, revision=0, commit=12)
-    return publications(TaskVersions(TASK), score_rows(TASK, "1-9c8b7a6d", [scored]))
+    return publications(TASK, score_rows(TASK, "1-9c8b7a6d", [scored]))
 
 
 def hexdump(data: bytes, most: int = 96) -> str:
@@ -134,7 +132,7 @@ def block(text: str, language: str = "text") -> str:
 
 
 def events_compact() -> str:
-    key, value, headers = encode_events(batch(), TASK.version)
+    key, value, headers = encode_events(batch())
     text = f"{message(key, headers)}\nvalue    {len(value)} bytes:\n\n"
     return block(text + hexdump(value)) + "\nDecoded:\n\n" + block(rows(batch().rows), "json")
 
@@ -159,7 +157,7 @@ def labels() -> str:
 
 
 def scores() -> str:
-    (found,) = [m for m in published() if m.topic == "pumps.scores"]
+    (found,) = [m for m in published() if m.topic == "pumps.v1.scores"]
     text = f"partition {found.partition}\n{message(found.key, found.headers)}\n"
     text += f"value    {len(found.value)} bytes, an Arrow IPC stream; its first row:"
     decoded = rows(decode_batch(found.value, score_schema()).slice(0, 1))
@@ -167,7 +165,7 @@ def scores() -> str:
 
 
 def windows() -> str:
-    (found,) = [m for m in published() if m.topic == "pumps.windows"]
+    (found,) = [m for m in published() if m.topic == "pumps.v1.windows"]
     head = f"partition {found.partition}\n{message(found.key, found.headers)}"
     return block(head) + "\n" + block(document(found.value), "json")
 
@@ -244,9 +242,9 @@ def dead_letter() -> str:
     key, value, headers = encode_stream(batch())
     incoming = Incoming(2, 41, b"pump-4", value, headers)
     try:
-        decode(TaskVersions(TASK), incoming)
+        decode(TASK, incoming)
     except MalformedRecord as exc:
-        (letter,) = dead_letters.of_message(TASK, incoming, exc)
+        (letter,) = dead_letters_of(TASK, incoming, exc)
         text = message(letter.key, letter.headers)
         return block(f"{text}\nvalue    {len(letter.value)} bytes, as they came")
     raise AssertionError(f"a message with the key of another device than {key!r} is poison")

@@ -7,6 +7,7 @@ functions hold the lock themselves, so that no agent starts meanwhile.
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,7 @@ from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
 from edge_client.spool.recovery import survey
 from edge_client.uplink.heartbeat import StateOnly
-from edge_client.uplink.messages import of_labels
-from edge_client.uplink.uplink import Uplink
+from edge_client.uplink.task_queues import LABELS, SPOOL, queue_folder, queues
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, SpoolError, UsageError
@@ -54,14 +54,14 @@ def account_in(folder: Path) -> tuple[str, DeviceAccount]:
 
 
 SEEN = (
-    "spool", "labels", "samples.rows", "challenger.safetensors", OWN, SCAFFOLD,
+    SPOOL, LABELS, "samples.rows", "challenger.safetensors", OWN, SCAFFOLD,
     "scoreboard.json", "replay.json",
 )  # fmt: skip
 
 
 def exists(folder: Path) -> Path:
     """Return the device's folder; raise UsageError if it is missing."""
-    if not (folder / "spool").is_dir():
+    if not (folder / SPOOL).is_dir():
         raise UsageError(f"there is no device in {folder}: check --state and --device")
     return folder
 
@@ -83,8 +83,9 @@ def state_of(task: Task, device: str, folder: Path) -> DeviceState:
             raise ProcessFailed(f"the agent of {device} reports no state: {answer.error}")
         return answer.state
     with hold(folder):
-        _, labels = account_in(folder / "labels")
-        return stopped_state(task, device, folder, *account_in(folder / "spool"), labels)
+        _, labels = account_in(queue_folder(folder, LABELS, task))
+        found = account_in(queue_folder(folder, SPOOL, task))
+        return stopped_state(task, device, folder, *found, labels)
 
 
 def stopped_state(
@@ -165,26 +166,26 @@ def drain(
                 raise ProcessFailed(f"the agent of {device} did not end in {timeout_s:.0f} s")
             time.sleep(PAUSE_S)
     with hold(folder):
-        spool, labels = Spool(folder / "spool"), Spool(folder / "labels")
+        labels, left = queue_folder(folder, LABELS, task), 0
+        for queue in queues(folder, LABELS, SPOOL):
+            spool, state = Spool(queue.folder), None
+            if queue.folder == queue_folder(folder, SPOOL, task):
 
-        def said() -> DeviceState:
-            events = spool.audit()
-            return stopped_state(task, device, folder, spool.epoch, events, labels.account())
+                def said(spool: Spool = spool) -> DeviceState:
+                    account = spool.audit(), account_in(labels)[1]
+                    return stopped_state(task, device, folder, spool.epoch, *account)
 
-        for queue, of_what, messages, state in (
-            (labels, "labels", of_labels(task, device, labels), None),
-            (spool, "events", None, StateOnly(said)),
-        ):
-            if not (pending := queue.account().pending):
-                continue
-            say(f"{device}: {pending} {of_what} are pending")
-            uplink = Uplink(
-                task, device, queue, lambda: Producer(broker), lambda: probe(broker), state,
-                messages=messages,
-            )  # fmt: skip
-            uplink.start()
-            uplink.stop(max(0.0, deadline - time.monotonic()))
-        return spool.account().pending + labels.account().pending
+                state = StateOnly(said)
+            if pending := spool.account().pending:
+                what = "labels" if queue.kind == LABELS else "events"
+                say(f"{device}: {pending} {what} are pending")
+                uplink = queue.uplink(
+                    device, spool, lambda: Producer(broker), lambda: probe(broker), state
+                )
+                uplink.start()
+                uplink.stop(max(0.0, deadline - time.monotonic()))
+            left += spool.account().pending
+        return left
 
 
 def wipe(folder: Path, *, lose_pending: bool) -> int:
@@ -194,13 +195,12 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
     Raises UsageError if any are pending, unless `lose_pending`.
     """
     with hold(exists(folder)):
-        pending = {
-            of_what: count
-            for of_what, name in (("events", "spool"), ("labels", "labels"))
-            if (count := Spool(folder / name).account().pending)
-        }
-        if pending and not lose_pending:
-            what = " and ".join(f"{count} {of_what}" for of_what, count in pending.items())
+        pending = Counter[str]()
+        for queue in queues(folder, SPOOL, LABELS):
+            what = "labels" if queue.kind == LABELS else "events"
+            pending[what] += Spool(queue.folder).account().pending
+        if pending.total() and not lose_pending:
+            what = " and ".join(f"{count} {each}" for each, count in pending.items() if count)
             raise UsageError(
                 f"{what} are pending and would be lost: run `tidewheel edge drain` first, or use "
                 "--lose-pending"
@@ -211,5 +211,5 @@ def wipe(folder: Path, *, lose_pending: bool) -> int:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        reset(folder / "slots" / "accepted.json")
-        return sum(pending.values())
+        reset(folder / "slots")
+        return pending.total()

@@ -70,7 +70,7 @@ class Downlink(threading.Thread):
         self._clock = clock
         self._ending = threading.Event()
         self._fetching = ArtifactFetcher(
-            task.name,
+            task.id,
             settings,
             bases=lambda: [m for m in (slots.active, slots.previous) if m],
             kept=slots.kept,
@@ -114,7 +114,7 @@ class Downlink(threading.Thread):
     def _follow(self) -> None:
         from streams.kafka.reader import Reader
 
-        name = self._task.name
+        name = self._task.id
         topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
         invitations = topic_name(name, INVITATIONS)
         reader = Reader(self._settings, [*topics, invitations], key=self._device)
@@ -135,7 +135,7 @@ class Downlink(threading.Thread):
 
     def _read(self, reader: "Reader") -> bool:
         """Take what has come; return whether anything has."""
-        messages, name = reader.poll(0.0), self._task.name
+        messages, name = reader.poll(0.0), self._task.id
         self._accept([m for m in messages if m.topic == topic_name(name, RELEASES)])
         for message in messages:
             if message.topic == topic_name(name, SCORES):
@@ -152,7 +152,7 @@ class Downlink(threading.Thread):
                 release = Release.decode(message.value)
                 self._acceptance.accept(release)
             except (ArtifactError, MalformedRecord) as exc:
-                if message.key == self._task.name.encode():
+                if message.key == self._task.id.encode():
                     self._not_accepted = f"release refused: {exc}"
                 continue
             self._take(release)
@@ -220,7 +220,7 @@ class Downlink(threading.Thread):
         """Return the version that a decision wants from this device, and why that is not the one
         that it names."""
         desired, refused = release.decision.standing, self._slots.refused
-        wanted, stable = desired.target(self._task.name, self._device), desired.stable
+        wanted, stable = desired.target(self._task.id, self._device), desired.stable
         if wanted is None or not (why := refused.get(wanted.model)):
             return wanted, None
         instead = stable if stable and stable.model not in refused else None

@@ -27,7 +27,7 @@ from edge_client.sources.cuts import Skip
 from edge_client.sources.stdin import MALFORMED, UNREADABLE, json_reading
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Reading, Task
-from streams.kafka.environment import FromEnvironment
+from streams.kafka.settings import FromEnvironment
 
 try:
     import paho.mqtt.client as paho

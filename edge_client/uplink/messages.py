@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from edge_client.spool.frames import DROPS, MOST_EVENTS, Declared, Frame, merged
 from edge_client.spool.queue import Spool
-from edge_client.spool.task_versions import Span, Versions, span_of
 from edge_client.uplink.refusals import Refusals
 from streams.contract.errors import MessageRefused
 from streams.contract.events.compact import (
@@ -24,9 +23,7 @@ from streams.contract.events.messages import (
     encode_drop,
     encode_labels,
 )
-from streams.contract.task import Task
-from streams.runtime.tracing import NOTHING, OFF, About, Tracing
-from streams.runtime.tracing import Span as Trace
+from streams.runtime.tracing import NOTHING, OFF, About, Span, Tracing
 
 BYTES = 700_000  # of the frames of a message
 
@@ -38,7 +35,7 @@ class Message(NamedTuple):
     last: int
     wire: Wire
     declares: bool = False
-    span: Trace = NOTHING  # until the broker has acknowledged it
+    span: Span = NOTHING  # until the broker has acknowledged it
 
     @property
     def size(self) -> int:
@@ -47,24 +44,21 @@ class Message(NamedTuple):
 
 
 Messages = Callable[[Sequence[Frame], Refusals], list[Message]]  # of consecutive frames of a kind
-Carry = Callable[[Span, Sequence[Frame], int, int], Message]  # of the events first..last of frames
+Carry = Callable[[Sequence[Frame], int, int], Message]  # of the events first..last of frames
 Declare = Callable[[Declared], list[Message]]
 
 
-def of_events(task: Task, device: str, spool: Spool, tracing: Tracing = OFF) -> Messages:
+def of_events(layout: Layout, device: str, spool: Spool, tracing: Tracing = OFF) -> Messages:
     """Return what makes event frames one events/2 message and each declared drop a drops/1. What
     the broker has refused becomes smaller messages and drops."""
-    versions = Versions(spool, span_of(task))
 
     def declare(entry: Declared) -> list[Message]:
         wire = encode_drop(Drop(device, spool.epoch, entry.first, entry.last, entry.reason))
         return [Message(entry.first, entry.last, wire, declares=True)]
 
-    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Message:
-        block = _block(span, frames, first, last)
-        key, value, headers = encode_block_message(
-            device, spool.epoch, first, block, span.columns, span.version
-        )
+    def carry(frames: Sequence[Frame], first: int, last: int) -> Message:
+        block = _block(layout, frames, first, last)
+        key, value, headers = encode_block_message(device, spool.epoch, first, block, layout)
         about: About = {"device": device, "epoch": spool.epoch, "first": first, "last": last}
         trace = tracing.begin("device.deliver", about, kind="PRODUCER")
         return Message(first, last, (key, value, [*headers, *trace.headers]), span=trace)
@@ -73,48 +67,45 @@ def of_events(task: Task, device: str, spool: Spool, tracing: Tracing = OFF) -> 
         if frames[0].kind == DROPS:
             entries = merged([d for frame in frames for d in frame.declarations()])
             return [message for entry in entries for message in declare(entry)]
-        return list(_of_rows(frames, versions, refusals, carry, declare))
+        return list(_of_rows(frames, refusals, carry, declare))
 
     return messages
 
 
-def of_labels(task: Task, device: str, queue: Spool) -> Messages:
+def of_labels(device: str, queue: Spool) -> Messages:
     """Return what makes frames of the queue of labels one labels/1 message. Labels that the queue
     had to drop, and those that the broker refuses, are no messages: the device counts them."""
-    versions = Versions(queue, span_of(task))
 
-    def carry(span: Span, frames: Sequence[Frame], first: int, last: int) -> Message:
+    def carry(frames: Sequence[Frame], first: int, last: int) -> Message:
         begin = frames[0].first
         lines = b"".join(frame.payload for frame in frames).splitlines(keepends=True)
         body = b"".join(lines[first - begin : last - begin + 1])
-        wire = encode_labels(device, queue.epoch, first, body, span.version)
-        return Message(first, last, wire)
+        return Message(first, last, encode_labels(device, queue.epoch, first, body))
 
     def messages(frames: Sequence[Frame], refusals: Refusals) -> list[Message]:
         if frames[0].kind == DROPS:
             return []
-        return list(_of_rows(frames, versions, refusals, carry, lambda _entry: []))
+        return list(_of_rows(frames, refusals, carry, lambda _entry: []))
 
     return messages
 
 
 def _of_rows(
-    frames: Sequence[Frame], versions: Versions, refusals: Refusals, carry: Carry, declare: Declare
+    frames: Sequence[Frame], refusals: Refusals, carry: Carry, declare: Declare
 ) -> Iterator[Message]:
-    """Yield the messages of event frames, of each task version by itself."""
-    for span, own in versions.runs(frames):
-        for first, last, reason in refusals.runs(own):
-            if reason is None:
-                yield carry(span, own, first, last)
-            else:
-                yield from declare(Declared(first, last, reason))
+    """Yield the messages of event frames."""
+    for first, last, reason in refusals.runs(frames):
+        if reason is None:
+            yield carry(frames, first, last)
+        else:
+            yield from declare(Declared(first, last, reason))
 
 
-def _block(span: Span, frames: Sequence[Frame], first: int, last: int) -> bytes:
+def _block(layout: Layout, frames: Sequence[Frame], first: int, last: int) -> bytes:
     """Return the events first..last as one block: the frame's own, if they are all of one frame."""
     if len(frames) == 1 and frames[0].count == last - first + 1:
         return frames[0].payload
-    begin, layout = frames[0].first, Layout.of(span.columns)
+    begin = frames[0].first
     parts = [decode_block(layout, f.payload, f.first, MOST_EVENTS) for f in frames]
     return encode_block(joined(parts).part(first - begin, last - begin + 1))
 

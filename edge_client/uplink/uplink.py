@@ -31,14 +31,12 @@ from typing import TYPE_CHECKING
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat, Reporter
-from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups, of_events
+from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups
 from edge_client.uplink.pacing import Gathering, TokenBucket
 from edge_client.uplink.refusals import Refusals
 from streams.contract.errors import BrokerUnavailable, MessageRefused
-from streams.contract.task import Task
 from streams.contract.topics import EVENTS, FLEET, topic_name
 from streams.runtime.failpoints import Failpoint, unarmed
-from streams.runtime.tracing import OFF, Tracing
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
     from streams.kafka.producer import Sender
@@ -57,8 +55,9 @@ HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
 
 
 class Uplink(threading.Thread):
-    """Sends the spool's events, or what else `messages` makes of its frames, and the device's
-    state, if there is one: when something has changed, and every `heartbeat_s`.
+    """Sends what `messages` makes of the spool's frames to the topics of the task version with the
+    id `task`, and the device's state, if there is one: when something has changed, and every
+    `heartbeat_s`.
 
     `bytes_per_s` is the rate limit. `gather_s`: how long an event may wait for more, so that
     messages are fewer.
@@ -66,15 +65,14 @@ class Uplink(threading.Thread):
 
     def __init__(
         self,
-        task: Task,
+        task: str,
         device: str,
         spool: Spool,
+        messages: Messages,
         connect: "Callable[[], Sender]",
         reachable: Callable[[], bool],
-        reporter: Reporter | None,
+        reporter: Reporter | None = None,
         *,
-        messages: Messages | None = None,
-        tracing: Tracing = OFF,
         bytes_per_s: int | None = None,
         heartbeat_s: float = EVERY_S,
         gather_s: float = 0.0,
@@ -95,7 +93,7 @@ class Uplink(threading.Thread):
         self._rate_limit = TokenBucket(bytes_per_s, clock)
         self._gathering = Gathering(gather_s, clock)
         self._refusals = Refusals(clock)
-        self._messages = messages or of_events(task, device, spool, tracing)
+        self._messages = messages
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
@@ -217,7 +215,7 @@ class Uplink(threading.Thread):
         self._flight_bytes += size
         self._next = frames[-1].end
         self._unsent = max(self._unsent, frames[-1].first + frames[-1].count)
-        topic = topic_name(self._task.name, EVENTS)
+        topic = topic_name(self._task, EVENTS)
         assert self._sender is not None
         for message in messages:
             self._rate_limit.take(message.size)
@@ -273,7 +271,7 @@ class Uplink(threading.Thread):
             return
         assert self._sender is not None
         state = self._reporter.state().model_copy(update={"heartbeat_s": self._beat.interval_s})
-        topic = topic_name(self._task.name, FLEET)
+        topic = topic_name(self._task, FLEET)
         key, value = self._device.encode(), state.encode()
         if self._rate_limit.bytes_per_s is not None:
             size = len(key) + len(value)

@@ -70,7 +70,7 @@ class Demo:
         self._task = load_task(TASK)
         self._devices = chosen_devices(self._task, DEVICES)
         self._worn = [d for d in self._devices if d in har_remounted.REMOUNTED]
-        self._recovery = Recovery(self._task.name, self._worn, har_remounted.AFTER_S * 1_000_000)
+        self._recovery = Recovery(self._task.id, self._worn, har_remounted.AFTER_S * 1_000_000)
         self._outcome = DemoResult(canary=min(self._devices, key=self._place))
         self._fleet = RunningFleet(state, speed, timeout_s, self._recovery, self._say)
 
@@ -293,7 +293,7 @@ class Demo:
 
     def _run_asked(self, reason: str) -> tuple[RoundEvent, list[RoundEvent]]:
         """Ask for a run; return its end and all of its events."""
-        self._say(ask_for_run(broker_of(self._state, None), self._task.name, reason))
+        self._say(ask_for_run(broker_of(self._state, None), self._task.id, reason))
         self._fleet.until(lambda: self._run_for(reason), f"the run is started: {reason}")
         self._fleet.until(lambda: self._verdict(reason), f"the run ends: {reason}")
         verdict = self._verdict(reason)
@@ -311,7 +311,7 @@ class Demo:
         return next((e for e in self._run_for(reason) if e.kind in kinds), None)
 
     def _place(self, device: str) -> float:
-        return rollout_position(self._task.name, device)
+        return rollout_position(self._task.id, device)
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -2,9 +2,10 @@
 
     python send_events.py HOST:PORT TASK CHANNELS SAMPLES CLASSES [EVENTS]
 
-One message of the topic TASK.events is an Arrow stream of consecutive events of one device, with
-the headers schema, device, epoch, first and last. `epoch` names one run of this producer; `seq`
-counts its events from 0 without holes. The key is the device: its events stay in order.
+TASK is the task's name and version: wrist.v1. One message of the topic TASK.events is an Arrow
+stream of consecutive events of one device, with the headers schema, device, epoch, first and last.
+`epoch` names one run of this producer; `seq` counts its events from 0 without holes. The key is the
+device: its events stay in order.
 """
 
 import json

@@ -100,12 +100,12 @@ class Controller:
         )
         config = {"task": settings.task_ref, **settings.run_config}
         self._runs = RunTracker(
-            task.name, settings.state, settings.submission, config, rules, clock, failpoint
+            task.id, settings.state, settings.submission, config, rules, clock, failpoint
         )
         by_labels = task.upload == "prediction"
         staged = replace(settings.plan.rules, metric=window_metric(task), by_labels=by_labels)
         self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
-        self._fleet = FleetView(task.name)
+        self._fleet = FleetView(task.id)
         self._windows = WindowHistory(metric=window_metric(task), classes=task.classes)
         self._others: set[str] = set()  # metrics and classes of reports that do not count
         self._announced: Release | None = None  # the last one on `releases`
@@ -119,7 +119,7 @@ class Controller:
 
     def follow(self, stop: threading.Event) -> None:
         """Wait to lead, announce decisions, then follow the topics; return when `stop` is set."""
-        settings, name = self._settings, self._task.name
+        settings, name = self._settings, self._task.id
         topic = topic_name(name, RELEASES)
         election = Election(settings.broker, f"tidewheel-{name}-controller", topic)
         producer = reader = None
@@ -222,7 +222,7 @@ class Controller:
         announced = self._announced
         if announced is None or self._last is None or announced.digest != self._last.digest:
             return
-        broker, task = self._settings.broker, self._task.name
+        broker, task = self._settings.broker, self._task.id
         if missing := redelivery.gone(broker, task, announced.deliveries):
             self._announced = redelivery.send_again(producer, self._registry, announced, missing)
 

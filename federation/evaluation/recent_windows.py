@@ -92,7 +92,7 @@ def _teacher(
     """Return the teacher's latest answers; leaves half of the time for the events."""
     found: dict[Key, np.ndarray] = {}
     half = clock() + (until - clock()) / 2
-    for message in _latest(connect, topic_name(task.name, SCORES), half, clock):
+    for message in _latest(connect, topic_name(task.id, SCORES), half, clock):
         for key, outputs in _scores(task, message):
             found.setdefault(key, outputs)
         if len(found) >= _limit(task):
@@ -124,7 +124,7 @@ def _joined(
     segments = np.zeros((limit, *task.segment_shape), np.float32)
     outputs = np.zeros((limit, task.outputs), np.float32)
     devices: list[str] = []
-    for message in _latest(connect, topic_name(task.name, EVENTS), until, clock):
+    for message in _latest(connect, topic_name(task.id, EVENTS), until, clock):
         device, known, rows = _events(task, message, teacher)
         at = slice(len(devices), min(limit, len(devices) + len(rows)))
         count = at.stop - at.start

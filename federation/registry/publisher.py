@@ -65,7 +65,7 @@ def announce(
         return announced
     if announced is not None and announced.digest == last.digest:
         return announced
-    topic, task = topic_name(registry.task, RELEASES), registry.task
+    topic, task = topic_name(registry.id, RELEASES), registry.id
     known = [] if announced is None else announced.deliveries
     deliveries = deliver(producer, registry, last.decision.standing, known)
     reached("release-step-2")
@@ -80,8 +80,8 @@ def announce(
 
 def _number(announced: Release | None, last: Release) -> int:
     """Return the number of the last decision of this history on `releases`."""
-    if announced is None or announced.decision.task_version != last.decision.task_version:
-        return 0  # each task version has a history of its own
+    if announced is None:
+        return 0
     seq = announced.decision.seq
     if seq >= last.decision.seq:
         log.warning(
@@ -135,7 +135,7 @@ def _delivered(
         if len(data) >= len(registry.read(model)):
             return None
     sha256 = hashlib.sha256(data).hexdigest()
-    topic = topic_name(registry.task, ARTIFACTS)
+    topic = topic_name(registry.id, ARTIFACTS)
     offsets = [
         producer.put(topic, sha256.encode(), part, headers) for part, headers in chunks(data)
     ]
@@ -165,9 +165,9 @@ def read_announced(settings: BrokerSettings, task: str) -> Release | None:
 def take_up(settings: BrokerSettings, registry: Registry, own: Ed25519PublicKey) -> Release | None:
     """Return the release under the task's name, when a controller with the `own` key begins. Raises
     BrokerUnavailable, and ArtifactError if the registry has lost a revocation."""
-    messages = read_releases(settings, registry.task)
+    messages = read_releases(settings, registry.id)
     check_revocations(registry, own, releases(messages))
-    return current(messages, registry.task)
+    return current(messages, registry.id)
 
 
 def read_releases(settings: BrokerSettings, task: str) -> list[Received]:

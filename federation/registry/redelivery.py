@@ -53,12 +53,12 @@ def send_again(
     producer: Publisher, registry: Registry, announced: Release, missing: Sequence[Delivery]
 ) -> Release:
     """Send the `missing` deliveries of the announced release; return it with their new places."""
-    topic = topic_name(registry.task, ARTIFACTS)
+    topic = topic_name(registry.id, ARTIFACTS)
     known = [each for each in announced.deliveries if each not in missing]
     for each in missing:
         what = each.model if each.base is None else f"{each.model} from {each.base}"
         log.warning("%s no longer has the bytes of %s: they are sent again", topic, what)
     deliveries = deliver(producer, registry, announced.decision.standing, known)
     release = announced.model_copy(update={"deliveries": deliveries})
-    producer.put(topic_name(registry.task, RELEASES), registry.task.encode(), release.encode())
+    producer.put(topic_name(registry.id, RELEASES), registry.id.encode(), release.encode())
     return release

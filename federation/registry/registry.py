@@ -37,6 +37,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.errors import ArtifactError, Retryable, UsageError
 from streams.contract.signing import key_id
+from streams.contract.topics import task_id
 from streams.contract.weights import delta
 from streams.runtime.object_store import ObjectStore, open_store
 
@@ -60,6 +61,11 @@ class Registry:
     @cached_property
     def store(self) -> ObjectStore:
         return open_store(self.place)
+
+    @property
+    def id(self) -> str:
+        """The id of the task and its version."""
+        return task_id(self.task, self.task_version)
 
     @property
     def where(self) -> str:

@@ -149,7 +149,7 @@ class Rollout:
     def _move_on(
         self, last: Release, offered: Ref, fleet: FleetView, finding: StageVerdict
     ) -> Release:
-        desired, task = last.decision.standing, self.registry.task
+        desired, task = last.decision.standing, self.registry.id
         there = fleet.present(self.clock())
         among = sum(rollout_position(task, s.device) < desired.share for s in there)
         found = self._next_stage(fleet, desired.stage, among) if desired.share < 1 else None
@@ -182,7 +182,7 @@ class Rollout:
         self, fleet: FleetView, stage: int, among: int
     ) -> tuple[int, float, int] | None:
         """Return the next stage with more than `among` devices: its number, share and devices."""
-        task = self.registry.task
+        task = self.registry.id
         positions = sorted(rollout_position(task, s.device) for s in fleet.present(self.clock()))
         for number, wanted in enumerate(self.plan.shares[stage:] if positions else (), stage + 1):
             count = max(1, math.ceil(wanted * len(positions)))

@@ -90,7 +90,7 @@ class Inviter:
 
     def _publish(self, devices: list[str], *, ended: bool) -> None:
         self._repeat_at = self._clock() + REPEAT_S
-        topic = topic_name(self._task.name, INVITATIONS)
+        topic = topic_name(self._task.id, INVITATIONS)
         try:
             producer = self._producer()
             for at in range(0, len(devices), NAMES):

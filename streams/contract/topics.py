@@ -1,7 +1,8 @@
 """The topics: names, partitions, retention and cleanup policy.
 
-A topic's full name is `<task>.<name>` (`har.events`), so several tasks can share one cluster and a
-topic's records all have the same shape.
+A topic's full name is `<task>.v<version>.<name>` (`har.v2.events`): a task version has all topics
+for itself, as it has its workers' and controllers' groups and its state folder. Several tasks, and
+the versions of one, can share a cluster, and nothing that is read can be of another version.
 """
 
 from dataclasses import dataclass
@@ -43,18 +44,24 @@ class TopicSpec:
         return found
 
 
+def task_id(name: str, version: int) -> str:
+    """Return the id of a task version: `har.v2`."""
+    return f"{name}.v{version}"
+
+
 def topic_name(task: str, topic: str) -> str:
-    """Return the full name of `topic` for `task`."""
+    """Return the full name of `topic` of the task version with the id `task`."""
     return f"{task}.{topic}"
 
 
 def worker_group(task: str) -> str:
-    """Return the consumer group of a task's workers, which is the name of their Faust app."""
+    """Return the consumer group of the workers of the task version with the id `task`, which is the
+    name of their Faust app."""
     return f"tidewheel-{task}-worker"
 
 
 def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
-    """Return all topics of `task`.
+    """Return all topics of the task version with the id `task`.
 
     `scores` and `windows` have as many partitions as `events`: the worker publishes to the
     partition that it reads from, so a device's scores are in the partition of its events.

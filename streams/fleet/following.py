@@ -2,10 +2,10 @@
 
 The leading controller keeps a FleetView anyway. It publishes it on `view`:
 
-1. the view's bytes (snapshot.py) are split into messages of at most PART bytes, with the keys
-   "<slot>/<index>" and headers `schema`, `id` (of this snapshot), `index`, `count`. The slot is 0
-   or 1, the other one than that of the last complete snapshot: compaction never removes a part of
-   that one in favour of a snapshot that was cut off
+1. the view's bytes (`view/1`: JSON compressed with zstd) are split into messages of at most PART
+   bytes, with the keys "<slot>/<index>" and headers `schema`, `id` (of this snapshot), `index`,
+   `count`. The slot is 0 or 1, the other one than that of the last complete snapshot: compaction
+   never removes a part of that one in favour of a snapshot that was cut off
 2. they are sent in order, each after the acknowledgement of the one before
 
 A reader looks for the last message whose `count` messages with its `id` are complete, so a crash
@@ -20,7 +20,10 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Protocol
+
+from pydantic import TypeAdapter
 
 from streams.contract.errors import MalformedRecord, TopicMissing
 from streams.contract.events.messages import Headers
@@ -33,18 +36,45 @@ from streams.contract.topics import (
     WINDOWS,
     topic_name,
 )
-from streams.fleet.snapshot import VIEW_1, decode, encode
+from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
-log = logging.getLogger(__name__)
-
+VIEW_1 = "view/1"
+LARGEST = 1 << 28
 TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS)
 PART = 900_000
 MOST = 50_000  # messages of `windows` that are read after a snapshot, or without one
 LETTERS = 200  # messages of `dead-letters`, for who asks for that topic
 TRIES = 3  # snapshots that are looked at, the last one first
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Saved:
+    """time_us: when it was written, by the wall clock."""
+
+    time_us: int
+    view: FleetView
+
+
+_SAVED = TypeAdapter(Saved)
+
+
+def encode(view: FleetView, time_us: int) -> bytes:
+    """Return the view's bytes."""
+    return compressed(_SAVED.dump_json(Saved(time_us, view)))
+
+
+def decode(data: bytes) -> tuple[FleetView, int]:
+    """Return the view and when it was written; raise MalformedRecord for other bytes."""
+    try:
+        saved = _SAVED.validate_json(decompressed(data, LARGEST))
+    except (ValueError, ZstdError) as exc:
+        raise MalformedRecord("bad-view", str(exc)[:300]) from exc
+    return saved.view, saved.time_us
 
 
 class Putting(Protocol):

@@ -10,7 +10,6 @@ from kafka.partitioner.default import murmur2
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Headers
-from streams.kafka import batches
 from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
@@ -19,8 +18,6 @@ FEW = 100  # where each of them may have many rows
 FETCH_WAIT_MS = 2000  # how long the broker holds a fetch while there is nothing new
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
-
-batches.install()
 
 
 @dataclass(frozen=True)

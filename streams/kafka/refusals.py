@@ -15,10 +15,10 @@ from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 
 from streams.contract.errors import BrokerUnavailable, MessageRefused, TopicMissing
-from streams.kafka import decoders
+from streams.kafka import patches
 from streams.kafka.settings import BrokerSettings
 
-decoders.install()  # here, because each module that uses the library imports this one
+patches.install()  # here, because each module that uses the library imports this one
 
 # The library logs each failed connection attempt; errors and metrics report what matters.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)

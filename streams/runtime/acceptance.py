@@ -1,8 +1,8 @@
 """Acceptance of signed decisions by a device or worker, and the keys that it trusts.
 
-A device stores the last accepted decision's number, digest and keys, and the retired keys, in
-accepted.json beside its slots. The file is replaced atomically before the decision takes effect. A
-decision is accepted if
+A device stores the last accepted decision's number, digest and keys, and the retired keys, beside
+its slots. The file is replaced atomically before the decision takes effect. A decision is accepted
+if
 
 1. a trusted key signed it: one that the process was started with or that an accepted decision
    named, and that is not revoked
@@ -11,11 +11,10 @@ decision is accepted if
 4. every key that was revoked is still revoked in it, whoever signed it
 
 so old decisions cannot be replayed, and a rewritten history cannot be continued. Each version of
-the task has a history of its own; the file keeps the last decision of each, so that one who goes
-back to an earlier version takes no older decision of that. A key that a history has named or
-revoked is trusted, or not trusted, by the others as well. On a full disk the
-state is kept in memory, and a restart may accept the decision again. Workers always keep it in
-memory: they read `releases` from the beginning.
+the task has its history, and so its file, `accepted-v<version>.json`. What the files of the other
+versions say of keys counts as well: a key that they name is trusted, one that they revoke is not.
+On a full disk the state is kept in memory, and a restart may accept the decision again. Workers
+always keep it in memory: they read `releases` from the beginning.
 """
 
 import logging
@@ -36,57 +35,48 @@ from streams.runtime.disk import write_atomic
 log = logging.getLogger(__name__)
 
 
-class Place(Document):
-    """The last accepted decision of a history."""
-
-    seq: int = Field(ge=0)
-    digest: str
-
-
 class Accepted(Document):
-    """The file accepted.json; `seq` is 0 before the first decision. `others` are the histories of
-    other task versions; of them are the `carried` keys, trusted, and the `barred` ones, revoked.
-    """
+    """The file of a task version; `seq` is 0 before the first decision."""
 
-    task_version: int | None = None
-    others: dict[int, Place] = {}
-    carried: dict[KeyId, Digest] = {}
-    barred: list[KeyId] = []
     seq: int = Field(default=0, ge=0)
     digest: str = ""
     keys: dict[KeyId, Digest] = {}
     revoked: list[KeyId] = []
     past: dict[KeyId, Digest] = {}  # retired keys
 
-    def of_version(self, version: int) -> "Accepted":
-        """Return what was accepted of a task version, with the other histories beside it."""
-        if self.task_version in (None, version):
-            return self.model_copy(update={"task_version": version})
-        others = {**self.others, self.task_version: Place(seq=self.seq, digest=self.digest)}
-        mine = others.pop(version, Place(seq=0, digest=""))
-        trusted = {"carried": {**self.carried, **self.keys}, "keys": {}}
-        revoked = {"barred": sorted({*self.barred, *self.revoked}), "revoked": []}
-        changed = {"task_version": version, "others": others, **trusted, **revoked}
-        return self.model_copy(update={**changed, **mine.model_dump()})
+
+def accepted_file(folder: Path, version: int) -> Path:
+    return folder / f"accepted-v{version}.json"
 
 
-def reset(path: Path) -> None:
+def reset(folder: Path) -> None:
     """Let a stopped device accept decisions of another history; keeps its trusted keys."""
-    try:
-        before = Accepted.decode(path.read_bytes())
-    except (OSError, MalformedRecord):
-        path.unlink(missing_ok=True)
-        return
-    write_atomic(path, before.model_copy(update={"seq": 0, "digest": "", "others": {}}).encode())
+    for path in folder.glob("accepted-v*.json"):
+        try:
+            before = Accepted.decode(path.read_bytes())
+        except (OSError, MalformedRecord):
+            path.unlink(missing_ok=True)
+        else:
+            write_atomic(path, before.model_copy(update={"seq": 0, "digest": ""}).encode())
 
 
 class Acceptance:
-    """The decisions that one process accepts; it was started with the `initial` keys."""
+    """The decisions that one process accepts; it was started with the `initial` keys. folder: of
+    the files; None: in memory alone."""
 
-    def __init__(self, path: Path | None, task: Task, initial: Sequence[Ed25519PublicKey]) -> None:
-        self._path, self._task = path, task
+    def __init__(
+        self, folder: Path | None, task: Task, initial: Sequence[Ed25519PublicKey]
+    ) -> None:
+        self._task = task
+        self._path = None if folder is None else accepted_file(folder, task.version)
+        self._state = Accepted() if self._path is None else _read(self._path)
         self._initial = {key_id(key): key for key in initial}
-        self._state = self._read()
+        self._barred: frozenset[str] = frozenset()  # of other versions: this one need not repeat it
+        for path in folder.glob("accepted-v*.json") if folder is not None else ():
+            if path != self._path:
+                other = _read(path)
+                self._initial |= public_keys(other.keys)
+                self._barred |= {*other.revoked}
 
     @property
     def seq(self) -> int:
@@ -141,12 +131,10 @@ class Acceptance:
     def _trust(self) -> Trust:
         state = self._state
         named, past = public_keys(state.keys), public_keys(state.past)
-        first = {**self._initial, **public_keys(state.carried)}
-        barred = frozenset(state.barred)  # by another history: this one need not repeat it
         return Trust(
-            {**past, **first, **named},
-            frozenset(first) - barred,
-            frozenset(named) - barred,
+            {**past, **self._initial, **named},
+            frozenset(self._initial) - self._barred,
+            frozenset(named) - self._barred,
             frozenset(state.revoked),
         )
 
@@ -159,13 +147,12 @@ class Acceptance:
         except OSError as exc:
             log.warning("%s was not written, a restart may accept it again: %s", self._path, exc)
 
-    def _read(self) -> Accepted:
-        found = Accepted()
-        try:
-            if self._path is not None:
-                found = Accepted.decode(self._path.read_bytes())
-        except FileNotFoundError:
-            pass
-        except (OSError, MalformedRecord) as exc:
-            log.warning("%s is ignored: %s", self._path, exc)
-        return found.of_version(self._task.version)
+
+def _read(path: Path) -> Accepted:
+    try:
+        return Accepted.decode(path.read_bytes())
+    except FileNotFoundError:
+        pass
+    except (OSError, MalformedRecord) as exc:
+        log.warning("%s is ignored: %s", path, exc)
+    return Accepted()

@@ -12,6 +12,8 @@ import ssl
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, cast
 
 import faust
@@ -21,16 +23,21 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.types import TP, EventT, StreamT
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.contract.topics import MAX_MESSAGE_BYTES
+from streams.contract.topics import EVENTS, MAX_MESSAGE_BYTES, topic_name, worker_group
+from streams.fleet.following import read_view
+from streams.kafka.admin import GroupPosition, group_positions
+from streams.kafka.reader import Reader, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
+from streams.worker.commit.hole_keeper import Survey
 from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
-from streams.worker.windows.listening import ListeningClock
-from streams.worker.windows.tumbling import Message
+from streams.worker.windows.tumbling import ListeningClock, Message
 
 PUBLISH_TIMEOUT_S = 30.0
 STOP_S = 5.0
+PAUSE_S = 1.0  # before the broker is asked again
+READ_S = 15.0
 MAX_BATCH_BYTES = 900_000  # below the brokers' default limit of 1,048,588
 
 log = logging.getLogger(__name__)
@@ -115,7 +122,7 @@ class FaustBroker:
 
 
 class Listening:
-    """A listening.Clock that goes by Faust's fetches."""
+    """A `tumbling.Clock` that goes by Faust's fetches."""
 
     def __init__(self, app: faust.App, topic: str) -> None:
         self._app, self._topic = app, topic
@@ -233,3 +240,50 @@ def ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:
     if broker.certfile:
         context.load_cert_chain(broker.certfile, broker.keyfile)
     return context
+
+
+@dataclass(frozen=True)
+class TopicSurvey:
+    """What a worker asks of `events` beside messages: first and end offsets, and what devices have
+    delivered. task: the id of the task version."""
+
+    broker: BrokerSettings
+    task: str
+
+    async def positions(self) -> dict[int, GroupPosition]:
+        """Return the workers' position in each partition; wait for an unavailable broker."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._positions)
+            except BrokerUnavailable as exc:
+                log.warning("%s; trying again in %.0f s", exc, PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
+
+    def survey(self, partition: int) -> Survey:
+        """Return the partition's end, and the events that its devices had delivered before. Raises
+        BrokerUnavailable."""
+        states = read_view(self.broker, self.task).devices.values()
+        positions = self._positions()
+        delivered = {
+            (state.device, state.epoch): state.produced - state.pending
+            for state in states
+            if partition_of(state.device, len(positions)) == partition
+        }
+        return positions[partition].end, delivered
+
+    def first_in(self, partition: int, begin: int, end: int) -> int | None:
+        """Return the offset of the first message from `begin` to before `end`, after which there is
+        another one; None if there are only markers of transactions. Raises BrokerUnavailable."""
+        topic = topic_name(self.task, EVENTS)
+        deadline = time.monotonic() + READ_S
+        with closing(Reader(self.broker, [topic], from_beginning=False)) as reader:
+            reader.seek(topic, partition, begin)
+            while time.monotonic() < deadline:
+                found = [m.offset for m in reader.poll() if m.partition == partition]
+                if found:
+                    return found[0] if found[0] < end else None
+        raise BrokerUnavailable(f"{topic}-{partition} gave nothing from {begin} in {READ_S:.0f} s")
+
+    def _positions(self) -> dict[int, GroupPosition]:
+        topic, group = topic_name(self.task, EVENTS), worker_group(self.task)
+        return {found.partition: found for found in group_positions(self.broker, group, topic)}

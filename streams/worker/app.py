@@ -18,7 +18,7 @@ import faust
 from faust.types import TP
 from faust.types.auth import CredentialsT
 
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError, UsageError
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs, worker_group
 from streams.kafka.admin import ensure_topics
@@ -27,17 +27,16 @@ from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.runtime.tracing import open_tracing
-from streams.worker import batches, seeking, waiting
-from streams.worker.agents import EventIntake, FaustBroker, Listening, ssl_context
+from streams.worker import faust_patches
+from streams.worker.agents import EventIntake, FaustBroker, Listening, TopicSurvey, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.maintenance import Maintenance
+from streams.worker.store.place import claim
 from streams.worker.teacher_source import TeacherSource
-from streams.worker.topic_survey import TopicSurvey
-from streams.worker.windows.task_versions import TaskVersions
 
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
@@ -52,12 +51,9 @@ for library in ("faust", "mode", "aiokafka"):  # they log every state change at 
 def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> None:
     """Run the worker until a signal; raise TidewheelError if it stopped by itself."""
     task = load_task(settings.task)
-    if settings.also is None and settings.also_teacher is not None:
-        raise UsageError("--also-teacher is of another version of the task: name it with --also")
-    versions = TaskVersions(task, None if settings.also is None else load_task(settings.also))
     pin_threads()
     offers = TeacherSource(task, settings)
-    others = [offers.other(version) for version in versions.all[1:]]
+    claim(settings.store, task.id)
     store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
     tracing = open_tracing(environ, "tidewheel-worker", settings.instance, task.name)
@@ -67,7 +63,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         where = f"{settings.metrics_host}:{server.port}"
         log.info("worker %s: metrics on %s", settings.instance, where)
     wait_for_topics(task, settings, metrics)
-    teachers = [offers.first(metrics), *others]
+    teacher = offers.first(metrics)
     upkeep = Maintenance(settings.store, settings.upkeep_every, metrics, settings.keep_days)
     upkeep.start()
 
@@ -75,12 +71,12 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         gc.freeze()  # the loaded objects stay alive: exclude them from collections
         gc.set_threshold(COLLECT_EACH, 20, 20)
         app = make_app(task, settings)
-        topic = topic_name(task.name, EVENTS)
+        topic = topic_name(task.id, EVENTS)
         broker, listening = FaustBroker(app, topic, settings.broker), Listening(app, topic)
-        survey = TopicSurvey(settings.broker, task.name)
+        survey = TopicSurvey(settings.broker, task.id)
         committer = Committer(
-            versions,
-            teachers,
+            task,
+            teacher,
             store,
             broker,
             now_us=lambda: time.time_ns() // 1000,
@@ -120,7 +116,7 @@ def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> N
     wait_s, said = 0.5, False
     while True:
         try:
-            return ensure_topics(settings.broker, topic_specs(task.name, settings.partitions))
+            return ensure_topics(settings.broker, topic_specs(task.id, settings.partitions))
         except BrokerUnavailable as exc:
             if not said:
                 log.warning("worker %s: waiting: %s", settings.instance, exc)
@@ -138,10 +134,9 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
-    batches.install()
-    seeking.install()
+    faust_patches.patch_aiokafka()
     return faust.App(
-        worker_group(task.name),
+        worker_group(task.id),
         broker=[f"kafka://{server.strip()}" for server in servers],
         store="memory://",
         datadir=datadir,
@@ -192,7 +187,7 @@ class Worker:
         self._committer, self._listening, self._survey = committer, listening, survey
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
-        self._topic = topic_name(task.name, EVENTS)
+        self._topic = topic_name(task.id, EVENTS)
         self._intake = EventIntake(app, committer, self._fail)
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="score")(self._intake.consume)
@@ -237,11 +232,8 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._app.finalize()
-        consumer = cast(Any, self._app.consumer)
-        consumer.wait_first = waiting.eager(consumer.wait_first)
-        consumer._wait_next_records = waiting.brief(consumer)
+        faust_patches.patch_consumer(self._app.consumer)
         await self._app.start()
-        waiting.gather(consumer)
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:
             await self._app.wait(self._stop.wait())

@@ -1,15 +1,30 @@
-"""Settings of a worker process."""
+"""Settings of a worker process, and its name in its group.
 
+A name is unique among the workers that run, and the same after a restart.
+Workers that share a store hold a lock file each, `workers/<name>.lock` beside the store, for as
+long as they live. Two of one name would fence each other off (Kafka's static membership).
+"""
+
+import fcntl
+import logging
 import os
+import re
+import socket
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import IO
 
+from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
 from streams.learning.torch_device import CPU
 from streams.runtime.health import HOST
 from streams.worker.store.place import Place, beside
 
 MAX_THREADS = 4
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+log = logging.getLogger(__name__)
 
 
 def default_threads() -> int:
@@ -27,8 +42,7 @@ class WorkerSettings:
     for what a worker keeps beside them, default: beside the store; trusted: public key files that
     teachers may be signed with; teacher: an artifact of kind "teacher" that overrides the
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
-    also, also_teacher: another version of the task, whose events are scored too, and the artifact
-    of its teacher; instance: the worker's stable name in its group; partitions: of `events`, if it
+    instance: the worker's stable name in its group; partitions: of `events`, if it
     is created; threads: for scoring; device: of the teacher's forward passes, "cpu" or "cuda";
     buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a partition between two
     runs of maintenance; keep_days: of event time, after which rows are deleted, None for never;
@@ -41,8 +55,6 @@ class WorkerSettings:
     trusted: tuple[Path, ...]
     teacher: Path | None = None
     fallback: Path | None = None
-    also: str | None = None
-    also_teacher: Path | None = None
     instance: str = "worker-0"
     partitions: int = 4
     flush_s: float = 1.0
@@ -60,3 +72,37 @@ class WorkerSettings:
         """The worker's own folder."""
         workers = self.workers or beside(self.store, Path(".tidewheel"))
         return workers / self.instance
+
+
+def hold(workers: Path, asked: str | None = None) -> tuple[str, IO[str]]:
+    """Return the name and its lock, held while the handle is open: `asked`, otherwise the first of
+    `<host>-1`, `<host>-2`, … that is free. Raise UsageError if a running worker has the name."""
+    if asked is not None:
+        if not NAME.fullmatch(asked):
+            raise UsageError(f"--instance {asked}: letters, digits, '.', '_' and '-', at most 63")
+        handle = _lock(workers, asked)
+        if handle is None:
+            raise UsageError(
+                f"a worker named {asked} is running beside {workers}: stop it, or give this one "
+                "another --instance"
+            )
+        return asked, handle
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:50].strip("-") or "worker"
+    tried = ((name, _lock(workers, name)) for name in (f"{host}-{n}" for n in count(1)))
+    return next((name, handle) for name, handle in tried if handle is not None)
+
+
+def _lock(workers: Path, name: str) -> IO[str] | None:
+    try:
+        workers.mkdir(parents=True, exist_ok=True)
+        handle = (workers / f"{name}.lock").open("a")
+    except OSError as exc:
+        raise UsageError(f"{workers} cannot be written: {exc}: use another --store") from exc
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    except OSError as exc:  # a file system without locks, as some that are mounted from elsewhere
+        log.warning("%s cannot be locked (%s): give every worker its own --instance", workers, exc)
+    return handle

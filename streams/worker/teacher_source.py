@@ -14,12 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from streams.contract.decisions import Release
-from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.artifact_download import Download, fetch
@@ -80,12 +79,12 @@ class TeacherUpdates(threading.Thread):
 
     def _follow(self) -> None:
         with contextlib.closing(self._reader()) as reader:
-            past = reader.end(topic_name(self._task.name, RELEASES), 0)
+            past = reader.end(topic_name(self._task.id, RELEASES), 0)
             while not self._ending.wait(LOOK_S):
                 self._consider(reader.poll(0.05), past)
 
     def _reader(self) -> Reader:
-        return Reader(self._settings, [topic_name(self._task.name, RELEASES)])
+        return Reader(self._settings, [topic_name(self._task.id, RELEASES)])
 
     def _consider(self, messages: list[Received], past: int) -> None:
         """Accept decisions in order, and load the teacher of the last one with deliveries. past:
@@ -114,7 +113,7 @@ class TeacherUpdates(threading.Thread):
             if delivery is None:
                 raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
             delivery.check_bound(ref)
-            data = fetch(self._settings, self._task.name, Download(delivery), self._ending.is_set)
+            data = fetch(self._settings, self._task.id, Download(delivery), self._ending.is_set)
             where = f"release {ref.model}"
             trusted = self._acceptance.trusted
             teacher = make_teacher(self._task, data, trusted, where, self._threads, self._device)
@@ -141,7 +140,9 @@ class TeacherSource:
         if file is None and settings.fallback is not None and settings.fallback.exists():
             file = settings.fallback
         if file is not None:
-            self._found = self._load(task, file)
+            self._found = load_teacher(
+                task, file, settings.trusted, settings.threads, settings.device
+            )
         self._feed = None
         if settings.teacher is None:
             self._feed = TeacherUpdates(
@@ -152,20 +153,6 @@ class TeacherSource:
                 settings.threads,
                 settings.device,
             )
-
-    def other(self, task: Task) -> Teacher:
-        """Return the teacher of another version of the task, which no offer replaces."""
-        settings = self._settings
-        if settings.also_teacher is None:
-            raise UsageError(
-                f"version {task.version} of task {task.name} needs its teacher: --also-teacher "
-                "<its state folder>/registry/teacher.twa"
-            )
-        return self._load(task, settings.also_teacher)
-
-    def _load(self, task: Task, file: Path) -> Teacher:
-        settings = self._settings
-        return load_teacher(task, file, settings.trusted, settings.threads, settings.device)
 
     def _keep(self, teacher: Teacher) -> None:
         self._found = teacher

@@ -355,9 +355,8 @@ def importers(library: str) -> set[str]:
             "kafka",
             {
                 "streams.kafka.admin",
-                "streams.kafka.batches",
-                "streams.kafka.decoders",
                 "streams.kafka.election",
+                "streams.kafka.patches",
                 "streams.kafka.producer",
                 "streams.kafka.reader",
                 "streams.kafka.refusals",
@@ -366,7 +365,7 @@ def importers(library: str) -> set[str]:
         ("ray", set()),
         (
             "aiokafka",
-            {f"streams.worker.{name}" for name in ("app", "agents", "batches", "seeking")},
+            {f"streams.worker.{name}" for name in ("app", "agents", "faust_patches")},
         ),
         (
             "deltalake",
@@ -404,7 +403,7 @@ def importers(library: str) -> set[str]:
             {
                 "streams.batch.sinks.databases",
                 "streams.batch.sources.selection",
-                "streams.worker.store.aging",
+                "streams.worker.store.retention",
                 "streams.worker.store.position",
                 "streams.worker.store.query",
                 "compose.cli.views",

@@ -13,6 +13,7 @@ import pytest
 from edge_client.inference.slots import Slots
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from federation.bootstrap.onnx_export import export_graph
 from streams.contract.events.compact import decode_block
 from streams.contract.events.messages import task_layout
@@ -76,7 +77,7 @@ class Device:
 
     def event_times(self) -> list[int]:
         """Of all events in the spool, in their order."""
-        spool, layout = Spool(self.home / "spool"), task_layout(tiny)
+        spool, layout = Spool(queue_folder(self.home, SPOOL, tiny)), task_layout(tiny)
         found: list[int] = []
         for frame in spool.read(spool.position, 1 << 30):
             assert frame.kind == EVENTS

@@ -43,7 +43,7 @@ def test_brokers_of_a_cluster_that_are_killed_in_turn_lose_and_double_nothing(
     ):
         crew = stack.enter_context(crew_of(served, "w0", "w1"))
         load = stack.enter_context(load_on(served, dice))
-        events = topic_name(served.task.name, "events")
+        events = topic_name(served.task.id, "events")
         with contextlib.closing(KafkaAdminClient(**cluster.settings.client_options())) as admin:
             copies = {len(p["replica_nodes"])
                       for p in admin.describe_topics([events])[0]["partitions"]}  # fmt: skip

@@ -11,8 +11,10 @@ import pytest
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly
+from edge_client.uplink.messages import of_events
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
+from streams.contract.events.messages import task_layout
 from streams.kafka.admin import probe
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
@@ -50,8 +52,11 @@ def uplink_of(served: Fleet, spool: Spool) -> Uplink:
             produced=account.produced, delivered=account.delivered, pending=account.pending,
         )  # fmt: skip
 
-    broker, says = served.broker, StateOnly(state)
-    return Uplink(served.task, AWAY, spool, lambda: Producer(broker), lambda: probe(broker), says)
+    broker, messages = served.broker, of_events(task_layout(served.task), AWAY, spool)
+    return Uplink(
+        served.task.id, AWAY, spool, messages, lambda: Producer(broker), lambda: probe(broker),
+        StateOnly(state),
+    )  # fmt: skip
 
 
 @pytest.mark.kafka

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import LABELS, queue_folder
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import open_store
 from tests.rig.processes.edge import Edge
@@ -42,7 +43,7 @@ def edge(served: Fleet, tmp_path: Path) -> Iterator[Edge]:
 
 
 def queue_of(edge: Edge) -> Path:
-    return edge.spool_folder.parent / "labels"
+    return queue_folder(edge.device_folder, LABELS, edge.served.task)
 
 
 def sent(edge: Edge, count: int) -> bool:

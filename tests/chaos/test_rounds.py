@@ -113,7 +113,7 @@ def rig(
     sockets: Path,
 ) -> Iterator[Rig]:
     """Three devices and a controller that starts one run and takes it up when it dies."""
-    ensure_topics(kafka, topic_specs(tiny.name))
+    ensure_topics(kafka, topic_specs(tiny.id))
     devices = {name: sockets / f"{name}.sock" for name in DEVICES}
     may = threading.Event()
     with ExitStack() as stack:

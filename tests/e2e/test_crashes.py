@@ -15,6 +15,7 @@ from compose.launcher import broker
 from compose.launcher.preparation import make_models
 from compose.launcher.state_dir import StateDir
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from federation.bootstrap.dataset import segments_of_device
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
@@ -150,7 +151,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
 
     expected = {device: len(segments_of_device(task, device).times) for device in devices}
     for device in devices:
-        spool = StateDir(place.folder / device).device(device) / "spool"
+        spool = queue_folder(StateDir(place.folder / device).device(device), SPOOL, task)
         until(
             lambda s=spool, d=device: produced_in_spool(s, place.folder / "copy") == expected[d],  # type: ignore[misc]
             f"{device} has answered {expected[device]} segments without a broker",
@@ -177,7 +178,7 @@ def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
 
 
 def last_states(settings: BrokerSettings) -> dict[str, DeviceState]:
-    reader = Reader(settings, [topic_name("tiny", FLEET)])
+    reader = Reader(settings, [topic_name("tiny.v1", FLEET)])
     try:
         messages = reader.read_to_end()
     finally:

@@ -65,7 +65,7 @@ def check_status(place: Place) -> None:
         return len(known) == 3 and all(device["produced"] for device in known)
 
     until(told, "every device has told of an event")
-    assert status["task"] == "tiny"
+    assert status["task"] == "tiny.v1"
     assert [device["device"] for device in status["devices"]] == ["d0", "d1", "d2"]
     assert {device["active"] for device in status["devices"]} == {
         status["release"]["stable"]["model"]

@@ -165,7 +165,7 @@ def test_the_search_finds_the_readings_that_a_task_sends(
 ) -> None:
     """The same segments, by a device's spool and uplink; plain and packed."""
     task = replace(tiny, name=f"search-{upload}", upload=upload)
-    ensure_topics(embedded, topic_specs(task.name, 1))
+    ensure_topics(embedded, topic_specs(task.id, 1))
     device = Device(task, embedded, tmp_path)
     device.uplink.start()
     writer = SpoolWriter(task, device.spool)
@@ -217,7 +217,7 @@ def broker_of(state: Path) -> BrokerSettings:
 
 
 def received(task: Task, broker: BrokerSettings, topic: str) -> list[Received]:
-    reader = Reader(broker, [topic_name(task.name, topic)])
+    reader = Reader(broker, [topic_name(task.id, topic)])
     try:
         return list(reader.read_to_end())
     finally:
@@ -227,8 +227,8 @@ def received(task: Task, broker: BrokerSettings, topic: str) -> list[Received]:
 def messages(task: Task, broker: BrokerSettings) -> dict[str, bytes]:
     """Of every topic of the task all that is on it: keys, values and headers."""
     found = {}
-    for spec in topic_specs(task.name):
-        topic = spec.name.removeprefix(f"{task.name}.")
+    for spec in topic_specs(task.id):
+        topic = spec.name.removeprefix(f"{task.id}.")
         parts = [
             part
             for m in received(task, broker, topic)
@@ -244,7 +244,7 @@ def spoil_a_message(task: Task, broker: BrokerSettings) -> None:
     assert message.value
     producer = Producer(broker)
     try:
-        topic = topic_name(task.name, EVENTS)
+        topic = topic_name(task.id, EVENTS)
         producer.put(topic, message.key, message.value[:-1], message.headers)
     finally:
         producer.close()

@@ -13,6 +13,7 @@ from edge_client.control.device_lock import hold
 from edge_client.settings import EdgeSettings
 from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
@@ -21,6 +22,7 @@ from streams.runtime.key_files import create_key
 from tests.compose.messages import received
 from tests.compose.reports.test_summary import shown_by, summary
 from tests.edge_client.spool.test_queue import flip
+from tests.rig.made_up.tiny_task import task as tiny
 
 REFERENCE = f"{Path(__file__).parents[1] / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 
@@ -73,8 +75,9 @@ def run_agent(
 def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_path: Path) -> None:
     folder = tmp_path / "devices" / "d0"
     create_key(tmp_path / "keys" / "signing.pem")
-    Spool(folder / "spool").declare_lost(2, "disk-full")
-    with next((folder / "spool").glob("*.seg")).open("ab") as stream:
+    spool = queue_folder(folder, SPOOL, tiny)
+    Spool(spool).declare_lost(2, "disk-full")
+    with next(spool.glob("*.seg")).open("ab") as stream:
         stream.write(b"half a frame")
     said, last = run_agent(tmp_path)
     assert any("a torn end of 12 bytes cut off" in line for line in said)
@@ -108,7 +111,7 @@ def test_a_figure_is_no_news_and_the_first_loss_for_a_reason_is(tmp_path: Path) 
 def test_what_a_running_agents_spool_has_lost_is_missing_in_the_account_that_a_user_sees(
     tmp_path: Path, damaged: bool, pending: int
 ) -> None:
-    folder = tmp_path / "devices" / "d0" / "spool"
+    folder = queue_folder(tmp_path / "devices" / "d0", SPOOL, tiny)
     create_key(tmp_path / "keys" / "signing.pem")
     spool = Spool(folder)
     for i in range(3):

@@ -245,7 +245,7 @@ def test_installs_do_not_keep_answers_waiting(place: Place, kafka: BrokerSetting
     versions = large_versions(place)
     (place.state / "first.twa").write_bytes(versions[0])
     task, place.kafka = place.task, kafka.bootstrap
-    ensure_topics(kafka, topic_specs(task.name))
+    ensure_topics(kafka, topic_specs(task.id))
     registry = Registry(place.state / "registry", task.name, task.version, [place.key.public_key()])
     first, *others = [registry.add(data).model for data in versions]
     producer, announced = Producer(kafka), None

@@ -17,6 +17,7 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.settings import EdgeSettings
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from federation.bootstrap.onnx_export import export_graph
 from federation.registry import publisher
 from federation.registry.registry import Registry
@@ -59,6 +60,10 @@ class Place:
     @property
     def slots(self) -> Path:
         return self.state / "devices" / "d0" / "slots"
+
+    @property
+    def spool(self) -> Path:
+        return queue_folder(self.state / "devices" / "d0", SPOOL, self.task)
 
     @property
     def log(self) -> str:
@@ -137,7 +142,7 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
 ) -> None:
     slow(place, "late-releases")
     task, place.kafka = place.task, kafka.bootstrap
-    ensure_topics(kafka, topic_specs(task.name))
+    ensure_topics(kafka, topic_specs(task.id))
     registry = Registry(place.state / "registry", task.name, task.version, [place.key.public_key()])
     first = registry.add(place.version(1)).model
     registry.serve(first, place.key, "the first")
@@ -146,7 +151,7 @@ def test_the_fleet_is_told_and_what_was_refused_is_not_fetched_again(
     new = registry.add(place.version(2)).model
 
     def said() -> DeviceState | None:
-        reader = Reader(kafka, [topic_name(task.name, FLEET)])
+        reader = Reader(kafka, [topic_name(task.id, FLEET)])
         try:
             states = [DeviceState.decode(message.value) for message in reader.read_to_end()]
         finally:
@@ -217,7 +222,7 @@ def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_vers
     until(lambda: f"serving {old}" in place.log, "the previous version serves")
     assert f"back from {new} to {old}: crashed: 3 times" in place.log
     assert ends(agent) == 0
-    assert Spool(place.state / "devices" / "d0" / "spool").account().produced >= 15
+    assert Spool(place.spool).account().produced >= 15
 
 
 HURRIED = """
@@ -247,7 +252,7 @@ def test_an_uplink_that_never_comes_back_ends_the_process_and_no_version_is_to_b
         assert place.log.count("the uplink does not come back") == life
         assert place.log.count("in connects_never") == life  # where the thread is
     assert not place.found()["crashes_us"]
-    spool = Spool(place.state / "devices" / "d0" / "spool").account()
+    spool = Spool(place.spool).account()
     assert spool.pending == spool.produced > 0
     agent = place.start()
     until(lambda: place.log.count(f"serving {active}") == 4, "the version serves again")
@@ -258,7 +263,7 @@ def test_an_agent_that_was_stopped_for_long_does_not_hang(place: Place) -> None:
     place.install(1)
     program = ("-c", f"{HURRIED}main()", "tidewheel")
     agent = place.start("--speed", "5", "--stay", program=program)
-    spool = place.state / "devices" / "d0" / "spool"
+    spool = place.spool
 
     def goes_on() -> None:
         size = sum(path.stat().st_size for path in spool.glob("*.seg"))

@@ -34,7 +34,7 @@ def test_its_events_are_scored_and_its_windows_reported(
     with fleet(kafka, tmp_path) as served:
         served.start()
         channels, samples = served.task.segment_shape
-        words = [kafka.bootstrap, served.task.name, channels, samples, served.task.outputs, 60]
+        words = [kafka.bootstrap, served.task.id, channels, samples, served.task.outputs, 60]
         done = subprocess.run(
             [sys.executable, PROGRAM, *map(str, words)], cwd=tmp_path, capture_output=True,
             text=True, timeout=120,
@@ -51,7 +51,7 @@ def test_events_that_are_refused_end_it_with_the_reason(
     with fleet(kafka, tmp_path) as served:
         served.start()
         channels, samples = served.task.segment_shape
-        words = [kafka.bootstrap, served.task.name, channels, samples + 1, served.task.outputs]
+        words = [kafka.bootstrap, served.task.id, channels, samples + 1, served.task.outputs]
         done = subprocess.run(
             [sys.executable, PROGRAM, *map(str, words)], cwd=tmp_path, capture_output=True,
             text=True, timeout=120,

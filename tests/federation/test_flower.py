@@ -70,7 +70,7 @@ class DyingRuns:
 def dying_runs(
     kafka: BrokerSettings, task_ref: str, tiny: Task, tmp_path: Path, sockets: Path
 ) -> Iterator[DyingRuns]:
-    ensure_topics(kafka, topic_specs(tiny.name))
+    ensure_topics(kafka, topic_specs(tiny.id))
     devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1")}
     with ExitStack() as stack:
         for name, path in devices.items():
@@ -107,7 +107,7 @@ def check_gone_on_with(
 
 
 def told_of_runs(broker: BrokerSettings, task: Task) -> list[RoundEvent]:
-    return [RoundEvent.decode(message.value) for message in read(broker, task.name, ROUNDS)]
+    return [RoundEvent.decode(message.value) for message in read(broker, task.id, ROUNDS)]
 
 
 @pytest.mark.kafka

@@ -48,7 +48,7 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
     sockets: Path,
 ) -> None:
     assert NGINX, "needs nginx: `make .venv/nginx`, or install your system's package nginx-light"
-    ensure_topics(kafka, topic_specs(tiny.name))
+    ensure_topics(kafka, topic_specs(tiny.id))
     names = ["d0", "d1"]
     with ExitStack() as stack:
         env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}

@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def text(self) -> str:
-        return f"{self.outputs} {self.label} {self.segment} {self.dtype}"
+        return f"{self.outputs}-{self.label}-{self.segment}-{self.dtype}"
 
     @property
     def digest(self) -> str:
@@ -71,7 +71,7 @@ class Layout:
     @classmethod
     def of(cls, text: str) -> "Layout":
         """Return the layout with this text; raise ValueError if there is none."""
-        outputs, label, segment, dtype = text.split(" ")
+        outputs, label, segment, dtype = text.split("-")
         return cls(int(outputs), int(label), int(segment), dtype)
 
 

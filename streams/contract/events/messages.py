@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.contract.events.compact import Columns, Layout, digest_of, encode_rows
+from streams.contract.events.compact import Columns, Layout, encode_rows
 from streams.contract.task import Task
 
 EVENTS_1 = "events/1"
 EVENTS_2 = "e2"  # the header of events/2
 DROPS_1 = "drops/1"
 LABELS_1 = "labels/1"
-TASK_VERSION = "task-version"
 TRACEPARENT = "traceparent"  # W3C Trace Context, on messages that are traced
 TAUGHT = "taught"  # header on `scores`: the teacher's outputs for the device
 
@@ -83,14 +82,10 @@ def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(segments, dtype).reshape(len(segments), -1)
 
 
-def encode_block_message(
-    device: str, epoch: str, first: int, block: bytes, columns: str, version: int | None
-) -> Wire:
-    """Return an events/2 message of a block with the layout whose text is `columns`; `version` is
-    the task's, which workers of another version then refuse."""
-    digest = digest_of(columns)
-    named = digest if version is None else f"{digest}.{version}"
-    return device.encode(), encode_rows(epoch, first, block), [(EVENTS_2, named.encode())]
+def encode_block_message(device: str, epoch: str, first: int, block: bytes, layout: Layout) -> Wire:
+    """Return an events/2 message of a block with this layout."""
+    headers = [(EVENTS_2, layout.digest.encode())]
+    return device.encode(), encode_rows(epoch, first, block), headers
 
 
 def encode_drop(drop: Drop) -> Wire:
@@ -104,25 +99,19 @@ def encode_label_lines(rows: Sequence[Mapping[str, object]]) -> bytes:
     return b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
 
 
-def encode_labels(
-    device: str, epoch: str, first: int, body: bytes, version: int | None = None
-) -> Wire:
+def encode_labels(device: str, epoch: str, first: int, body: bytes) -> Wire:
     """Return a labels/1 message of lines."""
     last = first + body.count(b"\n") - 1
-    return device.encode(), body, headers_of(LABELS_1, device, epoch, first, last, version)
+    return device.encode(), body, headers_of(LABELS_1, device, epoch, first, last)
 
 
-def headers_of(
-    schema: str, device: str, epoch: str, first: int, last: int, version: int | None = None
-) -> Headers:
-    known = [] if version is None else [(TASK_VERSION, str(version).encode())]
+def headers_of(schema: str, device: str, epoch: str, first: int, last: int) -> Headers:
     return [
         ("schema", schema.encode()),
         ("device", device.encode()),
         ("epoch", epoch.encode()),
         ("first", str(first).encode()),
         ("last", str(last).encode()),
-        *known,
     ]
 
 

@@ -8,9 +8,8 @@ Arrow, is in messages.py.
     drops/1    no body: the events first..last were dropped, with the reason
     labels/1   true labels that became known later: see labels.py
 
-    header     e2 (events/2 only: <digest of the columns>.<task version>, or without a version)
+    header     e2 (events/2 only: the digest of the columns)
                schema (all but events/2)  device  epoch  first  last  reason (drops only)
-               task-version (of the task whose events or labels these are; missing: not known)
                again (only on dead letters that were sent again: refused rows are tried again)
                traceparent (only on traced messages: see streams/runtime/tracing.py)
 
@@ -45,7 +44,6 @@ from streams.contract.events.messages import (
     EVENTS_1,
     EVENTS_2,
     LABELS_1,
-    TASK_VERSION,
     Drop,
     Wire,
     encode_block_message,
@@ -130,10 +128,9 @@ def score_schema() -> pa.Schema:
     )
 
 
-def encode_events(batch: EventBatch, version: int | None = None) -> Wire:
-    """Return (key, value, headers) of an events/2 message; `version` is the task's, which workers
-    of another version then refuse. Rows that events/2 cannot carry, as those with nulls, become an
-    events/1 message.
+def encode_events(batch: EventBatch) -> Wire:
+    """Return (key, value, headers) of an events/2 message. Rows that events/2 cannot carry, as
+    those with nulls, become an events/1 message.
 
     >>> import pyarrow as pa
     >>> from tidewheel import EventBatch, decode_events, encode_events, event_schema, load_task
@@ -149,22 +146,22 @@ def encode_events(batch: EventBatch, version: int | None = None) -> Wire:
     """
     layout = layout_of(batch.rows.schema)
     if layout is None or not batch.rows.num_rows:
-        return encode_stream(batch, version)
+        return encode_stream(batch)
     whole = batch.rows.columns[:4] + (batch.rows.columns[5:] if layout.segment else [])
     if any(column.null_count for column in whole):
-        return encode_stream(batch, version)
+        return encode_stream(batch)
     device, epoch, first, rows = batch.device, batch.epoch, batch.first, batch.rows
     columns = columns_of(device, epoch, first, rows).columns
     if any(len(name) > MOST or not name.isascii() for name in {epoch, *columns.names}):
-        return encode_stream(batch, version)
+        return encode_stream(batch)
     if not np.array_equal(rows.column("seq").to_numpy(), np.arange(first, batch.last + 1)):
-        return encode_stream(batch, version)
-    return encode_block_message(device, epoch, first, encode_block(columns), layout.text, version)
+        return encode_stream(batch)
+    return encode_block_message(device, epoch, first, encode_block(columns), layout)
 
 
-def encode_stream(batch: EventBatch, version: int | None = None) -> Wire:
+def encode_stream(batch: EventBatch) -> Wire:
     """Return (key, value, headers) of an events/1 message."""
-    headers = headers_of(EVENTS_1, batch.device, batch.epoch, batch.first, batch.last, version)
+    headers = headers_of(EVENTS_1, batch.device, batch.epoch, batch.first, batch.last)
     return batch.device.encode(), encode_batch(batch.rows), headers
 
 
@@ -216,7 +213,6 @@ def decode_columns(
         return Drop(device, epoch, first, last, _text(fields, "reason"))
     if last - first >= MAX_ROWS:
         raise MalformedRecord("huge-batch", f"{last - first + 1} rows, at most {MAX_ROWS}")
-    _check_version(task, fields)
     if schema == LABELS_1:
         labels = decode_label_lines(task, value or b"", last - first + 1)
         return LabelBatch(device, epoch, first, labels)
@@ -240,8 +236,7 @@ def as_columns(events: EventBatch | EventColumns) -> EventColumns:
 def _decode_compact(
     task: Task, key: bytes, value: bytes, fields: Mapping[str, bytes]
 ) -> EventColumns:
-    layout, digest = task_layout(task), _text(fields, EVENTS_2).partition(".")[0]
-    _check_version(task, fields)
+    layout, digest = task_layout(task), _text(fields, EVENTS_2)
     if digest != layout.digest:
         mine = f"{layout.digest!r} of task {task.name}"
         raise MalformedRecord("wrong-schema", f"columns {digest[:20]!r}, not {mine}")
@@ -254,23 +249,6 @@ def _decode_compact(
         raise MalformedRecord("bad-body", f"epoch {epoch[:80]!r}, last seq {last}")
     _check_values(task, columns)
     return EventColumns(device, epoch, layout, columns)
-
-
-def version_of(headers: Mapping[str, bytes]) -> bytes | None:
-    """Return the task version, in digits, that a message names; None if it names none."""
-    if TASK_VERSION in headers:
-        return headers[TASK_VERSION]
-    return headers.get(EVENTS_2, b"").partition(b".")[2] or None
-
-
-def _check_version(task: Task, fields: Mapping[str, bytes]) -> None:
-    """Raise MalformedRecord for rows of another version of the task, which may mean anything."""
-    named = version_of(fields)
-    found = str(task.version) if named is None else _decoded(named, TASK_VERSION)
-    if found != str(task.version):
-        raise MalformedRecord(
-            "task-version", f"of version {found[:20]} of task {task.name}, not {task.version}"
-        )
 
 
 def _check_values(task: Task, columns: Columns) -> None:
@@ -295,12 +273,8 @@ def _check_values(task: Task, columns: Columns) -> None:
 def _text(fields: Mapping[str, bytes], name: str) -> str:
     if name not in fields:
         raise MalformedRecord("no-header", f"header {name} is missing")
-    return _decoded(fields[name], name)
-
-
-def _decoded(text: bytes, name: str) -> str:
     try:
-        return text.decode()
+        return fields[name].decode()
     except UnicodeDecodeError as exc:
         raise MalformedRecord("bad-header", f"header {name} is not UTF-8") from exc
 

@@ -11,7 +11,8 @@ from streams.contract.task.validation import problem_of
 class Task(TaskFields):
     """What a fleet learns. Exactly one of `classes` and `targets` is given.
 
-    name, version    the task's identity; another version is another task, with its own first model
+    name, version    the task's identity; another version is another task, with its own first model,
+                     topics and state folder
     channels         names of the values of a reading
     rate_hz          readings a second; None where they come at no fixed rate
     segment          how readings are cut

@@ -21,6 +21,7 @@ from streams.contract.task.parts import (
     Segment,
 )
 from streams.contract.task.training import Training
+from streams.contract.topics import task_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,6 +64,11 @@ class TaskFields:
     threshold: float = 0.5
     latency_budget_ms: float | None = None
     training: Training = field(default_factory=Training)
+
+    @property
+    def id(self) -> str:
+        """Name and version, which the names of its topics and groups begin with: `har.v2`."""
+        return task_id(self.name, self.version)
 
     @property
     def outputs(self) -> int:

@@ -1,5 +1,6 @@
 """The numbered commit of a worker: effects first, position after.
 
-committer (the steps), publications (messages on `scores` and `windows`), publishing (until the
-broker has them), dead_letters (messages that cannot be decoded or scored), window_spans (traces).
+committer (the steps), incoming (messages, and dead letters), work (what a flush takes, stores and
+publishes), publications and window_reports (messages on `scores` and `windows`), hole_keeper (what
+retention deleted unread), window_spans (traces).
 """

@@ -20,12 +20,11 @@ What a restart does after a crash at the end of each step:
 """
 
 import asyncio
-import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -36,29 +35,46 @@ from streams.contract.task import Task
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
-from streams.worker.commit import dead_letters
 from streams.worker.commit.hole_keeper import HoleKeeper
-from streams.worker.commit.incoming import Incoming, decode, is_sent_again
+from streams.worker.commit.incoming import (
+    Incoming,
+    dead_letters_of,
+    decode,
+    is_sent_again,
+    refused_letters,
+)
 from streams.worker.commit.publications import Outgoing, publications
-from streams.worker.commit.publishing import publish_all
-from streams.worker.commit.storing import store_declared, store_scored
 from streams.worker.commit.window_spans import WindowSpans
-from streams.worker.commit.work import Broker, CommitWork
+from streams.worker.commit.work import (
+    Broker,
+    CommitWork,
+    publish_all,
+    store_declared,
+    store_scored,
+)
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
-from streams.worker.windows.listening import CallersClock, Clock
-from streams.worker.windows.partition import DeclaredDrop, PartitionState, StorePosition
-from streams.worker.windows.task_versions import TaskVersions
-from streams.worker.windows.tumbling import ANY_TIME, Message, Window, WindowSlice
+from streams.worker.windows.partition import (
+    DeclaredDrop,
+    PartitionState,
+    StorePosition,
+    due_windows,
+)
+from streams.worker.windows.tumbling import (
+    ANY_TIME,
+    CallersClock,
+    Clock,
+    Message,
+    WindowSlice,
+)
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
 FUTURE_S = 3600.0  # how far a live event may be ahead of the worker's clock
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -67,14 +83,14 @@ log = logging.getLogger(__name__)
 class Committer:
     """Owns the partitions' states and takes them through the steps, one flush at a time.
 
-    teachers: of the versions, in their order; clock: what silence is measured with, in place of
-    `now_s`; holes: None if messages are never deleted.
+    clock: what silence is measured with, in place of `now_s`; holes: None if messages are never
+    deleted.
     """
 
     def __init__(
         self,
-        versions: TaskVersions,
-        teachers: Sequence[Teacher],
+        task: Task,
+        teacher: Teacher,
         store: DeltaStore,
         broker: Broker,
         *,
@@ -89,16 +105,13 @@ class Committer:
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
-        self.scorer = BatchScorer(versions, teachers, store.revisions)
+        self.scorer = BatchScorer(task, teacher, store.revisions)
         self.metrics = metrics or Metrics()
-        self._tracing = tracing
-        self._versions, self._task = versions, versions.current
-        self._store, self._broker = store, broker
+        self._task, self._store, self._broker = task, store, broker
         self._now_us, self._holes = now_us, holes
-        self._committed, self._clock = committed, clock
-        self._failpoint = failpoint
+        self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
-        self._buffer_bytes = buffer_bytes
+        self._tracing, self._buffer_bytes = tracing, buffer_bytes
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.metrics.teacher(self.scorer.teacher)
 
@@ -122,17 +135,16 @@ class Committer:
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._versions, rows))
+            await publish_all(self._broker, publications(self._task, rows))
         self.scorer.restore(position)
         start = max(begin, committed or 0)
         self.partitions[partition] = PartitionState(partition, position, start)
         if self._holes is not None:
             await self._holes.assigned(partition, begin, committed or 0)
 
-    async def _call(self, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    async def _call(self, function: Callable[..., T], *given: Any) -> T:
         """Run on the one thread that scores, reads and writes the store."""
-        call = functools.partial(function, *given, **named)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
@@ -154,11 +166,11 @@ class Committer:
         if self._tracing.on:
             message.trace = sampled_parent(incoming.headers)
         try:
-            task, record = decode(self._versions, incoming)
+            record = decode(self._task, incoming)
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
-            parked = dead_letters.of_message(self._task, incoming, exc)
+            parked = dead_letters_of(self._task, incoming, exc)
             self._dead_letters.append((message, exc.reason, parked))
             return
         if isinstance(record, Drop):
@@ -166,13 +178,15 @@ class Committer:
         elif isinstance(record, LabelBatch):
             state.add_labels(message, record)
         else:
-            believed_us = self._believed_us(task)
             again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
-            state.add_events(task, message, record, at_s, believed_us=believed_us, again=again)
+            believed_us = self._believed_us()
+            state.add_events(
+                self._task, message, record, at_s, believed_us=believed_us, again=again
+            )
 
-    def _believed_us(self, task: Task) -> int:
+    def _believed_us(self) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""
-        if task.source == "recorded":
+        if self._task.source == "recorded":
             return ANY_TIME
         return self._now_us() + round(FUTURE_S * 1e6)
 
@@ -195,7 +209,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._versions, rows)
+                    messages = await self._call(publications, self._task, rows)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")
@@ -209,7 +223,8 @@ class Committer:
             return sum(window.rows for window in work.windows)
 
     def _collect(self, now_s: float) -> CommitWork:
-        work = CommitWork(windows=self._due_windows(now_s))
+        heard_s = {p: self._clock.listened(p, now_s) for p in self.partitions}
+        work = CommitWork(windows=due_windows(self.partitions, heard_s, FLUSH_ROWS))
         for partition, state in self.partitions.items():
             work.drops += [(partition, declared) for declared in state.take_drops()]
             work.labels += [(partition, told) for told in state.take_labels()]
@@ -231,21 +246,6 @@ class Committer:
             log.warning("%d malformed messages go to dead-letters", len(waiting))
         return work
 
-    def _due_windows(self, now_s: float) -> list[Window]:
-        """About FLUSH_ROWS rows: the same from every partition, and more from those that have more
-        where others have less."""
-        waiting = sorted(
-            (state.queue_due(self._clock.listened(partition, now_s)), partition)
-            for partition, state in self.partitions.items()
-        )
-        found: list[Window] = []
-        left = FLUSH_ROWS
-        for i, (_, partition) in enumerate(waiting):
-            taken = self.partitions[partition].take_due(left // (len(waiting) - i))
-            found += taken
-            left -= sum(window.rows for window in taken)
-        return found
-
     async def _score(self, work: CommitWork) -> Batch:
         """Step 1."""
         positions = self._positions()
@@ -266,7 +266,7 @@ class Committer:
         events = piece.events
         where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
         log.warning("%s: %s: %s", where, reason, detail)
-        work.dead_letters += dead_letters.of_piece(partition, piece, reason, detail)
+        work.dead_letters += refused_letters(self._task, partition, piece, reason, detail)
         drops = self.partitions[partition].refuse(piece, reason)
         work.drops += [(partition, DeclaredDrop(None, drop)) for drop in drops]
         self.metrics.dead_letter(reason)
@@ -278,7 +278,7 @@ class Committer:
         """Step 2; the rows that were stored."""
         positions = self._positions()
         store_declared(self._store, positions, work, self._now_us())
-        return store_scored(self._store, positions, batch)
+        return store_scored(self._task, self._store, positions, batch)
 
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())

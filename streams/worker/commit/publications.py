@@ -3,7 +3,6 @@
 The same rows give the same messages, whether they are new or read from the store.
 """
 
-import logging
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,18 +12,15 @@ import pyarrow.compute as pc
 
 from streams.contract.events.batches import BatchEncoder, filled_rows
 from streams.contract.events.compact import encode_taught
-from streams.contract.events.messages import TASK_VERSION, TAUGHT, Headers
+from streams.contract.events.messages import TAUGHT, Headers
 from streams.contract.events.records import SCORES_1, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import SCORES, WINDOWS, topic_name
 from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
-from streams.worker.scoring.rows import DRIFT, VERSION
-from streams.worker.windows.task_versions import TaskVersions
+from streams.worker.scoring.rows import DRIFT
 
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
 ORDER = ("device", "window", "revision", "time", "epoch", "seq")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,51 +34,27 @@ class Outgoing:
     headers: Headers
 
 
-def publications(versions: TaskVersions, rows: pa.Table) -> list[Outgoing]:
-    """Return a commit's messages: scores and a report per (device, window, revision).
-
-    Rows of a version that is neither are left out with a warning: this worker cannot say what they
-    mean. They are in the store, and one of their version had published them before it was stopped,
-    unless it was killed.
-    """
-    messages: list[Outgoing] = []
-    column = rows.column(VERSION.name)
-    there = column.unique().to_pylist()
-    for version in there:
-        same = pc.is_null(column) if version is None else pc.equal(column, version)
-        task, found = versions.named(version), rows if len(there) == 1 else rows.filter(same)
-        if task is None:
-            log.warning(
-                "%d rows of the last commit are of version %d of task %s: they are not published "
-                "again", found.num_rows, version, versions.current.name,
-            )  # fmt: skip
-        else:
-            messages += _of_version(task, found)
-    return messages
-
-
-def _of_version(task: Task, rows: pa.Table) -> list[Outgoing]:
+def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
+    """Return a commit's messages: scores and a report per (device, window, revision)."""
     scores, edges, order = _by_window(rows)
     messages, step = list[Outgoing](), rows_per_message(task)
     encoder = BatchEncoder(scores.schema)
-    scores_topic, windows_topic = topic_name(task.name, SCORES), topic_name(task.name, WINDOWS)
+    scores_topic, windows_topic = topic_name(task.id, SCORES), topic_name(task.id, WINDOWS)
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
     taught = Taught(scores, task.outputs)
     reports = window_reports(task, scores, edges, keys, drift)
-    version, schema = str(task.version).encode(), SCORES_1.encode()
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
         device, partition = keys.devices[i].encode(), keys.partitions[i]
         headers: Headers = [
             ("device", device),
             ("window", b"%d" % keys.starts[i]),
             ("revision", b"%d" % keys.revisions[i]),
-            (TASK_VERSION, version),
         ]
         for part, first in enumerate(range(begin, end, step)):
             last = min(first + step, end)
             value = encoder.encode(scores.slice(first, last - first))
-            extra = [("schema", schema), *headers, ("part", b"%d" % part)]
+            extra = [("schema", SCORES_1.encode()), *headers, ("part", b"%d" % part)]
             extra += taught.header(first, last)
             messages.append(Outgoing(scores_topic, partition, device, value, extra))
         messages.append(Outgoing(windows_topic, partition, device, reports[i], headers))

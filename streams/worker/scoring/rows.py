@@ -16,7 +16,6 @@ DAY_US = 86_400_000_000
 LONG_S = 3600  # of windows
 DAY = pa.field("day", pa.date32(), nullable=False)
 DRIFT = pa.field("drift", pa.string())
-VERSION = pa.field("task_version", pa.int32())
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,9 @@ class ScoredWindow:
 
 
 def store_schema() -> pa.Schema:
-    """Return the columns of the store's table `scores`: those of the topic, the window's day,
-    a WindowDrift on one row of each (device, window, revision), and the version of the task that
-    the event is of."""
-    return score_schema().append(DAY).append(DRIFT).append(VERSION)
+    """Return the columns of the store's table `scores`: those of the topic, the window's day, and
+    a WindowDrift on one row of each (device, window, revision)."""
+    return score_schema().append(DAY).append(DRIFT)
 
 
 def segments_of(task: Task, windows: Sequence[Window]) -> list[np.ndarray]:
@@ -66,8 +64,7 @@ def outputs_of(task: Task, windows: Sequence[Window]) -> np.ndarray:
 
 
 def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -> pa.Table:
-    """Return the rows of all windows, which are of one version of the task, in the order of the
-    windows and their pieces."""
+    """Return the rows of all windows, in the order of the windows and their pieces."""
     pieces = [piece for one in scored for piece in one.window.pieces]
     events = [piece.events.columns for piece in pieces]
     counts = np.array([piece.rows for piece in pieces])
@@ -94,7 +91,6 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
         "window": pa.array(starts, TIMESTAMP),
         "day": pa.array(_days(task, starts)),
         "drift": pa.array(drift, pa.string()),
-        VERSION.name: pa.array(np.full(len(outputs), task.version, np.int32)),
         "revision": pa.array(np.array([w.revision for w in windows], np.int32)[owner]),
         "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[owner]),
         "commit": pa.array(np.array([w.commit for w in windows], np.int64)[owner]),

@@ -15,7 +15,6 @@ from streams.learning.teacher import Teacher, TeacherFailed
 from streams.worker.scoring.drift_watch import DriftWatch
 from streams.worker.scoring.rows import ScoredWindow, outputs_of, segments_of
 from streams.worker.windows.partition import StorePosition
-from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Window
 
 RECENT = 50_000  # windows whose number of reports is cached
@@ -25,71 +24,13 @@ WindowKeys = Sequence[tuple[str, int]]  # (device, window start)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class VersionBatch:
-    """The scored windows of one version of the task; teacher: the model's name."""
-
-    task: Task
-    teacher: str
-    scored: Sequence[ScoredWindow]
-
-
 @dataclass
 class Batch:
-    """Scored windows by version of the task, and failed windows with the reason."""
+    """Scored windows, by the teacher of this name, and failed windows with the reason."""
 
-    versions: list[VersionBatch] = field(default_factory=list)
+    teacher: str
+    scored: list[ScoredWindow] = field(default_factory=list)
     failed: list[tuple[Window, str]] = field(default_factory=list)
-
-    @property
-    def scored(self) -> list[ScoredWindow]:
-        return [one for version in self.versions for one in version.scored]
-
-
-@dataclass
-class Answers:
-    """What a VersionScorer makes of windows: outputs and drift of the `kept` ones, in order."""
-
-    kept: list[Window] = field(default_factory=list)
-    outputs: list[np.ndarray | None] = field(default_factory=list)
-    drift: Sequence[str | None] = ()
-    failed: list[tuple[Window, str]] = field(default_factory=list)
-
-
-class VersionScorer:
-    """Teacher and drift of one version of the task."""
-
-    def __init__(self, task: Task, teacher: Teacher) -> None:
-        self.task = task
-        self.drift: DriftWatch | None = None
-        self.use(teacher)
-
-    def use(self, teacher: Teacher) -> None:
-        self.teacher, reference = teacher, teacher.reference
-        if reference is None:
-            self.drift = None
-        elif self.drift is None or not self.drift.counts_against(reference):
-            self.drift = DriftWatch(self.task, reference)
-
-    def score(self, windows: Sequence[Window]) -> Answers:
-        """Score windows of this version in one call of the teacher."""
-        made = Answers()
-        segments = segments_of(self.task, windows) if self.task.upload == "segment" else None
-        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
-        if segments is not None:
-            results = self.teacher.score(segments)
-        for window, result in zip(windows, results, strict=True):
-            if isinstance(result, TeacherFailed):
-                made.failed.append((window, str(result)))
-            else:
-                made.kept.append(window)
-                made.outputs.append(result)
-        made.drift = [None] * len(made.kept)
-        if self.drift is not None:
-            if made.failed and segments is not None:
-                segments = segments_of(self.task, made.kept)
-            made.drift = self.drift.observe(made.kept, segments, outputs_of(self.task, made.kept))
-        return made
 
 
 class BatchScorer:
@@ -97,27 +38,30 @@ class BatchScorer:
 
     def __init__(
         self,
-        versions: TaskVersions,
-        teachers: Sequence[Teacher],
+        task: Task,
+        teacher: Teacher,
         reports_in_store: Callable[[int, WindowKeys], dict[tuple[str, int], int]],
     ) -> None:
-        """teachers: of the versions, in their order."""
-        self._reports_in_store = reports_in_store
+        self._task, self._reports_in_store = task, reports_in_store
         self._offered: Teacher | None = None
-        self._scorers = {
-            task.version: VersionScorer(task, teacher)
-            for task, teacher in zip(versions.all, teachers, strict=True)
-        }
-        self._current = self._scorers[versions.current.version]
+        self._drift: DriftWatch | None = None
         self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
+        self._use(teacher)
+
+    def _use(self, teacher: Teacher) -> None:
+        self._teacher, reference = teacher, teacher.reference
+        if reference is None:
+            self._drift = None
+        elif self._drift is None or not self._drift.counts_against(reference):
+            self._drift = DriftWatch(self._task, reference)
 
     @property
     def teacher(self) -> str:
-        """The name of the current version's."""
-        return self._current.teacher.name
+        """The teacher's name."""
+        return self._teacher.name
 
     def offer(self, teacher: Teacher) -> None:
-        """Use another teacher of the current version from the next commit on."""
+        """Use another teacher from the next commit on."""
         self._offered = teacher
 
     def take_offer(self) -> bool:
@@ -126,43 +70,45 @@ class BatchScorer:
         if offered is None or offered.name == self.teacher:
             return False
         log.info("teacher changed: %s -> %s", self.teacher, offered.name)
-        self._current.use(offered)
+        self._use(offered)
         return True
 
     def restore(self, position: StorePosition) -> None:
         """Load the drift counts of an assigned partition's devices."""
-        for scorer in self._scorers.values():
-            if scorer.drift is not None:
-                scorer.drift.restore(position.drift)
+        if self._drift is not None:
+            self._drift.restore(position.drift)
         position.drift.clear()
 
     def clear(self) -> None:
         """Forget all state, when the partitions are revoked."""
         self._reports.clear()
-        for scorer in self._scorers.values():
-            if scorer.drift is not None:
-                scorer.drift.clear()
+        if self._drift is not None:
+            self._drift.clear()
 
     def score(self, windows: Sequence[Window], positions: Mapping[int, StorePosition]) -> Batch:
-        """Score all windows, in one call of the teacher for each version of the task."""
-        batch = Batch()
-        for version, scorer in self._scorers.items():
-            answers = scorer.score([w for w in windows if w.task.version == version])
-            revisions = self._revisions(answers.kept, positions)
-            scored = [
-                ScoredWindow(
-                    window,
-                    output,
-                    revisions[window.device, window.start],
-                    positions[window.partition].commit + 1,
-                    text,
-                )
-                for window, output, text in zip(
-                    answers.kept, answers.outputs, answers.drift, strict=True
-                )
-            ]
-            batch.versions.append(VersionBatch(scorer.task, scorer.teacher.name, scored))
-            batch.failed += answers.failed
+        """Score all windows in one call of the teacher."""
+        batch = Batch(self.teacher)
+        task, kept, outputs = self._task, list[Window](), list[np.ndarray | None]()
+        segments = segments_of(task, windows) if task.upload == "segment" else None
+        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
+        if segments is not None:
+            results = self._teacher.score(segments)
+        for window, result in zip(windows, results, strict=True):
+            if isinstance(result, TeacherFailed):
+                batch.failed.append((window, str(result)))
+            else:
+                kept.append(window)
+                outputs.append(result)
+        drift: Sequence[str | None] = [None] * len(kept)
+        if self._drift is not None:
+            if batch.failed and segments is not None:
+                segments = segments_of(task, kept)
+            drift = self._drift.observe(kept, segments, outputs_of(task, kept))
+        revisions = self._revisions(kept, positions)
+        for window, output, text in zip(kept, outputs, drift, strict=True):
+            revision = revisions[window.device, window.start]
+            commit = positions[window.partition].commit + 1
+            batch.scored.append(ScoredWindow(window, output, revision, commit, text))
         return batch
 
     def _revisions(

@@ -19,7 +19,6 @@ from deltalake.exceptions import DeltaError
 
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.worker.scoring.rows import store_schema
-from streams.worker.store.aging import AGED, aged_rows, last_aging, next_aging
 from streams.worker.store.place import Place, rows_in, table_at
 from streams.worker.store.position import (
     read_aged,
@@ -27,6 +26,7 @@ from streams.worker.store.position import (
     read_snapshot,
     write_snapshot,
 )
+from streams.worker.store.retention import AGED, aged_rows, last_aging, next_aging
 from streams.worker.store.tables import (
     APPLICATION,
     DROPS,
@@ -143,7 +143,7 @@ class DeltaStore:
 
     def keep_up(self, partition: int, keep_days: float | None = None) -> None:
         """Write a snapshot of the partition's position, delete rows that are older than `keep_days`
-        (aging.py), compact its small files, and delete unused files and log entries.
+        (retention.py), compact its small files, and delete unused files and log entries.
 
         A crash loses only this work. Raises PartitionLost if another worker ages the partition.
         """

@@ -3,7 +3,7 @@
 At every 256th commit of a partition its owner
 
 1. writes positions/<partition>.jsonl.zst: the position up to the partition's present commits
-2. with `keep_days`, moves old rows from `scores` and `labels` to `aged` (aging.py)
+2. with `keep_days`, moves old rows from `scores` and `labels` to `aged` (retention.py)
 3. compacts the partition's files of the tables
 4. deletes files that no version of the last day has, and log entries older than a day
 

@@ -17,8 +17,11 @@ from deltalake.exceptions import DeltaError
 
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.arrow_files import arrow_files
+from streams.runtime.object_store import open_store
 
 Place = str | Path
+
+OWNER = "task"  # the file with the id of the task version that the store is of
 
 
 def place_of(text: str) -> Place:
@@ -34,6 +37,22 @@ def beside(place: Place, state: Path) -> Path:
     """Return the folder in which workers keep what is of one machine: their locks, and the folder
     that Faust wants. It is beside the store's folder, or in `state` where the store is a URL."""
     return (Path(place).parent if is_local(place) else state) / "workers"
+
+
+def claim(place: Place, task: str) -> None:
+    """Note which task version, by its id, the store is of; raise UsageError if it is another's: the
+    partitions of two `events` cannot share a fence."""
+    store = open_store(place)
+    try:
+        try:
+            found = store.read(OWNER).decode(errors="replace")
+        except FileNotFoundError:
+            store.write(OWNER, task.encode())
+            return
+    except OSError as exc:
+        raise TidewheelError(f"the store {place} cannot be used: {exc}") from exc
+    if found != task:
+        raise UsageError(f"the store {place} is of {found}, not of {task}: use another --store")
 
 
 def table_at(place: Place, name: str) -> str:

@@ -4,8 +4,8 @@ import duckdb
 import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
-from streams.worker.store.aging import AGED, aged_schema
 from streams.worker.store.place import Place, has_table, rows_in, table_at
+from streams.worker.store.retention import AGED, aged_schema
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_schema, open_table
 
 NEWER = {LABELS: label_schema, AGED: aged_schema}  # than the first stores

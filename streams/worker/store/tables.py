@@ -3,7 +3,7 @@
     scores   one row per scored event (rows.store_schema)
     drops    one row per interval of events that will never be scored, with the reason
     labels   one row per true label that became known after its events were answered
-    aged     one row per epoch and day of events whose rows were deleted (aging.py)
+    aged     one row per epoch and day of events whose rows were deleted (retention.py)
 
 All are partitioned by day and Kafka partition.
 """
@@ -20,8 +20,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.contract.events.batches import TIMESTAMP
 from streams.worker.scoring.rows import DAY, DAY_US, store_schema
-from streams.worker.store.aging import AGED, aged_schema
 from streams.worker.store.place import Place, make_folder, options_of, table_at
+from streams.worker.store.retention import AGED, aged_schema
 from streams.worker.windows.partition import DeclaredDrop, ToldLabels
 
 SCORES = "scores"

@@ -15,7 +15,7 @@ messages before it are acknowledged, so a committed offset never passes an event
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
@@ -78,7 +78,7 @@ class PartitionState:
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
         self.bytes = 0  # of the messages in flight
-        self._versions: dict[int, dict[str, DeviceWindows]] = {}  # by task version, then device
+        self._devices: dict[str, DeviceWindows] = {}
         self._messages: deque[Message] = deque()
         self._first: int | None = None  # the lowest offset of this assignment
         self._next = start
@@ -130,8 +130,7 @@ class PartitionState:
         believed_us: int = ANY_TIME,
         again: bool = False,
     ) -> None:
-        """Add new events, of this version of the task, to their windows; with `again` refused
-        events are new."""
+        """Add new events to their windows; with `again` refused events are new."""
         events = as_columns(batch)
         source = events.device, events.epoch
         taken = self.position.taken.setdefault(source, IntervalSet())
@@ -155,11 +154,10 @@ class PartitionState:
         refused.remove(first, last)
 
     def _windows_of(self, task: Task, device: str, now_s: float) -> DeviceWindows:
-        devices = self._versions.setdefault(task.version, {})
-        if device not in devices:
+        if device not in self._devices:
             watermark = self.position.watermark.get(device, -1)
-            devices[device] = DeviceWindows(task, watermark, now_s)
-        return devices[device]
+            self._devices[device] = DeviceWindows(task, watermark, now_s)
+        return self._devices[device]
 
     def add_drop(self, message: Message, drop: Drop) -> None:
         """Add the part of a drop that is not scored, not in a window and not yet declared."""
@@ -240,20 +238,14 @@ class PartitionState:
     def _take(self, chosen: Callable[[DeviceWindows], list[int]]) -> list[Window]:
         return [
             Window(self.partition, device, start, windows.take(start))
-            for devices in self._versions.values()
-            for device, windows in devices.items()
+            for device, windows in self._devices.items()
             if windows.open
             for start in chosen(windows)
         ]
 
     def delay_us(self, now_us: int) -> int:
         """Return `now_us` minus the oldest watermark of a device with open windows, or 0."""
-        marks = [
-            windows.watermark
-            for devices in self._versions.values()
-            for windows in devices.values()
-            if windows.open
-        ]
+        marks = [windows.watermark for windows in self._devices.values() if windows.open]
         return max(0, now_us - min(marks)) if marks else 0
 
     def take_drops(self) -> list[DeclaredDrop]:
@@ -288,3 +280,17 @@ class PartitionState:
             self.bytes -= message.size
             done.append(message)
         return done
+
+
+def due_windows(
+    states: Mapping[int, PartitionState], now_s: Mapping[int, float], limit: int
+) -> list[Window]:
+    """Remove and return due windows of about `limit` rows: the same from every partition, and more
+    from those that have more where others have less. now_s: by the clock of each partition."""
+    waiting = sorted((state.queue_due(now_s[p]), p) for p, state in states.items())
+    found: list[Window] = []
+    for i, (_, partition) in enumerate(waiting):
+        taken = states[partition].take_due(limit // (len(waiting) - i))
+        found += taken
+        limit -= sum(window.rows for window in taken)
+    return found

@@ -4,8 +4,12 @@ A device's watermark is the largest event time that it has sent. A tumbling wind
 watermark passes its end by more than the task's lateness, when the device has been silent for the
 task's `idle_close_s`, or when it has been open for so long that the device's event time must be
 slow or stand still (`open_s`). Later rows of a closed window reopen it and are due at once: they
-become its next revision. Silence and openness are measured by the caller's clock, which stands
-still while no message can come (listening.py).
+become its next revision.
+
+Silence and openness are measured in the time in which messages could have come: a device is silent
+only while the worker would have heard it. Time in which the broker did not answer, or had messages
+that the worker had not taken in yet (it was stopped, full, or busy with a commit), says nothing
+about a device. A `Clock` counts this time.
 
 Event times too far in the future belong to no window: otherwise a single wrong timestamp would make
 all later events of the device late.
@@ -15,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +27,7 @@ from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.records import EventBatch, as_columns
 from streams.contract.task import Task
 
+STEP_S = 3.0  # that one answer counts at most; Faust's consumer waits 1.5 s for messages
 FUTURE = -1  # the "window" of events from the future
 ANY_TIME = 2**62
 
@@ -49,7 +55,6 @@ class Message:
 class WindowSlice:
     """Consecutive events of one message in one window."""
 
-    task: Task  # the version that the events are of
     message: Message
     events: EventColumns
     window: int  # its start, microseconds, or FUTURE
@@ -63,17 +68,12 @@ class WindowSlice:
 
 @dataclass(frozen=True)
 class Window:
-    """The rows of one device's window that are sealed together, ordered by event time; all are of
-    one version of the task."""
+    """The rows of one device's window that are sealed together, ordered by event time."""
 
     partition: int
     device: str
     start: int
     pieces: tuple[WindowSlice, ...]
-
-    @property
-    def task(self) -> Task:
-        return self.pieces[0].task
 
     @cached_property
     def rows(self) -> int:
@@ -89,18 +89,18 @@ def split(
     earliest, latest = int(times.min()), int(times.max())
     start = task.window_start(earliest)
     if latest < start + task.window_us and latest <= believed_us:  # all in one, as is usual
-        yield WindowSlice(task, message, events, start, int(times[0]), latest)
+        yield WindowSlice(message, events, start, int(times[0]), latest)
         return
     starts = np.where(times > believed_us, FUTURE, times - times % task.window_us)
     edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
     for begin, end in pairwise(edges):
         part, own = events.part(begin, end), times[begin:end]
-        yield WindowSlice(task, message, part, int(starts[begin]), int(own[0]), int(own.max()))
+        yield WindowSlice(message, part, int(starts[begin]), int(own[0]), int(own.max()))
 
 
 @dataclass(slots=True)
 class DeviceWindows:
-    """The open windows of one device, of one version of the task."""
+    """The open windows of one device."""
 
     task: Task
     watermark: int
@@ -138,3 +138,58 @@ class DeviceWindows:
 
 def _order(piece: WindowSlice) -> tuple[int, str, int]:
     return piece.first_us, piece.events.epoch, piece.events.first
+
+
+class Clock(Protocol):
+    """What silence is measured with, in seconds of a partition. now_s: by the caller's clock."""
+
+    def heard(self, partition: int, now_s: float, /) -> float:
+        """Return when a message that comes now was heard."""
+        ...
+
+    def listened(self, partition: int, now_s: float, /) -> float:
+        """Return up to when all messages are taken in."""
+        ...
+
+
+class CallersClock:
+    """A clock for which messages can always come."""
+
+    def heard(self, _partition: int, now_s: float) -> float:
+        return now_s
+
+    def listened(self, _partition: int, now_s: float) -> float:
+        return now_s
+
+
+@dataclass
+class ListeningClock:
+    """Seconds of one partition, in place of the wall clock where silence is measured.
+
+    An answer of the broker counts, with the time since the one before, once all messages that the
+    partition had then are taken in.
+    """
+
+    seconds: float = 0.0
+    _counted_s: float | None = None  # up to which answer
+    _answer: tuple[float, int] | None = None  # that is looked at: its time and the partition's end
+
+    def answered(self, at_s: float, end: int, taken: int) -> None:
+        """Note when the broker answered last, by any clock, the partition's end by that answer, and
+        the offset up to which messages are taken in."""
+        if self._answer is None:
+            if self._counted_s is not None and at_s <= self._counted_s:
+                return
+            self._answer = at_s, end
+        answered_s, end = self._answer
+        if taken < end:
+            return
+        self.seconds = self.heard(answered_s)
+        self._counted_s, self._answer = answered_s, None
+
+    def heard(self, at_s: float) -> float:
+        """Return the seconds at which a message counts that is taken in at `at_s`: as if the next
+        answer, which may be the one that brought it, counted at once."""
+        if self._counted_s is None:
+            return self.seconds
+        return self.seconds + min(max(at_s - self._counted_s, 0.0), STEP_S)

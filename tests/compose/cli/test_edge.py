@@ -15,6 +15,7 @@ from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from edge_client.samples.samples import Samples
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import LABELS, queue_folder
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
@@ -83,7 +84,7 @@ class Place:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows on `events`, by seq."""
-        reader = Reader(self.kafka, [topic_name(self.task.name, EVENTS)])
+        reader = Reader(self.kafka, [topic_name(self.task.id, EVENTS)])
         try:
             messages = reader.read_to_end()
         finally:
@@ -127,7 +128,7 @@ def place(kafka: BrokerSettings, tmp_path: Path, request: pytest.FixtureRequest)
     task = load_task(reference)
     key = create_key(tmp_path / "signing.pem")
     (tmp_path / "model.twa").write_bytes(artifact(key, plain(1), task=task))
-    ensure_topics(kafka, topic_specs(task.name))
+    ensure_topics(kafka, topic_specs(task.id))
     made = Place(tmp_path, reference, task, kafka)
     yield made
     for agent in made.agents:
@@ -231,7 +232,7 @@ def test_labels_that_were_answered_survive_a_kill_right_after_the_answer(
     agent.wait()
     assert (answer.labelled, answer.error is None) == (19, not more)
     assert Samples(place.task, folder / "samples.rows").sources() == {"user": 19}
-    assert Spool(folder / "labels").account().pending == 1
+    assert Spool(queue_folder(folder, LABELS, place.task)).account().pending == 1
 
 
 def test_what_an_offline_device_has_is_sent_later_without_its_agent(place: Place) -> None:

@@ -44,7 +44,7 @@ def place(tmp_path: Path) -> tuple[Path, str]:
 def test_new_weights_are_kept_and_offered(kafka: BrokerSettings, place: tuple[Path, str]) -> None:
     folder, reference = place
     task = load_task(reference)
-    ensure_topics(kafka, topic_specs(task.name))
+    ensure_topics(kafka, topic_specs(task.id))
     words = ("teacher", reference, "new.safetensors", "--kafka", kafka.bootstrap)
     done = tidewheel(*words, folder=folder, PYTHONPATH=str(Path(__file__).parents[3]))
     assert (done.returncode, done.stderr) == (0, "")
@@ -53,12 +53,12 @@ def test_new_weights_are_kept_and_offered(kafka: BrokerSettings, place: tuple[Pa
     assert kept is not None
     assert kept.files[WEIGHTS] == (folder / "new.safetensors").read_bytes()
     assert kept.model in done.stdout
-    reader = Reader(kafka, [topic_name(task.name, RELEASES)])
+    reader = Reader(kafka, [topic_name(task.id, RELEASES)])
     try:
         _, message = reader.read_to_end()  # under its own key, then under the task's name
     finally:
         reader.close()
-    assert message.key == task.name.encode()
+    assert message.key == task.id.encode()
     found = Release.decode(message.value)
     assert found.decision.standing.teacher == Ref.of(kept)
     assert [d.model for d in found.deliveries] == [kept.model]

@@ -241,7 +241,7 @@ def sees(watch: Watch, condition: Callable[[Moment], object], what: str) -> None
 def send(broker: BrokerSettings, task: Task, *messages: Received) -> None:
     with closing(Producer(broker)) as producer:
         for message in messages:
-            topic = topic_name(task.name, message.topic.removeprefix(f"{TASK}."))
+            topic = topic_name(task.id, message.topic.removeprefix(f"{TASK}."))
             producer.put(topic, message.key, message.value, message.headers)
 
 
@@ -250,8 +250,8 @@ def test_it_says_that_topics_are_missing_and_goes_on_when_they_are_there(
 ) -> None:
     watch.start()
     sees(watch, lambda seen: "does not have the topics" in seen.link.trouble, "they are missing")
-    assert watch.look(lambda seen: f"{task.name}." in seen.link.why)
-    ensure_topics(embedded, topic_specs(task.name))
+    assert watch.look(lambda seen: f"{task.id}." in seen.link.why)
+    ensure_topics(embedded, topic_specs(task.id))
     sees(watch, lambda seen: not seen.link.trouble, "there is no trouble any more")
     send(embedded, task, device("d0"), report("d0", 5), letter(0))
     sees(watch, lambda seen: seen.view.devices.keys() == {"d0"}, "the device is seen")
@@ -263,9 +263,9 @@ def test_it_says_that_topics_are_missing_and_goes_on_when_they_are_there(
 def test_after_a_snapshot_the_windows_before_it_are_shown_and_counted_once(
     embedded: BrokerSettings, task: Task, watch: Watch
 ) -> None:
-    ensure_topics(embedded, topic_specs(task.name))
+    ensure_topics(embedded, topic_specs(task.id))
     send(embedded, task, device("d0"), *(report("d0", ago_s) for ago_s in (30, 20, 20)))
-    view = read_view(embedded, task.name)
+    view = read_view(embedded, task.id)
     view.evidence.note(CANARY, "canary continues", Odds(1, 0.5, 2.0))
     with closing(Producer(embedded)) as producer:
         publish(producer, view, 1)

@@ -10,8 +10,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker.commit.dead_letters import PART_BYTES, of_message
-from streams.worker.commit.incoming import Incoming
+from streams.worker.commit.incoming import PART_BYTES, Incoming, dead_letters_of
 from tests.rig.made_up.tiny_task import task
 
 
@@ -19,7 +18,7 @@ def received(value: bytes, offset: int, first: int = 0) -> list[Received]:
     """What the topic holds of one malformed message."""
     headers: Headers = [("schema", b"events/1"), ("device", b"d0")]
     incoming = Incoming(3, offset, b"d0", value, headers)
-    letters = of_message(task, incoming, MalformedRecord("not-arrow", "no Arrow stream"))
+    letters = dead_letters_of(task, incoming, MalformedRecord("not-arrow", "no Arrow stream"))
     return [
         Received(m.topic, 0, first + i, m.key, m.value, m.headers) for i, m in enumerate(letters)
     ]

@@ -62,7 +62,7 @@ def test_the_group_is_that_of_the_workers(tmp_path: Path) -> None:
         task="", broker=BrokerSettings(bootstrap="127.0.0.1:1"), store=tmp_path / "store",
         teacher=tmp_path, trusted=(), instance="w0",
     )  # fmt: skip
-    assert make_app(tiny, settings).conf.id == worker_group(tiny.name)
+    assert make_app(tiny, settings).conf.id == worker_group(tiny.id)
 
 
 async def commit(broker: BrokerSettings, group: str, topic: str, offsets: dict[int, int]) -> None:

@@ -80,7 +80,7 @@ def test_the_command_prints_the_last_messages_and_ends_where_it_is_told(
     tmp_path: Path, kafka: BrokerSettings
 ) -> None:
     reference = own_task(tmp_path)
-    name = load_task(reference).name
+    name = load_task(reference).id
     ensure_topics(kafka, topic_specs(name, 1))
     producer = Producer(kafka)
     for number in range(7):

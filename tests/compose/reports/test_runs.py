@@ -150,7 +150,7 @@ def test_releases_are_read_from_kafka_and_followed(kafka: BrokerSettings, tmp_pa
     task = load_task(own_task(tmp_path))
     registry = kept(tmp_path, task.name)
     key = create_key(StateDir(tmp_path / ".tidewheel").signing_key)
-    ensure_topics(kafka, topic_specs(task.name))
+    ensure_topics(kafka, topic_specs(task.id))
     with closing(Producer(kafka)) as producer:
         first = publisher.announce(producer, registry, None)
         found = releases.read_decisions(task, kafka, lambda: pytest.fail("Kafka answers"))

@@ -24,7 +24,7 @@ from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, 
 from streams.contract.errors import UsageError
 from streams.contract.topics import topic_specs
 from streams.contract.window_report import ChannelDrift, DriftReport, WindowReport
-from streams.fleet.snapshot import encode
+from streams.fleet.following import encode
 from streams.fleet.timeline import Entry
 from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics

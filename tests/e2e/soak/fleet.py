@@ -20,13 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from edge_client.releases.downlink import Downlink
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
+from edge_client.uplink.messages import of_events
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import DeviceAccount
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.decisions import Delivery, Ref
 from streams.contract.documents import DeviceState
 from streams.contract.events.compact import encode_block
-from streams.contract.events.messages import Headers, event_columns
+from streams.contract.events.messages import Headers, event_columns, task_layout
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.producer import Done, Producer
@@ -120,7 +121,7 @@ class Device:
         self._dice = np.random.default_rng(number)
         self.offline_days = 0
         self._ahead_us = 0
-        acceptance = Acceptance(self._folder / "accepted.json", context.task, context.trusted)
+        acceptance = Acceptance(self._folder, context.task, context.trusted)
         self._acceptance = acceptance
         self.slots = MadeUpSlots(context.task, lambda: acceptance.trusted)
         self.downlink = Downlink(
@@ -146,7 +147,9 @@ class Device:
         context = self._context
         self.spool = Spool(self._folder / "spool", self._limits)
         self.uplink = Uplink(
-            context.task, self.name, self.spool, lambda: context.sender, lambda: True, self,
+            context.task.id, self.name, self.spool,
+            of_events(task_layout(context.task), self.name, self.spool),
+            lambda: context.sender, lambda: True, self,
             heartbeat_s=HEARTBEAT_S, clock=lambda: context.now_s,
         )  # fmt: skip
 
@@ -219,7 +222,7 @@ class Fleet:
         self.devices = [
             Device(context, f"device-{number:05}", number) for number in range(scenario.devices)
         ]
-        self._reader = Reader(context.broker, [topic_name(context.task.name, RELEASES)])
+        self._reader = Reader(context.broker, [topic_name(context.task.id, RELEASES)])
         self._ending = threading.Event()
 
     def follow(self) -> None:

@@ -50,7 +50,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self.layout = StateDir(self.folder / "state")
-        ensure_topics(self.broker, topic_specs(self.task.name, PARTITIONS))
+        ensure_topics(self.broker, topic_specs(self.task.id, PARTITIONS))
         self.layout.signing_key.parent.mkdir(parents=True, exist_ok=True)
         self.key = create_key(self.layout.signing_key)
         self.registry = Registry(
@@ -152,7 +152,7 @@ class Server:
 
     def pass_retention(self, days: int) -> None:
         """Let messages go that were on the topics `days` calls ago, read or not."""
-        topics = [topic_name(self.task.name, name) for name in (EVENTS, SCORES, WINDOWS)]
+        topics = [topic_name(self.task.id, name) for name in (EVENTS, SCORES, WINDOWS)]
         with closing(Reader(self.broker, topics, from_beginning=False)) as reader:
             self._ends.append({TopicPartition(*at): end for at, end in reader.ends().items()})
         if len(self._ends) <= days:
@@ -168,7 +168,7 @@ class Server:
 
     def behind(self) -> int:
         """Messages that no worker has stored."""
-        return read_lag(self.broker, self.task.name).messages
+        return read_lag(self.broker, self.task.id).messages
 
     def end(self) -> None:
         for name in list(self.processes):

@@ -9,6 +9,7 @@ from edge_client.control.device_lock import hold
 from edge_client.control.maintenance import state_of
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from tests.rig.made_up.tiny_task import task
 
 
@@ -25,13 +26,14 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_a_look_at_a_stopped_device_changes_nothing(tmp_path: Path, state: str) -> None:
     hold(tmp_path).close()
     limits = SpoolLimits(file_bytes=200, total_bytes=2000)
-    spool = Spool(tmp_path / "spool", limits)
+    folder = queue_folder(tmp_path, SPOOL, task)
+    spool = Spool(folder, limits)
     for i in range(9):
         spool.append(2, b"x" * 50, mark=i)
     if state == "settled":
         spool.settle(spool.read(spool.position, 300))
         spool.declare_lost(3, "disk-full")
-    first, *_, last = sorted((tmp_path / "spool").glob("*.seg"))
+    first, *_, last = sorted(folder.glob("*.seg"))
     if state == "torn":
         os.truncate(last, last.stat().st_size - 1)
     elif state == "damaged":
@@ -40,11 +42,11 @@ def test_a_look_at_a_stopped_device_changes_nothing(tmp_path: Path, state: str) 
             content[-5] ^= 0xFF
             file.write_bytes(content)
     elif state == "no epoch":
-        (tmp_path / "spool" / "epoch").unlink()
+        (folder / "epoch").unlink()
     before = everything(tmp_path)
     seen = state_of(task, "d0", tmp_path)
     assert everything(tmp_path) == before
-    found = Spool(tmp_path / "spool", limits).audit()
+    found = Spool(folder, limits).audit()
     assert (seen.produced, seen.delivered, seen.dropped, seen.pending) == (
         found.produced, found.delivered, found.dropped, found.pending,
     )  # fmt: skip

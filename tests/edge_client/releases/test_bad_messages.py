@@ -21,10 +21,10 @@ COUNT = 400
 
 def on_releases(rig: Rig) -> None:
     """The last record is one that no other can be taken for."""
-    told, topic = rig.told, topic_name(rig.task.name, RELEASES)
+    told, topic = rig.told, topic_name(rig.task.id, RELEASES)
     assert told is not None
     values = mangled(told.encode(), COUNT, seed=len(RELEASES))
-    send(rig.broker, topic, rig.task.name.encode(), values)
+    send(rig.broker, topic, rig.task.id.encode(), values)
     other = told.decision.model_copy(update={"task_version": 9})
     rig.say(sign(other, rig.key))
     rig.complains("the decision is about version 9")
@@ -35,13 +35,13 @@ def on_artifacts(rig: Rig) -> None:
     data = rig.version(2)
     made = rig.registry.add(data)
     said = rig.registry.serve(made.model, rig.key, "a test")
-    delivery = deliver(rig.broker, rig.task.name, made.model, data, COUNT)
+    delivery = deliver(rig.broker, rig.task.id, made.model, data, COUNT)
     rig.say(said.model_copy(update={"deliveries": [delivery]}))
     rig.complains(f"release {made.model} refused: ")
 
 
 def on_scores(rig: Rig) -> None:
-    topic = topic_name(rig.task.name, SCORES)
+    topic = topic_name(rig.task.id, SCORES)
     _, value, _ = scores(rig.task, WHO, range(5))
     send(rig.broker, topic, WHO.encode(), mangled(value or b"", COUNT, seed=len(SCORES)))
     reader = Reader(rig.broker, [topic], key=WHO)

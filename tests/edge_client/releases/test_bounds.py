@@ -39,7 +39,7 @@ def test_a_delivery_of_a_gibibyte_for_a_sound_decision_is_not_buffered(
     sha, part = hashlib.sha256(b"never complete").hexdigest(), bytes(500_000)
     offsets = [
         rig.producer.put(
-            topic_name(rig.task.name, ARTIFACTS), sha.encode(), part, [("index", b"%d" % i)]
+            topic_name(rig.task.id, ARTIFACTS), sha.encode(), part, [("index", b"%d" % i)]
         )
         for i in range(3)
     ]

@@ -75,8 +75,8 @@ class Rig:
 
     def say(self, said: Release, key: bytes | None = None) -> None:
         """What an attacker, or a broken controller, puts on `releases`."""
-        topic = topic_name(self.task.name, RELEASES)
-        self.producer.put(topic, key or self.task.name.encode(), said.encode())
+        topic = topic_name(self.task.id, RELEASES)
+        self.producer.put(topic, key or self.task.id.encode(), said.encode())
 
     def decided(self, data: bytes, model: str, digest: str, base: str | None = None) -> Release:
         """A sound decision for bytes that are delivered as they are."""
@@ -88,7 +88,7 @@ class Rig:
 
     def delivered(self, data: bytes, model: str, base: str | None = None) -> Delivery:
         sha = hashlib.sha256(data).hexdigest()
-        topic = topic_name(self.task.name, ARTIFACTS)
+        topic = topic_name(self.task.id, ARTIFACTS)
         parts = list(publisher.chunks(data, 20_000))
         offsets = [self.producer.put(topic, sha.encode(), p, h) for p, h in parts]
         return Delivery(
@@ -97,7 +97,7 @@ class Rig:
 
     def start(self) -> None:
         slots = self.folder / "slots"
-        self.acceptance = Acceptance(slots / "accepted.json", self.task, [self.key.public_key()])
+        self.acceptance = Acceptance(slots, self.task, [self.key.public_key()])
         self.slots = Slots(
             slots, self.task, lambda: self.acceptance.trusted, known=lambda: self.acceptance.known
         )
@@ -137,7 +137,7 @@ def rig(
     monkeypatch.setattr(downlink_module, "RETRY_S", 0.2)
     monkeypatch.setattr(downlink_module, "RETRY_MOST_S", 0.5)
     task = load_task(own_task(tmp_path))
-    ensure_topics(kafka, topic_specs(task.name))
+    ensure_topics(kafka, topic_specs(task.id))
     key = create_key(tmp_path / "signing.pem")
     registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
     made = Rig(task, tmp_path, kafka, graph, key, registry, Producer(kafka))
@@ -262,7 +262,7 @@ def test_what_came_before_the_end_of_the_process_is_not_fetched_again(rig: Rig) 
     """Kafka has it no more: whoever began again would have nothing."""
     data = rig.version(2)
     made = rig.registry.add(data)
-    topic, parts = topic_name(rig.task.name, ARTIFACTS), list(publisher.chunks(data, 5_000))
+    topic, parts = topic_name(rig.task.id, ARTIFACTS), list(publisher.chunks(data, 5_000))
     sha, half = hashlib.sha256(data).hexdigest(), len(parts) // 2
     offsets = [rig.producer.put(topic, sha.encode(), p, h) for p, h in parts[:half]]
     delivery = Delivery(

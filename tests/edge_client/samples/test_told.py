@@ -34,7 +34,7 @@ def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "")
 
 def sent(queue: Spool) -> list[LabelBatch]:
     frames: list[Frame] = queue.read(queue.position, 1 << 30)
-    messages = of_labels(task, "d0", queue)(frames, Refusals(time.monotonic))
+    messages = of_labels("d0", queue)(frames, Refusals(time.monotonic))
     found = [decode_event_message(task, *message.wire) for message in messages]
     return [batch for batch in found if isinstance(batch, LabelBatch)]
 

@@ -10,11 +10,12 @@ import pytest
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
+from edge_client.uplink.messages import of_events
 from edge_client.uplink.pacing import FULL_ROWS, check
 from edge_client.uplink.uplink import Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, UsageError
-from streams.contract.events.messages import Drop
+from streams.contract.events.messages import Drop, task_layout
 from streams.contract.events.records import EventBatch
 from tests.rig.made_up.tiny_task import task
 from tests.rig.made_up.uplink_broker import Clock, FakeBroker
@@ -30,8 +31,8 @@ class Device:
         self.broker, self.clock = FakeBroker(), Clock()
         self.spool = Spool(folder, SpoolLimits(file_bytes=100_000, total_bytes=10_000_000))
         self.uplink = Uplink(
-            task, "d0", self.spool, lambda: self.broker, lambda: True, None,
-            gather_s=GATHER_S, clock=self.clock,
+            task.id, "d0", self.spool, of_events(task_layout(task), "d0", self.spool),
+            lambda: self.broker, lambda: True, gather_s=GATHER_S, clock=self.clock,
         )  # fmt: skip
 
     def answers(self, count: int) -> None:

@@ -27,9 +27,10 @@ from kafka.producer.transaction_manager import TransactionManager
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly
+from edge_client.uplink.messages import of_events
 from edge_client.uplink.uplink import STALL_S, Uplink
 from streams.contract.documents import DeviceState
-from streams.contract.events.messages import Drop
+from streams.contract.events.messages import Drop, task_layout
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name, topic_specs
@@ -64,8 +65,8 @@ class Device:
         self.producers: list[Producer] = []
         self._broker, self._kind = broker, kind
         self.uplink = Uplink(
-            task, "d0", self.spool, self._connect, lambda: probe(broker),
-            StateOnly(self._state), stall_s=stall_s,
+            task.id, "d0", self.spool, of_events(task_layout(task), "d0", self.spool),
+            self._connect, lambda: probe(broker), StateOnly(self._state), stall_s=stall_s,
         )  # fmt: skip
 
     def _connect(self) -> Producer:
@@ -94,7 +95,7 @@ class Device:
     def received(self, broker: BrokerSettings) -> tuple[list[int], dict[int, str]]:
         """The seqs on the topic as they come, each as often as it is there, and those that are
         declared, with the reason."""
-        reader = Reader(broker, [topic_name(self.task.name, EVENTS)], key="d0")
+        reader = Reader(broker, [topic_name(self.task.id, EVENTS)], key="d0")
         events: list[int] = []
         drops: dict[int, str] = {}
         for message in reader.read_to_end():
@@ -135,8 +136,8 @@ def test_events_that_are_too_large_for_the_topic_are_declared_and_passed(
     """The topic's limit becomes smaller than an event, and is raised again."""
     name = f"huge-{tmp_path.name[-8:].strip('_').lower()}"
     task = replace(tiny, name=name, segment=Segment(samples=400, hop=200))
-    ensure_topics(kafka, topic_specs(task.name, 1))
-    device, topic = Device(task, kafka, tmp_path), topic_name(task.name, EVENTS)
+    ensure_topics(kafka, topic_specs(task.id, 1))
+    device, topic = Device(task, kafka, tmp_path), topic_name(task.id, EVENTS)
     device.uplink.start()
     device.produce(3)
     device.delivered(3)
@@ -160,13 +161,13 @@ def test_events_that_an_acl_refuses_meanwhile_stay_until_it_allows_them(
 ) -> None:
     task = replace(tiny, name=f"denied-{tmp_path.name[-8:].strip('_').lower()}")
     plain = secure_node.settings("plain")
-    ensure_topics(plain, topic_specs(task.name, 1))
+    ensure_topics(plain, topic_specs(task.id, 1))
     device = Device(task, secure_node.settings("plain-password"), tmp_path)
     device.uplink.start()
     device.produce(3)
     device.delivered(3)
 
-    topic, admin = topic_name(task.name, EVENTS), admin_of(plain)
+    topic, admin = topic_name(task.id, EVENTS), admin_of(plain)
     pattern = ResourcePattern(ResourceType.TOPIC, topic)
     denied = (ACLOperation.WRITE, ACLPermissionType.DENY, pattern)
     admin.create_acls([ACL("User:plain", "*", *denied)])
@@ -201,12 +202,12 @@ def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(
     """The library would send those that it still has under another id, before the uplink sends all
     again."""
     task = replace(tiny, name=f"gap-{uuid.uuid4().hex[:8]}")
-    ensure_topics(kafka, topic_specs(task.name, 1))
+    ensure_topics(kafka, topic_specs(task.id, 1))
     device = Device(task, kafka, tmp_path)
     device.uplink.start()
     device.produce(3)
     device.delivered(3)
-    skip_numbers(device.producers[0], topic_name(task.name, EVENTS))
+    skip_numbers(device.producers[0], topic_name(task.id, EVENTS))
     device.produce(3000)
     device.delivered(3003)
     device.uplink.stop(10.0)
@@ -231,7 +232,7 @@ def test_events_whose_answers_are_lost_come_again_in_order_and_are_settled_once(
     secure_node: SecureNode, tmp_path: Path
 ) -> None:
     task, plain = replace(tiny, name="unheard"), secure_node.settings("plain")
-    ensure_topics(plain, topic_specs(task.name, 1))
+    ensure_topics(plain, topic_specs(task.id, 1))
     through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
     device = Device(task, through, tmp_path, Impatient, stall_s=1.0)
     with closing(Proxy(secure_node.proxy_port, secure_node.ports["proxied"])) as proxy:

@@ -11,12 +11,13 @@ from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly
+from edge_client.uplink.messages import of_events
 from edge_client.uplink.pacing import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.messages import Drop
+from streams.contract.events.messages import Drop, task_layout
 from tests.rig.made_up.documents import device_state
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.tiny_task import task
@@ -53,9 +54,10 @@ def uplink_of(
         return device_state(epoch=spool.epoch, **{name: account[name] for name in names})
 
     return Uplink(
-        task,
+        task.id,
         "d0",
         spool,
+        of_events(task_layout(task), "d0", spool),
         lambda: broker,
         lambda: reachable,
         StateOnly(state),

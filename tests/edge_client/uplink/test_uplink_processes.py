@@ -11,6 +11,7 @@ import pytest
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import sampled
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.accounting import IntervalSet
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
@@ -59,10 +60,10 @@ class Device:
     @property
     def spool(self) -> Spool:
         """The spool of a device that has ended."""
-        return Spool(self.folder / "devices" / "d0" / "spool")
+        return Spool(queue_folder(self.folder / "devices" / "d0", SPOOL, self.task))
 
     def messages(self, name: str, broker: BrokerSettings | None = None) -> list[Received]:
-        reader = Reader(broker or self.broker, [topic_name(self.task.name, name)])
+        reader = Reader(broker or self.broker, [topic_name(self.task.id, name)])
         try:
             return reader.read_to_end()
         finally:
@@ -103,7 +104,7 @@ def test_a_metered_devices_account_adds_up_over_kills(
     kafka: BrokerSettings, tmp_path: Path, devices: list[Device]
 ) -> None:
     task = replace(tiny, name="metered")
-    ensure_topics(kafka, topic_specs(task.name, 1))
+    ensure_topics(kafka, topic_specs(task.id, 1))
     device = Device(tmp_path, kafka, task, "--speed", "100", "--metered", "0.3")
     devices.append(device)
     seen, noise = 0, random.Random(1)
@@ -131,14 +132,14 @@ def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(
     secure_node: SecureNode, tmp_path: Path, devices: list[Device]
 ) -> None:
     task = replace(tiny, name="refused")
-    ensure_topics(secure_node.settings("plain"), topic_specs(task.name, 1))
+    ensure_topics(secure_node.settings("plain"), topic_specs(task.id, 1))
     refused = secure_node.settings("scram-password", password="wrong")
     device = Device(tmp_path, refused, task, "--speed", "50", "--drain", "0")
     devices.append(device)
     device.start()
     what = "it refuses the user .* TIDEWHEEL_KAFKA_PASSWORD"
     until(lambda: "TIDEWHEEL_KAFKA_PASSWORD" in device.log, what)
-    files = tmp_path / "devices" / "d0" / "spool"
+    files = queue_folder(tmp_path / "devices" / "d0", SPOOL, task)
     size = sum(path.stat().st_size for path in files.glob("*.seg"))
     until(lambda: sum(p.stat().st_size for p in files.glob("*.seg")) > size + 20_000, "it answers")
     device.end(signal.SIGTERM)

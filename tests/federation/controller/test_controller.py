@@ -127,11 +127,12 @@ class Rig:
 @pytest.fixture
 def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
     reference = own_task(tmp_path)
-    name = load_task(reference).name
+    task = load_task(reference)
+    name = task.id
     key_path = tmp_path / "signing.pem"
     key = create_key(key_path)
     ensure_topics(kafka, topic_specs(name))
-    registry = Registry(tmp_path / "registry", name, 1, [key.public_key()])
+    registry = Registry(tmp_path / "registry", task.name, 1, [key.public_key()])
     flower = StandInFlower(Flwr("flwr", "tidewheel"), tmp_path)
     more = {"run_config": {"rounds": 2}, "min_events": 20, "min_interval_s": 0.0}
     settings = controller_settings(reference, kafka, tmp_path, flower, key_path, **more)

@@ -175,8 +175,8 @@ def test_a_topic_is_read_back_from_its_ends_to_its_beginnings(
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:
     task = load_task(own_task(tmp_path))
-    ensure_topics(kafka, topic_specs(task.name, 2))
-    topic = topic_name(task.name, SCORES)
+    ensure_topics(kafka, topic_specs(task.id, 2))
+    topic = topic_name(task.id, SCORES)
     producer = Producer(kafka)
     for n in range(50):
         producer.put(topic, b"key-%d" % (n % 4), b"%d" % n)

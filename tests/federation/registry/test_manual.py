@@ -83,7 +83,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_tracker, "SILENCE_S", QUIET_S)
-    ensure_topics(kafka, topic_specs(tiny.name))
+    ensure_topics(kafka, topic_specs(tiny.id))
     devices = {name: sockets / f"{name}.sock" for name in ("d0", "d1", "d2")}
     with ExitStack() as stack:
         for name, path in devices.items():
@@ -96,7 +96,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
         stack.enter_context(controlled(settings))
         call = flwr(tmp_path)
         check_streamed(call, tmp_path, kafka)
-        check_stopped(call, tmp_path, kafka, processes, tiny.name)
+        check_stopped(call, tmp_path, kafka, processes, tiny.id)
         assert len(submission.runs()) == 2
     assert processes.members() == []
     serving = candidate(registry)

@@ -107,7 +107,7 @@ def test_a_device_accepts_a_chain_with_a_pause_and_serves_what_it_served(
     manual.pause(registry, OLD)
     manual.resume(registry, OLD)
     history = registry.history()
-    device = Acceptance(tmp_path / "accepted.json", task, [OLD.public_key()])
+    device = Acceptance(tmp_path, task, [OLD.public_key()])
     names = [f"d{n}" for n in range(200)]
     standings = [device.accept(release).standing for release in history]
     targets = [{name: each.target("tiny", name) for name in names} for each in standings]

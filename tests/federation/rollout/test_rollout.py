@@ -23,7 +23,7 @@ from tests.rig.made_up.registries import model, wait
 @dataclass
 class Rig:
     registry: Registry
-    fleet: FleetView = field(default_factory=lambda: FleetView("tiny"))
+    fleet: FleetView = field(default_factory=lambda: FleetView("tiny.v1"))
     windows: WindowHistory = field(default_factory=WindowHistory)
     now: float = field(default_factory=lambda: time.time() + 5)  # decisions are made by now
     plan: Plan = field(default_factory=lambda: Plan(rules=StageRules(minimum_windows=2)))
@@ -43,7 +43,7 @@ class Rig:
         for name in names:
             about = {"active": self.stable, "time_us": int(self.now * 1e6), **more}
             self.fleet.hear(device_state(name, **about))
-        return sorted(names, key=lambda d: rollout_position("tiny", d))
+        return sorted(names, key=lambda d: rollout_position("tiny.v1", d))
 
     def candidate(self, number: int = 2, base: str | None = None) -> str:
         made = model(self.registry, number, base=base or self.stable)
@@ -89,7 +89,7 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
         if made is not None:
             seen.append((made.kind, made.standing.stage))
             continue
-        canary = [d for d in order if rollout_position("tiny", d) < standing.share]
+        canary = [d for d in order if rollout_position("tiny.v1", d) < standing.share]
         for device in order:
             better = device in canary
             rig.report(device, model if better else rig.stable, 19 if better else 15)
@@ -97,7 +97,8 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
         assert rig.reported < 5000
     assert seen == [("stage", 1), ("stage", 2), ("stage", 3), ("served", 0)]
     stages = [d for d in rig.registry.decisions() if d.kind == "stage"]
-    offered = [sum(rollout_position("tiny", d) < s.standing.share for d in order) for s in stages]
+    places = [rollout_position("tiny.v1", device) for device in order]
+    offered = [sum(place < s.standing.share for place in places) for s in stages]
     assert offered == [1, 3, 12]  # 5 % of 12 devices is one of them
     assert all(s.evidence["bound_worse"] == 20 for s in stages)
     assert all(s.standing.stable.model == rig.stable for s in stages if s.standing.stable)

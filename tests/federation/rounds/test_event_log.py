@@ -32,7 +32,7 @@ class Broker:
     ) -> int:
         if self.away:
             raise BrokerUnavailable("no broker")
-        assert (topic, key) == ("tiny.rounds", b"7")
+        assert (topic, key) == ("tiny.v1.rounds", b"7")
         self.kinds.append(RoundEvent.decode(value).kind)
         return len(self.kinds)
 
@@ -43,7 +43,7 @@ class Broker:
 def test_events_wait_for_the_broker_in_order_and_stand_in_the_file(tmp_path: Path) -> None:
     broker, now = Broker(), [0.0]
     path = tmp_path / "7" / "rounds.jsonl"
-    journal = EventLog("tiny", "7", path, broker.connect, clock=lambda: now[0])
+    journal = EventLog("tiny.v1", "7", path, broker.connect, clock=lambda: now[0])
     journal.publish("started", round=1)
     broker.away = True
     journal.publish("admitted", round=1, device="d0")
@@ -64,7 +64,7 @@ def test_events_wait_for_the_broker_in_order_and_stand_in_the_file(tmp_path: Pat
 def test_a_broker_that_never_comes_does_not_stop_a_run(tmp_path: Path) -> None:
     broker = Broker()
     broker.away = True
-    journal = EventLog("tiny", "7", tmp_path / "rounds.jsonl", broker.connect)
+    journal = EventLog("tiny.v1", "7", tmp_path / "rounds.jsonl", broker.connect)
     journal.publish("started", round=1)
     journal.close(timeout_s=0.0)
     assert journal.pending == 1
@@ -72,7 +72,7 @@ def test_a_broker_that_never_comes_does_not_stop_a_run(tmp_path: Path) -> None:
 
 def test_a_run_without_a_broker_writes_its_file_and_waits_for_nothing(tmp_path: Path) -> None:
     path = tmp_path / "7" / "rounds.jsonl"
-    journal = EventLog("tiny", "7", path, None)
+    journal = EventLog("tiny.v1", "7", path, None)
     journal.publish("started", round=1)
     assert journal.pending == 0
     with pytest.raises(BrokerUnavailable, match="has no broker"):

@@ -14,6 +14,7 @@ from edge_client.control.maintenance import state_of
 from edge_client.control.socket_server import socket_path
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.contract.task import Reading
@@ -68,7 +69,7 @@ class Edge:
 
     def serving(self) -> bool:
         """Whether it answers questions."""
-        return socket_path(self.spool_folder.parent).exists()
+        return socket_path(self.device_folder).exists()
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -82,7 +83,7 @@ class Edge:
     @property
     def state(self) -> DeviceState:
         """What the running device says of itself."""
-        return state_of(self.served.task, self.name, self.spool_folder.parent)
+        return state_of(self.served.task, self.name, self.device_folder)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -104,8 +105,12 @@ class Edge:
         assert code == 0, self.log[-3000:]
 
     @property
+    def device_folder(self) -> Path:
+        return self.folder / "devices" / self.name
+
+    @property
     def spool_folder(self) -> Path:
-        return self.folder / "devices" / self.name / "spool"
+        return queue_folder(self.device_folder, SPOOL, self.served.task)
 
     def written(self) -> int:
         """Grows with every frame of the spool; FILE more is a file more."""

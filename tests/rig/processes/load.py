@@ -64,7 +64,7 @@ class Load(threading.Thread):
         self.sent: dict[Source, set[int]] = {}
         self.dropped: dict[Source, set[int]] = {}
         self._task = task
-        self._topic = topic_name(task.name, EVENTS)
+        self._topic = topic_name(task.id, EVENTS)
         self._devices = [Device(name) for name in devices]
         self._chance = random.Random(seed)
         self._producer = Producer(broker)

@@ -167,8 +167,6 @@ task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1
 try:
     given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))
     given |= json.loads(options)
-    if "also_teacher" in given:
-        given["also_teacher"] = Path(given["also_teacher"])
     run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=place_of(store),
                        workers=Path(key).parent / "workers",
                        trusted=(Path(key),), **given))
@@ -235,7 +233,7 @@ class Fleet:
 
     def send(self, record: EventBatch | Drop | LabelBatch) -> None:
         """Send one record and wait until it is safe."""
-        topic = topic_name(self.task.name, "events")
+        topic = topic_name(self.task.id, "events")
         key, value, headers = encoded(record)
         if isinstance(record, EventBatch):
             seqs = self.sent.setdefault((record.device, record.epoch), set())
@@ -270,7 +268,7 @@ class Fleet:
         assert set(found) == wanted
 
     def read(self, topic: str) -> list[Received]:
-        reader = Reader(self.broker, [topic_name(self.task.name, topic)])
+        reader = Reader(self.broker, [topic_name(self.task.id, topic)])
         try:
             return reader.read_to_end()
         finally:

@@ -27,7 +27,6 @@ from streams.learning.teacher import Teacher, teacher_of
 from streams.runtime.failpoints import unarmed
 from streams.worker.commit.committer import Committer
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.windows.task_versions import TaskVersions
 from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
@@ -113,7 +112,7 @@ def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
     async def live() -> None:
         made = Committer(
-            TaskVersions(task), [teacher_of(task, teacher()[0], "test")], store, log,
+            task, teacher_of(task, teacher()[0], "test"), store, log,
             now_us=lambda: 0, failpoint=unarmed,
         )  # fmt: skip
         await made.assign(0)

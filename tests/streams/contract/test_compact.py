@@ -14,7 +14,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.compact import decode_rows, encode_block
 from streams.contract.events.event_columns import columns_of, layout_of
-from streams.contract.events.messages import EVENTS_2, TASK_VERSION
+from streams.contract.events.messages import EVENTS_2
 from streams.contract.events.records import (
     MAX_ROWS,
     EventBatch,
@@ -22,7 +22,6 @@ from streams.contract.events.records import (
     encode_events,
     encode_stream,
     event_schema,
-    version_of,
 )
 from streams.contract.task import Task
 from streams.tasks import har
@@ -33,7 +32,7 @@ from tests.streams.contract.test_records import Message, batch, nullable
 PREDICTION = replace(task, upload="prediction")
 HALF = replace(task, upload_dtype="float16")
 NUMBERS = replace(task, classes=(), targets=("u", "v"), tolerance=1.0)
-GOOD = encode_events(batch(), 1)
+GOOD = encode_events(batch())
 LAYOUT = layout_of(event_schema(task))
 assert LAYOUT is not None
 
@@ -66,7 +65,7 @@ def predictions(count: int, first: int = 37) -> Message:
         labels=[np.array([3], np.float32)] * count,
         segments=None,
     )
-    return encode_events(EventBatch("phone1", "1764273590000-0a1b2c", first, rows), 1)
+    return encode_events(EventBatch("phone1", "1764273590000-0a1b2c", first, rows))
 
 
 def test_an_answer_alone_takes_150_bytes_and_one_of_twelve_40() -> None:
@@ -130,7 +129,7 @@ def test_a_body_has_the_bytes_of_the_description() -> None:
         "ac02"  # the first seq, 300
         "81 11"  # epoch 0 as the number 1 * 17 + 0
     )
-    key, value, headers = encode_events(EventBatch("d0", "0", 300, rows), 1)
+    key, value, headers = encode_events(EventBatch("d0", "0", 300, rows))
     assert (key, value) == (b"d0", bytes.fromhex(body))
     assert [name for name, _ in headers] == [EVENTS_2]
     assert decode_event_message(PREDICTION, key, value, headers) == EventBatch("d0", "0", 300, rows)
@@ -161,12 +160,11 @@ def test_what_it_cannot_carry_goes_as_an_arrow_stream(
     change: Callable[[pa.RecordBatch], pa.RecordBatch],
 ) -> None:
     changed = replace(batch(), rows=change(batch().rows))
-    assert encode_events(changed, 3) == encode_stream(changed, 3)
-    assert version_of(dict(encode_events(changed, 3)[2])) == b"3"
+    assert encode_events(changed) == encode_stream(changed)
 
 
 def test_both_forms_of_the_same_events_are_the_same_events() -> None:
-    compact, stream = encode_events(batch(), 1), encode_stream(batch(), 1)
+    compact, stream = encode_events(batch()), encode_stream(batch())
     assert is_compact(compact)
     assert not is_compact(stream)
     assert decode_event_message(task, *compact) == decode_event_message(task, *stream) == batch()
@@ -178,7 +176,7 @@ def named(text: bytes) -> Message:
     return key, value, [(EVENTS_2, text)]
 
 
-DIGEST = dict(GOOD[2])[EVENTS_2].partition(b".")[0]
+DIGEST = dict(GOOD[2])[EVENTS_2]
 BLOCK = encode_block(columns_of("d0", "e-1", 10, batch().rows).columns)
 PREFIX = len(BLOCK) - 4 * 40 * 4  # before the segments
 TAIL = GOOD[1][len(BLOCK) :]  # seq 10, and "e-1"
@@ -187,11 +185,10 @@ TAIL = GOOD[1][len(BLOCK) :]  # seq 10, and "e-1"
 @pytest.mark.parametrize(
     ("message", "reason", "says"),
     [
-        (named(b"AAAAAA.1"), "wrong-schema", f"columns 'AAAAAA', not '{DIGEST.decode()}' of task"),
+        (named(b"AAAAAA"), "wrong-schema", f"columns 'AAAAAA', not '{DIGEST.decode()}' of task"),
         (encode_events(batch(segments=None, task=PREDICTION)), "wrong-schema", "not"),
         (named(b""), "wrong-schema", "columns ''"),
-        (named(DIGEST + b".2"), "task-version", "of version 2 of task tiny, not 1"),
-        (named(DIGEST + b".\xff"), "bad-header", "UTF-8"),
+        (named(b"\xff"), "bad-header", "UTF-8"),
         ((b"d/0", *GOOD[1:]), "wrong-key", "not a device's name"),
         ((b"\xff", *GOOD[1:]), "wrong-key", "not a device's name"),
         ((b"", *GOOD[1:]), "wrong-key", "not a device's name"),
@@ -242,13 +239,6 @@ def test_a_count_makes_no_memory_of_itself(monkeypatch: pytest.MonkeyPatch) -> N
     assert LAYOUT is not None
     with pytest.raises(MalformedRecord, match="ends early"):
         decode_rows(LAYOUT, b"\xa0\x8d\x06\x01\x01a\x01" + bytes(100), MAX_ROWS)
-
-
-@pytest.mark.parametrize("version", [None, 1, 12])
-def test_the_header_names_the_version_for_who_chooses_the_task_by_it(version: int | None) -> None:
-    headers = dict(encode_events(batch(), version)[2])
-    assert version_of(headers) == (None if version is None else str(version).encode())
-    assert version_of({**headers, TASK_VERSION: b"7"}) == b"7"
 
 
 @settings(max_examples=400, deadline=None)

@@ -30,9 +30,9 @@ def test_garbage_is_malformed_and_nothing_worse(junk: bytes) -> None:
 
 
 def test_scores_lie_where_the_device_sends_its_events() -> None:
-    specs = {spec.name: spec for spec in topic_specs("tiny", 6)}
-    assert specs["tiny.events"].partitions == specs["tiny.scores"].partitions == 6
-    assert specs["tiny.releases"].cleanup == "compact"
+    specs = {spec.name: spec for spec in topic_specs("tiny.v1", 6)}
+    assert specs["tiny.v1.events"].partitions == specs["tiny.v1.scores"].partitions == 6
+    assert specs["tiny.v1.releases"].cleanup == "compact"
     # murmur2 as in Kafka's Java client: known values
     assert [partition_of(key, 100) for key in ("21", "foobar", "a-little-bit-long-string")] == [
         (-973932308 & 0x7FFFFFFF) % 100,

@@ -272,28 +272,3 @@ def test_whatever_lists_come_they_are_taken_or_refused(
     changed = sent.set_column(i, name, pa.array(rows, pa.list_(pa.float32())))
     with contextlib.suppress(MalformedRecord):
         decode_event_message(task, key, stream(changed), headers)
-
-
-@given(st.none() | st.integers(0, 2**40), st.integers(1, 5))
-def test_rows_of_another_task_version_are_refused_by_their_header(
-    version: int | None, own: int
-) -> None:
-    """Whatever the columns are; a sender that does not say its version is taken as before."""
-    message = encode_stream(batch(), version)
-    mine = replace(task, version=own)
-    if version in (None, own):
-        assert isinstance(decode_event_message(mine, *message), EventBatch)
-        return
-    with pytest.raises(MalformedRecord) as caught:
-        decode_event_message(mine, *message)
-    assert caught.value.reason == "task-version"
-    assert f"of version {version} of task tiny, not {own}" in str(caught.value)
-
-
-def test_a_version_that_is_no_number_is_refused_and_a_drop_has_none() -> None:
-    key, value, headers = encode_stream(batch(), 1)
-    odd = [(name, b"\xff" if name == "task-version" else text) for name, text in headers]
-    with pytest.raises(MalformedRecord, match="bad-header"):
-        decode_event_message(task, key, value, odd)
-    drop = Drop("d0", "e-1", 3, 5, "spool-full")
-    assert decode_event_message(replace(task, version=9), *encode_drop(drop)) == drop

@@ -89,4 +89,4 @@ print(StructField.compiled_decode_from.__module__, StructField.compiled_encode_i
 def test_whatever_uses_the_library_mends_it(module: str) -> None:
     code = IMPORTS.format(module=f"streams.kafka.{module}")
     found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
-    assert found.split() == ["streams.kafka.decoders"] * 2
+    assert found.split() == ["streams.kafka.patches"] * 2

@@ -23,13 +23,13 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.topics import topic_name, topic_specs
 from streams.fleet.following import newest_of
 from streams.fleet.view import FleetView
-from streams.kafka import batches
+from streams.kafka import patches
 from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import Download
 from streams.kafka.readable import TOPICS, rows_of
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker import batches as worker_batches
+from streams.worker import faust_patches
 from streams.worker.commit.incoming import Incoming, decode
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.polling import until
@@ -73,7 +73,7 @@ def read(records: Any) -> list[tuple[int, bytes | None, bytes | None, list[tuple
 
 def both(data: bytes) -> Iterator[Any]:
     yield MemoryRecords(data)
-    yield worker_batches._Records(data)
+    yield faust_patches.Records(data)
 
 
 texts = st.text(max_size=8).map(str.encode)
@@ -126,16 +126,16 @@ def test_what_is_skipped_is_named_and_counted(
     data = bytearray(built([(b"k", b"v", [(b"name", b"x")])] * 3))
     data[61] = 0x7F  # the first record's length
     records = list(both(bytes(data)))[parser]
-    batches.skipped.clear()
+    patches.skipped.clear()
     batch = records.next_batch()
     if parser == 0:
         batch.place = "t.events", 3
         assert list(batch) == []
-        assert batches.skipped == {"t.events": 3}
+        assert patches.skipped == {"t.events": 3}
         assert "t.events partition 3: 3 records from offset 0 to 2 cannot be read" in caplog.text
     else:
         assert list(batch) == []
-        assert batches.skipped.total() == 3
+        assert patches.skipped.total() == 3
 
 
 @pytest.fixture
@@ -188,11 +188,11 @@ def test_a_reader_goes_on_after_a_codec_that_is_not_installed(
         other.produce(topic, b"x" * 500, partition=0)
     assert other.flush(30) == 0
     send(kafka, topic, [(b"after", None, {})])
-    batches.skipped.clear()
+    patches.skipped.clear()
     with closing(Reader(kafka, [topic])) as reader:
         found = reader.read_to_end()
     assert [(m.offset, m.value) for m in found] == [(0, b"before"), (4, b"after")]
-    assert batches.skipped == {topic: 3}
+    assert patches.skipped == {topic: 3}
     assert f"{topic} partition 0: 3 records from offset 1 to 3 cannot be read" in caplog.text
 
 
@@ -280,7 +280,7 @@ def test_fuzzed_messages_of_another_client_stop_no_reader(
     for topic in topics:
         mine = [m for m in found if m.topic == topic]
         assert mine[-1].value == b"the end"
-        assert len(mine) + batches.skipped[topic] == 601
+        assert len(mine) + patches.skipped[topic] == 601
         for kind in ("fleet", "windows", "releases", "rounds"):
             other = f"{task_on}.{kind}"
             again = [Received(other, 0, m.offset, m.key, m.value, m.headers, m.time_ms)

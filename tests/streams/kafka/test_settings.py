@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from streams.kafka import environment
+from streams.kafka import settings
 from streams.kafka.settings import BrokerSettings
 
 
@@ -13,7 +13,7 @@ def test_a_password_may_come_from_a_containers_secret(
     (tmp_path / "tidewheel_kafka_username").write_text("pumps\n")
     (tmp_path / "tidewheel_kafka_password").write_text("secret\n")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
-    monkeypatch.setattr(environment, "SECRETS", tmp_path)
+    monkeypatch.setattr(settings, "SECRETS", tmp_path)
     found = BrokerSettings()  # type: ignore[call-arg]
     assert (found.username, found.password) == ("pumps", "secret")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_PASSWORD", "named")

@@ -21,7 +21,7 @@ from streams.contract.decisions import (
 )
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import key_id
-from streams.runtime.acceptance import Acceptance, reset
+from streams.runtime.acceptance import Acceptance, accepted_file, reset
 from tests.rig.made_up.tiny_task import task
 
 OLD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -40,11 +40,11 @@ def decision(seq: int, prev: str = ZERO, key: Ed25519PrivateKey = OLD, **more: A
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "accepted.json"
+    return accepted_file(tmp_path, 1)
 
 
 def opened(path: Path | None) -> Acceptance:
-    return Acceptance(path, task, [OLD.public_key()])
+    return Acceptance(None if path is None else path.parent, task, [OLD.public_key()])
 
 
 def refused(acceptance: Acceptance, release: Release, reason: str) -> None:
@@ -149,13 +149,13 @@ def test_a_device_that_is_wiped_takes_another_history_by_the_keys_it_knows(path:
     old = key_id(OLD.public_key())
     device.accept(decision(7, kind="keys", standing=DesiredState(keys=KEYS, revoked=[old])))
     refused(device, decision(1, key=NEW, reason="of another registry"), "replayed")
-    reset(path)
+    reset(path.parent)
     refused(opened(path), decision(1), "revoked")
     assert opened(path).accept(decision(1, key=NEW, reason="of another registry")).seq == 1
     path.write_bytes(b"garbage")
-    reset(path)
+    reset(path.parent)
     assert not path.exists()
-    reset(path)
+    reset(path.parent)
 
 
 def test_a_key_under_another_ones_name_does_not_take_its_place(path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_damaged_memory_is_as_none(path: Path, text: bytes) -> None:
 
 def test_on_a_full_disk_it_is_kept_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    device = opened(tmp_path / "file" / "accepted.json")  # no folder can be made there
+    device = opened(tmp_path / "file" / "accepted-v1.json")  # no folder can be made there
     device.accept(decision(1))
     refused(device, decision(1, reason="other"), "replayed")
 
@@ -230,7 +230,7 @@ def test_the_latest_withdrawals_are_kept() -> None:
 
 
 def of(path: Path, version: int) -> Acceptance:
-    return Acceptance(path, replace(task, version=version), [OLD.public_key()])
+    return Acceptance(path.parent, replace(task, version=version), [OLD.public_key()])
 
 
 def test_each_task_version_has_a_history_of_its_own_and_none_is_replayed(path: Path) -> None:
@@ -264,4 +264,4 @@ def test_a_key_that_one_task_version_has_revoked_decides_nothing_of_another(path
     next_one = decision(2, new.digest, NEW, task_version=2)
     of(path, 2).accept(next_one)
     refused(of(path, 2), decision(3, next_one.digest, task_version=2), "untrusted-key")
-    refused(of(path, 1), decision(3, second.digest), "untrusted-key")
+    refused(of(path, 1), decision(3, second.digest), "revoked")

@@ -20,7 +20,6 @@ from streams.worker.commit.publications import Outgoing
 from streams.worker.store.position import REFUSED
 from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
-from streams.worker.windows.task_versions import TaskVersions
 from streams.worker.windows.tumbling import Message
 from tests.rig.processes.workers import encoded
 
@@ -170,8 +169,8 @@ def committer(
             raise Crash(point)
 
     return Committer(
-        TaskVersions(task),
-        [Doubler(task, fails_on, reference)],
+        task,
+        Doubler(task, fails_on, reference),
         store,  # type: ignore[arg-type]
         log,
         now_us=lambda: now_us,

@@ -79,7 +79,7 @@ def empty() -> bytes:
 
 def compact(value: Callable[[bytes], bytes] = lambda whole: whole) -> RawMessage:
     """A sound message events/2 with its value changed."""
-    key, whole, headers = encode_events(batch("d0", 0, [1, 2, 3]), task.version)
+    key, whole, headers = encode_events(batch("d0", 0, [1, 2, 3]))
     return key, value(whole), headers
 
 
@@ -127,9 +127,8 @@ BAD: dict[str, tuple[Callable[[], RawMessage], str]] = {
     "few bytes cut short": (lambda: compact(lambda whole: whole[:-1]), "bad-body"),
     "bytes after the rows": (lambda: compact(lambda whole: whole + b"0"), "bad-body"),
     "no rows at all": (lambda: compact(lambda _: b""), "bad-body"),
-    "columns of another task": (lambda: with_header(compact(), "e2", b"AAAAAA.1"), "wrong-schema"),
+    "columns of another task": (lambda: with_header(compact(), "e2", b"AAAAAA"), "wrong-schema"),
     "columns without a name": (lambda: with_header(compact(), "e2", b""), "wrong-schema"),
-    "another version": (lambda: with_header(compact(), "e2", b"AAAAAA.9"), "task-version"),
     "a key that is no name": (lambda: (b"d 0", *compact()[1:]), "wrong-key"),
     "a drop of more than a year": (
         lambda: with_header(
@@ -155,7 +154,7 @@ def test_it_is_parked_with_its_reason_and_the_next_message_is_served(name: str) 
     log, store, bad = Log(), MemoryStore(), make()
     log.messages += [bad, good(10)]
     asyncio.run(served(log, store))
-    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
     headers = dict(letter.headers)
     assert headers["reason"].decode() == reason
     assert headers["source-offset"] == b"0"
@@ -170,7 +169,7 @@ def test_a_dead_letter_of_json_says_where_json_may_go(headers: list[tuple[str, b
     log, store = Log(), MemoryStore()
     log.messages.append((b"d0", b'{"time_us": 1, "values": [0.5, 0.5]}', headers))
     asyncio.run(served(log, store))
-    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
     assert "looks like JSON" in dict(letter.headers)["detail"].decode()
     assert "tidewheel edge run" in dict(letter.headers)["detail"].decode()
 
@@ -202,8 +201,8 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
     assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 2, 3, 4]
     (drop,) = store.tables[DROPS].to_pylist()
     assert (drop["first"], drop["last"], drop["reason"]) == (1, 1, "from-the-future")
-    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
-    revisions = [m for m in log.published if m.topic == "tiny.windows"]
+    (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
+    revisions = [m for m in log.published if m.topic == "tiny.v1.windows"]
     assert len(revisions) == 1  # the watermark has not followed: no row was late
 
     original = [(n[9:], v) for n, v in letter.headers if n.startswith("original-")]
@@ -274,7 +273,7 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
         for seq in range(r["first"], r["last"] + 1)
     ]
     assert Counter(dropped) == Counter(refused)
-    letters = [dict(m.headers) for m in log.published if m.topic == "tiny.dead-letters"]
+    letters = [dict(m.headers) for m in log.published if m.topic == "tiny.v1.dead-letters"]
     assert sum(h["reason"] != b"from-the-future" for h in letters) == malformed
     assert log.committed == len(stream)
 
@@ -282,10 +281,10 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
 def test_events_of_both_forms_are_scored_and_each_once() -> None:
     log, store = Log(), MemoryStore()
     old, again = good(0), compact()  # the same events
-    log.messages += [old, again, encode_events(batch("d0", 3, [4, 5]), task.version)]
+    log.messages += [old, again, encode_events(batch("d0", 3, [4, 5]))]
     asyncio.run(served(log, store))
     assert store.tables[SCORES].column("seq").to_pylist() == [0, 1, 2, 3, 4]
-    assert not [m for m in log.published if m.topic == "tiny.dead-letters"]
+    assert not [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
 
 
 FUZZED = 3_000
@@ -354,7 +353,7 @@ def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(
     with fleet(kafka, tmp_path) as made:
         worker = made.start()
         made.ready("w0", [0, 1])
-        topic = f"{made.task.name}.events"
+        topic = f"{made.task.id}.events"
         key, value, headers = encode_events(batch("d0", 0, [1.0] * 5, task=made.task))
         junk = (BAD_NAME, b"x")
         raw = [(name.encode(), text) for name, text in headers]
@@ -381,7 +380,7 @@ def send(
         assert error is None
         sent["acknowledged"] += 1
 
-    made.producer.send(f"{made.task.name}.events", key or b"", value or b"", headers, done)
+    made.producer.send(f"{made.task.id}.events", key or b"", value or b"", headers, done)
 
 
 def letters(made: Fleet) -> int:

@@ -26,7 +26,7 @@ async def live(log: Log, store: MemoryStore, steps: Steps) -> None:
 
 def reports(log: Log, device: str) -> list[tuple[int, int, int, bool]]:
     """(window in seconds, revision, events, late) in the order of their publication."""
-    found = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
+    found = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.v1.windows"]
     return [
         (r.window_us // SECOND, r.revision, r.events, r.late) for r in found if r.device == device
     ]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from streams.contract.errors import UsageError
-from streams.worker.instances import NAME, hold
+from streams.worker.settings import NAME, hold
 
 HOLD = """
 import sys
 from pathlib import Path
-from streams.worker.instances import hold
+from streams.worker.settings import hold
 name, handle = hold(Path(sys.argv[1]))
 print(name, flush=True)
 sys.stdin.read()

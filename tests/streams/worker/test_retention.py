@@ -35,7 +35,7 @@ def send(served: Fleet, device: str, first: int, count: int, epoch: str = "e1") 
 
 def delete_all(served: Fleet) -> None:
     """Delete every message that is on `events` now, as retention does."""
-    topic = topic_name(served.task.name, "events")
+    topic = topic_name(served.task.id, "events")
     admin = KafkaAdminClient(**served.broker.client_options())
     try:
         admin.delete_records({TopicPartition(topic, 0): -1})  # to the end
@@ -48,7 +48,7 @@ def say_delivered(served: Fleet, device: str, produced: int, pending: int = 0) -
         device=device, task=served.task.name, time_us=1, epoch="e1", active="1-aaaaaaaa",
         produced=produced, delivered=produced - pending, pending=pending,
     )  # fmt: skip
-    topic = topic_name(served.task.name, "fleet")
+    topic = topic_name(served.task.id, "fleet")
     served.producer.put(topic, device.encode(), state.encode())
 
 

@@ -119,7 +119,7 @@ def test_a_worker_that_is_killed_while_it_stores_exports_the_window_when_it_scor
         served.ready("w0", ALL)
         key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
         header = ("traceparent", at.encode())
-        served.producer.put(f"{served.task.name}.events", key, value, [*headers, header])
+        served.producer.put(f"{served.task.id}.events", key, value, [*headers, header])
         until(lambda: worker.poll() is not None, "the worker is killed")
         assert worker.returncode == -signal.SIGKILL
         again = served.start()
@@ -156,7 +156,7 @@ def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded_and_no_header_is
     worker = served.start()
     served.ready("w0", ALL)
     key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
-    served.producer.put(f"{served.task.name}.events", key, value, headers)
+    served.producer.put(f"{served.task.id}.events", key, value, headers)
     until(lambda: len(served.read("windows")) == 1, "the window is published")
     assert stop(worker) == 0
     assert "loaded []" in served.log("w0")

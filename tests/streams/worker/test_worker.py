@@ -144,7 +144,7 @@ def ask(served: Fleet, path: str) -> str:
 def test_what_is_held_in_memory_is_bounded_and_nothing_is_lost(served: Fleet) -> None:
     """More open windows than the bound allows: they close early, and the rest revises them."""
     size, devices = 800_000, 150
-    ensure_topics(served.broker, topic_specs(served.task.name, PARTITIONS))
+    ensure_topics(served.broker, topic_specs(served.task.id, PARTITIONS))
     served.options |= {"metrics_port": 0, "buffer_bytes": size}
     for first in (0, 32):
         for n in range(devices):
@@ -185,7 +185,7 @@ def test_a_worker_tells_prometheus_what_it_did(served: Fleet) -> None:
 
     send_seconds(served, LEFT, 0, 40)
     served.send(batch(RIGHT, 0, [1, 2, time.time() + 10_000], task=served.task))
-    served.producer.put(f"{served.task.name}.events", b"d0", b"garbage", [])
+    served.producer.put(f"{served.task.id}.events", b"d0", b"garbage", [])
     until(lambda: says("tidewheel_rows_total 42.0"), "the rows")
     until(lambda: says("tidewheel_open_rows 0.0"), "no open rows")
     assert says('tidewheel_windows_total{late="no"} 9.0')

@@ -21,7 +21,6 @@ from streams.worker.commit.publications import publications
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES
-from streams.worker.windows.task_versions import TaskVersions
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, labels, reference
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
@@ -148,7 +147,7 @@ def check_publications(log: Log, store: MemoryStore) -> None:
     wanted = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
         for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
-        for m in publications(TaskVersions(task), store.rows_of(0, commit))
+        for m in publications(task, store.rows_of(0, commit))
     }
     found = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
@@ -178,11 +177,11 @@ def test_a_crash_at_each_step_on_the_real_store(step: str, tmp_path: Path) -> No
     asyncio.run(live("", LATER))
     assert log.committed == 2
     assert server_account(tmp_path) == {("d0", "e1"): (5, 3)}
-    windows = [m for m in log.published if m.topic == "tiny.windows"]
+    windows = [m for m in log.published if m.topic == "tiny.v1.windows"]
     values = Counter(m.value for m in windows)
     assert {WindowReport.decode(v).window_us for v in values} == {0, 10 * SECOND}
     assert len(values) == 2
-    scores = Counter(m.value for m in log.published if m.topic == "tiny.scores")
+    scores = Counter(m.value for m in log.published if m.topic == "tiny.v1.scores")
     assert len(scores) == 2
 
 
@@ -213,9 +212,13 @@ def test_what_cannot_be_decoded_is_parked_whole_and_the_next_message_served() ->
     asyncio.run(live())
     letter = log.published[0]
     headers = dict(letter.headers)
-    assert (letter.topic, letter.key, letter.value) == ("tiny.dead-letters", b"d0", b"\x00garbage")
+    assert (letter.topic, letter.key, letter.value) == (
+        "tiny.v1.dead-letters",
+        b"d0",
+        b"\x00garbage",
+    )
     assert headers["reason"] == b"no-header"
-    assert headers["source-topic"] == b"tiny.events"
+    assert headers["source-topic"] == b"tiny.v1.events"
     assert (headers["source-partition"], headers["source-offset"]) == (b"0", b"0")
     assert headers["original-odd"] == b"\xff"
     assert scored(store) == [("d0", "e1", 0)]
@@ -244,7 +247,7 @@ def test_a_window_the_teacher_fails_on_is_parked_and_counted() -> None:
         await (await resume(log, store, fails_on=2)).flush(LATER)
 
     asyncio.run(live())
-    (letter,) = [m for m in log.published if m.topic == "tiny.dead-letters"]
+    (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
     fields = dict(letter.headers)
     assert fields["reason"] == b"teacher-failed"
     headers = [(n[9:], v) for n, v in letter.headers if n.startswith("original-")]
@@ -265,7 +268,7 @@ def test_a_gpu_that_fails_ends_the_worker_and_refuses_no_event() -> None:
 
     async def live() -> None:
         made = Committer(
-            TaskVersions(task), [Teacher(task, Lost(), "1-x")], store, log,
+            task, Teacher(task, Lost(), "1-x"), store, log,
             now_us=lambda: 0, failpoint=lambda _: None,
         )  # fmt: skip
         await made.assign(0)
@@ -343,33 +346,12 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     asyncio.run(live())
     for row in store.tables[SCORES].to_pylist():
         assert (row["teacher"], row["teacher_model"], row["agrees"]) == ([], "", None)
-    (report,) = [WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.windows"]
+    (report,) = [
+        WindowReport.decode(m.value) for m in log.published if m.topic == "tiny.v1.windows"
+    ]
     part = report.models["1-aaaaaaaa"]
     assert (part.compared, part.labelled) == (0, 1)  # neither agreement nor a lack of it
     [label] = [row["label"] for row in store.tables[SCORES].to_pylist() if row["label"]]
     [(name, told)] = report.classes.items()  # by the true label's class
     assert (task.classes.index(name), told.events) == (int(label[0]), 1)
     assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
-
-
-def test_a_flush_takes_what_one_partition_has_not_from_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Three partitions with 1, 5 and 12 windows of 2 rows, and room for 12 windows."""
-    monkeypatch.setattr("streams.worker.commit.committer.FLUSH_ROWS", 24)
-    taken: list[list[int]] = []
-
-    async def live() -> None:
-        made = committer(task, Log(), MemoryStore())
-        for partition, windows in ((0, 12), (1, 1), (2, 5)):
-            await made.assign(partition)
-            state = made.partitions[partition]
-            for n in range(windows):
-                message = state.track(n, n)
-                assert message is not None
-                state.add_events(task, message, batch(f"d{partition}-{n}", 0, [1.0, 2.0]), 0.0)
-        while windows := made._due_windows(LATER):
-            taken.append([sum(w.partition == p for w in windows) for p in range(3)])
-
-    asyncio.run(live())
-    assert taken == [[6, 1, 5], [6, 0, 0]]

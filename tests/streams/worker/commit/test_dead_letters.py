@@ -10,10 +10,8 @@ from streams.contract.events.messages import Drop
 from streams.contract.events.records import encode_events
 from streams.runtime.failpoints import read_failpoint, unarmed
 from streams.worker import app
-from streams.worker.commit import dead_letters
-from streams.worker.commit.incoming import Incoming, decode
+from streams.worker.commit.incoming import Incoming, dead_letters_of, decode
 from streams.worker.metrics import Metrics
-from streams.worker.windows.task_versions import TaskVersions
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import batch
 
@@ -25,9 +23,9 @@ texts = st.binary(max_size=20) | st.sampled_from([v for _, v in HEADERS] + [b"dr
 def read(key: bytes | None, value: bytes | None, headers: object) -> EventColumns | Drop | str:
     incoming = Incoming(0, 0, key, value, headers)  # type: ignore[arg-type]
     try:
-        return decode(TaskVersions(task), incoming)[1]
+        return decode(task, incoming)
     except MalformedRecord as exc:
-        dead_letters.of_message(task, incoming, exc)
+        dead_letters_of(task, incoming, exc)
         return exc.reason
 
 

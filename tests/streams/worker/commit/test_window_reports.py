@@ -16,7 +16,6 @@ from streams.worker.commit.publications import publications
 from streams.worker.commit.window_reports import MODELS, OTHER
 from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import store_schema
-from streams.worker.windows.task_versions import TaskVersions
 from tests.rig.made_up.tiny_task import task as tiny
 
 TARGETS = dataclasses.replace(tiny, classes=(), targets=("left", "right"), tolerance=0.7)
@@ -48,7 +47,7 @@ def rows_of(task: Task, windows: Sequence[tuple[str, int, int]], models: int) ->
                     "teacher": teacher.tolist() if asked else [], "partition": 0, "commit": 1,
                     "agrees": bool(task.agrees(outputs[None], teacher[None])[0]) if asked else None,
                     "correct": bool(task.correct(outputs[None], label[None])[0]) if told else None,
-                    "day": 0, "drift": TOLD if seq == 1 else None, "task_version": task.version,
+                    "day": 0, "drift": TOLD if seq == 1 else None,
                 }
             )  # fmt: skip
     noise.shuffle(found)  # type: ignore[arg-type]
@@ -57,7 +56,7 @@ def rows_of(task: Task, windows: Sequence[tuple[str, int, int]], models: int) ->
 
 def published(task: Task, rows: Sequence[Row]) -> dict[tuple[str, int, int], bytes]:
     table = pa.Table.from_pylist(list(rows), store_schema())
-    messages = publications(TaskVersions(task), table)
+    messages = publications(task, table)
     found = {}
     for message in messages:
         if message.topic.endswith("windows"):
@@ -72,7 +71,7 @@ def test_a_device_finds_the_teachers_outputs_of_its_events_in_a_header() -> None
     for row in rows:
         row["epoch"] = "e0" if row["seq"] in (101, 102) else "e1"
     found: dict[tuple[str, int], list[float]] = {}
-    for message in publications(TaskVersions(tiny), pa.Table.from_pylist(rows, store_schema())):
+    for message in publications(tiny, pa.Table.from_pylist(rows, store_schema())):
         taught = dict(message.headers).get(TAUGHT, b"")
         for epoch, first, outputs in decode_taught(tiny.outputs, taught, 100):
             assert message.topic.endswith("scores")

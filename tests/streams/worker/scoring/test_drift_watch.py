@@ -40,7 +40,7 @@ def reports(log: Log) -> dict[tuple[int, int], WindowReport]:
     """The reports by window number and revision; what came twice is the same."""
     found: dict[tuple[int, int], WindowReport] = {}
     for message in log.published:
-        if message.topic == "tiny.windows":
+        if message.topic == "tiny.v1.windows":
             report = WindowReport.decode(message.value)
             name = report.window_us // (5 * SECOND), report.revision
             assert found.setdefault(name, report) == report
@@ -182,7 +182,7 @@ def test_it_is_stored_once_for_each_report_and_sent_to_no_device() -> None:
     for text in stored:
         assert sum(WindowDrift.decode(text.encode()).counts) == 20 * len(reference().features)
     for message in log.published:
-        if message.topic == "tiny.scores":
+        if message.topic == "tiny.v1.scores":
             assert b"drift" not in message.value
 
 

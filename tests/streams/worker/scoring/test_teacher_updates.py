@@ -35,7 +35,7 @@ COUNT = 400
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
     with fleet(kafka, tmp_path) as made:
         made.options["teacher"] = None
-        ensure_topics(kafka, topic_specs(made.task.name, made.partitions))
+        ensure_topics(kafka, topic_specs(made.task.id, made.partitions))
         yield made
 
 
@@ -129,7 +129,7 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
 
 def spoil_releases(served: Fleet, registry: Registry) -> str:
     """The last record is one that no other can be taken for: what the worker says of it."""
-    key, name = load_private_key(served.folder / "key.pem"), served.task.name
+    key, name = load_private_key(served.folder / "key.pem"), served.task.id
     told = Release.decode(served.read(RELEASES)[-1].value)
     topic = topic_name(name, RELEASES)
     send(served.broker, topic, name.encode(), mangled(told.encode(), COUNT, seed=7))
@@ -140,7 +140,7 @@ def spoil_releases(served: Fleet, registry: Registry) -> str:
 
 def spoil_artifacts(served: Fleet, registry: Registry) -> str:
     """They are chunks of a teacher that is offered: what the worker says of it."""
-    key, name = load_private_key(served.folder / "key.pem"), served.task.name
+    key, name = load_private_key(served.folder / "key.pem"), served.task.id
     model = replace_teacher(served.task, registry, key, weights(served, 2), "w.safetensors").model
     assert registry.offer_teacher(key, "test")
     said = registry.last()
@@ -218,7 +218,7 @@ def test_a_teacher_whose_bytes_have_another_digest_is_not_opened(
     assert told is not None
     [delivery], data = told.deliveries, registry.read_teacher()
     parts = publisher.chunks(data[:-1] + bytes([data[-1] ^ 1]))
-    topic = topic_name(served.task.name, ARTIFACTS)
+    topic = topic_name(served.task.id, ARTIFACTS)
     at = [served.producer.put(topic, delivery.sha256.encode(), *part) for part in parts]
     opened = "bytes that were not announced are opened"
     monkeypatch.setattr(teacher_source, "make_teacher", lambda *_: pytest.fail(opened))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.worker.windows.listening import STEP_S, ListeningClock
+from streams.worker.windows.tumbling import STEP_S, ListeningClock
 
 
 def listening(*answers: tuple[float, int, int]) -> ListeningClock:

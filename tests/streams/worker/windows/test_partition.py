@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
 from streams.contract.events.messages import Drop
-from streams.worker.windows.partition import PartitionState, StorePosition
+from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import Window
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch
@@ -176,3 +176,15 @@ def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> 
     assert seqs_of(close(state, 1e9, 10**9)) == [2, 3]
     state.add_events(task, message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # not refused a third time: it is in a window
+
+
+def test_a_flush_takes_what_one_partition_has_not_from_another() -> None:
+    """Three partitions with 12, 1 and 5 windows of 2 rows, and room for 12 windows."""
+    states, taken = {p: PartitionState(p, StorePosition()) for p in range(3)}, list[list[int]]()
+    for partition, count in ((0, 12), (1, 1), (2, 5)):
+        for n in range(count):
+            sent = message(states[partition], n)
+            states[partition].add_events(task, sent, batch(f"d{n}", 0, [1.0, 2.0]), 0.0)
+    while windows := due_windows(states, dict.fromkeys(states, 1e9), 24):
+        taken.append([sum(w.partition == p for w in windows) for p in states])
+    assert taken == [[6, 1, 5], [6, 0, 0]]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from streams.contract.accounting import IntervalSet
-from streams.worker.store.aging import Aging, next_aging
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import snapshot_name
 from streams.worker.store.query import open_store, server_account
+from streams.worker.store.retention import Aging, next_aging
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_rows
 from streams.worker.windows.partition import StorePosition, ToldLabels
 from streams.worker.windows.tumbling import Message

@@ -1,29 +1,45 @@
-"""Reading of record batches that no message can stop.
+"""What kafka-python 3.0.12 needs before a process can use it; `install` changes all its clients.
 
-Kafka's protocol says that a header's name is UTF-8; brokers do not check it. kafka-python and
-aiokafka decode names while they parse a batch, and repeat a batch that they cannot parse for ever:
-one message would stop each reader of its topic. Here bytes of a name that are no UTF-8 are read as
-"?", and the message is one as any other, for its reader to judge. Records that cannot be read at
-all, as with a codec that is not installed, are skipped: logged with topic, partition and offsets,
-and counted in `skipped`.
-
-`install` puts this in place of kafka-python's batches; streams.worker.batches does so for
-aiokafka.
+1. Record batches. Kafka's protocol says that a header's name is UTF-8; brokers do not check it.
+   kafka-python and aiokafka decode names while they parse a batch, and repeat a batch that they
+   cannot parse for ever: one message would stop each reader of its topic. Here bytes of a name that
+   are no UTF-8 are read as "?", and the message is one as any other, for its reader to judge.
+   Records that cannot be read at all, as with a codec that is not installed, are skipped: logged
+   with topic, partition and offsets, and counted in `skipped`. For aiokafka
+   streams.worker.faust_patches does the same.
+2. Decoders. The library compiles the decoder of a kind of response when the first one comes, and
+   keeps it for the process. Meanwhile it changes an attribute that all threads share, and then sets
+   it back (`StructField.compiled_decode_from`). Two threads whose first responses come together, as
+   uplink and downlink of a device that starts, can so make a decoder that fails for ever with a
+   TypeError, "object.__new__(X): X is not a type object": no client of that process reaches a
+   broker again. The library reports timeouts, and the cause in its log alone. Here a lock is around
+   it, for encoders too, which share the cache.
+3. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
+   here it is Python's own (streams.contract.zstd).
 """
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
+import kafka.codec
 from kafka.consumer.fetcher import Fetcher
+from kafka.protocol.schemas.fields.struct import StructField
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 
+from streams.contract.zstd import zstd
+
 log = logging.getLogger(__name__)
 
 skipped: Counter[str] = Counter()  # records that could not be read, by topic
+
+_compiling = threading.RLock()  # a decoder may need another one
+_decoder = StructField.compiled_decode_from
+_encoder = StructField.compiled_encode_into
 
 
 class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -100,7 +116,38 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         return super()._unpack_records(tp, _Placed(records, (tp.topic, tp.partition)), *given)
 
 
+def _compiled_decode_from(self: Any, *given: Any, **named: Any) -> Any:
+    with _compiling:
+        return _decoder(self, *given, **named)
+
+
+def _compiled_encode_into(self: Any, *given: Any, **named: Any) -> Any:
+    with _compiling:
+        return _encoder(self, *given, **named)
+
+
+class _Compressor:
+    compress = staticmethod(zstd.compress)
+
+
+class _Decompressor:
+    @staticmethod
+    def stream_reader(source: IO[bytes], *, read_across_frames: bool) -> Any:
+        assert read_across_frames  # what a ZstdFile does
+        return zstd.open(source)
+
+
+class Zstandard:
+    """As much of the package `zstandard` as kafka-python uses."""
+
+    ZstdCompressor = _Compressor
+    ZstdDecompressor = _Decompressor
+
+
 def install() -> None:
-    """Let kafka-python's consumers read batches as above."""
+    """Let all clients of this process read, compile and compress as above."""
+    kafka.codec.zstd = Zstandard
     memory_records.DefaultRecordBatch = Batch
     Fetcher.PartitionRecords = _PartitionRecords
+    StructField.compiled_decode_from = _compiled_decode_from
+    StructField.compiled_encode_into = _compiled_encode_into

@@ -1,0 +1,129 @@
+"""What faust-streaming 0.15.3 and aiokafka 0.14 need before a worker can use them.
+
+Faust's driver for librdkafka, `confluent`, has no headers, TLS, SASL or static membership.
+
+1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
+   streams.kafka.patches. Its parser is compiled and cannot be changed: where it fails in a batch,
+   the other one reads the rest.
+2. Seeking. Faust discards what a fetch brings during a rebalance, and then seeks to the committed
+   offsets, so that it comes again. aiokafka leaves a partition where it is that has no committed
+   offset, or 0: its messages would never come again, and the commit of a later one would pass them.
+3. Full queues. Faust asks only for partitions whose queue has room. While the others' queues are
+   worked off, in milliseconds, it waits a second for messages of those, or for nothing: a worker
+   with a backlog reads a third less.
+4. Empty answers. The embedded broker does not hold a fetch until there is a message, and aiokafka
+   asks again at once: an idle worker would use a core.
+"""
+
+import asyncio
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher
+from aiokafka.record.memory_records import MemoryRecords
+
+from streams.kafka.patches import Batch
+
+OVERHEAD = struct.Struct(">qi")  # of a batch: base offset, length of what follows
+FULL_S = 0.02  # between two looks while the queue of a partition is full
+EMPTY_S = 0.1  # after an empty answer that came sooner
+
+
+class _Batch:
+    def __init__(self, batch: Any, data: memoryview, place: tuple[str, int]) -> None:
+        self._batch, self._data, self._place = batch, data, place
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __next__(self) -> Any:
+        return next(self._batch)
+
+    def __iter__(self) -> Iterator[Any]:
+        read = 0
+        records = iter(self._batch)
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except Exception:  # a header's name, or what the other parser reports
+                break
+            read += 1
+            yield record
+        slow = Batch(self._data)
+        slow.place = self._place
+        yield from islice(slow, read, None)
+
+
+class Records:
+    """The batches of one fetched partition."""
+
+    place = ("?", 0)
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at, self._records = memoryview(data), 0, MemoryRecords(data)
+
+    def size_in_bytes(self) -> int:
+        return int(self._records.size_in_bytes())
+
+    def has_next(self) -> bool:
+        return bool(self._records.has_next())
+
+    def next_batch(self) -> Any:
+        begin = self._at
+        _, length = OVERHEAD.unpack_from(self._data, begin)
+        self._at = begin + OVERHEAD.size + length
+        return _Batch(self._records.next_batch(), self._data[begin : self._at], self.place)
+
+
+class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # it has no types
+    def __init__(self, tp: Any, records: Any, *given: Any) -> None:
+        records.place = tp.topic, tp.partition
+        super().__init__(tp, records, *given)
+
+
+_to_committed = AIOKafkaConsumer.seek_to_committed
+_fetch = fetcher.Fetcher._proc_fetch_request
+
+
+async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | None]:
+    """Seek as aiokafka does, and to the beginning where nothing is committed."""
+    found: Mapping[Any, int | None] = await _to_committed(self, *partitions)
+    if fresh := [partition for partition, offset in found.items() if not offset]:
+        await self.seek_to_beginning(*fresh)
+    return found
+
+
+async def _proc_fetch_request(self: Any, *given: Any) -> Any:
+    began = time.monotonic()
+    found = await _fetch(self, *given)
+    if not found and time.monotonic() - began < EMPTY_S / 2:
+        await asyncio.sleep(EMPTY_S)
+    return found
+
+
+def patch_aiokafka() -> None:
+    """Change all consumers of aiokafka: 1, 2 and 4."""
+    fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
+    fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
+    AIOKafkaConsumer.seek_to_committed = seek_to_committed
+
+
+def patch_consumer(consumer: Any) -> None:
+    """Let Faust's consumer wait FULL_S at most while a queue is full: 3."""
+    usual = consumer._wait_next_records
+
+    async def wait(timeout_s: float) -> Any:
+        if not consumer._buffered_partitions:
+            return await usual(timeout_s)
+        if consumer.flow_active and not consumer._get_active_partitions():
+            await asyncio.sleep(FULL_S)
+            return {}, set()
+        return await usual(min(timeout_s, FULL_S))
+
+    consumer._wait_next_records = wait
