@@ -32,8 +32,8 @@ def test_files_are_scored_and_read_back(tmp_path: Path, signed: dict[str, Any]) 
     )  # fmt: skip
     assert (found.state, found.total, found.succeeded) == ("Completed", 40, 19)
     assert found.errors == {"wrong-width": 1}
-    assert found.manifest["excluded"] == 20
-    assert found.accuracy == found.manifest["correct"] / 19
+    assert found.excluded == 20
+    assert found.accuracy == found.correct / 19
     assert found.drifted is None
     assert (tmp_path / "out.job" / "report.html").exists()
     table = tidewheel.read_output(tmp_path / "out").to_table()

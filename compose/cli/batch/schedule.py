@@ -12,9 +12,8 @@ from streams.contract.errors import UsageError
 from streams.contract.task import DEVICE_NAME, load_task
 
 if TYPE_CHECKING:
-    from streams.batch.queue.cron import Cron
-    from streams.batch.queue.schedules import Schedule, Schedules
-    from streams.batch.records.settings import Settings
+    from streams.batch.queue.schedules import Cron, Schedule, Schedules
+    from streams.batch.records.specification import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 Begin = Annotated[
@@ -54,7 +53,7 @@ def add(
     The command is written behind `--`. Each interval of event time is run once, from its start to
     before its end. The first one begins with the last fire up to now.
     """
-    from streams.batch.queue.cron import Cron
+    from streams.batch.queue.schedules import Cron
 
     if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"{name!r}: letters, digits, '.', '_' and '-' only, at most 63")
@@ -68,9 +67,9 @@ def _checked(words: list[str], cron: "Cron") -> "Settings":
     """Return the settings of a schedule's jobs; raise UsageError for a command that cannot be
     one."""
     from compose.cli.batch.score import read_words
-    from streams.batch.queue.cron import fill
-    from streams.batch.records.documents import FILES
-    from streams.batch.sinks.targets import target_of
+    from streams.batch.queue.schedules import fill
+    from streams.batch.records.specification import FILES
+    from streams.batch.sinks.output import target_of
 
     if words[0] != "score":
         raise UsageError(f"{words[0]}: a schedule runs score: write -- score TASK INPUT ...")
@@ -161,7 +160,7 @@ def _schedules(state: Path) -> "Schedules":
 
 
 def _time(text: str, option: str, zone: Any) -> int:
-    from streams.batch.queue.cron import micros
+    from streams.batch.queue.schedules import micros
 
     try:
         found = datetime.fromisoformat(text)
@@ -197,7 +196,7 @@ def _interval(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _say(schedules: "list[Schedule]", json: bool) -> None:
-    from streams.batch.queue.cron import local
+    from streams.batch.queue.schedules import local
 
     rows = [_row(one) for one in schedules]
     if json:

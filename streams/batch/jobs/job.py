@@ -34,16 +34,14 @@ from streams.batch.jobs.processes import Scorers
 from streams.batch.jobs.report import write_report
 from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.jobs.submission import check_task
-from streams.batch.recordings.readings import plan_readings
-from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.records.rows import line_of
-from streams.batch.records.settings import Settings, most_errors
+from streams.batch.records.specification import Plan, Settings, Specification, most_errors
 from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
+from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
-from streams.batch.windows.shard_rows import ShardRows
-from streams.batch.windows.windows import plan_windows
+from streams.batch.sources.windows import ShardRows, plan_windows
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference

@@ -1,4 +1,5 @@
-"""The folder of a job: docs/architecture/batch.md, The job's folder."""
+"""The folder of a job: docs/architecture/batch.md, The job's folder; and which jobs a state folder
+knows."""
 
 import fcntl
 import json
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from streams.batch.records.documents import Plan, Specification
-from streams.batch.records.progress import JobState, ShardRecord, State
+from streams.batch.records.progress import OVER, JobState, ShardRecord, State
+from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact
 from streams.contract.documents import Document
@@ -22,7 +23,6 @@ from streams.runtime.disk import write_atomic
 D = TypeVar("D", bound=Document)
 
 ATTEMPTS, PAUSE_S = 20, 0.025  # at the lock
-TAIL_BYTES = 4096  # of the log, which have its last times
 
 
 class Held(UsageError):
@@ -181,21 +181,27 @@ class JobFolder:
         return [shard for shard in range(len(plan.shards)) if shard not in done]
 
     def note(self, text: str) -> None:
-        """Add a line to the job's log; its times go on where the clock is set back."""
+        """Add a line to the job's log."""
+        line = json.dumps({"time_us": now_us(), "text": text}, ensure_ascii=False).encode()
         with (self.folder / "log.jsonl").open("ab+") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            tail = file.read()
-            now = max([now_us(), *(line["time_us"] for line in _lines(tail))])
-            line = json.dumps({"time_us": now, "text": text}, ensure_ascii=False).encode()
-            cut_off = bool(tail) and not tail.endswith(b"\n")  # by a crash, or a full disk
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            cut_off = file.read(1) not in (b"", b"\n")  # by a crash, or a full disk
             file.write(b"\n" * cut_off + line + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
         """Return the job's log; a line that was cut off by a crash is left out."""
-        try:
-            return _lines((self.folder / "log.jsonl").read_bytes())
-        except FileNotFoundError:
-            return []
+        found = []
+        with suppress(FileNotFoundError):
+            for line in (self.folder / "log.jsonl").read_bytes().splitlines():
+                with suppress(ValueError):
+                    found.append(json.loads(line))
+        return [line for line in found if isinstance(line, dict) and "time_us" in line]
+
+    def over_for(self, days: float) -> bool:
+        """Return whether the job is over, and has been for so many days."""
+        status = self.state()
+        return status.state in OVER and now_us() - status.updated_us > days * 86_400_000_000
 
     @property
     def stop_requested(self) -> bool:
@@ -236,14 +242,6 @@ class JobFolder:
         write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
 
 
-def _lines(data: bytes) -> list[dict[str, Any]]:
-    found = []
-    for line in data.decode(errors="replace").splitlines():
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and "time_us" in line]
-
-
 def _locks(handle: IO[str], wait_s: float) -> bool:
     """Return whether the lock is ours now. Who only asks whether a process works on the job holds
     it for a moment, so one refusal is not taken for an answer."""
@@ -262,3 +260,48 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+@dataclass(frozen=True)
+class JobIndex:
+    """The jobs that were submitted with one state folder: `<state>/jobs/<id>.json` has the job's
+    folder. A pointer whose folder is gone is left out."""
+
+    state: Path
+
+    def add(self, identity: str, job: JobFolder) -> None:
+        found = json.dumps({"folder": str(job.folder)})
+        write_atomic(self.state / "jobs" / f"{identity}.json", found.encode())
+
+    def jobs(self) -> Iterator[JobFolder]:
+        """Yield the jobs whose folders are there, damaged ones too, the newest first; no more are
+        read than are asked for."""
+        found = [(path.stat().st_mtime_ns, path) for path in (self.state / "jobs").glob("*.json")]
+        for _, path in sorted(found, reverse=True):
+            if (job := _pointed(path)) is not None:
+                yield job
+
+    def find(self, name: str) -> JobFolder:
+        """Return the job of a folder, or of an id; raise UsageError if there is none."""
+        job = JobFolder(Path(name).absolute())
+        pointer = self.state / "jobs" / f"{Path(name).name}.json"
+        if job.submitted or not pointer.exists():
+            return job
+        found = _pointed(pointer)
+        if found is None:
+            raise UsageError(f"the folder of job {name} is gone")
+        return found
+
+    def forget_missing(self) -> None:
+        """Remove the pointers whose folders are gone."""
+        for path in (self.state / "jobs").glob("*.json"):
+            if _pointed(path) is None:
+                path.unlink(missing_ok=True)
+
+
+def _pointed(pointer: Path) -> JobFolder | None:
+    try:
+        job = JobFolder(Path(json.loads(pointer.read_bytes())["folder"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return job if job.submitted else None

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from streams.batch.jobs.job_folder import JobFolder, size_of
 from streams.batch.jobs.scoring import output_fields
-from streams.batch.records.documents import Plan
 from streams.batch.records.progress import Counts, ShardRecord
+from streams.batch.records.specification import Plan
 from streams.batch.sinks.files import part_path
-from streams.batch.sinks.opening import open_sink
+from streams.batch.sinks.output import open_sink
 from streams.contract.errors import Retryable
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from streams.batch.answering.drift import drift_of
+from streams.batch.jobs.answers import drift_of, reference_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
-from streams.batch.records.documents import FILES, Plan, Specification
+from streams.batch.jobs.scoring import artifact_of
 from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
+from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
-from streams.batch.sinks.loading import Sink
+from streams.batch.sinks.output import Sink
 from streams.batch.sources.places import put
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.drift.reference import Reference
@@ -135,3 +136,12 @@ def manifest_of(
         ended_us=max(now_us(), specification.created_us),
         inputs=plan.files,
     )
+
+
+def manifest_now(folder: JobFolder, *, drift: bool = True) -> Manifest:
+    """Return what a job has done, from its folder alone; raise UsageError if there is none."""
+    specification, status = folder.specification(), folder.state()
+    plan = folder.plan() or Plan(files=[], shards=[])
+    reference = reference_of(artifact_of(folder, specification)) if drift else None
+    found = manifest_of(folder, specification, plan, status.state, status.reason, reference)
+    return found.model_copy(update={"ended_us": max(status.updated_us, found.started_us)})

@@ -8,25 +8,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from streams.batch.answering.models import check_models
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.jobs.scoring import output_fields
-from streams.batch.recordings.readings import as_read, one_sample, reading_columns
-from streams.batch.records.documents import (
+from streams.batch.jobs.scoring import check_models, output_fields
+from streams.batch.records.specification import (
     FILES,
     Columns,
     InputFormat,
     Named,
+    Settings,
     Specification,
     TaskShape,
     Version,
 )
-from streams.batch.records.settings import Settings
-from streams.batch.sinks.opening import open_sink
-from streams.batch.sinks.targets import target_of
+from streams.batch.sinks.output import open_sink, target_of
 from streams.batch.sources.inputs import check_files, choose_columns, find_inputs
+from streams.batch.sources.readings import as_read, one_sample, reading_columns
 from streams.batch.sources.text import MODEL_INPUT
-from streams.batch.windows.windows import with_keys
+from streams.batch.sources.windows import with_keys
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, absolute_reference

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from streams.batch.jobs.job_folder import Held, JobFolder, now_us
-from streams.batch.records.settings import Settings
+from streams.batch.records.specification import Settings
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 
 NAME = "queue.sqlite"

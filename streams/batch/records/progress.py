@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from streams.batch.records.documents import PlannedFile
+from streams.batch.records.specification import PlannedFile
 from streams.contract.documents import Count, Document, Figure, Micros
 from streams.contract.window_report import ChannelDrift, DriftReport
 
@@ -66,6 +66,15 @@ class JobDrift(Document):
     inputs_and_answers: DriftReport
     labels: list[ChannelDrift] = []
     mean_of_distances: MeanOfDistances
+
+    @property
+    def verdict(self) -> str:
+        found = self.inputs_and_answers
+        if not found.decided:
+            return f"undecided, {found.segments:,} segments are too few"
+        if not found.alarm:
+            return "none"
+        return f"in {found.share:.0%} of the channels, most in {found.worst}"
 
 
 class RowCounts(Summed):
@@ -128,7 +137,15 @@ class JobState(Document):
 
 
 class Manifest(RowCounts):
-    """_manifest.json, beside the output files."""
+    """The result of a batch job, as `_manifest.json` beside its output.
+
+    `state` is Completed, PartiallyCompleted, Stopped or Failed, with a `reason`. Rows that were
+    `processed` have `succeeded`, or are in `errors` by code; `excluded` ones have no output.
+
+    >>> from tidewheel import Manifest
+    >>> Manifest.model_construct(state="Completed", labelled=4, correct=3).accuracy
+    0.75
+    """
 
     format: int = 1
     state: State
@@ -151,3 +168,14 @@ class Manifest(RowCounts):
     started_us: Micros
     ended_us: Micros
     inputs: list[PlannedFile]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the labelled rows whose answer is right; None without a label."""
+        return self.correct / self.labelled if self.labelled else None
+
+    @property
+    def drifted(self) -> bool | None:
+        """Whether the inputs or answers have drifted; None where that is not decided."""
+        found = None if self.drift is None else self.drift.inputs_and_answers
+        return found.alarm if found is not None and found.decided else None

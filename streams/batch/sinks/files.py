@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import FILES, OutputFormat, Plan, Specification
 from streams.batch.records.rows import Rows, line_of
+from streams.batch.records.specification import FILES, OutputFormat, Plan, Specification
 from streams.contract.errors import TidewheelError
 from streams.runtime.disk import replacing
 

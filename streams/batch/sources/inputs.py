@@ -4,18 +4,18 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from streams.batch.records.documents import (
+from streams.batch.records.rows import Rows
+from streams.batch.records.specification import (
     Columns,
     InputFormat,
     Named,
     PlannedFile,
     Selection,
+    Settings,
     Shard,
     Typed,
 )
-from streams.batch.records.rows import Rows
-from streams.batch.records.settings import Settings
-from streams.batch.sources import table_rows, text_rows
+from streams.batch.sources import tables, text
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
 from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened_input
@@ -43,15 +43,15 @@ def find_inputs(named: Sequence[str]) -> tuple[list[Named], InputFormat]:
     their format; raise UsageError for what is missing, and for several formats."""
     found: dict[str, Named] = {}
     kinds: set[InputFormat] = set()
-    for text in named:
-        if holds(text, LOG):
-            files = delta_files(text)
+    for place in named:
+        if holds(place, LOG):
+            files = delta_files(place)
             kinds.add("delta")
         else:
-            files = [Named(name=name, path=path) for name, path in find(text, _fits)]
+            files = [Named(name=name, path=path) for name, path in find(place, _fits)]
             kinds |= {_format_of(file) for file in files}
             if not files:
-                raise UsageError(f"{text}: no such file, or no {', '.join(FORMATS)} file in it")
+                raise UsageError(f"{place}: no such file, or no {', '.join(FORMATS)} file in it")
         for file in files:
             found.setdefault(file.path, file)
     if len(kinds) > 1:
@@ -158,7 +158,7 @@ def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
 def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError, by name, for a file that lacks a column or has one of a wrong type."""
     if kind in KINDS:
-        table_rows.check_files(task, kind, files, columns)
+        tables.check_files(task, kind, files, columns)
         return
     everywhere: list[str] = []
     for file in files:
@@ -197,8 +197,8 @@ def read_shard(
 ) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     if kind in KINDS:
-        return table_rows.read_shard(task, kind, file, shard, columns)
-    return text_rows.read_shard(task, kind, file, shard, columns, max_bytes)
+        return tables.read_shard(task, kind, file, shard, columns)
+    return text.read_shard(task, kind, file, shard, columns, max_bytes)
 
 
 def kept_fields(kind: InputFormat, file: Named | PlannedFile, columns: Columns) -> list[pa.Field]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from streams.batch.records.documents import InputFormat, Named, Plan, PlannedFile, Shard
 from streams.batch.records.rows import RowProblem
+from streams.batch.records.specification import InputFormat, Named, Plan, PlannedFile, Shard
 from streams.batch.sources.places import Stamp, open_binary, stamp_of
 from streams.batch.sources.tables import KINDS, opened_input
 from streams.batch.sources.text import MAX_LINE_BYTES, header_of, rows_in
@@ -66,12 +66,12 @@ class Cutter:
     def _parts(self, index: int, file: Named) -> Iterator[Shard]:
         begin = stop = first = rows = 0
         with opened_input(file, self.kind) as table:
-            for start, end, size in table.parts():
-                self.check()
-                if rows and rows + size > self.shard_rows:
-                    yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
-                    first, rows = first + rows, 0
-                begin, stop, rows = begin if rows else start, end, rows + size
+            parts = table.parts
+        for number, size in enumerate(parts):
+            if rows and rows + size > self.shard_rows:
+                yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
+                first, rows = first + rows, 0
+            begin, stop, rows = begin if rows else number, number + 1, rows + size
         if rows:
             yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
 

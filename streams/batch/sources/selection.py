@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.documents import Selection, Typed
 from streams.batch.records.rows import RowProblem, line_of
+from streams.batch.records.specification import Selection, Typed
 from streams.contract.errors import UsageError
 
 LONG_AGO = -(2**62)

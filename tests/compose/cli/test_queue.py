@@ -71,7 +71,7 @@ def process_of(folder: Path) -> int:
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             files = map(os.path.realpath, (path / "fd").iterdir())
-            if b"batch.attempt" in (path / "cmdline").read_bytes() and lock in files:
+            if b"batch.run" in (path / "cmdline").read_bytes() and lock in files:
                 return int(path.name)
     return 0
 

@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.batch.queue.cron import Cron, local
 from streams.batch.queue.job_queue import JobQueue, writing
-from streams.batch.queue.schedules import Schedules
+from streams.batch.queue.schedules import Cron, Schedules, local
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.compose.cli.test_queue import run, runner
 from tests.streams.batch.support import good_rows, rows_of, write_parquet

@@ -16,9 +16,8 @@ from deltalake import write_deltalake
 from streams.batch.jobs.job import Job, submit
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.submission import Stdin, folder_of, specify
-from streams.batch.records.documents import Specification
 from streams.batch.records.progress import Manifest
-from streams.batch.records.settings import Settings
+from streams.batch.records.specification import Settings, Specification
 from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.task import Task

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.batch.answering.drift import Watch, drift_of, mean_of_distances, reference_of
+from streams.batch.jobs.answers import Watch, drift_of, mean_of_distances, reference_of
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.report import page_of
 from streams.batch.records.progress import Observed
@@ -204,7 +204,7 @@ def test_the_report_is_one_page_with_counts_drift_accuracy_and_errors(tmp_path: 
     assert page.loaded == []
     assert "url(http" not in text
     for wanted in (
-        "Completed", "wrong-width", "400 of 400", "drift in", "as MLRun decides it", "slow",
+        "Completed", "wrong-width", "400 of 400", "of the channels", "as MLRun decides it", "slow",
         "a&b<i>", f"{found.correct / found.labelled:.4f}",
     ):  # fmt: skip
         assert wanted in page.text, wanted

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.batch.jobs.submission import Stdin
-from streams.batch.records.documents import Columns, Selection
+from streams.batch.records.specification import Columns, Selection
 from streams.batch.sources.selection import moment_us
 from streams.contract.errors import UsageError
 from tests.rig.made_up.models import tiny

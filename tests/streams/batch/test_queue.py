@@ -15,7 +15,7 @@ from streams.batch.jobs.job import Job
 from streams.batch.queue.job_queue import MAX_PAUSE_US, Entry, JobQueue
 from streams.batch.queue.runner import DIED, Event, Runner
 from streams.batch.records.progress import OVER, State
-from streams.batch.records.settings import Settings
+from streams.batch.records.specification import Settings
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.rig.made_up.models import tiny

@@ -18,15 +18,15 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
-from streams.batch.answering.models import fastest_batch
-from streams.batch.recordings.readings import (
+from streams.batch.jobs.scoring import fastest_batch
+from streams.batch.records.specification import Named
+from streams.batch.sources.plan import Cutter
+from streams.batch.sources.readings import (
     carry_path,
     plan_readings,
     read_readings,
     reading_columns,
 )
-from streams.batch.records.documents import Named
-from streams.batch.sources.plan import Cutter
 from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading

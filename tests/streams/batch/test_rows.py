@@ -13,10 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.batch.answering.answers import Answering, output_schema
-from streams.batch.answering.drift import Watch
-from streams.batch.records.documents import Columns, Named, Plan
+from streams.batch.jobs.answers import Answering, Watch, output_schema
 from streams.batch.records.rows import RowProblem, Rows, as_segments, refuse_unlike_numbers
+from streams.batch.records.specification import Columns, Named, Plan
 from streams.batch.sinks.files import writing
 from streams.batch.sources import text
 from streams.batch.sources.inputs import check_files, choose_columns, read_shard

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch.queue.cron import Cron, fill, local, micros
 from streams.batch.queue.job_queue import JobQueue
-from streams.batch.queue.schedules import Schedules
-from streams.batch.records.settings import Settings
+from streams.batch.queue.schedules import Cron, Schedules, fill, local, micros
+from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 
 ZONES = ["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "America/Santiago",

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.documents import (
+from streams.batch.records.rows import Rows, batch_rows
+from streams.batch.records.specification import (
     Columns,
     InputFormat,
     Named,
     Plan,
     PlannedFile,
     Selection,
+    Settings,
     Shard,
 )
-from streams.batch.records.rows import Rows, batch_rows
-from streams.batch.records.settings import Settings
 from streams.batch.sources.inputs import choose_columns, names_of, read_shard
 from streams.batch.sources.selection import times_of
 from streams.contract.errors import UsageError
