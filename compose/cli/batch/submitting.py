@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
-from federation.registry.named_model import NamedModel, named_model
+from federation.registry.named_model import named_model
 from federation.registry.registry import Registry
 from streams.batch.jobs.job import submit
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
@@ -23,16 +23,12 @@ def specified(settings: Settings, stdin: Stdin | None = None) -> tuple[Task, Spe
     """Check all that can be wrong with a job; raise UsageError if it cannot work. Nothing of it is
     written."""
     task = load_task(settings.task)
-    named = _model(task, settings, settings.model, "--model")
-    models = Models(named.artifact, named.data, named.weights)
-    if settings.teacher is not None:
-        beside = _model(task, settings, settings.teacher, "--teacher")
-        models = Models(*models[:3], beside.artifact, beside.data)
+    models = _models(task, settings)
     return task, specify(task, settings, models, stdin), models
 
 
-def _model(task: Task, settings: Settings, name: str, option: str) -> NamedModel:
-    """Return the model that `option` names, verified."""
+def _models(task: Task, settings: Settings) -> Models:
+    """Return the model that --model names, verified."""
     layout, trust = StateDir(settings.state), settings.trust
     if not trust and not layout.public_key.exists():
         raise UsageError(
@@ -46,7 +42,7 @@ def _model(task: Task, settings: Settings, name: str, option: str) -> NamedModel
             return registry_of(task, settings.state, settings.registry)
         return Registry(settings.registry or layout.registry, task.name, task.version, keys)
 
-    return named_model(task, name, lambda: keys, registry, option)
+    return Models(*named_model(task, settings.model, lambda: keys, registry, "--model"))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.batch.records.progress import ClassCounts, Counts, JobDrift, MeanOfDistances, Observed
-from streams.batch.records.rows import RowProblem, Rows, Taught
+from streams.batch.records.rows import RowProblem, Rows
 from streams.batch.records.specification import Columns
 from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.errors import ArtifactError, MalformedRecord
@@ -125,9 +125,8 @@ def mean_of_distances(reference: Reference, counts: np.ndarray) -> MeanOfDistanc
 # --- rows and outputs as a table ------------------------------------------------------------
 
 
-def output_schema(task: Task, columns: Columns, *, teacher: bool = False) -> pa.Schema:
-    """Return the columns of the output, those that are carried over left out; `teacher`: with those
-    of a teacher beside the model."""
+def output_schema(task: Task, columns: Columns) -> pa.Schema:
+    """Return the columns of the output, those that are carried over left out."""
     text, numbers = pa.string(), pa.list_(pa.float32())
     fields = [("id", text), ("file", text), ("row", pa.int64()), ("model", text)]
     fields.append(("outputs", numbers))
@@ -135,46 +134,32 @@ def output_schema(task: Task, columns: Columns, *, teacher: bool = False) -> pa.
         fields += [("class", text), ("probability", pa.float32())]
     if columns.label is not None:
         fields += [("label", text if task.classes else numbers), ("correct", pa.bool_())]
-    if teacher:
-        fields += [("teacher_model", text), ("teacher", numbers)]
-        fields += [("teacher_class", text)] if task.classes else []
-        fields.append(("agrees", pa.bool_()))
     return pa.schema([*fields, ("error", text), ("reason", text)])
 
 
 @dataclass(frozen=True)
 class Answering:
-    """Answers the rows of one file with one model version; `run` is None where that is a teacher.
-    `teacher` is the version whose outputs stand beside the model's."""
+    """Answers the rows of one file with one model version."""
 
     task: Task
     model: str
-    run: Model | None
+    run: Model
     schema: pa.Schema
     file: str
     watch: Watch
     batch: int = 1  # segments that the model answers at once
-    teacher: str | None = None
 
-    def answer(self, rows: Rows, taught: Taught | None = None) -> tuple[pa.Table, Counts]:
+    def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
         """Return the output rows, and what became of them."""
-        if taught is not None and self.run is None:
-            for i, problem in taught.problems.items():
-                rows.problems.setdefault(i, problem)
         right = np.ones(len(rows), bool)
         right[list(rows.problems)] = False
         good = np.flatnonzero(right)
         outputs = np.zeros((len(rows), self.task.outputs), np.float32)
-        if self.run is not None:
-            outputs[good] = self._outputs(self.run, _where(rows.segments, right))
-        elif taught is not None:
-            outputs[good] = taught.outputs[good]
+        outputs[good] = self._outputs(_where(rows.segments, right))
         for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
             rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
             right[i], outputs[i] = False, 0.0
         found = {**self._origin(rows), **self._answers(outputs, right)}
-        if taught is not None and self.teacher is not None:
-            found |= self._beside(outputs, right, taught)
         labelled = correct = 0
         if rows.labels is not None:
             known = right & np.isfinite(rows.labels).all(axis=1)
@@ -199,9 +184,9 @@ class Answering:
             ),
         )
 
-    def _outputs(self, run: Model, segments: np.ndarray) -> np.ndarray:
+    def _outputs(self, segments: np.ndarray) -> np.ndarray:
         size = self.batch
-        parts = [run(segments[at : at + size]) for at in range(0, len(segments), size)]
+        parts = [self.run(segments[at : at + size]) for at in range(0, len(segments), size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
 
     def _origin(self, rows: Rows) -> dict[str, pa.Array]:
@@ -227,23 +212,6 @@ class Answering:
             found["class"] = pa.array(names, pa.string(), mask=~right)
             shares = softmax(outputs)[np.arange(len(outputs)), chosen]
             found["probability"] = pa.array(shares, pa.float32(), mask=~right)
-        return found
-
-    def _beside(
-        self, outputs: np.ndarray, right: np.ndarray, taught: Taught
-    ) -> dict[str, pa.Array]:
-        """Return the teacher's columns; null where it or the model has no answer."""
-        there = right & taught.there
-        agrees = np.zeros(len(outputs), bool)
-        agrees[there] = self.task.agrees(outputs[there], taught.outputs[there])
-        found = {
-            "teacher_model": pa.array([self.teacher] * len(outputs), pa.string(), mask=~there),
-            "teacher": _lists(taught.outputs, there),
-            "agrees": pa.array(agrees, mask=~there),
-        }
-        if self.task.classes:
-            names = np.array(self.task.classes, object)[self.task.answers(taught.outputs)]
-            found["teacher_class"] = pa.array(names, pa.string(), mask=~there)
         return found
 
     def _labels(self, labels: np.ndarray, known: np.ndarray) -> pa.Array:

@@ -41,7 +41,6 @@ from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
-from streams.batch.sources.windows import ShardRows, plan_windows
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.drift.reference import Reference
@@ -159,9 +158,6 @@ class Job:
                 plan, self.task, found.input_format, found.columns, folder, self._check,
                 cutter.line_bytes,
             )  # fmt: skip
-        if found.windowed:
-            reading, unplaced = ShardRows(folder, found, self.task, cutter.line_bytes), plan
-            plan = plan_windows(plan, lambda number: reading.keys(unplaced, number))
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")

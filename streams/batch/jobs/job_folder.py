@@ -34,14 +34,11 @@ def now_us() -> int:
 
 
 class Models(NamedTuple):
-    """A job's artifacts and their bytes; `weights` are those of a personal model of the first, and
-    the teacher answers beside it."""
+    """A job's artifact and its bytes; `weights` are those of a personal model of it."""
 
     artifact: Artifact
     data: bytes
     weights: bytes | None = None
-    teacher: Artifact | None = None
-    teacher_data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,6 @@ class JobFolder:
     @property
     def model(self) -> Path:
         return self.folder / "model.twa"
-
-    @property
-    def teacher(self) -> Path:
-        return self.folder / "teacher.twa"
 
     @property
     def weights(self) -> Path:
@@ -141,8 +134,6 @@ class JobFolder:
         """Write what was asked for; raise UsageError, and there is no job, if that fails."""
         try:
             write_atomic(self.model, models.data)
-            if models.teacher_data is not None:
-                write_atomic(self.teacher, models.teacher_data)
             if models.weights is not None:
                 write_atomic(self.weights, models.weights)
             self._write("specification.json", specification)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,42 +16,26 @@ import pyarrow as pa
 from streams.batch.jobs.answers import Answering, Model, Watch, output_schema, reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.progress import Counts
-from streams.batch.records.rows import Rows, Taught
-from streams.batch.records.specification import Named, Plan, PlannedFile, Specification
+from streams.batch.records.rows import Rows
+from streams.batch.records.specification import Named, Plan, PlannedFile, Shard, Specification
 from streams.batch.sinks.files import writing
-from streams.batch.sources.inputs import kept_fields
+from streams.batch.sources.inputs import kept_fields, read_shard
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.readings import FIELDS
+from streams.batch.sources.readings import FIELDS, carry_path, read_readings
 from streams.batch.sources.text import MAX_LINE_BYTES
-from streams.batch.sources.windows import ShardRows
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
-from streams.drift.reference import Reference
 from streams.learning.onnx_model import OnnxModel
-
-if TYPE_CHECKING:
-    from streams.learning.teacher import Teacher
-
-
-class Loaded(NamedTuple):
-    """What answers segments, None for a teacher; the teacher; and the drift reference."""
-
-    run: Model | None
-    teacher: "Teacher | None"
-    reference: Reference | None
 
 
 def artifact_of(folder: JobFolder, specification: Specification) -> Artifact:
     """Return the job's artifact; it was verified when the job was submitted."""
-    return _stored(folder.model, specification.digest)
-
-
-def _stored(path: Path, digest: str) -> Artifact:
+    path = folder.model
     try:
         data = path.read_bytes()
         found = digest_of(data)
-        if found != digest:
+        if found != specification.digest:
             raise ArtifactError("digest", "it is not the artifact of the specification")
         manifest, files = files_of(data)
     except OSError as exc:
@@ -75,32 +58,13 @@ def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
     return data
 
 
-def load_models(folder: JobFolder, specification: Specification, task: Task) -> Loaded:
-    """Return the job's models and the reference of the first."""
-    artifact = artifact_of(folder, specification)
-    run: Model | None = None
-    teacher: Teacher | None = None
-    try:
-        if specification.kind == "teacher":
-            teacher = load_teacher(task, artifact)
-        else:
-            run = OnnxModel(task, artifact, _weights(folder, specification)).run
-        if specification.teacher is not None:
-            other = _stored(folder.teacher, specification.teacher.digest)
-            teacher = load_teacher(task, other)
-        return Loaded(run, teacher, reference_of(artifact))
-    except ArtifactError as exc:
-        raise UsageError(f"the job's model {folder.model}: {exc}") from exc
-
-
 def output_fields(task: Task, specification: Specification, file: PlannedFile | Named) -> pa.Schema:
     """Return all columns of the output, with those that come from the input."""
     columns = specification.columns
     kept = kept_fields(specification.input_format, file, columns)
     own = FIELDS if specification.settings.rows == "readings" else []
     named = [pa.field(name, kind) for name, kind in own]
-    beside = specification.teacher is not None
-    return pa.schema([*output_schema(task, columns, teacher=beside), *named, *kept])
+    return pa.schema([*output_schema(task, columns), *named, *kept])
 
 
 class ShardScorer:
@@ -115,14 +79,18 @@ class ShardScorer:
     ) -> None:
         """Load the model; raise UsageError if it cannot be used."""
         self.specification, self._task, self.max_bytes = specification, task, max_bytes
-        self._reading = ShardRows(folder.folder, specification, task, max_bytes)
-        self._run, self._teacher, self.reference = load_models(folder, specification, task)
+        self._folder, artifact = folder.folder, artifact_of(folder, specification)
+        try:
+            self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
+            self.reference = reference_of(artifact)
+        except ArtifactError as exc:
+            raise UsageError(f"the job's model {folder.model}: {exc}") from exc
         self._watch = Watch(task, self.reference)
 
     @cached_property
     def batch(self) -> int:
         """How many segments the model answers at once, measured when it is first asked for."""
-        return 1 if self._run is None else fastest_batch(self._task, self._run)
+        return fastest_batch(self._task, self._run)
 
     def score(
         self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
@@ -132,13 +100,16 @@ class ShardScorer:
         specification, shard = self.specification, plan.shards[number]
         file = plan.files[shard.file]
         sources.check(shard.file)
-        answering = self._answering(file)
+        schema = output_schema(self._task, specification.columns)
+        answering = Answering(
+            self._task, specification.model, self._run, schema, file.name, self._watch, self.batch
+        )
         counts = Counts()
         whole = output_fields(self._task, specification, file)
         with writing(part, specification.output_format, whole) as write:
-            for rows, taught in self._rows(plan, number, between):
+            for rows in self._rows(file, shard, number):
                 between()
-                table, found = answering.answer(rows, taught)
+                table, found = answering.answer(rows)
                 write(table, rows)
                 counts = counts.plus(found)
             sources.check(shard.file)
@@ -148,69 +119,20 @@ class ShardScorer:
                 )
         return counts
 
-    def _answering(self, file: PlannedFile) -> Answering:
-        beside = self.specification.teacher
-        return Answering(
-            self._task,
-            self.specification.model,
-            self._run,
-            output_schema(self._task, self.specification.columns, teacher=beside is not None),
-            file.name,
-            self._watch,
-            self.batch,
-            None if beside is None else beside.model,
-        )
-
-    def _rows(
-        self, plan: Plan, number: int, between: Callable[[], None]
-    ) -> Iterator[tuple[Rows, Taught | None]]:
-        if self._teacher is not None:
-            yield from self._reading.taught(plan, number, self._teacher, between)
-            return
-        for rows in self._reading.rows(plan, number):
-            yield rows, None
-
-
-KINDS = ("model", "teacher")  # of artifacts
-
-
-def load_teacher(task: Task, artifact: Artifact) -> "Teacher":
-    """Return a teacher that scores each window in a forward pass of its own, on one thread of the
-    CPU; raise ArtifactError if it does not fit the task."""
-    try:
-        from streams.learning.teacher import pin_threads, teacher_of
-    except ImportError as exc:
-        raise ArtifactError("not-runnable", f"a teacher needs torch: {exc}") from exc
-    pin_threads()
-    return teacher_of(task, artifact, artifact.model, rows_per_call=1)
-
-
-def check_models(
-    task: Task,
-    artifact: Artifact,
-    weights: bytes | None,
-    teacher: Artifact | None,
-) -> None:
-    """Raise ArtifactError or UsageError if a model of a job cannot answer; `weights` are those of a
-    personal model."""
-    if teacher is not None and {artifact.manifest.kind, teacher.manifest.kind} != set(KINDS):
-        raise UsageError("--teacher is a teacher's artifact, beside a model that is none")
-    if artifact.manifest.kind == "teacher":
-        load_teacher(task, artifact)
-    else:
-        OnnxModel(task, artifact, weights)
-    if teacher is not None:
-        load_teacher(task, teacher)
+    def _rows(self, file: PlannedFile, shard: Shard, number: int) -> Iterator[Rows]:
+        found = self.specification
+        about = self._task, found.input_format, file, shard, found.columns
+        if found.settings.rows == "segments":
+            return read_shard(*about, self.max_bytes)
+        return read_readings(*about, carry_path(self._folder, number), self.max_bytes)
 
 
 SIZES = (1, 4, 16, 64, 256, 1024)
 TRIED = 1024  # segments that the largest batch is tried with
 ENOUGH_S = 0.05  # of one size: a slow model is not measured for long
 
-Run = Callable[[np.ndarray], np.ndarray]
 
-
-def fastest_batch(task: Task, run: Run, clock: Callable[[], float] = time.perf_counter) -> int:
+def fastest_batch(task: Task, run: Model, clock: Callable[[], float] = time.perf_counter) -> int:
     """Return the batch size with the most segments a second whose answers have the bits of single
     ones."""
     noise = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.jobs.scoring import check_models, output_fields
+from streams.batch.jobs.scoring import output_fields
 from streams.batch.records.specification import (
     FILES,
     Columns,
@@ -18,16 +18,15 @@ from streams.batch.records.specification import (
     Settings,
     Specification,
     TaskShape,
-    Version,
 )
 from streams.batch.sinks.output import open_sink, target_of
 from streams.batch.sources.inputs import check_files, choose_columns, find_inputs
 from streams.batch.sources.readings import as_read, one_sample, reading_columns
 from streams.batch.sources.text import MODEL_INPUT
-from streams.batch.sources.windows import with_keys
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, absolute_reference
+from streams.learning.onnx_model import OnnxModel
 from streams.runtime.disk import replacing
 
 STDIN = "-"
@@ -60,12 +59,12 @@ def specify(
         )
     if target.kind in FILES and target.local:
         _refuse_output(Path(target.place), settings.to)
-    artifact, teacher = models.artifact, models.teacher
+    artifact = models.artifact
     with _staged(settings, folder, stdin) as inputs:
         files, kind = find_inputs(inputs)
-        columns = _columns(task, kind, files, settings, models)
+        columns = _columns(task, kind, files, settings)
         try:
-            check_models(task, artifact, models.weights, teacher)
+            OnnxModel(task, artifact, models.weights)
         except ArtifactError as exc:
             raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     if STDIN in settings.inputs:
@@ -78,9 +77,7 @@ def specify(
         task=shape_of(task, absolute_reference(settings.task)),
         model=artifact.model + ("" if weights is None else f".p{personal_header(weights)[1]}"),
         digest=artifact.digest,
-        kind="teacher" if artifact.manifest.kind == "teacher" else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
-        teacher=None if teacher is None else Version(model=teacher.model, digest=teacher.digest),
         inputs=files,
         input_format=kind,
         columns=columns,
@@ -112,22 +109,13 @@ def _for_bedrock(found: Specification) -> Specification:
     return found.model_copy(update={"columns": columns})
 
 
-def _columns(
-    task: Task, kind: InputFormat, files: list[Named], settings: Settings, models: Models
-) -> Columns:
-    windowed = models.artifact.manifest.kind == "teacher" or models.teacher is not None
-    if settings.device is not None and (settings.rows == "readings" or not windowed):
-        raise UsageError("--device is for segments that a teacher answers")
-    if windowed and settings.rows == "segments" and settings.time is None:
-        raise UsageError(
-            "a teacher answers windows of a device: name --time and --device, or --as readings"
-        )
+def _columns(task: Task, kind: InputFormat, files: list[Named], settings: Settings) -> Columns:
     if settings.rows == "readings":
         columns = reading_columns(task, kind, files, settings)
         check_files(one_sample(task), kind, files, as_read(columns))
-        return columns
-    columns = choose_columns(task, kind, files, settings)
-    check_files(task, kind, files, with_keys(columns) if windowed else columns)
+    else:
+        columns = choose_columns(task, kind, files, settings)
+        check_files(task, kind, files, columns)
     return columns
 
 

@@ -56,16 +56,6 @@ class Rows:
         return len(self.segments)
 
 
-@dataclass
-class Taught:
-    """The teacher's outputs (n, outputs) float32 of rows, zeros where it has none; `problems` says
-    why, of rows that had none before."""
-
-    outputs: np.ndarray
-    there: np.ndarray
-    problems: dict[int, RowProblem] = field(default_factory=dict)
-
-
 def batch_rows(task: Task) -> int:
     """Return how many rows are read at once."""
     channels, samples = task.segment_shape

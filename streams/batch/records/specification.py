@@ -78,13 +78,9 @@ class Settings(Document):
     )
     model: Place = _option(
         "served",
-        "The model: an artifact, a device's personal.safetensors, a version, the served one, the "
-        "best one by a metric that was measured before its promotion, or the teacher, which "
-        "answers whole windows of a device.",
-        "FILE|VERSION|served|best:METRIC|teacher",
-    )
-    teacher: Place | None = _option(
-        None, "Add the answers of this teacher to those of the model.", "FILE|teacher"
+        "The model: an artifact, a device's personal.safetensors, a version, the served one, or "
+        "the best one by a metric that was measured before its promotion.",
+        "FILE|VERSION|served|best:METRIC",
     )
     id: str | None = _option(None, "The column that names a row.", "COLUMN")
     columns: Names = _option(
@@ -103,9 +99,6 @@ class Settings(Document):
     label_column: str | None = _option(None, "The column of true labels.", "COLUMN")
     where: str | None = _option(None, "Score only these rows: a DuckDB expression.", "EXPRESSION")
     time: str | None = _option(None, "The column of the event time.", "COLUMN")
-    device: str | None = _option(
-        None, "The column of the device, for a teacher's windows.", "COLUMN"
-    )
     start: str | None = _option(
         None, "Score only rows from this event time on.", "TIME", name="--from"
     )
@@ -243,7 +236,6 @@ class Columns(Document):
     id: str | None = None
     label: str | None = None
     keep: list[str] = []
-    device: str | None = None  # of a teacher's windows
     selection: Selection = Selection()
 
     @property
@@ -255,20 +247,9 @@ class Columns(Document):
         return list(dict.fromkeys([*self.segment, *others, *self.keep, *chosen]))
 
 
-class Version(Document):
-    """A model version and its artifact's digest."""
-
-    model: str
-    digest: str
-
-
 class Specification(Document):
-    """specification.json: what was asked for, and what that was when the job was submitted.
-
-    kind      of the model: a teacher answers whole windows
-    weights   SHA-256 of weights.safetensors, where a personal model answers
-    teacher   whose answers stand beside those of the model
-    """
+    """specification.json: what was asked for, and what that was when the job was submitted;
+    `weights` is the SHA-256 of weights.safetensors, where a personal model answers."""
 
     format: int = 1
     id: str
@@ -277,9 +258,7 @@ class Specification(Document):
     task: TaskShape
     model: str
     digest: str
-    kind: Literal["model", "teacher"] = "model"
     weights: str | None = None
-    teacher: Version | None = None
     inputs: list[Named]
     input_format: InputFormat
     columns: Columns
@@ -291,11 +270,6 @@ class Specification(Document):
         """Whether the shards' local files are the output; else they are loaded from the job's
         folder into a table or objects under a URL."""
         return self.output_format in FILES and "://" not in self.output
-
-    @property
-    def windowed(self) -> bool:
-        """Whether a teacher answers."""
-        return self.kind == "teacher" or self.teacher is not None
 
 
 class PlannedFile(Named):
@@ -313,8 +287,7 @@ class Shard(Document):
     of Arrow files, bytes of CSV and JSON Lines.
 
     Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
-    that of its first reading. Where a teacher answers, `around` are the first and the last shard
-    that have rows of its windows.
+    that of its first reading.
     """
 
     file: Count
@@ -323,7 +296,6 @@ class Shard(Document):
     first_row: Count
     rows: Count
     readings: Count = 0
-    around: tuple[Count, Count] | None = None
 
 
 class Plan(Document):

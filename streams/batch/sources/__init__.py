@@ -6,5 +6,4 @@ plan           every file hashed and cut into shards
 tables, text   rows of Parquet, Arrow and Delta; of CSV and JSON Lines
 selection      which rows are scored
 readings       rows that are readings, cut into segments shard by shard as on the device
-windows        the device and window of each row, and a teacher's outputs
 """

@@ -91,7 +91,6 @@ def choose_columns(
         id=identity,
         label=wanted.label_column,
         keep=keep,
-        device=wanted.device,
         selection=selection_of(kind, files, wanted),
     )
 
@@ -106,7 +105,7 @@ def _segment(
     if wanted.drop:
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
-        named = (wanted.id, wanted.label_column, wanted.time, wanted.device)
+        named = (wanted.id, wanted.label_column, wanted.time)
         others = {*wanted.drop, *keep, *named}
         names = [name for name in names_of(kind, files[0]) if name not in others]
     elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):

@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 
 from streams.batch.jobs.manifest import busy_s
 from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import UsageError
 from streams.learning.onnx_model import OnnxModel
-from tests.rig.made_up.models import tiny
+from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
     WIDTH,
     asked,
     good_rows,
     model,
     models,
+    rows_of,
     submitted,
     write_arrow,
     write_csv,
@@ -292,3 +294,20 @@ def test_a_parquet_file_of_another_width_or_cut_off_is_refused_by_name(tmp_path:
     with pytest.raises(UsageError, match=r"a\.parquet cannot be read as Parquet"):
         submitted(tmp_path, path)
     assert int(np.prod(tiny.segment_shape)) == WIDTH
+
+
+def test_a_personal_model_answers_as_on_its_device(tmp_path: Path) -> None:
+    state = {name: value.numpy() for name, value in plain(8).state_dict().items()}
+    weights = safetensors.numpy.save(state, {"base": model().model, "number": "3"})
+    path = write_lines(tmp_path / "a.jsonl", good_rows(30))
+    job = submitted(tmp_path, path, using=models()._replace(weights=weights))
+    assert job.run().state == "Completed"
+    engine = OnnxModel(tiny, model(), weights)
+    for row, answer in zip(good_rows(30), rows_of(tmp_path / "out"), strict=True):
+        segment = np.array(row["segment"], np.float32).reshape(1, *tiny.segment_shape)
+        assert np.array(answer["outputs"], np.float32).tobytes() == engine.run(segment)[0].tobytes()
+        assert answer["model"] == f"{model().model}.p3"
+    job.folder.weights.write_bytes(weights + b" ")
+    (tmp_path / "out" / "part-00000.parquet").unlink()
+    with pytest.raises(UsageError, match="not that of the specification"):
+        job.run()
