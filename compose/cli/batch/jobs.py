@@ -127,7 +127,6 @@ def resume(
     job's limit. Exits as `score`.
     """
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.jobs.loads import mark_failed
     from streams.batch.queue.job_queue import Entry, JobQueue
 
     if failed and detach:
@@ -139,7 +138,7 @@ def resume(
     settings = settings.changed(max_errors=max_errors, timeout=timeout, processes=processes)
     with job.locked() as lock:
         if failed:
-            mark_failed(job)
+            job.mark_failed()
         if not detach:
             run_job(job, load_task(found.task.reference), settings, lock, json)
             return

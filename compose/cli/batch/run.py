@@ -148,10 +148,9 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
     from compose.cli.batch.submitting import specified
     from streams.batch.jobs.job import Job, submit
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.jobs.loads import may_pass
     from streams.batch.queue.job_queue import JobQueue
     from streams.batch.records.progress import OVER
-    from streams.batch.records.rows import line_of
+    from streams.batch.records.rows import line_of, may_pass
     from streams.contract.task import load_task
     from streams.runtime.failpoints import read_failpoint
 

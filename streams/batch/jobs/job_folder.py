@@ -171,6 +171,25 @@ class JobFolder:
         done = self.done(plan, specification)
         return [shard for shard in range(len(plan.shards)) if shard not in done]
 
+    def mark_failed(self) -> int:
+        """Mark the shards that have rows with errors as not done; return how many. The caller holds
+        the folder. A shard's generation grows: where a database has the rows of the one before,
+        they are replaced in the transaction that adds the new ones."""
+        self.specification()
+        plan, marked = self.plan(), 0
+        for number in range(len(plan.shards) if plan is not None else 0):
+            record = self.record(number)
+            if record is None or record.state == "InProgress" or not record.counts.failed:
+                continue
+            again = ShardRecord(
+                state="InProgress", attempts=record.attempts, generation=record.generation + 1
+            )
+            self.write_record(number, again)
+            marked += 1
+        if marked:
+            self.write_state("InProgress", f"{marked} shards with errors are scored again")
+        return marked
+
     def note(self, text: str) -> None:
         """Add a line to the job's log."""
         line = json.dumps({"time_us": now_us(), "text": text}, ensure_ascii=False).encode()

@@ -2,10 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
+from html import escape
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from streams.batch.jobs.answers import drift_of, reference_of
@@ -16,8 +18,10 @@ from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sinks.output import Sink
 from streams.batch.sources.places import put
-from streams.contract.errors import MalformedRecord, UsageError
-from streams.drift.reference import Reference
+from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
+from streams.contract.window_report import ChannelDrift
+from streams.drift.distances import shares
+from streams.drift.reference import Feature, Reference
 from streams.runtime.disk import write_atomic
 
 
@@ -145,3 +149,133 @@ def manifest_now(folder: JobFolder, *, drift: bool = True) -> Manifest:
     reference = reference_of(artifact_of(folder, specification)) if drift else None
     found = manifest_of(folder, specification, plan, status.state, status.reason, reference)
     return found.model_copy(update={"ended_us": max(status.updated_us, found.started_us)})
+
+
+WORST = 6  # features whose histograms are shown
+LISTED = 50  # features, and input files
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #dfe5ea; text-align: left }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0 } figcaption { font-size: .85rem }
+.before { fill: #9aa7b2 } .now { fill: #00796b }
+"""
+
+
+def write_report(job: JobFolder) -> None:
+    """Write the page of a job as it is now; raise TidewheelError if it cannot be written."""
+    text = page_of(job)
+    try:
+        write_atomic(job.report, text.encode())
+    except OSError as exc:
+        raise TidewheelError(f"the report {job.report} cannot be written: {exc}") from exc
+
+
+def page_of(job: JobFolder) -> str:
+    """Return the page of a job."""
+    specification, found = job.specification(), manifest_now(job)
+    plan = job.plan() or Plan(files=[], shards=[])
+    counts = np.asarray(counts_of(job, specification, plan).observed.cells, np.int64)
+    errors = sorted(found.errors.items(), key=lambda one: -one[1])
+    files = [(one.name, one.rows, one.bytes, one.sha256[:12]) for one in found.inputs]
+    classes = [
+        (name, one.labelled, one.answered, f"{one.correct / one.labelled:.3f}")
+        for name, one in found.classes.items()
+        if one.labelled
+    ]
+    title = f"{found.task}: batch job {specification.id}"
+    reference = reference_of(artifact_of(job, specification))
+    body = [
+        _summary(found),
+        _table("Errors", ["Error", "Rows"], errors),
+        _table("Readings that break a segment", ["Reason", "Readings"], found.broken.items()),
+        _drift(found, reference, counts),
+        _table("Accuracy by class", ["Class", "Labelled", "So answered", "Right"], classes),
+        _table("Input", ["File", "Rows", "Bytes", "SHA-256"], files[:LISTED]),
+        f"<p>and {len(files) - LISTED:,} more files</p>" if len(files) > LISTED else "",
+    ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
+        f"</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{''.join(body)}"
+        "</body></html>\n"
+    )
+
+
+def _summary(found: Manifest) -> str:
+    accuracy = "no labels"
+    if found.accuracy is not None:
+        accuracy = f"{found.accuracy:.4f} of {found.labelled:,} labelled"
+    rows = [
+        ("State", f"{found.state} {found.reason}"),
+        ("Model", f"{found.model}, task version {found.task_version}"),
+        ("Output", found.output),
+        ("Rows", f"{found.processed:,} of {found.total:,}, {found.excluded:,} excluded"),
+        ("Answers", found.succeeded),
+        ("Errors", found.processed - found.succeeded),
+        ("Accuracy", accuracy),
+        ("Shards", f"{found.completed:,} of {found.shards:,}, {found.attempts:,} attempts"),
+        ("Speed", f"{found.rows_per_s:,.0f} rows/s in {found.seconds:,.3g} s of scoring"),
+    ]
+    return _table("", [], rows)
+
+
+def _drift(found: Manifest, reference: Reference | None, counts: np.ndarray) -> str:
+    if found.drift is None or reference is None:
+        why = "the model has no reference" if reference is None else "there are no answers"
+        return f"<h2>Drift</h2><p>Not measured: {why}.</p>"
+    report, theirs = found.drift.inputs_and_answers, found.drift.mean_of_distances
+    parts = list(zip(reference.features, reference.split(counts), strict=True))
+    worst = [
+        _histogram(one, feature, own)
+        for one in report.channels[:WORST]
+        for feature, own in parts
+        if (feature.channel, feature.kind) == (one.channel, one.kind)
+    ]
+    return (
+        f"<h2>Drift</h2><p>Against the reference of the model: <b>{escape(found.drift.verdict)}"
+        f"</b>. The mean of distances, as MLRun decides it, is {theirs.value:.3f}: <b>"
+        f"{theirs.status}</b>.</p>{''.join(worst)}"
+        + _channels("", report.channels[:LISTED])
+        + _channels("Labels against the reference's answers", found.drift.labels)
+    )
+
+
+def _channels(title: str, channels: Sequence[ChannelDrift]) -> str:
+    head = ["Feature", "PSI", "Threshold", "Hellinger", "Total variation", "Rows", "Drift"]
+    rows = [
+        (
+            f"{one.channel} {one.kind}", f"{one.psi:.3f}", f"{one.threshold:.3f}",
+            f"{one.hellinger:.3f}", f"{one.total_variation:.3f}", one.n, "yes" * one.alarm,
+        )
+        for one in channels
+    ]  # fmt: skip
+    return _table(title, head, rows)
+
+
+def _histogram(drift: ChannelDrift, feature: Feature, counts: np.ndarray) -> str:
+    """Return the shares of each cell, the reference beside the job."""
+    names = [f"from {edge:.3g}" for edge in feature.edges]
+    names = ["below", *names, "null", "not finite"]
+    both = (shares(np.asarray(feature.counts)), "before", 0), (shares(counts), "now", 9)
+    bars = [
+        f'<rect class="{kind}" width="8" x="{22 * i + left}" y="{100 * (1 - share):.1f}" '
+        f'height="{100 * share:.1f}"><title>{name}: {share:.1%} {kind}</title></rect>'
+        for i, name in enumerate(names)
+        for found, kind, left in both
+        for share in [found[i]]
+    ]
+    caption = f"{drift.channel} {drift.kind}, PSI {drift.psi:.2f} (grey: the reference)"
+    return (
+        f'<figure><svg width="{22 * len(names)}" height="100">{"".join(bars)}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    def cells(kind: str, values: Sequence[object]) -> str:
+        texts = (f"{one:,}" if isinstance(one, int) else str(one) for one in values)
+        return "<tr>" + "".join(f"<{kind}>{escape(one)}</{kind}>" for one in texts) + "</tr>"
+
+    lines = [cells("td", row) for row in rows]
+    if not lines:
+        return ""
+    return f"<h2>{escape(title)}</h2><table>{cells('th', head)}{''.join(lines)}</table>"

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.jobs.loads import may_pass
 from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.records.progress import Counts
-from streams.batch.records.rows import line_of
+from streams.batch.records.rows import line_of, may_pass
 from streams.batch.records.specification import Plan
 from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Sources
@@ -72,13 +71,6 @@ class Scorers:
         """End all processes."""
         for worker in self._workers:
             worker.kill()
-
-    def begin(self, rows: int) -> None:
-        """Start the processes if about so many rows are worth it: they load while the input is
-        hashed."""
-        count = self._processes or useful_processes(rows)
-        if 1 < count <= rows // ROWS_A_PROCESS:
-            self._start(count)
 
     def score(
         self, plan: Plan, sources: Sources, numbers: Sequence[int], before: Callable[[int], None]

@@ -7,16 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from streams.contract.errors import Retryable
 from streams.contract.task import Task
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16_000_000
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def line_of(exc: BaseException) -> str:
     """Return what a library says in one line, without its colours and arrows."""
     text = re.sub(r"\x1b\[\d*m|↳", "", str(exc))
     return " ".join(text.split())[:300] or type(exc).__name__
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether what failed may succeed later: a service or a disk, not the input."""
+    if isinstance(error, OSError):
+        return not isinstance(error, LASTING)
+    cause = error.__cause__  # what a library raised, translated
+    return isinstance(error, Retryable) or (isinstance(cause, OSError) and may_pass(cause))
 
 
 class RowProblem(Exception):

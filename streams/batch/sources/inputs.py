@@ -144,12 +144,10 @@ def _moment(text: str | None) -> int | None:
 
 def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
     if kind in KINDS:
-        with opened_input(file, kind) as table:
-            names = used_columns(where, table.schema)
+        names = used_columns(where, names_of(kind, file))
         return [Typed(name=name, kind="text") for name in names]
     header, rows = first_objects(kind, file.name, file.path)
-    names = used_columns(where, pa.schema([(name, pa.string()) for name in header]))
-    typed = kinds_of(names, rows, texts=kind == "csv")
+    typed = kinds_of(used_columns(where, header), rows, texts=kind == "csv")
     check_where(where, pa.schema([(one.name, TYPES[one.kind]) for one in typed]), file.name)
     return typed
 

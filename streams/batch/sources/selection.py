@@ -5,7 +5,8 @@ has a problem. As in SQL, an expression that is null excludes its row.
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -24,6 +25,11 @@ TYPES = {
     "boolean": pa.bool_(),
     "text": pa.string(),
 }
+PARSED: dict[str, Callable[[str], Any]] = {  # the narrowest first
+    "boolean": {"true": True, "false": False}.__getitem__,
+    "integer": lambda text: pa.scalar(int(text), pa.int64()).as_py(),
+    "number": float,
+}
 
 
 def moment_us(text: str) -> int:
@@ -35,44 +41,23 @@ def moment_us(text: str) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def names_in(expression: str) -> list[str]:
-    """Return the names in an expression that may be columns; raise UsageError for what is no
-    expression."""
-    query = f"SELECT ({expression})"
-    ((text,),) = _duckdb().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    found = json.loads(text)
-    if found["error"] or len(found["statements"]) != 1:
-        reason = str(found.get("error_message", "write one expression")).splitlines()[0]
-        raise UsageError(f"--where {expression}: {reason[:200]}")
-    names: list[str] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, dict):
-            if node.get("class") == "COLUMN_REF":
-                names.extend(node["column_names"])
-            for inner in node.values():
-                visit(inner)
-        if isinstance(node, list):
-            for inner in node:
-                visit(inner)
-
-    visit(found["statements"])
-    return list(dict.fromkeys(names))
-
-
 def check_where(expression: str, schema: pa.Schema, name: str) -> None:
     """Raise UsageError if an expression does not fit the columns of a file."""
     try:
         seen = schema.empty_table() if len(schema) else pa.table({"_": pa.nulls(0)})
         _run(f"({expression})::BOOLEAN", seen)
-    except _failures() as exc:
+    except _duckdb().Error as exc:
         raise UsageError(f"--where {expression}: {line_of(exc)} ({name})") from exc
 
 
-def used_columns(expression: str, schema: pa.Schema) -> list[str]:
-    """Return the columns that an expression names, by DuckDB's rule: case does not matter."""
-    lower = {name.lower() for name in names_in(expression)}
-    return [name for name in schema.names if name.lower() in lower]
+def used_columns(expression: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that an expression may name; case does not matter, as in DuckDB."""
+    words = re.sub(r"'[^']*'", "", expression)
+    return [
+        name
+        for name in names
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words, re.IGNORECASE)
+    ]
 
 
 def kinds_of(names: Sequence[str], seen: Sequence[dict[str, Any]], *, texts: bool) -> list[Typed]:
@@ -81,13 +66,9 @@ def kinds_of(names: Sequence[str], seen: Sequence[dict[str, Any]], *, texts: boo
     found = []
     for name in names:
         values = [row[name] for row in seen if row.get(name) is not None]
-        kind: Any = "text"
-        for candidate in ("boolean", "integer", "number"):
-            known = all(_as_kind(value, candidate) is not None for value in values)
-            if values and known and (texts or not any(isinstance(v, str) for v in values)):
-                kind = candidate
-                break
-        found.append(Typed(name=name, kind=kind))
+        kinds = PARSED if values and (texts or not any(isinstance(v, str) for v in values)) else ()
+        fits = (k for k in kinds if all(_as_kind(value, k) is not None for value in values))
+        found.append(Typed(name=name, kind=next(fits, "text")))  # type: ignore[arg-type]
     return found
 
 
@@ -164,18 +145,18 @@ def _where(expression: str, whole: pa.Table, problems: dict[int, RowProblem]) ->
         return np.ones(0, bool)
     try:
         return _run(f"coalesce(({expression})::BOOLEAN, false)", whole)
-    except _failures():
+    except _duckdb().Error:
         chosen = _run(f"coalesce(TRY(({expression})::BOOLEAN), false)", whole)
     for i in np.flatnonzero(~chosen).tolist():  # false, null, or cannot be evaluated
         try:
             _run(f"({expression})::BOOLEAN", whole.slice(i, 1))
-        except _failures() as exc:
+        except _duckdb().Error as exc:
             problems.setdefault(i, RowProblem("bad-where", line_of(exc)))
     return chosen
 
 
 def _run(expression: str, rows: pa.Table) -> np.ndarray:
-    connection = _duckdb()
+    connection = _connection()
     connection.register("rows", rows)
     try:
         query = f"SELECT {expression} AS chosen FROM rows"
@@ -187,34 +168,22 @@ def _run(expression: str, rows: pa.Table) -> np.ndarray:
 
 
 @cache
+def _connection() -> Any:
+    return _duckdb().connect(":memory:", config={"threads": 1, "enable_external_access": False})
+
+
 def _duckdb() -> Any:
     try:
         import duckdb
     except ImportError as exc:
         raise UsageError("--where needs DuckDB: pip install 'tidewheel[batch]'") from exc
-    return duckdb.connect(":memory:", config={"threads": 1, "enable_external_access": False})
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    import duckdb
-
-    return (duckdb.Error,)
+    return duckdb
 
 
 def _as_kind(value: Any, kind: str) -> Any:
     """Return a value of a text format as one of a kind, None if it is none."""
-    if kind == "text":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if kind == "boolean":
-        texts = {"true": True, "false": False}
-        return texts.get(value.strip().lower()) if isinstance(value, str) else (
-            value if isinstance(value, bool) else None
-        )  # fmt: skip
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     try:
-        number = (int if kind == "integer" else float)(value)
-        whole = kind == "number" or (abs(number) < 2**63 and not isinstance(value, float))
-    except (ValueError, OverflowError):
+        return text if kind == "text" else PARSED[kind](text.strip().lower())
+    except (ValueError, KeyError, OverflowError, pa.ArrowException):
         return None
-    return number if whole else None

@@ -12,7 +12,7 @@ import pytest
 
 from streams.batch.jobs.answers import Watch, drift_of, mean_of_distances, reference_of
 from streams.batch.jobs.job_folder import Models
-from streams.batch.jobs.report import page_of
+from streams.batch.jobs.manifest import page_of
 from streams.batch.records.progress import Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
 from streams.drift.detector import compare

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from streams.batch.jobs.loads import mark_failed
 from streams.contract.errors import TidewheelError, UsageError
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.processes.polling import until
@@ -219,7 +218,7 @@ def test_a_retry_replaces_the_rows_of_shards_with_errors(tmp_path: Path, sink: S
     first = job.run()
     before = {path: path.stat().st_mtime_ns for path in job.output.glob("part-*")}
     with job.folder.locked():
-        assert mark_failed(job.folder) == 1
+        assert job.folder.mark_failed() == 1
     again = job.run()
     assert (again.state, again.attempts) == ("Completed", first.attempts + 1)
     assert sink.ids() == [row["event"] for row in rows]
