@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, JobIndex
-from streams.batch.jobs.manifest import manifest_now
+from streams.batch.jobs.manifest import manifest_of
 from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.progress import OVER
 from streams.contract.errors import TidewheelError
@@ -93,7 +93,7 @@ def places_of(state: Path) -> dict[str, tuple[Entry, Place]]:
 
 
 def _row(job: JobFolder, queued: dict[str, tuple[Entry, Place]]) -> JobRow:
-    identity, found = job.specification().id, manifest_now(job, drift=False)
+    identity, found = job.specification().id, manifest_of(job, drift=False)
     about = found.model_dump(include=set(JobRow.model_fields))
     return JobRow(
         id=identity, accuracy=found.accuracy, created_us=found.started_us, running=job.running,

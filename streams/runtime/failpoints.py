@@ -16,7 +16,7 @@ armed. The steps are numbered in:
     release-step-1..4  federation.registry.publisher: a decision is made and published
     keys-step-1..4     compose.security.keyring: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
-    attempt-step-1..4  streams.batch.queue.runner: a queued job
+    attempt-step-1..4  streams.batch.queue.job_queue: a queued job
     schedule-step-1..2 streams.batch.queue.schedules: an interval is due
 """
 

@@ -50,11 +50,11 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
     """Show a job's state, its counts, its input and what happened to it, from its folder."""
     from compose.reports.jobs import places_of
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.jobs.manifest import manifest_now
+    from streams.batch.jobs.manifest import manifest_of
     from streams.batch.records.progress import OVER
 
     job = JobIndex(state).find(name)
-    identity, found, running = job.specification().id, manifest_now(job), job.running
+    identity, found, running = job.specification().id, manifest_of(job), job.running
     queued = places_of(state).get(identity)
     queue = None if queued is None else queued[1]
     if json:
@@ -92,9 +92,8 @@ def stop(name: Name, state: State = DEFAULT_STATE) -> None:
     if entry is not None:
         try:
             with job.locked():
-                if job.submitted:
-                    job.write_state("Stopped")
-                queue.finish(entry.id, "Stopped")
+                job.write_state("Stopped")
+                queue.finish(entry.id)
                 say(f"{entry.id} is taken from the queue")
                 return
         except Held:

@@ -10,8 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from streams.batch.queue.job_queue import JobQueue
-from streams.batch.queue.runner import Event
+from streams.batch.queue.job_queue import Event, JobQueue
 from streams.batch.records.progress import OVER
 from streams.contract.errors import TidewheelError
 

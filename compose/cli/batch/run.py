@@ -52,8 +52,7 @@ def run(
     they wait again; a second signal ends them at once. With --once or --until-empty it exits 1 if a
     job failed, and 3 if one is partial.
     """
-    from streams.batch.queue.job_queue import JobQueue
-    from streams.batch.queue.runner import Event, Runner
+    from streams.batch.queue.job_queue import Event, JobQueue, Runner
     from streams.batch.queue.schedules import Schedules
 
     if once and until_empty:
@@ -144,7 +143,7 @@ def main() -> None:
 
 
 def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool]) -> None:
-    """Do the steps 2 and 3 of streams/batch/queue/runner.py."""
+    """Do the steps 2 and 3 of streams/batch/queue/job_queue.py."""
     from compose.cli.batch.submitting import specified
     from streams.batch.jobs.job import Job, submit
     from streams.batch.jobs.job_folder import JobIndex

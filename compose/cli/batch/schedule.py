@@ -60,7 +60,10 @@ def add(
     times = Cron(cron, timezone)
     times.check()
     found = _schedules(state).add(name, times, _checked(words, times), max_catch_up)
-    _say([found], json)
+    if json:
+        print_json([_row(found)])
+    else:
+        _say([found])
 
 
 def _checked(words: list[str], cron: "Cron") -> "Settings":
@@ -94,30 +97,22 @@ def list_schedules(
     state: State = DEFAULT_STATE,
     json: AsJson = False,
 ) -> None:
-    """List the schedules, with their next fires and what was skipped; of one also the command and
-    its last intervals, with their jobs."""
+    """List the schedules, with their next fires and what was skipped; of one also its last
+    intervals, with their jobs, and with --json its command."""
     schedules = _schedules(state)
+    found = schedules.all() if name is None else [schedules.find(name)]
+    rows = [_row(one) for one in found]
     if name is not None:
-        _show(schedules, name, json)
-        return
-    found = schedules.all()
-    _say(found, json)
-    if not found and not json:
-        say(f"no schedules in {state}")
-
-
-def _show(schedules: "Schedules", name: str, json: bool) -> None:
-    found = schedules.find(name)
-    rows = [_interval(one) for one in schedules.decided(name)]
+        rows[0]["intervals"] = schedules.decided(name)
     if json:
-        print_json({**_row(found), "intervals": rows})
+        print_json(rows if name is None else rows[0])
         return
-    _say([found], json)
-    given = found.settings.model_dump(mode="json", exclude_defaults=True, exclude={"cwd"})
-    say(f"  score {' '.join(f'{name}={value}' for name, value in given.items())}")
-    for row in rows[:SHOWN]:
-        about = "  ".join(part for part in (row["job"], row["reason"]) if part)
-        say(f"  {found.span((row['start_us'], row['end_us']))}  {row['state']}  {about}")
+    _say(found)
+    for one in rows[0]["intervals"][:SHOWN] if name is not None else []:
+        about = "  ".join(part for part in (one["job"], one["reason"]) if part)
+        say(f"  {found[0].span((one['start_us'], one['end_us']))}  {one['state']}  {about}")
+    if not found:
+        say(f"no schedules in {state}")
 
 
 @app.command("remove")
@@ -185,27 +180,15 @@ def _row(schedule: "Schedule") -> dict[str, Any]:
     }
 
 
-def _interval(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what became of an interval; its job's folder says it, where there is one."""
-    from streams.batch.jobs.job_folder import JobFolder
-
-    if (job := JobFolder(Path(found["folder"]))).submitted:
-        status = job.state()
-        return {**found, "state": status.state, "reason": status.reason}
-    return found
-
-
-def _say(schedules: "list[Schedule]", json: bool) -> None:
+def _say(schedules: "list[Schedule]") -> None:
     from streams.batch.queue.schedules import local
 
-    rows = [_row(one) for one in schedules]
-    if json:
-        print_json(rows)
-        return
-    for schedule, row in zip(schedules, rows, strict=True):
-        following = local(row["next_us"], schedule.cron.zone).isoformat()
-        covered = local(row["covered_until_us"], schedule.cron.zone).isoformat()
-        say(f"{row['name']}  {row['cron']}  {row['timezone']}  covered until {covered}, next fire "
-            f"{following}{'  ' + row['problem'] if row['problem'] else ''}")  # fmt: skip
-        if schedule.skipped:
-            say(f"  skipped {schedule.skipped}")
+    for one in schedules:
+        covered, following = (
+            local(time_us, one.cron.zone).isoformat()
+            for time_us in (one.cursor_us, next(one.cron.after(one.cursor_us)))
+        )
+        say(f"{one.name}  {one.cron.expression}  {one.cron.timezone}  covered until {covered}, "
+            f"next fire {following}  {one.problem}".rstrip())  # fmt: skip
+        if one.skipped:
+            say(f"  skipped {one.skipped}")

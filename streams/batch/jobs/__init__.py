@@ -5,8 +5,6 @@ job            the numbered steps
 scoring        one shard, in whatever process
 answers        rows answered by a model; what they look like, and drift
 processes      several processes that score
-loads          shards into a database or objects, and what is tried again
-manifest       the sums of a job
-report         a job as a page
+manifest       the sums of a job, and its report as a page
 job_folder     the job's folder on disk, and the jobs of a state folder
 """

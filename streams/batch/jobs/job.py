@@ -28,7 +28,6 @@ from streams.batch.jobs.job_folder import JobFolder, Models, now_us, size_of
 from streams.batch.jobs.manifest import (
     counts_of,
     manifest_of,
-    read_manifest,
     verdict,
     write_manifest,
     write_report,
@@ -46,7 +45,6 @@ from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import Task
-from streams.drift.reference import Reference
 from streams.runtime.failpoints import Failpoint, unarmed
 
 TRIES = 8
@@ -102,10 +100,9 @@ class Job:
         self.specification = self.folder.specification()
         self._asked = self.settings or self.specification.settings
         self._begun = self.clock()
-        self._reference: Reference | None = None
         before, plan = self.folder.state().state, self.folder.plan()
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
-            return read_manifest(self.folder, self.specification)
+            return manifest_of(self.folder)
         self.plan = plan or Plan(files=[], shards=[])
         found = self._run(planned=plan is not None)
         try:
@@ -122,8 +119,7 @@ class Job:
         self.folder.sweep(self.specification)
         self.sink = open_sink(self.specification)
         try:
-            own = ShardScorer(self.folder, self.specification, self.task, self._cutter().line_bytes)
-            self._reference = own.reference
+            own = ShardScorer(self.folder, self.specification, self.task)
             sources = self._same_sources() if planned else self._make_plan()
             if self.sink is not None and self.plan.files:
                 schema = output_fields(self.task, self.specification, self.plan.files[0])
@@ -136,7 +132,7 @@ class Job:
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
             self.folder.write_state("Stopped")
-            return self._manifest("Stopped", "")
+            return manifest_of(self.folder, "Stopped")
         except TimeOver:
             reason = f"its time of {self._asked.timeout or 0:g} s was over"
             return self._end("PartiallyCompleted", reason)
@@ -154,9 +150,8 @@ class Job:
         plan = cutter.plan(found.inputs)
         if found.settings.rows == "readings":
             plan = plan_readings(
-                plan, self.task, found.input_format, found.columns, self.folder.folder, self._check,
-                cutter.line_bytes,
-            )  # fmt: skip
+                plan, self.task, found.input_format, found.columns, self.folder.folder, self._check
+            )
         self.plan = plan
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
@@ -262,7 +257,7 @@ class Job:
         raise AssertionError
 
     def _end(self, state: State, reason: str, *, passing: bool = False) -> Manifest:
-        manifest = self._manifest(state, reason)
+        manifest = manifest_of(self.folder, state, reason)
         try:
             write_manifest(self.folder, self.specification, manifest)
             self.reached("score-step-8")
@@ -294,7 +289,3 @@ class Job:
         """Say that the job ends after the shards that are being scored."""
         if self._stop_asked() and self.folder.state().state != "Stopping":
             self.folder.write_state("Stopping")
-
-    def _manifest(self, state: State, reason: str) -> Manifest:
-        about = self.folder, self.specification, self.plan
-        return manifest_of(*about, state, reason, self._reference)

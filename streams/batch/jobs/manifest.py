@@ -1,4 +1,5 @@
-"""The manifest of a job, and whether its sums agree."""
+"""The manifest of a job, whether its sums agree, and its report: one HTML page that loads nothing,
+with counts, errors, drift, accuracy by class, and its input."""
 
 import json
 import math
@@ -18,7 +19,7 @@ from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sinks.output import Sink
 from streams.batch.sources.places import put
-from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
+from streams.contract.errors import TidewheelError
 from streams.contract.window_report import ChannelDrift
 from streams.drift.distances import shares
 from streams.drift.reference import Feature, Reference
@@ -58,24 +59,11 @@ def verdict(
     return "Completed", ""
 
 
-def manifest_path(folder: JobFolder, specification: Specification) -> Path:
-    """Return where the manifest is: beside the output files, or in the job's folder."""
-    return (Path(specification.output) if specification.in_files else folder.folder) / MANIFEST
-
-
-def read_manifest(folder: JobFolder, specification: Specification) -> Manifest:
-    """Return the manifest that a job has written; raise UsageError if it has none."""
-    path = manifest_path(folder, specification)
-    try:
-        return Manifest.decode(path.read_bytes())
-    except (OSError, MalformedRecord) as exc:
-        raise UsageError(f"{path} cannot be read: {exc}") from exc
-
-
 def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
     """Write it; objects under a URL get it beside them, too. Raise OSError."""
     data = manifest.model_dump_json(indent=2).encode() + b"\n"
-    write_atomic(manifest_path(folder, specification), data)
+    local = Path(specification.output) if specification.in_files else folder.folder
+    write_atomic(local / MANIFEST, data)
     beside = {} if specification.in_files else {MANIFEST: data}
     if specification.output_format == "bedrock":
         sums = {
@@ -106,20 +94,19 @@ def busy_s(records: Iterable[ShardRecord]) -> float:
 
 
 def manifest_of(
-    folder: JobFolder,
-    specification: Specification,
-    plan: Plan,
-    state: State,
-    reason: str,
-    reference: Reference | None = None,
+    folder: JobFolder, state: State | None = None, reason: str = "", *, drift: bool = True
 ) -> Manifest:
-    """Return what a job has done so far; its drift is against `reference`."""
+    """Return what a job has done so far, from its folder, in a new state or in its own; raise
+    UsageError if there is no job. drift: its model is read for that."""
+    specification, status = folder.specification(), folder.state()
+    plan = folder.plan() or Plan(files=[], shards=[])
+    reference = reference_of(artifact_of(folder, specification)) if drift else None
     done = folder.done(plan, specification).values()
     counts, seconds = counts_of(folder, specification, plan), busy_s(done)
     attempts = [record.attempts for n in range(len(plan.shards)) if (record := folder.record(n))]
     return Manifest(
-        state=state,
-        reason=reason,
+        state=state or status.state,
+        reason=reason if state else status.reason,
         task=specification.task.name,
         task_version=specification.task.version,
         model=specification.model,
@@ -137,19 +124,12 @@ def manifest_of(
         seconds=seconds,
         rows_per_s=counts.processed / seconds if seconds else 0.0,
         started_us=specification.created_us,
-        ended_us=max(now_us(), specification.created_us),
+        ended_us=max(now_us() if state else status.updated_us, specification.created_us),
         inputs=plan.files,
     )
 
 
-def manifest_now(folder: JobFolder, *, drift: bool = True) -> Manifest:
-    """Return what a job has done, from its folder alone; raise UsageError if there is none."""
-    specification, status = folder.specification(), folder.state()
-    plan = folder.plan() or Plan(files=[], shards=[])
-    reference = reference_of(artifact_of(folder, specification)) if drift else None
-    found = manifest_of(folder, specification, plan, status.state, status.reason, reference)
-    return found.model_copy(update={"ended_us": max(status.updated_us, found.started_us)})
-
+# --- the report -----------------------------------------------------------------------------------
 
 WORST = 6  # features whose histograms are shown
 LISTED = 50  # features, and input files
@@ -172,7 +152,7 @@ def write_report(job: JobFolder) -> None:
 
 def page_of(job: JobFolder) -> str:
     """Return the page of a job."""
-    specification, found = job.specification(), manifest_now(job)
+    specification, found = job.specification(), manifest_of(job)
     plan = job.plan() or Plan(files=[], shards=[])
     counts = np.asarray(counts_of(job, specification, plan).observed.cells, np.int64)
     errors = sorted(found.errors.items(), key=lambda one: -one[1])

@@ -1,6 +1,6 @@
 """Step 4 of a job's shards: in this process, or in several, one shard each at a time.
 
-A worker is `python -m streams.batch.jobs.processes FOLDER BYTES PARENT`. It reads the numbers of
+A worker is `python -m streams.batch.jobs.processes FOLDER PARENT`. It reads the numbers of
 shards from its standard input and answers each with a line of JSON on its standard output; what the
 task or a library prints goes to standard error. It is killed with this process (Linux), and ends
 by itself when its input ends. One that dies costs its shard's attempt.
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Scorers:
         self._workers += [self._worker() for _ in range(count)]
 
     def _worker(self) -> "_Worker":
-        return _Worker([str(self._job.folder), str(self._own.max_bytes)], self._lock)
+        return _Worker(str(self._job.folder), self._lock)
 
     def _by_workers(self, waiting: list[int], before: Callable[[int], None]) -> Iterator[Scored]:
         over: BaseException | None = None
@@ -141,9 +142,9 @@ def _counts_of(found: dict[str, Any]) -> tuple[Counts, float]:
 class _Worker:
     """A process that scores one shard after the other."""
 
-    def __init__(self, words: list[str], lock: tuple[int, ...]) -> None:
+    def __init__(self, folder: str, lock: tuple[int, ...]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "streams.batch.jobs.processes", *words, str(os.getpid())],
+            [sys.executable, "-m", "streams.batch.jobs.processes", folder, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is ours to handle
@@ -172,35 +173,31 @@ class _Worker:
 
 
 def main() -> None:
-    folder, max_bytes, parent = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    job, parent = JobFolder(Path(sys.argv[1])), int(sys.argv[2])
     if not end_with_parent(parent):
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    job, own = JobFolder(folder), list[ShardScorer]()
     with suppress(TidewheelError, *Failures):  # what is wrong is in the first answer
-        own.append(_scorer(job, max_bytes))
-        _ = own[0].batch
+        _ = _scorer(job).batch
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(job, int(line), own, max_bytes)) + "\n")
+        answers.write(json.dumps(_answer(job, int(line))) + "\n")
         answers.flush()
 
 
-def _scorer(job: JobFolder, max_bytes: int) -> ShardScorer:
+@cache
+def _scorer(job: JobFolder) -> ShardScorer:
     found = job.specification()
-    return ShardScorer(job, found, load_task(found.task.reference), max_bytes)
+    return ShardScorer(job, found, load_task(found.task.reference))
 
 
-def _answer(
-    job: JobFolder, number: int, own: list[ShardScorer], max_bytes: int
-) -> dict[str, object]:
+def _answer(job: JobFolder, number: int) -> dict[str, object]:
     """Write a shard's file; return its counts, or what is wrong, as JSON has it."""
     begun = time.monotonic()
     try:
-        plan = job.plan()
+        plan, scorer = job.plan(), _scorer(job)
         assert plan is not None
-        scorer = own[0] if own else _scorer(job, max_bytes)
         part = part_path(job.folder, scorer.specification, plan, number)
         counts = scorer.score(plan, number, Sources(plan), part, lambda: None)
         return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}

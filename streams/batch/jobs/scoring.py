@@ -22,7 +22,6 @@ from streams.batch.sinks.files import writing
 from streams.batch.sources.inputs import kept_fields, read_shard
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.readings import FIELDS, carry_path, read_readings
-from streams.batch.sources.text import MAX_LINE_BYTES
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
@@ -70,15 +69,9 @@ def output_fields(task: Task, specification: Specification, file: PlannedFile | 
 class ShardScorer:
     """Scores shards of one job with its model."""
 
-    def __init__(
-        self,
-        folder: JobFolder,
-        specification: Specification,
-        task: Task,
-        max_bytes: int = MAX_LINE_BYTES,
-    ) -> None:
+    def __init__(self, folder: JobFolder, specification: Specification, task: Task) -> None:
         """Load the model; raise UsageError if it cannot be used."""
-        self.specification, self._task, self.max_bytes = specification, task, max_bytes
+        self.specification, self._task = specification, task
         self._folder, artifact = folder.folder, artifact_of(folder, specification)
         try:
             self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
@@ -123,8 +116,8 @@ class ShardScorer:
         found = self.specification
         about = self._task, found.input_format, file, shard, found.columns
         if found.settings.rows == "segments":
-            return read_shard(*about, self.max_bytes)
-        return read_readings(*about, carry_path(self._folder, number), self.max_bytes)
+            return read_shard(*about)
+        return read_readings(*about, carry_path(self._folder, number))
 
 
 SIZES = (1, 4, 16, 64, 256, 1024)

@@ -1,6 +1,1 @@
-"""Jobs that wait: docs/architecture/batch.md, The queue.
-
-job_queue      the queue of a state folder
-runner         takes jobs from it, and starts a process for each attempt
-schedules      when schedules fire, and their intervals
-"""
+"""Jobs that wait (job_queue) and schedules: docs/architecture/batch.md, The queue."""

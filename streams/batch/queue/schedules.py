@@ -29,6 +29,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
+from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.queue.job_queue import Entry, JobQueue, rows_of, writing
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
@@ -175,7 +176,7 @@ class Schedules:
 
     def all(self) -> list[Schedule]:
         rows = rows_of(self.queue.state, "SELECT * FROM schedules ORDER BY name")
-        return [_schedule(dict(row)) for row in rows]
+        return [_schedule(row) for row in rows]
 
     def find(self, name: str) -> Schedule:
         found = next((one for one in self.all() if one.name == name), None)
@@ -207,9 +208,15 @@ class Schedules:
             connection.execute("DELETE FROM intervals WHERE schedule = ?", (name,))
 
     def decided(self, name: str, most: int = 100) -> list[dict[str, Any]]:
-        """Return the last intervals that were queued, the newest first."""
+        """Return the last intervals that were queued, the newest first, with what became of their
+        jobs."""
         query = "SELECT * FROM intervals WHERE schedule = ? ORDER BY start_us DESC LIMIT ?"
-        return [dict(row) for row in rows_of(self.queue.state, query, name, most)]
+        found = rows_of(self.queue.state, query, name, most)
+        for row in found:
+            status = JobFolder(Path(row["folder"])).state()
+            waits = status.state == "Submitted" and self.queue.entry(row["job"])
+            row |= {"state": "Scheduled" if waits else status.state, "reason": status.reason}
+        return found
 
     # --- intervals are queued ---------------------------------------------------------------------
 
@@ -266,6 +273,8 @@ class Schedules:
             entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=max_active)
             with writing(self.queue.state) as connection:
                 queued = self._queue(connection, schedule, interval, entry)
+            if queued and entry.job.folder.exists():  # it failed before it had a specification
+                entry.job.write_state("Scheduled")
             done += [entry] if queued else []
             left_out += not queued
         return done, left_out
@@ -275,13 +284,13 @@ class Schedules:
     ) -> bool:
         """Queue the job of an interval, unless that has run, runs or waits."""
         about = schedule.name, interval[0]
-        query = "SELECT state FROM intervals WHERE schedule = ? AND start_us = ?"
-        row = connection.execute(query, about).fetchone()
-        if row is not None and (row["state"] not in NOT_RUN or entry.job.submitted):
+        query, job = "SELECT 1 FROM intervals WHERE schedule = ? AND start_us = ?", entry.job
+        known = connection.execute(query, about).fetchone()
+        if known and (job.state().state not in NOT_RUN or job.submitted):
             return False
         self.queue.insert(connection, entry)
         connection.execute(
-            "INSERT OR REPLACE INTO intervals VALUES (?, ?, ?, ?, ?, 'Scheduled', '')",
+            "INSERT OR REPLACE INTO intervals VALUES (?, ?, ?, ?, ?)",
             (*about, interval[1], entry.id, entry.folder),
         )
         return True

@@ -19,7 +19,7 @@ from streams.batch.sources import tables, text
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
 from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened_input
-from streams.batch.sources.text import MAX_LINE_BYTES, MODEL_INPUT, RECORD_ID, first_objects
+from streams.batch.sources.text import MODEL_INPUT, RECORD_ID, first_objects
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
@@ -190,12 +190,11 @@ def read_shard(
     file: PlannedFile,
     shard: Shard,
     columns: Columns,
-    max_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     if kind in KINDS:
         return tables.read_shard(task, kind, file, shard, columns)
-    return text.read_shard(task, kind, file, shard, columns, max_bytes)
+    return text.read_shard(task, kind, file, shard, columns)
 
 
 def kept_fields(kind: InputFormat, file: Named | PlannedFile, columns: Columns) -> list[pa.Field]:

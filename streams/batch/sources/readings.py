@@ -9,7 +9,7 @@ and which readings are pending at its start, which are kept as Arrow in the job'
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -75,12 +75,7 @@ TIMESTAMP = pa.timestamp("us", "UTC")
 FIELDS = [("device", pa.string()), ("begin", TIMESTAMP), ("time", TIMESTAMP)]
 
 
-@dataclass
-class _Ended:
-    """Segments that have ended, and of each the index of its last reading."""
-
-    cuts: list[tuple[str, int, int, np.ndarray, np.ndarray | None]] = field(default_factory=list)
-    last: list[int] = field(default_factory=list)
+Cut = tuple[str, int, int, np.ndarray, np.ndarray | None]  # device, begin, time, segment, label
 
 
 class Cutting:
@@ -95,77 +90,67 @@ class Cutting:
         """Give a reading to its device; return the segment that it ends."""
         segmenter = self.segmenters.get(device)
         if segmenter is None:
-            segmenter = Segmenter(self._task, self._break)
-            self.segmenters[device] = segmenter
+            segmenter = self.segmenters[device] = Segmenter(self._task, self._break)
         return segmenter.push(reading)
 
     def _break(self, reason: str, _time_us: int) -> None:
         if reason not in IRREGULAR:
             self._broken[reason] += 1
 
-    def rows(
-        self, kind: InputFormat, file: PlannedFile, shard: Shard, max_bytes: int
-    ) -> Iterator[Rows]:
+    def rows(self, kind: InputFormat, file: PlannedFile, shard: Shard) -> Iterator[Rows]:
         """Yield the segments that end in a shard; some rows have none."""
-        columns = as_read(self._columns)
-        stem = PurePosixPath(file.name).stem
-        for part in read_shard(self._flat, kind, file, shard, columns, max_bytes):
-            self._broken = Counter()
-            if part.excluded:
-                self._broken["where"] = part.excluded
-            ended = self._cut(part, stem)
-            rows = self._rows(part, ended)
+        columns, stem = as_read(self._columns), PurePosixPath(file.name).stem
+        for part in read_shard(self._flat, kind, file, shard, columns):
+            self._broken = Counter({"where": part.excluded} if part.excluded else {})
+            rows = self._rows(part, self._cut(part, stem))
             rows.readings, rows.broken = len(part) + part.excluded, dict(self._broken)
             yield from _in_batches(rows, batch_rows(self._task))
 
-    def _cut(self, part: Rows, stem: str) -> _Ended:
-        problems = dict(part.problems)
+    def _cut(self, part: Rows, stem: str) -> list[tuple[int, Cut]]:
+        """Return the segments that end, each with the index of its last reading."""
+        problems, ended = dict(part.problems), []
         times = times_of(part.kept[str(self._columns.selection.time)], problems)
         values = part.segments[:, :, 0].tolist()
-        labels = None if part.labels is None else part.labels.tolist()
-        ended = _Ended()
+        labels = [None] * len(part) if part.labels is None else part.labels.tolist()
         for i in range(len(part)):
             device = stem if part.ids is None else part.ids[i]
-            problem = problems.get(i)
-            if device is None or (problem is not None and problem.code == "bad-time"):
-                self._broken[problem.code if problem else "missing"] += 1
+            code = problems[i].code if i in problems else None
+            if device is None or code == "bad-time":
+                self._broken[code or "missing"] += 1
                 continue
-            row, label = values[i], None
-            if problem is not None and problem.code == "bad-label":
-                self._broken["bad-label"] += 1  # the reading itself is whole
-            elif problem is not None:
+            row, label = values[i], labels[i]
+            if code == "bad-label":
+                self._broken[code] += 1  # the reading itself is whole
+            elif code is not None:
                 row = [float("nan")] * len(row)  # breaks the segment, as on a device
-            elif labels is not None and not np.isnan(labels[i][0]):
-                label = labels[i]
+            if code is not None or (label is not None and np.isnan(label[0])):
+                label = None
             cut = self.take(device, Reading(int(times[i]), row, label))
             if cut is not None:
-                ended.cuts.append((device, *cut))
-                ended.last.append(i)
+                ended.append((i, (device, *cut)))
         return ended
 
-    def _rows(self, part: Rows, ended: _Ended) -> Rows:
+    def _rows(self, part: Rows, ended: list[tuple[int, Cut]]) -> Rows:
         """Return the segments in the range of event time; that of a segment is its last reading's,
         as on a device."""
         selection = self._columns.selection
         low = -(2**62) if selection.from_us is None else selection.from_us
         high = 2**62 if selection.to_us is None else selection.to_us
-        chosen = [i for i, cut in enumerate(ended.cuts) if low <= cut[2] < high]
-        cuts, last = [ended.cuts[i] for i in chosen], [ended.last[i] for i in chosen]
+        chosen = [(i, cut) for i, cut in ended if low <= cut[2] < high]
+        cuts, last = [cut for _, cut in chosen], [i for i, _ in chosen]
         shape = (len(cuts), *self._task.segment_shape)
         rows = Rows(part.numbers[last], np.array([c[3] for c in cuts], np.float32).reshape(shape))
-        rows.excluded = len(ended.cuts) - len(cuts)
+        rows.excluded = len(ended) - len(cuts)
         rows.ids = [f"{device}:{time}" for device, _, time, *_ in cuts]
         if self._columns.label is not None:
-            rows.labels = np.full((len(cuts), self._task.label_size), np.nan, np.float32)
-            for i, cut in enumerate(cuts):
-                if cut[4] is not None:
-                    rows.labels[i] = cut[4]
+            none = np.full(self._task.label_size, np.nan)
+            labels = np.array([none if cut[4] is None else cut[4] for cut in cuts], np.float32)
+            rows.labels = labels.reshape(len(cuts), self._task.label_size)
         rows.kept = {
-            "device": pa.array([cut[0] for cut in cuts], pa.string()),
-            "begin": pa.array([cut[1] for cut in cuts], pa.int64()).cast(TIMESTAMP),
-            "time": pa.array([cut[2] for cut in cuts], pa.int64()).cast(TIMESTAMP),
-            **{name: _taken(part.kept[name], last) for name in self._columns.keep},
+            name: pa.array([cut[n] for cut in cuts]).cast(kind)
+            for n, (name, kind) in enumerate(FIELDS)
         }
+        rows.kept |= {name: _taken(part.kept[name], last) for name in self._columns.keep}
         return rows
 
 
@@ -176,31 +161,22 @@ def _taken(values: Any, indices: list[int]) -> Any:
 
 
 def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
-    if len(rows) <= most:
-        yield rows
-        return
-    for at in range(0, len(rows), most):
+    """Yield rows in parts, the first of which has what was counted."""
+    for at in range(0, len(rows) or 1, most):
         part = slice(at, at + most)
-        yield Rows(
-            rows.numbers[part],
-            rows.segments[part],
+        found = replace(
+            rows,
+            numbers=rows.numbers[part],
+            segments=rows.segments[part],
             labels=None if rows.labels is None else rows.labels[part],
-            ids=None if rows.ids is None else rows.ids[part],
+            ids=rows.ids and rows.ids[part],
             kept={name: values[part] for name, values in rows.kept.items()},
-            excluded=0 if at else rows.excluded,
-            readings=0 if at else rows.readings,
-            broken={} if at else rows.broken,
         )
+        yield replace(found, excluded=0, readings=0, broken={}) if at else found
 
 
-SCHEMA = pa.schema(
-    [
-        ("device", pa.string()),
-        ("time", pa.int64()),
-        ("values", pa.list_(pa.float32())),
-        ("label", pa.list_(pa.float32())),
-    ]
-)
+NUMBERS = pa.list_(pa.float32())
+SCHEMA = pa.schema({"device": pa.string(), "time": pa.int64(), "values": NUMBERS, "label": NUMBERS})
 
 
 def carry_path(folder: Path, shard: int) -> Path:
@@ -214,7 +190,6 @@ def plan_readings(
     columns: Columns,
     folder: Path,
     check: Callable[[], None],
-    max_bytes: int,
 ) -> Plan:
     """Return a plan of readings as one of segments, and write what its shards carry."""
     cutting = Cutting(task, columns)
@@ -223,7 +198,7 @@ def plan_readings(
         check()
         _write(carry_path(folder, number), cutting.segmenters)
         file = plan.files[shard.file]
-        rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard, max_bytes))
+        rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard))
         ended[shard.file] += rows
         shards.append(shard.model_copy(update={"rows": rows, "readings": shard.rows}))
     files = [
@@ -238,23 +213,15 @@ def read_readings(
     file: PlannedFile,
     shard: Shard,
     columns: Columns,
-    path: Path,
-    max_bytes: int,
+    carry: Path,
 ) -> Iterator[Rows]:
-    """Yield the segments that end in a shard; `path` has what it carries."""
+    """Yield the segments that end in a shard; `carry` has what is pending at its start."""
     cutting = Cutting(task, columns)
-    for device, reading in carried(path):
-        cutting.take(device, reading)
-    return cutting.rows(kind, file, shard, max_bytes)
-
-
-def carried(path: Path) -> Iterator[tuple[str, Reading]]:
-    """Yield device and reading of what is pending at a shard's start."""
-    if not path.exists():
-        return
-    with pa.OSFile(str(path)) as source:
-        for row in pa.ipc.open_file(source).read_all().to_pylist():
-            yield row["device"], Reading(row["time"], row["values"], row["label"])
+    if carry.exists():
+        with pa.OSFile(str(carry)) as source:
+            for row in pa.ipc.open_file(source).read_all().to_pylist():
+                cutting.take(row["device"], Reading(row["time"], row["values"], row["label"]))
+    return cutting.rows(kind, file, shard)
 
 
 def _write(path: Path, segmenters: Mapping[str, Segmenter]) -> None:

@@ -106,12 +106,12 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any] | bytes]) -> Path:
     return path
 
 
-def small(rows: int = 20, size: int = 2000, line: int = 5000) -> Any:
+def small(rows: int = 20, size: int = 2000) -> Any:
     """A cutter of small shards."""
 
     def cutter(specification: Specification, check: Any) -> Cutter:
         whole = specification.output_format == "bedrock"
-        return Cutter(specification.input_format, check, rows, size, line, whole)
+        return Cutter(specification.input_format, check, rows, size, whole)
 
     return cutter
 

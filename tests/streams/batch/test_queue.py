@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.batch.jobs.job import Job
-from streams.batch.queue.job_queue import MAX_PAUSE_US, Entry, JobQueue
-from streams.batch.queue.runner import DIED, Event, Runner
+from streams.batch.queue.job_queue import DIED, MAX_PAUSE_US, Entry, Event, JobQueue, Runner
 from streams.batch.records.progress import OVER, State
 from streams.batch.records.specification import Settings
 from streams.contract.errors import Retryable, TidewheelError, UsageError

@@ -228,17 +228,13 @@ def test_segments_are_those_of_the_device_wherever_files_and_shards_end(
     )
     cutter = Cutter(kind, lambda: None, cut, cut * 60)
     base = cutter.plan(named)
-    plan = plan_readings(base, tiny, kind, columns, folder, lambda: None, cutter.line_bytes)
+    plan = plan_readings(base, tiny, kind, columns, folder, lambda: None)
     found: dict[Any, bytes] = {}
     broken = readings = 0
     for number in reversed(range(len(plan.shards))):  # in any order
         shard = plan.shards[number]
         file = plan.files[shard.file]
-        parts = list(
-            read_readings(
-                tiny, kind, file, shard, columns, carry_path(folder, number), cutter.line_bytes
-            )
-        )
+        parts = list(read_readings(tiny, kind, file, shard, columns, carry_path(folder, number)))
         assert sum(len(part) for part in parts) == shard.rows
         readings += sum(part.readings for part in parts)
         broken += sum(sum(part.broken.values()) for part in parts)

@@ -1,6 +1,5 @@
 """What files may hold: every row is read once, and has its numbers or the reason why not."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -14,10 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.batch.jobs.answers import Answering, Watch, output_schema
-from streams.batch.records.rows import RowProblem, Rows, as_segments, refuse_unlike_numbers
+from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
 from streams.batch.records.specification import Columns, Named, Plan
 from streams.batch.sinks.files import writing
-from streams.batch.sources import text
 from streams.batch.sources.inputs import check_files, choose_columns, read_shard
 from streams.batch.sources.plan import Cutter, hash_file
 from streams.batch.sources.tables import Failures
@@ -27,7 +25,6 @@ from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import SCHEMA, WIDTH, asked, good_rows, rows_of
 
 COLUMNS = Columns(segment=["segment"], per_channel=False, id="event", label="label", keep=["site"])
-LINE_BYTES = 700
 many = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -38,15 +35,11 @@ def plan_of(path: Path, kind: Any, **limits: int) -> Plan:
 
 
 def read(
-    path: Path, kind: Any, plan: Plan, columns: Columns = COLUMNS, task: Task = tiny, **more: int
+    path: Path, kind: Any, plan: Plan, columns: Columns = COLUMNS, task: Task = tiny
 ) -> list[Rows]:
     """All rows of a planned file."""
     file = plan.files[0]
-    return [
-        part
-        for shard in plan.shards
-        for part in read_shard(task, kind, file, shard, columns, **more)
-    ]
+    return [part for shard in plan.shards for part in read_shard(task, kind, file, shard, columns)]
 
 
 def check(path: Path, kind: Any) -> None:
@@ -112,38 +105,18 @@ def test_every_line_is_one_row_wherever_the_file_is_cut(
     folder = tmp_path_factory.mktemp("lines")
     path = folder / "in.jsonl"
     path.write_bytes(b"\n".join(found) + (b"\n" if ended else b""))
-    plan = plan_of(path, "jsonl", shard_bytes=cut, line_bytes=LINE_BYTES)
-    rows = read(path, "jsonl", plan, max_bytes=LINE_BYTES)
-    longer = [len(line) + (ended or i < len(found) - 1) > LINE_BYTES + 1 for i, line in
-              enumerate(found)]  # fmt: skip
-    wanted = [line for line, long in zip(found, longer, strict=True) if line.strip() or long]
+    plan = plan_of(path, "jsonl", shard_bytes=cut)
+    rows = read(path, "jsonl", plan)
+    wanted = [line for line in found if line.strip()]
     problems = values_of(rows)
     assert [number for number, _ in problems] == list(range(len(wanted)))
     assert plan.total == len(wanted)
     assert plan.files[0].sha256 == hash_file(str(path), lambda: None)
-    for line, (_, code) in zip(wanted, problems, strict=True):
-        assert (code == "too-long") == (len(line) > LINE_BYTES)
     answers = written(folder, rows, kind, pa.field("site", pa.string()))
     assert [row["error"] for row in answers] == [code for _, code in problems]
     for row in answers:
         assert (row["outputs"] is None) == (row["error"] is not None)
         assert row["outputs"] is None or all(map(math.isfinite, row["outputs"]))
-
-
-def test_a_line_that_is_too_long_is_not_held_in_memory() -> None:
-    class Watched(io.BytesIO):
-        most = 0
-
-        def readline(self, size: int | None = -1, /) -> bytes:
-            found = super().readline(size)
-            self.most = max(self.most, len(found))
-            return found
-
-    file = Watched(b"x" * 5_000_000 + b"\n{}\n")
-    (end, long), rest = text.rows_in("jsonl", file, 1000)
-    assert isinstance(long, RowProblem)
-    assert (end, long.code, rest) == (5_000_001, "too-long", (5_000_004, b"{}\n"))
-    assert file.most <= text.PIECE_BYTES
 
 
 def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_a_runner_that_was_paused_before_it_queued_an_interval_queues_it_no_more
         if point == "schedule-step-1":
             list(other.fire())
             for entry in JobQueue(tmp_path).entries():
-                JobQueue(tmp_path).finish(entry.id, "Completed")
+                JobQueue(tmp_path).finish(entry.id)
 
     schedules = made(tmp_path, clock, reached=reached)
     clock.now = at("2026-11-02T12:00Z")
@@ -264,7 +264,7 @@ def test_a_full_queue_makes_an_interval_wait_and_is_said_once(tmp_path: Path) ->
     assert "waits: 1 jobs wait" in first[1]
     assert list(schedules.fire()) == []
     (entry,) = JobQueue(tmp_path).entries()
-    JobQueue(tmp_path).finish(entry.id, "Completed")
+    JobQueue(tmp_path).finish(entry.id)
     assert len(list(schedules.fire())) == 1
     assert schedules.find("nightly").problem == ""
 
