@@ -159,12 +159,14 @@ def prune(
     json: AsJson = False,
 ) -> None:
     """Remove the folders of jobs that are over. Their outputs stay."""
-    from streams.batch.jobs.job_folder import JobIndex
+    from streams.batch.jobs.job_folder import JobIndex, now_us
+    from streams.batch.records.progress import OVER
 
-    removed = []
+    removed, before_us = [], now_us() - days * 86_400_000_000
     for job in JobIndex(state).jobs():
         try:
-            over = job.over_for(days) and not job.running
+            status = job.state()
+            over = status.state in OVER and status.updated_us < before_us and not job.running
         except TidewheelError as exc:
             warn(f"left alone: {exc}")
             continue

@@ -2,7 +2,7 @@
 look like, for drift and accuracy, as counts that add up over shards.
 
 Inputs and answers are counted in the cells of the artifact's frozen reference, by the stream's own
-code (streams.drift); labels in the cells of the answers. Only rows that have an answer are counted.
+code (streams.drift). Only rows that have an answer are counted.
 
 MLRun's rule (its histogram data drift application): the mean over all features of the total
 variation distance, and of the Hellinger distance; the mean of the two is "detected" from 0.7 on and
@@ -21,10 +21,9 @@ from streams.batch.records.specification import Columns
 from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
-from streams.contract.window_report import ChannelDrift
 from streams.drift.detector import compare
 from streams.drift.distances import hellinger, shares, total_variation
-from streams.drift.reference import Observations, Reference, observe
+from streams.drift.reference import Reference, observe
 
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -39,54 +38,30 @@ def reference_of(artifact: Artifact) -> Reference | None:
         raise ArtifactError("drift", f"the reference of {artifact.model}: {exc}") from exc
 
 
-class Watch:
-    """Counts the rows of one task."""
-
-    def __init__(self, task: Task, reference: Reference | None) -> None:
-        self._task, self._reference = task, reference
-
-    def observe(
-        self, segments: np.ndarray, outputs: np.ndarray, labels: np.ndarray | None
-    ) -> Observed:
-        """Return the counts of rows that have answers; `labels` (n, label_size) are NaN where there
-        are none."""
-        known = np.zeros(len(outputs), bool)
-        if labels is not None:
-            known = np.isfinite(labels).all(axis=1)
-        cells: list[int] = []
-        label_cells: list[int] = []
-        if self._reference is not None:
-            cells = self._reference.count(observe(self._task, segments, outputs)).tolist()
-            if labels is not None:
-                told = _as_answers(self._task, labels[known])
-                label_cells = self._reference.count(told).tolist()
-        classes: dict[str, ClassCounts] = {}
-        if labels is not None and self._task.classes:
-            classes = self._by_class(outputs[known], labels[known])
-        return Observed(cells=cells, label_cells=label_cells, classes=classes)
-
-    def _by_class(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, ClassCounts]:
-        right = self._task.correct(outputs, labels)
-        answered = self._task.answers(outputs)
-        found = {}
-        for i, name in enumerate(self._task.classes):
-            chosen = labels[:, 0] == i
-            found[name] = ClassCounts(
+def observed_of(
+    task: Task,
+    reference: Reference | None,
+    segments: np.ndarray,
+    outputs: np.ndarray,
+    labels: np.ndarray | None,
+) -> Observed:
+    """Return the counts of rows that have answers; `labels` (n, label_size) are NaN where there are
+    none."""
+    cells: list[int] = []
+    if reference is not None:
+        cells = reference.count(observe(task, segments, outputs)).tolist()
+    classes: dict[str, ClassCounts] = {}
+    if labels is not None and task.classes:
+        known = np.isfinite(labels).all(axis=1)
+        right, answered = task.correct(outputs[known], labels[known]), task.answers(outputs[known])
+        for i, name in enumerate(task.classes):
+            chosen = labels[known, 0] == i
+            classes[name] = ClassCounts(
                 labelled=int(chosen.sum()),
                 correct=int(right[chosen].sum()),
                 answered=int((answered == i).sum()),
             )
-        return found
-
-
-def _as_answers(task: Task, labels: np.ndarray) -> Observations:
-    """Return labels as if they were answers, which have a reference."""
-    if task.classes:
-        return {("predictions", "answer"): labels[:, 0].astype(np.float64)}
-    return {
-        (f"predictions {target}", "answer"): labels[:, i].astype(np.float64)
-        for i, target in enumerate(task.targets)
-    }
+    return Observed(cells=cells, classes=classes)
 
 
 POTENTIAL, DETECTED = 0.5, 0.7
@@ -97,13 +72,8 @@ def drift_of(reference: Reference | None, observed: Observed) -> JobDrift | None
     if reference is None or len(observed.cells) != reference.cells:
         return None
     counts = np.asarray(observed.cells, np.int64)
-    labels: list[ChannelDrift] = []
-    if len(observed.label_cells) == reference.cells:
-        told = np.asarray(observed.label_cells, np.int64)
-        labels = compare(reference, told, windows=1).channels if told.any() else []
     return JobDrift(
         inputs_and_answers=compare(reference, counts, windows=1),
-        labels=labels,
         mean_of_distances=mean_of_distances(reference, counts),
     )
 
@@ -146,11 +116,11 @@ class Answering:
     run: Model
     schema: pa.Schema
     file: str
-    watch: Watch
+    reference: Reference | None
     batch: int = 1  # segments that the model answers at once
 
     def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
-        """Return the output rows, and what became of them."""
+        """Return the output rows as `schema` has them, and what became of them."""
         right = np.ones(len(rows), bool)
         right[list(rows.problems)] = False
         good = np.flatnonzero(right)
@@ -159,7 +129,7 @@ class Answering:
         for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
             rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
             right[i], outputs[i] = False, 0.0
-        found = {**self._origin(rows), **self._answers(outputs, right)}
+        found = {**rows.kept, **self._origin(rows), **self._answers(outputs, right)}
         labelled = correct = 0
         if rows.labels is not None:
             known = right & np.isfinite(rows.labels).all(axis=1)
@@ -177,7 +147,9 @@ class Answering:
             errors=_by_code(rows.problems),
             labelled=labelled,
             correct=correct,
-            observed=self.watch.observe(
+            observed=observed_of(
+                self.task,
+                self.reference,
                 _where(rows.segments, right),
                 outputs[right],
                 None if rows.labels is None else rows.labels[right],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from streams.batch.records.progress import OVER, JobState, ShardRecord, State
+from streams.batch.records.progress import JobState, ShardRecord, State
 from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact
@@ -22,7 +22,7 @@ from streams.runtime.disk import write_atomic
 
 D = TypeVar("D", bound=Document)
 
-ATTEMPTS, PAUSE_S = 20, 0.025  # at the lock
+WAIT_S, PAUSE_S = 0.5, 0.025  # for the lock
 
 
 class Held(UsageError):
@@ -66,27 +66,25 @@ class JobFolder:
         """Whether there is a job."""
         return (self.folder / "specification.json").exists()
 
-    def lock(self, wait_s: float = ATTEMPTS * PAUSE_S) -> IO[str]:
+    def lock(self, wait_s: float = WAIT_S) -> IO[str]:
         """Return the lock, which holds the folder until it is closed; raise Held if another process
-        works on the job for all of the wait. A process that inherits its descriptor holds the
-        folder too, until it ends."""
+        works on the job for all of the wait: one that only looks holds it for a moment. A process
+        that inherits its descriptor holds the folder too, until it ends."""
+        until = time.monotonic() + wait_s
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / "lock").open("a+")
         except OSError as exc:
             raise self._unwritable(exc) from exc
-        try:
-            if not _locks(handle, wait_s):
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise Held(f"process {holder} works on the job {self.folder}")
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
-        except (OSError, Held) as exc:
-            handle.close()
-            raise exc if isinstance(exc, Held) else self._unwritable(exc) from exc
-        return handle
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return handle
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    handle.close()
+                    raise Held(f"another process works on the job {self.folder}") from None
+            time.sleep(PAUSE_S)
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -117,8 +115,6 @@ class JobFolder:
             raise UsageError(f"{self.folder} is no job: name the folder that `score` printed")
         found = self._read("specification.json", Specification)
         assert found is not None
-        if found.format != 1:
-            raise UsageError(f"{self.folder} has format {found.format}; this version reads 1")
         return found
 
     def plan(self) -> Plan | None:
@@ -208,11 +204,6 @@ class JobFolder:
                     found.append(json.loads(line))
         return [line for line in found if isinstance(line, dict) and "time_us" in line]
 
-    def over_for(self, days: float) -> bool:
-        """Return whether the job is over, and has been for so many days."""
-        status = self.state()
-        return status.state in OVER and now_us() - status.updated_us > days * 86_400_000_000
-
     @property
     def stop_requested(self) -> bool:
         return (self.folder / "stop").exists()
@@ -252,19 +243,6 @@ class JobFolder:
         write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
 
 
-def _locks(handle: IO[str], wait_s: float) -> bool:
-    """Return whether the lock is ours now. Who only asks whether a process works on the job holds
-    it for a moment, so one refusal is not taken for an answer."""
-    for _ in range(max(1, round(wait_s / PAUSE_S))):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(PAUSE_S)
-        else:
-            return True
-    return False
-
-
 def size_of(path: Path) -> int | None:
     try:
         return path.stat().st_size
@@ -274,44 +252,38 @@ def size_of(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class JobIndex:
-    """The jobs that were submitted with one state folder: `<state>/jobs/<id>.json` has the job's
-    folder. A pointer whose folder is gone is left out."""
+    """The jobs that were submitted with one state folder: `<state>/jobs/<id>` is a link to the
+    job's folder."""
 
     state: Path
 
     def add(self, identity: str, job: JobFolder) -> None:
-        found = json.dumps({"folder": str(job.folder)})
-        write_atomic(self.state / "jobs" / f"{identity}.json", found.encode())
+        link = self.state / "jobs" / identity
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(job.folder)
 
     def jobs(self) -> Iterator[JobFolder]:
-        """Yield the jobs whose folders are there, damaged ones too, the newest first; no more are
-        read than are asked for."""
-        found = [(path.stat().st_mtime_ns, path) for path in (self.state / "jobs").glob("*.json")]
-        for _, path in sorted(found, reverse=True):
-            if (job := _pointed(path)) is not None:
+        """Yield the jobs whose folders are there, damaged ones too, the newest first."""
+        for link in sorted((self.state / "jobs").glob("*"), key=_made_ns, reverse=True):
+            if (job := JobFolder(link.resolve())).submitted:
                 yield job
 
     def find(self, name: str) -> JobFolder:
-        """Return the job of a folder, or of an id; raise UsageError if there is none."""
-        job = JobFolder(Path(name).absolute())
-        pointer = self.state / "jobs" / f"{Path(name).name}.json"
-        if job.submitted or not pointer.exists():
+        """Return the job of a folder, or of an id; raise UsageError if its folder is gone."""
+        job, link = JobFolder(Path(name).absolute()), self.state / "jobs" / Path(name).name
+        if job.submitted or not link.is_symlink():
             return job
-        found = _pointed(pointer)
-        if found is None:
+        if not link.exists():
             raise UsageError(f"the folder of job {name} is gone")
-        return found
+        return JobFolder(link.resolve())
 
     def forget_missing(self) -> None:
-        """Remove the pointers whose folders are gone."""
-        for path in (self.state / "jobs").glob("*.json"):
-            if _pointed(path) is None:
-                path.unlink(missing_ok=True)
+        """Remove the links whose folders are gone."""
+        for link in (self.state / "jobs").glob("*"):
+            if not link.exists():
+                link.unlink()
 
 
-def _pointed(pointer: Path) -> JobFolder | None:
-    try:
-        job = JobFolder(Path(json.loads(pointer.read_bytes())["folder"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return job if job.submitted else None
+def _made_ns(link: Path) -> int:
+    return link.lstat().st_mtime_ns

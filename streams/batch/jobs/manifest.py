@@ -8,7 +8,6 @@ from functools import reduce
 from html import escape
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from streams.batch.jobs.answers import drift_of, reference_of
@@ -20,9 +19,6 @@ from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sinks.output import Sink
 from streams.batch.sources.places import put
 from streams.contract.errors import TidewheelError
-from streams.contract.window_report import ChannelDrift
-from streams.drift.distances import shares
-from streams.drift.reference import Feature, Reference
 from streams.runtime.disk import write_atomic
 
 
@@ -131,13 +127,10 @@ def manifest_of(
 
 # --- the report -----------------------------------------------------------------------------------
 
-WORST = 6  # features whose histograms are shown
 LISTED = 50  # features, and input files
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #dfe5ea; text-align: left }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0 } figcaption { font-size: .85rem }
-.before { fill: #9aa7b2 } .now { fill: #00796b }
 """
 
 
@@ -153,8 +146,6 @@ def write_report(job: JobFolder) -> None:
 def page_of(job: JobFolder) -> str:
     """Return the page of a job."""
     specification, found = job.specification(), manifest_of(job)
-    plan = job.plan() or Plan(files=[], shards=[])
-    counts = np.asarray(counts_of(job, specification, plan).observed.cells, np.int64)
     errors = sorted(found.errors.items(), key=lambda one: -one[1])
     files = [(one.name, one.rows, one.bytes, one.sha256[:12]) for one in found.inputs]
     classes = [
@@ -163,12 +154,11 @@ def page_of(job: JobFolder) -> str:
         if one.labelled
     ]
     title = f"{found.task}: batch job {specification.id}"
-    reference = reference_of(artifact_of(job, specification))
     body = [
         _summary(found),
         _table("Errors", ["Error", "Rows"], errors),
         _table("Readings that break a segment", ["Reason", "Readings"], found.broken.items()),
-        _drift(found, reference, counts),
+        _drift(found),
         _table("Accuracy by class", ["Class", "Labelled", "So answered", "Right"], classes),
         _table("Input", ["File", "Rows", "Bytes", "SHA-256"], files[:LISTED]),
         f"<p>and {len(files) - LISTED:,} more files</p>" if len(files) > LISTED else "",
@@ -198,56 +188,23 @@ def _summary(found: Manifest) -> str:
     return _table("", [], rows)
 
 
-def _drift(found: Manifest, reference: Reference | None, counts: np.ndarray) -> str:
-    if found.drift is None or reference is None:
-        why = "the model has no reference" if reference is None else "there are no answers"
+def _drift(found: Manifest) -> str:
+    if found.drift is None:
+        why = "the model has no reference, or there are no answers"
         return f"<h2>Drift</h2><p>Not measured: {why}.</p>"
-    report, theirs = found.drift.inputs_and_answers, found.drift.mean_of_distances
-    parts = list(zip(reference.features, reference.split(counts), strict=True))
-    worst = [
-        _histogram(one, feature, own)
-        for one in report.channels[:WORST]
-        for feature, own in parts
-        if (feature.channel, feature.kind) == (one.channel, one.kind)
-    ]
-    return (
-        f"<h2>Drift</h2><p>Against the reference of the model: <b>{escape(found.drift.verdict)}"
-        f"</b>. The mean of distances, as MLRun decides it, is {theirs.value:.3f}: <b>"
-        f"{theirs.status}</b>.</p>{''.join(worst)}"
-        + _channels("", report.channels[:LISTED])
-        + _channels("Labels against the reference's answers", found.drift.labels)
-    )
-
-
-def _channels(title: str, channels: Sequence[ChannelDrift]) -> str:
+    theirs = found.drift.mean_of_distances
     head = ["Feature", "PSI", "Threshold", "Hellinger", "Total variation", "Rows", "Drift"]
     rows = [
         (
             f"{one.channel} {one.kind}", f"{one.psi:.3f}", f"{one.threshold:.3f}",
             f"{one.hellinger:.3f}", f"{one.total_variation:.3f}", one.n, "yes" * one.alarm,
         )
-        for one in channels
+        for one in found.drift.inputs_and_answers.channels[:LISTED]
     ]  # fmt: skip
-    return _table(title, head, rows)
-
-
-def _histogram(drift: ChannelDrift, feature: Feature, counts: np.ndarray) -> str:
-    """Return the shares of each cell, the reference beside the job."""
-    names = [f"from {edge:.3g}" for edge in feature.edges]
-    names = ["below", *names, "null", "not finite"]
-    both = (shares(np.asarray(feature.counts)), "before", 0), (shares(counts), "now", 9)
-    bars = [
-        f'<rect class="{kind}" width="8" x="{22 * i + left}" y="{100 * (1 - share):.1f}" '
-        f'height="{100 * share:.1f}"><title>{name}: {share:.1%} {kind}</title></rect>'
-        for i, name in enumerate(names)
-        for found, kind, left in both
-        for share in [found[i]]
-    ]
-    caption = f"{drift.channel} {drift.kind}, PSI {drift.psi:.2f} (grey: the reference)"
-    return (
-        f'<figure><svg width="{22 * len(names)}" height="100">{"".join(bars)}</svg>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return _table(
+        f"Drift against the reference of the model: {found.drift.verdict}; the mean of distances, "
+        f"as MLRun decides it, is {theirs.value:.3f}: {theirs.status}", head, rows,
+    )  # fmt: skip
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

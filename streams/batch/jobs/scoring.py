@@ -1,11 +1,10 @@
 """One shard scored into its output file, in whatever process.
 
-A device answers one segment at a time. Larger batches are faster up to the size of the processor's
-cache; one is taken only if it gives the same bits as single segments.
+A device answers one segment at a time. A batch is faster, and is taken only if it gives the same
+bits as single segments.
 """
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.jobs.answers import Answering, Model, Watch, output_schema, reference_of
+from streams.batch.jobs.answers import Answering, Model, output_schema, reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.progress import Counts
 from streams.batch.records.rows import Rows
@@ -78,11 +77,10 @@ class ShardScorer:
             self.reference = reference_of(artifact)
         except ArtifactError as exc:
             raise UsageError(f"the job's model {folder.model}: {exc}") from exc
-        self._watch = Watch(task, self.reference)
 
     @cached_property
     def batch(self) -> int:
-        """How many segments the model answers at once, measured when it is first asked for."""
+        """How many segments the model answers at once."""
         return fastest_batch(self._task, self._run)
 
     def score(
@@ -93,17 +91,24 @@ class ShardScorer:
         specification, shard = self.specification, plan.shards[number]
         file = plan.files[shard.file]
         sources.check(shard.file)
-        schema = output_schema(self._task, specification.columns)
+        schema = output_fields(self._task, specification, file)
+        json_lines = specification.input_format in ("jsonl", "bedrock")
+        texts = specification.columns.keep if json_lines else ()
         answering = Answering(
-            self._task, specification.model, self._run, schema, file.name, self._watch, self.batch
+            self._task,
+            specification.model,
+            self._run,
+            schema,
+            file.name,
+            self.reference,
+            self.batch,
         )
         counts = Counts()
-        whole = output_fields(self._task, specification, file)
-        with writing(part, specification.output_format, whole) as write:
+        with writing(part, specification.output_format, schema, texts) as write:
             for rows in self._rows(file, shard, number):
                 between()
                 table, found = answering.answer(rows)
-                write(table, rows)
+                write(table)
                 counts = counts.plus(found)
             sources.check(shard.file)
             if counts.read != shard.rows or counts.readings != shard.readings:
@@ -120,30 +125,12 @@ class ShardScorer:
         return read_readings(*about, carry_path(self._folder, number))
 
 
-SIZES = (1, 4, 16, 64, 256, 1024)
-TRIED = 1024  # segments that the largest batch is tried with
-ENOUGH_S = 0.05  # of one size: a slow model is not measured for long
+TOGETHER = 64  # segments
 
 
-def fastest_batch(task: Task, run: Model, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Return the batch size with the most segments a second whose answers have the bits of single
-    ones."""
+def fastest_batch(task: Task, run: Model) -> int:
+    """Return how many segments are answered at once: one, if several together have other bits."""
     noise = np.random.default_rng(0)
-    segments = noise.normal(size=(TRIED, *task.segment_shape)).astype(np.float32)
-    alone = np.zeros((0, task.outputs), np.float32)
-    best, rate = 1, 0.0
-    for size in SIZES:
-        answers: list[np.ndarray] = []
-        begun, done = clock(), 0
-        while done < TRIED and (not answers or clock() - begun < ENOUGH_S):
-            answers.append(run(segments[done : done + size]))
-            done += size
-        found = done / max(clock() - begun, 1e-9)
-        together = np.concatenate(answers)
-        if size == 1:
-            alone = together
-        if together[: len(alone)].tobytes() != alone[: len(together)].tobytes():
-            break
-        if found > rate:
-            best, rate = size, found
-    return best
+    segments = noise.normal(size=(TOGETHER, *task.segment_shape)).astype(np.float32)
+    alone = np.concatenate([run(segments[i : i + 1]) for i in range(TOGETHER)])
+    return TOGETHER if run(segments).tobytes() == alone.tobytes() else 1

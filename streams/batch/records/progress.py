@@ -7,7 +7,7 @@ from pydantic import Field
 
 from streams.batch.records.specification import PlannedFile
 from streams.contract.documents import Count, Document, Figure, Micros
-from streams.contract.window_report import ChannelDrift, DriftReport
+from streams.contract.window_report import DriftReport
 
 State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
@@ -45,11 +45,9 @@ class ClassCounts(Summed):
 
 
 class Observed(Summed):
-    """Rows with answers, counted in the cells of the artifact's reference, labels in those of the
-    answers, and by class."""
+    """Rows with answers, counted in the cells of the artifact's reference, and by class."""
 
     cells: list[Count] = []
-    label_cells: list[Count] = []
     classes: dict[str, ClassCounts] = {}
 
 
@@ -61,10 +59,9 @@ class MeanOfDistances(Document):
 
 
 class JobDrift(Document):
-    """Drift of a job's rows against the artifact's reference; labels against its answers."""
+    """Drift of a job's rows against the artifact's reference."""
 
     inputs_and_answers: DriftReport
-    labels: list[ChannelDrift] = []
     mean_of_distances: MeanOfDistances
 
     @property

@@ -15,8 +15,8 @@ from typing import Any, Protocol, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streams.batch.records.rows import plain
 from streams.batch.records.specification import FILES, OutputFormat, Specification
-from streams.batch.sinks.files import plain
 from streams.batch.sources.places import find, is_taken, open_binary, put
 from streams.contract.errors import Retryable, UsageError
 

@@ -150,14 +150,9 @@ class Cutting:
             name: pa.array([cut[n] for cut in cuts]).cast(kind)
             for n, (name, kind) in enumerate(FIELDS)
         }
-        rows.kept |= {name: _taken(part.kept[name], last) for name in self._columns.keep}
+        indices = pa.array(last, pa.int64())
+        rows.kept |= {name: part.kept[name].take(indices) for name in self._columns.keep}
         return rows
-
-
-def _taken(values: Any, indices: list[int]) -> Any:
-    if isinstance(values, list):
-        return [values[i] for i in indices]
-    return values.take(pa.array(indices, pa.int64()))
 
 
 def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:

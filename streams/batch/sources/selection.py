@@ -115,19 +115,17 @@ def typed_table(
 def _text_time(value: Any) -> int | None:
     """Return microseconds of an ISO text or a whole number, None for anything else."""
     if isinstance(value, str):
+        text = value.strip('"')
         try:
-            return moment_us(value) if not value.strip().lstrip("-").isdigit() else int(value)
+            return moment_us(text) if not text.strip().lstrip("-").isdigit() else int(text)
         except (ValueError, OverflowError):
             return None
     return value if type(value) is int and abs(value) < 2**62 else None
 
 
-def times_of(found: Any, problems: dict[int, RowProblem]) -> np.ndarray:
-    """Return event times, an array or JSON values, in microseconds; a problem for a row that has
+def times_of(array: pa.Array, problems: dict[int, RowProblem]) -> np.ndarray:
+    """Return event times in microseconds, also of text and JSON text; a problem for a row that has
     none."""
-    array = found
-    if isinstance(found, list):  # whole numbers and ISO texts stay what they are
-        array = pa.array([None if v is None else str(v) for v in found], pa.string())
     kind, values = array.type, array
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         values = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())

@@ -21,6 +21,7 @@ from streams.batch.records.rows import (
     batch_rows,
     note_labels,
     numbers_of,
+    plain,
     refuse_unlike_numbers,
 )
 from streams.batch.records.specification import Columns, InputFormat, PlannedFile, Shard
@@ -198,49 +199,34 @@ def _rows(
         table = typed_table(columns.selection, objects, problems)
         chosen = select(columns.selection, table, problems)
     place = np.flatnonzero(chosen)
-    left = {int(old): new for new, old in enumerate(place)}
-    rows = _of_objects(
-        task,
-        [objects[i] for i in place],
-        columns,
-        {left[i]: problem for i, problem in problems.items()},
-        texts=texts,
-    )
-    rows.numbers, rows.excluded = first + place, len(objects) - len(place)
-    return rows
-
-
-def _of_objects(
-    task: Task,
-    objects: list[dict[str, Any]],
-    columns: Columns,
-    problems: dict[int, RowProblem],
-    *,
-    texts: bool,
-) -> Rows:
     width = int(np.prod(task.segment_shape))
-    numbers = np.zeros((len(objects), width))
-    ids: list[str | None] = []
-    for i, found in enumerate(objects):
+    numbers, ids, left = np.zeros((len(place), width)), list[str | None](), dict[int, RowProblem]()
+    for i, old in enumerate(place.tolist()):
         identity = None
         try:
-            identity = _identity(found, columns)
-            numbers[i] = _numbers(found, columns, width, texts=texts)
+            identity = _identity(objects[old], columns)
+            numbers[i] = _numbers(objects[old], columns, width, texts=texts)
         except RowProblem as problem:
-            problems.setdefault(i, problem)
+            problems.setdefault(old, problem)
         ids.append(identity)
-    rows = Rows(np.arange(len(objects)), as_segments(numbers, task), problems=problems)
-    rows.ids = ids if columns.id is not None else None
+        if old in problems:
+            left[i] = problems[old]
+    rows = Rows(first + place, as_segments(numbers, task), problems=left)
+    rows.excluded, rows.ids = len(objects) - len(place), None if columns.id is None else ids
     for name in columns.keep:
-        values = [found.get(name) for found in objects]
-        rows.kept[name] = pa.array(values, pa.string()) if texts else values
+        values = [objects[i].get(name) for i in place]
+        rows.kept[name] = pa.array(values if texts else map(_json_text, values), pa.string())
     refuse_unlike_numbers(rows)
     if columns.label is not None:
-        labels = [found.get(columns.label) for found in objects]
+        labels = [objects[i].get(columns.label) for i in place]
         if texts:
             labels = [cell if cell in task.classes else _json(cell) for cell in labels]
         note_labels(task, rows, labels)
     return rows
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(plain(value), ensure_ascii=False)
 
 
 def _identity(found: dict[str, Any], columns: Columns) -> str | None:

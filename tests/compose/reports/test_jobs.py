@@ -83,7 +83,7 @@ def test_a_job_that_is_older_than_those_asked_for_is_not_read(tmp_path: Path) ->
     """So that the answer takes as long after ten thousand jobs as after ten."""
     for at_us, name in enumerate(("old", "new", "newest")):
         job(tmp_path, name, at_us)
-        os.utime(tmp_path / "jobs" / f"{name}.json", (at_us, at_us))
+        os.utime(tmp_path / "jobs" / name, (at_us, at_us), follow_symlinks=False)
     (tmp_path / "old.job" / "specification.json").write_text("{")
     found, wrong = read_jobs(tmp_path, 2)
     assert ([row.id for row in found], wrong) == (["newest", "new"], [])

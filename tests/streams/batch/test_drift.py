@@ -1,7 +1,6 @@
 """The drift of a job is the stream's, adds up over shards, and sees what a mean of distances hides;
 the report shows it."""
 
-import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.batch.jobs.answers import Watch, drift_of, mean_of_distances, reference_of
+from streams.batch.jobs.answers import drift_of, mean_of_distances, reference_of
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import page_of
 from streams.batch.records.progress import Observed
@@ -120,7 +119,6 @@ def test_the_drift_of_a_job_is_the_streams_over_all_rows_that_have_answers(tmp_p
     assert found.drift.inputs_and_answers == compare(reference, counts, windows=1)
     assert not found.drift.inputs_and_answers.alarm
     assert found.drift.mean_of_distances.status == "none"
-    assert [one.n for one in found.drift.labels] == [398]
     right = tiny.correct(
         outputs, np.array([[tiny.classes.index(r["label"] or "slow")] for r in kept])
     )
@@ -163,7 +161,6 @@ def test_too_few_rows_are_undecided_and_a_model_without_reference_has_no_drift(
     none = submitted(tmp_path, write_parquet(tmp_path / "b.parquet", good_rows(30)), to="b")
     assert none.run().drift is None
     assert drift_of(None, Observed()) is None
-    assert Watch(tiny, None).observe(segments(2), np.zeros((2, 3), np.float32), None) == Observed()
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -208,7 +205,6 @@ def test_the_report_is_one_page_with_counts_drift_accuracy_and_errors(tmp_path: 
         "a&b<i>", f"{found.correct / found.labelled:.4f}",
     ):  # fmt: skip
         assert wanted in page.text, wanted
-    assert len(re.findall("<svg", text)) == 5
 
 
 def test_a_report_of_a_job_that_is_not_done_or_has_no_rows_is_a_page_too(tmp_path: Path) -> None:
@@ -218,4 +214,4 @@ def test_a_report_of_a_job_that_is_not_done_or_has_no_rows_is_a_page_too(tmp_pat
     assert "PartiallyCompleted" in Page(page_of(job.folder)).text
     empty = job_of(tmp_path, [], "empty")
     empty.run()
-    assert "there are no answers" in Page(page_of(empty.folder)).text
+    assert "Not measured" in Page(page_of(empty.folder)).text

@@ -31,7 +31,7 @@ from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading
 from streams.learning.onnx_model import OnnxModel
-from streams.segments.segmentation import IRREGULAR, Segmenter, segments_of
+from streams.segments.segmentation import IRREGULAR, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.models import tiny
@@ -348,22 +348,9 @@ def test_readings_without_their_columns_are_refused(
 def test_a_batch_is_taken_only_if_it_has_the_bits_of_single_segments() -> None:
     engine = OnnxModel(tiny, model())
     assert fastest_batch(tiny, engine.run) > 1
-    now = itertools.count()
 
     def unlike(segments: np.ndarray) -> np.ndarray:
         outputs = engine.run(segments)
         return outputs if len(segments) < 16 else np.nextafter(outputs, np.float32(9))
 
-    assert fastest_batch(tiny, unlike, clock=lambda: next(now) / 1e6) in (1, 4)
-
-
-def test_a_segmenter_that_is_given_what_is_pending_cuts_the_rest_in_the_same_way() -> None:
-    task, readings = tiny, recording("d1", 300)
-    whole = [cut[1] for cut in segments_of(readings, task)]
-    for at in (1, 19, 20, 131, 200, 250):
-        first = Segmenter(task)
-        begun = [cut[1] for one in readings[:at] if (cut := first.push(one)) is not None]
-        second = Segmenter(task)
-        assert [second.push(one) for one in first.pending] == [None] * len(first.pending)
-        rest = [cut[1] for one in readings[at:] if (cut := second.push(one)) is not None]
-        assert begun + rest == whole
+    assert fastest_batch(tiny, unlike) == 1

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.batch.jobs.answers import Answering, Watch, output_schema
+from streams.batch.jobs.answers import Answering, output_schema
 from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
 from streams.batch.records.specification import Columns, Named, Plan
 from streams.batch.sinks.files import writing
@@ -61,13 +61,14 @@ def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list
     def run(segments: np.ndarray) -> np.ndarray:
         return np.repeat(segments.sum(axis=(1, 2))[:, None], 3, axis=1)
 
-    schema = output_schema(tiny, COLUMNS)
-    answering = Answering(tiny, "1-00000000", run, schema, "in", Watch(tiny, None))
-    with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as write_rows:
+    schema = pa.schema([*output_schema(tiny, COLUMNS), kept])
+    answering = Answering(tiny, "1-00000000", run, schema, "in", None)
+    texts = ["site"] if kept.type == pa.string() else []
+    with writing(tmp_path / f"part-0.{kind}", kind, schema, texts) as write_rows:
         for part in rows:
             table, counts = answering.answer(part)
             assert counts.processed == len(part)
-            write_rows(table, part)
+            write_rows(table)
     return rows_of(tmp_path)
 
 
