@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from streams.batch.jobs.submission import Stdin
 
+ROWS_A_GROUP = 100_000  # of a table in memory
 KINDS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
 
 
@@ -83,17 +84,17 @@ def read_output(output: str | Path) -> "Dataset":
 
 
 def _inputs(source: Any) -> "tuple[list[str], Stdin | None]":
-    """Return the names of inputs, or a table in memory as an Arrow file."""
+    """Return the names of inputs, or a table in memory as a Parquet file."""
     if isinstance(source, str | Path):
         return [str(source)], None
     if hasattr(source, "__arrow_c_stream__"):
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         from streams.batch.jobs.submission import Stdin
 
-        table, file = pa.table(source), io.BytesIO()
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+        file = io.BytesIO()
+        pq.write_table(pa.table(source), file, row_group_size=ROWS_A_GROUP)
         file.seek(0)
-        return ["-"], Stdin(file, "arrow")
+        return ["-"], Stdin(file, "parquet")
     return [str(one) for one in source], None

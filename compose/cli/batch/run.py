@@ -145,7 +145,7 @@ def main() -> None:
 def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool]) -> None:
     """Do the steps 2 and 3 of streams/batch/queue/job_queue.py."""
     from compose.cli.batch.submitting import specified
-    from streams.batch.jobs.job import Job, submit
+    from streams.batch.jobs.job import Job
     from streams.batch.jobs.job_folder import JobIndex
     from streams.batch.queue.job_queue import JobQueue
     from streams.batch.records.progress import OVER
@@ -162,7 +162,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
         os.chdir(settings.cwd)
         if not job.submitted:
             _, found, models = specified(settings.changed(state=state))
-            submit(job, found.model_copy(update={"id": identity}), models, reached)
+            job.submit(found.model_copy(update={"id": identity}), models, reached)
             job.write_state("Submitted")
         reached("attempt-step-2")
         if job.specification().id != identity:

@@ -8,7 +8,6 @@ from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
 from federation.registry.named_model import named_model
 from federation.registry.registry import Registry
-from streams.batch.jobs.job import submit
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
 from streams.batch.jobs.submission import Stdin, folder_of, specify
 from streams.batch.queue.job_queue import Entry, JobQueue
@@ -61,6 +60,6 @@ def submitted(
             expires_us = None if after is None else now_us() + int(after * 1e6)
             entry = Entry(specification.id, str(job.folder), settings, expires_us=expires_us)
             JobQueue(settings.state).add(entry)
-        submit(job, specification, models, read_failpoint(os.environ))
+        job.submit(specification, models, read_failpoint(os.environ))
         JobIndex(settings.state).add(specification.id, job)
         yield job, task, lock

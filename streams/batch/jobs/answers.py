@@ -17,7 +17,9 @@ import pyarrow as pa
 
 from streams.batch.records.progress import ClassCounts, Counts, JobDrift, MeanOfDistances, Observed
 from streams.batch.records.rows import RowProblem, Rows
-from streams.batch.records.specification import Columns
+from streams.batch.records.specification import Columns, Named, PlannedFile, Specification
+from streams.batch.sources.inputs import kept_fields
+from streams.batch.sources.readings import FIELDS
 from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
@@ -105,6 +107,14 @@ def output_schema(task: Task, columns: Columns) -> pa.Schema:
     if columns.label is not None:
         fields += [("label", text if task.classes else numbers), ("correct", pa.bool_())]
     return pa.schema([*fields, ("error", text), ("reason", text)])
+
+
+def output_fields(task: Task, found: Specification, file: PlannedFile | Named) -> pa.Schema:
+    """Return the columns of the output, with those that come from the input."""
+    own = FIELDS if found.settings.rows == "readings" else []
+    kept = kept_fields(found.input_format, file, found.columns)
+    named = [pa.field(name, kind) for name, kind in own]
+    return pa.schema([*output_schema(task, found.columns), *named, *kept])
 
 
 @dataclass(frozen=True)

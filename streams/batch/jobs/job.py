@@ -24,7 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from streams.batch.jobs.job_folder import JobFolder, Models, now_us, size_of
+from streams.batch.jobs.answers import output_fields
+from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.jobs.manifest import (
     counts_of,
     manifest_of,
@@ -33,7 +34,7 @@ from streams.batch.jobs.manifest import (
     write_report,
 )
 from streams.batch.jobs.processes import Scorers
-from streams.batch.jobs.scoring import ShardScorer, output_fields
+from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.jobs.submission import check_task
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.records.rows import line_of, may_pass
@@ -56,14 +57,6 @@ Tell = Callable[[Counts, int, float], None]  # so far, rows in all, seconds of t
 
 class TimeOver(Exception):
     """The job has used its time."""
-
-
-def submit(
-    folder: JobFolder, specification: Specification, models: Models, reached: Failpoint
-) -> None:
-    """Step 1; the caller holds the folder."""
-    folder.write_specification(specification, models)
-    reached("score-step-1")
 
 
 @dataclass

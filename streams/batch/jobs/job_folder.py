@@ -19,6 +19,7 @@ from streams.contract.artifact import Artifact
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
+from streams.runtime.failpoints import Failpoint, unarmed
 
 D = TypeVar("D", bound=Document)
 
@@ -126,8 +127,11 @@ class JobFolder:
     def record(self, shard: int) -> ShardRecord | None:
         return self._read(f"shards/{shard:05}.json", ShardRecord)
 
-    def write_specification(self, specification: Specification, models: Models) -> None:
-        """Write what was asked for; raise UsageError, and there is no job, if that fails."""
+    def submit(
+        self, specification: Specification, models: Models, reached: Failpoint = unarmed
+    ) -> None:
+        """Write what was asked for, step 1 of a job; raise UsageError, and there is no job, if that
+        fails. The caller holds the folder."""
         try:
             write_atomic(self.model, models.data)
             if models.weights is not None:
@@ -135,6 +139,7 @@ class JobFolder:
             self._write("specification.json", specification)
         except OSError as exc:
             raise self._unwritable(exc) from exc
+        reached("score-step-1")
 
     def write_plan(self, plan: Plan) -> None:
         self._write("plan.json", plan)

@@ -10,17 +10,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from streams.batch.jobs.answers import Answering, Model, output_schema, reference_of
+from streams.batch.jobs.answers import Answering, Model, output_fields, reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.progress import Counts
 from streams.batch.records.rows import Rows
-from streams.batch.records.specification import Named, Plan, PlannedFile, Shard, Specification
+from streams.batch.records.specification import Plan, PlannedFile, Shard, Specification
 from streams.batch.sinks.files import writing
-from streams.batch.sources.inputs import kept_fields, read_shard
+from streams.batch.sources.inputs import read_shard
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.readings import FIELDS, carry_path, read_readings
+from streams.batch.sources.readings import carry_path, read_readings
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
@@ -54,15 +53,6 @@ def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
     if hashlib.sha256(data).hexdigest() != specification.weights:
         raise UsageError(f"the job's model {folder.weights}: it is not that of the specification")
     return data
-
-
-def output_fields(task: Task, specification: Specification, file: PlannedFile | Named) -> pa.Schema:
-    """Return all columns of the output, with those that come from the input."""
-    columns = specification.columns
-    kept = kept_fields(specification.input_format, file, columns)
-    own = FIELDS if specification.settings.rows == "readings" else []
-    named = [pa.field(name, kind) for name, kind in own]
-    return pa.schema([*output_schema(task, columns), *named, *kept])
 
 
 class ShardScorer:

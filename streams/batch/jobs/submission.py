@@ -8,20 +8,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.jobs.scoring import output_fields
 from streams.batch.records.specification import (
     FILES,
-    Columns,
-    InputFormat,
-    Named,
     Settings,
     Specification,
     TaskShape,
 )
 from streams.batch.sinks.output import open_sink, target_of
-from streams.batch.sources.inputs import check_files, choose_columns, find_inputs
-from streams.batch.sources.readings import as_read, one_sample, reading_columns
+from streams.batch.sources.inputs import columns_of, find_inputs
 from streams.batch.sources.text import MODEL_INPUT
 from streams.contract.artifact import personal_header
 from streams.contract.errors import ArtifactError, UsageError
@@ -62,7 +58,7 @@ def specify(
     artifact = models.artifact
     with _staged(settings, folder, stdin) as inputs:
         files, kind = find_inputs(inputs)
-        columns = _columns(task, kind, files, settings)
+        columns = columns_of(task, kind, files, settings)
         try:
             OnnxModel(task, artifact, models.weights)
         except ArtifactError as exc:
@@ -107,16 +103,6 @@ def _for_bedrock(found: Specification) -> Specification:
         raise UsageError(f"two inputs are named {twice}.jsonl, and their outputs would be one file")
     columns = found.columns.model_copy(update={"keep": [*found.columns.keep, MODEL_INPUT]})
     return found.model_copy(update={"columns": columns})
-
-
-def _columns(task: Task, kind: InputFormat, files: list[Named], settings: Settings) -> Columns:
-    if settings.rows == "readings":
-        columns = reading_columns(task, kind, files, settings)
-        check_files(one_sample(task), kind, files, as_read(columns))
-    else:
-        columns = choose_columns(task, kind, files, settings)
-        check_files(task, kind, files, columns)
-    return columns
 
 
 @contextmanager

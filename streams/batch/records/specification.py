@@ -65,7 +65,7 @@ class Settings(Document):
     task: str
     inputs: list[Place] = _option(
         ...,
-        "Files, folders, globs and URLs (s3://...) of Parquet, Arrow, CSV or JSON Lines, or Delta "
+        "Files, folders, globs and URLs (s3://...) of Parquet, CSV or JSON Lines, or Delta "
         "tables; - is standard input, JSON Lines.",
         "INPUT",
     )
@@ -173,7 +173,7 @@ def option_name(field: str) -> str:
     return str(named or f"--{field.replace('_', '-')}")
 
 
-InputFormat = Literal["parquet", "arrow", "delta", "csv", "jsonl", "bedrock"]
+InputFormat = Literal["parquet", "delta", "csv", "jsonl", "bedrock"]
 OutputFormat = Literal[
     "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql"
 ]
@@ -283,8 +283,7 @@ class PlannedFile(Named):
 
 
 class Shard(Document):
-    """Rows of one file: row groups `start` to `stop` of Parquet, record batches
-    of Arrow files, bytes of CSV and JSON Lines.
+    """Rows of one file: row groups `start` to `stop` of Parquet, bytes of CSV and JSON Lines.
 
     Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
     that of its first reading.

@@ -1,6 +1,7 @@
 """The input of a job: the files that are named, and what must be right before it is submitted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -21,17 +22,16 @@ from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment
 from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened_input
 from streams.batch.sources.text import MODEL_INPUT, RECORD_ID, first_objects
 from streams.contract.errors import UsageError
-from streams.contract.task import Task
+from streams.contract.task import Segment, Task
 
 FORMATS: dict[str, InputFormat] = {
     ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
     ".csv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-SEGMENT = "segment"
+SEGMENT, TIME, DEVICE = "segment", "time", "device"
+READINGS = (DEVICE, "begin", TIME)  # of the output of readings; `id` is that of the device
 OURS = frozenset(
     {"id", "file", "row", "model", "outputs", "class", "probability", "label", "correct", "error",
      "reason"}
@@ -74,6 +74,39 @@ def _format_of(file: Named) -> InputFormat:
 def _is_bedrock(file: Named) -> bool:
     _, rows = first_objects("jsonl", file.name, file.path)
     return bool(rows) and {RECORD_ID, MODEL_INPUT} <= rows[0].keys()
+
+
+def columns_of(task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Columns:
+    """Return the columns to read, of segments or of readings; raise UsageError where the input
+    cannot have them, or has them in other types."""
+    if wanted.rows == "segments":
+        columns = choose_columns(task, kind, files, wanted)
+        check_files(task, kind, files, columns)
+        return columns
+    if clash := sorted(set(wanted.keep) & set(READINGS)):
+        raise UsageError(f"--keep {clash[0]}: rows of readings have that column anyway")
+    device = wanted.id
+    if device is None and DEVICE in names_of(kind, files[0]):
+        device = DEVICE
+    named = list(wanted.columns or ([] if wanted.drop else task.channels))
+    more = {"columns": named, "id": device, "time": wanted.time or TIME}
+    columns = choose_columns(one_sample(task), kind, files, wanted.model_copy(update=more))
+    check_files(one_sample(task), kind, files, as_read(columns))
+    return columns
+
+
+def one_sample(task: Task) -> Task:
+    """Return the task of which a segment is one reading."""
+    return replace(task, segment=Segment(samples=1, hop=1))
+
+
+def as_read(columns: Columns) -> Columns:
+    """Return the columns of readings as they are read: the time too, and every reading of the
+    device whatever its event time, because a segment needs those before it."""
+    selection = columns.selection
+    where = Selection(where=selection.where, columns=selection.columns, time=selection.time)
+    keep = list(dict.fromkeys([*columns.keep, str(selection.time)]))
+    return columns.model_copy(update={"keep": keep, "selection": where})
 
 
 def choose_columns(
@@ -155,7 +188,7 @@ def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
 def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError, by name, for a file that lacks a column or has one of a wrong type."""
     if kind in KINDS:
-        tables.check_files(task, kind, files, columns)
+        tables.check_files(task, files, columns)
         return
     everywhere: list[str] = []
     for file in files:
@@ -179,7 +212,7 @@ def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> 
 def names_of(kind: InputFormat, file: Named) -> list[str]:
     """Return the columns of a file in their order."""
     if kind in KINDS:
-        with opened_input(file, kind) as table:
+        with opened_input(file) as table:
             return list(table.schema.names)
     return first_objects(kind, file.name, file.path)[0]
 
@@ -193,7 +226,7 @@ def read_shard(
 ) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     if kind in KINDS:
-        return tables.read_shard(task, kind, file, shard, columns)
+        return tables.read_shard(task, file, shard, columns)
     return text.read_shard(task, kind, file, shard, columns)
 
 
@@ -201,5 +234,5 @@ def kept_fields(kind: InputFormat, file: Named | PlannedFile, columns: Columns) 
     """Return the columns that are carried over from a file; those of text formats are text."""
     if not columns.keep or kind not in KINDS:
         return [pa.field(name, pa.string()) for name in columns.keep]
-    with opened(file, kind) as table:
+    with opened(file) as table:
         return [table.schema.field(name) for name in columns.keep]

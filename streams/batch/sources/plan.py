@@ -12,7 +12,7 @@ from streams.batch.sources.tables import KINDS, opened_input
 from streams.batch.sources.text import header_of, rows_in
 from streams.contract.errors import TidewheelError, UsageError
 
-SHARD_ROWS = 100_000  # of Parquet and Arrow, unless one row group or record batch has more
+SHARD_ROWS = 100_000  # of Parquet, unless one row group has more
 SHARD_BYTES = 16_000_000  # of CSV and JSON Lines, and what is left of the last line
 HASHED_BYTES = 1_000_000  # at once, which stay in the processor's cache
 
@@ -64,7 +64,7 @@ class Cutter:
 
     def _parts(self, index: int, file: Named) -> Iterator[Shard]:
         begin = stop = first = rows = 0
-        with opened_input(file, self.kind) as table:
+        with opened_input(file) as table:
             parts = table.parts
         for number, size in enumerate(parts):
             if rows and rows + size > self.shard_rows:

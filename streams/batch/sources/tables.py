@@ -1,5 +1,5 @@
-"""The seam to Arrow's files and Delta tables, in parts that are read one after the other: Parquet
-by row groups, Arrow IPC files by record batches."""
+"""The seam to Parquet and Delta tables, in row groups that are read one after the other: checks of
+a file's columns, and a shard as rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from streams.batch.records.rows import (
     refuse_unlike_numbers,
     wrong_width,
 )
-from streams.batch.records.specification import Columns, InputFormat, Named, PlannedFile, Shard
+from streams.batch.records.specification import Columns, Named, PlannedFile, Shard
 from streams.batch.sources.places import is_url, open_binary
 from streams.batch.sources.selection import check_where, select
 from streams.contract.errors import UsageError
@@ -31,12 +31,12 @@ from streams.contract.task import Task
 from streams.runtime.arrow_files import arrow_files
 
 Failures = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)  # of an unreadable file
-KINDS = {"parquet": "Parquet", "delta": "Parquet", "arrow": "an Arrow IPC file"}
+KINDS = ("parquet", "delta")
 LOG = "_delta_log"
 
 
 class Table(NamedTuple):
-    """An open file: the rows of each of its parts, and what yields the rows of the parts from one
+    """An open file: the rows of each of its row groups, and what yields the rows of those from one
     to before another, some columns of at most so many rows at once."""
 
     schema: pa.Schema
@@ -45,58 +45,32 @@ class Table(NamedTuple):
 
 
 @contextmanager
-def opened(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table]:
+def opened(file: Named | PlannedFile) -> Iterator[Table]:
     """Open a file; what Arrow raises is among Failures."""
     if file.table is not None:
         root, version, inside = file.table
         yield _fragment(*_fragments(root, version), inside)
-    elif kind == "parquet":
-        source = open_binary(file.path) if is_url(file.path) else file.path
-        with pq.ParquetFile(source, pre_buffer=False) as parquet:
-            groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
-            yield Table(
-                parquet.schema_arrow,
-                [group.num_rows for group in groups],
-                lambda start, stop, columns, rows: parquet.iter_batches(
-                    rows, list(range(start, stop)), columns=columns
-                ),
-            )
-    else:  # not mapped: a file that shrinks would kill the process
-        remote = is_url(file.path)
-        with pa.PythonFile(open_binary(file.path), "r") if remote else pa.OSFile(file.path) as one:
-            yield _arrow(one)
+        return
+    source = open_binary(file.path) if is_url(file.path) else file.path
+    with pq.ParquetFile(source, pre_buffer=False) as parquet:
+        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+        yield Table(
+            parquet.schema_arrow,
+            [group.num_rows for group in groups],
+            lambda start, stop, columns, rows: parquet.iter_batches(
+                rows, list(range(start, stop)), columns=columns
+            ),
+        )
 
 
 @contextmanager
-def opened_input(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table]:
+def opened_input(file: Named | PlannedFile) -> Iterator[Table]:
     """Open a file before it is scored; raise UsageError, by name, if that cannot be read."""
     try:
-        with opened(file, kind) as table:
+        with opened(file) as table:
             yield table
     except Failures as exc:
-        raise UsageError(f"{file.name} cannot be read as {KINDS[kind]}: {line_of(exc)}") from exc
-
-
-def _arrow(source: pa.NativeFile) -> Table:
-    """Return an Arrow IPC file, whose parts are its record batches."""
-
-    def only(fields: list[int]) -> pa.ipc.RecordBatchFileReader:  # the others are not read
-        source.seek(0)
-        options = pa.ipc.IpcReadOptions(included_fields=sorted(fields), use_threads=False)
-        return pa.ipc.open_file(source, options=options)
-
-    def batches(start: int, stop: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        chosen = only([schema.get_field_index(name) for name in columns])
-        for i in range(start, stop):
-            batch = chosen.get_batch(i)
-            batch.validate(full=True)  # offsets that lie would be read beyond the file
-            yield from (batch.slice(at, rows) for at in range(0, batch.num_rows, rows))
-
-    whole = pa.ipc.open_file(source)
-    schema = whole.schema
-    first = only([0]) if len(schema) else whole
-    parts = [first.get_batch(i).num_rows for i in range(first.num_record_batches)]
-    return Table(schema, parts, batches)
+        raise UsageError(f"{file.name} cannot be read as Parquet: {line_of(exc)}") from exc
 
 
 # --- Delta tables ---------------------------------------------------------------------------------
@@ -151,11 +125,11 @@ def _fragments(root: str, version: int) -> Fragments:
     return found.schema, {fragment.path: fragment for fragment in found.get_fragments()}
 
 
-def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
+def check_files(task: Task, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError for the first file whose columns do not fit."""
     kept: dict[str, tuple[pa.DataType, str]] = {}
     for file in files:
-        with opened_input(file, kind) as table:
+        with opened_input(file) as table:
             schema = table.schema
         for column in columns.read:
             if len(schema.get_all_field_indices(column)) != 1:
@@ -214,12 +188,10 @@ def _is_list(found: pa.DataType) -> bool:
     return any(fits(found) for fits in kinds)
 
 
-def read_shard(
-    task: Task, kind: InputFormat, file: PlannedFile, shard: Shard, columns: Columns
-) -> Iterator[Rows]:
+def read_shard(task: Task, file: PlannedFile, shard: Shard, columns: Columns) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     first = shard.first_row
-    with opened(file, kind) as table:
+    with opened(file) as table:
         for batch in table.batches(shard.start, shard.stop, columns.read, batch_rows(task)):
             yield _rows(task, first, batch, columns)
             first += batch.num_rows

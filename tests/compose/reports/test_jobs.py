@@ -30,7 +30,7 @@ def job(place: Path, name: str, created_us: int, state: State = "InProgress") ->
     folder = JobFolder(place / f"{name}.job")
     (folder.folder / "shards").mkdir(parents=True)
     output.mkdir()
-    folder.write_specification(
+    folder.submit(
         Specification(id=name, created_us=created_us, settings=SETTINGS, task=SHAPE,
                       model="1-aaaaaaaa", digest="a" * 64,
                       inputs=[Named(name="i", path="/i")], input_format="parquet",

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deltalake import write_deltalake
 
-from streams.batch.jobs.job import Job, submit
+from streams.batch.jobs.job import Job
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.submission import Stdin, folder_of, specify
 from streams.batch.records.progress import Manifest
@@ -21,7 +21,6 @@ from streams.batch.records.specification import Settings, Specification
 from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.task import Task
-from streams.runtime.failpoints import unarmed
 from tests.rig.made_up.models import TINY, artifact, plain, segments, tiny
 
 KEY = Ed25519PrivateKey.generate()
@@ -65,13 +64,6 @@ SCHEMA = pa.schema(
 def write_parquet(path: Path, rows: list[dict[str, Any]], group: int = 10) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, row_group_size=group)
-    return path
-
-
-def write_arrow(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.ipc.new_file(str(path), SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, SCHEMA), max_chunksize=batch)
     return path
 
 
@@ -162,7 +154,7 @@ def submitted(
     """A job with the options of Settings."""
     settings, using = asked(place, *inputs, to=to, **more), using or models()
     folder = folder_of(settings)
-    submit(folder, specify(task, settings, using, stdin), using, unarmed)
+    folder.submit(specify(task, settings, using, stdin), using)
     return Submitted(folder, place / to)
 
 

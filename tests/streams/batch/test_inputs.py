@@ -25,7 +25,6 @@ from tests.streams.batch.support import (
     WIDTH,
     good_rows,
     submitted,
-    write_arrow,
     write_bedrock,
     write_csv,
     write_delta,
@@ -213,9 +212,9 @@ def test_what_is_no_delta_table_is_refused_in_one_line(tmp_path: Path) -> None:
 # --- standard input -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "arrow", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
 def test_standard_input_is_kept_with_the_job_and_read_as_a_file(tmp_path: Path, kind: str) -> None:
-    write: Any = {"jsonl": write_lines, "arrow": write_arrow, "csv": write_csv}[kind]
+    write: Any = {"jsonl": write_lines, "parquet": write_parquet, "csv": write_csv}[kind]
     data = write(tmp_path / "x" / "a", good_rows(30)).read_bytes()
     job = submitted(tmp_path, "-", stdin=Stdin(io.BytesIO(data), kind))
     assert job.run().succeeded == 30
@@ -343,7 +342,7 @@ def test_event_times_are_exact(moment: datetime, offset: str) -> None:
 # --- URLs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl", "delta"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "delta"])
 def test_objects_of_s3_are_read_as_files(
     tmp_path: Path, s3_environ: None, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -351,7 +350,7 @@ def test_objects_of_s3_are_read_as_files(
 
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # deltalake asks for it
 
-    write: Any = {"parquet": write_parquet, "arrow": write_arrow, "csv": write_csv,
+    write: Any = {"parquet": write_parquet, "csv": write_csv,
                   "jsonl": write_lines, "delta": write_delta}[kind]  # fmt: skip
     local = write(tmp_path / "x" / f"a.{kind}", good_rows(40))
     files = fsspec.filesystem("s3")

@@ -24,7 +24,6 @@ from tests.streams.batch.support import (
     models,
     rows_of,
     submitted,
-    write_arrow,
     write_csv,
     write_lines,
     write_parquet,
@@ -32,12 +31,12 @@ from tests.streams.batch.support import (
 
 
 @pytest.mark.parametrize("to", ["out", "out.jsonl"])
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_every_input_row_is_in_the_output_once_in_its_order_with_the_devices_answer(
     tmp_path: Path, kind: str, to: str
 ) -> None:
     write: Any = {
-        "parquet": write_parquet, "arrow": write_arrow, "csv": write_csv,
+        "parquet": write_parquet, "csv": write_csv,
         "jsonl": write_lines,
     }[kind]  # fmt: skip
     rows = good_rows(95)

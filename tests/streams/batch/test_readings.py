@@ -20,12 +20,12 @@ from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
 from streams.batch.jobs.scoring import fastest_batch
 from streams.batch.records.specification import Named
+from streams.batch.sources.inputs import columns_of
 from streams.batch.sources.plan import Cutter
 from streams.batch.sources.readings import (
     carry_path,
     plan_readings,
     read_readings,
-    reading_columns,
 )
 from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
@@ -223,9 +223,8 @@ def test_segments_are_those_of_the_device_wherever_files_and_shards_end(
         else:
             write_lines(path, rows)
         named.append(Named(name=path.name, path=str(path)))
-    columns = reading_columns(
-        tiny, kind, named, asked(folder, id="device", keep=[], label_column=None)
-    )
+    wanted = asked(folder, id="device", rows="readings", keep=[], label_column=None)
+    columns = columns_of(tiny, kind, named, wanted)
     cutter = Cutter(kind, lambda: None, cut, cut * 60)
     base = cutter.plan(named)
     plan = plan_readings(base, tiny, kind, columns, folder, lambda: None)
