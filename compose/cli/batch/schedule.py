@@ -103,7 +103,7 @@ def list_schedules(
     found = schedules.all() if name is None else [schedules.find(name)]
     rows = [_row(one) for one in found]
     if name is not None:
-        rows[0]["intervals"] = schedules.decided(name)
+        rows[0]["intervals"] = schedules.decided(found[0])
     if json:
         print_json(rows if name is None else rows[0])
         return

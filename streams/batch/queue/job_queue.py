@@ -1,8 +1,9 @@
-"""The queue of one state folder, `<state>/queue.sqlite`, and its runner.
+"""The queue of one state folder, `<state>/queue/<time>-<id>.json`, and its runner.
 
-A row is a job that waits or runs. It runs while its folder is locked (flock): the runner holds the
-lock together with the processes that work on the job, and the kernel gives it to another one only
-when all of them are gone. So nothing has to be taken away from a dead process.
+A file is a job that waits or runs, and is replaced as a whole by who holds the job's folder. The
+job runs while its folder is locked (flock): the runner holds the lock together with the processes
+that work on the job, and the kernel gives it to another one only when all of them are gone. So
+nothing has to be taken away from a dead process.
 
 A runner takes jobs, and starts a process for each attempt. The numbered steps:
 
@@ -16,38 +17,26 @@ does step 4.
 """
 
 import random
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from streams.batch.jobs.job_folder import Held, JobFolder, now_us
 from streams.batch.records.progress import OVER, JobState
+from streams.batch.records.rows import line_of
 from streams.batch.records.specification import Settings
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError
+from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
-NAME = "queue.sqlite"
-WAIT_S = 5.0  # for another writer
+T = TypeVar("T")
 MAX_PAUSE_US = 900_000_000  # of an attempt; a longer one comes of a clock that was set back
 POLL_S = 0.2
 DIED = "its process died"
-TABLES = """
-CREATE TABLE IF NOT EXISTS jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, folder TEXT NOT NULL,
-    settings TEXT NOT NULL, submitted_us INTEGER NOT NULL, expires_us INTEGER, part_of TEXT,
-    max_active INTEGER, attempts INTEGER NOT NULL, failures INTEGER NOT NULL,
-    next_us INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS schedules (
-    name TEXT PRIMARY KEY, cron TEXT NOT NULL, timezone TEXT NOT NULL, settings TEXT NOT NULL,
-    created_us INTEGER NOT NULL, cursor_us INTEGER NOT NULL, max_catch_up INTEGER NOT NULL,
-    problem TEXT NOT NULL, skipped TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS intervals (
-    schedule TEXT NOT NULL, start_us INTEGER NOT NULL, end_us INTEGER NOT NULL,
-    job TEXT NOT NULL, folder TEXT NOT NULL, PRIMARY KEY (schedule, start_us)) STRICT;
-"""
 
 
 @dataclass(frozen=True)
@@ -71,9 +60,6 @@ class Entry:
         return JobFolder(Path(self.folder))
 
 
-COLUMNS = tuple(Entry.__dataclass_fields__)
-
-
 @dataclass(frozen=True)
 class JobQueue:
     """Jobs that wait and jobs that run. now: the wall clock, in microseconds."""
@@ -82,34 +68,26 @@ class JobQueue:
     now: Callable[[], int] = now_us
     max_waiting: int = 1000
 
-    def entries(self) -> list[Entry]:
+    def entries(self, which: str = "*") -> list[Entry]:
         """Return the jobs, the oldest first."""
-        rows = rows_of(self.state, f"SELECT {', '.join(COLUMNS)} FROM jobs ORDER BY seq")
-        parsed = ({**row, "settings": Settings.decode(row["settings"].encode())} for row in rows)
-        return [Entry(**row) for row in parsed]
+        found = (read_document(path, ENTRY) for path in sorted(self._paths(which)))
+        return [entry for entry in found if entry is not None]
 
     def entry(self, identity: str) -> Entry | None:
-        return next((entry for entry in self.entries() if entry.id == identity), None)
+        return next(iter(self.entries(identity)), None)
 
     def add(self, entry: Entry) -> None:
-        with writing(self.state) as connection:
-            self.insert(connection, entry)
-
-    def insert(self, connection: sqlite3.Connection, entry: Entry) -> None:
-        """Add a job in a transaction of the caller's; raise UsageError if it is there, or if too
-        many wait."""
-        (count,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
-        if count >= self.max_waiting:
+        """Add a job; raise UsageError if it is there, or if too many wait."""
+        paths = sorted(self._paths("*"))
+        if len(paths) >= self.max_waiting:
             raise UsageError(
-                f"{count:,} jobs wait in {self.state}, {self.max_waiting:,} may: start another "
-                "`tidewheel jobs run`"
+                f"{len(paths):,} jobs wait in {self.state}, {self.max_waiting:,} may: start "
+                "another `tidewheel jobs run`"
             )
-        if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (entry.id,)).fetchone():
+        if self.entry(entry.id):
             raise UsageError(f"the job {entry.id} is queued already")
-        found = {**vars(entry), "settings": entry.settings.model_dump_json()}
-        found["submitted_us"] = self.now()
-        places = ", ".join(f":{name}" for name in COLUMNS)
-        connection.execute(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({places})", found)
+        last_us = int(paths[-1].name.partition("-")[0]) if paths else 0
+        self._write(replace(entry, submitted_us=max(self.now(), last_us + 1)))
 
     def take(self) -> tuple[Entry, IO[str]] | None:
         """Take the oldest job that is due and that no process works on, and count an attempt;
@@ -124,8 +102,7 @@ class JobQueue:
                 lock = entry.job.lock(0)
                 now = self.entry(entry.id)  # another one may have ended it before the lock was ours
                 if now is not None and self._due(now):
-                    self._change(entry.id, "attempts = attempts + 1")
-                    return replace(now, attempts=now.attempts + 1), lock
+                    return self._write(replace(now, attempts=now.attempts + 1)), lock
                 lock.close()
         return None
 
@@ -153,53 +130,41 @@ class JobQueue:
 
     def again(self, entry: Entry, pause_s: float, reason: str, *, failed: bool) -> None:
         """Let a job wait for another attempt; the caller holds its folder."""
-        values = self.now() + int(pause_s * 1e6), reason, int(failed)
-        self._change(entry.id, "next_us = ?, reason = ?, failures = failures + ?", *values)
+        next_us, failures = self.now() + int(pause_s * 1e6), entry.failures + failed
+        self._write(replace(entry, next_us=next_us, failures=failures, reason=reason))
 
     def finish(self, identity: str) -> None:
         """Remove a job that is over; the caller holds its folder."""
-        with writing(self.state) as connection:
-            connection.execute("DELETE FROM jobs WHERE id = ?", (identity,))
+        for path in self._paths(identity):
+            path.unlink(missing_ok=True)
 
-    def _change(self, identity: str, what: str, *values: object) -> None:
-        with writing(self.state) as connection:
-            connection.execute(f"UPDATE jobs SET {what} WHERE id = ?", (*values, identity))
+    def _paths(self, identity: str) -> Iterator[Path]:
+        return (self.state / "queue").glob(f"*-{identity}.json")
 
-
-# --- the database ---------------------------------------------------------------------------------
-
-
-def rows_of(state: Path, query: str, *values: object) -> list[dict[str, Any]]:
-    """Return the rows of a query; none where nothing was ever queued."""
-    if not (state / NAME).exists():
-        return []
-    with _opened(state / NAME) as connection:
-        return [dict(row) for row in connection.execute(query, values)]
+    def _write(self, entry: Entry) -> Entry:
+        name = f"{entry.submitted_us:016}-{entry.id}.json"
+        write_document(self.state / "queue" / name, ENTRY, entry)
+        return entry
 
 
-@contextmanager
-def writing(state: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection in a transaction, which an exception takes back."""
-    with _opened(state / NAME) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield connection
-        connection.execute("COMMIT")
+ENTRY = TypeAdapter(Entry)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database for one operation, so that nobody is locked out between two."""
+def read_document(path: Path, kind: TypeAdapter[T]) -> T | None:
+    """Return a document of the queue; None if it is gone."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)) as connection:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = FULL")
-            if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                connection.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
-            yield connection
-    except (sqlite3.Error, OSError) as exc:
-        kind = Retryable if "locked" in str(exc) else TidewheelError
-        raise kind(f"the queue {path} cannot be used: {exc}") from exc
+        return kind.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as exc:
+        raise TidewheelError(f"{path} of the queue cannot be read: {line_of(exc)}") from exc
+
+
+def write_document(path: Path, kind: TypeAdapter[T], document: T) -> None:
+    try:
+        write_atomic(path, kind.dump_json(document, indent=2))
+    except OSError as exc:
+        raise TidewheelError(f"{path} of the queue cannot be written: {exc}") from exc
 
 
 # --- the runner -----------------------------------------------------------------------------------
@@ -241,12 +206,11 @@ class Runner:
         over: list[JobState] = []
         try:
             while True:
-                with suppress(Retryable):  # another process writes the queue
-                    over += self._settled()
-                    self._begin()
-                    empty = until == "nothing due" or not self.queue.entries()
-                    if until != "stopped" and empty and not self._running:
-                        return over
+                over += self._settled()
+                self._begin()
+                empty = until == "nothing due" or not self.queue.entries()
+                if until != "stopped" and empty and not self._running:
+                    return over
                 if self.wait(POLL_S):
                     return over + self._stop()
         finally:
@@ -311,7 +275,6 @@ class Runner:
             process.terminate()
             self.tell(Event("wait", "the job ends after its current shards", entry.id))
         while self._running and not self.hurry():
-            with suppress(Retryable):
-                over += self._settled()
+            over += self._settled()
             self.wait(POLL_S)
         return over

@@ -1,36 +1,38 @@
-"""The schedules of a state folder, in its queue's database.
+"""The schedules of a state folder, `<state>/schedules/<name>.json`, changed under one lock (flock).
 
-An interval is queued in two numbered steps:
+An interval is queued in three numbered steps:
 
 1. it is due: the cursor of its schedule stands at its start, and its end is over
-2. in one transaction the cursor moves to its end, the interval is noted, and its job is queued
+2. its job is in the queue
+3. the cursor moves to its end, and the interval is noted
 
-A crash before 2 leaves it due, after 2 it is queued: the job's id and folder follow from schedule
-and interval, and the job is submitted by its first attempt. A noted interval is not queued again.
+A crash before 3 leaves it due. The job's id and folder follow from schedule and interval, so that
+it is found in the queue, or submitted by its first attempt: it is not queued again, as one that is
+noted.
 
-cronsim 2.8 (November 2026, no dependencies) has Debian cron's rules for daylight saving: a time
-that does not exist fires when the gap ends, one that exists twice fires at the first. On
-`30 2 * * *` in Europe/Madrid croniter 7.0.0 and APScheduler 3.11.3 fire twice on the day in
-October. From a time inside the second of two equal hours cronsim first gives one in the first,
-which is over: it is asked from REPEATED before, and what is over is left out.
+cronsim 2.8 has Debian cron's rules for daylight saving: a time that does not exist fires when the
+gap ends, one that exists twice at the first, where croniter 7.0.0 and APScheduler 3.11.3 fire
+twice. From a time inside the second of two equal hours it first gives one in the first, which is
+over: it is asked from REPEATED before, and what is over is left out.
 """
 
+import fcntl
 import hashlib
 import re
-import sqlite3
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
+from pydantic import TypeAdapter
 
-from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.queue.job_queue import Entry, JobQueue, rows_of, writing
+from streams.batch.queue.job_queue import Entry, JobQueue, read_document, write_document
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -90,10 +92,7 @@ class Cron:
         yield from pairwise([begin_us, *self._until(begin_us, end_us)])
 
     def _until(self, begin_us: int, end_us: int) -> Iterator[int]:
-        for fire in self.after(begin_us):
-            if fire > end_us:
-                return
-            yield fire
+        return takewhile(lambda fire: fire <= end_us, self.after(begin_us))
 
 
 def local(time_us: int, zone: ZoneInfo) -> datetime:
@@ -103,7 +102,7 @@ def local(time_us: int, zone: ZoneInfo) -> datetime:
 
 def micros(time: datetime) -> int:
     """Return an aware time in microseconds since 1970."""
-    return (time.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def fill(text: str, start: datetime, end: datetime) -> str:
@@ -138,6 +137,7 @@ NOT_RUN = ("Failed", "Expired", "Stopped")
 class Schedule:
     """`settings` have {start} and {end}; `cursor_us` is the end of the last interval that was
     decided; `skipped` are the last intervals that were left out, `problem` is why none is queued.
+    `intervals` are those that were queued, their ends by their starts.
     """
 
     name: str
@@ -148,8 +148,9 @@ class Schedule:
     max_catch_up: int
     problem: str = ""
     skipped: str = ""
+    intervals: dict[int, int] = field(default_factory=dict)
 
-    def entry(self, interval: Interval, state: Path, now: int) -> Entry:
+    def entry(self, interval: Interval, state: Path, now: int = 0) -> Entry:
         """Return the job of an interval: the same one each time."""
         start, end = (local(time, self.cron.zone) for time in interval)
         about = f"{self.name}\0{self.created_us}\0{interval[0]}"
@@ -167,6 +168,9 @@ class Schedule:
         return f"{start}..{end}"
 
 
+SCHEDULE = TypeAdapter(Schedule)
+
+
 @dataclass(frozen=True)
 class Schedules:
     """The schedules of one queue."""
@@ -175,11 +179,11 @@ class Schedules:
     reached: Failpoint = unarmed
 
     def all(self) -> list[Schedule]:
-        rows = rows_of(self.queue.state, "SELECT * FROM schedules ORDER BY name")
-        return [_schedule(row) for row in rows]
+        found = (read_document(path, SCHEDULE) for path in sorted(self._folder.glob("*.json")))
+        return [schedule for schedule in found if schedule is not None]
 
     def find(self, name: str) -> Schedule:
-        found = next((one for one in self.all() if one.name == name), None)
+        found = read_document(self._folder / f"{name}.json", SCHEDULE)
         if found is None:
             raise UsageError(f"there is no schedule {name} in {self.queue.state}")
         return found
@@ -188,35 +192,46 @@ class Schedules:
         """Add a schedule, whose first interval begins with the last fire up to now."""
         cron.check()
         now = self.queue.now()
-        cursor = cron.last(now)
-        cursor = next(cron.after(now)) if cursor is None else cursor
-        with writing(self.queue.state) as connection:
-            if connection.execute("SELECT 1 FROM schedules WHERE name = ?", (name,)).fetchone():
+        begin = cron.last(now) or next(cron.after(now))
+        with self._locked():
+            if (self._folder / f"{name}.json").exists():
                 raise UsageError(f"there is a schedule {name}: tidewheel schedule remove {name}")
-            connection.execute(
-                "INSERT INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, '', '')",
-                (name, cron.expression, cron.timezone, settings.model_dump_json(), now, cursor,
-                 max_catch_up),
-            )  # fmt: skip
-        return self.find(name)
+            return self.write(Schedule(name, cron, settings, now, begin, max_catch_up))
 
     def remove(self, name: str) -> None:
         """Remove a schedule and its history; its jobs stay."""
-        self.find(name)
-        with writing(self.queue.state) as connection:
-            connection.execute("DELETE FROM schedules WHERE name = ?", (name,))
-            connection.execute("DELETE FROM intervals WHERE schedule = ?", (name,))
+        with self._locked():
+            self.find(name)
+            (self._folder / f"{name}.json").unlink()
 
-    def decided(self, name: str, most: int = 100) -> list[dict[str, Any]]:
+    def write(self, schedule: Schedule) -> Schedule:
+        """Write a schedule; the caller holds the lock, or is alone."""
+        write_document(self._folder / f"{schedule.name}.json", SCHEDULE, schedule)
+        return schedule
+
+    def decided(self, schedule: Schedule, most: int = 100) -> list[dict[str, Any]]:
         """Return the last intervals that were queued, the newest first, with what became of their
         jobs."""
-        query = "SELECT * FROM intervals WHERE schedule = ? ORDER BY start_us DESC LIMIT ?"
-        found = rows_of(self.queue.state, query, name, most)
-        for row in found:
-            status = JobFolder(Path(row["folder"])).state()
-            waits = status.state == "Submitted" and self.queue.entry(row["job"])
-            row |= {"state": "Scheduled" if waits else status.state, "reason": status.reason}
-        return found
+        rows = []
+        for interval in sorted(schedule.intervals.items())[: -most - 1 : -1]:
+            entry = schedule.entry(interval, self.queue.state)
+            found = entry.job.state()
+            waits = found.state == "Submitted" and self.queue.entry(entry.id)
+            about = {"start_us": interval[0], "end_us": interval[1], "job": entry.id}
+            about |= {"folder": entry.folder, "state": "Scheduled" if waits else found.state}
+            rows.append({**about, "reason": found.reason})
+        return rows
+
+    @property
+    def _folder(self) -> Path:
+        return self.queue.state / "schedules"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     # --- intervals are queued ---------------------------------------------------------------------
 
@@ -229,8 +244,8 @@ class Schedules:
             except UsageError as exc:  # too many wait: later
                 problem = str(exc)
             if problem != schedule.problem:
-                with writing(self.queue.state) as connection:
-                    _change(connection, schedule, "problem", problem)
+                with self._locked(), suppress(UsageError):
+                    self.write(replace(self.find(schedule.name), problem=problem))
                 if problem:
                     yield f"schedule {schedule.name} waits: {problem}"
 
@@ -242,22 +257,32 @@ class Schedules:
         if skipped:
             whole = skipped[0][0], skipped[-1][1]
             text = f"{len(skipped):,} intervals {schedule.span(whole)}"
-            with writing(self.queue.state) as connection:
-                if not _moved(connection, schedule, whole):
+            with self._locked():
+                if (fresh := self._due(schedule, whole)) is None:
                     return  # another runner has done it
-                _change(connection, schedule, "skipped", text)
+                self.write(replace(fresh, cursor_us=whole[1], skipped=text))
             yield f"schedule {schedule.name} skips {text}: more than --max-catch-up were due"
         for interval in found:
             self.reached("schedule-step-1")
-            entry = schedule.entry(interval, self.queue.state, now)
-            with writing(self.queue.state) as connection:
-                if not _moved(connection, schedule, interval):
+            with self._locked():
+                if (fresh := self._due(schedule, interval)) is None:
                     return
-                queued = self._queue(connection, schedule, interval, entry)
-            self.reached("schedule-step-2")
+                entry = schedule.entry(interval, self.queue.state, now)
+                queued = self._queue(fresh, interval, entry)
+                self.reached("schedule-step-2")
+                noted = {**fresh.intervals, interval[0]: interval[1]}
+                self.write(replace(fresh, cursor_us=interval[1], intervals=noted))
+            self.reached("schedule-step-3")
             if queued:
                 about = f"{schedule.span(interval)} as {entry.id}"
                 yield f"schedule {schedule.name} queues {about}"
+
+    def _due(self, schedule: Schedule, interval: Interval) -> Schedule | None:
+        """Return the schedule as it is now, None if its cursor is not at an interval's start."""
+        fresh = read_document(self._folder / f"{schedule.name}.json", SCHEDULE)
+        if fresh is None or fresh.created_us != schedule.created_us:
+            return None
+        return fresh if fresh.cursor_us == interval[0] else None
 
     def backfill(
         self, name: str, begin_us: int, end_us: int, max_active: int
@@ -265,52 +290,29 @@ class Schedules:
         """Queue the intervals within a time that have ended and have not run, at most so many of
         them at once; return their jobs, and how many have run already."""
         schedule, now = self.find(name), self.queue.now()
-        first = next(schedule.cron.after(begin_us - 1), None)
-        found = [] if first is None else schedule.cron.intervals(first, min(end_us, now))
+        first = next(schedule.cron.after(begin_us - 1))
+        found = schedule.cron.intervals(first, min(end_us, now))
         done, left_out = [], 0
         for interval in found:
             plain = schedule.entry(interval, self.queue.state, now)
             entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=max_active)
-            with writing(self.queue.state) as connection:
-                queued = self._queue(connection, schedule, interval, entry)
-            if queued and entry.job.folder.exists():  # it failed before it had a specification
-                entry.job.write_state("Scheduled")
-            done += [entry] if queued else []
+            with self._locked():
+                fresh = self.find(name)
+                queued = self._queue(fresh, interval, entry)
+                noted = {**fresh.intervals, interval[0]: interval[1]}
+                self.write(replace(fresh, intervals=noted))
+            if queued:
+                done.append(entry)
             left_out += not queued
         return done, left_out
 
-    def _queue(
-        self, connection: sqlite3.Connection, schedule: Schedule, interval: Interval, entry: Entry
-    ) -> bool:
+    def _queue(self, schedule: Schedule, interval: Interval, entry: Entry) -> bool:
         """Queue the job of an interval, unless that has run, runs or waits."""
-        about = schedule.name, interval[0]
-        query, job = "SELECT 1 FROM intervals WHERE schedule = ? AND start_us = ?", entry.job
-        known = connection.execute(query, about).fetchone()
-        if known and (job.state().state not in NOT_RUN or job.submitted):
+        job = entry.job
+        known = interval[0] in schedule.intervals and job.state().state not in NOT_RUN
+        if known or job.submitted or self.queue.entry(entry.id):
             return False
-        self.queue.insert(connection, entry)
-        connection.execute(
-            "INSERT OR REPLACE INTO intervals VALUES (?, ?, ?, ?, ?)",
-            (*about, interval[1], entry.id, entry.folder),
-        )
+        self.queue.add(entry)
+        if job.folder.exists():  # it failed before it had a specification
+            job.write_state("Scheduled")
         return True
-
-
-def _schedule(found: dict[str, str]) -> Schedule:
-    cron = Cron(found.pop("cron"), found.pop("timezone"))
-    settings = Settings.decode(found.pop("settings").encode())
-    return Schedule(cron=cron, settings=settings, **found)  # type: ignore[arg-type]
-
-
-def _moved(connection: sqlite3.Connection, schedule: Schedule, interval: Interval) -> bool:
-    """Move the cursor over an interval; False if it does not stand at its start any more."""
-    done = connection.execute(
-        """UPDATE schedules SET cursor_us = ?
-           WHERE name = ? AND created_us = ? AND cursor_us = ?""",
-        (interval[1], schedule.name, schedule.created_us, interval[0]),
-    )
-    return done.rowcount == 1
-
-
-def _change(connection: sqlite3.Connection, schedule: Schedule, column: str, text: str) -> None:
-    connection.execute(f"UPDATE schedules SET {column} = ? WHERE name = ?", (text, schedule.name))

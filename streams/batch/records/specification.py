@@ -177,6 +177,7 @@ InputFormat = Literal["parquet", "delta", "csv", "jsonl", "bedrock"]
 OutputFormat = Literal[
     "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql"
 ]
+EVER = 2**62  # microseconds
 FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})
 
 
@@ -209,41 +210,36 @@ class Typed(Document):
     kind: Literal["integer", "number", "boolean", "text"]
 
 
-class Selection(Document):
-    """Which rows of the input are scored; the others are excluded.
-
-    where  a DuckDB expression over `columns`
-    time   the column of the event time, from `from_us` to before `to_us`
-    """
-
-    where: str | None = None
-    columns: list[Typed] = []
-    time: str | None = None
-    from_us: Micros | None = None
-    to_us: Micros | None = None
-
-    @property
-    def all(self) -> bool:
-        """Whether no row is excluded."""
-        return self.where is None and self.from_us is None and self.to_us is None
-
-
 class Columns(Document):
-    """The columns of the input: of the segment one list, or one column a number."""
+    """The columns of the input, and which of its rows are scored; the others are excluded.
+
+    segment  one list, or one column a number (`per_channel`)
+    where    a DuckDB expression over the columns `typed`
+    time     the column of the event time, from `from_us` to before `to_us`
+    """
 
     segment: list[str]
     per_channel: bool
     id: str | None = None
     label: str | None = None
     keep: list[str] = []
-    selection: Selection = Selection()
+    where: str | None = None
+    typed: list[Typed] = []
+    time: str | None = None
+    from_us: Micros = -EVER
+    to_us: Micros = EVER
+
+    @property
+    def dated(self) -> bool:
+        """Whether rows are excluded by their event time."""
+        return self.from_us > -EVER or self.to_us < EVER
 
     @property
     def read(self) -> list[str]:
         """All columns that are read, each once."""
-        named = [self.id, self.label, None if self.selection.all else self.selection.time]
-        others = [name for name in named if name is not None]
-        chosen = [column.name for column in self.selection.columns]
+        timed = self.time if self.where or self.dated else None
+        others = [name for name in (self.id, self.label, timed) if name is not None]
+        chosen = [column.name for column in self.typed]
         return list(dict.fromkeys([*self.segment, *others, *self.keep, *chosen]))
 
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 
 from streams.batch.records.rows import Rows
 from streams.batch.records.specification import (
+    EVER,
     Columns,
     InputFormat,
     Named,
     PlannedFile,
-    Selection,
     Settings,
     Shard,
     Typed,
@@ -103,10 +103,8 @@ def one_sample(task: Task) -> Task:
 def as_read(columns: Columns) -> Columns:
     """Return the columns of readings as they are read: the time too, and every reading of the
     device whatever its event time, because a segment needs those before it."""
-    selection = columns.selection
-    where = Selection(where=selection.where, columns=selection.columns, time=selection.time)
-    keep = list(dict.fromkeys([*columns.keep, str(selection.time)]))
-    return columns.model_copy(update={"keep": keep, "selection": where})
+    keep = list(dict.fromkeys([*columns.keep, str(columns.time)]))
+    return columns.model_copy(update={"keep": keep, "from_us": -EVER, "to_us": EVER})
 
 
 def choose_columns(
@@ -116,15 +114,23 @@ def choose_columns(
     keep = list(dict.fromkeys(wanted.keep))
     if clash := sorted(set(keep) & OURS):
         raise UsageError(f"--keep {clash[0]}: the output has a column of that name, rename yours")
-    identity = RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id
+    start, stop = _moment(wanted.start, -EVER), _moment(wanted.until, EVER)
+    if (wanted.start or wanted.until) and wanted.time is None:
+        raise UsageError("--from and --until need --time, the column of the event time")
+    if start >= stop:
+        raise UsageError(f"--from {wanted.start} is not before --until {wanted.until}")
     names, per_channel = _segment(task, kind, files, wanted, keep)
     return Columns(
         segment=names,
         per_channel=per_channel,
-        id=identity,
+        id=RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id,
         label=wanted.label_column,
         keep=keep,
-        selection=selection_of(kind, files, wanted),
+        where=wanted.where,
+        typed=[] if wanted.where is None else _where_columns(kind, files[0], wanted.where),
+        time=wanted.time,
+        from_us=start,
+        to_us=stop,
     )
 
 
@@ -153,22 +159,9 @@ def _segment(
     return names or [SEGMENT], False
 
 
-def selection_of(kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Selection:
-    """Return which rows are scored; raise UsageError for what cannot be evaluated."""
-    start, stop = (_moment(text) for text in (wanted.start, wanted.until))
-    if (start is not None or stop is not None) and wanted.time is None:
-        raise UsageError("--from and --until need --time, the column of the event time")
-    if start is not None and stop is not None and start >= stop:
-        raise UsageError(f"--from {wanted.start} is not before --until {wanted.until}")
-    typed: list[Typed] = []
-    if wanted.where is not None:
-        typed = _where_columns(kind, files[0], wanted.where)
-    return Selection(where=wanted.where, columns=typed, time=wanted.time, from_us=start, to_us=stop)
-
-
-def _moment(text: str | None) -> int | None:
+def _moment(text: str | None, default: int) -> int:
     if text is None:
-        return None
+        return default
     try:
         return moment_us(text)
     except (ValueError, OverflowError) as exc:

@@ -68,7 +68,7 @@ class Cutting:
     def _cut(self, part: Rows, stem: str) -> list[tuple[int, Cut]]:
         """Return the segments that end, each with the index of its last reading."""
         problems, ended = dict(part.problems), []
-        times = times_of(part.kept[str(self._columns.selection.time)], problems)
+        times = times_of(part.kept[str(self._columns.time)], problems)
         values = part.segments[:, :, 0].tolist()
         labels = [None] * len(part) if part.labels is None else part.labels.tolist()
         for i in range(len(part)):
@@ -92,9 +92,7 @@ class Cutting:
     def _rows(self, part: Rows, ended: list[tuple[int, Cut]]) -> Rows:
         """Return the segments in the range of event time; that of a segment is its last reading's,
         as on a device."""
-        selection = self._columns.selection
-        low = -(2**62) if selection.from_us is None else selection.from_us
-        high = 2**62 if selection.to_us is None else selection.to_us
+        low, high = self._columns.from_us, self._columns.to_us
         chosen = [(i, cut) for i, cut in ended if low <= cut[2] < high]
         cuts, last = [cut for _, cut in chosen], [i for i, _ in chosen]
         shape = (len(cuts), *self._task.segment_shape)

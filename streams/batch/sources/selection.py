@@ -7,7 +7,7 @@ has a problem. As in SQL, an expression that is null excludes its row.
 import json
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from streams.batch.records.rows import RowProblem, line_of
-from streams.batch.records.specification import Selection, Typed
+from streams.batch.records.specification import Columns, Typed
 from streams.contract.errors import UsageError
 
-LONG_AGO = -(2**62)
 TYPES = {
     "integer": pa.int64(),
     "number": pa.float64(),
@@ -37,8 +36,7 @@ def moment_us(text: str) -> int:
     Raise ValueError for another text."""
     found = datetime.fromisoformat(text)
     found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    since = found - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return (found - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def check_where(expression: str, schema: pa.Schema, name: str) -> None:
@@ -73,29 +71,27 @@ def kinds_of(names: Sequence[str], seen: Sequence[dict[str, Any]], *, texts: boo
 
 
 def select(
-    selection: Selection, table: pa.Table | pa.RecordBatch, problems: dict[int, RowProblem]
+    columns: Columns, table: pa.Table | pa.RecordBatch, problems: dict[int, RowProblem]
 ) -> np.ndarray:
     """Return which rows are scored, (n,) bool; adds to `problems` by row, and those are scored."""
     chosen = np.ones(table.num_rows, bool)
-    if selection.from_us is not None or selection.to_us is not None:
-        times = times_of(table.column(selection.time), problems)
-        low = LONG_AGO if selection.from_us is None else selection.from_us
-        high = -LONG_AGO if selection.to_us is None else selection.to_us
-        chosen &= (times >= low) & (times < high)
-    if selection.where is not None:
-        names = [column.name for column in selection.columns]
+    if columns.dated:
+        times = times_of(table.column(columns.time), problems)
+        chosen &= (times >= columns.from_us) & (times < columns.to_us)
+    if columns.where is not None:
+        names = [column.name for column in columns.typed]
         seen = {name: table.column(name) for name in names} or {"_": pa.nulls(table.num_rows)}
-        chosen &= _where(selection.where, pa.table(seen), problems)
+        chosen &= _where(columns.where, pa.table(seen), problems)
     chosen[list(problems)] = True
     return chosen
 
 
 def typed_table(
-    selection: Selection, found: Sequence[dict[str, Any]], problems: dict[int, RowProblem]
+    columns: Columns, found: Sequence[dict[str, Any]], problems: dict[int, RowProblem]
 ) -> pa.Table:
-    """Return the columns of a selection from objects of a text format."""
-    columns: dict[str, pa.Array] = {}
-    for column in selection.columns:
+    """Return the columns by which objects of a text format are selected."""
+    typed: dict[str, pa.Array] = {}
+    for column in columns.typed:
         values: list[Any] = []
         for i, row in enumerate(found):
             value = row.get(column.name)
@@ -104,12 +100,11 @@ def typed_table(
                 text = f"{column.name!r} is {value!r:.80}, --where sees a column of {column.kind}s"
                 problems.setdefault(i, RowProblem("bad-where", text))
             values.append(fitting)
-        columns[column.name] = pa.array(values, TYPES[column.kind])
-    if selection.time is not None and selection.time not in columns:
-        columns[selection.time] = pa.array(
-            [_text_time(row.get(selection.time)) for row in found], pa.int64()
-        )
-    return pa.table(columns) if columns else pa.table({"_": pa.nulls(len(found))})
+        typed[column.name] = pa.array(values, TYPES[column.kind])
+    if columns.time is not None and columns.time not in typed:
+        times = [_text_time(row.get(columns.time)) for row in found]
+        typed[columns.time] = pa.array(times, pa.int64())
+    return pa.table(typed) if typed else pa.table({"_": pa.nulls(len(found))})
 
 
 def _text_time(value: Any) -> int | None:

@@ -138,10 +138,10 @@ def check_files(task: Task, files: Sequence[Named], columns: Columns) -> None:
                 )
         for problem in _type_problems(task, schema, columns):
             raise UsageError(f"{file.name}: {problem}")
-        if columns.selection.where is not None:
-            chosen = [column.name for column in columns.selection.columns]
+        if columns.where is not None:
+            chosen = [column.name for column in columns.typed]
             seen = pa.schema([schema.field(name) for name in chosen])
-            check_where(columns.selection.where, seen, file.name)
+            check_where(columns.where, seen, file.name)
         for column in columns.keep:
             found = schema.field(column).type
             before, where = kept.setdefault(column, (found, file.name))
@@ -154,38 +154,32 @@ def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[
     for column in columns.segment:
         found = schema.field(column).type
         if columns.per_channel:
-            if not _numeric(found):
+            if not _is(found, NUMBER):
                 yield f"column {column!r} is {found}, it must be numbers"
-        elif not _is_list(found) or not _numeric(found.value_type):
+        elif not _is(found, LIST) or not _is(found.value_type, NUMBER):
             yield f"column {column!r} is {found}, a segment must be a list of numbers"
         elif pa.types.is_fixed_size_list(found) and found.list_size != width:
             yield f"column {column!r} has {found.list_size} numbers, a segment has {width}"
-    if columns.id is not None and not _names(schema.field(columns.id).type):
-        yield f"--id {columns.id} is {schema.field(columns.id).type}, it must be text or " \
-              "whole numbers"  # fmt: skip
-    time = columns.selection.time
-    if time is not None and time in columns.read and not _is_time(schema.field(time).type):
-        yield f"--time {time} is {schema.field(time).type}, it must be a timestamp, a date, text " \
-              "or microseconds"  # fmt: skip
+    identity, time = columns.id, columns.time
+    if identity is not None and not _named(found := schema.field(identity).type):
+        yield f"--id {identity} is {found}, it must be text or whole numbers"
+    found = schema.field(time).type if time in columns.read else None
+    if found is not None and not (_named(found) or _is(found, DATED)):
+        yield f"--time {time} is {found}, it must be a timestamp, a date, text or microseconds"
 
 
-def _numeric(found: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(found) or pa.types.is_floating(found))
+NUMBER = (pa.types.is_integer, pa.types.is_floating)
+NAME = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+DATED = (pa.types.is_timestamp, pa.types.is_date)
+LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
-def _names(found: pa.DataType) -> bool:
-    found = found.value_type if pa.types.is_dictionary(found) else found
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
-    return any(fits(found) for fits in texts)
+def _is(kind: pa.DataType, any_of: tuple[Callable[[pa.DataType], bool], ...]) -> bool:
+    return any(fits(kind) for fits in any_of)
 
 
-def _is_time(found: pa.DataType) -> bool:
-    return bool(_names(found) or pa.types.is_timestamp(found) or pa.types.is_date(found))
-
-
-def _is_list(found: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(fits(found) for fits in kinds)
+def _named(kind: pa.DataType) -> bool:
+    return _is(kind.value_type if pa.types.is_dictionary(kind) else kind, NAME)
 
 
 def read_shard(task: Task, file: PlannedFile, shard: Shard, columns: Columns) -> Iterator[Rows]:
@@ -201,9 +195,9 @@ def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Ro
     numbers = np.arange(first, first + batch.num_rows)
     problems: dict[int, RowProblem] = {}
     whole = batch.num_rows
-    if not columns.selection.all:
+    if columns.where or columns.dated:
         found: dict[int, RowProblem] = {}
-        chosen = select(columns.selection, batch, found)
+        chosen = select(columns, batch, found)
         batch, numbers = batch.filter(pa.array(chosen)), numbers[chosen]
         place = np.cumsum(chosen) - 1  # of a row among those that are left
         problems = {int(place[i]): problem for i, problem in found.items()}

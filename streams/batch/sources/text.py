@@ -195,9 +195,9 @@ def _rows(
 ) -> Rows:
     """Return the rows that are selected; `texts`: the format has text alone."""
     chosen = np.ones(len(objects), bool)
-    if not columns.selection.all:
-        table = typed_table(columns.selection, objects, problems)
-        chosen = select(columns.selection, table, problems)
+    if columns.where or columns.dated:
+        table = typed_table(columns, objects, problems)
+        chosen = select(columns, table, problems)
     place = np.flatnonzero(chosen)
     width = int(np.prod(task.segment_shape))
     numbers, ids, left = np.zeros((len(place), width)), list[str | None](), dict[int, RowProblem]()

@@ -71,12 +71,13 @@ def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> Non
 def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
     job(tmp_path, "good", 1)
     (job(tmp_path, "bad", 2).folder / "specification.json").write_text("{")
-    (tmp_path / "queue.sqlite").write_bytes(b"x" * 2000)
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue" / "1-a.json").write_bytes(b"x")
     [found], [queue, line] = read_jobs(tmp_path)
     assert found.id == "good"
     assert "bad.job" in line
     assert "damaged" in line
-    assert "queue.sqlite cannot be used" in queue
+    assert "1-a.json of the queue cannot be read" in queue
 
 
 def test_a_job_that_is_older_than_those_asked_for_is_not_read(tmp_path: Path) -> None:

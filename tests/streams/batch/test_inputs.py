@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.batch.jobs.submission import Stdin
-from streams.batch.records.specification import Columns, Selection
+from streams.batch.records.specification import Columns
 from streams.batch.sources.selection import moment_us
 from streams.contract.errors import UsageError
 from tests.rig.made_up.models import tiny
@@ -83,46 +82,6 @@ def test_every_csv_record_is_one_row_wherever_the_file_is_cut(
     for record, code, site in zip(wanted, codes, kept, strict=True):
         assert len(record) == 4 or code == "undecodable"
         assert code is not None or (record[1] == GOOD and (record[3] or None) == site)
-
-
-@many
-@given(st.binary(max_size=200))
-def test_a_csv_file_of_any_bytes_is_refused_or_read_to_its_end(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("bytes") / "in.csv"
-    path.write_bytes(b"event,segment,label,site\n" + data)
-    plan = plan_of(path, "csv", shard_bytes=20)
-    rows = read(path, "csv", plan, CSV)
-    assert [number for number, _ in values_of(rows)] == list(range(plan.total))
-    path.write_bytes(data)
-    with suppress(UsageError):
-        plan_of(path, "csv", shard_bytes=20)
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        (f'a,"{GOOD}",slow,é', None),
-        (f'a,"{GOOD}",,', None),
-        (f'a,"{GOOD}",flying,', "bad-label"),
-        (f',"{GOOD}",slow,', "missing"),
-        ("a,,slow,", "null"),
-        ('a,"[1, 2]",slow,', "wrong-width"),
-        ("a,text,slow,", "not-numeric"),
-        ("a,b,c", "undecodable"),
-        ('a,"b"c,d,e', "undecodable"),
-        ("a,\xff,c,d", "undecodable"),
-        ('a,"never closed,c,d', "undecodable"),
-    ],
-)
-def test_a_csv_record_has_the_code_of_what_is_wrong_with_it(
-    tmp_path: Path, line: str, code: str | None
-) -> None:
-    path = tmp_path / "in.csv"
-    path.write_bytes(b"event,segment,label,site\n" + line.encode().replace("ÿ".encode(), b"\xff"))
-    rows = read(path, "csv", plan_of(path, "csv"), CSV)
-    assert values_of(rows)[0] == (0, code)
 
 
 def test_a_number_a_column_and_what_is_dropped(tmp_path: Path) -> None:
@@ -301,29 +260,6 @@ def test_a_value_that_does_not_fit_its_column_is_an_error_of_its_row(tmp_path: P
         assert (found.excluded, found.errors) == (0, {"bad-where": 1})
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"where": "site >"}, "--where site >"),
-        ({"where": "speed > 1"}, 'column "speed"'),
-        ({"where": "1; DROP TABLE rows"}, "--where"),
-        ({"where": "site IN (SELECT * FROM read_csv('/etc/passwd'))"}, "--where"),
-        ({"start": "2026-03-01"}, "need --time"),
-        ({"start": "soon", "time": "site"}, "soon: write an event time"),
-        ({"start": "2026-03-02", "until": "2026-03-01", "time": "event"}, "is not before"),
-        ({"start": "2026-03-02", "time": "site"}, "--time site is double"),
-        ({"start": "2026-03-02", "time": "when"}, "no column 'when'"),
-    ],
-)
-def test_a_selection_that_cannot_work_is_refused_before_the_job_exists(
-    tmp_path: Path, options: dict[str, Any], text: str
-) -> None:
-    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
-    with pytest.raises(UsageError, match=text):
-        submitted(tmp_path, path, **options)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @many
 @given(
     st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)), st.sampled_from(["Z", "+02:00", ""])
@@ -335,7 +271,7 @@ def test_event_times_are_exact(moment: datetime, offset: str) -> None:
     since = zone - datetime(1970, 1, 1, tzinfo=UTC)
     exact = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
     assert moment_us(text) == exact - shift
-    assert Selection(from_us=exact).from_us == exact
+    assert CSV.model_copy(update={"from_us": exact}).from_us == exact
     assert tiny.name
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 from streams.batch.jobs.manifest import busy_s
 from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
-from streams.contract.errors import UsageError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.learning.onnx_model import OnnxModel
 from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
@@ -237,24 +237,44 @@ def test_a_model_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
         job.run()
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"columns": ["wave"]}, "no column 'wave'; it has event, segment"),
-        ({"columns": ["site"]}, "'site' is double, a segment must be a list"),
-        ({"columns": ["a", "b"]}, "name one list column, or 40 columns"),
-        ({"id": "site"}, "--id site is double"),
-        ({"label_column": "truth"}, "no column 'truth'"),
-        ({"keep": ["label", "label"]}, "the output has a column of that name"),
-        ({"max_errors": "many"}, "--max-errors many"),
-        ({"max_errors": "101%"}, "--max-errors 101%"),
-    ],
-)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"columns": ["wave"]}, "no column 'wave'; it has event, segment"),
+    ({"columns": ["site"]}, "'site' is double, a segment must be a list"),
+    ({"columns": ["a", "b"]}, "name one list column, or 40 columns"),
+    ({"id": "site"}, "--id site is double"),
+    ({"label_column": "truth"}, "no column 'truth'"),
+    ({"keep": ["label", "label"]}, "the output has a column of that name"),
+    ({"max_errors": "many"}, "--max-errors many"),
+    ({"max_errors": "101%"}, "--max-errors 101%"),
+    ({"where": "site >"}, "--where site >"),
+    ({"where": "speed > 1"}, 'column "speed"'),
+    ({"where": "1; DROP TABLE rows"}, "--where"),
+    ({"where": "site IN (SELECT * FROM read_csv('/etc/passwd'))"}, "--where"),
+    ({"start": "2026-03-01"}, "need --time"),
+    ({"start": "soon", "time": "site"}, "soon: write an event time"),
+    ({"start": "2026-03-02", "until": "2026-03-01", "time": "event"}, "is not before"),
+    ({"start": "2026-03-02", "time": "site"}, "--time site is double"),
+    ({"start": "2026-03-02", "time": "when"}, "no column 'when'"),
+    ({"rows": "readings", "columns": ["site"]}, "no column 'time'"),
+    ({"rows": "readings", "keep": ["time"]}, "have that column anyway"),
+    ({"rows": "readings", "time": "when", "columns": ["site", "site"]}, "no column 'when'"),
+    ({"rows": "readings", "id": "machine", "columns": ["a", "b"]}, "no column"),
+    ({"to": "postgresql://me:secret@db/x"}, "PGPASSWORD"),
+    ({"to": "s3://bucket/out.delta"}, "a local folder or a database"),
+    ({"to": "file:///tmp/scores"}, "write a local folder"),
+    ({"output_format": "postgresql"}, "write postgresql://HOST/DATABASE"),
+    ({"output_format": "word"}, "--output-format word"),
+    ({"output_format": "bedrock"}, "needs Bedrock's lines"),
+    ({"to": "postgresql://tester@127.0.0.1:1/x"}, "Connection refused"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), REFUSED)
 def test_what_is_wrong_with_a_job_is_said_before_it_exists(
-    tmp_path: Path, options: dict[str, object], text: str
+    tmp_path: Path, options: dict[str, Any], text: str
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(10))
-    with pytest.raises(UsageError, match=text):
+    with pytest.raises(TidewheelError, match=text):
         submitted(tmp_path, path, **options)
     assert list(tmp_path.iterdir()) == [path]
 

@@ -27,7 +27,6 @@ from streams.batch.sources.readings import (
     plan_readings,
     read_readings,
 )
-from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading
 from streams.learning.onnx_model import OnnxModel
@@ -324,24 +323,6 @@ def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on
             job.run(reached=killed)
     assert job.run().state == "Completed"
     assert job.rows() == whole.rows()
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"columns": ["y"]}, "column"),
-        ({"time": "when"}, "no column 'when'"),
-        ({"time": "y"}, "--time y is double"),
-        ({"keep": ["time"]}, "have that column anyway"),
-        ({"id": "machine"}, "no column 'machine'"),
-    ],
-)
-def test_readings_without_their_columns_are_refused(
-    tmp_path: Path, options: dict[str, Any], text: str
-) -> None:
-    path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
-    with pytest.raises(UsageError, match=text):
-        submitted(tmp_path, path, **{"rows": "readings", "id": None, "keep": [], **options})
 
 
 def test_a_batch_is_taken_only_if_it_has_the_bits_of_single_segments() -> None:

@@ -125,29 +125,41 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: 
     assert values_of(rows) == [(0, None), (1, None)]
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        (b'{"event": "a"}', "missing"),
-        (b'{"segment": []}', "missing"),
-        (b'{"event": true, "segment": []}', "missing"),
-        (b'{"event": "a", "segment": null}', "null"),
-        (b'{"event": "a", "segment": [1, 2]}', "wrong-width"),
-        (b'{"event": "a", "segment": "text"}', "not-numeric"),
-        (b'{"event": "a", "segment": {"0": 1}}', "not-numeric"),
-        (b'{"event": "\\ud800", "segment": []}', "undecodable"),
-        (b"[" * 100_000, "undecodable"),
-        (b"\xff", "undecodable"),
-        (b"null", "undecodable"),
-    ],
-)
+HEADER = b"event,segment,label,site\n"
+GOOD = json.dumps([0.5] * WIDTH).encode()
+CODES: list[tuple[str, bytes, str | None]] = [
+    ("csv", b'a,"%b",slow,\xc3\xa9' % GOOD, None),
+    ("csv", b'a,"%b",,' % GOOD, None),
+    ("csv", b'a,"%b",flying,' % GOOD, "bad-label"),
+    ("csv", b',"%b",slow,' % GOOD, "missing"),
+    ("csv", b"a,,slow,", "null"),
+    ("csv", b'a,"[1, 2]",slow,', "wrong-width"),
+    ("csv", b"a,text,slow,", "not-numeric"),
+    ("csv", b"a,b,c", "undecodable"),
+    ("csv", b'a,"b"c,d,e', "undecodable"),
+    ("csv", b"a,\xff,c,d", "undecodable"),
+    ("csv", b'a,"never closed,c,d', "undecodable"),
+    ("jsonl", b'{"event": "a"}', "missing"),
+    ("jsonl", b'{"segment": []}', "missing"),
+    ("jsonl", b'{"event": true, "segment": []}', "missing"),
+    ("jsonl", b'{"event": "a", "segment": null}', "null"),
+    ("jsonl", b'{"event": "a", "segment": [1, 2]}', "wrong-width"),
+    ("jsonl", b'{"event": "a", "segment": "text"}', "not-numeric"),
+    ("jsonl", b'{"event": "a", "segment": {"0": 1}}', "not-numeric"),
+    ("jsonl", b'{"event": "\\ud800", "segment": []}', "undecodable"),
+    ("jsonl", b"[" * 100_000, "undecodable"),
+    ("jsonl", b"\xff", "undecodable"),
+    ("jsonl", b"null", "undecodable"),
+]
+
+
+@pytest.mark.parametrize(("kind", "line", "code"), CODES)
 def test_a_line_has_the_code_of_what_is_wrong_with_it(
-    tmp_path: Path, line: bytes, code: str
+    tmp_path: Path, kind: str, line: bytes, code: str | None
 ) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(line)
-    rows = read(path, "jsonl", plan_of(path, "jsonl"))
-    assert values_of(rows) == [(0, code)]
+    path = tmp_path / f"in.{kind}"
+    path.write_bytes((HEADER if kind == "csv" else b"") + line)
+    assert values_of(read(path, kind, plan_of(path, kind)))[0] == (0, code)
 
 
 KINDS = [pa.float16(), pa.float32(), pa.float64(), pa.int8(), pa.int64()]

@@ -182,7 +182,7 @@ class Killed(BaseException):
     """What a step raises in place of SIGKILL."""
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     tmp_path: Path, step: int, count: int
