@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from streams.batch.records.rows import line_of
-from streams.batch.sinks.output import batches_of, loaded_schema, reader_of, refuse_columns
+from streams.batch.sinks.files import batches_of, loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 
 LEDGER = "tidewheel_shards"

@@ -15,7 +15,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from streams.batch.records.rows import line_of
-from streams.batch.sinks.output import loaded_schema, reader_of, refuse_columns
+from streams.batch.sinks.files import loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError
 from streams.runtime.arrow_files import arrow_files
 

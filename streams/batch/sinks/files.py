@@ -7,7 +7,7 @@ database as Parquet.
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from streams.batch.records.rows import line_of, plain
 from streams.batch.records.specification import FILES, OutputFormat, Plan, Specification
-from streams.contract.errors import TidewheelError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.disk import replacing
 
 MANIFEST = "_manifest.json"
@@ -105,3 +105,78 @@ def _values(name: str, values: pa.ChunkedArray, *, json_text: bool) -> list[Any]
     except (ValueError, pa.ArrowException) as exc:
         text = f"column {name!r} cannot be written as JSON: {line_of(exc)}"
         raise TidewheelError(text) from exc
+
+
+# --- read again, for a sink -----------------------------------------------------------------------
+
+LOADED_ROWS = 8192
+
+Known = Callable[[pa.DataType], bool]  # whether a sink has values of a type
+
+
+def fitting(kind: pa.DataType, known: Known) -> pa.DataType | None:
+    """Return a type that a sink has and that holds the values; None: they become JSON text."""
+    wider: list[pa.DataType] = []
+    if pa.types.is_dictionary(kind):
+        return fitting(kind.value_type, known)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = fitting(kind.value_type, known)
+        wider = [] if inner is None else [pa.list_(inner)]
+    elif pa.types.is_timestamp(kind):
+        wider = [pa.timestamp("us", "UTC" if kind.tz else None)]
+    elif pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind != pa.uint64()):
+        wider = [pa.int64()]
+    elif pa.types.is_floating(kind):
+        wider = [pa.float32(), pa.float64()] if kind.bit_width < 32 else [pa.float64()]
+    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        wider = [pa.string() if pa.types.is_large_string(kind) else pa.binary()]
+    return next((one for one in (kind, *wider) if known(one)), None)
+
+
+def loaded_schema(schema: pa.Schema, known: Known) -> pa.Schema:
+    """Return the columns in a sink: the job, then those of the output in types that it has."""
+    fields = [pa.field(field.name, fitting(field.type, known) or pa.string()) for field in schema]
+    own = [pa.field("job", pa.string()), pa.field("shard", pa.int64())]
+    return pa.schema([*own, *fields])
+
+
+def batches_of(part: Path, job: str, shard: int, known: Known) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a shard's file as `loaded_schema` has them."""
+    with pq.ParquetFile(part) as file:
+        schema = loaded_schema(file.schema_arrow, known)
+        for batch in file.iter_batches(LOADED_ROWS):
+            own = [pa.scalar(job, pa.string()), pa.scalar(shard, pa.int64())]
+            arrays = [pa.repeat(value, batch.num_rows) for value in own]
+            arrays += [_as(array, fitting(array.type, known)) for array in batch.columns]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def reader_of(part: Path, job: str, shard: int, known: Known) -> pa.RecordBatchReader:
+    """Return the rows of a shard's file as a stream."""
+    schema = loaded_schema(pq.read_schema(part), known)
+    return pa.RecordBatchReader.from_batches(schema, batches_of(part, job, shard, known))
+
+
+def refuse_columns(where: str, found: Mapping[str, Any] | set[str], wanted: pa.Schema) -> None:
+    """Raise UsageError if a table that exists lacks a column of the rows."""
+    missing = [name for name in wanted.names if name not in found]
+    if missing:
+        raise UsageError(
+            f"{where} has no column {missing[0]!r}, which the rows have: name another --table"
+        )
+
+
+def _as(array: pa.Array, kind: pa.DataType | None) -> pa.Array:
+    if kind is None:
+        return _texts(array)
+    return array if array.type == kind else array.cast(kind, safe=False)
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    values = [None if v is None else plain(v) for v in array.to_pylist()]
+    texts = [
+        v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values
+    ]
+    return pa.array(texts, pa.string())

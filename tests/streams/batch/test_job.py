@@ -17,7 +17,6 @@ from streams.contract.errors import TidewheelError, UsageError
 from streams.learning.onnx_model import OnnxModel
 from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
-    WIDTH,
     asked,
     good_rows,
     model,
@@ -305,14 +304,6 @@ def test_files_of_several_formats_are_two_jobs(tmp_path: Path) -> None:
     write_lines(tmp_path / "in" / "b.jsonl", good_rows(5))
     with pytest.raises(UsageError, match="jsonl and parquet: make a job of each"):
         submitted(tmp_path, tmp_path / "in")
-
-
-def test_a_parquet_file_of_another_width_or_cut_off_is_refused_by_name(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UsageError, match=r"a\.parquet cannot be read as Parquet"):
-        submitted(tmp_path, path)
-    assert int(np.prod(tiny.segment_shape)) == WIDTH
 
 
 def test_a_personal_model_answers_as_on_its_device(tmp_path: Path) -> None:

@@ -161,21 +161,6 @@ def test_what_does_not_pass_fails_at_once(queued: Queued) -> None:
     assert (told, state(job)) == (["begins", "ended"], "Failed")
 
 
-def test_a_job_that_failed_of_its_database_is_scheduled_and_then_completed(queued: Queued) -> None:
-    job, seen = queued.add(), list[str]()
-
-    def once_away(entry: Entry) -> None:
-        seen.append(state(job))
-        if len(seen) == 1:
-            entry.job.write_state("Failed", "away", passing=True)
-        else:
-            queued.work(entry)
-
-    assert queued.run(once_away) == ["begins", "again", "begins", "ended"]
-    assert seen == ["Scheduled", "Scheduled"]
-    whole(job)
-
-
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_stop_is_the_users_or_that_of_its_runner(queued: Queued, asked: bool) -> None:
     job = queued.add()
