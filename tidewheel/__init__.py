@@ -34,7 +34,7 @@ Read and write what flows
 
 Score what is stored
     score           a batch job, as `tidewheel score` runs it
-    Report          its result
+    Manifest        its result
     read_output     its rows as a pyarrow Dataset
 
 Errors
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
         Training,
         load_task,
     )
-    from tidewheel.batch import Report, read_output, score
+    from tidewheel.batch import Manifest, read_output, score
 
 __all__ = [
     "Answered",
@@ -83,12 +83,12 @@ __all__ = [
     "EventBatch",
     "LabelBatch",
     "MalformedRecord",
+    "Manifest",
     "Metric",
     "Outcome",
     "Privacy",
     "Reading",
     "Readings",
-    "Report",
     "Segment",
     "Task",
     "TaskError",
@@ -114,7 +114,7 @@ _PLACES = {
     "Drop": "streams.contract.events.messages",
     "LabelBatch": "streams.contract.events.labels",
     **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
-    **dict.fromkeys(("Report", "read_output", "score"), "tidewheel.batch"),
+    **dict.fromkeys(("Manifest", "read_output", "score"), "tidewheel.batch"),
 }
 _RENAMED = {"decode_events": "decode_event_message"}
 

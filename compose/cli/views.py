@@ -256,12 +256,6 @@ def console(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0: a free port.")] = 8750,
-    jobs: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER", help="More folders with folders of batch jobs than <state> knows."
-        ),
-    ] = None,
 ) -> None:
     """Serve a live page of the fleet, and the same as JSON: overview, devices, learning, releases,
     data quality, batch jobs.
@@ -286,6 +280,5 @@ def console(
         kafka=kafka,
         host=host,
         port=port,
-        jobs=tuple(jobs or ()),
     )
     run(settings, loaded, terminal.say)

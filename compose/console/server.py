@@ -15,7 +15,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -52,8 +52,8 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class ConsoleSettings:
-    """port 0: a free one. jobs: folders of batch jobs beside those that the state folder knows.
-    reference, options, kafka: the task and the options of the commands that pages show."""
+    """port 0: a free one. reference, options, kafka: the task and the options of the commands that
+    pages show."""
 
     broker: BrokerSettings
     state: Path
@@ -62,7 +62,6 @@ class ConsoleSettings:
     kafka: str | None = None
     host: str = "127.0.0.1"
     port: int = 8750
-    jobs: Sequence[Path] = field(default_factory=tuple)
 
     def command(self, name: str, *words: str, topics: bool = False) -> str:
         """Return a command of `tidewheel` for the same task, to be copied; topics: it needs the
@@ -104,7 +103,7 @@ def make_console(settings: ConsoleSettings, task: Task, watch: Watch) -> FastAPI
 
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    site = Site(watch, task, settings.state, settings.jobs, settings.command)
+    site = Site(watch, task, settings.state, settings.command)
     add_api(app, site)
     add_pages(app, site)
     return app

@@ -1,7 +1,7 @@
 """The console's routes: values of `pages`, `learning` and `device` in HTML templates, and JSON."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,7 +46,6 @@ class Site:
     watch: Watch
     task: Task
     state: Path
-    jobs: Sequence[Path]
     command: Callable[..., str]
 
     @cached_property
@@ -72,7 +71,7 @@ class Site:
             "NO_AGENT": NO_AGENT, "PAGES": PAGES, "SPANS": SPANS, "DECISIONS": DECISIONS,
             "before_after": wording.before_after, "colour": colour, "command": self.command,
             "counted": wording.counted, "descending": pages.DESCENDING,
-            "place_text": jobs.place_text, "queue_row": jobs.queue_row, "score_of": pages.score_of,
+            "score_of": pages.score_of,
             "task": self.task.name, "trend": trend, "url": url,
         }  # fmt: skip
         return made
@@ -140,7 +139,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 
     @get("/jobs")
     def all_jobs() -> HTMLResponse:
-        found, wrong = jobs.read_jobs(site.state, site.jobs, JOBS)
+        found, wrong = jobs.read_jobs(site.state, JOBS)
         return site.show("jobs", "Batch jobs", lambda _: {"jobs": found, "wrong": wrong})
 
 
@@ -177,7 +176,7 @@ def add_api(app: FastAPI, site: Site) -> None:
     @get("jobs", list[jobs.JobRow])
     def get_jobs() -> Response:
         """`tidewheel jobs list --json`"""
-        return json(jobs.list_jobs(site.state, site.jobs)[0])
+        return json(jobs.read_jobs(site.state)[0][::-1])
 
     @get("dead-letters", list[dead_letters.LetterReport])
     def get_letters() -> Response:

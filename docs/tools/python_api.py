@@ -33,7 +33,7 @@ SECTIONS = {
         "read_scores", "EventBatch", "Drop", "LabelBatch", "event_schema", "encode_events",
         "decode_events", "load_task",
     ),
-    "Score what is stored": ("score", "Report", "read_output"),
+    "Score what is stored": ("score", "Manifest", "read_output"),
     "Errors": ("TidewheelError", "UsageError", "TaskError", "MalformedRecord", "BrokerUnavailable"),
 }  # fmt: skip
 COLUMNS = re.compile(r"\S {2,}\S|^ {2,}\S", re.MULTILINE)
@@ -77,6 +77,8 @@ def signature(name: str, found: Any) -> str:
     """Return how it is called, in lines of at most WIDTH."""
     if isinstance(found, type) and issubclass(found, BaseException):
         return f"class {name}({found.__base__.__name__})"
+    if hasattr(found, "model_fields"):  # a document: its fields
+        return "\n    ".join(textwrap.wrap(f"class {name}: {', '.join(found.model_fields)}", WIDTH))
     about, arguments = inspect.signature(found), []
     for each in about.parameters.values():
         if each.kind is each.KEYWORD_ONLY and "*" not in arguments:

@@ -2,13 +2,9 @@
 
 records    the documents of a job, and rows as arrays
 sources    the files that are named, cut into shards and read
-history    what lies on the topic `events`
-recordings readings cut into segments
-windows    what a teacher answers, window by window
-answering  rows answered by a model
 sinks      where answers are written
 jobs       a job from its submission to its manifest: docs/architecture/batch.md
-report     a job as a page
+queue      jobs that wait, and schedules
 
 Knows the shared parts of streams alone: neither device nor federation nor Kafka's worker.
 """

@@ -16,8 +16,8 @@ armed. The steps are numbered in:
     release-step-1..4  federation.registry.publisher: a decision is made and published
     keys-step-1..4     compose.security.keyring: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
-    attempt-step-1..4  streams.batch.queue.runner: a queued job
-    schedule-step-1..2 streams.batch.queue.schedules: an interval is due
+    attempt-step-1..4  streams.batch.queue.job_queue: a queued job
+    schedule-step-1..3 streams.batch.queue.schedules: an interval is due
 """
 
 import os
@@ -31,7 +31,7 @@ STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-2]"
+    "keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-3]"
 )
 Failpoint = Callable[[str], None]
 

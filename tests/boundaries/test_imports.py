@@ -25,34 +25,14 @@ SHARED = {
 COMMON = tuple(SHARED)
 ROOMS: dict[str, tuple[str, ...]] = {
     **SHARED,
-    # the store only when it is read, the registry and batch jobs only when something is scored
-    "tidewheel": (
-        *COMMON,
-        "streams.worker.store",
-        "streams.batch.jobs",
-        "federation.registry",
-    ),
+    # the store only when it is read, commands and batch jobs only when something is scored
+    "tidewheel": (*COMMON, "streams.worker.store", "compose.cli"),
     "streams.tasks": ("streams.contract", "streams.runtime"),
     "streams.fleet": ("streams.contract", "streams.kafka"),
     "streams.batch.records": ("streams.contract",),
-    "streams.batch.sources": ("streams.batch.records", "streams.runtime"),
-    "streams.batch.recordings": (
-        "streams.batch.sources",
-        "streams.runtime",
-        "streams.segments",
-    ),
+    "streams.batch.sources": ("streams.batch.records", "streams.runtime", "streams.segments"),
     "streams.batch.sinks": ("streams.batch.sources", "streams.runtime"),
-    "streams.batch.answering": ("streams.batch.records", "streams.drift", "streams.learning"),
-    "streams.batch.windows": (
-        "streams.batch.recordings",
-        "streams.learning",
-    ),
-    "streams.batch.jobs": (
-        "streams.batch.answering",
-        "streams.batch.recordings",
-        "streams.batch.sinks",
-        "streams.batch.windows",
-    ),
+    "streams.batch.jobs": ("streams.batch.sinks", "streams.learning"),
     "streams.batch.queue": ("streams.batch.jobs",),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),

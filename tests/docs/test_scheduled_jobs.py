@@ -10,9 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from compose.cli.batch.running import EXIT_CODES
-from compose.cli.batch.score import read_words
-from streams.batch.queue.cron import fill
+from compose.cli.batch.score import EXIT_CODES, read_words
+from streams.batch.queue.schedules import fill
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scheduled-jobs.md"
 TEXT = PAGE.read_text()

@@ -1,4 +1,4 @@
-"""`tidewheel jobs`: the jobs of `tidewheel score`."""
+"""`tidewheel jobs`: the jobs of `tidewheel score`, from their folders and the queue."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,15 +7,13 @@ import typer
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, State
 from compose.cli.batch.run import run
-from compose.cli.batch.running import MaxErrors, Processes, Timeout, run_job, tell_counts
-from compose.reports.terminal import console, moment, print_json, say
+from compose.cli.batch.score import option_of, run_job, say_counts, warn
+from compose.reports.terminal import moment, print_json, say
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
-    from compose.reports.jobs import JobReport
-    from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.settings import Settings
+    from compose.reports.jobs import Place
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or its id.")]
 
@@ -26,46 +24,53 @@ app.command()(run)
 @app.command("list")
 def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """List the jobs that were submitted with this state folder, the oldest first."""
-    from compose.reports.jobs import list_jobs as listed
-    from compose.reports.jobs import place_text
+    from compose.reports.jobs import read_jobs
 
-    rows, wrong = listed(state)
+    rows, wrong = read_jobs(state)
     for line in wrong:
-        _warn(line)
+        warn(line)
     if json:
-        print_json(rows)
+        print_json(rows[::-1])
         return
-    for row in rows:
+    for row in rows[::-1]:
         say(
             f"{row.id}  {row.state:<18}  {row.processed:>12,} of {row.total:,} rows  "
-            f"{moment(row.created_us)}  {row.job}{place_text(row.queue)}"
+            f"{moment(row.created_us)}  {row.job}{_placed(row.queue)}"
         )
     if not rows and not wrong:
         say(f"no jobs in {state}")
 
 
+def _placed(place: "Place | None") -> str:
+    return "" if place is None else f"  {place}"
+
+
 @app.command("show")
 def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
     """Show a job's state, its counts, its input and what happened to it, from its folder."""
-    from compose.reports.jobs import place_text, queue_row
+    from compose.reports.jobs import places_of
+    from streams.batch.jobs.job_folder import JobIndex
+    from streams.batch.jobs.manifest import manifest_of
+    from streams.batch.records.progress import OVER
 
-    job = _find(state, name)
-    report = _report(state, job)
-    found, running = report.manifest, report.running
-    place = queue_row(report.place)
+    job = JobIndex(state).find(name)
+    identity, found, running = job.specification().id, manifest_of(job), job.running
+    queued = places_of(state).get(identity)
+    queue = None if queued is None else queued[1]
     if json:
-        more = {"id": report.id, "running": running, "queue": place, "log": job.log()}
+        more = {"id": identity, "running": running, "queue": queue, "log": job.log()}
         print_json({**found.model_dump(), **more})
         return
-    gone = ", but no process works on it" if report.abandoned else ""
+    alone = not running and queue is None
+    gone = ", but no process works on it" if alone and found.state not in OVER else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
-        f"{moment(found.started_us)}{place_text(place)}")  # fmt: skip
-    tell_counts(found)
+        f"{moment(found.started_us)}{_placed(queue)}")  # fmt: skip
+    say_counts(found)
     for file in found.inputs:
         say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
     for line in job.log():
         say(f"  {moment(line['time_us'])}  {line['text']}")
-    if not running and report.place is None and found.state != "Completed":
+    if alone and found.state != "Completed":
         say(f"tidewheel jobs resume {job.folder}")
 
 
@@ -73,25 +78,35 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
 def stop(name: Name, state: State = DEFAULT_STATE) -> None:
     """Take a job from the queue, or ask the process that works on it to end after the shards that
     it scores now."""
-    from compose.cli.batch.submitting import stop_queued
+    from streams.batch.jobs.job_folder import Held, JobIndex
+    from streams.batch.queue.job_queue import JobQueue
 
-    if (text := stop_queued(state, name)) is not None:
-        say(text)
-        return
-    job = _find(state, name)
-    job.specification()
-    if not job.running:
-        raise UsageError(f"no process works on {job.folder}: it is {job.state().state}")
-    job.request_stop(True)
+    queue, named = JobQueue(state), str(Path(name).absolute())
+    entry = next((e for e in queue.entries() if named == e.folder or name == e.id), None)
+    job = JobIndex(state).find(name) if entry is None else entry.job
+    if entry is None:
+        job.specification()
+        if not job.running:
+            raise UsageError(f"no process works on {job.folder}: it is {job.state().state}")
+    job.request_stop(True)  # seen by the process that works on it, or begins now
+    if entry is not None:
+        try:
+            with job.locked():
+                job.write_state("Stopped")
+                queue.finish(entry.id)
+                say(f"{entry.id} is taken from the queue")
+                return
+        except Held:
+            pass
     say(f"{job.folder} stops after its current shards")
 
 
 @app.command("resume")
 def resume(
     name: Name,
-    max_errors: MaxErrors = None,
-    timeout: Timeout = None,
-    processes: Processes = None,
+    max_errors: option_of("max_errors") = None,  # type: ignore[valid-type]
+    timeout: option_of("timeout") = None,  # type: ignore[valid-type]
+    processes: option_of("processes") = None,  # type: ignore[valid-type]
     failed: Annotated[
         bool,
         typer.Option(
@@ -110,29 +125,29 @@ def resume(
     Refuses input files that have changed since the job began, by name. --max-errors replaces the
     job's limit. Exits as `score`.
     """
-    from compose.cli.batch.submitting import enqueue_again
-    from streams.batch.jobs.loads import mark_failed
+    from streams.batch.jobs.job_folder import JobIndex
+    from streams.batch.queue.job_queue import Entry, JobQueue
 
     if failed and detach:
         raise UsageError("--failed and --detach: give one of them")
-    job = _find(state, name)
-    settings = _asked(job, max_errors, timeout, processes)
-    if detach:
-        say(enqueue_again(state, job, settings))
-        return
-    task = load_task(job.specification().task.reference)
+    job = JobIndex(state).find(name)
+    found = job.specification()
+    # time and processes are of each call
+    settings = found.settings.model_copy(update={"timeout": None, "processes": None})
+    settings = settings.changed(max_errors=max_errors, timeout=timeout, processes=processes)
     with job.locked() as lock:
         if failed:
-            mark_failed(job)
-        run_job(job, task, settings, lock, json)
-
-
-def _asked(
-    job: "JobFolder", max_errors: str | None, timeout: str | None, processes: int | None
-) -> "Settings":
-    """Return a job's settings with those of this call; time and processes are of each call."""
-    before = job.specification().settings.model_copy(update={"timeout": None, "processes": None})
-    return before.changed(max_errors=max_errors, timeout=timeout, processes=processes)
+            job.mark_failed()
+        if not detach:
+            run_job(job, load_task(found.task.reference), settings, lock, json)
+            return
+        if job.state().state == "Completed":
+            raise UsageError(f"{job.folder} is Completed: there is nothing to resume")
+        job.request_stop(False)
+        JobQueue(state).add(Entry(found.id, str(job.folder), settings))
+        JobIndex(state).add(found.id, job)
+        job.write_state("Scheduled")
+        say(found.id)
 
 
 @app.command("prune")
@@ -144,42 +159,25 @@ def prune(
     json: AsJson = False,
 ) -> None:
     """Remove the folders of jobs that are over. Their outputs stay."""
-    from streams.batch.jobs.job_index import JobIndex, is_older
+    from streams.batch.jobs.job_folder import JobIndex, now_us
+    from streams.batch.records.progress import OVER
 
-    index, removed = JobIndex(state), []
-    for _, job in index.jobs():
+    removed, before_us = [], now_us() - days * 86_400_000_000
+    for job in JobIndex(state).jobs():
         try:
-            over = is_older(job, days) and not job.running
+            status = job.state()
+            over = status.state in OVER and status.updated_us < before_us and not job.running
         except TidewheelError as exc:
-            _warn(f"left alone: {exc}")
+            warn(f"left alone: {exc}")
             continue
         if over:
             with job.locked():
                 job.remove()
             removed.append(str(job.folder))
-    index.forget_missing()
+    JobIndex(state).forget_missing()
     if json:
         print_json(removed)
         return
     for folder in removed:
         say(f"removed {folder}")
     say(f"{len(removed)} of the jobs in {state} are removed")
-
-
-def _find(state: Path, name: str) -> "JobFolder":
-    from streams.batch.jobs.job_index import JobIndex
-
-    return JobIndex(state).find(name)
-
-
-def _report(state: Path, job: "JobFolder") -> "JobReport":
-    from compose.reports.jobs import places_of, report_of
-    from streams.batch.answering.drift import reference_of
-    from streams.batch.jobs.scoring import artifact_of
-
-    reference = reference_of(artifact_of(job, job.specification()))
-    return report_of(job, reference, places_of(state))
-
-
-def _warn(text: str) -> None:
-    console(stderr=True).print(f"tidewheel: {text}", markup=False, highlight=False, soft_wrap=True)

@@ -1,20 +1,31 @@
-"""`tidewheel jobs run`: the runner of a state folder's queue."""
+"""`tidewheel jobs run`: the runner of a state folder's queue; and the process of one attempt,
+`python -m compose.cli.batch.run`, which it starts.
+
+That process inherits the lock of the job's folder. What becomes of the job is in its state: the
+runner looks there when it has ended.
+"""
 
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic_core import to_json
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, MetricsHost, MetricsPort, State
-from compose.cli.batch.running import EXIT_CODES
+from compose.cli.batch.score import EXIT_CODES
 from compose.reports.terminal import moment, say
-from streams.contract.errors import UsageError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
 from streams.runtime.interrupts import Interrupts
+from streams.runtime.processes import end_with_parent
 
 
 def run(
@@ -41,9 +52,7 @@ def run(
     they wait again; a second signal ends them at once. With --once or --until-empty it exits 1 if a
     job failed, and 3 if one is partial.
     """
-    from compose.cli.batch.attempt import start
-    from streams.batch.queue.job_queue import JobQueue
-    from streams.batch.queue.runner import Event, Runner
+    from streams.batch.queue.job_queue import Event, JobQueue, Runner
     from streams.batch.queue.schedules import Schedules
 
     if once and until_empty:
@@ -100,3 +109,77 @@ def run(
     code = next((code for code in (1, 3) if code in codes), 0)
     if code:
         raise typer.Exit(code)
+
+
+# --- an attempt ---------------------------------------------------------------------------------
+
+
+def start(state: Path, identity: str, lock: int) -> "subprocess.Popen[bytes]":
+    """Start an attempt, which lets SIGTERM through when it can handle it."""
+    module = [sys.executable, "-m", "compose.cli.batch.run"]
+    words = [str(state.absolute()), identity, str(lock), str(os.getpid())]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return subprocess.Popen(
+            [*module, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            start_new_session=True, pass_fds=(lock,),
+        )  # fmt: skip
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def main() -> None:
+    state, identity, lock, parent = sys.argv[1:]
+    if not end_with_parent(int(parent)):
+        return
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    try:
+        attempt(Path(state), identity, int(lock), stop.is_set)
+    except TidewheelError as exc:  # the queue itself, or a disk: the runner sees no state
+        sys.exit(f"tidewheel: {exc}")
+
+
+def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool]) -> None:
+    """Do the steps 2 and 3 of streams/batch/queue/job_queue.py."""
+    from compose.cli.batch.submitting import specified
+    from streams.batch.jobs.job import Job
+    from streams.batch.jobs.job_folder import JobIndex
+    from streams.batch.queue.job_queue import JobQueue
+    from streams.batch.records.progress import OVER
+    from streams.batch.records.rows import line_of, may_pass
+    from streams.contract.task import load_task
+    from streams.runtime.failpoints import read_failpoint
+
+    reached = read_failpoint(os.environ)
+    entry = JobQueue(state).entry(identity)
+    if entry is None:
+        return
+    job, settings = entry.job, entry.settings
+    try:
+        os.chdir(settings.cwd)
+        if not job.submitted:
+            _, found, models = specified(settings.changed(state=state))
+            job.submit(found.model_copy(update={"id": identity}), models, reached)
+            job.write_state("Submitted")
+        reached("attempt-step-2")
+        if job.specification().id != identity:
+            raise UsageError(f"{job.folder} is another job, {job.specification().id}")
+        JobIndex(state).add(identity, job)
+        if entry.attempts > 1 and job.state().state in OVER:  # its runner died before step 4
+            return
+        task = load_task(job.specification().task.reference)
+        Job(
+            job, task, settings=settings, stopping=stopping, reached=reached, lock=lock,
+            from_queue=True,
+        ).run()  # fmt: skip
+    except (TidewheelError, OSError) as exc:
+        reason = line_of(exc)
+        job.write_state("Failed", reason, passing=may_pass(exc))
+    reached("attempt-step-3")
+
+
+if __name__ == "__main__":
+    main()

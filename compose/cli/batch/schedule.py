@@ -12,9 +12,8 @@ from streams.contract.errors import UsageError
 from streams.contract.task import DEVICE_NAME, load_task
 
 if TYPE_CHECKING:
-    from streams.batch.queue.cron import Cron
-    from streams.batch.queue.schedules import Schedule, Schedules
-    from streams.batch.records.settings import Settings
+    from streams.batch.queue.schedules import Cron, Schedule, Schedules
+    from streams.batch.records.specification import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 Begin = Annotated[
@@ -54,23 +53,26 @@ def add(
     The command is written behind `--`. Each interval of event time is run once, from its start to
     before its end. The first one begins with the last fire up to now.
     """
-    from streams.batch.queue.cron import Cron
+    from streams.batch.queue.schedules import Cron
 
     if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"{name!r}: letters, digits, '.', '_' and '-' only, at most 63")
     times = Cron(cron, timezone)
     times.check()
     found = _schedules(state).add(name, times, _checked(words, times), max_catch_up)
-    _say([found], json)
+    if json:
+        print_json([_row(found)])
+    else:
+        _say([found])
 
 
 def _checked(words: list[str], cron: "Cron") -> "Settings":
     """Return the settings of a schedule's jobs; raise UsageError for a command that cannot be
     one."""
     from compose.cli.batch.score import read_words
-    from streams.batch.queue.cron import fill
-    from streams.batch.records.documents import FILES
-    from streams.batch.sinks.targets import target_of
+    from streams.batch.queue.schedules import fill
+    from streams.batch.records.specification import FILES
+    from streams.batch.sinks.output import target_of
 
     if words[0] != "score":
         raise UsageError(f"{words[0]}: a schedule runs score: write -- score TASK INPUT ...")
@@ -95,30 +97,22 @@ def list_schedules(
     state: State = DEFAULT_STATE,
     json: AsJson = False,
 ) -> None:
-    """List the schedules, with their next fires and what was skipped; of one also the command and
-    its last intervals, with their jobs."""
+    """List the schedules, with their next fires and what was skipped; of one also its last
+    intervals, with their jobs, and with --json its command."""
     schedules = _schedules(state)
+    found = schedules.all() if name is None else [schedules.find(name)]
+    rows = [_row(one) for one in found]
     if name is not None:
-        _show(schedules, name, json)
-        return
-    found = schedules.all()
-    _say(found, json)
-    if not found and not json:
-        say(f"no schedules in {state}")
-
-
-def _show(schedules: "Schedules", name: str, json: bool) -> None:
-    found = schedules.find(name)
-    rows = [_interval(one) for one in schedules.decided(name)]
+        rows[0]["intervals"] = schedules.decided(found[0])
     if json:
-        print_json({**_row(found), "intervals": rows})
+        print_json(rows if name is None else rows[0])
         return
-    _say([found], json)
-    given = found.settings.model_dump(mode="json", exclude_defaults=True, exclude={"cwd"})
-    say(f"  score {' '.join(f'{name}={value}' for name, value in given.items())}")
-    for row in rows[:SHOWN]:
-        about = "  ".join(part for part in (row["job"], row["reason"]) if part)
-        say(f"  {found.span((row['start_us'], row['end_us']))}  {row['state']}  {about}")
+    _say(found)
+    for one in rows[0]["intervals"][:SHOWN] if name is not None else []:
+        about = "  ".join(part for part in (one["job"], one["reason"]) if part)
+        say(f"  {found[0].span((one['start_us'], one['end_us']))}  {one['state']}  {about}")
+    if not found:
+        say(f"no schedules in {state}")
 
 
 @app.command("remove")
@@ -161,7 +155,7 @@ def _schedules(state: Path) -> "Schedules":
 
 
 def _time(text: str, option: str, zone: Any) -> int:
-    from streams.batch.queue.cron import micros
+    from streams.batch.queue.schedules import micros
 
     try:
         found = datetime.fromisoformat(text)
@@ -186,27 +180,15 @@ def _row(schedule: "Schedule") -> dict[str, Any]:
     }
 
 
-def _interval(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what became of an interval; its job's folder says it, where there is one."""
-    from streams.batch.jobs.job_folder import JobFolder
+def _say(schedules: "list[Schedule]") -> None:
+    from streams.batch.queue.schedules import local
 
-    if (job := JobFolder(Path(found["folder"]))).submitted:
-        status = job.state()
-        return {**found, "state": status.state, "reason": status.reason}
-    return found
-
-
-def _say(schedules: "list[Schedule]", json: bool) -> None:
-    from streams.batch.queue.cron import local
-
-    rows = [_row(one) for one in schedules]
-    if json:
-        print_json(rows)
-        return
-    for schedule, row in zip(schedules, rows, strict=True):
-        following = local(row["next_us"], schedule.cron.zone).isoformat()
-        covered = local(row["covered_until_us"], schedule.cron.zone).isoformat()
-        say(f"{row['name']}  {row['cron']}  {row['timezone']}  covered until {covered}, next fire "
-            f"{following}{'  ' + row['problem'] if row['problem'] else ''}")  # fmt: skip
-        if schedule.skipped:
-            say(f"  skipped {schedule.skipped}")
+    for one in schedules:
+        covered, following = (
+            local(time_us, one.cron.zone).isoformat()
+            for time_us in (one.cursor_us, next(one.cron.after(one.cursor_us)))
+        )
+        say(f"{one.name}  {one.cron.expression}  {one.cron.timezone}  covered until {covered}, "
+            f"next fire {following}  {one.problem}".rstrip())  # fmt: skip
+        if one.skipped:
+            say(f"  skipped {one.skipped}")

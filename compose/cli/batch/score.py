@@ -1,9 +1,12 @@
 """`tidewheel score`: batch scoring of stored files. Its options are the fields of Settings."""
 
 import inspect
+import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -11,9 +14,19 @@ import typer.main
 from pydantic.fields import FieldInfo
 
 from compose.cli.arguments import RegistryPlace, State, TaskArgument, Trust
-from streams.batch.records.settings import Settings, option_name
+from compose.reports.terminal import console, print_json, say
+from streams.batch.records.specification import Settings, option_name
 from streams.contract.errors import UsageError
+from streams.contract.task import Task
+from streams.runtime.failpoints import read_failpoint
+from streams.runtime.interrupts import Interrupts
 
+if TYPE_CHECKING:
+    from streams.batch.jobs.job_folder import JobFolder
+    from streams.batch.records.progress import Counts, Manifest
+
+PROGRESS_S = 5.0
+EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
 SHARED: dict[str, Any] = {
     "task": TaskArgument, "state": State, "registry": RegistryPlace, "trust": Trust
 }  # fmt: skip
@@ -48,6 +61,11 @@ def _parameters() -> Iterator[inspect.Parameter]:
             yield inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
+def option_of(name: str) -> Any:
+    """Return the annotation of one option of a job."""
+    return _option(name, Settings.model_fields[name])
+
+
 def _option(name: str, field: FieldInfo) -> Any:
     extra = field.json_schema_extra
     metavar: Any = extra.get("metavar") if isinstance(extra, dict) else None
@@ -80,15 +98,19 @@ def run_score(
     is complete, 1 when it failed, 2 for a wrong call, 3 when its time was over, 130 when it was
     stopped. With --detach it exits 0 when the job is queued.
     """
-    from compose.cli.batch.submitting import enqueue, submitted
+    from compose.cli.batch.submitting import submitted
+    from streams.batch.jobs.submission import Stdin
 
-    if detach:
-        enqueue(settings, json)
-        return
-    with submitted(settings) as (job, task, lock):
-        from compose.cli.batch.running import run_job
-
-        run_job(job, task, settings, lock, json)
+    with submitted(settings, Stdin(sys.stdin.buffer), queued=detach) as (job, task, lock):
+        if not detach:
+            run_job(job, task, settings, lock, json)
+            return
+        identity = job.specification().id
+        job.write_state("Scheduled")
+        if json:
+            print_json({"id": identity, "job": str(job.folder), "state": "Scheduled"})
+        else:
+            say(identity)
 
 
 score = taking_settings(run_score)
@@ -108,3 +130,85 @@ def read_words(words: Sequence[str]) -> Settings:
     if not isinstance(found, Settings):
         raise UsageError("score: --help is no job")
     return found
+
+
+# --- a job in this process ------------------------------------------------------------------------
+
+
+def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: bool) -> None:
+    """Run a job whose folder is held by `lock`; end the command with its exit code."""
+    from streams.batch.jobs.job import Job
+
+    with Interrupts() as interrupts:
+        interrupts.patient = True
+        found = Job(
+            job,
+            task,
+            stopping=interrupts.stop.is_set,
+            tell=_progress(),
+            reached=read_failpoint(os.environ),
+            settings=settings,
+            lock=lock,
+        ).run()
+    if json:
+        print_json(found)
+    else:
+        say(f"{found.state}: {found.completed} of {found.shards} shards")
+        say_counts(found)
+        say(f"  output {found.output}")
+        say(f"  report {job.report}")
+    if found.state == "Completed":
+        return
+    why = found.reason or "it was stopped"
+    warn(f"{why}; to continue: tidewheel jobs resume {job.folder}")
+    raise typer.Exit(EXIT_CODES[found.state])
+
+
+def say_counts(found: "Manifest") -> None:
+    say(
+        f"  {found.processed:,} of {found.total:,} rows with {found.model} in "
+        f"{found.seconds:.3g} s, {found.rows_per_s:,.0f} rows/s"
+    )
+    say(f"  {found.succeeded:,} answers, {found.processed - found.succeeded:,} errors"
+        f"{_by_reason(found.errors)}")  # fmt: skip
+    if found.excluded:
+        say(f"  {found.excluded:,} rows are excluded")
+    if found.readings:
+        say(f"  {found.readings:,} readings, {sum(found.broken.values()):,} break a segment"
+            f"{_by_reason(found.broken)}")  # fmt: skip
+    if found.accuracy is not None:
+        say(f"  {found.correct:,} of {found.labelled:,} labelled rows are correct, "
+            f"{found.accuracy:.3g}")  # fmt: skip
+    if found.drift is not None:
+        say(f"  drift: {found.drift.verdict}")
+    if found.reason:
+        say(f"  reason: {found.reason}")
+
+
+def _by_reason(counts: dict[str, int]) -> str:
+    text = ", ".join(f"{code} {count:,}" for code, count in counts.items())
+    return f" ({text})" if text else ""
+
+
+def _progress() -> "Callable[[Counts, int, float], None]":
+    """Return what writes a line to standard error every PROGRESS_S."""
+    last = time.monotonic()
+
+    def tell(counts: "Counts", total: int, seconds: float) -> None:
+        nonlocal last
+        if time.monotonic() - last < PROGRESS_S:
+            return
+        last = time.monotonic()
+        text = f"{counts.read:,} of {total:,} rows, {counts.failed:,} errors"
+        print_line(f"{text}, {counts.read / seconds:,.0f} rows/s")
+
+    return tell
+
+
+def warn(text: str) -> None:
+    print_line(f"tidewheel: {text}")
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard error."""
+    console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,10 +3,8 @@
 submission     what is checked before a job exists, and its specification
 job            the numbered steps
 scoring        one shard, in whatever process
-processes      several processes that score; worker is one of them
-loads          shards into a database or objects, and what is tried again
-report         a job as a page
-manifest       the sums of a job
-job_folder     the job's folder on disk
-job_index      the jobs of a state folder
+answers        rows answered by a model; what they look like, and drift
+processes      several processes that score
+manifest       the sums of a job, and its report as a page
+job_folder     the job's folder on disk, and the jobs of a state folder
 """

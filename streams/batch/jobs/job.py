@@ -15,57 +15,48 @@ another attempt, one without step 6 is loaded. After 6 the ledger says that its 
 an object is replaced by the same one.
 """
 
+import random
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from streams.batch.jobs.job_folder import JobFolder, Models, now_us, size_of
-from streams.batch.jobs.loads import PAUSE_S, Loader, may_pass
+from streams.batch.jobs.answers import output_fields
+from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.jobs.manifest import (
     counts_of,
     manifest_of,
-    read_manifest,
     verdict,
     write_manifest,
+    write_report,
 )
 from streams.batch.jobs.processes import Scorers
-from streams.batch.jobs.report import write_report
 from streams.batch.jobs.scoring import ShardScorer
 from streams.batch.jobs.submission import check_task
-from streams.batch.recordings.readings import plan_readings
-from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
-from streams.batch.records.rows import line_of
-from streams.batch.records.settings import Settings, most_errors
+from streams.batch.records.rows import line_of, may_pass
+from streams.batch.records.specification import Plan, Settings, Specification, most_errors
 from streams.batch.sinks.files import part_path
+from streams.batch.sinks.output import open_sink
 from streams.batch.sources.plan import Cutter, Sources, Stopped
+from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
-from streams.batch.windows.shard_rows import ShardRows
-from streams.batch.windows.windows import plan_windows
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import Task
-from streams.drift.reference import Reference
 from streams.runtime.failpoints import Failpoint, unarmed
 
+TRIES = 8
+PAUSE_S = (0.25, 10.0)
+
+T = TypeVar("T")
 Tell = Callable[[Counts, int, float], None]  # so far, rows in all, seconds of this process
-
-
-def silent(_counts: Counts, _total: int, _seconds: float) -> None:
-    """Report no progress."""
 
 
 class TimeOver(Exception):
     """The job has used its time."""
-
-
-def submit(
-    folder: JobFolder, specification: Specification, models: Models, reached: Failpoint
-) -> None:
-    """Step 1; the caller holds the folder."""
-    folder.write_specification(specification, models)
-    reached("score-step-1")
 
 
 @dataclass
@@ -83,7 +74,7 @@ class Job:
     folder: JobFolder
     task: Task
     stopping: Callable[[], bool] = lambda: False
-    tell: Tell = silent
+    tell: Tell = lambda _counts, _total, _seconds: None
     reached: Failpoint = unarmed
     settings: Settings | None = None
     lock: int | None = None
@@ -102,11 +93,11 @@ class Job:
         self.specification = self.folder.specification()
         self._asked = self.settings or self.specification.settings
         self._begun = self.clock()
-        self._reference: Reference | None = None
         before, plan = self.folder.state().state, self.folder.plan()
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
-            return read_manifest(self.folder, self.specification)
-        found = self._run(plan)
+            return manifest_of(self.folder)
+        self.plan = plan or Plan(files=[], shards=[])
+        found = self._run(planned=plan is not None)
         try:
             write_report(self.folder)
         except (TidewheelError, OSError) as exc:
@@ -114,84 +105,84 @@ class Job:
                 self.folder.note(f"the report is not written: {exc}")
         return found
 
-    def _run(self, plan: Plan | None) -> Manifest:
+    def _run(self, *, planned: bool) -> Manifest:
         check_task(self.task, self.specification)
         if not self.from_queue:
             self.folder.request_stop(False)
         self.folder.sweep(self.specification)
-        empty = Plan(files=[], shards=[])
+        self.sink = open_sink(self.specification)
         try:
-            own = ShardScorer(self.folder, self.specification, self.task, self._cutter().line_bytes)
-            self._reference = own.reference
-            scorers = Scorers(
-                self.folder, own, self._asked.processes, self._note_stopping, self.lock
-            )
-            with closing(scorers):
-                scorers.begin(likely_rows(self.specification))
-                if plan is None:
-                    plan = self._make_plan()
-                    sources = Sources(plan)
-                else:
-                    sources = self._same_sources(plan)
-                loader = Loader(
-                    self.folder, plan, self.task, self.reached, self._check, self.pause_s
-                )
-                self._score(plan, sources, scorers, loader)
-                return self._end(plan, *verdict(self.folder, self.specification, plan, loader.sink))
+            own = ShardScorer(self.folder, self.specification, self.task)
+            sources = self._same_sources() if planned else self._make_plan()
+            if self.sink is not None and self.plan.files:
+                schema = output_fields(self.task, self.specification, self.plan.files[0])
+                self._again(partial(self.sink.prepare, schema), "the output")
+            processes = self._asked.processes
+            with closing(
+                Scorers(self.folder, own, processes, self._note_stopping, self.lock)
+            ) as scorers:
+                self._score(sources, scorers)
+            return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
             self.folder.write_state("Stopped")
-            return self._manifest(plan or empty, "Stopped", "")
+            return manifest_of(self.folder, "Stopped")
         except TimeOver:
             reason = f"its time of {self._asked.timeout or 0:g} s was over"
-            return self._end(plan or empty, "PartiallyCompleted", reason)
+            return self._end("PartiallyCompleted", reason)
         except UsageError:
             raise
         except (TidewheelError, *Failures) as exc:
-            reason = line_of(exc)
-            return self._end(plan or empty, "Failed", reason, passing=may_pass(exc))
+            return self._end("Failed", line_of(exc), passing=may_pass(exc))
 
     # --- steps ----------------------------------------------------------------------------------
 
-    def _make_plan(self) -> Plan:
-        found, cutter, folder = self.specification, self._cutter(), self.folder.folder
+    def _make_plan(self) -> Sources:
+        """Step 2."""
+        found, cutter = self.specification, self._cutter()
         self.folder.write_state("Validating")
         plan = cutter.plan(found.inputs)
         if found.settings.rows == "readings":
             plan = plan_readings(
-                plan, self.task, found.input_format, found.columns, folder, self._check,
-                cutter.line_bytes,
-            )  # fmt: skip
-        if found.windowed:
-            reading, unplaced = ShardRows(folder, found, self.task, cutter.line_bytes), plan
-            plan = plan_windows(plan, lambda number: reading.keys(unplaced, number))
+                plan, self.task, found.input_format, found.columns, self.folder.folder, self._check
+            )
+        self.plan = plan
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
-        return plan
+        return Sources(plan)
 
-    def _same_sources(self, plan: Plan) -> Sources:
+    def _same_sources(self) -> Sources:
         """Return the input of the shards that are missing, after comparing it with the plan."""
-        missing = self.folder.missing(plan, self.specification)
-        sources = Sources(plan)
-        sources.verify({plan.shards[shard].file for shard in missing}, self._check)
+        missing = self.folder.missing(self.plan, self.specification)
+        sources = Sources(self.plan)
+        sources.verify({self.plan.shards[shard].file for shard in missing}, self._check)
         self.folder.write_state("InProgress")
         return sources
 
-    def _score(self, plan: Plan, sources: Sources, scorers: Scorers, loader: Loader) -> None:
-        limit = most_errors(self._asked.max_errors, plan.total)
-        counts = counts_of(self.folder, self.specification, plan)
-        _refuse_errors(counts, limit)
+    def _score(self, sources: Sources, scorers: Scorers) -> None:
+        self._counts = counts_of(self.folder, self.specification, self.plan)
+        self._count(Counts())
         todo = []
-        for number in self.folder.missing(plan, self.specification):
-            if (found := loader.finish(number)) is None:
+        for number in self.folder.missing(self.plan, self.specification):
+            if (found := self._load(number)) is None:
                 todo.append(number)
             else:
-                counts = self._told(plan, counts, found)
-        for number, found, seconds in scorers.score(plan, sources, todo, self._attempt):
-            self._scored(plan, number, found, seconds, loads=loader.sink is not None)
-            loader.finish(number)
-            counts = self._told(plan, counts, found)
-            _refuse_errors(counts, limit)
+                self._count(found)
+        for number, found, seconds in scorers.score(self.plan, sources, todo, self._attempt):
+            self._scored(number, found, seconds)
+            self._load(number)
+            self._count(found)
+
+    def _count(self, found: Counts) -> None:
+        """Add the counts of a shard; raise TidewheelError if too many rows have errors."""
+        counts = self._counts = self._counts.plus(found)
+        self.tell(counts, self.plan.total, self.clock() - self._begun)
+        limit = most_errors(self._asked.max_errors, self.plan.total)
+        if limit is not None and counts.failed > limit:
+            raise TidewheelError(
+                f"{counts.failed:,} rows have an error, --max-errors allows {limit:,}: "
+                "more are allowed with --max-errors of jobs resume"
+            )
 
     def _attempt(self, number: int) -> None:
         """Step 3, before a shard is begun; raise Stopped or TimeOver where no other one may be."""
@@ -205,26 +196,61 @@ class Job:
             self.folder.note(f"shard {number}: attempt {attempts}")
         self.reached("score-step-3")
 
-    def _scored(
-        self, plan: Plan, number: int, counts: Counts, seconds: float, *, loads: bool
-    ) -> None:
+    def _scored(self, number: int, counts: Counts, seconds: float) -> None:
         """Step 5, after another process or this one has done step 4."""
         self.reached("score-step-4")
         attempt = self.folder.record(number)
         assert attempt is not None
-        part = part_path(self.folder.folder, self.specification, plan, number)
         found = {
-            "state": "Scored" if loads else "Completed",
+            "state": "Completed" if self.sink is None else "Scored",
             "counts": counts,
             "seconds": seconds,
             "ended_us": now_us(),
-            "bytes": size_of(part) or 0,
+            "bytes": size_of(self._part(number)) or 0,
         }
         self.folder.write_record(number, attempt.model_copy(update=found))
         self.reached("score-step-5")
 
-    def _end(self, plan: Plan, state: State, reason: str, *, passing: bool = False) -> Manifest:
-        manifest = self._manifest(plan, state, reason)
+    def _load(self, number: int) -> Counts | None:
+        """Do steps 6 and 7 of a scored shard; return its counts, None if it has to be scored first,
+        or is not to be loaded."""
+        record, sink, part = self.folder.record(number), self.sink, self._part(number)
+        if sink is None or record is None or record.state != "Scored":
+            return None
+
+        def load() -> bool:
+            if sink.committed(number, record.generation):  # also what no answer came for
+                return True
+            if size_of(part) != record.bytes:
+                return False
+            sink.load(number, record.generation, part)
+            return True
+
+        if not self._again(load, f"shard {number}"):
+            return None
+        self.reached("score-step-6")
+        self.folder.write_record(number, record.model_copy(update={"state": "Completed"}))
+        part.unlink(missing_ok=True)
+        self.reached("score-step-7")
+        return record.counts
+
+    def _again(self, work: Callable[[], T], what: str) -> T:
+        """Return what `work` does; try it again while that may pass."""
+        pause, most = self.pause_s
+        for left in reversed(range(TRIES)):
+            try:
+                return work()
+            except Retryable as exc:
+                if not left:
+                    raise
+                self.folder.note(f"{what} is loaded again in {pause:.2g} s: {exc}")
+            self._check()
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, most)
+        raise AssertionError
+
+    def _end(self, state: State, reason: str, *, passing: bool = False) -> Manifest:
+        manifest = manifest_of(self.folder, state, reason)
         try:
             write_manifest(self.folder, self.specification, manifest)
             self.reached("score-step-8")
@@ -236,10 +262,8 @@ class Job:
 
     # --- parts ----------------------------------------------------------------------------------
 
-    def _told(self, plan: Plan, counts: Counts, found: Counts) -> Counts:
-        counts = counts.plus(found)
-        self.tell(counts, plan.total, self.clock() - self._begun)
-        return counts
+    def _part(self, number: int) -> Path:
+        return part_path(self.folder.folder, self.specification, self.plan, number)
 
     def _cutter(self) -> Cutter:
         return self.cutter(self.specification, self._check)
@@ -258,22 +282,3 @@ class Job:
         """Say that the job ends after the shards that are being scored."""
         if self._stop_asked() and self.folder.state().state != "Stopping":
             self.folder.write_state("Stopping")
-
-    def _manifest(self, plan: Plan, state: State, reason: str) -> Manifest:
-        return manifest_of(self.folder, self.specification, plan, state, reason, self._reference)
-
-
-def likely_rows(specification: Specification) -> int:
-    """Return about how many rows the files of a job have, by their sizes: as many as fit with four
-    bytes a number. Files behind URLs count as none."""
-    shape, paths = specification.task, [Path(file.path) for file in specification.inputs]
-    sizes = [path.stat().st_size for path in paths if path.is_file()]
-    return sum(sizes) // (4 * len(shape.channels) * shape.samples)
-
-
-def _refuse_errors(counts: Counts, limit: int | None) -> None:
-    if limit is not None and counts.failed > limit:
-        raise TidewheelError(
-            f"{counts.failed:,} rows have an error, --max-errors allows {limit:,}: "
-            "more are allowed with --max-errors of jobs resume"
-        )

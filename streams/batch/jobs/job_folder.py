@@ -1,4 +1,5 @@
-"""The folder of a job: docs/architecture/batch.md, The job's folder."""
+"""The folder of a job: docs/architecture/batch.md, The job's folder; and which jobs a state folder
+knows."""
 
 import fcntl
 import json
@@ -11,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from streams.batch.records.documents import Plan, Specification
 from streams.batch.records.progress import JobState, ShardRecord, State
+from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
+from streams.runtime.failpoints import Failpoint, unarmed
 
 D = TypeVar("D", bound=Document)
 
-ATTEMPTS, PAUSE_S = 20, 0.025  # at the lock
-TAIL_BYTES = 4096  # of the log, which have its last times
+WAIT_S, PAUSE_S = 0.5, 0.025  # for the lock
 
 
 class Held(UsageError):
@@ -34,14 +35,11 @@ def now_us() -> int:
 
 
 class Models(NamedTuple):
-    """A job's artifacts and their bytes; `weights` are those of a personal model of the first, and
-    the teacher answers beside it."""
+    """A job's artifact and its bytes; `weights` are those of a personal model of it."""
 
     artifact: Artifact
     data: bytes
     weights: bytes | None = None
-    teacher: Artifact | None = None
-    teacher_data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,6 @@ class JobFolder:
     @property
     def model(self) -> Path:
         return self.folder / "model.twa"
-
-    @property
-    def teacher(self) -> Path:
-        return self.folder / "teacher.twa"
 
     @property
     def weights(self) -> Path:
@@ -73,27 +67,25 @@ class JobFolder:
         """Whether there is a job."""
         return (self.folder / "specification.json").exists()
 
-    def lock(self, wait_s: float = ATTEMPTS * PAUSE_S) -> IO[str]:
+    def lock(self, wait_s: float = WAIT_S) -> IO[str]:
         """Return the lock, which holds the folder until it is closed; raise Held if another process
-        works on the job for all of the wait. A process that inherits its descriptor holds the
-        folder too, until it ends."""
+        works on the job for all of the wait: one that only looks holds it for a moment. A process
+        that inherits its descriptor holds the folder too, until it ends."""
+        until = time.monotonic() + wait_s
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / "lock").open("a+")
         except OSError as exc:
             raise self._unwritable(exc) from exc
-        try:
-            if not _locks(handle, wait_s):
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise Held(f"process {holder} works on the job {self.folder}")
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
-        except (OSError, Held) as exc:
-            handle.close()
-            raise exc if isinstance(exc, Held) else self._unwritable(exc) from exc
-        return handle
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return handle
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    handle.close()
+                    raise Held(f"another process works on the job {self.folder}") from None
+            time.sleep(PAUSE_S)
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -124,8 +116,6 @@ class JobFolder:
             raise UsageError(f"{self.folder} is no job: name the folder that `score` printed")
         found = self._read("specification.json", Specification)
         assert found is not None
-        if found.format != 1:
-            raise UsageError(f"{self.folder} has format {found.format}; this version reads 1")
         return found
 
     def plan(self) -> Plan | None:
@@ -137,17 +127,19 @@ class JobFolder:
     def record(self, shard: int) -> ShardRecord | None:
         return self._read(f"shards/{shard:05}.json", ShardRecord)
 
-    def write_specification(self, specification: Specification, models: Models) -> None:
-        """Write what was asked for; raise UsageError, and there is no job, if that fails."""
+    def submit(
+        self, specification: Specification, models: Models, reached: Failpoint = unarmed
+    ) -> None:
+        """Write what was asked for, step 1 of a job; raise UsageError, and there is no job, if that
+        fails. The caller holds the folder."""
         try:
             write_atomic(self.model, models.data)
-            if models.teacher_data is not None:
-                write_atomic(self.teacher, models.teacher_data)
             if models.weights is not None:
                 write_atomic(self.weights, models.weights)
             self._write("specification.json", specification)
         except OSError as exc:
             raise self._unwritable(exc) from exc
+        reached("score-step-1")
 
     def write_plan(self, plan: Plan) -> None:
         self._write("plan.json", plan)
@@ -180,22 +172,42 @@ class JobFolder:
         done = self.done(plan, specification)
         return [shard for shard in range(len(plan.shards)) if shard not in done]
 
+    def mark_failed(self) -> int:
+        """Mark the shards that have rows with errors as not done; return how many. The caller holds
+        the folder. A shard's generation grows: where a database has the rows of the one before,
+        they are replaced in the transaction that adds the new ones."""
+        self.specification()
+        plan, marked = self.plan(), 0
+        for number in range(len(plan.shards) if plan is not None else 0):
+            record = self.record(number)
+            if record is None or record.state == "InProgress" or not record.counts.failed:
+                continue
+            again = ShardRecord(
+                state="InProgress", attempts=record.attempts, generation=record.generation + 1
+            )
+            self.write_record(number, again)
+            marked += 1
+        if marked:
+            self.write_state("InProgress", f"{marked} shards with errors are scored again")
+        return marked
+
     def note(self, text: str) -> None:
-        """Add a line to the job's log; its times go on where the clock is set back."""
+        """Add a line to the job's log."""
+        line = json.dumps({"time_us": now_us(), "text": text}, ensure_ascii=False).encode()
         with (self.folder / "log.jsonl").open("ab+") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            tail = file.read()
-            now = max([now_us(), *(line["time_us"] for line in _lines(tail))])
-            line = json.dumps({"time_us": now, "text": text}, ensure_ascii=False).encode()
-            cut_off = bool(tail) and not tail.endswith(b"\n")  # by a crash, or a full disk
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            cut_off = file.read(1) not in (b"", b"\n")  # by a crash, or a full disk
             file.write(b"\n" * cut_off + line + b"\n")
 
     def log(self) -> list[dict[str, Any]]:
         """Return the job's log; a line that was cut off by a crash is left out."""
-        try:
-            return _lines((self.folder / "log.jsonl").read_bytes())
-        except FileNotFoundError:
-            return []
+        found = []
+        with suppress(FileNotFoundError):
+            for line in (self.folder / "log.jsonl").read_bytes().splitlines():
+                with suppress(ValueError):
+                    found.append(json.loads(line))
+        return [line for line in found if isinstance(line, dict) and "time_us" in line]
 
     @property
     def stop_requested(self) -> bool:
@@ -236,29 +248,47 @@ class JobFolder:
         write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
 
 
-def _lines(data: bytes) -> list[dict[str, Any]]:
-    found = []
-    for line in data.decode(errors="replace").splitlines():
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and "time_us" in line]
-
-
-def _locks(handle: IO[str], wait_s: float) -> bool:
-    """Return whether the lock is ours now. Who only asks whether a process works on the job holds
-    it for a moment, so one refusal is not taken for an answer."""
-    for _ in range(max(1, round(wait_s / PAUSE_S))):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(PAUSE_S)
-        else:
-            return True
-    return False
-
-
 def size_of(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except OSError:
         return None
+
+
+@dataclass(frozen=True)
+class JobIndex:
+    """The jobs that were submitted with one state folder: `<state>/jobs/<id>` is a link to the
+    job's folder."""
+
+    state: Path
+
+    def add(self, identity: str, job: JobFolder) -> None:
+        link = self.state / "jobs" / identity
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(job.folder)
+
+    def jobs(self) -> Iterator[JobFolder]:
+        """Yield the jobs whose folders are there, damaged ones too, the newest first."""
+        for link in sorted((self.state / "jobs").glob("*"), key=_made_ns, reverse=True):
+            if (job := JobFolder(link.resolve())).submitted:
+                yield job
+
+    def find(self, name: str) -> JobFolder:
+        """Return the job of a folder, or of an id; raise UsageError if its folder is gone."""
+        job, link = JobFolder(Path(name).absolute()), self.state / "jobs" / Path(name).name
+        if job.submitted or not link.is_symlink():
+            return job
+        if not link.exists():
+            raise UsageError(f"the folder of job {name} is gone")
+        return JobFolder(link.resolve())
+
+    def forget_missing(self) -> None:
+        """Remove the links whose folders are gone."""
+        for link in (self.state / "jobs").glob("*"):
+            if not link.exists():
+                link.unlink()
+
+
+def _made_ns(link: Path) -> int:
+    return link.lstat().st_mtime_ns

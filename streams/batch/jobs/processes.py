@@ -1,28 +1,36 @@
 """Step 4 of a job's shards: in this process, or in several, one shard each at a time.
 
-A worker is `python -m streams.batch.jobs.worker`. It reads the numbers of shards from its standard
-input and answers each with a line of JSON on its standard output. It is killed with this process
-(Linux), and ends by itself when its input ends. One that dies costs its shard's attempt.
+A worker is `python -m streams.batch.jobs.processes FOLDER PARENT`. It reads the numbers of
+shards from its standard input and answers each with a line of JSON on its standard output; what the
+task or a library prints goes to standard error. It is killed with this process (Linux), and ends
+by itself when its input ends. One that dies costs its shard's attempt.
 """
 
 import json
 import os
-import selectors
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.jobs.scoring import ShardScorer
-from streams.batch.records.documents import Plan
 from streams.batch.records.progress import Counts
+from streams.batch.records.rows import line_of, may_pass
+from streams.batch.records.specification import Plan
 from streams.batch.sinks.files import part_path
 from streams.batch.sources.plan import Sources
+from streams.batch.sources.tables import Failures
 from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.task import load_task
+from streams.runtime.processes import end_with_parent
 
 DEATHS = 3  # of one shard: the fourth process would die too
 POLL_S = 0.2
@@ -65,13 +73,6 @@ class Scorers:
         for worker in self._workers:
             worker.kill()
 
-    def begin(self, rows: int) -> None:
-        """Start the processes if about so many rows are worth it: they load while the input is
-        hashed."""
-        count = self._processes or useful_processes(rows)
-        if 1 < count <= rows // ROWS_A_PROCESS:
-            self._start(count)
-
     def score(
         self, plan: Plan, sources: Sources, numbers: Sequence[int], before: Callable[[int], None]
     ) -> Iterator[Scored]:
@@ -82,7 +83,7 @@ class Scorers:
         if not self._workers and count > 1:
             self._start(count)
         if self._workers:
-            yield from self._by_workers(list(numbers), before)
+            yield from self._by_workers(list(reversed(numbers)), before)
             return
         for number in numbers:
             before(number)
@@ -95,84 +96,115 @@ class Scorers:
         self._workers += [self._worker() for _ in range(count)]
 
     def _worker(self) -> "_Worker":
-        return _Worker([str(self._job.folder), str(self._own.max_bytes)], self._lock)
+        return _Worker(str(self._job.folder), self._lock)
 
     def _by_workers(self, waiting: list[int], before: Callable[[int], None]) -> Iterator[Scored]:
         over: BaseException | None = None
         deaths: Counter[int] = Counter()
-        waiting.reverse()
-        while True:
-            for worker in self._workers:
-                if worker.number is None and waiting and over is None:
+        busy: dict[Future[dict[str, Any] | None], tuple[_Worker, int]] = {}
+        idle = list(self._workers)
+        with ThreadPoolExecutor(len(idle)) as threads, closing(self):  # which ends the threads
+            while busy or (waiting and over is None):
+                while idle and waiting and over is None:
                     try:
                         before(waiting[-1])
-                        worker.begin(waiting.pop())
                     except Exception as exc:  # a stop, or the disk: the others are waited for
                         over = exc
-            if all(worker.number is None for worker in self._workers):
-                if over is not None:
-                    raise over
-                return
-            for worker in self._ready():
-                number, found = worker.answer()
-                if found is not None:
-                    yield number, *found
-                    continue
-                self._workers[self._workers.index(worker)] = self._worker()
-                deaths[number] += 1
-                if deaths[number] == DEATHS:
-                    text = f"{DEATHS} processes have died of shard {number}: see jobs show"
-                    raise TidewheelError(text)
-                self._job.note(f"shard {number}: its process has died, it is begun again")
-                waiting.append(number)
-            self._between()
+                        break
+                    worker, number = idle.pop(), waiting.pop()
+                    busy[threads.submit(worker.score, number)] = worker, number
+                for future in wait(busy, POLL_S, FIRST_COMPLETED).done:
+                    worker, number = busy.pop(future)
+                    if (found := future.result()) is not None:
+                        idle.append(worker)
+                        yield number, *_counts_of(found)
+                        continue
+                    deaths[number] += 1
+                    if deaths[number] == DEATHS:
+                        text = f"{DEATHS} processes have died of shard {number}: see jobs show"
+                        raise TidewheelError(text)
+                    self._job.note(f"shard {number}: its process has died, it is begun again")
+                    waiting.append(number)
+                    idle.append(self._worker())
+                    self._workers.append(idle[-1])
+                self._between()
+        if over is not None:
+            raise over
 
-    def _ready(self) -> "list[_Worker]":
-        """Wait for a moment; return the workers that have answered or died."""
-        with selectors.DefaultSelector() as ready:
-            for worker in self._workers:
-                if worker.number is not None:
-                    ready.register(worker.output, selectors.EVENT_READ, worker)
-            return [key.data for key, _ in ready.select(POLL_S)]
+
+def _counts_of(found: dict[str, Any]) -> tuple[Counts, float]:
+    """Return what a worker has answered; raise what is wrong with the shard."""
+    if "error" in found:
+        raise KINDS[found["kind"]](found["error"])
+    return Counts.model_validate(found["counts"]), found["seconds"]
 
 
 class _Worker:
     """A process that scores one shard after the other."""
 
-    def __init__(self, words: list[str], lock: tuple[int, ...]) -> None:
-        self.number: int | None = None
+    def __init__(self, folder: str, lock: tuple[int, ...]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "streams.batch.jobs.worker", *words, str(os.getpid())],
+            [sys.executable, "-m", "streams.batch.jobs.processes", folder, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is ours to handle
             pass_fds=lock,
         )
-        self._input: Any = self._process.stdin
-        self.output: Any = self._process.stdout
 
-    def begin(self, number: int) -> None:
-        self.number = number
-        with suppress(BrokenPipeError):  # it is dead: its output has ended
-            self._input.write(f"{number}\n".encode())
-            self._input.flush()
-
-    def answer(self) -> tuple[int, tuple[Counts, float] | None]:
-        """Return the shard, and its counts and seconds, None if the process has died; raise what is
-        wrong with the shard."""
-        number, line = self.number, self.output.readline()
-        assert number is not None
-        if not line:
-            self.kill()
-            return number, None
-        self.number, found = None, json.loads(line)
-        if "error" in found:
-            raise KINDS[found["kind"]](found["error"])
-        return number, (Counts.model_validate(found["counts"]), found["seconds"])
+    def score(self, number: int) -> dict[str, Any] | None:
+        """Return the answer of the process; None if it has died."""
+        with suppress(OSError, ValueError):
+            self._process.stdin.write(f"{number}\n".encode())  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+            if line := self._process.stdout.readline():  # type: ignore[union-attr]
+                return dict(json.loads(line))
+        self.kill()
+        return None
 
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._input, self.output):
-            with suppress(BrokenPipeError):
-                pipe.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError, ValueError):
+                pipe.close()  # type: ignore[union-attr]
+
+
+# --- a worker -------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    job, parent = JobFolder(Path(sys.argv[1])), int(sys.argv[2])
+    if not end_with_parent(parent):
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    with suppress(TidewheelError, *Failures):  # what is wrong is in the first answer
+        _ = _scorer(job).batch
+    for line in sys.stdin:
+        answers.write(json.dumps(_answer(job, int(line))) + "\n")
+        answers.flush()
+
+
+@cache
+def _scorer(job: JobFolder) -> ShardScorer:
+    found = job.specification()
+    return ShardScorer(job, found, load_task(found.task.reference))
+
+
+def _answer(job: JobFolder, number: int) -> dict[str, object]:
+    """Write a shard's file; return its counts, or what is wrong, as JSON has it."""
+    begun = time.monotonic()
+    try:
+        plan, scorer = job.plan(), _scorer(job)
+        assert plan is not None
+        part = part_path(job.folder, scorer.specification, plan, number)
+        counts = scorer.score(plan, number, Sources(plan), part, lambda: None)
+        return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
+    except (TidewheelError, *Failures) as exc:
+        kind = "usage" if isinstance(exc, UsageError) else "other"
+        return {"error": line_of(exc), "kind": "passing" if may_pass(exc) else kind}
+
+
+if __name__ == "__main__":
+    main()

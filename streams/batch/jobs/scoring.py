@@ -1,54 +1,38 @@
-"""One shard scored into its output file, in whatever process."""
+"""One shard scored into its output file, in whatever process.
+
+A device answers one segment at a time. A batch is faster, and is taken only if it gives the same
+bits as single segments.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
+import numpy as np
 
-from streams.batch.answering.answers import Answering, Model, output_schema
-from streams.batch.answering.drift import Watch, reference_of
-from streams.batch.answering.models import fastest_batch, load_teacher
+from streams.batch.jobs.answers import Answering, Model, output_fields, reference_of
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.recordings.readings import FIELDS
-from streams.batch.records.documents import Named, Plan, PlannedFile, Specification
 from streams.batch.records.progress import Counts
-from streams.batch.records.rows import Rows, Taught
+from streams.batch.records.rows import Rows
+from streams.batch.records.specification import Plan, PlannedFile, Shard, Specification
 from streams.batch.sinks.files import writing
-from streams.batch.sources.inputs import kept_fields
+from streams.batch.sources.inputs import read_shard
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.text import MAX_LINE_BYTES
-from streams.batch.windows.shard_rows import ShardRows
+from streams.batch.sources.readings import carry_path, read_readings
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
-from streams.drift.reference import Reference
 from streams.learning.onnx_model import OnnxModel
-
-if TYPE_CHECKING:
-    from streams.learning.teacher import Teacher
-
-
-class Loaded(NamedTuple):
-    """What answers segments, None for a teacher; the teacher; and the drift reference."""
-
-    run: Model | None
-    teacher: "Teacher | None"
-    reference: Reference | None
 
 
 def artifact_of(folder: JobFolder, specification: Specification) -> Artifact:
     """Return the job's artifact; it was verified when the job was submitted."""
-    return _stored(folder.model, specification.digest)
-
-
-def _stored(path: Path, digest: str) -> Artifact:
+    path = folder.model
     try:
         data = path.read_bytes()
         found = digest_of(data)
-        if found != digest:
+        if found != specification.digest:
             raise ArtifactError("digest", "it is not the artifact of the specification")
         manifest, files = files_of(data)
     except OSError as exc:
@@ -71,54 +55,23 @@ def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
     return data
 
 
-def load_models(folder: JobFolder, specification: Specification, task: Task) -> Loaded:
-    """Return the job's models and the reference of the first."""
-    artifact = artifact_of(folder, specification)
-    run: Model | None = None
-    teacher: Teacher | None = None
-    try:
-        if specification.kind == "teacher":
-            teacher = load_teacher(task, artifact)
-        else:
-            run = OnnxModel(task, artifact, _weights(folder, specification)).run
-        if specification.teacher is not None:
-            other = _stored(folder.teacher, specification.teacher.digest)
-            teacher = load_teacher(task, other)
-        return Loaded(run, teacher, reference_of(artifact))
-    except ArtifactError as exc:
-        raise UsageError(f"the job's model {folder.model}: {exc}") from exc
-
-
-def output_fields(task: Task, specification: Specification, file: PlannedFile | Named) -> pa.Schema:
-    """Return all columns of the output, with those that come from the input."""
-    columns = specification.columns
-    kept = kept_fields(specification.input_format, file, columns)
-    own = FIELDS if specification.settings.rows == "readings" else []
-    named = [pa.field(name, kind) for name, kind in own]
-    beside = specification.teacher is not None
-    return pa.schema([*output_schema(task, columns, teacher=beside), *named, *kept])
-
-
 class ShardScorer:
     """Scores shards of one job with its model."""
 
-    def __init__(
-        self,
-        folder: JobFolder,
-        specification: Specification,
-        task: Task,
-        max_bytes: int = MAX_LINE_BYTES,
-    ) -> None:
+    def __init__(self, folder: JobFolder, specification: Specification, task: Task) -> None:
         """Load the model; raise UsageError if it cannot be used."""
-        self.specification, self._task, self.max_bytes = specification, task, max_bytes
-        self._reading = ShardRows(folder.folder, specification, task, max_bytes)
-        self._run, self._teacher, self.reference = load_models(folder, specification, task)
-        self._watch = Watch(task, self.reference)
+        self.specification, self._task = specification, task
+        self._folder, artifact = folder.folder, artifact_of(folder, specification)
+        try:
+            self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
+            self.reference = reference_of(artifact)
+        except ArtifactError as exc:
+            raise UsageError(f"the job's model {folder.model}: {exc}") from exc
 
     @cached_property
     def batch(self) -> int:
-        """How many segments the model answers at once, measured when it is first asked for."""
-        return 1 if self._run is None else fastest_batch(self._task, self._run)
+        """How many segments the model answers at once."""
+        return fastest_batch(self._task, self._run)
 
     def score(
         self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
@@ -128,14 +81,24 @@ class ShardScorer:
         specification, shard = self.specification, plan.shards[number]
         file = plan.files[shard.file]
         sources.check(shard.file)
-        answering = self._answering(file)
+        schema = output_fields(self._task, specification, file)
+        json_lines = specification.input_format in ("jsonl", "bedrock")
+        texts = specification.columns.keep if json_lines else ()
+        answering = Answering(
+            self._task,
+            specification.model,
+            self._run,
+            schema,
+            file.name,
+            self.reference,
+            self.batch,
+        )
         counts = Counts()
-        whole = output_fields(self._task, specification, file)
-        with writing(part, specification.output_format, whole) as write:
-            for rows, taught in self._rows(plan, number, between):
+        with writing(part, specification.output_format, schema, texts) as write:
+            for rows in self._rows(file, shard, number):
                 between()
-                table, found = answering.answer(rows, taught)
-                write(table, rows)
+                table, found = answering.answer(rows)
+                write(table)
                 counts = counts.plus(found)
             sources.check(shard.file)
             if counts.read != shard.rows or counts.readings != shard.readings:
@@ -144,24 +107,20 @@ class ShardScorer:
                 )
         return counts
 
-    def _answering(self, file: PlannedFile) -> Answering:
-        beside = self.specification.teacher
-        return Answering(
-            self._task,
-            self.specification.model,
-            self._run,
-            output_schema(self._task, self.specification.columns, teacher=beside is not None),
-            file.name,
-            self._watch,
-            self.batch,
-            None if beside is None else beside.model,
-        )
+    def _rows(self, file: PlannedFile, shard: Shard, number: int) -> Iterator[Rows]:
+        found = self.specification
+        about = self._task, found.input_format, file, shard, found.columns
+        if found.settings.rows == "segments":
+            return read_shard(*about)
+        return read_readings(*about, carry_path(self._folder, number))
 
-    def _rows(
-        self, plan: Plan, number: int, between: Callable[[], None]
-    ) -> Iterator[tuple[Rows, Taught | None]]:
-        if self._teacher is not None:
-            yield from self._reading.taught(plan, number, self._teacher, between)
-            return
-        for rows in self._reading.rows(plan, number):
-            yield rows, None
+
+TOGETHER = 64  # segments
+
+
+def fastest_batch(task: Task, run: Model) -> int:
+    """Return how many segments are answered at once: one, if several together have other bits."""
+    noise = np.random.default_rng(0)
+    segments = noise.normal(size=(TOGETHER, *task.segment_shape)).astype(np.float32)
+    alone = np.concatenate([run(segments[i : i + 1]) for i in range(TOGETHER)])
+    return TOGETHER if run(segments).tobytes() == alone.tobytes() else 1

@@ -8,28 +8,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from streams.batch.answering.models import check_models
+from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.jobs.scoring import output_fields
-from streams.batch.recordings.readings import as_read, one_sample, reading_columns
-from streams.batch.records.documents import (
+from streams.batch.records.specification import (
     FILES,
-    Columns,
-    InputFormat,
-    Named,
+    Settings,
     Specification,
     TaskShape,
-    Version,
 )
-from streams.batch.records.settings import Settings
-from streams.batch.sinks.opening import open_sink
-from streams.batch.sinks.targets import target_of
-from streams.batch.sources.inputs import check_files, choose_columns, find_inputs
+from streams.batch.sinks.output import open_sink, target_of
+from streams.batch.sources.inputs import columns_of, find_inputs
 from streams.batch.sources.text import MODEL_INPUT
-from streams.batch.windows.windows import with_keys
 from streams.contract.artifact import challenger_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, absolute_reference
+from streams.learning.onnx_model import OnnxModel
 from streams.runtime.disk import replacing
 
 STDIN = "-"
@@ -62,12 +55,12 @@ def specify(
         )
     if target.kind in FILES and target.local:
         _refuse_output(Path(target.place), settings.to)
-    artifact, teacher = models.artifact, models.teacher
+    artifact = models.artifact
     with _staged(settings, folder, stdin) as inputs:
         files, kind = find_inputs(inputs)
-        columns = _columns(task, kind, files, settings, models)
+        columns = columns_of(task, kind, files, settings)
         try:
-            check_models(task, artifact, models.weights, teacher)
+            OnnxModel(task, artifact, models.weights)
         except ArtifactError as exc:
             raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     if STDIN in settings.inputs:
@@ -80,9 +73,7 @@ def specify(
         task=shape_of(task, absolute_reference(settings.task)),
         model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
-        kind="teacher" if artifact.manifest.kind == "teacher" else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
-        teacher=None if teacher is None else Version(model=teacher.model, digest=teacher.digest),
         inputs=files,
         input_format=kind,
         columns=columns,
@@ -112,25 +103,6 @@ def _for_bedrock(found: Specification) -> Specification:
         raise UsageError(f"two inputs are named {twice}.jsonl, and their outputs would be one file")
     columns = found.columns.model_copy(update={"keep": [*found.columns.keep, MODEL_INPUT]})
     return found.model_copy(update={"columns": columns})
-
-
-def _columns(
-    task: Task, kind: InputFormat, files: list[Named], settings: Settings, models: Models
-) -> Columns:
-    windowed = models.artifact.manifest.kind == "teacher" or models.teacher is not None
-    if settings.device is not None and (settings.rows == "readings" or not windowed):
-        raise UsageError("--device is for segments that a teacher answers")
-    if windowed and settings.rows == "segments" and settings.time is None:
-        raise UsageError(
-            "a teacher answers windows of a device: name --time and --device, or --as readings"
-        )
-    if settings.rows == "readings":
-        columns = reading_columns(task, kind, files, settings)
-        check_files(one_sample(task), kind, files, as_read(columns))
-        return columns
-    columns = choose_columns(task, kind, files, settings)
-    check_files(task, kind, files, with_keys(columns) if windowed else columns)
-    return columns
 
 
 @contextmanager

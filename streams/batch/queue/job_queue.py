@@ -1,51 +1,47 @@
-"""The queue of one state folder: `<state>/queue.sqlite`. Each method is one transaction.
+"""The queue of one state folder, `<state>/queue/<time>-<id>.json`, and its runner.
 
-A row is a job that waits or runs. It runs while its folder is locked (flock): the runner that takes
-a job holds the lock together with the processes that work on it, and the kernel gives it to
-another one only when all of them are gone. So nothing has to be taken away from a dead process.
+A file is a job that waits or runs, and is replaced as a whole by who holds the job's folder. The
+job runs while its folder is locked (flock): the runner holds the lock together with the processes
+that work on the job, and the kernel gives it to another one only when all of them are gone. So
+nothing has to be taken away from a dead process.
+
+A runner takes jobs, and starts a process for each attempt. The numbered steps:
+
+1. the job's folder is locked, and an attempt is counted
+2. the process of the attempt submits the job if that has not been done: a scheduled one
+3. the job ends in one of its states
+4. it leaves the queue, or is Scheduled and waits for another attempt
+
+A crash frees the lock: the next runner takes the job again, and where it has ended already it only
+does step 4.
 """
 
-import sqlite3
+import random
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from streams.batch.jobs.job_folder import Held, JobFolder, now_us
-from streams.batch.records.settings import Settings
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.batch.records.progress import OVER, JobState
+from streams.batch.records.rows import line_of
+from streams.batch.records.specification import Settings
+from streams.contract.errors import TidewheelError, UsageError
+from streams.runtime.disk import write_atomic
+from streams.runtime.failpoints import Failpoint, unarmed
 
-NAME = "queue.sqlite"
-WAIT_S = 5.0  # for another writer
-MAX_WAITING = 1000
-MAX_PAUSE_US = (
-    900_000_000  # before another attempt; a longer one comes of a clock that was set back
-)
-TABLES = """
-CREATE TABLE IF NOT EXISTS jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, folder TEXT NOT NULL,
-    settings TEXT NOT NULL, submitted_us INTEGER NOT NULL, expires_us INTEGER, part_of TEXT,
-    max_active INTEGER, attempts INTEGER NOT NULL, failures INTEGER NOT NULL,
-    next_us INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS schedules (
-    name TEXT PRIMARY KEY, cron TEXT NOT NULL, timezone TEXT NOT NULL, settings TEXT NOT NULL,
-    created_us INTEGER NOT NULL, cursor_us INTEGER NOT NULL, max_catch_up INTEGER NOT NULL,
-    problem TEXT NOT NULL, skipped TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS intervals (
-    schedule TEXT NOT NULL, start_us INTEGER NOT NULL, end_us INTEGER NOT NULL,
-    job TEXT NOT NULL, folder TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (schedule, start_us)) STRICT;
-"""
+T = TypeVar("T")
+MAX_PAUSE_US = 900_000_000  # of an attempt; a longer one comes of a clock that was set back
+POLL_S = 0.2
+DIED = "its process died"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A job in the queue. Of all jobs that are `part_of` something, `max_active` run at once.
-
-    next_us   before that no attempt is made
-    attempts  that have begun, and failures those of them that failed
-    """
+    """A job in the queue. Of all jobs that are `part_of` something, `max_active` run at once."""
 
     id: str
     folder: str
@@ -54,17 +50,14 @@ class Entry:
     expires_us: int | None = None
     part_of: str | None = None
     max_active: int | None = None
-    attempts: int = 0
-    failures: int = 0
-    next_us: int = 0
+    attempts: int = 0  # that have begun
+    failures: int = 0  # of them
+    next_us: int = 0  # before that no attempt is made
     reason: str = ""
 
     @property
     def job(self) -> JobFolder:
         return JobFolder(Path(self.folder))
-
-
-COLUMNS = tuple(Entry.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -73,52 +66,44 @@ class JobQueue:
 
     state: Path
     now: Callable[[], int] = now_us
-    max_waiting: int = MAX_WAITING
+    max_waiting: int = 1000
 
-    def entries(self, which: str = "TRUE", *values: object) -> list[Entry]:
+    def entries(self, which: str = "*") -> list[Entry]:
         """Return the jobs, the oldest first."""
-        rows = rows_of(self.state, f"SELECT * FROM jobs WHERE {which} ORDER BY seq", *values)
-        return [_entry(row) for row in rows]
+        found = (read_document(path, ENTRY) for path in sorted(self._paths(which)))
+        return [entry for entry in found if entry is not None]
 
     def entry(self, identity: str) -> Entry | None:
-        return next(iter(self.entries("id = ?", identity)), None)
+        return next(iter(self.entries(identity)), None)
 
     def add(self, entry: Entry) -> None:
         """Add a job; raise UsageError if it is there, or if too many wait."""
-        with writing(self.state) as connection:
-            self.insert(connection, entry)
-
-    def insert(self, connection: sqlite3.Connection, entry: Entry) -> None:
-        """Add a job in a transaction of the caller's."""
-        (count,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
-        if count >= self.max_waiting:
+        paths = sorted(self._paths("*"))
+        if len(paths) >= self.max_waiting:
             raise UsageError(
-                f"{count:,} jobs wait in {self.state}, {self.max_waiting:,} may: start another "
-                "`tidewheel jobs run`"
+                f"{len(paths):,} jobs wait in {self.state}, {self.max_waiting:,} may: start "
+                "another `tidewheel jobs run`"
             )
-        if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (entry.id,)).fetchone():
+        if self.entry(entry.id):
             raise UsageError(f"the job {entry.id} is queued already")
-        found = {**vars(entry), "settings": entry.settings.model_dump_json()}
-        found["submitted_us"] = self.now()
-        places = ", ".join(f":{name}" for name in COLUMNS)
-        connection.execute(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({places})", found)
+        last_us = int(paths[-1].name.partition("-")[0]) if paths else 0
+        self._write(replace(entry, submitted_us=max(self.now(), last_us + 1)))
 
     def take(self) -> tuple[Entry, IO[str]] | None:
         """Take the oldest job that is due and that no process works on, and count an attempt;
         return it with the lock of its folder, which the caller closes. None if there is none."""
-        for entry in self.entries():
-            if not self._due(entry) or self._is_full(entry):
+        entries = self.entries()
+        for entry in entries:
+            same = [one for one in entries if one.part_of == entry.part_of]
+            most = entry.max_active
+            if not self._due(entry) or (most and sum(one.job.running for one in same) >= most):
                 continue
-            try:
+            with suppress(Held):
                 lock = entry.job.lock(0)
-            except Held:
-                continue
-            now = self.entry(entry.id)  # another one may have ended it before the lock was ours
-            if now is None or not self._due(now):
+                now = self.entry(entry.id)  # another one may have ended it before the lock was ours
+                if now is not None and self._due(now):
+                    return self._write(replace(now, attempts=now.attempts + 1)), lock
                 lock.close()
-                continue
-            self._change(entry.id, "attempts = attempts + 1")
-            return replace(now, attempts=now.attempts + 1), lock
         return None
 
     def _due(self, entry: Entry) -> bool:
@@ -135,80 +120,161 @@ class JobQueue:
         done = []
         for entry in filter(self._late, self.entries()):
             with suppress(Held), entry.job.locked():
-                if (now := self.entry(entry.id)) is not None and self._late(now):
-                    if entry.job.submitted:
-                        text = "it has waited longer than --expires-after"
-                        entry.job.write_state("Expired", text)
-                    self.finish(entry.id, "Expired")
-                    done.append(entry)
+                now = self.entry(entry.id)
+                if now is None or not self._late(now):
+                    continue
+                entry.job.write_state("Expired", "it has waited longer than --expires-after")
+                self.finish(entry.id)
+                done.append(entry)
         return done
-
-    def _is_full(self, entry: Entry) -> bool:
-        if entry.part_of is None or entry.max_active is None:
-            return False
-        same = self.entries("part_of = ?", entry.part_of)
-        return sum(one.job.running for one in same) >= entry.max_active
 
     def again(self, entry: Entry, pause_s: float, reason: str, *, failed: bool) -> None:
         """Let a job wait for another attempt; the caller holds its folder."""
-        next_us = self.now() + int(pause_s * 1e6)
-        what = "next_us = ?, reason = ?, failures = failures + ?"
-        self._change(entry.id, what, next_us, reason, int(failed))
+        next_us, failures = self.now() + int(pause_s * 1e6), entry.failures + failed
+        self._write(replace(entry, next_us=next_us, failures=failures, reason=reason))
 
-    def finish(self, identity: str, state: str, reason: str = "") -> None:
+    def finish(self, identity: str) -> None:
         """Remove a job that is over; the caller holds its folder."""
-        with writing(self.state) as connection:
-            connection.execute("DELETE FROM jobs WHERE id = ?", (identity,))
-            connection.execute(
-                "UPDATE intervals SET state = ?, reason = ? WHERE job = ?",
-                (state, reason, identity),
-            )
+        for path in self._paths(identity):
+            path.unlink(missing_ok=True)
 
-    def _change(self, identity: str, what: str, *values: object) -> None:
-        with writing(self.state) as connection:
-            connection.execute(f"UPDATE jobs SET {what} WHERE id = ?", (*values, identity))
+    def _paths(self, identity: str) -> Iterator[Path]:
+        return (self.state / "queue").glob(f"*-{identity}.json")
 
-
-def _entry(row: sqlite3.Row) -> Entry:
-    found = {name: row[name] for name in COLUMNS}
-    found["settings"] = Settings.decode(row["settings"].encode())
-    return Entry(**found)
+    def _write(self, entry: Entry) -> Entry:
+        name = f"{entry.submitted_us:016}-{entry.id}.json"
+        write_document(self.state / "queue" / name, ENTRY, entry)
+        return entry
 
 
-# --- the database ---------------------------------------------------------------------------------
+ENTRY = TypeAdapter(Entry)
 
 
-def rows_of(state: Path, query: str, *values: object) -> list[Any]:
-    """Return the rows of a query; none where nothing was ever queued."""
-    path = state / NAME
-    if not path.exists():
-        return []
-    with _opened(path) as connection:
-        return connection.execute(query, values).fetchall()
-
-
-@contextmanager
-def writing(state: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a connection in a transaction, which an exception takes back."""
-    with _opened(state / NAME) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield connection
-        connection.execute("COMMIT")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open the database for one operation, so that nobody is locked out between two."""
+def read_document(path: Path, kind: TypeAdapter[T]) -> T | None:
+    """Return a document of the queue; None if it is gone."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=WAIT_S, isolation_level=None)) as connection:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = FULL")
-            if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                connection.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT;")
-            yield connection
-    except sqlite3.OperationalError as exc:
-        kind = Retryable if "locked" in str(exc) else TidewheelError
-        raise kind(f"the queue {path} cannot be used: {exc}") from exc
-    except (sqlite3.Error, OSError) as exc:
-        raise TidewheelError(f"the queue {path} cannot be used: {exc}") from exc
+        return kind.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as exc:
+        raise TidewheelError(f"{path} of the queue cannot be read: {line_of(exc)}") from exc
+
+
+def write_document(path: Path, kind: TypeAdapter[T], document: T) -> None:
+    try:
+        write_atomic(path, kind.dump_json(document, indent=2))
+    except OSError as exc:
+        raise TidewheelError(f"{path} of the queue cannot be written: {exc}") from exc
+
+
+# --- the runner -----------------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """What a runner reports."""
+
+    kind: Literal["begins", "ended", "again", "expired", "schedule", "wait"]
+    text: str
+    job: str | None = None
+    state: str | None = None
+
+
+@dataclass
+class Runner:
+    """Runs jobs of one state folder.
+
+    start  starts the process of an attempt (a subprocess.Popen), which inherits the lock
+    fire   queues what schedules have due
+    wait   waits so many seconds, returns whether to stop; `hurry`: stop at once
+    """
+
+    queue: JobQueue
+    start: Callable[[Entry, int], Any]
+    tell: Callable[[Event], None]
+    wait: Callable[[float], bool]
+    fire: Callable[[], None] = lambda: None
+    hurry: Callable[[], bool] = lambda: False
+    max_running: int = 1
+    max_attempts: int = 5  # that fail of what may pass
+    first_pause_s: float = 30.0  # before the second one, then doubled
+    reached: Failpoint = unarmed
+    _running: list[tuple[Entry, IO[str], Any]] = field(default_factory=list)
+
+    def run(self, until: Literal["stopped", "empty", "nothing due"]) -> list[JobState]:
+        """Run jobs until there is nothing left, or until it is stopped; return how those ended that
+        are over."""
+        over: list[JobState] = []
+        try:
+            while True:
+                over += self._settled()
+                self._begin()
+                empty = until == "nothing due" or not self.queue.entries()
+                if until != "stopped" and empty and not self._running:
+                    return over
+                if self.wait(POLL_S):
+                    return over + self._stop()
+        finally:
+            for _, lock, process in self._running:
+                process.kill()
+                process.wait()
+                lock.close()
+
+    def _begin(self) -> None:
+        """Do what is due."""
+        for entry in self.queue.expire():
+            self.tell(Event("expired", "Expired", entry.id, "Expired"))
+        self.fire()
+        while len(self._running) < self.max_running and (taken := self.queue.take()):
+            entry, lock = taken
+            try:
+                self.reached("attempt-step-1")
+                process = self.start(entry, lock.fileno())
+            except BaseException:
+                lock.close()
+                raise
+            self._running.append((entry, lock, process))
+            self.tell(Event("begins", f"attempt {entry.attempts}: {entry.folder}", entry.id))
+
+    def _settled(self) -> list[JobState]:
+        """Do step 4 of the jobs whose processes have ended; return those that are over."""
+        over = []
+        for one in [one for one in self._running if one[2].poll() is not None]:
+            over.append(self._settle(one[0]))
+            self.reached("attempt-step-4")
+            self._running.remove(one)
+            one[1].close()
+        return [found for found in over if found is not None]
+
+    def _settle(self, entry: Entry) -> JobState | None:
+        """Return the state of a job that is over; None: it waits again."""
+        job = entry.job
+        found = job.state()
+        if found.state not in OVER:
+            found = JobState(state="Failed", reason=DIED, passing=True, updated_us=0)
+        stopped = found.state == "Stopped"  # by `jobs stop`, or with its runner
+        passing = found.state == "Failed" and found.passing
+        failures, why = entry.failures + passing, f": {found.reason}" if found.reason else ""
+        if (stopped and not job.stop_requested) or (passing and failures < self.max_attempts):
+            pause_s = min(self.first_pause_s * 2.0 ** min(failures - 1, 64), MAX_PAUSE_US / 1e6)
+            pause_s *= random.uniform(0.75, 1.0) if passing else 0.0  # no two jobs have the same
+            job.write_state("Scheduled", found.reason)
+            self.queue.again(entry, pause_s, found.reason, failed=passing)
+            text = f"{found.state}, next try in {pause_s:.0f} s{why}"
+            self.tell(Event("again", text, entry.id, found.state))
+            return None
+        if found.reason == DIED:
+            job.write_state("Failed", DIED)
+        self.queue.finish(entry.id)
+        self.tell(Event("ended", f"{found.state}{why}", entry.id, found.state))
+        return found
+
+    def _stop(self) -> list[JobState]:
+        """Let the jobs end after the shards that they score now; they wait again."""
+        over: list[JobState] = []
+        for entry, _, process in self._running:
+            process.terminate()
+            self.tell(Event("wait", "the job ends after its current shards", entry.id))
+        while self._running and not self.hurry():
+            over += self._settled()
+            self.wait(POLL_S)
+        return over

@@ -1,26 +1,134 @@
-"""The schedules of a state folder, in its queue's database.
+"""The schedules of a state folder, `<state>/schedules/<name>.json`, changed under one lock (flock).
 
-An interval is queued in two numbered steps:
+An interval is queued in three numbered steps:
 
 1. it is due: the cursor of its schedule stands at its start, and its end is over
-2. in one transaction the cursor moves to its end, the interval is noted, and its job is queued
+2. its job is in the queue
+3. the cursor moves to its end, and the interval is noted
 
-A crash before 2 leaves it due, after 2 it is queued: the job's id and folder follow from schedule
-and interval, and the job is submitted by its first attempt. A noted interval is not queued again.
+A crash before 3 leaves it due. The job's id and folder follow from schedule and interval, so that
+it is found in the queue, or submitted by its first attempt: it is not queued again, as one that is
+noted.
+
+cronsim 2.8 has Debian cron's rules for daylight saving: a time that does not exist fires when the
+gap ends, one that exists twice at the first, where croniter 7.0.0 and APScheduler 3.11.3 fire
+twice. From a time inside the second of two equal hours it first gives one in the first, which is
+over: it is asked from REPEATED before, and what is over is left out.
 """
 
+import fcntl
 import hashlib
-import sqlite3
+import re
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from streams.batch.queue.cron import Cron, Interval, fill, local
-from streams.batch.queue.job_queue import Entry, JobQueue, rows_of, writing
-from streams.batch.records.settings import Settings
+from cronsim import CronSim, CronSimError
+from pydantic import TypeAdapter
+
+from streams.batch.queue.job_queue import Entry, JobQueue, read_document, write_document
+from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
+
+REPEATED = 3 * 3_600_000_000  # more than a clock was ever set back, in microseconds
+LOOK_BACK = tuple(timedelta(days=days) for days in (1, 32, 366, 9 * 366))
+DIRECTIVES = "YymdjFHIMSTfpzZaAbBUWuwGV%"
+TOKEN = re.compile(r"\{\{|\}\}|\{(start|end)(?::([^{}]+))?\}|[{}]")
+Interval = tuple[int, int]  # of event time in microseconds: from the first to before the second
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A cron expression of five fields in a zone."""
+
+    expression: str
+    timezone: str
+
+    def check(self) -> None:
+        """Raise UsageError for what is no expression or no zone, or never fires."""
+        if len(self.expression.split()) != 5:
+            raise UsageError(f"--cron {self.expression!r}: write five fields, as '0 2 * * *'")
+        try:
+            next(CronSim(self.expression, datetime.now(self.zone)))
+        except CronSimError as exc:
+            raise UsageError(f"--cron {self.expression!r}: {exc}") from exc
+        except StopIteration as exc:
+            raise UsageError(f"--cron {self.expression!r} never fires") from exc
+
+    @property
+    def zone(self) -> ZoneInfo:
+        try:
+            return ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+            raise UsageError(
+                f"--timezone {self.timezone}: no such zone; write one as Europe/Madrid or UTC"
+            ) from exc
+
+    def after(self, time_us: int) -> Iterator[int]:
+        """Yield all times after that one at which it fires."""
+        for fire in map(micros, CronSim(self.expression, local(time_us - REPEATED, self.zone))):
+            if fire > time_us:
+                yield fire
+
+    def last(self, time_us: int) -> int | None:
+        """Return the last time up to that one at which it fires; None if that is long ago."""
+        for span in LOOK_BACK:
+            begin = time_us - span // timedelta(microseconds=1)
+            found = deque(self._until(begin, time_us), maxlen=1)
+            if found:
+                return found[0]
+        return None
+
+    def intervals(self, begin_us: int, end_us: int) -> Iterator[Interval]:
+        """Yield the intervals between neighbouring fires from `begin_us`, a fire, on, that have
+        ended at `end_us`."""
+        yield from pairwise([begin_us, *self._until(begin_us, end_us)])
+
+    def _until(self, begin_us: int, end_us: int) -> Iterator[int]:
+        return takewhile(lambda fire: fire <= end_us, self.after(begin_us))
+
+
+def local(time_us: int, zone: ZoneInfo) -> datetime:
+    """Return a time in a zone."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).astimezone(zone)
+
+
+def micros(time: datetime) -> int:
+    """Return an aware time in microseconds since 1970."""
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def fill(text: str, start: datetime, end: datetime) -> str:
+    """Return a word with the times of an interval: {start} and {end} in ISO 8601 with the offset,
+    {start:%Y-%m-%d} as strftime writes it, {{ and }} for braces. Nothing else is looked up; raise
+    UsageError for other braces, and for letters that are not among the DIRECTIVES."""
+
+    def filled(match: re.Match[str]) -> str:
+        token, name, form = match[0], match[1], match[2]
+        if token in ("{{", "}}"):
+            return token[0]
+        if name is None:
+            raise UsageError(
+                f"{text!r}: write {{start}}, {{end}} or {{start:%Y-%m-%d}}; a brace is written "
+                "twice"
+            )
+        time = start if name == "start" else end
+        for directive in re.findall(r"%(.?)", form or "", re.DOTALL):
+            if not directive or directive not in DIRECTIVES:
+                raise UsageError(f"{text!r}: %{directive} is none of %{' %'.join(DIRECTIVES)}")
+        return time.strftime(form) if form else time.isoformat()
+
+    return TOKEN.sub(filled, text)
+
+
+# --- the schedules of a state folder ------------------------------------------------------------
 
 NOT_RUN = ("Failed", "Expired", "Stopped")
 
@@ -29,6 +137,7 @@ NOT_RUN = ("Failed", "Expired", "Stopped")
 class Schedule:
     """`settings` have {start} and {end}; `cursor_us` is the end of the last interval that was
     decided; `skipped` are the last intervals that were left out, `problem` is why none is queued.
+    `intervals` are those that were queued, their ends by their starts.
     """
 
     name: str
@@ -39,8 +148,9 @@ class Schedule:
     max_catch_up: int
     problem: str = ""
     skipped: str = ""
+    intervals: dict[int, int] = field(default_factory=dict)
 
-    def entry(self, interval: Interval, state: Path, now: int) -> Entry:
+    def entry(self, interval: Interval, state: Path, now: int = 0) -> Entry:
         """Return the job of an interval: the same one each time."""
         start, end = (local(time, self.cron.zone) for time in interval)
         about = f"{self.name}\0{self.created_us}\0{interval[0]}"
@@ -58,6 +168,9 @@ class Schedule:
         return f"{start}..{end}"
 
 
+SCHEDULE = TypeAdapter(Schedule)
+
+
 @dataclass(frozen=True)
 class Schedules:
     """The schedules of one queue."""
@@ -66,11 +179,11 @@ class Schedules:
     reached: Failpoint = unarmed
 
     def all(self) -> list[Schedule]:
-        rows = rows_of(self.queue.state, "SELECT * FROM schedules ORDER BY name")
-        return [_schedule(dict(row)) for row in rows]
+        found = (read_document(path, SCHEDULE) for path in sorted(self._folder.glob("*.json")))
+        return [schedule for schedule in found if schedule is not None]
 
     def find(self, name: str) -> Schedule:
-        found = next((one for one in self.all() if one.name == name), None)
+        found = read_document(self._folder / f"{name}.json", SCHEDULE)
         if found is None:
             raise UsageError(f"there is no schedule {name} in {self.queue.state}")
         return found
@@ -79,29 +192,46 @@ class Schedules:
         """Add a schedule, whose first interval begins with the last fire up to now."""
         cron.check()
         now = self.queue.now()
-        cursor = cron.last(now)
-        cursor = next(cron.after(now)) if cursor is None else cursor
-        with writing(self.queue.state) as connection:
-            if connection.execute("SELECT 1 FROM schedules WHERE name = ?", (name,)).fetchone():
+        begin = cron.last(now) or next(cron.after(now))
+        with self._locked():
+            if (self._folder / f"{name}.json").exists():
                 raise UsageError(f"there is a schedule {name}: tidewheel schedule remove {name}")
-            connection.execute(
-                "INSERT INTO schedules VALUES (?, ?, ?, ?, ?, ?, ?, '', '')",
-                (name, cron.expression, cron.timezone, settings.model_dump_json(), now, cursor,
-                 max_catch_up),
-            )  # fmt: skip
-        return self.find(name)
+            return self.write(Schedule(name, cron, settings, now, begin, max_catch_up))
 
     def remove(self, name: str) -> None:
         """Remove a schedule and its history; its jobs stay."""
-        self.find(name)
-        with writing(self.queue.state) as connection:
-            connection.execute("DELETE FROM schedules WHERE name = ?", (name,))
-            connection.execute("DELETE FROM intervals WHERE schedule = ?", (name,))
+        with self._locked():
+            self.find(name)
+            (self._folder / f"{name}.json").unlink()
 
-    def decided(self, name: str, most: int = 100) -> list[dict[str, Any]]:
-        """Return the last intervals that were queued, the newest first."""
-        query = "SELECT * FROM intervals WHERE schedule = ? ORDER BY start_us DESC LIMIT ?"
-        return [dict(row) for row in rows_of(self.queue.state, query, name, most)]
+    def write(self, schedule: Schedule) -> Schedule:
+        """Write a schedule; the caller holds the lock, or is alone."""
+        write_document(self._folder / f"{schedule.name}.json", SCHEDULE, schedule)
+        return schedule
+
+    def decided(self, schedule: Schedule, most: int = 100) -> list[dict[str, Any]]:
+        """Return the last intervals that were queued, the newest first, with what became of their
+        jobs."""
+        rows = []
+        for interval in sorted(schedule.intervals.items())[: -most - 1 : -1]:
+            entry = schedule.entry(interval, self.queue.state)
+            found = entry.job.state()
+            waits = found.state == "Submitted" and self.queue.entry(entry.id)
+            about = {"start_us": interval[0], "end_us": interval[1], "job": entry.id}
+            about |= {"folder": entry.folder, "state": "Scheduled" if waits else found.state}
+            rows.append({**about, "reason": found.reason})
+        return rows
+
+    @property
+    def _folder(self) -> Path:
+        return self.queue.state / "schedules"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
 
     # --- intervals are queued ---------------------------------------------------------------------
 
@@ -114,8 +244,8 @@ class Schedules:
             except UsageError as exc:  # too many wait: later
                 problem = str(exc)
             if problem != schedule.problem:
-                with writing(self.queue.state) as connection:
-                    _change(connection, schedule, "problem", problem)
+                with self._locked(), suppress(UsageError):
+                    self.write(replace(self.find(schedule.name), problem=problem))
                 if problem:
                     yield f"schedule {schedule.name} waits: {problem}"
 
@@ -127,22 +257,32 @@ class Schedules:
         if skipped:
             whole = skipped[0][0], skipped[-1][1]
             text = f"{len(skipped):,} intervals {schedule.span(whole)}"
-            with writing(self.queue.state) as connection:
-                if not _moved(connection, schedule, whole):
+            with self._locked():
+                if (fresh := self._due(schedule, whole)) is None:
                     return  # another runner has done it
-                _change(connection, schedule, "skipped", text)
+                self.write(replace(fresh, cursor_us=whole[1], skipped=text))
             yield f"schedule {schedule.name} skips {text}: more than --max-catch-up were due"
         for interval in found:
             self.reached("schedule-step-1")
-            entry = schedule.entry(interval, self.queue.state, now)
-            with writing(self.queue.state) as connection:
-                if not _moved(connection, schedule, interval):
+            with self._locked():
+                if (fresh := self._due(schedule, interval)) is None:
                     return
-                queued = self._queue(connection, schedule, interval, entry)
-            self.reached("schedule-step-2")
+                entry = schedule.entry(interval, self.queue.state, now)
+                queued = self._queue(fresh, interval, entry)
+                self.reached("schedule-step-2")
+                noted = {**fresh.intervals, interval[0]: interval[1]}
+                self.write(replace(fresh, cursor_us=interval[1], intervals=noted))
+            self.reached("schedule-step-3")
             if queued:
                 about = f"{schedule.span(interval)} as {entry.id}"
                 yield f"schedule {schedule.name} queues {about}"
+
+    def _due(self, schedule: Schedule, interval: Interval) -> Schedule | None:
+        """Return the schedule as it is now, None if its cursor is not at an interval's start."""
+        fresh = read_document(self._folder / f"{schedule.name}.json", SCHEDULE)
+        if fresh is None or fresh.created_us != schedule.created_us:
+            return None
+        return fresh if fresh.cursor_us == interval[0] else None
 
     def backfill(
         self, name: str, begin_us: int, end_us: int, max_active: int
@@ -150,50 +290,29 @@ class Schedules:
         """Queue the intervals within a time that have ended and have not run, at most so many of
         them at once; return their jobs, and how many have run already."""
         schedule, now = self.find(name), self.queue.now()
-        first = next(schedule.cron.after(begin_us - 1), None)
-        found = [] if first is None else schedule.cron.intervals(first, min(end_us, now))
+        first = next(schedule.cron.after(begin_us - 1))
+        found = schedule.cron.intervals(first, min(end_us, now))
         done, left_out = [], 0
         for interval in found:
             plain = schedule.entry(interval, self.queue.state, now)
             entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=max_active)
-            with writing(self.queue.state) as connection:
-                queued = self._queue(connection, schedule, interval, entry)
-            done += [entry] if queued else []
+            with self._locked():
+                fresh = self.find(name)
+                queued = self._queue(fresh, interval, entry)
+                noted = {**fresh.intervals, interval[0]: interval[1]}
+                self.write(replace(fresh, intervals=noted))
+            if queued:
+                done.append(entry)
             left_out += not queued
         return done, left_out
 
-    def _queue(
-        self, connection: sqlite3.Connection, schedule: Schedule, interval: Interval, entry: Entry
-    ) -> bool:
+    def _queue(self, schedule: Schedule, interval: Interval, entry: Entry) -> bool:
         """Queue the job of an interval, unless that has run, runs or waits."""
-        about = schedule.name, interval[0]
-        query = "SELECT state FROM intervals WHERE schedule = ? AND start_us = ?"
-        row = connection.execute(query, about).fetchone()
-        if row is not None and (row["state"] not in NOT_RUN or entry.job.submitted):
+        job = entry.job
+        known = interval[0] in schedule.intervals and job.state().state not in NOT_RUN
+        if known or job.submitted or self.queue.entry(entry.id):
             return False
-        self.queue.insert(connection, entry)
-        connection.execute(
-            "INSERT OR REPLACE INTO intervals VALUES (?, ?, ?, ?, ?, 'Scheduled', '')",
-            (*about, interval[1], entry.id, entry.folder),
-        )
+        self.queue.add(entry)
+        if job.folder.exists():  # it failed before it had a specification
+            job.write_state("Scheduled")
         return True
-
-
-def _schedule(found: dict[str, str]) -> Schedule:
-    cron = Cron(found.pop("cron"), found.pop("timezone"))
-    settings = Settings.decode(found.pop("settings").encode())
-    return Schedule(cron=cron, settings=settings, **found)  # type: ignore[arg-type]
-
-
-def _moved(connection: sqlite3.Connection, schedule: Schedule, interval: Interval) -> bool:
-    """Move the cursor over an interval; False if it does not stand at its start any more."""
-    done = connection.execute(
-        """UPDATE schedules SET cursor_us = ?
-           WHERE name = ? AND created_us = ? AND cursor_us = ?""",
-        (interval[1], schedule.name, schedule.created_us, interval[0]),
-    )
-    return done.rowcount == 1
-
-
-def _change(connection: sqlite3.Connection, schedule: Schedule, column: str, text: str) -> None:
-    connection.execute(f"UPDATE schedules SET {column} = ? WHERE name = ?", (text, schedule.name))

@@ -5,9 +5,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from streams.batch.records.documents import PlannedFile
+from streams.batch.records.specification import PlannedFile
 from streams.contract.documents import Count, Document, Figure, Micros
-from streams.contract.window_report import ChannelDrift, DriftReport
+from streams.contract.window_report import DriftReport
 
 State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
@@ -45,11 +45,9 @@ class ClassCounts(Summed):
 
 
 class Observed(Summed):
-    """Rows with answers, counted in the cells of the artifact's reference, labels in those of the
-    answers, and by class."""
+    """Rows with answers, counted in the cells of the artifact's reference, and by class."""
 
     cells: list[Count] = []
-    label_cells: list[Count] = []
     classes: dict[str, ClassCounts] = {}
 
 
@@ -61,11 +59,19 @@ class MeanOfDistances(Document):
 
 
 class JobDrift(Document):
-    """Drift of a job's rows against the artifact's reference; labels against its answers."""
+    """Drift of a job's rows against the artifact's reference."""
 
     inputs_and_answers: DriftReport
-    labels: list[ChannelDrift] = []
     mean_of_distances: MeanOfDistances
+
+    @property
+    def verdict(self) -> str:
+        found = self.inputs_and_answers
+        if not found.decided:
+            return f"undecided, {found.segments:,} segments are too few"
+        if not found.alarm:
+            return "none"
+        return f"in {found.share:.0%} of the channels, most in {found.worst}"
 
 
 class RowCounts(Summed):
@@ -128,7 +134,15 @@ class JobState(Document):
 
 
 class Manifest(RowCounts):
-    """_manifest.json, beside the output files."""
+    """The result of a batch job, as `_manifest.json` beside its output.
+
+    `state` is Completed, PartiallyCompleted, Stopped or Failed, with a `reason`. Rows that were
+    `processed` have `succeeded`, or are in `errors` by code; `excluded` ones have no output.
+
+    >>> from tidewheel import Manifest
+    >>> Manifest.model_construct(state="Completed", labelled=4, correct=3).accuracy
+    0.75
+    """
 
     format: int = 1
     state: State
@@ -151,3 +165,14 @@ class Manifest(RowCounts):
     started_us: Micros
     ended_us: Micros
     inputs: list[PlannedFile]
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the labelled rows whose answer is right; None without a label."""
+        return self.correct / self.labelled if self.labelled else None
+
+    @property
+    def drifted(self) -> bool | None:
+        """Whether the inputs or answers have drifted; None where that is not decided."""
+        found = None if self.drift is None else self.drift.inputs_and_answers
+        return found.alarm if found is not None and found.decided else None

@@ -1,22 +1,35 @@
 """Rows of the input as arrays: segments, labels, and what is wrong with a row."""
 
+import base64
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from streams.contract.errors import Retryable
 from streams.contract.task import Task
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16_000_000
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def line_of(exc: BaseException) -> str:
     """Return what a library says in one line, without its colours and arrows."""
     text = re.sub(r"\x1b\[\d*m|↳", "", str(exc))
     return " ".join(text.split())[:300] or type(exc).__name__
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether what failed may succeed later: a service or a disk, not the input."""
+    if isinstance(error, OSError):
+        return not isinstance(error, LASTING)
+    cause = error.__cause__  # what a library raised, translated
+    return isinstance(error, Retryable) or (isinstance(cause, OSError) and may_pass(cause))
 
 
 class RowProblem(Exception):
@@ -35,7 +48,7 @@ class Rows:
     segments  (n, channels, samples) float32; zeros where a row has a problem
     labels    (n, label_size) float32, NaN without a label; None where none are asked for
     ids       None where no column has them
-    kept      the columns that are carried over: Arrow arrays, or lists of JSON values
+    kept      the columns that are carried over; those of JSON Lines as JSON text
     problems  by index
     excluded  how many rows the selection has left out
     readings  how many readings were cut into these rows
@@ -46,7 +59,7 @@ class Rows:
     segments: np.ndarray
     labels: np.ndarray | None = None
     ids: list[str | None] | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, pa.Array] = field(default_factory=dict)
     problems: dict[int, RowProblem] = field(default_factory=dict)
     excluded: int = 0
     readings: int = 0
@@ -54,16 +67,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.segments)
-
-
-@dataclass
-class Taught:
-    """The teacher's outputs (n, outputs) float32 of rows, zeros where it has none; `problems` says
-    why, of rows that had none before."""
-
-    outputs: np.ndarray
-    there: np.ndarray
-    problems: dict[int, RowProblem] = field(default_factory=dict)
 
 
 def batch_rows(task: Task) -> int:
@@ -101,6 +104,21 @@ def as_segments(numbers: np.ndarray, task: Task) -> np.ndarray:
     ones become infinite, and any kind of NaN a NaN. Numbers of float32 are not copied."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(numbers, np.float32).reshape(len(numbers), *task.segment_shape)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: numbers that JSON lacks, times and bytes become text."""
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def refuse_unlike_numbers(rows: Rows) -> None:

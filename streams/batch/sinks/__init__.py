@@ -1,8 +1,7 @@
 """The output of a batch job.
 
-targets        what --to names
 files          the output file of a shard
-loading        what a database, a table or objects must do, and their rows; objects
+output         what --to names, and what a database, a table or objects must do
 delta          Delta tables
 databases      DuckDB, SQLite, PostgreSQL
 """

@@ -15,17 +15,13 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from streams.batch.records.rows import line_of
-from streams.batch.sinks.loading import loaded_schema, reader_of, refuse_columns
+from streams.batch.sinks.files import loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError
 from streams.runtime.arrow_files import arrow_files
 
 PLAIN = {
     pa.string(), pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.float32(), pa.float64(),
-    pa.bool_(), pa.date32(), pa.binary(),
-}  # fmt: skip
-WIDER = {
-    pa.large_string(): pa.string(), pa.uint8(): pa.int16(), pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(), pa.float16(): pa.float32(), pa.large_binary(): pa.binary(),
+    pa.bool_(), pa.date32(), pa.binary(), pa.timestamp("us"), pa.timestamp("us", "UTC"),
 }  # fmt: skip
 
 
@@ -40,13 +36,13 @@ class DeltaSink:
             table = self._table()
             if table is not None:
                 found = {field.name for field in table.schema().fields}
-                refuse_columns(self._place, found, loaded_schema(schema, delta_type))
+                refuse_columns(self._place, found, loaded_schema(schema, _known))
 
     def prepare(self, schema: pa.Schema) -> None:
         with _translated(self._place):
             if self._table() is None:
                 Path(self._place).mkdir(parents=True, exist_ok=True)
-                DeltaTable.create(self._place, loaded_schema(schema, delta_type), mode="ignore")
+                DeltaTable.create(self._place, loaded_schema(schema, _known), mode="ignore")
 
     def committed(self, shard: int, generation: int) -> bool:
         with _translated(self._place):
@@ -66,7 +62,7 @@ class DeltaSink:
         with _translated(self._place):
             write_deltalake(
                 self._place,
-                reader_of(part, self._job, shard, delta_type),
+                reader_of(part, self._job, shard, _known),
                 commit_properties=CommitProperties(app_transactions=[transaction]),
                 **rows,
             )
@@ -99,16 +95,9 @@ def _rows_in(table: DeltaTable, where: str) -> ds.Dataset:
     return table.to_pyarrow_dataset(filesystem=arrow_files(where))
 
 
-def delta_type(kind: pa.DataType) -> pa.DataType | None:
-    """Return a type that Delta has and that holds the values; None: they become text."""
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", "UTC") if kind.tz else pa.timestamp("us")
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        inner = delta_type(kind.value_type)
-        return None if inner is None else pa.list_(inner)
-    if pa.types.is_decimal128(kind):
-        return kind
-    return kind if kind in PLAIN else WIDER.get(kind)
+def _known(kind: pa.DataType) -> bool:
+    plain = _known(kind.value_type) if pa.types.is_list(kind) else kind in PLAIN
+    return plain or bool(pa.types.is_decimal128(kind))
 
 
 @contextmanager

@@ -4,12 +4,10 @@ Where the output is no local folder it is in the job's folder, from which the ro
 database as Parquet.
 """
 
-import base64
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,15 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import FILES, OutputFormat, Plan, Specification
-from streams.batch.records.rows import Rows, line_of
-from streams.contract.errors import TidewheelError
+from streams.batch.records.rows import line_of, plain
+from streams.batch.records.specification import FILES, OutputFormat, Plan, Specification
+from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.disk import replacing
 
 MANIFEST = "_manifest.json"
 
 
-Write = Callable[[pa.Table, Rows], object]  # with the columns that the rows carry over
+Write = Callable[[pa.Table], object]
 BEDROCK_MANIFEST = "manifest.json.out"
 ERROR_CODE = 400  # Bedrock's, of a record that cannot be answered
 
@@ -41,31 +39,28 @@ def part_path(folder: Path, specification: Specification, plan: Plan, shard: int
 
 
 @contextmanager
-def writing(path: Path, kind: OutputFormat, schema: pa.Schema) -> Iterator[Write]:
-    """Replace the file `path`; `schema` has the carried columns as well."""
+def writing(
+    path: Path, kind: OutputFormat, schema: pa.Schema, texts: Collection[str] = ()
+) -> Iterator[Write]:
+    """Replace the file `path`; `texts` are the columns that hold JSON text."""
     with replacing(path) as file:
-        if kind == "csv":
-            file.write(_csv([schema.names]))
-            yield lambda table, rows: file.write(
-                _csv([_cell(value) for value in row.values()] for row in _objects(table, rows))
-            )
-        elif kind in FILES and kind != "parquet":
-            shape = _bedrock if kind == "bedrock" else dict
-            yield lambda table, rows: file.writelines(
-                _json(shape(row)) + b"\n" for row in _objects(table, rows)
-            )
-        else:
+        if kind == "parquet" or kind not in FILES:
             with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                yield lambda table, rows: writer.write_table(
-                    pa.table([*table.columns, *map(_arrow, rows.kept.values())], schema=schema)
-                )
+                yield writer.write_table
+            return
+        if kind == "csv":
+            file.write(_csv(schema.names))
+        line: Callable[[dict[str, Any]], bytes] = _csv_row if kind == "csv" else _json
+        shape = _bedrock if kind == "bedrock" else dict
+        yield lambda table: file.writelines(line(shape(row)) for row in _objects(table, texts))
 
 
-def _objects(table: pa.Table, rows: Rows) -> Iterator[dict[str, Any]]:
-    """Yield rows with the columns that they carry over, as JSON has them."""
-    kept = {name: _values(name, values) for name, values in rows.kept.items()}
-    for i, row in enumerate(table.to_pylist()):
-        yield {**row, **{name: values[i] for name, values in kept.items()}}
+def _objects(table: pa.Table, texts: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield rows as JSON has them."""
+    named = zip(table.column_names, table.columns, strict=True)
+    columns = [_values(name, values, json_text=name in texts) for name, values in named]
+    for row in zip(*columns, strict=True):
+        yield dict(zip(table.column_names, row, strict=True))
 
 
 def _bedrock(row: dict[str, Any]) -> dict[str, Any]:
@@ -81,34 +76,28 @@ def _bedrock(row: dict[str, Any]) -> dict[str, Any]:
 
 def _json(found: dict[str, Any]) -> bytes:
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode()
+    return text.encode() + b"\n"
 
 
-def _csv(rows: Iterable[list[Any]]) -> bytes:
+def _csv_row(found: dict[str, Any]) -> bytes:
     """Lists and other nested values are JSON text; null is an empty cell."""
+    nested = (dict, list)
+    return _csv(
+        json.dumps(value, ensure_ascii=False) if isinstance(value, nested) else value
+        for value in found.values()
+    )
+
+
+def _csv(cells: Iterable[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _arrow(values: Any) -> pa.Array:
-    """Return a carried column for Parquet: JSON values become JSON text."""
-    if not isinstance(values, list):
-        return values
-    texts = [None if v is None else json.dumps(plain(v), ensure_ascii=False) for v in values]
-    return pa.array(texts, pa.string())
-
-
-def _values(name: str, values: Any) -> list[Any]:
-    """Return a carried column as JSON values; raise TidewheelError if it cannot be one."""
-    if isinstance(values, list):
-        return [plain(value) for value in values]
+def _values(name: str, values: pa.ChunkedArray, *, json_text: bool) -> list[Any]:
+    """Return a column as JSON values; raise TidewheelError if it cannot be one."""
+    if json_text:
+        return [None if text is None else json.loads(text) for text in values.to_pylist()]
     try:
         if pa.types.is_temporal(values.type) and not pa.types.is_duration(values.type):
             values = values.cast(pa.string())  # Python's times have no nanoseconds
@@ -118,16 +107,76 @@ def _values(name: str, values: Any) -> list[Any]:
         raise TidewheelError(text) from exc
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: numbers that JSON lacks, times and bytes become text."""
-    if isinstance(value, dict):
-        return {str(name): plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+# --- read again, for a sink -----------------------------------------------------------------------
+
+LOADED_ROWS = 8192
+
+Known = Callable[[pa.DataType], bool]  # whether a sink has values of a type
+
+
+def fitting(kind: pa.DataType, known: Known) -> pa.DataType | None:
+    """Return a type that a sink has and that holds the values; None: they become JSON text."""
+    wider: list[pa.DataType] = []
+    if pa.types.is_dictionary(kind):
+        return fitting(kind.value_type, known)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = fitting(kind.value_type, known)
+        wider = [] if inner is None else [pa.list_(inner)]
+    elif pa.types.is_timestamp(kind):
+        wider = [pa.timestamp("us", "UTC" if kind.tz else None)]
+    elif pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind != pa.uint64()):
+        wider = [pa.int64()]
+    elif pa.types.is_floating(kind):
+        wider = [pa.float32(), pa.float64()] if kind.bit_width < 32 else [pa.float64()]
+    elif pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+        wider = [pa.string() if pa.types.is_large_string(kind) else pa.binary()]
+    return next((one for one in (kind, *wider) if known(one)), None)
+
+
+def loaded_schema(schema: pa.Schema, known: Known) -> pa.Schema:
+    """Return the columns in a sink: the job, then those of the output in types that it has."""
+    fields = [pa.field(field.name, fitting(field.type, known) or pa.string()) for field in schema]
+    own = [pa.field("job", pa.string()), pa.field("shard", pa.int64())]
+    return pa.schema([*own, *fields])
+
+
+def batches_of(part: Path, job: str, shard: int, known: Known) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a shard's file as `loaded_schema` has them."""
+    with pq.ParquetFile(part) as file:
+        schema = loaded_schema(file.schema_arrow, known)
+        for batch in file.iter_batches(LOADED_ROWS):
+            own = [pa.scalar(job, pa.string()), pa.scalar(shard, pa.int64())]
+            arrays = [pa.repeat(value, batch.num_rows) for value in own]
+            arrays += [_as(array, fitting(array.type, known)) for array in batch.columns]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def reader_of(part: Path, job: str, shard: int, known: Known) -> pa.RecordBatchReader:
+    """Return the rows of a shard's file as a stream."""
+    schema = loaded_schema(pq.read_schema(part), known)
+    return pa.RecordBatchReader.from_batches(schema, batches_of(part, job, shard, known))
+
+
+def refuse_columns(where: str, found: Mapping[str, Any] | set[str], wanted: pa.Schema) -> None:
+    """Raise UsageError if a table that exists lacks a column of the rows."""
+    missing = [name for name in wanted.names if name not in found]
+    if missing:
+        raise UsageError(
+            f"{where} has no column {missing[0]!r}, which the rows have: name another --table"
+        )
+
+
+def _as(array: pa.Array, kind: pa.DataType | None) -> pa.Array:
+    if kind is None:
+        return _texts(array)
+    return array if array.type == kind else array.cast(kind, safe=False)
+
+
+def _texts(array: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    values = [None if v is None else plain(v) for v in array.to_pylist()]
+    texts = [
+        v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values
+    ]
+    return pa.array(texts, pa.string())

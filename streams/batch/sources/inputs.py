@@ -1,37 +1,37 @@
 """The input of a job: the files that are named, and what must be right before it is submitted."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
-from streams.batch.records.documents import (
+from streams.batch.records.rows import Rows
+from streams.batch.records.specification import (
+    EVER,
     Columns,
     InputFormat,
     Named,
     PlannedFile,
-    Selection,
+    Settings,
     Shard,
     Typed,
 )
-from streams.batch.records.rows import Rows
-from streams.batch.records.settings import Settings
-from streams.batch.sources import table_rows, text_rows
+from streams.batch.sources import tables, text
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
 from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened_input
-from streams.batch.sources.text import MAX_LINE_BYTES, MODEL_INPUT, RECORD_ID, first_objects
+from streams.batch.sources.text import MODEL_INPUT, RECORD_ID, first_objects
 from streams.contract.errors import UsageError
-from streams.contract.task import Task
+from streams.contract.task import Segment, Task
 
 FORMATS: dict[str, InputFormat] = {
     ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
     ".csv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-SEGMENT = "segment"
+SEGMENT, TIME, DEVICE = "segment", "time", "device"
+READINGS = (DEVICE, "begin", TIME)  # of the output of readings; `id` is that of the device
 OURS = frozenset(
     {"id", "file", "row", "model", "outputs", "class", "probability", "label", "correct", "error",
      "reason"}
@@ -43,15 +43,15 @@ def find_inputs(named: Sequence[str]) -> tuple[list[Named], InputFormat]:
     their format; raise UsageError for what is missing, and for several formats."""
     found: dict[str, Named] = {}
     kinds: set[InputFormat] = set()
-    for text in named:
-        if holds(text, LOG):
-            files = delta_files(text)
+    for place in named:
+        if holds(place, LOG):
+            files = delta_files(place)
             kinds.add("delta")
         else:
-            files = [Named(name=name, path=path) for name, path in find(text, _fits)]
+            files = [Named(name=name, path=path) for name, path in find(place, _fits)]
             kinds |= {_format_of(file) for file in files}
             if not files:
-                raise UsageError(f"{text}: no such file, or no {', '.join(FORMATS)} file in it")
+                raise UsageError(f"{place}: no such file, or no {', '.join(FORMATS)} file in it")
         for file in files:
             found.setdefault(file.path, file)
     if len(kinds) > 1:
@@ -76,6 +76,37 @@ def _is_bedrock(file: Named) -> bool:
     return bool(rows) and {RECORD_ID, MODEL_INPUT} <= rows[0].keys()
 
 
+def columns_of(task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Columns:
+    """Return the columns to read, of segments or of readings; raise UsageError where the input
+    cannot have them, or has them in other types."""
+    if wanted.rows == "segments":
+        columns = choose_columns(task, kind, files, wanted)
+        check_files(task, kind, files, columns)
+        return columns
+    if clash := sorted(set(wanted.keep) & set(READINGS)):
+        raise UsageError(f"--keep {clash[0]}: rows of readings have that column anyway")
+    device = wanted.id
+    if device is None and DEVICE in names_of(kind, files[0]):
+        device = DEVICE
+    named = list(wanted.columns or ([] if wanted.drop else task.channels))
+    more = {"columns": named, "id": device, "time": wanted.time or TIME}
+    columns = choose_columns(one_sample(task), kind, files, wanted.model_copy(update=more))
+    check_files(one_sample(task), kind, files, as_read(columns))
+    return columns
+
+
+def one_sample(task: Task) -> Task:
+    """Return the task of which a segment is one reading."""
+    return replace(task, segment=Segment(samples=1, hop=1))
+
+
+def as_read(columns: Columns) -> Columns:
+    """Return the columns of readings as they are read: the time too, and every reading of the
+    device whatever its event time, because a segment needs those before it."""
+    keep = list(dict.fromkeys([*columns.keep, str(columns.time)]))
+    return columns.model_copy(update={"keep": keep, "from_us": -EVER, "to_us": EVER})
+
+
 def choose_columns(
     task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings
 ) -> Columns:
@@ -83,16 +114,23 @@ def choose_columns(
     keep = list(dict.fromkeys(wanted.keep))
     if clash := sorted(set(keep) & OURS):
         raise UsageError(f"--keep {clash[0]}: the output has a column of that name, rename yours")
-    identity = RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id
+    start, stop = _moment(wanted.start, -EVER), _moment(wanted.until, EVER)
+    if (wanted.start or wanted.until) and wanted.time is None:
+        raise UsageError("--from and --until need --time, the column of the event time")
+    if start >= stop:
+        raise UsageError(f"--from {wanted.start} is not before --until {wanted.until}")
     names, per_channel = _segment(task, kind, files, wanted, keep)
     return Columns(
         segment=names,
         per_channel=per_channel,
-        id=identity,
+        id=RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id,
         label=wanted.label_column,
         keep=keep,
-        device=wanted.device,
-        selection=selection_of(kind, files, wanted),
+        where=wanted.where,
+        typed=[] if wanted.where is None else _where_columns(kind, files[0], wanted.where),
+        time=wanted.time,
+        from_us=start,
+        to_us=stop,
     )
 
 
@@ -106,7 +144,7 @@ def _segment(
     if wanted.drop:
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
-        named = (wanted.id, wanted.label_column, wanted.time, wanted.device)
+        named = (wanted.id, wanted.label_column, wanted.time)
         others = {*wanted.drop, *keep, *named}
         names = [name for name in names_of(kind, files[0]) if name not in others]
     elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
@@ -121,22 +159,9 @@ def _segment(
     return names or [SEGMENT], False
 
 
-def selection_of(kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Selection:
-    """Return which rows are scored; raise UsageError for what cannot be evaluated."""
-    start, stop = (_moment(text) for text in (wanted.start, wanted.until))
-    if (start is not None or stop is not None) and wanted.time is None:
-        raise UsageError("--from and --until need --time, the column of the event time")
-    if start is not None and stop is not None and start >= stop:
-        raise UsageError(f"--from {wanted.start} is not before --until {wanted.until}")
-    typed: list[Typed] = []
-    if wanted.where is not None:
-        typed = _where_columns(kind, files[0], wanted.where)
-    return Selection(where=wanted.where, columns=typed, time=wanted.time, from_us=start, to_us=stop)
-
-
-def _moment(text: str | None) -> int | None:
+def _moment(text: str | None, default: int) -> int:
     if text is None:
-        return None
+        return default
     try:
         return moment_us(text)
     except (ValueError, OverflowError) as exc:
@@ -145,12 +170,10 @@ def _moment(text: str | None) -> int | None:
 
 def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
     if kind in KINDS:
-        with opened_input(file, kind) as table:
-            names = used_columns(where, table.schema)
+        names = used_columns(where, names_of(kind, file))
         return [Typed(name=name, kind="text") for name in names]
     header, rows = first_objects(kind, file.name, file.path)
-    names = used_columns(where, pa.schema([(name, pa.string()) for name in header]))
-    typed = kinds_of(names, rows, texts=kind == "csv")
+    typed = kinds_of(used_columns(where, header), rows, texts=kind == "csv")
     check_where(where, pa.schema([(one.name, TYPES[one.kind]) for one in typed]), file.name)
     return typed
 
@@ -158,7 +181,7 @@ def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
 def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError, by name, for a file that lacks a column or has one of a wrong type."""
     if kind in KINDS:
-        table_rows.check_files(task, kind, files, columns)
+        tables.check_files(task, files, columns)
         return
     everywhere: list[str] = []
     for file in files:
@@ -182,7 +205,7 @@ def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> 
 def names_of(kind: InputFormat, file: Named) -> list[str]:
     """Return the columns of a file in their order."""
     if kind in KINDS:
-        with opened_input(file, kind) as table:
+        with opened_input(file) as table:
             return list(table.schema.names)
     return first_objects(kind, file.name, file.path)[0]
 
@@ -193,17 +216,16 @@ def read_shard(
     file: PlannedFile,
     shard: Shard,
     columns: Columns,
-    max_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Rows]:
     """Yield the rows of a shard in batches."""
     if kind in KINDS:
-        return table_rows.read_shard(task, kind, file, shard, columns)
-    return text_rows.read_shard(task, kind, file, shard, columns, max_bytes)
+        return tables.read_shard(task, file, shard, columns)
+    return text.read_shard(task, kind, file, shard, columns)
 
 
 def kept_fields(kind: InputFormat, file: Named | PlannedFile, columns: Columns) -> list[pa.Field]:
     """Return the columns that are carried over from a file; those of text formats are text."""
     if not columns.keep or kind not in KINDS:
         return [pa.field(name, pa.string()) for name in columns.keep]
-    with opened(file, kind) as table:
+    with opened(file) as table:
         return [table.schema.field(name) for name in columns.keep]

@@ -1,10 +1,10 @@
-"""Where files are: local paths, and URLs that fsspec opens (`s3://bucket/prefix`, ...).
+"""Where files are, as fsspec has them: local paths, and URLs (`s3://bucket/prefix`, ...).
 
 The only module of batch scoring that knows fsspec. What its implementations raise becomes OSError.
 """
 
-import glob
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -39,9 +39,6 @@ def open_binary(path: str) -> io.BufferedReader:
 def stamp_of(name: str, path: str) -> Stamp:
     """Return what a change of a file changes; raise TidewheelError if it is gone."""
     try:
-        if not is_url(path):
-            found = Path(path).stat()
-            return found.st_size, str(found.st_mtime_ns)
         with store_of(path) as (files, inside):
             about = files.info(inside)
     except OSError as exc:
@@ -53,37 +50,28 @@ def stamp_of(name: str, path: str) -> Stamp:
 def find(text: str, fits: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """Yield name and path of the files that a path, folder, glob or URL stands for; `fits` decides
     by the path, but for a file that is named itself."""
-    if not is_url(text):
-        for path in _find_local(Path(text), fits):
-            yield str(path), str(path.resolve())
-        return
     try:
         with store_of(text) as (files, inside):
-            for found in _find_remote(files, inside, fits):
-                url = files.unstrip_protocol(found)
-                yield url, url
+            for found in _found(files, inside, fits):
+                if is_url(text):
+                    url = files.unstrip_protocol(found)
+                    yield url, url
+                else:
+                    name = found if Path(text).is_absolute() else os.path.relpath(found)
+                    yield name, os.path.realpath(found)
     except FileNotFoundError:
         return
     except OSError as exc:
         raise UsageError(f"{text} cannot be read: {exc}") from exc
 
 
-def _find_local(named: Path, fits: Callable[[str], bool]) -> Iterator[Path]:
-    if named.is_file():
-        yield named
+def _found(files: Any, inside: str, fits: Callable[[str], bool]) -> Iterator[str]:
+    if files.isfile(inside):
+        yield inside
         return
-    matches = glob.glob(str(named), recursive=True)  # noqa: PTH207 - also of absolute patterns
-    for root in [named] if named.is_dir() else map(Path, sorted(matches)):
-        if root.is_file() and fits(root.name):
-            yield root
-        inside = (path for path in root.rglob("*") if path.is_file() and fits(path.name))
-        yield from sorted(path for path in inside if _shown(path.relative_to(root)))
-
-
-def _find_remote(files: Any, inside: str, fits: Callable[[str], bool]) -> Iterator[str]:
     for root in sorted(files.glob(inside)) if set("*?[") & set(inside) else [inside]:
         if files.isfile(root):
-            if root == inside or fits(root):
+            if fits(root):
                 yield root
             continue
         for path in sorted(files.find(root)):
@@ -91,14 +79,12 @@ def _find_remote(files: Any, inside: str, fits: Callable[[str], bool]) -> Iterat
                 yield path
 
 
-def _shown(path: PurePosixPath | Path) -> bool:
+def _shown(path: PurePosixPath) -> bool:
     return not any(part[0] in "._" for part in path.parts)
 
 
 def holds(folder: str, name: str) -> bool:
     """Return whether a folder, local or a URL, has an entry `name`."""
-    if not is_url(folder):
-        return (Path(folder) / name).exists()
     try:
         with store_of(folder) as (files, inside):
             return bool(files.exists(f"{inside.rstrip('/')}/{name}"))

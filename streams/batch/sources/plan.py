@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
-from streams.batch.records.documents import InputFormat, Named, Plan, PlannedFile, Shard
 from streams.batch.records.rows import RowProblem
+from streams.batch.records.specification import InputFormat, Named, Plan, PlannedFile, Shard
 from streams.batch.sources.places import Stamp, open_binary, stamp_of
 from streams.batch.sources.tables import KINDS, opened_input
-from streams.batch.sources.text import MAX_LINE_BYTES, header_of, rows_in
+from streams.batch.sources.text import header_of, rows_in
 from streams.contract.errors import TidewheelError, UsageError
 
-SHARD_ROWS = 100_000  # of Parquet and Arrow, unless one row group or record batch has more
+SHARD_ROWS = 100_000  # of Parquet, unless one row group has more
 SHARD_BYTES = 16_000_000  # of CSV and JSON Lines, and what is left of the last line
 HASHED_BYTES = 1_000_000  # at once, which stay in the processor's cache
 
@@ -29,7 +29,6 @@ class Cutter:
     check: Callable[[], None]
     shard_rows: int = SHARD_ROWS
     shard_bytes: int = SHARD_BYTES
-    line_bytes: int = MAX_LINE_BYTES
     whole_files: bool = False  # a file of lines is one shard
 
     def plan(self, files: list[Named]) -> Plan:
@@ -65,13 +64,13 @@ class Cutter:
 
     def _parts(self, index: int, file: Named) -> Iterator[Shard]:
         begin = stop = first = rows = 0
-        with opened_input(file, self.kind) as table:
-            for start, end, size in table.parts():
-                self.check()
-                if rows and rows + size > self.shard_rows:
-                    yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
-                    first, rows = first + rows, 0
-                begin, stop, rows = begin if rows else start, end, rows + size
+        with opened_input(file) as table:
+            parts = table.parts
+        for number, size in enumerate(parts):
+            if rows and rows + size > self.shard_rows:
+                yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
+                first, rows = first + rows, 0
+            begin, stop, rows = begin if rows else number, number + 1, rows + size
         if rows:
             yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
 
@@ -82,7 +81,7 @@ class Cutter:
             start = last = self._header(named, file)
             file.seek(0)
             digest.update(file.read(start))
-            for end, _ in rows_in(self.kind, file, self.line_bytes, digest.update):
+            for end, _ in rows_in(self.kind, file, digest.update):
                 rows, last = rows + 1, end
                 if end - start >= self.shard_bytes and not self.whole_files:
                     self.check()
@@ -97,7 +96,7 @@ class Cutter:
     def _header(self, named: Named, file: IO[bytes]) -> int:
         """Return where the rows of a text file begin."""
         try:
-            header_of(self.kind, file, self.line_bytes)
+            header_of(self.kind, file)
         except RowProblem as problem:
             raise UsageError(f"{named.name} has no header: {problem.reason}") from problem
         return file.tell()

@@ -5,24 +5,29 @@ has a problem. As in SQL, an expression that is null excludes its row.
 """
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.documents import Selection, Typed
 from streams.batch.records.rows import RowProblem, line_of
+from streams.batch.records.specification import Columns, Typed
 from streams.contract.errors import UsageError
 
-LONG_AGO = -(2**62)
 TYPES = {
     "integer": pa.int64(),
     "number": pa.float64(),
     "boolean": pa.bool_(),
     "text": pa.string(),
+}
+PARSED: dict[str, Callable[[str], Any]] = {  # the narrowest first
+    "boolean": {"true": True, "false": False}.__getitem__,
+    "integer": lambda text: pa.scalar(int(text), pa.int64()).as_py(),
+    "number": float,
 }
 
 
@@ -31,33 +36,7 @@ def moment_us(text: str) -> int:
     Raise ValueError for another text."""
     found = datetime.fromisoformat(text)
     found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    since = found - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def names_in(expression: str) -> list[str]:
-    """Return the names in an expression that may be columns; raise UsageError for what is no
-    expression."""
-    query = f"SELECT ({expression})"
-    ((text,),) = _duckdb().execute("SELECT json_serialize_sql(?)", [query]).fetchall()
-    found = json.loads(text)
-    if found["error"] or len(found["statements"]) != 1:
-        reason = str(found.get("error_message", "write one expression")).splitlines()[0]
-        raise UsageError(f"--where {expression}: {reason[:200]}")
-    names: list[str] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, dict):
-            if node.get("class") == "COLUMN_REF":
-                names.extend(node["column_names"])
-            for inner in node.values():
-                visit(inner)
-        if isinstance(node, list):
-            for inner in node:
-                visit(inner)
-
-    visit(found["statements"])
-    return list(dict.fromkeys(names))
+    return (found - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def check_where(expression: str, schema: pa.Schema, name: str) -> None:
@@ -65,14 +44,18 @@ def check_where(expression: str, schema: pa.Schema, name: str) -> None:
     try:
         seen = schema.empty_table() if len(schema) else pa.table({"_": pa.nulls(0)})
         _run(f"({expression})::BOOLEAN", seen)
-    except _failures() as exc:
+    except _duckdb().Error as exc:
         raise UsageError(f"--where {expression}: {line_of(exc)} ({name})") from exc
 
 
-def used_columns(expression: str, schema: pa.Schema) -> list[str]:
-    """Return the columns that an expression names, by DuckDB's rule: case does not matter."""
-    lower = {name.lower() for name in names_in(expression)}
-    return [name for name in schema.names if name.lower() in lower]
+def used_columns(expression: str, names: Sequence[str]) -> list[str]:
+    """Return the columns that an expression may name; case does not matter, as in DuckDB."""
+    words = re.sub(r"'[^']*'", "", expression)
+    return [
+        name
+        for name in names
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words, re.IGNORECASE)
+    ]
 
 
 def kinds_of(names: Sequence[str], seen: Sequence[dict[str, Any]], *, texts: bool) -> list[Typed]:
@@ -81,40 +64,34 @@ def kinds_of(names: Sequence[str], seen: Sequence[dict[str, Any]], *, texts: boo
     found = []
     for name in names:
         values = [row[name] for row in seen if row.get(name) is not None]
-        kind: Any = "text"
-        for candidate in ("boolean", "integer", "number"):
-            known = all(_as_kind(value, candidate) is not None for value in values)
-            if values and known and (texts or not any(isinstance(v, str) for v in values)):
-                kind = candidate
-                break
-        found.append(Typed(name=name, kind=kind))
+        kinds = PARSED if values and (texts or not any(isinstance(v, str) for v in values)) else ()
+        fits = (k for k in kinds if all(_as_kind(value, k) is not None for value in values))
+        found.append(Typed(name=name, kind=next(fits, "text")))  # type: ignore[arg-type]
     return found
 
 
 def select(
-    selection: Selection, table: pa.Table | pa.RecordBatch, problems: dict[int, RowProblem]
+    columns: Columns, table: pa.Table | pa.RecordBatch, problems: dict[int, RowProblem]
 ) -> np.ndarray:
     """Return which rows are scored, (n,) bool; adds to `problems` by row, and those are scored."""
     chosen = np.ones(table.num_rows, bool)
-    if selection.from_us is not None or selection.to_us is not None:
-        times = times_of(table.column(selection.time), problems)
-        low = LONG_AGO if selection.from_us is None else selection.from_us
-        high = -LONG_AGO if selection.to_us is None else selection.to_us
-        chosen &= (times >= low) & (times < high)
-    if selection.where is not None:
-        names = [column.name for column in selection.columns]
+    if columns.dated:
+        times = times_of(table.column(columns.time), problems)
+        chosen &= (times >= columns.from_us) & (times < columns.to_us)
+    if columns.where is not None:
+        names = [column.name for column in columns.typed]
         seen = {name: table.column(name) for name in names} or {"_": pa.nulls(table.num_rows)}
-        chosen &= _where(selection.where, pa.table(seen), problems)
+        chosen &= _where(columns.where, pa.table(seen), problems)
     chosen[list(problems)] = True
     return chosen
 
 
 def typed_table(
-    selection: Selection, found: Sequence[dict[str, Any]], problems: dict[int, RowProblem]
+    columns: Columns, found: Sequence[dict[str, Any]], problems: dict[int, RowProblem]
 ) -> pa.Table:
-    """Return the columns of a selection from objects of a text format."""
-    columns: dict[str, pa.Array] = {}
-    for column in selection.columns:
+    """Return the columns by which objects of a text format are selected."""
+    typed: dict[str, pa.Array] = {}
+    for column in columns.typed:
         values: list[Any] = []
         for i, row in enumerate(found):
             value = row.get(column.name)
@@ -123,30 +100,27 @@ def typed_table(
                 text = f"{column.name!r} is {value!r:.80}, --where sees a column of {column.kind}s"
                 problems.setdefault(i, RowProblem("bad-where", text))
             values.append(fitting)
-        columns[column.name] = pa.array(values, TYPES[column.kind])
-    if selection.time is not None and selection.time not in columns:
-        columns[selection.time] = pa.array(
-            [_text_time(row.get(selection.time)) for row in found], pa.int64()
-        )
-    return pa.table(columns) if columns else pa.table({"_": pa.nulls(len(found))})
+        typed[column.name] = pa.array(values, TYPES[column.kind])
+    if columns.time is not None and columns.time not in typed:
+        times = [_text_time(row.get(columns.time)) for row in found]
+        typed[columns.time] = pa.array(times, pa.int64())
+    return pa.table(typed) if typed else pa.table({"_": pa.nulls(len(found))})
 
 
 def _text_time(value: Any) -> int | None:
     """Return microseconds of an ISO text or a whole number, None for anything else."""
     if isinstance(value, str):
+        text = value.strip('"')
         try:
-            return moment_us(value) if not value.strip().lstrip("-").isdigit() else int(value)
+            return moment_us(text) if not text.strip().lstrip("-").isdigit() else int(text)
         except (ValueError, OverflowError):
             return None
     return value if type(value) is int and abs(value) < 2**62 else None
 
 
-def times_of(found: Any, problems: dict[int, RowProblem]) -> np.ndarray:
-    """Return event times, an array or JSON values, in microseconds; a problem for a row that has
+def times_of(array: pa.Array, problems: dict[int, RowProblem]) -> np.ndarray:
+    """Return event times in microseconds, also of text and JSON text; a problem for a row that has
     none."""
-    array = found
-    if isinstance(found, list):  # whole numbers and ISO texts stay what they are
-        array = pa.array([None if v is None else str(v) for v in found], pa.string())
     kind, values = array.type, array
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         values = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
@@ -164,18 +138,18 @@ def _where(expression: str, whole: pa.Table, problems: dict[int, RowProblem]) ->
         return np.ones(0, bool)
     try:
         return _run(f"coalesce(({expression})::BOOLEAN, false)", whole)
-    except _failures():
+    except _duckdb().Error:
         chosen = _run(f"coalesce(TRY(({expression})::BOOLEAN), false)", whole)
     for i in np.flatnonzero(~chosen).tolist():  # false, null, or cannot be evaluated
         try:
             _run(f"({expression})::BOOLEAN", whole.slice(i, 1))
-        except _failures() as exc:
+        except _duckdb().Error as exc:
             problems.setdefault(i, RowProblem("bad-where", line_of(exc)))
     return chosen
 
 
 def _run(expression: str, rows: pa.Table) -> np.ndarray:
-    connection = _duckdb()
+    connection = _connection()
     connection.register("rows", rows)
     try:
         query = f"SELECT {expression} AS chosen FROM rows"
@@ -187,34 +161,22 @@ def _run(expression: str, rows: pa.Table) -> np.ndarray:
 
 
 @cache
+def _connection() -> Any:
+    return _duckdb().connect(":memory:", config={"threads": 1, "enable_external_access": False})
+
+
 def _duckdb() -> Any:
     try:
         import duckdb
     except ImportError as exc:
         raise UsageError("--where needs DuckDB: pip install 'tidewheel[batch]'") from exc
-    return duckdb.connect(":memory:", config={"threads": 1, "enable_external_access": False})
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    import duckdb
-
-    return (duckdb.Error,)
+    return duckdb
 
 
 def _as_kind(value: Any, kind: str) -> Any:
     """Return a value of a text format as one of a kind, None if it is none."""
-    if kind == "text":
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if kind == "boolean":
-        texts = {"true": True, "false": False}
-        return texts.get(value.strip().lower()) if isinstance(value, str) else (
-            value if isinstance(value, bool) else None
-        )  # fmt: skip
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     try:
-        number = (int if kind == "integer" else float)(value)
-        whole = kind == "number" or (abs(number) < 2**63 and not isinstance(value, float))
-    except (ValueError, OverflowError):
+        return text if kind == "text" else PARSED[kind](text.strip().lower())
+    except (ValueError, KeyError, OverflowError, pa.ArrowException):
         return None
-    return number if whole else None

@@ -1,144 +1,76 @@
-"""The seam to Arrow's files and Delta tables, in parts that are read one after the other: Parquet
-by row groups, Arrow IPC files by record batches."""
+"""The seam to Parquet and Delta tables, in row groups that are read one after the other: checks of
+a file's columns, and a shard as rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from streams.batch.records.documents import InputFormat, Named, PlannedFile
-from streams.batch.records.rows import line_of
+from streams.batch.records.rows import (
+    RowProblem,
+    Rows,
+    as_segments,
+    batch_rows,
+    line_of,
+    note_labels,
+    refuse_unlike_numbers,
+    wrong_width,
+)
+from streams.batch.records.specification import Columns, Named, PlannedFile, Shard
 from streams.batch.sources.places import is_url, open_binary
+from streams.batch.sources.selection import check_where, select
 from streams.contract.errors import UsageError
+from streams.contract.task import Task
 from streams.runtime.arrow_files import arrow_files
 
 Failures = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)  # of an unreadable file
-KINDS = {"parquet": "Parquet", "delta": "Parquet", "arrow": "an Arrow IPC file"}
+KINDS = ("parquet", "delta")
 LOG = "_delta_log"
 
-Part = tuple[int, int, int]  # where it starts and stops, and its rows
 
+class Table(NamedTuple):
+    """An open file: the rows of each of its row groups, and what yields the rows of those from one
+    to before another, some columns of at most so many rows at once."""
 
-class Table(Protocol):
-    """An open file."""
-
-    @property
-    def schema(self) -> pa.Schema: ...
-
-    def parts(self) -> Iterator[Part]:
-        """Yield where each part starts and stops, and its rows."""
-        ...
-
-    def batches(
-        self, start: int, stop: int, columns: list[str], rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of the parts from `start` to `stop`, at most `rows` at once."""
-        ...
+    schema: pa.Schema
+    parts: list[int]
+    batches: Callable[[int, int, list[str], int], Iterator[pa.RecordBatch]]
 
 
 @contextmanager
-def opened(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table]:
+def opened(file: Named | PlannedFile) -> Iterator[Table]:
     """Open a file; what Arrow raises is among Failures."""
     if file.table is not None:
         root, version, inside = file.table
-        schema, found = _fragments(root, version)
-        yield _Fragment(schema, found[inside])
-    elif kind == "parquet":
-        source = open_binary(file.path) if is_url(file.path) else file.path
-        with pq.ParquetFile(source, pre_buffer=False) as parquet:
-            yield _Parquet(parquet)
-    else:  # not mapped: a file that shrinks would kill the process
-        remote = is_url(file.path)
-        with pa.PythonFile(open_binary(file.path), "r") if remote else pa.OSFile(file.path) as one:
-            yield _Arrow(one)
+        yield _fragment(*_fragments(root, version), inside)
+        return
+    source = open_binary(file.path) if is_url(file.path) else file.path
+    with pq.ParquetFile(source, pre_buffer=False) as parquet:
+        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+        yield Table(
+            parquet.schema_arrow,
+            [group.num_rows for group in groups],
+            lambda start, stop, columns, rows: parquet.iter_batches(
+                rows, list(range(start, stop)), columns=columns
+            ),
+        )
 
 
 @contextmanager
-def opened_input(file: Named | PlannedFile, kind: InputFormat) -> Iterator[Table]:
+def opened_input(file: Named | PlannedFile) -> Iterator[Table]:
     """Open a file before it is scored; raise UsageError, by name, if that cannot be read."""
     try:
-        with opened(file, kind) as table:
+        with opened(file) as table:
             yield table
     except Failures as exc:
-        raise UsageError(f"{file.name} cannot be read as {KINDS[kind]}: {line_of(exc)}") from exc
-
-
-class _Parquet:
-    def __init__(self, file: pq.ParquetFile) -> None:
-        self._file = file
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._file.schema_arrow
-
-    def parts(self) -> Iterator[Part]:
-        for i in range(self._file.num_row_groups):
-            yield i, i + 1, self._file.metadata.row_group(i).num_rows
-
-    def batches(
-        self, start: int, stop: int, columns: list[str], rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        yield from self._file.iter_batches(rows, list(range(start, stop)), columns=columns)
-
-
-class _Arrow:
-    def __init__(self, source: pa.NativeFile) -> None:
-        self._source = source
-        self._file = pa.ipc.open_file(source)
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._file.schema
-
-    def parts(self) -> Iterator[Part]:
-        first = self._only([0]) if len(self.schema) else self._file
-        for i in range(first.num_record_batches):
-            yield i, i + 1, first.get_batch(i).num_rows
-
-    def batches(
-        self, start: int, stop: int, columns: list[str], rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        chosen = self._only([self.schema.get_field_index(name) for name in columns])
-        for i in range(start, stop):
-            batch = chosen.get_batch(i)
-            batch.validate(full=True)  # offsets that lie would be read beyond the file
-            yield from (batch.slice(at, rows) for at in range(0, batch.num_rows, rows))
-
-    def _only(self, fields: list[int]) -> pa.ipc.RecordBatchFileReader:
-        """Return a reader of some columns; the others are not read."""
-        self._source.seek(0)
-        options = pa.ipc.IpcReadOptions(included_fields=sorted(fields), use_threads=False)
-        return pa.ipc.open_file(self._source, options=options)
-
-
-class _Fragment:
-    """A data file of a Delta table, with the table's columns: those of its partition have one
-    value."""
-
-    def __init__(self, schema: pa.Schema, fragment: ds.ParquetFileFragment) -> None:
-        self._schema, self._fragment = schema, fragment
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._schema
-
-    def parts(self) -> Iterator[Part]:
-        for i, group in enumerate(self._fragment.row_groups):
-            yield i, i + 1, group.num_rows
-
-    def batches(
-        self, start: int, stop: int, columns: list[str], rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        part = self._fragment.subset(row_group_ids=list(range(start, stop)))
-        found = part.to_batches(
-            schema=self._schema, columns=columns, batch_size=rows, batch_readahead=1
-        )
-        yield from (batch for batch in found if batch.num_rows)
+        raise UsageError(f"{file.name} cannot be read as Parquet: {line_of(exc)}") from exc
 
 
 # --- Delta tables ---------------------------------------------------------------------------------
@@ -157,6 +89,18 @@ def delta_files(where: str) -> list[Named]:
 
 
 Fragments = tuple[pa.Schema, dict[str, ds.ParquetFileFragment]]
+
+
+def _fragment(schema: pa.Schema, found: dict[str, ds.ParquetFileFragment], inside: str) -> Table:
+    """Return a data file with the table's columns: those of its partition have one value."""
+
+    def batches(start: int, stop: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+        part = fragment.subset(row_group_ids=list(range(start, stop)))
+        read = part.to_batches(schema=schema, columns=columns, batch_size=rows, batch_readahead=1)
+        yield from (batch for batch in read if batch.num_rows)
+
+    fragment = found[inside]
+    return Table(schema, [group.num_rows for group in fragment.row_groups], batches)
 
 
 def _newest(root: str, where: str) -> tuple[int, Fragments]:
@@ -179,3 +123,146 @@ def _fragments(root: str, version: int) -> Fragments:
 
     found = DeltaTable(root, version=version).to_pyarrow_dataset(filesystem=arrow_files(root))
     return found.schema, {fragment.path: fragment for fragment in found.get_fragments()}
+
+
+def check_files(task: Task, files: Sequence[Named], columns: Columns) -> None:
+    """Raise UsageError for the first file whose columns do not fit."""
+    kept: dict[str, tuple[pa.DataType, str]] = {}
+    for file in files:
+        with opened_input(file) as table:
+            schema = table.schema
+        for column in columns.read:
+            if len(schema.get_all_field_indices(column)) != 1:
+                raise UsageError(
+                    f"{file.name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
+                )
+        for problem in _type_problems(task, schema, columns):
+            raise UsageError(f"{file.name}: {problem}")
+        if columns.where is not None:
+            chosen = [column.name for column in columns.typed]
+            seen = pa.schema([schema.field(name) for name in chosen])
+            check_where(columns.where, seen, file.name)
+        for column in columns.keep:
+            found = schema.field(column).type
+            before, where = kept.setdefault(column, (found, file.name))
+            if found != before:
+                raise UsageError(f"--keep {column}: {before} in {where}, {found} in {file.name}")
+
+
+def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[str]:
+    width = int(np.prod(task.segment_shape))
+    for column in columns.segment:
+        found = schema.field(column).type
+        if columns.per_channel:
+            if not _is(found, NUMBER):
+                yield f"column {column!r} is {found}, it must be numbers"
+        elif not _is(found, LIST) or not _is(found.value_type, NUMBER):
+            yield f"column {column!r} is {found}, a segment must be a list of numbers"
+        elif pa.types.is_fixed_size_list(found) and found.list_size != width:
+            yield f"column {column!r} has {found.list_size} numbers, a segment has {width}"
+    identity, time = columns.id, columns.time
+    if identity is not None and not _named(found := schema.field(identity).type):
+        yield f"--id {identity} is {found}, it must be text or whole numbers"
+    found = schema.field(time).type if time in columns.read else None
+    if found is not None and not (_named(found) or _is(found, DATED)):
+        yield f"--time {time} is {found}, it must be a timestamp, a date, text or microseconds"
+
+
+NUMBER = (pa.types.is_integer, pa.types.is_floating)
+NAME = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+DATED = (pa.types.is_timestamp, pa.types.is_date)
+LIST = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
+
+def _is(kind: pa.DataType, any_of: tuple[Callable[[pa.DataType], bool], ...]) -> bool:
+    return any(fits(kind) for fits in any_of)
+
+
+def _named(kind: pa.DataType) -> bool:
+    return _is(kind.value_type if pa.types.is_dictionary(kind) else kind, NAME)
+
+
+def read_shard(task: Task, file: PlannedFile, shard: Shard, columns: Columns) -> Iterator[Rows]:
+    """Yield the rows of a shard in batches."""
+    first = shard.first_row
+    with opened(file) as table:
+        for batch in table.batches(shard.start, shard.stop, columns.read, batch_rows(task)):
+            yield _rows(task, first, batch, columns)
+            first += batch.num_rows
+
+
+def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Rows:
+    numbers = np.arange(first, first + batch.num_rows)
+    problems: dict[int, RowProblem] = {}
+    whole = batch.num_rows
+    if columns.where or columns.dated:
+        found: dict[int, RowProblem] = {}
+        chosen = select(columns, batch, found)
+        batch, numbers = batch.filter(pa.array(chosen)), numbers[chosen]
+        place = np.cumsum(chosen) - 1  # of a row among those that are left
+        problems = {int(place[i]): problem for i, problem in found.items()}
+    width = int(np.prod(task.segment_shape))
+    arrays = [batch.column(name) for name in columns.segment]
+    if columns.per_channel:
+        values, wrong = _of_columns(arrays, columns)
+    else:
+        values, wrong = _of_lists(arrays[0], width)
+    rows = Rows(numbers, as_segments(values, task), problems={**wrong, **problems})
+    rows.excluded = whole - len(rows)
+    rows.kept = {name: batch.column(name) for name in columns.keep}
+    refuse_unlike_numbers(rows)
+    if columns.id is not None:
+        rows.ids = batch.column(columns.id).cast(pa.string()).to_pylist()
+        for i, identity in enumerate(rows.ids):
+            if identity is None:
+                rows.problems.setdefault(i, RowProblem("missing", f"{columns.id!r} is null"))
+    if columns.label is not None:
+        note_labels(task, rows, batch.column(columns.label).to_pylist())
+    return rows
+
+
+def _of_columns(
+    arrays: list[pa.Array], columns: Columns
+) -> tuple[np.ndarray, dict[int, RowProblem]]:
+    """Return the numbers (n, width) of a column a number, and what is null."""
+    problems: dict[int, RowProblem] = {}
+    for name, array in zip(columns.segment, arrays, strict=True):
+        for i in np.flatnonzero(_nulls(array)).tolist():
+            problems.setdefault(i, RowProblem("null", f"{name!r} is null"))
+    return np.stack([_floats(array) for array in arrays], axis=1), problems
+
+
+def _of_lists(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, RowProblem]]:
+    """Return the numbers (n, width) of a list column, zeros where a list has a problem."""
+    lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
+    lengths = np.where(_nulls(array), -1, lengths)
+    if (lengths == width).all() and not (inside := array.flatten()).null_count:
+        return _numbers(inside).reshape(len(array), width), {}
+    problems = {
+        int(i): wrong_width(int(lengths[i]), width)
+        if lengths[i] >= 0
+        else RowProblem("null", "the segment is null")
+        for i in np.flatnonzero(lengths != width)
+    }
+    good = np.flatnonzero(lengths == width)
+    inside = array.filter(pa.array(lengths == width)).flatten()
+    numbers = np.zeros((len(array), width))
+    numbers[good] = _floats(inside).reshape(len(good), width)
+    for i in good[_nulls(inside).reshape(len(good), width).any(axis=1)].tolist():
+        problems[i] = RowProblem("null", "a number of the segment is null")
+    return numbers, problems
+
+
+def _numbers(array: pa.Array) -> np.ndarray:
+    """Return numbers without a null: float32 as they are, not copied, others as float64."""
+    return array.to_numpy() if pa.types.is_float32(array.type) else _floats(array)
+
+
+def _nulls(array: pa.Array) -> np.ndarray:
+    found: np.ndarray = pc.is_null(array).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _floats(array: pa.Array) -> np.ndarray:
+    """Return numbers as float64, NaN where there is none."""
+    return np.asarray(array.to_numpy(zero_copy_only=False), np.float64)

@@ -1,8 +1,7 @@
 """Rows of text files: lines of JSON Lines, those of Bedrock, records of CSV; each of bounded size.
 
 A line ends with a line feed, the last one also with the file. Lines of white space alone are no
-rows. A CSV record is a line, or several where a quoted cell holds line feeds. A line or record that
-is longer than the limit is passed over in pieces: it is a row with a problem.
+rows. A CSV record is a line, or several where a quoted cell holds line feeds.
 """
 
 import csv
@@ -11,13 +10,27 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import IO, Any
 
-from streams.batch.records.documents import InputFormat
-from streams.batch.records.rows import RowProblem
+import numpy as np
+import pyarrow as pa
+
+from streams.batch.records.rows import (
+    BATCH_BYTES,
+    RowProblem,
+    Rows,
+    as_segments,
+    batch_rows,
+    note_labels,
+    numbers_of,
+    plain,
+    refuse_unlike_numbers,
+)
+from streams.batch.records.specification import Columns, InputFormat, PlannedFile, Shard
 from streams.batch.sources.places import open_binary
+from streams.batch.sources.selection import select, typed_table
 from streams.contract.errors import UsageError
+from streams.contract.task import Task
 
 MAX_LINE_BYTES = 100_000_000
-PIECE_BYTES = 1_000_000
 LOOKED_AT = 100  # rows of a file that are looked at for a column
 BOM = b"\xef\xbb\xbf"
 RECORD_ID, MODEL_INPUT = "recordId", "modelInput"
@@ -28,79 +41,47 @@ Raw = bytes | list[str] | RowProblem  # a line, the cells of a record, or why it
 Seen = Callable[[bytes], object]
 
 
-def rows_in(
-    kind: InputFormat, file: IO[bytes], max_bytes: int, seen: Seen = bool
-) -> Iterator[tuple[int, Raw]]:
+def rows_in(kind: InputFormat, file: IO[bytes], seen: Seen = bool) -> Iterator[tuple[int, Raw]]:
     """Yield the rows of a file from its position on, each with the offset behind it; `seen` gets
-    all bytes."""
+    all bytes. Raise UsageError for a line that is too long."""
     if kind == "csv":
-        yield from _records(file, max_bytes, seen)
+        yield from _records(file, seen)
         return
-    for end, line in _lines(file, max_bytes, seen):
-        if line is None:
-            yield end, _too_long(max_bytes)
-        elif line.strip():
+    for end, line in _lines(file, seen):
+        if line.strip():
             yield end, line
 
 
-def _lines(file: IO[bytes], max_bytes: int, seen: Seen) -> Iterator[tuple[int, bytes | None]]:
-    """Yield all lines, None for one that is too long."""
+def _lines(file: IO[bytes], seen: Seen) -> Iterator[tuple[int, bytes]]:
     end = file.tell()
-    while line := file.readline(max_bytes + 1):
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise UsageError(f"{file.name}: a line has more than {MAX_LINE_BYTES:,} bytes")
         seen(line)
         end += len(line)
-        whole = len(line) <= max_bytes or line.endswith(b"\n")
-        piece = line
-        while not whole and not piece.endswith(b"\n") and (piece := file.readline(PIECE_BYTES)):
-            seen(piece)
-            end += len(piece)
-        if not whole:
-            yield end, None
-        else:
-            yield end, line.removeprefix(BOM) if end == len(line) else line
+        yield end, line.removeprefix(BOM) if end == len(line) else line
 
 
-class _TooLong(Exception):
-    """A record that has more bytes than the limit."""
+def _records(file: IO[bytes], seen: Seen) -> Iterator[tuple[int, Raw]]:
+    end, blank = 0, False
 
+    def lines() -> Iterator[str]:  # csv.reader asks for as many as a record has
+        nonlocal end, blank
+        for here, line in _lines(file, seen):
+            end, blank = here, not line.strip()
+            yield line.decode(errors="surrogateescape")  # what is no UTF-8 is refused by its row
 
-class _Lines:
-    """Lines as csv.reader takes them, which asks for as many as a record has."""
-
-    def __init__(self, lines: Iterator[tuple[int, bytes | None]]) -> None:
-        self._lines, self.end, self.left, self.blank = lines, 0, 0, False
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        self.end, line = next(self._lines)
-        self.left -= len(line or b"")
-        if line is None or self.left < 0:
-            raise _TooLong
-        self.blank = not line.strip()
-        return line.decode(errors="surrogateescape")  # what is no UTF-8 is refused by its row
-
-
-def _records(file: IO[bytes], max_bytes: int, seen: Seen) -> Iterator[tuple[int, Raw]]:
-    lines = _Lines(_lines(file, max_bytes, seen))
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines(), strict=True)
     while True:
-        lines.left, found = max_bytes + 1, None
         try:
             found = next(reader)
         except StopIteration:
             return
-        except _TooLong:
-            yield lines.end, _too_long(max_bytes)
         except csv.Error as exc:
-            yield lines.end, RowProblem("undecodable", f"{exc}"[:200])
-        if found is not None and not lines.blank:
-            yield lines.end, found
-
-
-def _too_long(max_bytes: int) -> RowProblem:
-    return RowProblem("too-long", f"the line has more than {max_bytes:,} bytes")
+            yield end, RowProblem("undecodable", f"{exc}"[:200])
+            continue
+        if not blank:
+            yield end, found
 
 
 # --- objects --------------------------------------------------------------------------------------
@@ -143,12 +124,12 @@ def _record(header: list[str], cells: list[str]) -> dict[str, Any]:
     return {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
 
-def header_of(kind: InputFormat, file: IO[bytes], max_bytes: int) -> list[str]:
+def header_of(kind: InputFormat, file: IO[bytes]) -> list[str]:
     """Return the names of a CSV file's columns, and leave the file behind them; nothing for other
     formats, and files without a row. Raise RowProblem for a header that is none."""
     if kind != "csv":
         return []
-    for end, names in rows_in(kind, file, max_bytes):
+    for end, names in rows_in(kind, file):
         if isinstance(names, RowProblem):
             raise names
         texts = [str(name) for name in names]
@@ -167,8 +148,8 @@ def first_objects(
     found: list[dict[str, Any]] = []
     try:
         with open_binary(path) as file:
-            header = header_of(kind, file, MAX_LINE_BYTES)
-            for _, raw in islice(rows_in(kind, file, MAX_LINE_BYTES), LOOKED_AT):
+            header = header_of(kind, file)
+            for _, raw in islice(rows_in(kind, file), LOOKED_AT):
                 try:
                     found.append(object_of(kind, header, raw))
                 except RowProblem:
@@ -178,3 +159,104 @@ def first_objects(
     except RowProblem as problem:
         raise UsageError(f"{name} has no header of column names: {problem.reason}") from problem
     return header or list(dict.fromkeys(key for row in found for key in row)), found
+
+
+def read_shard(
+    task: Task, kind: InputFormat, file: PlannedFile, shard: Shard, columns: Columns
+) -> Iterator[Rows]:
+    """Yield the rows of a shard in batches."""
+    objects, problems = list[dict[str, Any]](), dict[int, RowProblem]()
+    first, begin = shard.first_row, shard.start
+    with open_binary(file.path) as opened:
+        header = header_of(kind, opened)
+        opened.seek(shard.start)
+        for end, raw in rows_in(kind, opened):
+            try:
+                objects.append(object_of(kind, header, raw))
+            except RowProblem as problem:
+                problems[len(objects)] = problem
+                objects.append({})
+            over = end >= shard.stop
+            if over or len(objects) == batch_rows(task) or end - begin >= BATCH_BYTES:
+                yield _rows(task, first, objects, columns, problems, texts=kind == "csv")
+                first, begin, objects, problems = first + len(objects), end, [], {}
+            if over:
+                return
+
+
+def _rows(
+    task: Task,
+    first: int,
+    objects: list[dict[str, Any]],
+    columns: Columns,
+    problems: dict[int, RowProblem],
+    *,
+    texts: bool,
+) -> Rows:
+    """Return the rows that are selected; `texts`: the format has text alone."""
+    chosen = np.ones(len(objects), bool)
+    if columns.where or columns.dated:
+        table = typed_table(columns, objects, problems)
+        chosen = select(columns, table, problems)
+    place = np.flatnonzero(chosen)
+    width = int(np.prod(task.segment_shape))
+    numbers, ids, left = np.zeros((len(place), width)), list[str | None](), dict[int, RowProblem]()
+    for i, old in enumerate(place.tolist()):
+        identity = None
+        try:
+            identity = _identity(objects[old], columns)
+            numbers[i] = _numbers(objects[old], columns, width, texts=texts)
+        except RowProblem as problem:
+            problems.setdefault(old, problem)
+        ids.append(identity)
+        if old in problems:
+            left[i] = problems[old]
+    rows = Rows(first + place, as_segments(numbers, task), problems=left)
+    rows.excluded, rows.ids = len(objects) - len(place), None if columns.id is None else ids
+    for name in columns.keep:
+        values = [objects[i].get(name) for i in place]
+        rows.kept[name] = pa.array(values if texts else map(_json_text, values), pa.string())
+    refuse_unlike_numbers(rows)
+    if columns.label is not None:
+        labels = [objects[i].get(columns.label) for i in place]
+        if texts:
+            labels = [cell if cell in task.classes else _json(cell) for cell in labels]
+        note_labels(task, rows, labels)
+    return rows
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(plain(value), ensure_ascii=False)
+
+
+def _identity(found: dict[str, Any], columns: Columns) -> str | None:
+    if columns.id is None:
+        return None
+    value = found.get(columns.id)
+    if type(value) not in (str, int):
+        raise RowProblem("missing", f"{columns.id!r} is no text or whole number")
+    return str(value)
+
+
+def _numbers(found: dict[str, Any], columns: Columns, width: int, *, texts: bool) -> list[float]:
+    if missing := next((name for name in columns.segment if name not in found), None):
+        raise RowProblem("missing", f"there is no {missing!r}")
+    values = [found[name] for name in columns.segment]
+    if texts:
+        values = [_number(cell) if columns.per_channel else _json(cell) for cell in values]
+    return numbers_of(values if columns.per_channel else values[0], width)
+
+
+def _number(cell: str | None) -> float | str | None:
+    try:
+        return cell if cell is None or "_" in cell else float(cell)  # Python takes 1_000
+    except ValueError:
+        return cell
+
+
+def _json(cell: str | None) -> Any:
+    """Return a list or number that is written as JSON, or the text as it is."""
+    try:
+        return cell if cell is None else json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell

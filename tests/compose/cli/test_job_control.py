@@ -45,7 +45,7 @@ def workers_of(process: int) -> list[int]:
             command = (path.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == process and b"streams.batch.jobs.worker" in command:
+        if parent == process and b"streams.batch.jobs.processes" in command:
             found.append(int(path.parent.name))
     return found
 

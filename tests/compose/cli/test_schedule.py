@@ -3,6 +3,7 @@ interval that is due and its job."""
 
 import json
 import signal
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.batch.queue.cron import Cron, local
-from streams.batch.queue.job_queue import JobQueue, writing
-from streams.batch.queue.schedules import Schedules
+from streams.batch.jobs.job_folder import now_us
+from streams.batch.queue.job_queue import JobQueue
+from streams.batch.queue.schedules import Cron, Schedules, local
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.compose.cli.test_queue import run, runner
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
@@ -49,14 +50,14 @@ def added(folder: Path, lake: Path, *more: str) -> list[str]:
 
 def behind(folder: Path, count: int) -> None:
     """As if no runner had run for so many days."""
-    state = folder / ".tidewheel"
-    cursor = Schedules(JobQueue(state)).find("nightly").cursor_us
+    schedules = Schedules(JobQueue(folder / ".tidewheel"))
+    schedule = schedules.find("nightly")
+    cursor = schedule.cursor_us
     for _ in range(count):
         found = CRON.last(cursor - 1)
         assert found is not None
         cursor = found
-    with writing(state) as connection:
-        connection.execute("UPDATE schedules SET cursor_us = ?", (cursor,))
+    schedules.write(replace(schedule, cursor_us=cursor))
 
 
 def shown(folder: Path) -> dict[str, Any]:
@@ -128,9 +129,9 @@ def span(named: list[str]) -> list[str]:
 
 def test_a_backfill_scores_the_days_before_the_schedule(tmp_path: Path, lake: Path) -> None:
     named = added(tmp_path, lake)
-    with writing(tmp_path / ".tidewheel") as connection:
-        last = CRON.last(JobQueue(tmp_path).now())
-        connection.execute("UPDATE schedules SET cursor_us = ?", (last,))
+    schedules, last = Schedules(JobQueue(tmp_path / ".tidewheel")), CRON.last(now_us())
+    assert last is not None
+    schedules.write(replace(schedules.find("nightly"), cursor_us=last))
     words = span(named)
     done = tidewheel("schedule", "backfill", "nightly", *words, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr

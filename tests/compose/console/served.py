@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=0)
     parser.add_argument("--empty", action="store_true")
     parser.add_argument("--showcase", action="store_true", help="the fleet of the pictures")
-    parser.add_argument("--jobs", type=Path, default=Path("/nowhere"))
+    parser.add_argument("--state", type=Path, default=Path("/nowhere"))
     options = parser.parse_args()
     now_s = time.time()
     history = absorbed(many(options.devices) if options.devices else fleet(now_s, -7200))
@@ -34,9 +34,7 @@ def main() -> None:
     elif options.empty:
         history = absorbed([])
     broker, task = BrokerSettings(bootstrap="broker:9092"), load_task(f"{TINY}:task")
-    settings = ConsoleSettings(
-        broker, Path("/nowhere"), "tiny.py:task", port=0, jobs=(options.jobs,)
-    )
+    settings = ConsoleSettings(broker, options.state, "tiny.py:task", port=0)
     watch = FakeWatch(history, showcase.CLASSES if options.showcase else ()).watch
     listening = listen(settings)
     sys.stdout.write(f"{address_of(listening)}\n")

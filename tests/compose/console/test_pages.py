@@ -24,7 +24,7 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
     jobs = tmp_path_factory.mktemp("jobs")
     job(jobs, "night", 1_800_000_000_000_000)
     job(jobs, "failed", 1_800_000_000_000_001, "Failed")
-    with served("--jobs", jobs) as found:
+    with served("--state", jobs) as found:
         yield found
 
 

@@ -13,16 +13,14 @@ import pyarrow.parquet as pq
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deltalake import write_deltalake
 
-from streams.batch.jobs.job import Job, submit
+from streams.batch.jobs.job import Job
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.submission import Stdin, folder_of, specify
-from streams.batch.records.documents import Specification
 from streams.batch.records.progress import Manifest
-from streams.batch.records.settings import Settings
+from streams.batch.records.specification import Settings, Specification
 from streams.batch.sources.plan import Cutter
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.task import Task
-from streams.runtime.failpoints import unarmed
 from tests.rig.made_up.models import TINY, artifact, plain, segments, tiny
 
 KEY = Ed25519PrivateKey.generate()
@@ -69,13 +67,6 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], group: int = 10) -> Pa
     return path
 
 
-def write_arrow(path: Path, rows: list[dict[str, Any]], batch: int = 10) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pa.ipc.new_file(str(path), SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, SCHEMA), max_chunksize=batch)
-    return path
-
-
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Segments and other lists as JSON text; null is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,12 +98,12 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any] | bytes]) -> Path:
     return path
 
 
-def small(rows: int = 20, size: int = 2000, line: int = 5000) -> Any:
+def small(rows: int = 20, size: int = 2000) -> Any:
     """A cutter of small shards."""
 
     def cutter(specification: Specification, check: Any) -> Cutter:
         whole = specification.output_format == "bedrock"
-        return Cutter(specification.input_format, check, rows, size, line, whole)
+        return Cutter(specification.input_format, check, rows, size, whole)
 
     return cutter
 
@@ -163,7 +154,7 @@ def submitted(
     """A job with the options of Settings."""
     settings, using = asked(place, *inputs, to=to, **more), using or models()
     folder = folder_of(settings)
-    submit(folder, specify(task, settings, using, stdin), using, unarmed)
+    folder.submit(specify(task, settings, using, stdin), using)
     return Submitted(folder, place / to)
 
 

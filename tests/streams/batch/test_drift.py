@@ -3,16 +3,16 @@ the report shows it."""
 
 import re
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from streams.batch.answering.drift import Watch, drift_of, mean_of_distances, reference_of
+from streams.batch.jobs.answers import drift_of, mean_of_distances, reference_of
 from streams.batch.jobs.job_folder import Models
-from streams.batch.jobs.report import page_of
+from streams.batch.jobs.manifest import page_of
 from streams.batch.records.progress import Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
 from streams.drift.detector import compare
@@ -120,7 +120,6 @@ def test_the_drift_of_a_job_is_the_streams_over_all_rows_that_have_answers(tmp_p
     assert found.drift.inputs_and_answers == compare(reference, counts, windows=1)
     assert not found.drift.inputs_and_answers.alarm
     assert found.drift.mean_of_distances.status == "none"
-    assert [one.n for one in found.drift.labels] == [398]
     right = tiny.correct(
         outputs, np.array([[tiny.classes.index(r["label"] or "slow")] for r in kept])
     )
@@ -163,33 +162,9 @@ def test_too_few_rows_are_undecided_and_a_model_without_reference_has_no_drift(
     none = submitted(tmp_path, write_parquet(tmp_path / "b.parquet", good_rows(30)), to="b")
     assert none.run().drift is None
     assert drift_of(None, Observed()) is None
-    assert Watch(tiny, None).observe(segments(2), np.zeros((2, 3), np.float32), None) == Observed()
 
 
 # --- the report -----------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """The text, the tags, and whatever a page would load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text, self.open, self.loaded = "", list[str](), list[str]()
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
-                self.loaded.append(value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def test_the_report_is_one_page_with_counts_drift_accuracy_and_errors(tmp_path: Path) -> None:
@@ -198,24 +173,15 @@ def test_the_report_is_one_page_with_counts_drift_accuracy_and_errors(tmp_path: 
         row["segment"] = [x + 2.0 for x in row["segment"]]
     rows[5]["segment"] = [1.0]
     job = job_of(tmp_path, rows, "a&b<i>")
+    assert "Not measured" in page_of(job.folder)
+    assert job.run(timeout=1e-9).state == "PartiallyCompleted"
+    assert "PartiallyCompleted" in job.folder.report.read_text()
     found = job.run()
     text = job.folder.report.read_text()
-    page = Page(text)
-    assert page.loaded == []
-    assert "url(http" not in text
+    assert "http" not in text.replace('lang="en"', "")
+    ElementTree.fromstring(re.sub(r"<!doctype html>|<meta[^>]*>", "", text))  # each tag is closed
     for wanted in (
-        "Completed", "wrong-width", "400 of 400", "drift in", "as MLRun decides it", "slow",
-        "a&b<i>", f"{found.correct / found.labelled:.4f}",
+        "Completed", "wrong-width", "400 of 400", "of the channels", "as MLRun decides it", "slow",
+        "a&amp;b&lt;i&gt;", f"{found.correct / found.labelled:.4f}",
     ):  # fmt: skip
-        assert wanted in page.text, wanted
-    assert len(re.findall("<svg", text)) == 5
-
-
-def test_a_report_of_a_job_that_is_not_done_or_has_no_rows_is_a_page_too(tmp_path: Path) -> None:
-    job = job_of(tmp_path, good_rows(60))
-    assert "Not measured" in page_of(job.folder)
-    job.run(timeout=1e-9)
-    assert "PartiallyCompleted" in Page(page_of(job.folder)).text
-    empty = job_of(tmp_path, [], "empty")
-    empty.run()
-    assert "there are no answers" in Page(page_of(empty.folder)).text
+        assert wanted in text, wanted

@@ -122,8 +122,6 @@ def test_a_clock_that_is_set_back_makes_no_time_negative(
     assert 0 < found.seconds < 60
     assert found.rows_per_s > 0
     assert job.folder.state().updated_us >= found.started_us
-    times = [line["time_us"] for line in job.folder.log()]
-    assert times == sorted(times)
 
 
 @pytest.mark.parametrize("point", ["score-step-2", "score-step-3", "score-step-5"])

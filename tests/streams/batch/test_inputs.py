@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.batch.jobs.submission import Stdin
-from streams.batch.records.documents import Columns, Selection
+from streams.batch.records.specification import Columns
 from streams.batch.sources.selection import moment_us
 from streams.contract.errors import UsageError
 from tests.rig.made_up.models import tiny
@@ -25,7 +24,6 @@ from tests.streams.batch.support import (
     WIDTH,
     good_rows,
     submitted,
-    write_arrow,
     write_bedrock,
     write_csv,
     write_delta,
@@ -84,48 +82,6 @@ def test_every_csv_record_is_one_row_wherever_the_file_is_cut(
     for record, code, site in zip(wanted, codes, kept, strict=True):
         assert len(record) == 4 or code == "undecodable"
         assert code is not None or (record[1] == GOOD and (record[3] or None) == site)
-
-
-@many
-@given(st.binary(max_size=200))
-def test_a_csv_file_of_any_bytes_is_refused_or_read_to_its_end(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("bytes") / "in.csv"
-    path.write_bytes(b"event,segment,label,site\n" + data)
-    plan = plan_of(path, "csv", shard_bytes=20, line_bytes=60)
-    rows = read(path, "csv", plan, CSV, max_bytes=60)
-    assert [number for number, _ in values_of(rows)] == list(range(plan.total))
-    path.write_bytes(data)
-    with suppress(UsageError):
-        plan_of(path, "csv", shard_bytes=20, line_bytes=60)
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        (f'a,"{GOOD}",slow,é', None),
-        (f'a,"{GOOD}",,', None),
-        (f'a,"{GOOD}",flying,', "bad-label"),
-        (f',"{GOOD}",slow,', "missing"),
-        ("a,,slow,", "null"),
-        ('a,"[1, 2]",slow,', "wrong-width"),
-        ("a,text,slow,", "not-numeric"),
-        ("a,b,c", "undecodable"),
-        ('a,"b"c,d,e', "undecodable"),
-        ("a,\xff,c,d", "undecodable"),
-        ('a,"never closed,c,d', "undecodable"),
-        ("a," + "x" * 900 + ",c,d", "too-long"),
-        ('a,"' + "x\n" * 450 + '",c,d', "too-long"),
-    ],
-)
-def test_a_csv_record_has_the_code_of_what_is_wrong_with_it(
-    tmp_path: Path, line: str, code: str | None
-) -> None:
-    path = tmp_path / "in.csv"
-    path.write_bytes(b"event,segment,label,site\n" + line.encode().replace("ÿ".encode(), b"\xff"))
-    rows = read(path, "csv", plan_of(path, "csv", line_bytes=700), CSV, max_bytes=700)
-    assert values_of(rows)[0] == (0, code)
 
 
 def test_a_number_a_column_and_what_is_dropped(tmp_path: Path) -> None:
@@ -215,9 +171,9 @@ def test_what_is_no_delta_table_is_refused_in_one_line(tmp_path: Path) -> None:
 # --- standard input -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "arrow", "csv"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
 def test_standard_input_is_kept_with_the_job_and_read_as_a_file(tmp_path: Path, kind: str) -> None:
-    write: Any = {"jsonl": write_lines, "arrow": write_arrow, "csv": write_csv}[kind]
+    write: Any = {"jsonl": write_lines, "parquet": write_parquet, "csv": write_csv}[kind]
     data = write(tmp_path / "x" / "a", good_rows(30)).read_bytes()
     job = submitted(tmp_path, "-", stdin=Stdin(io.BytesIO(data), kind))
     assert job.run().succeeded == 30
@@ -304,29 +260,6 @@ def test_a_value_that_does_not_fit_its_column_is_an_error_of_its_row(tmp_path: P
         assert (found.excluded, found.errors) == (0, {"bad-where": 1})
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"where": "site >"}, "--where site >"),
-        ({"where": "speed > 1"}, 'column "speed"'),
-        ({"where": "1; DROP TABLE rows"}, "--where"),
-        ({"where": "site IN (SELECT * FROM read_csv('/etc/passwd'))"}, "--where"),
-        ({"start": "2026-03-01"}, "need --time"),
-        ({"start": "soon", "time": "site"}, "soon: write an event time"),
-        ({"start": "2026-03-02", "until": "2026-03-01", "time": "event"}, "is not before"),
-        ({"start": "2026-03-02", "time": "site"}, "--time site is double"),
-        ({"start": "2026-03-02", "time": "when"}, "no column 'when'"),
-    ],
-)
-def test_a_selection_that_cannot_work_is_refused_before_the_job_exists(
-    tmp_path: Path, options: dict[str, Any], text: str
-) -> None:
-    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
-    with pytest.raises(UsageError, match=text):
-        submitted(tmp_path, path, **options)
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @many
 @given(
     st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)), st.sampled_from(["Z", "+02:00", ""])
@@ -338,14 +271,14 @@ def test_event_times_are_exact(moment: datetime, offset: str) -> None:
     since = zone - datetime(1970, 1, 1, tzinfo=UTC)
     exact = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
     assert moment_us(text) == exact - shift
-    assert Selection(from_us=exact).from_us == exact
+    assert CSV.model_copy(update={"from_us": exact}).from_us == exact
     assert tiny.name
 
 
 # --- URLs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl", "delta"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "delta"])
 def test_objects_of_s3_are_read_as_files(
     tmp_path: Path, s3_environ: None, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -353,7 +286,7 @@ def test_objects_of_s3_are_read_as_files(
 
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # deltalake asks for it
 
-    write: Any = {"parquet": write_parquet, "arrow": write_arrow, "csv": write_csv,
+    write: Any = {"parquet": write_parquet, "csv": write_csv,
                   "jsonl": write_lines, "delta": write_delta}[kind]  # fmt: skip
     local = write(tmp_path / "x" / f"a.{kind}", good_rows(40))
     files = fsspec.filesystem("s3")

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 
 from streams.batch.jobs.manifest import busy_s
 from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
-from streams.contract.errors import UsageError
+from streams.contract.errors import TidewheelError, UsageError
 from streams.learning.onnx_model import OnnxModel
-from tests.rig.made_up.models import tiny
+from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
-    WIDTH,
     asked,
     good_rows,
     model,
     models,
+    rows_of,
     submitted,
-    write_arrow,
     write_csv,
     write_lines,
     write_parquet,
@@ -30,12 +30,12 @@ from tests.streams.batch.support import (
 
 
 @pytest.mark.parametrize("to", ["out", "out.jsonl"])
-@pytest.mark.parametrize("kind", ["parquet", "arrow", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_every_input_row_is_in_the_output_once_in_its_order_with_the_devices_answer(
     tmp_path: Path, kind: str, to: str
 ) -> None:
     write: Any = {
-        "parquet": write_parquet, "arrow": write_arrow, "csv": write_csv,
+        "parquet": write_parquet, "csv": write_csv,
         "jsonl": write_lines,
     }[kind]  # fmt: skip
     rows = good_rows(95)
@@ -236,24 +236,44 @@ def test_a_model_file_that_was_exchanged_is_refused(tmp_path: Path) -> None:
         job.run()
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"columns": ["wave"]}, "no column 'wave'; it has event, segment"),
-        ({"columns": ["site"]}, "'site' is double, a segment must be a list"),
-        ({"columns": ["a", "b"]}, "name one list column, or 40 columns"),
-        ({"id": "site"}, "--id site is double"),
-        ({"label_column": "truth"}, "no column 'truth'"),
-        ({"keep": ["label", "label"]}, "the output has a column of that name"),
-        ({"max_errors": "many"}, "--max-errors many"),
-        ({"max_errors": "101%"}, "--max-errors 101%"),
-    ],
-)
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"columns": ["wave"]}, "no column 'wave'; it has event, segment"),
+    ({"columns": ["site"]}, "'site' is double, a segment must be a list"),
+    ({"columns": ["a", "b"]}, "name one list column, or 40 columns"),
+    ({"id": "site"}, "--id site is double"),
+    ({"label_column": "truth"}, "no column 'truth'"),
+    ({"keep": ["label", "label"]}, "the output has a column of that name"),
+    ({"max_errors": "many"}, "--max-errors many"),
+    ({"max_errors": "101%"}, "--max-errors 101%"),
+    ({"where": "site >"}, "--where site >"),
+    ({"where": "speed > 1"}, 'column "speed"'),
+    ({"where": "1; DROP TABLE rows"}, "--where"),
+    ({"where": "site IN (SELECT * FROM read_csv('/etc/passwd'))"}, "--where"),
+    ({"start": "2026-03-01"}, "need --time"),
+    ({"start": "soon", "time": "site"}, "soon: write an event time"),
+    ({"start": "2026-03-02", "until": "2026-03-01", "time": "event"}, "is not before"),
+    ({"start": "2026-03-02", "time": "site"}, "--time site is double"),
+    ({"start": "2026-03-02", "time": "when"}, "no column 'when'"),
+    ({"rows": "readings", "columns": ["site"]}, "no column 'time'"),
+    ({"rows": "readings", "keep": ["time"]}, "have that column anyway"),
+    ({"rows": "readings", "time": "when", "columns": ["site", "site"]}, "no column 'when'"),
+    ({"rows": "readings", "id": "machine", "columns": ["a", "b"]}, "no column"),
+    ({"to": "postgresql://me:secret@db/x"}, "PGPASSWORD"),
+    ({"to": "s3://bucket/out.delta"}, "a local folder or a database"),
+    ({"to": "file:///tmp/scores"}, "write a local folder"),
+    ({"output_format": "postgresql"}, "write postgresql://HOST/DATABASE"),
+    ({"output_format": "word"}, "--output-format word"),
+    ({"output_format": "bedrock"}, "needs Bedrock's lines"),
+    ({"to": "postgresql://tester@127.0.0.1:1/x"}, "Connection refused"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), REFUSED)
 def test_what_is_wrong_with_a_job_is_said_before_it_exists(
-    tmp_path: Path, options: dict[str, object], text: str
+    tmp_path: Path, options: dict[str, Any], text: str
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(10))
-    with pytest.raises(UsageError, match=text):
+    with pytest.raises(TidewheelError, match=text):
         submitted(tmp_path, path, **options)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -286,9 +306,20 @@ def test_files_of_several_formats_are_two_jobs(tmp_path: Path) -> None:
         submitted(tmp_path, tmp_path / "in")
 
 
-def test_a_parquet_file_of_another_width_or_cut_off_is_refused_by_name(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", good_rows(10))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UsageError, match=r"a\.parquet cannot be read as Parquet"):
-        submitted(tmp_path, path)
-    assert int(np.prod(tiny.segment_shape)) == WIDTH
+def test_a_personal_model_answers_as_on_its_device(tmp_path: Path) -> None:
+    state = {name: value.numpy() for name, value in plain(8).state_dict().items()}
+    weights = safetensors.numpy.save(
+        state, {"base": model().model, "model": f"{model().model}.p3", "state": "{}"}
+    )
+    path = write_lines(tmp_path / "a.jsonl", good_rows(30))
+    job = submitted(tmp_path, path, using=models()._replace(weights=weights))
+    assert job.run().state == "Completed"
+    engine = OnnxModel(tiny, model(), weights)
+    for row, answer in zip(good_rows(30), rows_of(tmp_path / "out"), strict=True):
+        segment = np.array(row["segment"], np.float32).reshape(1, *tiny.segment_shape)
+        assert np.array(answer["outputs"], np.float32).tobytes() == engine.run(segment)[0].tobytes()
+        assert answer["model"] == f"{model().model}.p3"
+    job.folder.weights.write_bytes(weights + b" ")
+    (tmp_path / "out" / "part-00000.parquet").unlink()
+    with pytest.raises(UsageError, match="not that of the specification"):
+        job.run()

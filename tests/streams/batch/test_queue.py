@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from streams.batch.jobs.job import Job
-from streams.batch.queue.job_queue import MAX_PAUSE_US, Entry, JobQueue
-from streams.batch.queue.runner import DIED, Event, Runner
+from streams.batch.queue.job_queue import DIED, MAX_PAUSE_US, Entry, Event, JobQueue, Runner
 from streams.batch.records.progress import OVER, State
-from streams.batch.records.settings import Settings
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.batch.records.specification import Settings
+from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import Submitted, good_rows, small, submitted, write_parquet
@@ -164,21 +161,6 @@ def test_what_does_not_pass_fails_at_once(queued: Queued) -> None:
     assert (told, state(job)) == (["begins", "ended"], "Failed")
 
 
-def test_a_job_that_failed_of_its_database_is_scheduled_and_then_completed(queued: Queued) -> None:
-    job, seen = queued.add(), list[str]()
-
-    def once_away(entry: Entry) -> None:
-        seen.append(state(job))
-        if len(seen) == 1:
-            entry.job.write_state("Failed", "away", passing=True)
-        else:
-            queued.work(entry)
-
-    assert queued.run(once_away) == ["begins", "again", "begins", "ended"]
-    assert seen == ["Scheduled", "Scheduled"]
-    whole(job)
-
-
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_stop_is_the_users_or_that_of_its_runner(queued: Queued, asked: bool) -> None:
     job = queued.add()
@@ -239,22 +221,9 @@ def test_an_attempt_that_ends_at_any_step_is_followed_by_one_that_ends_the_job(
     assert queued.queue.entries() == []
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.binary(max_size=200))
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff"])
 def test_a_damaged_file_of_the_queue_is_one_line(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "queue.sqlite").write_bytes(b"SQLite format 3\0" + data)
-    with pytest.raises(TidewheelError, match=r"queue\.sqlite"):
-        JobQueue(tmp_path).add(Entry("j", "/nowhere", PLAIN))
-
-
-def test_a_queue_that_another_process_writes_is_waited_for(queued: Queued) -> None:
-    job, busy = queued.add(), iter([True, False])
-
-    def fire() -> None:
-        if next(busy, False):
-            raise Retryable("the queue is locked")
-
-    assert queued.run(fire=fire) == ["begins", "ended"]
-    whole(job)
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue" / "1-j.json").write_bytes(data)
+    with pytest.raises(TidewheelError, match=r"1-j\.json of the queue cannot be read"):
+        JobQueue(tmp_path).entries()

@@ -18,20 +18,19 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
-from streams.batch.answering.models import fastest_batch
-from streams.batch.recordings.readings import (
+from streams.batch.jobs.scoring import fastest_batch
+from streams.batch.records.specification import Named
+from streams.batch.sources.inputs import columns_of
+from streams.batch.sources.plan import Cutter
+from streams.batch.sources.readings import (
     carry_path,
     plan_readings,
     read_readings,
-    reading_columns,
 )
-from streams.batch.records.documents import Named
-from streams.batch.sources.plan import Cutter
-from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading
 from streams.learning.onnx_model import OnnxModel
-from streams.segments.segmentation import IRREGULAR, Segmenter, segments_of
+from streams.segments.segmentation import IRREGULAR, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.models import tiny
@@ -223,22 +222,17 @@ def test_segments_are_those_of_the_device_wherever_files_and_shards_end(
         else:
             write_lines(path, rows)
         named.append(Named(name=path.name, path=str(path)))
-    columns = reading_columns(
-        tiny, kind, named, asked(folder, id="device", keep=[], label_column=None)
-    )
+    wanted = asked(folder, id="device", rows="readings", keep=[], label_column=None)
+    columns = columns_of(tiny, kind, named, wanted)
     cutter = Cutter(kind, lambda: None, cut, cut * 60)
     base = cutter.plan(named)
-    plan = plan_readings(base, tiny, kind, columns, folder, lambda: None, cutter.line_bytes)
+    plan = plan_readings(base, tiny, kind, columns, folder, lambda: None)
     found: dict[Any, bytes] = {}
     broken = readings = 0
     for number in reversed(range(len(plan.shards))):  # in any order
         shard = plan.shards[number]
         file = plan.files[shard.file]
-        parts = list(
-            read_readings(
-                tiny, kind, file, shard, columns, carry_path(folder, number), cutter.line_bytes
-            )
-        )
+        parts = list(read_readings(tiny, kind, file, shard, columns, carry_path(folder, number)))
         assert sum(len(part) for part in parts) == shard.rows
         readings += sum(part.readings for part in parts)
         broken += sum(sum(part.broken.values()) for part in parts)
@@ -331,43 +325,12 @@ def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on
     assert job.rows() == whole.rows()
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"columns": ["y"]}, "column"),
-        ({"time": "when"}, "no column 'when'"),
-        ({"time": "y"}, "--time y is double"),
-        ({"keep": ["time"]}, "have that column anyway"),
-        ({"id": "machine"}, "no column 'machine'"),
-    ],
-)
-def test_readings_without_their_columns_are_refused(
-    tmp_path: Path, options: dict[str, Any], text: str
-) -> None:
-    path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
-    with pytest.raises(UsageError, match=text):
-        submitted(tmp_path, path, **{"rows": "readings", "id": None, "keep": [], **options})
-
-
 def test_a_batch_is_taken_only_if_it_has_the_bits_of_single_segments() -> None:
     engine = OnnxModel(tiny, model())
     assert fastest_batch(tiny, engine.run) > 1
-    now = itertools.count()
 
     def unlike(segments: np.ndarray) -> np.ndarray:
         outputs = engine.run(segments)
         return outputs if len(segments) < 16 else np.nextafter(outputs, np.float32(9))
 
-    assert fastest_batch(tiny, unlike, clock=lambda: next(now) / 1e6) in (1, 4)
-
-
-def test_a_segmenter_that_is_given_what_is_pending_cuts_the_rest_in_the_same_way() -> None:
-    task, readings = tiny, recording("d1", 300)
-    whole = [cut[1] for cut in segments_of(readings, task)]
-    for at in (1, 19, 20, 131, 200, 250):
-        first = Segmenter(task)
-        begun = [cut[1] for one in readings[:at] if (cut := first.push(one)) is not None]
-        second = Segmenter(task)
-        assert [second.push(one) for one in first.pending] == [None] * len(first.pending)
-        rest = [cut[1] for one in readings[at:] if (cut := second.push(one)) is not None]
-        assert begun + rest == whole
+    assert fastest_batch(tiny, unlike) == 1

@@ -1,6 +1,5 @@
 """What files may hold: every row is read once, and has its numbers or the reason why not."""
 
-import io
 import json
 import math
 from pathlib import Path
@@ -13,22 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.batch.answering.answers import Answering, output_schema
-from streams.batch.answering.drift import Watch
-from streams.batch.records.documents import Columns, Named, Plan
-from streams.batch.records.rows import RowProblem, Rows, as_segments, refuse_unlike_numbers
+from streams.batch.jobs.answers import Answering, output_schema
+from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
+from streams.batch.records.specification import Columns, Named, Plan
 from streams.batch.sinks.files import writing
-from streams.batch.sources import text
 from streams.batch.sources.inputs import check_files, choose_columns, read_shard
 from streams.batch.sources.plan import Cutter, hash_file
-from streams.batch.sources.tables import Failures
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from tests.rig.made_up.models import tiny
-from tests.streams.batch.support import SCHEMA, WIDTH, asked, good_rows, rows_of
+from tests.streams.batch.support import WIDTH, asked, good_rows, rows_of, write_parquet
 
 COLUMNS = Columns(segment=["segment"], per_channel=False, id="event", label="label", keep=["site"])
-LINE_BYTES = 700
 many = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -39,19 +34,11 @@ def plan_of(path: Path, kind: Any, **limits: int) -> Plan:
 
 
 def read(
-    path: Path, kind: Any, plan: Plan, columns: Columns = COLUMNS, task: Task = tiny, **more: int
+    path: Path, kind: Any, plan: Plan, columns: Columns = COLUMNS, task: Task = tiny
 ) -> list[Rows]:
     """All rows of a planned file."""
     file = plan.files[0]
-    return [
-        part
-        for shard in plan.shards
-        for part in read_shard(task, kind, file, shard, columns, **more)
-    ]
-
-
-def check(path: Path, kind: Any) -> None:
-    check_files(tiny, kind, [Named(name="in", path=str(path))], COLUMNS)
+    return [part for shard in plan.shards for part in read_shard(task, kind, file, shard, columns)]
 
 
 def values_of(rows: list[Rows]) -> list[tuple[int, list[str] | None]]:
@@ -69,13 +56,14 @@ def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list
     def run(segments: np.ndarray) -> np.ndarray:
         return np.repeat(segments.sum(axis=(1, 2))[:, None], 3, axis=1)
 
-    schema = output_schema(tiny, COLUMNS)
-    answering = Answering(tiny, "1-00000000", run, schema, "in", Watch(tiny, None))
-    with writing(tmp_path / f"part-0.{kind}", kind, pa.schema([*schema, kept])) as write_rows:
+    schema = pa.schema([*output_schema(tiny, COLUMNS), kept])
+    answering = Answering(tiny, "1-00000000", run, schema, "in", None)
+    texts = ["site"] if kept.type == pa.string() else []
+    with writing(tmp_path / f"part-0.{kind}", kind, schema, texts) as write_rows:
         for part in rows:
             table, counts = answering.answer(part)
             assert counts.processed == len(part)
-            write_rows(table, part)
+            write_rows(table)
     return rows_of(tmp_path)
 
 
@@ -113,38 +101,19 @@ def test_every_line_is_one_row_wherever_the_file_is_cut(
     folder = tmp_path_factory.mktemp("lines")
     path = folder / "in.jsonl"
     path.write_bytes(b"\n".join(found) + (b"\n" if ended else b""))
-    plan = plan_of(path, "jsonl", shard_bytes=cut, line_bytes=LINE_BYTES)
-    rows = read(path, "jsonl", plan, max_bytes=LINE_BYTES)
-    longer = [len(line) + (ended or i < len(found) - 1) > LINE_BYTES + 1 for i, line in
-              enumerate(found)]  # fmt: skip
-    wanted = [line for line, long in zip(found, longer, strict=True) if line.strip() or long]
+    plan = plan_of(path, "jsonl", shard_bytes=cut)
+    rows = read(path, "jsonl", plan)
+    first = [line.removeprefix(b"\xef\xbb\xbf") for line in found[:1]]
+    wanted = [line for line in [*first, *found[1:]] if line.strip()]
     problems = values_of(rows)
     assert [number for number, _ in problems] == list(range(len(wanted)))
     assert plan.total == len(wanted)
     assert plan.files[0].sha256 == hash_file(str(path), lambda: None)
-    for line, (_, code) in zip(wanted, problems, strict=True):
-        assert (code == "too-long") == (len(line) > LINE_BYTES)
     answers = written(folder, rows, kind, pa.field("site", pa.string()))
     assert [row["error"] for row in answers] == [code for _, code in problems]
     for row in answers:
         assert (row["outputs"] is None) == (row["error"] is not None)
         assert row["outputs"] is None or all(map(math.isfinite, row["outputs"]))
-
-
-def test_a_line_that_is_too_long_is_not_held_in_memory() -> None:
-    class Watched(io.BytesIO):
-        most = 0
-
-        def readline(self, size: int | None = -1, /) -> bytes:
-            found = super().readline(size)
-            self.most = max(self.most, len(found))
-            return found
-
-    file = Watched(b"x" * 5_000_000 + b"\n{}\n")
-    (end, long), rest = text.rows_in("jsonl", file, 1000)
-    assert isinstance(long, RowProblem)
-    assert (end, long.code, rest) == (5_000_001, "too-long", (5_000_004, b"{}\n"))
-    assert file.most <= text.PIECE_BYTES
 
 
 def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: Path) -> None:
@@ -156,29 +125,41 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(tmp_path: 
     assert values_of(rows) == [(0, None), (1, None)]
 
 
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        (b'{"event": "a"}', "missing"),
-        (b'{"segment": []}', "missing"),
-        (b'{"event": true, "segment": []}', "missing"),
-        (b'{"event": "a", "segment": null}', "null"),
-        (b'{"event": "a", "segment": [1, 2]}', "wrong-width"),
-        (b'{"event": "a", "segment": "text"}', "not-numeric"),
-        (b'{"event": "a", "segment": {"0": 1}}', "not-numeric"),
-        (b'{"event": "\\ud800", "segment": []}', "undecodable"),
-        (b"[" * 100_000, "undecodable"),
-        (b"\xff", "undecodable"),
-        (b"null", "undecodable"),
-    ],
-)
+HEADER = b"event,segment,label,site\n"
+GOOD = json.dumps([0.5] * WIDTH).encode()
+CODES: list[tuple[str, bytes, str | None]] = [
+    ("csv", b'a,"%b",slow,\xc3\xa9' % GOOD, None),
+    ("csv", b'a,"%b",,' % GOOD, None),
+    ("csv", b'a,"%b",flying,' % GOOD, "bad-label"),
+    ("csv", b',"%b",slow,' % GOOD, "missing"),
+    ("csv", b"a,,slow,", "null"),
+    ("csv", b'a,"[1, 2]",slow,', "wrong-width"),
+    ("csv", b"a,text,slow,", "not-numeric"),
+    ("csv", b"a,b,c", "undecodable"),
+    ("csv", b'a,"b"c,d,e', "undecodable"),
+    ("csv", b"a,\xff,c,d", "undecodable"),
+    ("csv", b'a,"never closed,c,d', "undecodable"),
+    ("jsonl", b'{"event": "a"}', "missing"),
+    ("jsonl", b'{"segment": []}', "missing"),
+    ("jsonl", b'{"event": true, "segment": []}', "missing"),
+    ("jsonl", b'{"event": "a", "segment": null}', "null"),
+    ("jsonl", b'{"event": "a", "segment": [1, 2]}', "wrong-width"),
+    ("jsonl", b'{"event": "a", "segment": "text"}', "not-numeric"),
+    ("jsonl", b'{"event": "a", "segment": {"0": 1}}', "not-numeric"),
+    ("jsonl", b'{"event": "\\ud800", "segment": []}', "undecodable"),
+    ("jsonl", b"[" * 100_000, "undecodable"),
+    ("jsonl", b"\xff", "undecodable"),
+    ("jsonl", b"null", "undecodable"),
+]
+
+
+@pytest.mark.parametrize(("kind", "line", "code"), CODES)
 def test_a_line_has_the_code_of_what_is_wrong_with_it(
-    tmp_path: Path, line: bytes, code: str
+    tmp_path: Path, kind: str, line: bytes, code: str | None
 ) -> None:
-    path = tmp_path / "in.jsonl"
-    path.write_bytes(line)
-    rows = read(path, "jsonl", plan_of(path, "jsonl"))
-    assert values_of(rows) == [(0, code)]
+    path = tmp_path / f"in.{kind}"
+    path.write_bytes((HEADER if kind == "csv" else b"") + line)
+    assert values_of(read(path, kind, plan_of(path, kind)))[0] == (0, code)
 
 
 KINDS = [pa.float16(), pa.float32(), pa.float64(), pa.int8(), pa.int64()]
@@ -206,7 +187,6 @@ def code_of(segment: list[Any] | None, kind: pa.DataType) -> str | None:
     st.integers(1, 9),
     st.integers(1, 20),
     st.sampled_from(["parquet", "jsonl"]),
-    st.sampled_from(["parquet", "arrow"]),
 )
 def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_is_cut(
     tmp_path_factory: pytest.TempPathFactory,
@@ -216,7 +196,6 @@ def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_i
     group: int,
     cut: int,
     to: Any,
-    form: Any,
 ) -> None:
     if not pa.types.is_floating(kind):
         segments = [s and [0 if isinstance(x, float) else x for x in s] for s in segments]
@@ -228,11 +207,10 @@ def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_i
     arrays = [pa.array(range(n), pa.int64()), _array(segments, of[shape]), pa.nulls(n, pa.string())]
     names = ["event", "segment", "label"]
     table = pa.table([*arrays, pa.array([float("nan")] * n, pa.float64())], [*names, "site"])
-    path = path.with_suffix(f".{form}")
-    write(table, path, group)
-    check(path, form)
-    plan = plan_of(path, form, shard_rows=cut)
-    rows = read(path, form, plan)
+    pq.write_table(table, path, row_group_size=group)
+    check_files(tiny, "parquet", [Named(name="in", path=str(path))], COLUMNS)
+    plan = plan_of(path, "parquet", shard_rows=cut)
+    rows = read(path, "parquet", plan)
     assert values_of(rows) == [(i, code_of(s, kind)) for i, s in enumerate(segments)]
     assert plan.total == n
     assert all(shard.rows <= max(cut, group) for shard in plan.shards)
@@ -241,14 +219,6 @@ def test_every_row_of_a_table_has_its_numbers_or_its_problem_wherever_the_file_i
     for segment, row in zip(segments, answers, strict=True):
         if row["error"] is None:
             assert row["outputs"][0] == pytest.approx(sum(segment or []), abs=1e-3)
-
-
-def write(table: pa.Table, path: Path, group: int) -> None:
-    if path.suffix == ".parquet":
-        pq.write_table(table, path, row_group_size=group)
-        return
-    with pa.ipc.new_file(str(path), table.schema) as writer:
-        writer.write_table(table, max_chunksize=group)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -262,47 +232,16 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 @many
-@given(st.integers(0, 6000), st.sampled_from(["parquet", "arrow"]))
+@given(st.integers(0, 6000))
 def test_a_table_that_is_cut_off_anywhere_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, end: int, form: str
+    tmp_path_factory: pytest.TempPathFactory, end: int
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "cut"
-    folder.mkdir(exist_ok=True)
-    whole = folder / f"whole.{form}"
-    if not whole.exists():
-        write(pa.Table.from_pylist(good_rows(12), SCHEMA), whole, 5)
-    data = whole.read_bytes()
-    path = folder / f"in.{form}"
+    whole = write_parquet(folder / "whole.parquet", good_rows(12), 5)
+    data, path = whole.read_bytes(), folder / "in.parquet"
     path.write_bytes(data[: min(end, len(data) - 1)])
-
-    def look() -> None:
-        check(path, form)
-        plan_of(path, form)  # a stream has no directory: it is read to its end
-
-    with pytest.raises(UsageError, match=r"in cannot be read as"):
-        look()
-
-
-@many
-@given(st.integers(0, 10**6), st.integers(1, 255), st.just("arrow"))
-def test_a_damaged_arrow_file_is_refused_or_read_as_that_many_rows(
-    tmp_path_factory: pytest.TempPathFactory, at: int, change: int, form: Any
-) -> None:
-    """Wherever the byte is: a length, an offset, a number."""
-    folder = tmp_path_factory.getbasetemp() / "damaged"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"in.{form}"
-    write(pa.Table.from_pylist(good_rows(12), SCHEMA), path, 5)
-    data = bytearray(path.read_bytes())
-    data[at % len(data)] ^= change
-    path.write_bytes(data)
-    try:
-        check(path, form)
-        plan = plan_of(path, form)
-        rows = read(path, form, plan)
-    except (UsageError, *Failures):
-        return
-    assert [number for number, _ in values_of(rows)] == list(range(plan.total))
+    with pytest.raises(UsageError, match=r"in cannot be read as Parquet"):
+        check_files(tiny, "parquet", [Named(name="in", path=str(path))], COLUMNS)
 
 
 def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.batch.queue.cron import Cron, fill, local, micros
 from streams.batch.queue.job_queue import JobQueue
-from streams.batch.queue.schedules import Schedules
-from streams.batch.records.settings import Settings
+from streams.batch.queue.schedules import Cron, Schedules, fill, local, micros
+from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 
 ZONES = ["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "America/Santiago",
@@ -48,17 +47,11 @@ def test_intervals_tile_time_in_every_zone_wherever_one_begins_to_count(
     assert list(cron.intervals(fires[0], fires[-1])) == list(pairwise(fires))
 
 
-@pytest.mark.parametrize("minutes", [0, 15, 30, 59])
-def test_in_the_second_of_two_equal_hours_what_is_over_does_not_fire_again(minutes: int) -> None:
+def test_in_the_second_of_two_equal_hours_what_is_over_does_not_fire_again() -> None:
     """In New York it is 01:00 twice on 2017-11-05, at 05:00 and at 06:00 UTC."""
-    cron = Cron("15 1,2,3 * * 0", "America/New_York")
-    begin = at(f"2017-11-05T06:{minutes:02d}Z")
+    cron, begin = Cron("15 1,2,3 * * 0", "America/New_York"), at("2017-11-05T06:30Z")
     assert next(cron.after(begin)) == at("2017-11-05T07:15Z")
     assert cron.last(begin) == at("2017-11-05T05:15Z")
-    half = Cron("*/30 * * * *", "America/New_York")
-    assert next(half.after(begin)) == begin - minutes * 60_000_000 + (
-        1_800_000_000 if minutes < 30 else 3_600_000_000
-    )
 
 
 def test_half_past_two_in_madrid_on_both_days_of_change() -> None:
@@ -128,19 +121,6 @@ def test_nothing_else_is_looked_up(word: str) -> None:
         fill(word, START, END)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text("{}startend:%Ymd.!_[]0 é", max_size=30))
-def test_any_word_is_filled_or_refused(word: str) -> None:
-    try:
-        found = fill(word, START, END)
-    except UsageError:
-        return
-    if "{" not in word and "}" not in word:
-        assert found == word
-    if "start" not in word and "end" not in word:
-        assert found == word.replace("{{", "{").replace("}}", "}")
-
-
 # --- the schedules of a state folder --------------------------------------------------------------
 
 SETTINGS = Settings(task="task", inputs=["lake/day={start:%Y-%m-%d}"], to="out/{end:%Y-%m-%d}")
@@ -202,7 +182,7 @@ class Killed(BaseException):
     """What a step raises in place of SIGKILL."""
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     tmp_path: Path, step: int, count: int
@@ -224,30 +204,19 @@ def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     assert inputs_of(tmp_path) == [f"lake/day=2026-11-0{day}" for day in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("meanwhile", ["it has run", "the schedule is another one"])
 def test_a_runner_that_was_paused_before_it_queued_an_interval_queues_it_no_more(
-    tmp_path: Path,
+    tmp_path: Path, meanwhile: str
 ) -> None:
     clock = Clock("2026-11-01T12:00Z")
     other = Schedules(queue_of(tmp_path, clock))
 
     def reached(point: str) -> None:
-        if point == "schedule-step-1":
+        if point == "schedule-step-1" and meanwhile == "it has run":
             list(other.fire())
             for entry in JobQueue(tmp_path).entries():
-                JobQueue(tmp_path).finish(entry.id, "Completed")
-
-    schedules = made(tmp_path, clock, reached=reached)
-    clock.now = at("2026-11-02T12:00Z")
-    assert list(schedules.fire()) == []
-    assert inputs_of(tmp_path) == []
-
-
-def test_a_schedule_that_is_removed_while_a_runner_is_paused_queues_nothing(tmp_path: Path) -> None:
-    clock = Clock("2026-11-01T12:00Z")
-    other = Schedules(queue_of(tmp_path, clock))
-
-    def reached(point: str) -> None:
-        if point == "schedule-step-1":
+                JobQueue(tmp_path).finish(entry.id)
+        elif point == "schedule-step-1":
             other.remove("nightly")
             other.add("nightly", MADRID, SETTINGS, 10)
 
@@ -265,7 +234,7 @@ def test_a_full_queue_makes_an_interval_wait_and_is_said_once(tmp_path: Path) ->
     assert "waits: 1 jobs wait" in first[1]
     assert list(schedules.fire()) == []
     (entry,) = JobQueue(tmp_path).entries()
-    JobQueue(tmp_path).finish(entry.id, "Completed")
+    JobQueue(tmp_path).finish(entry.id)
     assert len(list(schedules.fire())) == 1
     assert schedules.find("nightly").problem == ""
 

@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from streams.batch.jobs.loads import mark_failed
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import UsageError
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.processes.polling import until
 from tests.rig.servers.postgresql import Server
@@ -219,7 +218,7 @@ def test_a_retry_replaces_the_rows_of_shards_with_errors(tmp_path: Path, sink: S
     first = job.run()
     before = {path: path.stat().st_mtime_ns for path in job.output.glob("part-*")}
     with job.folder.locked():
-        assert mark_failed(job.folder) == 1
+        assert job.folder.mark_failed() == 1
     again = job.run()
     assert (again.state, again.attempts) == ("Completed", first.attempts + 1)
     assert sink.ids() == [row["event"] for row in rows]
@@ -281,27 +280,6 @@ def test_a_database_that_another_writes_is_waited_for(tmp_path: Path) -> None:
         other.rollback()
         running.join()
     assert job.folder.state().state == "Completed"
-
-
-@pytest.mark.parametrize(
-    ("to", "options", "text"),
-    [
-        ("postgresql://me:secret@db/x", {}, "PGPASSWORD"),
-        ("s3://bucket/out.delta", {}, "a local folder or a database"),
-        ("file:///tmp/scores", {}, "write a local folder"),
-        ("out", {"output_format": "postgresql"}, "write postgresql://HOST/DATABASE"),
-        ("out", {"output_format": "word"}, "--output-format word"),
-        ("out", {"output_format": "bedrock"}, "needs Bedrock's lines"),
-        ("postgresql://tester@127.0.0.1:1/x", {}, "Connection refused"),
-    ],
-)
-def test_an_output_that_cannot_be_is_refused_before_the_job_exists(
-    tmp_path: Path, to: str, options: dict[str, Any], text: str
-) -> None:
-    path = write_parquet(tmp_path / "a.parquet", good_rows(5))
-    with pytest.raises(TidewheelError, match=text):
-        submitted(tmp_path, path, to=to, **options)
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @every("s3")

@@ -1,5 +1,6 @@
 """What a batch job is asked for: one model for the command `tidewheel score`, for the processes
-that run the job, and for its stored specification."""
+that run the job, and for its stored specification; and how its input is cut. JSON documents, see
+The job's folder in docs/architecture/batch.md."""
 
 import os
 import re
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
-from streams.contract.documents import Document
+from streams.contract.documents import Count, Document, Figure, Micros
 from streams.contract.errors import UsageError
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -64,7 +65,7 @@ class Settings(Document):
     task: str
     inputs: list[Place] = _option(
         ...,
-        "Files, folders, globs and URLs (s3://...) of Parquet, Arrow, CSV or JSON Lines, or Delta "
+        "Files, folders, globs and URLs (s3://...) of Parquet, CSV or JSON Lines, or Delta "
         "tables; - is standard input, JSON Lines.",
         "INPUT",
     )
@@ -77,13 +78,9 @@ class Settings(Document):
     )
     model: Place = _option(
         "served",
-        "The model: an artifact, a device's challenger.safetensors, a version, the served one, the "
-        "best one by a metric that was measured before its promotion, or the teacher, which "
-        "answers whole windows of a device.",
-        "FILE|VERSION|served|best:METRIC|teacher",
-    )
-    teacher: Place | None = _option(
-        None, "Add the answers of this teacher to those of the model.", "FILE|teacher"
+        "The model: an artifact, a device's challenger.safetensors, a version, the served one, or "
+        "the best one by a metric that was measured before its promotion.",
+        "FILE|VERSION|served|best:METRIC",
     )
     id: str | None = _option(None, "The column that names a row.", "COLUMN")
     columns: Names = _option(
@@ -102,9 +99,6 @@ class Settings(Document):
     label_column: str | None = _option(None, "The column of true labels.", "COLUMN")
     where: str | None = _option(None, "Score only these rows: a DuckDB expression.", "EXPRESSION")
     time: str | None = _option(None, "The column of the event time.", "COLUMN")
-    device: str | None = _option(
-        None, "The column of the device, for a teacher's windows.", "COLUMN"
-    )
     start: str | None = _option(
         None, "Score only rows from this event time on.", "TIME", name="--from"
     )
@@ -177,3 +171,134 @@ def option_name(field: str) -> str:
     extra = known.json_schema_extra if known is not None else None
     named = extra.get("name") if isinstance(extra, dict) else None
     return str(named or f"--{field.replace('_', '-')}")
+
+
+InputFormat = Literal["parquet", "delta", "csv", "jsonl", "bedrock"]
+OutputFormat = Literal[
+    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql"
+]
+EVER = 2**62  # microseconds
+FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})
+
+
+class Named(Document):
+    """An input file: `name` as it was found, and its absolute path or its URL. Of a Delta table,
+    `table` has its place, its version, and the path in it."""
+
+    name: str
+    path: str
+    table: tuple[str, int, str] | None = None
+
+
+class TaskShape(Document):
+    """What a job must find again in its task."""
+
+    reference: str
+    name: str
+    version: int
+    channels: list[str]
+    samples: int
+    outputs: list[str]
+    threshold: Figure
+    tolerance: Figure
+
+
+class Typed(Document):
+    """A column of a text format as `--where` sees it."""
+
+    name: str
+    kind: Literal["integer", "number", "boolean", "text"]
+
+
+class Columns(Document):
+    """The columns of the input, and which of its rows are scored; the others are excluded.
+
+    segment  one list, or one column a number (`per_channel`)
+    where    a DuckDB expression over the columns `typed`
+    time     the column of the event time, from `from_us` to before `to_us`
+    """
+
+    segment: list[str]
+    per_channel: bool
+    id: str | None = None
+    label: str | None = None
+    keep: list[str] = []
+    where: str | None = None
+    typed: list[Typed] = []
+    time: str | None = None
+    from_us: Micros = -EVER
+    to_us: Micros = EVER
+
+    @property
+    def dated(self) -> bool:
+        """Whether rows are excluded by their event time."""
+        return self.from_us > -EVER or self.to_us < EVER
+
+    @property
+    def read(self) -> list[str]:
+        """All columns that are read, each once."""
+        timed = self.time if self.where or self.dated else None
+        others = [name for name in (self.id, self.label, timed) if name is not None]
+        chosen = [column.name for column in self.typed]
+        return list(dict.fromkeys([*self.segment, *others, *self.keep, *chosen]))
+
+
+class Specification(Document):
+    """specification.json: what was asked for, and what that was when the job was submitted;
+    `weights` is the SHA-256 of weights.safetensors, where a personal model answers."""
+
+    format: int = 1
+    id: str
+    created_us: Micros
+    settings: Settings
+    task: TaskShape
+    model: str
+    digest: str
+    weights: str | None = None
+    inputs: list[Named]
+    input_format: InputFormat
+    columns: Columns
+    output: str
+    output_format: OutputFormat
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the shards' local files are the output; else they are loaded from the job's
+        folder into a table or objects under a URL."""
+        return self.output_format in FILES and "://" not in self.output
+
+
+class PlannedFile(Named):
+    """An input file as it was hashed; `modified` is what its store changes with its content: the
+    time of the last change in nanoseconds, or an ETag."""
+
+    sha256: str
+    bytes: Count
+    modified: str
+    rows: Count
+
+
+class Shard(Document):
+    """Rows of one file: row groups `start` to `stop` of Parquet, bytes of CSV and JSON Lines.
+
+    Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
+    that of its first reading.
+    """
+
+    file: Count
+    start: Count
+    stop: Count
+    first_row: Count
+    rows: Count
+    readings: Count = 0
+
+
+class Plan(Document):
+    """plan.json: the input as it was hashed and cut."""
+
+    files: list[PlannedFile]
+    shards: list[Shard]
+
+    @property
+    def total(self) -> int:
+        return sum(file.rows for file in self.files)

@@ -1,0 +1,228 @@
+"""Rows and the outputs of a model as a table: docs/architecture/batch.md, Output; and what rows
+look like, for drift and accuracy, as counts that add up over shards.
+
+Inputs and answers are counted in the cells of the artifact's frozen reference, by the stream's own
+code (streams.drift). Only rows that have an answer are counted.
+
+MLRun's rule (its histogram data drift application): the mean over all features of the total
+variation distance, and of the Hellinger distance; the mean of the two is "detected" from 0.7 on and
+"potential" from 0.5 on. A shift of a standard deviation in every feature gives 0.36.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from streams.batch.records.progress import ClassCounts, Counts, JobDrift, MeanOfDistances, Observed
+from streams.batch.records.rows import RowProblem, Rows
+from streams.batch.records.specification import Columns, Named, PlannedFile, Specification
+from streams.batch.sources.inputs import kept_fields
+from streams.batch.sources.readings import FIELDS
+from streams.contract.artifact import DRIFT, Artifact
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.task import Task
+from streams.drift.detector import compare
+from streams.drift.distances import hellinger, shares, total_variation
+from streams.drift.reference import Reference, observe
+
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+def reference_of(artifact: Artifact) -> Reference | None:
+    """Return the artifact's reference, None if it has none; raise ArtifactError for a bad one."""
+    if DRIFT not in artifact.files:
+        return None
+    try:
+        return Reference.decode(artifact.files[DRIFT])
+    except MalformedRecord as exc:
+        raise ArtifactError("drift", f"the reference of {artifact.model}: {exc}") from exc
+
+
+def observed_of(
+    task: Task,
+    reference: Reference | None,
+    segments: np.ndarray,
+    outputs: np.ndarray,
+    labels: np.ndarray | None,
+) -> Observed:
+    """Return the counts of rows that have answers; `labels` (n, label_size) are NaN where there are
+    none."""
+    cells: list[int] = []
+    if reference is not None:
+        cells = reference.count(observe(task, segments, outputs)).tolist()
+    classes: dict[str, ClassCounts] = {}
+    if labels is not None and task.classes:
+        known = np.isfinite(labels).all(axis=1)
+        right, answered = task.correct(outputs[known], labels[known]), task.answers(outputs[known])
+        for i, name in enumerate(task.classes):
+            chosen = labels[known, 0] == i
+            classes[name] = ClassCounts(
+                labelled=int(chosen.sum()),
+                correct=int(right[chosen].sum()),
+                answered=int((answered == i).sum()),
+            )
+    return Observed(cells=cells, classes=classes)
+
+
+POTENTIAL, DETECTED = 0.5, 0.7
+
+
+def drift_of(reference: Reference | None, observed: Observed) -> JobDrift | None:
+    """Return the drift of all rows of a job, None without a reference or rows."""
+    if reference is None or len(observed.cells) != reference.cells:
+        return None
+    counts = np.asarray(observed.cells, np.int64)
+    return JobDrift(
+        inputs_and_answers=compare(reference, counts, windows=1),
+        mean_of_distances=mean_of_distances(reference, counts),
+    )
+
+
+def mean_of_distances(reference: Reference, counts: np.ndarray) -> MeanOfDistances:
+    """Return MLRun's verdict over all features that have values."""
+    found = []
+    for feature, own in zip(reference.features, reference.split(counts), strict=True):
+        if own.any():
+            p, q = shares(np.asarray(feature.counts)), shares(own)
+            found.append((float(total_variation(p, q)), float(hellinger(p, q))))
+    mean = float(np.mean(found)) if found else 0.0
+    value = round(mean, 6)
+    if mean >= DETECTED:
+        return MeanOfDistances(value=value, status="detected")
+    return MeanOfDistances(value=value, status="potential" if mean >= POTENTIAL else "none")
+
+
+# --- rows and outputs as a table ------------------------------------------------------------
+
+
+def output_schema(task: Task, columns: Columns) -> pa.Schema:
+    """Return the columns of the output, those that are carried over left out."""
+    text, numbers = pa.string(), pa.list_(pa.float32())
+    fields = [("id", text), ("file", text), ("row", pa.int64()), ("model", text)]
+    fields.append(("outputs", numbers))
+    if task.classes:
+        fields += [("class", text), ("probability", pa.float32())]
+    if columns.label is not None:
+        fields += [("label", text if task.classes else numbers), ("correct", pa.bool_())]
+    return pa.schema([*fields, ("error", text), ("reason", text)])
+
+
+def output_fields(task: Task, found: Specification, file: PlannedFile | Named) -> pa.Schema:
+    """Return the columns of the output, with those that come from the input."""
+    own = FIELDS if found.settings.rows == "readings" else []
+    kept = kept_fields(found.input_format, file, found.columns)
+    named = [pa.field(name, kind) for name, kind in own]
+    return pa.schema([*output_schema(task, found.columns), *named, *kept])
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Answers the rows of one file with one model version."""
+
+    task: Task
+    model: str
+    run: Model
+    schema: pa.Schema
+    file: str
+    reference: Reference | None
+    batch: int = 1  # segments that the model answers at once
+
+    def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
+        """Return the output rows as `schema` has them, and what became of them."""
+        right = np.ones(len(rows), bool)
+        right[list(rows.problems)] = False
+        good = np.flatnonzero(right)
+        outputs = np.zeros((len(rows), self.task.outputs), np.float32)
+        outputs[good] = self._outputs(_where(rows.segments, right))
+        for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
+            rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
+            right[i], outputs[i] = False, 0.0
+        found = {**rows.kept, **self._origin(rows), **self._answers(outputs, right)}
+        labelled = correct = 0
+        if rows.labels is not None:
+            known = right & np.isfinite(rows.labels).all(axis=1)
+            verdict = np.zeros(len(rows), bool)
+            verdict[known] = self.task.correct(outputs[known], rows.labels[known])
+            labelled, correct = int(known.sum()), int(verdict.sum())
+            found["label"] = self._labels(rows.labels, known)
+            found["correct"] = pa.array(verdict, mask=~known)
+        table = pa.table([found[name] for name in self.schema.names], schema=self.schema)
+        return table, Counts(
+            readings=rows.readings,
+            broken=rows.broken,
+            excluded=rows.excluded,
+            succeeded=int(right.sum()),
+            errors=_by_code(rows.problems),
+            labelled=labelled,
+            correct=correct,
+            observed=observed_of(
+                self.task,
+                self.reference,
+                _where(rows.segments, right),
+                outputs[right],
+                None if rows.labels is None else rows.labels[right],
+            ),
+        )
+
+    def _outputs(self, segments: np.ndarray) -> np.ndarray:
+        size = self.batch
+        parts = [self.run(segments[at : at + size]) for at in range(0, len(segments), size)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
+
+    def _origin(self, rows: Rows) -> dict[str, pa.Array]:
+        numbers = rows.numbers
+        ids = rows.ids if rows.ids is not None else [f"{self.file}:{n}" for n in numbers]
+        errors, reasons = np.full((2, len(rows)), None, object)
+        for i, problem in rows.problems.items():
+            errors[i], reasons[i] = problem.code, problem.reason
+        return {
+            "id": pa.array(ids, pa.string()),
+            "file": pa.repeat(pa.scalar(self.file), len(rows)),
+            "row": pa.array(numbers, pa.int64()),
+            "model": pa.repeat(pa.scalar(self.model), len(rows)),
+            "error": pa.array(errors, pa.string()),
+            "reason": pa.array(reasons, pa.string()),
+        }
+
+    def _answers(self, outputs: np.ndarray, right: np.ndarray) -> dict[str, pa.Array]:
+        found = {"outputs": _lists(outputs, right)}
+        if self.task.classes:
+            chosen = self.task.answers(outputs)
+            names = np.array(self.task.classes, object)[chosen]
+            found["class"] = pa.array(names, pa.string(), mask=~right)
+            shares = softmax(outputs)[np.arange(len(outputs)), chosen]
+            found["probability"] = pa.array(shares, pa.float32(), mask=~right)
+        return found
+
+    def _labels(self, labels: np.ndarray, known: np.ndarray) -> pa.Array:
+        if not self.task.classes:
+            return _lists(labels, known)
+        names = np.array(self.task.classes, object)
+        indexes = np.where(known, labels[:, 0], 0).astype(np.int64)
+        return pa.array(names[indexes], pa.string(), mask=~known)
+
+
+def _where(segments: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen segments; all of them are not copied."""
+    return segments if chosen.all() else segments[chosen]
+
+
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """(n, outputs) -> (n, outputs) float32 shares that sum to 1"""
+    raised = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
+
+
+def _lists(numbers: np.ndarray, there: np.ndarray) -> pa.Array:
+    """Return (n, width) numbers as lists, null where `there` is false."""
+    n, width = numbers.shape
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
+    values = pa.array(numbers.astype(np.float32).ravel())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~there))
+
+
+def _by_code(problems: dict[int, RowProblem]) -> dict[str, int]:
+    codes = [problem.code for problem in problems.values()]
+    return {code: codes.count(code) for code in sorted(set(codes))}

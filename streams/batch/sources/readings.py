@@ -1,0 +1,189 @@
+"""Rows that are readings, cut into segments by the device's own code (streams.segments).
+
+Shards are scored apart from each other, but segments span them. While the input is cut, its
+readings are cut into segments too, without a model: that tells how many segments end in each shard,
+and which readings are pending at its start, which are kept as Arrow in the job's folder:
+
+    carry/<shard>.arrow     device, time (microseconds), values, label; absent where none is pending
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streams.batch.records.rows import Rows, batch_rows
+from streams.batch.records.specification import (
+    Columns,
+    InputFormat,
+    Plan,
+    PlannedFile,
+    Shard,
+)
+from streams.batch.sources.inputs import as_read, one_sample, read_shard
+from streams.batch.sources.selection import times_of
+from streams.contract.task import Reading, Task
+from streams.runtime.disk import replacing
+from streams.segments.segmentation import IRREGULAR, Segmenter
+
+TIMESTAMP = pa.timestamp("us", "UTC")
+FIELDS = [("device", pa.string()), ("begin", TIMESTAMP), ("time", TIMESTAMP)]
+
+
+Cut = tuple[str, int, int, np.ndarray, np.ndarray | None]  # device, begin, time, segment, label
+
+
+class Cutting:
+    """The segmenters of all devices, which go on from one shard to the next."""
+
+    def __init__(self, task: Task, columns: Columns) -> None:
+        self._task, self._columns, self._flat = task, columns, one_sample(task)
+        self._broken: Counter[str] = Counter()
+        self.segmenters: dict[str, Segmenter] = {}
+
+    def take(self, device: str, reading: Reading) -> tuple[Any, ...] | None:
+        """Give a reading to its device; return the segment that it ends."""
+        segmenter = self.segmenters.get(device)
+        if segmenter is None:
+            segmenter = self.segmenters[device] = Segmenter(self._task, self._break)
+        return segmenter.push(reading)
+
+    def _break(self, reason: str, _time_us: int) -> None:
+        if reason not in IRREGULAR:
+            self._broken[reason] += 1
+
+    def rows(self, kind: InputFormat, file: PlannedFile, shard: Shard) -> Iterator[Rows]:
+        """Yield the segments that end in a shard; some rows have none."""
+        columns, stem = as_read(self._columns), PurePosixPath(file.name).stem
+        for part in read_shard(self._flat, kind, file, shard, columns):
+            self._broken = Counter({"where": part.excluded} if part.excluded else {})
+            rows = self._rows(part, self._cut(part, stem))
+            rows.readings, rows.broken = len(part) + part.excluded, dict(self._broken)
+            yield from _in_batches(rows, batch_rows(self._task))
+
+    def _cut(self, part: Rows, stem: str) -> list[tuple[int, Cut]]:
+        """Return the segments that end, each with the index of its last reading."""
+        problems, ended = dict(part.problems), []
+        times = times_of(part.kept[str(self._columns.time)], problems)
+        values = part.segments[:, :, 0].tolist()
+        labels = [None] * len(part) if part.labels is None else part.labels.tolist()
+        for i in range(len(part)):
+            device = stem if part.ids is None else part.ids[i]
+            code = problems[i].code if i in problems else None
+            if device is None or code == "bad-time":
+                self._broken[code or "missing"] += 1
+                continue
+            row, label = values[i], labels[i]
+            if code == "bad-label":
+                self._broken[code] += 1  # the reading itself is whole
+            elif code is not None:
+                row = [float("nan")] * len(row)  # breaks the segment, as on a device
+            if code is not None or (label is not None and np.isnan(label[0])):
+                label = None
+            cut = self.take(device, Reading(int(times[i]), row, label))
+            if cut is not None:
+                ended.append((i, (device, *cut)))
+        return ended
+
+    def _rows(self, part: Rows, ended: list[tuple[int, Cut]]) -> Rows:
+        """Return the segments in the range of event time; that of a segment is its last reading's,
+        as on a device."""
+        low, high = self._columns.from_us, self._columns.to_us
+        chosen = [(i, cut) for i, cut in ended if low <= cut[2] < high]
+        cuts, last = [cut for _, cut in chosen], [i for i, _ in chosen]
+        shape = (len(cuts), *self._task.segment_shape)
+        rows = Rows(part.numbers[last], np.array([c[3] for c in cuts], np.float32).reshape(shape))
+        rows.excluded = len(ended) - len(cuts)
+        rows.ids = [f"{device}:{time}" for device, _, time, *_ in cuts]
+        if self._columns.label is not None:
+            none = np.full(self._task.label_size, np.nan)
+            labels = np.array([none if cut[4] is None else cut[4] for cut in cuts], np.float32)
+            rows.labels = labels.reshape(len(cuts), self._task.label_size)
+        rows.kept = {
+            name: pa.array([cut[n] for cut in cuts]).cast(kind)
+            for n, (name, kind) in enumerate(FIELDS)
+        }
+        indices = pa.array(last, pa.int64())
+        rows.kept |= {name: part.kept[name].take(indices) for name in self._columns.keep}
+        return rows
+
+
+def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
+    """Yield rows in parts, the first of which has what was counted."""
+    for at in range(0, len(rows) or 1, most):
+        part = slice(at, at + most)
+        found = replace(
+            rows,
+            numbers=rows.numbers[part],
+            segments=rows.segments[part],
+            labels=None if rows.labels is None else rows.labels[part],
+            ids=rows.ids and rows.ids[part],
+            kept={name: values[part] for name, values in rows.kept.items()},
+        )
+        yield replace(found, excluded=0, readings=0, broken={}) if at else found
+
+
+NUMBERS = pa.list_(pa.float32())
+SCHEMA = pa.schema({"device": pa.string(), "time": pa.int64(), "values": NUMBERS, "label": NUMBERS})
+
+
+def carry_path(folder: Path, shard: int) -> Path:
+    return folder / "carry" / f"{shard:05}.arrow"
+
+
+def plan_readings(
+    plan: Plan,
+    task: Task,
+    kind: InputFormat,
+    columns: Columns,
+    folder: Path,
+    check: Callable[[], None],
+) -> Plan:
+    """Return a plan of readings as one of segments, and write what its shards carry."""
+    cutting = Cutting(task, columns)
+    shards, ended = [], [0] * len(plan.files)
+    for number, shard in enumerate(plan.shards):
+        check()
+        _write(carry_path(folder, number), cutting.segmenters)
+        file = plan.files[shard.file]
+        rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard))
+        ended[shard.file] += rows
+        shards.append(shard.model_copy(update={"rows": rows, "readings": shard.rows}))
+    files = [
+        file.model_copy(update={"rows": rows}) for file, rows in zip(plan.files, ended, strict=True)
+    ]
+    return Plan(files=files, shards=shards)
+
+
+def read_readings(
+    task: Task,
+    kind: InputFormat,
+    file: PlannedFile,
+    shard: Shard,
+    columns: Columns,
+    carry: Path,
+) -> Iterator[Rows]:
+    """Yield the segments that end in a shard; `carry` has what is pending at its start."""
+    cutting = Cutting(task, columns)
+    if carry.exists():
+        with pa.OSFile(str(carry)) as source:
+            for row in pa.ipc.open_file(source).read_all().to_pylist():
+                cutting.take(row["device"], Reading(row["time"], row["values"], row["label"]))
+    return cutting.rows(kind, file, shard)
+
+
+def _write(path: Path, segmenters: Mapping[str, Segmenter]) -> None:
+    rows = [
+        {"device": device, "time": one.time_us, "values": one.values, "label": one.label}
+        for device, segmenter in segmenters.items()
+        for one in segmenter.pending
+    ]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
