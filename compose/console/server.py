@@ -4,7 +4,7 @@ The server has GET alone. Two rules for what comes in and goes out:
 
 1 Host has to be an address or a name of this machine, or another site's name could lead here (DNS
   rebinding): 421. An address cannot be made to lead elsewhere.
-2 A content security policy allows the console's own script file, and on /docs those of its library.
+2 A content security policy allows the console's own script file alone.
 """
 
 import ipaddress
@@ -36,11 +36,6 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
     "base-uri 'none'"
-)
-CDN = "https://cdn.jsdelivr.net"
-DOCS_POLICY = (
-    f"default-src 'none'; script-src 'unsafe-inline' {CDN}; style-src 'unsafe-inline' {CDN}; "
-    "img-src https://fastapi.tiangolo.com data:; connect-src 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -87,7 +82,8 @@ class ConsoleSettings:
 
 def make_console(settings: ConsoleSettings, task: Task, watch: Watch) -> FastAPI:
     """Return the whole app."""
-    app = FastAPI(title="Tidewheel console", openapi_url="/api/openapi.json", redoc_url=None)
+    title, schemas = "Tidewheel console", "/api/openapi.json"
+    app = FastAPI(title=title, openapi_url=schemas, docs_url=None, redoc_url=None)
     names = settings.names
 
     @app.middleware("http")
@@ -97,8 +93,7 @@ def make_console(settings: ConsoleSettings, task: Task, watch: Watch) -> FastAPI
             text = f"{name[:100]} is not a name of this console. Ask by the machine's address, or "
             return Response(f"{text}start it with --host and this name\n", 421, HEADERS)
         response = await answer(request)
-        policy = DOCS_POLICY if request.url.path == app.docs_url else POLICY
-        response.headers.update({**HEADERS, "content-security-policy": policy})
+        response.headers.update({**HEADERS, "content-security-policy": POLICY})
         return response
 
     app.add_middleware(GZipMiddleware, minimum_size=1000)
