@@ -1,5 +1,5 @@
 """A model as people name it: an artifact's file, a version of the registry, the served one, the
-best one by a metric, or a device's personal model."""
+best one by a metric, the teacher, or what a device answers with."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +10,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.catalog import held_out
 from federation.registry.registry import Registry
-from streams.contract.artifact import Artifact, challenger_header, unpack
+from streams.contract.artifact import Artifact, challenger_header, files_of, unpack
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import metric_of
 from streams.contract.window_metrics import ERRORS
 
-SERVED, BEST = "served", "best:"
+SERVED, BEST, TEACHER = "served", "best:", "teacher"
 AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
 PARTS = ("_base", "audit_segments")  # of the version before, and no metric
 CHALLENGER = ".safetensors"  # suffix of what a device answers with in place of a version
@@ -47,7 +47,8 @@ def named_model(
             name, _, _ = challenger_header(weights)
         elif path.is_file():
             data = path.read_bytes()
-            found = unpack(data, keys(), task=task.name, task_version=task.version)
+            kind = TEACHER if files_of(data)[0].kind == TEACHER else "model"
+            found = unpack(data, keys(), task=task.name, task_version=task.version, kind=kind)
             return NamedModel(found, data)
         elif path.suffix in (".twa", CHALLENGER):
             raise UsageError(f"{option} {name}: there is no such file")
@@ -57,6 +58,9 @@ def named_model(
 
 
 def _registered(task: Task, name: str, known: Registry, option: str) -> NamedModel:
+    if name == TEACHER:
+        data = known.read_teacher()
+        return NamedModel(known.verify(data, kind="teacher"), data)
     if name == SERVED:
         serving = known.serving()
         if serving is None:

@@ -15,11 +15,10 @@ from streams.batch.jobs.answers import Answering, Model, output_fields, referenc
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.progress import Counts
 from streams.batch.records.rows import Rows
-from streams.batch.records.specification import Plan, PlannedFile, Shard, Specification
+from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import writing
-from streams.batch.sources.inputs import read_shard
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.readings import carry_path, read_readings
+from streams.batch.sources.windows import ShardRows, Teacher
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task
@@ -61,9 +60,14 @@ class ShardScorer:
     def __init__(self, folder: JobFolder, specification: Specification, task: Task) -> None:
         """Load the model; raise UsageError if it cannot be used."""
         self.specification, self._task = specification, task
-        self._folder, artifact = folder.folder, artifact_of(folder, specification)
+        self._reading = ShardRows(folder.folder, specification, task)
+        artifact = artifact_of(folder, specification)
+        self._run, self._teacher = None, None
         try:
-            self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
+            if specification.kind == "teacher":
+                self._teacher = load_teacher(task, artifact)
+            else:
+                self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
             self.reference = reference_of(artifact)
         except ArtifactError as exc:
             raise UsageError(f"the job's model {folder.model}: {exc}") from exc
@@ -71,7 +75,7 @@ class ShardScorer:
     @cached_property
     def batch(self) -> int:
         """How many segments the model answers at once."""
-        return fastest_batch(self._task, self._run)
+        return 1 if self._run is None else fastest_batch(self._task, self._run)
 
     def score(
         self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
@@ -95,7 +99,7 @@ class ShardScorer:
         )
         counts = Counts()
         with writing(part, specification.output_format, schema, texts) as write:
-            for rows in self._rows(file, shard, number):
+            for rows in self._rows(plan, number, between):
                 between()
                 table, found = answering.answer(rows)
                 write(table)
@@ -107,12 +111,21 @@ class ShardScorer:
                 )
         return counts
 
-    def _rows(self, file: PlannedFile, shard: Shard, number: int) -> Iterator[Rows]:
-        found = self.specification
-        about = self._task, found.input_format, file, shard, found.columns
-        if found.settings.rows == "segments":
-            return read_shard(*about)
-        return read_readings(*about, carry_path(self._folder, number))
+    def _rows(self, plan: Plan, number: int, between: Callable[[], None]) -> Iterator[Rows]:
+        if self._teacher is None:
+            return self._reading.rows(plan, number)
+        return self._reading.taught(plan, number, self._teacher, between)
+
+
+def load_teacher(task: Task, artifact: Artifact) -> Teacher:
+    """Return a teacher that scores each window in a forward pass of its own, on one thread of the
+    CPU; raise ArtifactError if it does not fit the task."""
+    try:
+        from streams.learning.teacher import pin_threads, teacher_of
+    except ImportError as exc:
+        raise ArtifactError("not-runnable", f"a teacher needs torch: {exc}") from exc
+    pin_threads()
+    return teacher_of(task, artifact, artifact.model, rows_per_call=1).score
 
 
 TOGETHER = 64  # segments

@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
+from streams.batch.jobs.scoring import load_teacher
 from streams.batch.records.specification import (
     FILES,
     Settings,
@@ -58,9 +59,13 @@ def specify(
     artifact = models.artifact
     with _staged(settings, folder, stdin) as inputs:
         files, kind = find_inputs(inputs)
-        columns = columns_of(task, kind, files, settings)
+        teaches = artifact.manifest.kind == "teacher"
+        columns = columns_of(task, kind, files, settings, teaches=teaches)
         try:
-            OnnxModel(task, artifact, models.weights)
+            if teaches:
+                load_teacher(task, artifact)
+            else:
+                OnnxModel(task, artifact, models.weights)
         except ArtifactError as exc:
             raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     if STDIN in settings.inputs:
@@ -73,6 +78,7 @@ def specify(
         task=shape_of(task, absolute_reference(settings.task)),
         model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
+        kind="teacher" if teaches else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
         inputs=files,
         input_format=kind,

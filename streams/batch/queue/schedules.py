@@ -1,4 +1,4 @@
-"""The schedules of a state folder, `<state>/schedules/<name>.json`, changed under one lock (flock).
+"""Schedules of a state folder, `<state>/schedules/<name>/schedule.json`, changed under one lock.
 
 An interval is queued in three numbered steps:
 
@@ -179,11 +179,12 @@ class Schedules:
     reached: Failpoint = unarmed
 
     def all(self) -> list[Schedule]:
-        found = (read_document(path, SCHEDULE) for path in sorted(self._folder.glob("*.json")))
+        paths = sorted(self._folder.glob("*/schedule.json"))
+        found = (read_document(path, SCHEDULE) for path in paths)
         return [schedule for schedule in found if schedule is not None]
 
     def find(self, name: str) -> Schedule:
-        found = read_document(self._folder / f"{name}.json", SCHEDULE)
+        found = read_document(self._folder / name / "schedule.json", SCHEDULE)
         if found is None:
             raise UsageError(f"there is no schedule {name} in {self.queue.state}")
         return found
@@ -194,7 +195,7 @@ class Schedules:
         now = self.queue.now()
         begin = cron.last(now) or next(cron.after(now))
         with self._locked():
-            if (self._folder / f"{name}.json").exists():
+            if (self._folder / name / "schedule.json").exists():
                 raise UsageError(f"there is a schedule {name}: tidewheel schedule remove {name}")
             return self.write(Schedule(name, cron, settings, now, begin, max_catch_up))
 
@@ -202,11 +203,11 @@ class Schedules:
         """Remove a schedule and its history; its jobs stay."""
         with self._locked():
             self.find(name)
-            (self._folder / f"{name}.json").unlink()
+            (self._folder / name / "schedule.json").unlink()
 
     def write(self, schedule: Schedule) -> Schedule:
         """Write a schedule; the caller holds the lock, or is alone."""
-        write_document(self._folder / f"{schedule.name}.json", SCHEDULE, schedule)
+        write_document(self._folder / schedule.name / "schedule.json", SCHEDULE, schedule)
         return schedule
 
     def decided(self, schedule: Schedule, most: int = 100) -> list[dict[str, Any]]:
@@ -229,7 +230,7 @@ class Schedules:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("a") as handle:
+        with (self._folder / ".lock").open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
@@ -279,7 +280,7 @@ class Schedules:
 
     def _due(self, schedule: Schedule, interval: Interval) -> Schedule | None:
         """Return the schedule as it is now, None if its cursor is not at an interval's start."""
-        fresh = read_document(self._folder / f"{schedule.name}.json", SCHEDULE)
+        fresh = read_document(self._folder / schedule.name / "schedule.json", SCHEDULE)
         if fresh is None or fresh.created_us != schedule.created_us:
             return None
         return fresh if fresh.cursor_us == interval[0] else None

@@ -76,12 +76,24 @@ def _is_bedrock(file: Named) -> bool:
     return bool(rows) and {RECORD_ID, MODEL_INPUT} <= rows[0].keys()
 
 
-def columns_of(task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Columns:
+def columns_of(
+    task: Task,
+    kind: InputFormat,
+    files: Sequence[Named],
+    wanted: Settings,
+    *,
+    teaches: bool = False,
+) -> Columns:
     """Return the columns to read, of segments or of readings; raise UsageError where the input
-    cannot have them, or has them in other types."""
+    cannot have them, or has them in other types. teaches: a teacher answers."""
+    if wanted.device is not None and (wanted.rows == "readings" or not teaches):
+        raise UsageError("--device is for segments that a teacher answers")
     if wanted.rows == "segments":
+        if teaches and wanted.time is None:
+            raise UsageError("a teacher answers windows of a device: name --time and --device, "
+                             "or --as readings")  # fmt: skip
         columns = choose_columns(task, kind, files, wanted)
-        check_files(task, kind, files, columns)
+        check_files(task, kind, files, with_keys(columns) if teaches else columns)
         return columns
     if clash := sorted(set(wanted.keep) & set(READINGS)):
         raise UsageError(f"--keep {clash[0]}: rows of readings have that column anyway")
@@ -107,6 +119,12 @@ def as_read(columns: Columns) -> Columns:
     return columns.model_copy(update={"keep": keep, "from_us": -EVER, "to_us": EVER})
 
 
+def with_keys(columns: Columns) -> Columns:
+    """Return the columns as a teacher's rows are read: device and time are carried along."""
+    more = [name for name in (columns.device, columns.time) if name is not None]
+    return columns.model_copy(update={"keep": list(dict.fromkeys([*columns.keep, *more]))})
+
+
 def choose_columns(
     task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings
 ) -> Columns:
@@ -126,6 +144,7 @@ def choose_columns(
         id=RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id,
         label=wanted.label_column,
         keep=keep,
+        device=wanted.device,
         where=wanted.where,
         typed=[] if wanted.where is None else _where_columns(kind, files[0], wanted.where),
         time=wanted.time,
@@ -144,7 +163,7 @@ def _segment(
     if wanted.drop:
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
-        named = (wanted.id, wanted.label_column, wanted.time)
+        named = (wanted.id, wanted.label_column, wanted.time, wanted.device)
         others = {*wanted.drop, *keep, *named}
         names = [name for name in names_of(kind, files[0]) if name not in others]
     elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
