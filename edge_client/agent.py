@@ -22,9 +22,9 @@ from edge_client.participation import Joining, Participation
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
+from edge_client.samples.label_queue import LabelQueue
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
-from edge_client.samples.told import ToldLabels
 from edge_client.settings import EdgeSettings
 from edge_client.sources.counts import ReadingCounts, counted
 from edge_client.sources.replay import Replay
@@ -98,7 +98,7 @@ class Agent:
         """Open what the device remembers: samples, accuracy, accepted decisions, versions."""
         task, folder = self._task, self._folder
         self.samples = Samples(task, folder / "samples.rows", epoch=self.spool.epoch)
-        self._told = ToldLabels(
+        self._label_queue = LabelQueue(
             queue_folder(folder, LABELS, task), self.samples, self._counts.skip,
             failpoint=self._failpoint,
         )  # fmt: skip
@@ -143,7 +143,9 @@ class Agent:
             resume_after_us=self.spool.mark, stop=self._stop, skip=self._counts.skip,
         )  # fmt: skip
         self._outcomes = (
-            DelayedLabels(task, name, self._told, self._counts.skip) if task.outcomes else None
+            DelayedLabels(task, name, self._label_queue, self._counts.skip)
+            if task.outcomes
+            else None
         )
         recorder = AnswerRecorder(task, self.samples, self._scoreboard, self._outcomes)
         self._writer = SpoolWriter(
@@ -172,7 +174,7 @@ class Agent:
             bytes_per_s=settings.uplink_bytes_per_s,
             failpoint=self._failpoint,
         )
-        queue = self._told.queue
+        queue = self._label_queue.queue
         uplink = Uplink(
             self._task.id, self._name, queue, of_labels(self._name, queue),
             self._connect, self._reachable, bytes_per_s=settings.uplink_bytes_per_s,
@@ -181,7 +183,7 @@ class Agent:
             self._folder, self._task, self._name, self._connect, self._reachable,
             settings.uplink_bytes_per_s,
         )  # fmt: skip
-        self._labels = LabelIntake(self._task, self.samples, self._told, uplink)
+        self._labels = LabelIntake(self._task, self.samples, self._label_queue, uplink)
         self._downlink = Downlink(
             self._task,
             self._name,
@@ -298,7 +300,7 @@ class Agent:
         while not self._stop.wait(LOOK_S):
             self._look_for_hanging()  # first: what follows may wait for the disk, or for a model
             self._save()
-            self._told.try_to_flush()
+            self._label_queue.try_to_flush()
             self._earlier.look()
             self._trainer.watch()
             self._runs.look()
@@ -393,7 +395,7 @@ class Agent:
             or (self._outcomes and self._outcomes.error)
             or self._downlink.error
             or self._writer.error
-            or self._told.error
+            or self._label_queue.error
             or self._uplink.error,
         }
 
@@ -419,7 +421,7 @@ class Agent:
             true_labels=true,
             labels_told=self.samples.labels_told,
             label_sources=self.samples.sources(),
-            late_labels=self._told.account(),
+            late_labels=self._label_queue.account(),
             teacher_labels=taught,
             teacher_trust=self.samples.trust(),
             teacher_record=self.samples.teacher_record(),

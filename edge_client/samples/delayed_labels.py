@@ -2,9 +2,8 @@
 
 The generator receives the device's answers and yields an Outcome whenever a label becomes known. It
 may keep state. A label goes to the segments that the device still has, and to the server
-(told.py). If the generator is
-too slow, the oldest answers are skipped and counted. A generator that raises is restarted after a
-pause and loses its state, as in a restart of the agent.
+(label_queue.py). If the generator is too slow, the oldest answers are skipped and counted. A
+generator that raises is restarted after a pause and loses its state, as in a restart of the agent.
 """
 
 import contextlib
@@ -17,8 +16,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from edge_client.samples.label_queue import LabelQueue
 from edge_client.samples.samples import OUTCOME
-from edge_client.samples.told import ToldLabels
 from streams.contract.documents import LATEST_US
 from streams.contract.task import Answered, Outcome, Task
 from streams.segments.segmentation import label_fits
@@ -35,12 +34,12 @@ class DelayedLabels(threading.Thread):
     """Runs `task.outcomes` until it is stopped."""
 
     def __init__(
-        self, task: Task, device: str, told: ToldLabels, skip: Callable[[str, int], None]
+        self, task: Task, device: str, labels: LabelQueue, skip: Callable[[str, int], None]
     ) -> None:
         super().__init__(name="outcomes", daemon=True)
         self._task = task
         self._device = device
-        self._told = told
+        self._labels = labels
         self._skip = skip
         self._answers: queue.Queue[Answered] = queue.Queue(WAITING)
         self._flushed = time.monotonic()
@@ -60,7 +59,7 @@ class DelayedLabels(threading.Thread):
     def stop(self) -> None:
         self._ending.set()
         self.join(2.0)  # a generator that blocks ends with the process
-        self._told.try_to_flush()
+        self._labels.try_to_flush()
 
     def run(self) -> None:
         assert self._task.outcomes is not None
@@ -90,11 +89,11 @@ class DelayedLabels(threading.Thread):
             self._skip(UNFIT, last_us)
             return
         values = np.asarray(label, np.float32).reshape(-1)
-        self._told.tell(first_us, last_us, values, OUTCOME, seq)
+        self._labels.add(first_us, last_us, values, OUTCOME, seq)
         self._flush_if_due()
 
     def _flush_if_due(self) -> None:
         """While the generator itself waits for something the agent's keeper does it."""
         if time.monotonic() - self._flushed >= FLUSH_S:
-            self._told.try_to_flush()
+            self._labels.try_to_flush()
             self._flushed = time.monotonic()

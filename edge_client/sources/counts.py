@@ -3,12 +3,12 @@
 import threading
 from collections import Counter
 
-from edge_client.samples import delayed_labels, told
+from edge_client.samples import delayed_labels, label_queue
 from streams.segments import segmentation
 
 # No event is missing for these: produced + skipped = readings, where one reading is the example.
 IRREGULAR = segmentation.IRREGULAR | {
-    delayed_labels.OVERFLOW, delayed_labels.UNFIT, told.OVERFLOW,
+    delayed_labels.OVERFLOW, delayed_labels.UNFIT, label_queue.OVERFLOW,
 }  # fmt: skip
 
 

@@ -227,7 +227,7 @@ class Committer:
         work = CommitWork(windows=due_windows(self.partitions, heard_s, FLUSH_ROWS))
         for partition, state in self.partitions.items():
             work.drops += [(partition, declared) for declared in state.take_drops()]
-            work.labels += [(partition, told) for told in state.take_labels()]
+            work.labels += [(partition, new) for new in state.take_labels()]
             work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
         if self._holes is not None:
             work.lost = self._holes.due(self.partitions)
@@ -290,9 +290,9 @@ class Committer:
             self.partitions[partition].seal((), [declared])
             size = declared.drop.last - declared.drop.first + 1
             self.metrics.dropped(declared.drop.reason, size)
-        for partition, told in work.labels:
-            self.partitions[partition].seal((), (), [told])
-            self.metrics.labelled(told.labels.rows.num_rows)
+        for partition, new in work.labels:
+            self.partitions[partition].seal((), (), [new])
+            self.metrics.labelled(new.labels.rows.num_rows)
         for message in work.malformed:
             message.unsealed = 0
         scored = batch.scored

@@ -17,7 +17,7 @@ from streams.worker.scoring.rows import score_rows
 from streams.worker.scoring.scoring_step import Batch
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
-from streams.worker.windows.partition import DeclaredDrop, StorePosition, ToldLabels
+from streams.worker.windows.partition import DeclaredDrop, NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
@@ -49,7 +49,7 @@ class CommitWork:
 
     windows: list[Window] = field(default_factory=list)
     drops: list[tuple[int, DeclaredDrop]] = field(default_factory=list)
-    labels: list[tuple[int, ToldLabels]] = field(default_factory=list)
+    labels: list[tuple[int, NewLabels]] = field(default_factory=list)
     unbelieved: list[tuple[int, WindowSlice]] = field(default_factory=list)
     dead_letters: list[Outgoing] = field(default_factory=list)
     malformed: list[Message] = field(default_factory=list)

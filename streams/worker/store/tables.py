@@ -22,7 +22,7 @@ from streams.contract.events.batches import TIMESTAMP
 from streams.worker.scoring.rows import DAY, DAY_US, store_schema
 from streams.worker.store.place import Place, make_folder, options_of, table_at
 from streams.worker.store.retention import AGED, aged_schema
-from streams.worker.windows.partition import DeclaredDrop, ToldLabels
+from streams.worker.windows.partition import DeclaredDrop, NewLabels
 
 SCORES = "scores"
 DROPS = "drops"
@@ -115,11 +115,11 @@ TIMES, EVENT = ("from", "to", "told"), ("event_epoch", "event_seq")
 
 
 def label_rows(
-    told: Sequence[tuple[int, ToldLabels]], versions: Mapping[int, int], now_us: int
+    labels: Sequence[tuple[int, NewLabels]], versions: Mapping[int, int], now_us: int
 ) -> pa.Table:
     """Return the rows of `labels` for (partition, labels of a message), stored at `now_us`."""
     parts = []
-    for partition, one in told:
+    for partition, one in labels:
         batch, rows = one.labels, one.labels.rows
         n = rows.num_rows
         own = {name: rows.column(name) for name in (*TIMES, "source", *EVENT)}

@@ -63,7 +63,7 @@ class DeclaredDrop:
 
 
 @dataclass(frozen=True)
-class ToldLabels:
+class NewLabels:
     """The labels of a message that must be stored; `message` waits for them."""
 
     message: Message
@@ -84,7 +84,7 @@ class PartitionState:
         self._next = start
         self._due: deque[Window] = deque()
         self._drops: list[DeclaredDrop] = []
-        self._labels: list[ToldLabels] = []
+        self._labels: list[NewLabels] = []
         self._unbelieved: list[WindowSlice] = []
 
     @property
@@ -184,7 +184,7 @@ class PartitionState:
         for first, last in IntervalSet([(batch.first, batch.last)]).minus(known):
             rows = batch.rows.slice(first - batch.first, last - first + 1)
             fresh = LabelBatch(batch.device, batch.epoch, first, rows)
-            self._labels.append(ToldLabels(message, fresh))
+            self._labels.append(NewLabels(message, fresh))
             message.unsealed += 1
             known.add(first, last)
 
@@ -252,7 +252,7 @@ class PartitionState:
         drops, self._drops = self._drops, []
         return drops
 
-    def take_labels(self) -> list[ToldLabels]:
+    def take_labels(self) -> list[NewLabels]:
         labels, self._labels = self._labels, []
         return labels
 
@@ -260,11 +260,11 @@ class PartitionState:
         self,
         pieces: Iterable[WindowSlice],
         drops: Iterable[DeclaredDrop] = (),
-        labels: Iterable[ToldLabels] = (),
+        labels: Iterable[NewLabels] = (),
     ) -> None:
         """Mark them as sealed: they are in the store or on `dead-letters`."""
-        for told in labels:
-            told.message.unsealed -= 1
+        for new in labels:
+            new.message.unsealed -= 1
         for piece in pieces:
             piece.message.unsealed -= piece.rows
             self.rows -= piece.rows

@@ -1,15 +1,17 @@
 """A look at a stopped device changes nothing, and says what its next start finds."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_client.control.device_lock import hold
-from edge_client.control.maintenance import state_of
+from edge_client.control.maintenance import state_of, wipe
 from edge_client.spool.limits import SpoolLimits
 from edge_client.spool.queue import Spool
-from edge_client.uplink.task_queues import SPOOL, queue_folder
+from edge_client.uplink.task_queues import SPOOL, queue_folder, queues
+from streams.contract.errors import UsageError
 from tests.rig.made_up.tiny_task import task
 
 
@@ -51,3 +53,12 @@ def test_a_look_at_a_stopped_device_changes_nothing(tmp_path: Path, state: str) 
         found.produced, found.delivered, found.dropped, found.pending,
     )  # fmt: skip
     assert seen.late_labels == {}
+
+
+def test_a_wipe_counts_what_is_pending_of_all_task_versions(tmp_path: Path) -> None:
+    for of, count in ((task, 2), (replace(task, version=2), 3)):
+        Spool(queue_folder(tmp_path, SPOOL, of)).append(count, b"x" * 50, mark=0)
+    with pytest.raises(UsageError, match="5 events are pending and would be lost"):
+        wipe(tmp_path, lose_pending=False)
+    assert wipe(tmp_path, lose_pending=True) == 5
+    assert list(queues(tmp_path, SPOOL)) == []

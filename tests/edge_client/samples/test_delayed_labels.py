@@ -10,9 +10,9 @@ import pytest
 
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import OVERFLOW, UNFIT, WAITING, DelayedLabels
+from edge_client.samples.label_queue import LabelQueue
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
-from edge_client.samples.told import ToldLabels
 from edge_client.spool.writer import Event
 from streams.contract.task import Answered, Outcome, Task
 from tests.edge_client.samples.test_samples import training_table
@@ -34,7 +34,7 @@ class Device:
     def __init__(self, task: Task, folder: Path) -> None:
         self.skipped: list[str] = []
         self.samples = Samples(task, folder / "s.rows")
-        self.told = ToldLabels(
+        self.told = LabelQueue(
             folder / "labels", self.samples, lambda why, _: self.skipped.append(why)
         )
         self.outcomes = DelayedLabels(

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from edge_client.inference.loop import InferenceLoop
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
+from edge_client.samples.label_queue import LabelQueue
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
-from edge_client.samples.told import ToldLabels
 from edge_client.sources.cuts import Cut, Source
 from edge_client.sources.mqtt import MqttSource, settings_of
 from edge_client.sources.replay import Replay
@@ -59,7 +59,7 @@ class Device:
         self.counted: Counter[str] = Counter()
         self.spool = Spool(folder / "spool", failpoint=failpoint)
         self.samples = Samples(task, folder / "samples.rows", epoch=self.spool.epoch)
-        self.told = ToldLabels(folder / "labels", self.samples, self.skip)
+        self.told = LabelQueue(folder / "labels", self.samples, self.skip)
         self.outcomes = DelayedLabels(task, "d0", self.told, self.skip)
         self.board = AccuracyTracker(folder / "scoreboard.json")
         note = AnswerRecorder(

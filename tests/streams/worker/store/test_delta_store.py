@@ -21,7 +21,7 @@ from streams.worker.store.place import Place
 from streams.worker.store.position import snapshot_name, write_snapshot
 from streams.worker.store.query import labels_in, open_store, server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, label_rows
-from streams.worker.windows.partition import StorePosition, ToldLabels
+from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, labels
@@ -287,7 +287,7 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def told(first: int, spans: list[tuple[float, float]], commit: int, **given: object) -> pa.Table:
-    one = ToldLabels(Message(0, None), labels("d0", first, spans, **given))  # type: ignore[arg-type]
+    one = NewLabels(Message(0, None), labels("d0", first, spans, **given))  # type: ignore[arg-type]
     return label_rows([(0, one)], {0: commit}, 0)
 
 

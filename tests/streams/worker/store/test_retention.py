@@ -10,7 +10,7 @@ from streams.worker.store.position import snapshot_name
 from streams.worker.store.query import open_store, server_account
 from streams.worker.store.retention import Aging, next_aging
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_rows
-from streams.worker.windows.partition import StorePosition, ToldLabels
+from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message
 from tests.rig.processes.workers import SECOND, labels
 from tests.streams.worker.store.test_delta_store import drops, rows
@@ -24,7 +24,7 @@ def filled(folder: Path, days: int = 20) -> DeltaStore:
     store.commit(DROPS, drops(4, 5), {0: 1})
     for day in range(days):
         at_s = day * DAY_S
-        told = ToldLabels(Message(0, None), labels("d0", day, [(at_s, at_s)]))
+        told = NewLabels(Message(0, None), labels("d0", day, [(at_s, at_s)]))
         store.commit(LABELS, label_rows([(0, told)], {0: day + 1}, 0), {0: day + 1})
         store.commit(
             SCORES, rows(2 * day, [at_s, at_s + 9], commit=day + 1, drift=f"d{day}"), {0: day + 1}

@@ -1,6 +1,6 @@
-"""True labels that somebody tells the device: to its samples, and to the store on the server.
+"""True labels that become known after their events: to the samples, and to the store on the server.
 
-    1  a label waits in memory: `tell`
+    1  a label waits in memory: `add`
     2  those that wait are one frame of the queue `labels`, a spool of its own beside the events':
        `flush`, every FLUSH_S, or at once for a person
     3  the uplink sends the frame and settles it when the broker has it
@@ -33,7 +33,7 @@ OVERFLOW = "labels-overflow"
 log = logging.getLogger(__name__)
 
 
-class ToldLabels:
+class LabelQueue:
     """Takes labels of a person and of the task's `outcomes`; thread-safe."""
 
     def __init__(
@@ -52,7 +52,7 @@ class ToldLabels:
         self.queue = Spool(folder, LIMITS)
         self.error: str | None = None
 
-    def tell(
+    def add(
         self, first_us: int, last_us: int, label: np.ndarray, source: int, seq: int | None = None
     ) -> int:
         """Label the events between two event times, both included, or the one with `seq` alone;

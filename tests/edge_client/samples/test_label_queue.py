@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_client.samples.label_queue import OVERFLOW, LabelQueue
 from edge_client.samples.samples import OUTCOME, USER, Samples
-from edge_client.samples.told import OVERFLOW, ToldLabels
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import of_labels
@@ -21,12 +21,12 @@ from tests.rig.made_up.tiny_task import task
 ONE = np.array([1.0], np.float32)
 
 
-def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "") -> ToldLabels:
+def device(folder: Path, skipped: Counter[str] | None = None, dies_at: str = "") -> LabelQueue:
     counted = Counter[str]() if skipped is None else skipped
     samples = Samples(task, folder / "s.rows")
     for at in range(5):
         samples.add(at, at, np.zeros(task.segment_shape), np.zeros(task.outputs), 0, None)
-    return ToldLabels(
+    return LabelQueue(
         folder / "labels", samples, lambda why, _: counted.update([why]),
         wall=lambda: 7.0, failpoint=killed_at(dies_at),
     )  # fmt: skip
@@ -42,8 +42,8 @@ def sent(queue: Spool) -> list[LabelBatch]:
 def test_a_label_goes_to_the_samples_at_once_and_to_the_server_by_the_queue(tmp_path: Path) -> None:
     told = device(tmp_path)
     assert told.account() == {}
-    assert told.tell(1, 3, ONE, USER) == 3
-    assert told.tell(4, 4, ONE, OUTCOME) == 1
+    assert told.add(1, 3, ONE, USER) == 3
+    assert told.add(4, 4, ONE, OUTCOME) == 1
     assert told.account() == {"produced": 2, "delivered": 0, "dropped": 0, "pending": 2}
     assert not told.queue.account().produced
     told.flush()
@@ -59,12 +59,12 @@ def test_a_label_goes_to_the_samples_at_once_and_to_the_server_by_the_queue(tmp_
 def test_frames_are_joined_and_numbers_go_on(tmp_path: Path) -> None:
     told = device(tmp_path)
     for at in range(3):
-        told.tell(at, at, ONE, USER)
+        told.add(at, at, ONE, USER)
         told.flush()
     [batch] = sent(told.queue)
     assert (batch.first, batch.last) == (0, 2)
     again = device(tmp_path)
-    again.tell(9, 9, ONE, USER)
+    again.add(9, 9, ONE, USER)
     again.flush()
     assert sent(again.queue)[-1].last == 3
 
@@ -72,7 +72,7 @@ def test_frames_are_joined_and_numbers_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("step", "left"), [("label-step-1", 0), ("label-step-2", 1)])
 def test_a_crash_loses_nothing_that_was_confirmed(tmp_path: Path, step: str, left: int) -> None:
     told = device(tmp_path, dies_at=step)
-    told.tell(1, 1, ONE, USER)
+    told.add(1, 1, ONE, USER)
     with pytest.raises(Killed):
         told.flush()
     assert device(tmp_path).queue.account().produced == left
@@ -82,7 +82,7 @@ def test_a_full_disk_is_said_and_the_labels_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = device(tmp_path)
-    told.tell(1, 1, ONE, USER)
+    told.add(1, 1, ONE, USER)
     with monkeypatch.context() as patched:
         patched.setattr(
             Spool, "append", lambda *_args, **_kw: (_ for _ in ()).throw(OSError(28, "full"))
@@ -95,10 +95,10 @@ def test_a_full_disk_is_said_and_the_labels_wait(
 
 
 def test_more_than_can_wait_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_client.samples.told.WAITING", 2)
+    monkeypatch.setattr("edge_client.samples.label_queue.WAITING", 2)
     skipped = Counter[str]()
     told = device(tmp_path, skipped)
     for at in range(5):
-        assert told.tell(at, at, ONE, OUTCOME) == 1  # the samples have it
+        assert told.add(at, at, ONE, OUTCOME) == 1  # the samples have it
     assert skipped == {OVERFLOW: 3}
     assert told.account()["produced"] == 2
