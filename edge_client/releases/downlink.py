@@ -234,8 +234,8 @@ class Downlink(threading.Thread):
         return self._ending.is_set() or last is None or self._chosen(last)[0] != wanted
 
     def _again_later(self, release: Release, problem: str) -> None:
-        if self._release is not release:
-            return  # a decision that came meanwhile is considered at once
+        if self._release is not release or self._ending.is_set():
+            return  # a decision that came meanwhile is considered at once; nothing follows the end
         self._not_installed = problem
         wait_s = min(RETRY_S * 2**self._failures, RETRY_MOST_S)
         self._failures += 1

@@ -326,8 +326,10 @@ def test_where_kafka_has_no_bytes_they_come_from_the_url(rig: Rig) -> None:
     assert asked[-1] == f"/models/{made.model}.twa"
 
 
-def test_a_decision_that_comes_during_a_download_wins(rig: Rig) -> None:
-    """Also while the server of the version before sends a byte now and then, for hours."""
+@pytest.mark.parametrize("comes", ["a decision", "the end"])
+def test_a_decision_or_the_end_that_comes_during_a_download_wins(rig: Rig, comes: str) -> None:
+    """Also while the server of the version before sends a byte now and then, for hours. The end is
+    no failure of the download."""
     asked, gone = threading.Event(), threading.Event()
 
     class Slow(http.server.BaseHTTPRequestHandler):
@@ -346,7 +348,12 @@ def test_a_decision_that_comes_during_a_download_wins(rig: Rig) -> None:
     with serving(Slow) as url:
         say_by_url(rig, Ref(model="2-aaaaaaaa", digest="a" * 64, size=100_000), url)
         assert asked.wait(30)
-        rig.serves(rig.serve(3))
+        if comes == "the end":
+            rig.downlink.stop()
+            assert not rig.downlink.is_alive()
+            assert rig.downlink.error is None
+        else:
+            rig.serves(rig.serve(3))
         gone.set()
 
 
