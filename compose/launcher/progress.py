@@ -187,6 +187,11 @@ def broken_off(view: FleetView) -> str | None:
 # --- devices and workers --------------------------------------------------------------------------
 
 
+def patience_s(devices: int) -> float:
+    """Return how long after the start all devices should have reported."""
+    return SILENT_S + EACH_S * devices
+
+
 def silent(view: FleetView, devices: Sequence[str], began_us: int) -> list[str]:
     """Return those of the devices that have reported nothing since `began_us`, wall clock."""
     heard = {state.device for state in view.devices.values() if state.time_us >= began_us}

@@ -18,24 +18,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from compose.launcher import broker
+from compose.launcher import broker, progress
 from compose.launcher.broker import BrokerChoice
-from compose.launcher.commands import DEVICES, Commands, UpOptions
-from compose.launcher.fleet import Fleet
-from compose.launcher.flower import Flower
+from compose.launcher.commands import Commands, UpOptions, chosen_devices
+from compose.launcher.fleet import Fleet, Flower
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.progress import (
-    EACH_S,
-    SILENT_S,
-    PhaseClock,
-    Screen,
-    broken_off,
-    silent,
-    stalled,
-    start_lines,
-    why_open,
-    why_unscored,
-)
+from compose.launcher.progress import PhaseClock, Screen, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
@@ -43,7 +31,6 @@ from compose.reports.summary import ServerCounts, Summary, render, summarize
 from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import (
-    Task,
     absolute_reference,
     load_task,
     strategy_problem,
@@ -70,7 +57,7 @@ class Up:
 
     def __init__(self, options: UpOptions, console: Console) -> None:
         self._options = options
-        self._reference = absolute_reference(options.task_ref)
+        self._reference = absolute_reference(options.task)
         self._task = load_task(self._reference)
         strategy, training = options.strategy, self._task.training
         if strategy is not None and (problem := strategy_problem(strategy, training)):
@@ -180,10 +167,10 @@ class Up:
         self._interrupts.patient = True
         began = kept_at = time.monotonic()
         closed = False
-        self._screen.say(start_lines(len(self._devices), o.stages))
+        self._screen.say(progress.start_lines(len(self._devices), o.stages))
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
-        patience_s: float | None = SILENT_S + EACH_S * len(self._devices)
+        patience_s: float | None = progress.patience_s(len(self._devices))
         pace = Pace(o.first_speed, read_busy(), fixed=o.speed is not None)
         slowest = o.first_speed * SLOWEST if o.speed is None else o.speed
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
@@ -199,7 +186,7 @@ class Up:
                     nonlocal patience_s
                     phases.look(view)
                     now_s = time.time()
-                    since = stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
+                    since = progress.stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
                     screen.show(view, phases.now, since)
                     heard = all(d in view.devices for d in self._devices)
                     rest = heard and not live and phases.now == "inference"
@@ -218,9 +205,9 @@ class Up:
                 closed = phases.closed
                 if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):
                     break
-                if o.until_closed and elapsed > o.timeout_s:
-                    screen.say(f"the loop has not closed in {o.timeout_s:.0f} s")
-                    follower.read(lambda view: screen.say(why_open(view, self._task)))
+                if o.until_closed and elapsed > o.timeout:
+                    screen.say(f"the loop has not closed in {o.timeout:.0f} s")
+                    follower.read(lambda view: screen.say(progress.why_open(view, self._task)))
                     break
         self._phases |= phases.seconds
         return closed
@@ -254,7 +241,7 @@ class Up:
         self._drained_us = time.time_ns() // 1000
 
         def say(view: FleetView) -> None:
-            if line := broken_off(view):
+            if line := progress.broken_off(view):
                 self._screen.say(line)
 
         follower.read(say)
@@ -310,7 +297,7 @@ class Up:
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)
         words = self._supervisor.last_words("worker-0" if self._options.workers > 1 else "worker")
-        why = why_unscored(summary.unscored, self._choice.kind, words)
+        why = progress.why_unscored(summary.unscored, self._choice.kind, words)
         summary = summary.model_copy(update={"why_unscored": why, "closed": closed})
         text = summary.model_dump_json(indent=1)
         write_atomic(self._options.state / "summary.json", text.encode())
@@ -331,14 +318,3 @@ class Up:
         began = time.monotonic()
         yield
         self._phases[name] = time.monotonic() - began
-
-
-def chosen_devices(task: Task, count: int | None) -> list[str]:
-    """The first `count` devices of the task's fleet; None: DEVICES, or all of fewer."""
-    fleet = task.device_names("fleet")
-    count = min(DEVICES, len(fleet)) if count is None else count
-    if not 1 <= count <= len(fleet):
-        raise UsageError(
-            f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"
-        )
-    return fleet[:count]

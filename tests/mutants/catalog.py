@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     Mutant(
         "admission: strikes have no consequence",
-        "federation/admission/quarantine.py",
+        "federation/admission/admission.py",
         "if self._strikes[node] >= STRIKES:",
         "if False:",
         "tests/federation/admission",
