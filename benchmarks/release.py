@@ -22,7 +22,7 @@ from edge_client.control.ipc import ask
 from edge_client.control.socket_server import socket_path
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.bootstrap.initial_model import prepare
-from federation.bootstrap.self_test import renew_probe
+from federation.evaluation.onnx_runner import renew_probe
 from federation.registry.publisher import announce, read_announced
 from federation.registry.registry import Registry
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack

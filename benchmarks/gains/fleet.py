@@ -18,15 +18,15 @@ from edge_client.inference.challenger import COMPARED
 from edge_client.samples.samples import Samples
 from edge_client.training import trainer_process
 from federation.aggregation import strategies
-from federation.aggregation.mean import SCAFFOLD
+from federation.aggregation.strategies import SCAFFOLD
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation, Results
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
-from federation.evaluation.teacher_record import shares
 from federation.registry.registry import Registry
+from federation.rounds.fleet_reports import teacher_shares
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task, load_task
@@ -129,7 +129,7 @@ class Installation:
         """Run from the served weights on what the devices keep: the task's rounds, admission and
         aggregation, how far the candidate goes, and the gate's verdict about it."""
         task, training = self.task, self.task.training
-        known = shares(task, [device.state() for device in devices])
+        known = teacher_shares(task, [device.state() for device in devices])
         for device in devices:
             device.samples.hear_of_teacher(known)
         trainees, run = _Trainees(task, devices, self.folder), uuid4().hex

@@ -20,7 +20,7 @@ from benchmarks.support.study import WORSE, Study
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
 from federation.bootstrap.initial_model import fit_model
-from federation.evaluation import device_metrics, step
+from federation.evaluation import device_metrics, evidence
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.paired import Paired
@@ -71,7 +71,7 @@ class Ground:
         for models in (half, whole):
             each = {name: self._compared(name, models[name]) for name in self.rows}
             found.append({name: result for name, result in each.items() if result is not None})
-        return step.choose(self.task, found[0], found[1], Paired()).whole
+        return evidence.choose_step(self.task, found[0], found[1], Paired()).whole
 
     def outputs(self, weights: Tensors, rows: Rows) -> np.ndarray:
         return outputs_of(self.task, weights, rows.x)

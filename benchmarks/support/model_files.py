@@ -11,7 +11,7 @@ import safetensors.numpy
 import torch
 
 from federation.bootstrap.onnx_export import export_graph
-from federation.bootstrap.self_test import make_probe
+from federation.evaluation.onnx_runner import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 from streams.runtime.key_files import create_key

@@ -1,11 +1,13 @@
 """Arguments and environment variables that several commands share."""
 
+import inspect
 import json
 import logging
 import os
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -120,7 +122,39 @@ Reason = Annotated[str, typer.Option(help="The reason, for the history.")]
 Device = Annotated[str, typer.Option(help="The device's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_STATE = Path(".tidewheel")
+SHARED: dict[str, Any] = {
+    "task": TaskArgument, "state": State, "kafka": Kafka, "trust": Trust, "registry": RegistryPlace,
+    "rounds": Rounds, "strategy": Strategy, "stages": Stages, "partitions": Partitions,
+    "replication": Replication, "json": AsJson,
+}  # fmt: skip
 ANNOUNCED = "a running controller announces it within 2 s"
+
+
+def taking(
+    run: Callable[..., Any],
+    parameters: Iterable[inspect.Parameter],
+    make: Callable[[dict[str, Any]], Any],
+) -> Callable[..., Any]:
+    """Return a command whose parameters are these and those of `run` behind its first one, for
+    which it gets what `make` makes of their values."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    _, *own = inspect.signature(run).parameters.values()
+    named = {one.name: one.replace(kind=keyword) for one in [*parameters, *own]}
+
+    def command(**given: Any) -> Any:
+        others = {one.name: given.pop(one.name) for one in own if one.name in given}
+        return run(make(given), **others)
+
+    command.__signature__ = inspect.Signature(list(named.values()))  # type: ignore[attr-defined]
+    command.__annotations__ = {name: one.annotation for name, one in named.items()}
+    command.__doc__ = run.__doc__
+    return command
+
+
+def options_of(model: type) -> list[inspect.Parameter]:
+    """Return the fields of a dataclass as a command's parameters."""
+    found = inspect.signature(model).parameters.values()
+    return [one.replace(annotation=SHARED.get(one.name, one.annotation)) for one in found]
 
 
 def device_name(name: str) -> str:
@@ -184,12 +218,15 @@ def trusted_keys(layout: StateDir, given: list[Path] | None) -> tuple[Path, ...]
     return (layout.public_key, *others)
 
 
-def registry_of(task: Task, state: Path, place: str | None) -> "Registry":
-    """Return the registry at --registry, or the state folder's."""
+def registry_of(
+    task: Task, state: Path, place: str | None, trust: Sequence[Path] = ()
+) -> "Registry":
+    """Return the registry at --registry, or the state folder's, whose keys are trusted where no
+    others are."""
     from federation.registry.registry import Registry
 
     layout = StateDir(state)
-    keys = [load_public_key(path) for path in layout.trusted_keys()]
+    keys = [load_public_key(path) for path in trust or layout.trusted_keys()]
     return Registry(place or layout.registry, task.name, task.version, keys)
 
 

@@ -1,26 +1,37 @@
-"""`tidewheel models`: the versions in the registry; none needs a broker."""
+"""`tidewheel models`: the versions in the registry, and a person's decisions about them; none
+needs a broker."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from compose.cli import decisions
 from compose.cli.arguments import (
+    ANNOUNCED,
     DEFAULT_STATE,
     AsJson,
+    Reason,
     RegistryPlace,
     State,
     TaskArgument,
     registry_of,
 )
-from compose.cli.decisions import Model
+from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, print_json, say
+from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
 from streams.fleet.wording import counted, short_runs
+
+if TYPE_CHECKING:
+    from federation.registry.manual import ManualDecision
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A version, as `list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -156,10 +167,116 @@ def diff(
     say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} complete")
 
 
-app.command("promote")(decisions.promote)
-app.command("rollback")(decisions.rollback)
-app.command("pause")(decisions.pause)
-app.command("resume")(decisions.resume)
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+# --- decisions of a person -----------------------------------------------------------------------
+
+
+@app.command()
+def promote(
+    task: TaskArgument,
+    model: Model,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
+    """Let all devices serve a version, even a withdrawn one; another offered version is
+    withdrawn."""
+    from federation.registry import manual
+
+    agree = _agreement(yes, _moved(task))
+    _decide(task, state, registry, lambda r, key: manual.promote(r, key, model, reason, agree))
+
+
+@app.command()
+def rollback(
+    task: TaskArgument,
+    to: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The version to go back to.")
+    ] = None,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
+    """Withdraw the offered version; without one, go back from the stable version to the one before.
+
+    A second call in a row does nothing; --to goes further back.
+    """
+    from federation.registry import manual
+
+    agree = _agreement(yes, _moved(task))
+    _decide(task, state, registry, lambda r, key: manual.roll_back(r, key, to, reason, agree))
+
+
+@app.command()
+def pause(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
+    """Keep the offered version at its stage until `resume`; devices change nothing.
+
+    The controller still takes it back if it is worse. No run starts meanwhile.
+    """
+    from federation.registry import manual
+
+    agree = _agreement(yes)
+    _decide(task, state, registry, lambda r, key: manual.pause(r, key, reason, agree))
+
+
+@app.command()
+def resume(
+    task: TaskArgument,
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+    reason: Reason = "",
+    yes: Yes = False,
+) -> None:
+    """Continue a paused rollout from its stage, whose time limit begins again."""
+    from federation.registry import manual
+
+    agree = _agreement(yes)
+    _decide(task, state, registry, lambda r, key: manual.resume(r, key, reason, agree))
+
+
+def _moved(task: str) -> str:
+    devices = len(load_task(task).device_names("fleet"))
+    return f": up to {devices} devices of the task's fleet change"
+
+
+def _agreement(yes: bool, more: str = "") -> Callable[[str], None]:
+    """Ask on a terminal before a decision is made; elsewhere it needs --yes. `more` is what changes
+    beside what the decision says."""
+
+    def agree(text: str) -> None:
+        if yes:
+            return
+        what = f"{text}{more}"
+        if not sys.stdin.isatty():
+            raise UsageError(f"{what}; nobody can be asked here: use --yes")
+        if not typer.confirm(f"{what}. Go on?"):
+            raise typer.Exit(1)
+
+    return agree
+
+
+def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
+    from federation.registry.key_rotation import settled
+    from streams.runtime.key_files import load_private_key
+
+    where = registry_of(load_task(task), state, place)
+    key = load_private_key(StateDir(state).signing_key)
+    outcome: ManualDecision = settled(lambda: decide(where, key))
+    if outcome.made is None:
+        say(outcome.text)
+    else:
+        say(f"decision {outcome.made.decision.seq}: {outcome.text}; {ANNOUNCED}")
 
 
 @app.command("prune")
@@ -186,7 +303,3 @@ def prune(
         say(f"{model} {'would be removed' if dry_run else 'is removed'}")
     if not gone:
         say("nothing to remove")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"

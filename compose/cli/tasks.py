@@ -12,16 +12,14 @@ import typer
 from compose.cli.arguments import (
     DEFAULT_STATE,
     AsJson,
-    Kafka,
-    Partitions,
-    Replication,
     Rounds,
-    Stages,
     State,
     Strategy,
     TaskArgument,
     checked_strategy,
+    options_of,
     shares_of,
+    taking,
 )
 from compose.launcher.commands import UpOptions
 from compose.launcher.state_dir import StateDir
@@ -71,8 +69,7 @@ def check(
 
     Each finding comes with advice. Exits 1 if something cannot work, 0 with warnings otherwise.
     """
-    from compose.preflight import report as shown
-    from compose.preflight.check import check_task
+    from compose.preflight.check import check_task, show
     from compose.preflight.device_import import import_finding
 
     report = check_task(load_task(task), readings, models=not fast)
@@ -81,58 +78,11 @@ def check(
     if json:
         print_json(asdict(report))
     else:
-        shown.show(report, console())
+        show(report, console())
     raise typer.Exit(1 if report.failed else 0)
 
 
-def up(
-    task: TaskArgument,
-    devices: Annotated[
-        int | None,
-        typer.Option(help="Number of devices of the task's fleet. Default: 6, or all of fewer."),
-    ] = None,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            help="Replay speed: 1 is real time, 0 as fast as possible. Default: 30, and slower on "
-            "a machine whose cores are busy with nothing being learned."
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of scoring workers.")] = 1,
-    partitions: Partitions = 4,
-    replication: Replication = None,
-    rounds: Rounds = None,
-    strategy: Strategy = None,
-    stages: Stages = "0.5,1",
-    secure: Annotated[
-        bool,
-        typer.Option(
-            "--secure", help="TLS to the SuperLink, and a registered key for every SuperNode."
-        ),
-    ] = False,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
-    ] = None,
-    until_closed: Annotated[
-        bool,
-        typer.Option(
-            "--until-closed",
-            help="Stop once every device has answered with a model learned by the fleet.",
-        ),
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds after which --until-closed fails.")
-    ] = 600.0,
-    no_console: Annotated[
-        bool, typer.Option("--no-console", help="Do not start the live page.")
-    ] = False,
-    jobs: Annotated[
-        bool, typer.Option("--jobs", help="Also run queued batch jobs and schedules.")
-    ] = False,
-    json: AsJson = False,
-) -> None:
+def run_up(options: UpOptions) -> None:
     """Run everything on this machine: broker, worker, devices, Flower, controller, console.
 
     Restarts processes that die. Ctrl-C drains the devices, prints the event account and stops all
@@ -140,28 +90,11 @@ def up(
     """
     from compose.launcher.up import Up
 
-    shares_of(stages)
-    options = UpOptions(
-        task_ref=task,
-        devices=devices,
-        state=state,
-        kafka=kafka,
-        speed=speed,
-        workers=workers,
-        partitions=partitions,
-        replication=replication,
-        rounds=rounds,
-        strategy=strategy,
-        stages=stages,
-        secure=secure,
-        minutes=minutes,
-        until_closed=until_closed,
-        timeout_s=timeout,
-        json=json,
-        console=not no_console,
-        jobs=jobs,
-    )
-    raise typer.Exit(Up(options, console(stderr=json)).run())
+    shares_of(options.stages)
+    raise typer.Exit(Up(options, console(stderr=options.json)).run())
+
+
+up = taking(run_up, options_of(UpOptions), lambda given: UpOptions(**given))
 
 
 def simulation(

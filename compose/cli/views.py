@@ -1,11 +1,13 @@
 """Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline`, `tail`, `query`,
 `console`."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from pydantic_core import to_json
 
 from compose.cli.arguments import (
     DEFAULT_STATE,
@@ -27,6 +29,7 @@ from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
+    from streams.fleet.timeline import Entry
     from streams.fleet.view import FleetView
     from streams.kafka.reader import Reader, Received
 
@@ -74,18 +77,32 @@ def timeline(
     Prints lines in the order of time, with the evidence in brackets; --json prints JSON lines.
     Without a broker it shows what `up` saw last.
     """
-    from compose.reports import timeline as shown
     from compose.reports.status import CONNECT_S
     from streams.fleet.following import read_view
 
-    ago_s, name = None if since is None else shown.seconds(since), load_task(task).id
+    ago_s, name = None if since is None else ago(since), load_task(task).id
     try:
         view = read_view(broker_of(state, kafka), name, CONNECT_S)
     except BrokerUnavailable as exc:
         view, _ = _last_seen(state, exc)
-    shown.print_timeline(
-        shown.since(view.timeline.entries, ago_s), terminal.console(), as_json=json
-    )
+    for entry in view.timeline.entries:
+        if ago_s is None or entry.time_us >= (time.time() - ago_s) * 1e6:
+            terminal.say(to_json(entry).decode() if json else entry_line(entry))
+
+
+def ago(text: str) -> float:
+    """Return "2h", "30m", "90s" or "7d" in seconds; raise UsageError."""
+    from streams.batch.records.specification import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as exc:
+        raise UsageError(f"--since {text}: {exc}") from exc
+
+
+def entry_line(entry: "Entry") -> str:
+    """Return one line for a person; the evidence is in the JSON form."""
+    return f"{moment(entry.time_us)}  {entry.text}" + (f": {entry.reason}" if entry.reason else "")
 
 
 def status(

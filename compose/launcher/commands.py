@@ -3,9 +3,13 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from compose.launcher import flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
+from streams.contract.errors import UsageError
 from streams.contract.task import Task
 
 DEVICES = 6
@@ -16,34 +20,71 @@ HEARTBEAT_S = "1"  # for the screen
 
 @dataclass(frozen=True)
 class UpOptions:
-    """`devices` None: DEVICES of the task's fleet, or all of fewer. `speed` paces the replay (1 is
-    real time); None: START_SPEED, and slower where the machine is busy. It ends after `minutes`, or
-    once the loop has closed when `until_closed`, failing after `timeout_s`; with neither, at
-    Ctrl-C."""
+    """The options of `tidewheel up`; those that several commands share have their help in
+    compose.cli.arguments. Without `speed` the replay begins at START_SPEED."""
 
-    task_ref: str
-    devices: int | None
-    state: Path
+    task: str
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Number of devices of the task's fleet. Default: 6, or all of fewer."),
+    ] = None
+    state: Path = Path(".tidewheel")
     kafka: str | None = None
-    speed: float | None = None
-    workers: int = 1
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            help="Replay speed: 1 is real time, 0 as fast as possible. Default: 30, and slower on "
+            "a machine whose cores are busy with nothing being learned."
+        ),
+    ] = None
+    workers: Annotated[int, typer.Option(min=1, help="Number of scoring workers.")] = 1
     partitions: int = 4
     replication: int | None = None
     rounds: int | None = None
     strategy: str | None = None
     stages: str = "0.5,1"
-    secure: bool = False
-    minutes: float | None = None
-    until_closed: bool = False
-    timeout_s: float = 600.0
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure", help="TLS to the SuperLink, and a registered key for every SuperNode."
+        ),
+    ] = False
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
+    ] = None
+    until_closed: Annotated[
+        bool,
+        typer.Option(
+            "--until-closed",
+            help="Stop once every device has answered with a model learned by the fleet.",
+        ),
+    ] = False
+    timeout: Annotated[float, typer.Option(help="Seconds after which --until-closed fails.")] = (
+        600.0
+    )
+    no_console: Annotated[
+        bool, typer.Option("--no-console", help="Do not start the live page.")
+    ] = False
+    jobs: Annotated[
+        bool, typer.Option("--jobs", help="Also run queued batch jobs and schedules.")
+    ] = False
     json: bool = False
-    console: bool = True
-    jobs: bool = False
 
     @property
     def first_speed(self) -> float:
         """The speed of the replay at the start."""
         return START_SPEED if self.speed is None else self.speed
+
+
+def chosen_devices(task: Task, count: int | None) -> list[str]:
+    """The first `count` devices of the task's fleet; None: DEVICES, or all of fewer."""
+    fleet = task.device_names("fleet")
+    count = min(DEVICES, len(fleet)) if count is None else count
+    if not 1 <= count <= len(fleet):
+        raise UsageError(
+            f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"
+        )
+    return fleet[:count]
 
 
 @dataclass(frozen=True)

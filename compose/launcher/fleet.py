@@ -1,15 +1,23 @@
-"""Step 3 of `tidewheel up`: topics, and the processes of the fleet."""
+"""Step 3 of `tidewheel up`: topics, and the processes of the fleet.
+
+SuperLink and SuperExec take 220 MB; they are there while the controller wants them:
+
+    <state>/controller/superlink-wanted   made and removed by the controller (run_tracker)
+
+The SuperLink keeps its runs, messages and nodes in a database, so it can end between two runs. It
+goes some seconds after the file, because a ServerApp ends after its run has finished on `rounds`.
+"""
 
 import contextlib
 import importlib.util
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compose.launcher import broker, flower_processes
 from compose.launcher.commands import Commands
-from compose.launcher.flower import Flower
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.security.certificates import Tls
@@ -23,6 +31,44 @@ from streams.kafka.admin import ensure_topics, probe
 
 CONSOLE_PORT = 8750
 WITHOUT = 'console   not started: pip install "tidewheel[console]"; or --no-console'
+
+
+@dataclass
+class Flower:
+    """SuperLink and SuperExec. Call `look` all the time."""
+
+    commands: Commands
+    supervisor: Supervisor
+    port: int
+    tls: Tls | None = None
+    linger_s: float = 15.0
+    _wanted_at: float = 0.0
+
+    @property
+    def address(self) -> str:
+        return f"{flower_processes.HOST}:{self.port}"
+
+    def answers(self) -> bool:
+        return flower_processes.is_ready(self.address, ca=self.commands.ca)
+
+    def start_superlink(self) -> None:
+        launch = flower_processes.superlink(self.commands.options.state, self.port, self.tls)
+        self.supervisor.start("superlink", launch)
+        self._wanted_at = time.monotonic()
+
+    def look(self) -> None:
+        """Start what is wanted and not there, one process a call; end what is not wanted."""
+        own, running = self.commands, self.supervisor.children
+        if (own.options.state / "controller" / "superlink-wanted").exists():
+            self._wanted_at = time.monotonic()
+            if "superlink" not in running:
+                self.start_superlink()
+            elif "superexec" not in running and self.answers():
+                state, environment = own.options.state, own.environment
+                launch = flower_processes.superexec(state, self.port, environment, own.ca)
+                self.supervisor.start("superexec", launch)
+        elif "superlink" in running and time.monotonic() - self._wanted_at > self.linger_s:
+            self.supervisor.stop("superexec", "superlink")
 
 
 @dataclass(frozen=True)
@@ -43,7 +89,7 @@ class Fleet:
         kafka = f"Kafka at {choice.settings.bootstrap}"
         self.wait(lambda: probe(choice.settings, 1.0), "broker", kafka)
         ensure_topics(choice.settings, topic_specs(own.task.id, options.partitions))
-        if options.console:
+        if not options.no_console:
             self._start_console()
         if options.jobs:
             self.supervisor.start("jobs", own.jobs(), stop_s=20.0)

@@ -55,11 +55,9 @@ class Child:
     name: str
     launch: Launch
     stop_s: float
-    patience_s: float  # of quick deaths in a row, at the least
     process: subprocess.Popen[bytes]
     started: float
     quick_deaths: int = 0
-    failing_since: float = 0.0  # the first of those
     restart_at: float | None = None
     essential: bool = True
 
@@ -75,19 +73,11 @@ class Supervisor:
     _rotate_at: float = 0.0
 
     def start(
-        self,
-        name: str,
-        launch: Launch,
-        stop_s: float = 10.0,
-        patience_s: float = 0.0,
-        *,
-        essential: bool = True,
+        self, name: str, launch: Launch, stop_s: float = 10.0, *, essential: bool = True
     ) -> None:
-        """`patience_s` is for what may have to wait before it can come up again; what is not
-        `essential` and does not stay up is given up."""
+        """What is not `essential` and does not stay up is given up."""
         process, now = self._spawn(name, launch), time.monotonic()
-        child = Child(name, launch, stop_s, patience_s, process, now, essential=essential)
-        self.children[name] = child
+        self.children[name] = Child(name, launch, stop_s, process, now, essential=essential)
 
     def relaunch(self, name: str, launch: Launch) -> None:
         """Start a process by another command when it is started again."""
@@ -127,12 +117,9 @@ class Supervisor:
     def _bury(self, child: Child, code: int, now: float) -> str:
         """Return a line about a death; the child is started again, or given up."""
         quick = now - child.started < QUICK_S
-        if not quick or child.quick_deaths == 0:
-            child.quick_deaths, child.failing_since = 0, now
-        child.quick_deaths += 1
+        child.quick_deaths = child.quick_deaths + 1 if quick else 1
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        patient = now - child.failing_since < child.patience_s
-        if child.quick_deaths < QUICK_DEATHS or patient:
+        if child.quick_deaths < QUICK_DEATHS:
             child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
             return f"{child.name} {how}; it is started again"
         why = (

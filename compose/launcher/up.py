@@ -9,7 +9,6 @@
 6 take everything down; say what was measured, and whether the event account balances
 """
 
-import json
 import os
 import sys
 import time
@@ -19,25 +18,19 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from compose.launcher import broker
+from compose.launcher import broker, progress
 from compose.launcher.broker import BrokerChoice
-from compose.launcher.commands import DEVICES, Commands, UpOptions
-from compose.launcher.fleet import Fleet
-from compose.launcher.flower import Flower
+from compose.launcher.commands import Commands, UpOptions, chosen_devices
+from compose.launcher.fleet import Fleet, Flower
 from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.progress.phases import PhaseClock, SilenceWatch, broken_off, silent, why_open
-from compose.launcher.progress.scoring import DrainClock, ScoringWatch, patience_s, why_unscored
-from compose.launcher.progress.screen import Screen, start_lines
+from compose.launcher.progress import PhaseClock, Screen, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
-from compose.reports.summary.figures import Summary, summarize
-from compose.reports.summary.lines import ServerCounts
-from compose.reports.summary.tables import render
+from compose.reports.summary import ServerCounts, Summary, render, summarize
 from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import (
-    Task,
     absolute_reference,
     load_task,
     strategy_problem,
@@ -64,7 +57,7 @@ class Up:
 
     def __init__(self, options: UpOptions, console: Console) -> None:
         self._options = options
-        self._reference = absolute_reference(options.task_ref)
+        self._reference = absolute_reference(options.task)
         self._task = load_task(self._reference)
         strategy, training = options.strategy, self._task.training
         if strategy is not None and (problem := strategy_problem(strategy, training)):
@@ -72,7 +65,7 @@ class Up:
         self._layout = StateDir(options.state)
         self._devices = chosen_devices(self._task, options.devices)
         self._supervisor = Supervisor(self._layout.logs)
-        self._screen = Screen(console, self._devices)
+        self._screen = Screen(console, len(self._devices))
         self._console = console
         self._interrupts = Interrupts()
         self._topics_gone = False
@@ -174,13 +167,12 @@ class Up:
         self._interrupts.patient = True
         began = kept_at = time.monotonic()
         closed = False
-        self._screen.say(start_lines(len(self._devices), o.stages))
+        self._screen.say(progress.start_lines(len(self._devices), o.stages))
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
-        silence = SilenceWatch(self._devices, self._began_us)
+        patience_s: float | None = progress.patience_s(len(self._devices))
         pace = Pace(o.first_speed, read_busy(), fixed=o.speed is not None)
         slowest = o.first_speed * SLOWEST if o.speed is None else o.speed
-        scoring = ScoringWatch(patience_s(self._task, slowest))
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break
@@ -191,14 +183,19 @@ class Up:
                 self._flower.look()
 
                 def look(view: FleetView) -> None:
+                    nonlocal patience_s
                     phases.look(view)
-                    screen.show(view, phases.now, scoring.look(view))
+                    now_s = time.time()
+                    since = progress.stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
+                    screen.show(view, phases.now, since)
                     heard = all(d in view.devices for d in self._devices)
                     rest = heard and not live and phases.now == "inference"
                     if found := pace.look(at_rest=rest):
                         self._say_pace(found)
-                    if unheard := silence.look(view, time.monotonic() - began):
-                        screen.say(self._unheard(unheard))
+                    if patience_s is not None and time.monotonic() - began > patience_s:
+                        patience_s = None
+                        if unheard := silent(view, self._devices, self._began_us):
+                            screen.say(self._unheard(unheard))
 
                 follower.read(look)
                 if time.monotonic() - kept_at > KEEP_S:
@@ -208,11 +205,11 @@ class Up:
                 closed = phases.closed
                 if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):
                     break
-                if o.until_closed and elapsed > o.timeout_s:
-                    screen.say(f"the loop has not closed in {o.timeout_s:.0f} s")
-                    follower.read(lambda view: screen.say(why_open(view, self._task)))
+                if o.until_closed and elapsed > o.timeout:
+                    screen.say(f"the loop has not closed in {o.timeout:.0f} s")
+                    follower.read(lambda view: screen.say(progress.why_open(view, self._task)))
                     break
-        self._phases |= phases.seconds()
+        self._phases |= phases.seconds
         return closed
 
     def _say_pace(self, found: Finding) -> None:
@@ -244,7 +241,7 @@ class Up:
         self._drained_us = time.time_ns() // 1000
 
         def say(view: FleetView) -> None:
-            if line := broken_off(view):
+            if line := progress.broken_off(view):
                 self._screen.say(line)
 
         follower.read(say)
@@ -252,14 +249,17 @@ class Up:
         self._supervisor.stop("controller", "superexec")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
         heard_by = time.monotonic() + HEARD_S
-        clock = DrainClock(self._task.idle_close_s + 30.0)
+        waits_s = self._task.idle_close_s + 30.0  # since the workers last scored something
+        least, deadline = sys.maxsize, time.monotonic() + waits_s
         patience = max(self._interrupts.seen, 1)  # one more Ctrl-C ends the waiting
         left = said = ""
         said_at = time.monotonic()
         while self._interrupts.seen <= patience:
             self._mend(self._screen.say)
             summary = self._summary(follower)
-            if not clock.goes_on(summary.unscored):
+            if summary.unscored < least:
+                least, deadline = summary.unscored, time.monotonic() + waits_s
+            if time.monotonic() > deadline:
                 break
             left = summary.left or (summary.unheard if time.monotonic() < heard_by else "")
             if not left:
@@ -276,11 +276,8 @@ class Up:
             from streams.worker.store.query import server_account  # Delta and DuckDB: 60 MB
 
             server = server_account(self._layout.store)
-        found: list[Summary] = []
-        unheard: list[str] = []
 
-        def look(view: FleetView) -> None:
-            unheard.extend(silent(view, self._devices, self._began_us))
+        def look(view: FleetView) -> Summary:
             began_us = self._began_us
             known = {name: state for name, state in view.devices.items()
                      if name in self._devices and state.time_us >= began_us}  # fmt: skip
@@ -290,22 +287,19 @@ class Up:
             mine = replace(view, devices=known, ended=ended, rounds=rounds)
             state = self._options.state
             store, metric = self._layout.store, metric_of(self._task).name
-            found.append(summarize(mine, server, self._phases, store, state, metric))
+            found = summarize(mine, server, self._phases, store, state, metric)
+            unheard = silent(view, self._devices, began_us)
+            restarts = dict(self._supervisor.restarts)
+            return found.model_copy(update={"restarts": restarts, "silent": unheard})
 
-        follower.read(look)
-        restarts = dict(self._supervisor.restarts)
-        return replace(found[0], restarts=restarts, silent=unheard)
+        return follower.read(look)
 
     def _report(self, follower: Follower, closed: bool) -> int:
         summary = self._summary(follower)
-        if self._layout.store.exists():
-            from streams.worker.store.query import labels_in
-
-            summary = replace(summary, labels_stored=labels_in(self._layout.store))
         words = self._supervisor.last_words("worker-0" if self._options.workers > 1 else "worker")
-        why = why_unscored(summary.unscored, self._choice.kind, words)
-        summary = replace(summary, why_unscored=why)
-        text = json.dumps({**summary.to_json(), "closed": closed}, indent=1)
+        why = progress.why_unscored(summary.unscored, self._choice.kind, words)
+        summary = summary.model_copy(update={"why_unscored": why, "closed": closed})
+        text = summary.model_dump_json(indent=1)
         write_atomic(self._options.state / "summary.json", text.encode())
         if self._options.json:
             print(text)  # noqa: T201
@@ -324,14 +318,3 @@ class Up:
         began = time.monotonic()
         yield
         self._phases[name] = time.monotonic() - began
-
-
-def chosen_devices(task: Task, count: int | None) -> list[str]:
-    """The first `count` devices of the task's fleet; None: DEVICES, or all of fewer."""
-    fleet = task.device_names("fleet")
-    count = min(DEVICES, len(fleet)) if count is None else count
-    if not 1 <= count <= len(fleet):
-        raise UsageError(
-            f"--devices {count}: task {task.name!r} has 1 to {len(fleet)} in its fleet"
-        )
-    return fleet[:count]

@@ -15,12 +15,11 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.bootstrap.dataset import Segments, segments_of_device, stack
-from federation.bootstrap.self_test import renew_probe
 from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.evidence import CandidateEvaluation
-from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.onnx_runner import renew_probe, run_graph
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows

@@ -34,8 +34,8 @@ from rich.console import Console
 
 from compose.cli.arguments import broker_of
 from compose.cli.server import ask_for_run
+from compose.launcher.commands import chosen_devices
 from compose.launcher.state_dir import StateDir
-from compose.launcher.up import chosen_devices
 from compose.reports.terminal import console
 from examples.drift import bad_candidates, har_remounted
 from examples.drift.analysis import Recovery

@@ -1,6 +1,6 @@
 """A device's update on the server, and the reason to refuse one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,3 +34,19 @@ class Refusal:
 
     reason: str
     detail: str
+
+
+CLAIM_FACTOR = 2.0
+
+
+def most_claimed(claims: Sequence[float] | np.ndarray) -> float:
+    """Return the most with which one of the devices may count, of what they claim to have: samples
+    in a round's mean, rows at the gate.
+
+    A device counts with CLAIM_FACTOR times the median claim at most. Where all have the same,
+    devices that are less than a third of all then have less than half of the weight, whatever they
+    claim. The median is over the claims, so it stays an honest one while liars are fewer than half;
+    beside unequal honest claims they can raise it to one of the larger ones. One or two devices are
+    not limited: no claim is above twice their mean.
+    """
+    return CLAIM_FACTOR * float(np.median(claims))

@@ -1,7 +1,7 @@
 """How admitted updates become the next weights.
 
 `strategies.make` gives the aggregator of a task by the name of its strategy. `aggregator` holds the
-loop and the treatment of each kind of tensor (learned, statistics, integers, not shared); each
-other module is one algorithm, in numpy, named after its paper. `privacy` is central differential
+loop and the treatment of each kind of tensor (learned, statistics, integers, not shared);
+`strategies` the algorithms, in numpy. `privacy` is central differential
 privacy. Knows nothing of Flower, Kafka or torch.
 """

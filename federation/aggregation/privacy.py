@@ -31,7 +31,7 @@ from pydantic import Field
 
 from federation.admission.update import Update, Weights
 from federation.aggregation.aggregator import Move, RuleAggregator, State
-from federation.aggregation.mean import weighted_mean
+from federation.aggregation.strategies import weighted_mean
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task import Privacy, Training

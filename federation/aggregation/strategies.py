@@ -1,5 +1,14 @@
 """The strategies by name: see `streams.contract.task.STRATEGIES`.
 
+FedAvg: the mean weighted by samples (McMahan et al. 2017, arXiv:1602.05629). FedProx (Li et al.
+2020, arXiv:1812.06127) is the same on the server; its proximal term is in the devices' loss
+(`Training.proximal`). So is SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378); devices correct
+their gradients by what they remember (`edge_client.training.scaffold`).
+
+FedBuff (Nguyen et al. 2022, arXiv:2106.06639) is the mean of a buffer's updates, each scaled down
+by its staleness; `federation.rounds.collector` keeps the buffer. The paper weighs all updates
+equally.
+
 Krum and Multi-Krum (Blanchard et al. 2017, arXiv:1703.02757).
 
 With n updates, f of which may be bad, an update's score is the sum of its squared distances to the
@@ -35,7 +44,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from federation.aggregation.aggregator import (
-    SAMPLES_CAP,
     Aggregator,
     Move,
     Rule,
@@ -43,9 +51,32 @@ from federation.aggregation.aggregator import (
     State,
     StatelessRule,
 )
-from federation.aggregation.mean import SCAFFOLD, FedAvg, weighted_mean
 
+SCAFFOLD = "scaffold"
 PART = 5  # a fifth is cut off at each end
+
+
+def weighted_mean(moves: Sequence[Move]) -> dict[str, np.ndarray]:
+    """The mean of each tensor, weighted by samples, float64."""
+    samples = np.array([move.samples for move in moves], np.float64)
+    return {
+        name: np.tensordot(samples, np.stack([move.tensors[name] for move in moves]), 1)
+        / samples.sum()
+        for name in moves[0].tensors
+    }
+
+
+class FedAvg(StatelessRule):
+    least = 1
+
+    def __init__(self, name: str = "fedavg") -> None:
+        self.name = name
+
+    def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        return weighted_mean(moves)
+
+    def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
+        return weighted_mean(moves)
 
 
 def median(moves: Sequence[Move]) -> dict[str, np.ndarray]:
@@ -195,12 +226,7 @@ RULES: dict[str, Callable[[float], Rule]] = {
 }
 
 
-def make(
-    strategy: str,
-    learning_rate: float = 0.01,
-    shared: Sequence[str] = (),
-    samples_cap: int = SAMPLES_CAP,
-) -> Aggregator:
+def make(strategy: str, learning_rate: float = 0.01, shared: Sequence[str] = ()) -> Aggregator:
     """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES,
     `learning_rate` that of the server's optimizers."""
-    return RuleAggregator(RULES[strategy](learning_rate), shared, samples_cap)
+    return RuleAggregator(RULES[strategy](learning_rate), shared)

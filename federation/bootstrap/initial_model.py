@@ -27,12 +27,13 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap import drift_reference, onnx_export, self_test
+from federation.bootstrap import drift_reference, onnx_export
 from federation.bootstrap.dataset import Segments, TeacherWindows, group, segments_of_device, stack
 from federation.bootstrap.drift_reference import make_reference
 from federation.bootstrap.onnx_export import export_graph
-from federation.bootstrap.self_test import make_probe
+from federation.evaluation import onnx_runner
 from federation.evaluation.accuracy import HeldOut, score
+from federation.evaluation.onnx_runner import make_probe
 from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError
@@ -139,10 +140,8 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             path = getattr(value, "__file__", None)
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
-    sources |= {
-        __file__,
-        *(str(m.__file__) for m in (learning, onnx_export, self_test, reference, drift_reference)),
-    }
+    parts = (learning, onnx_export, onnx_runner, reference, drift_reference)
+    sources |= {__file__, *(str(part.__file__) for part in parts)}
     settings = [
         task.version,
         metric_of(task).name,

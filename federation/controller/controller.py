@@ -18,7 +18,7 @@ from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.run_tracker import RunTracker
 from federation.controller.settings import ControllerSettings
 from federation.controller.view_keeper import ViewKeeper, past_windows
-from federation.registry import publisher, redelivery
+from federation.registry import publisher
 from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import Rollout
 from federation.rollout.window_history import WindowHistory
@@ -223,8 +223,8 @@ class Controller:
         if announced is None or self._last is None or announced.digest != self._last.digest:
             return
         broker, task = self._settings.broker, self._task.id
-        if missing := redelivery.gone(broker, task, announced.deliveries):
-            self._announced = redelivery.send_again(producer, self._registry, announced, missing)
+        if missing := publisher.lost(broker, task, announced.deliveries):
+            self._announced = publisher.send_again(producer, self._registry, announced, missing)
 
     def _reconcile(self, last: Release | None) -> Release | None:
         """Make the decisions after `last` that the registry's files and the settings require;

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import safetensors.numpy
 
-from federation.admission import claims
+from federation.admission.update import most_claimed
 from federation.evaluation import valued
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, Rows
@@ -95,11 +95,11 @@ def counts_rows(task: Task) -> bool:
 
 def total(parts: Sequence[Score]) -> Score:
     """Return the mean over devices, weighted by segments, of which no device counts with many more
-    than the others (claims.py)."""
+    than the others (`most_claimed`)."""
     if not parts:
         return Score()
     of = np.array([part.of for part in parts])
-    of = np.minimum(of, claims.most(of))
+    of = np.minimum(of, most_claimed(of))
     return Score(valued.mean(of, np.array([part.value for part in parts])), float(of.sum()))
 
 

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from federation.admission import claims
 from federation.admission.admission import MAX_SAMPLES
+from federation.admission.update import most_claimed
 from federation.evaluation import valued
 from federation.evaluation.accuracy import DEVICE_CAP, LARGEST, counts_rows
 from federation.evaluation.paired import Paired
@@ -64,11 +64,11 @@ def read(task: Task, metrics: Mapping[str, float], prefix: str = "") -> DeviceRe
 
 
 def most_rows(found: Mapping[str, DeviceResult]) -> int:
-    """Return with how many rows one of the devices counts at most (claims.py). As many as the gate
-    needs to decide anything always count: else a device would be no evidence beside others that
-    have hardly any rows."""
+    """Return with how many rows one of the devices counts at most (`most_claimed`). As many as the
+    gate needs to decide anything always count: else a device would be no evidence beside others
+    that have hardly any rows."""
     rows = [each.rows.n for each in found.values()]
-    return max(int(claims.most(rows)), GateRules.minimum) if rows else DEVICE_CAP
+    return max(int(most_claimed(rows)), GateRules.minimum) if rows else DEVICE_CAP
 
 
 def limited(found: Mapping[str, DeviceResult]) -> dict[str, DeviceResult]:

@@ -1,5 +1,7 @@
-"""The registry's versions: their list, status, description and differences."""
+"""The registry's versions: their list, status, description and differences, and the one that a
+name stands for."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +13,15 @@ from safetensors import SafetensorError
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.decisions import Decision, DesiredState
-from streams.contract.errors import ArtifactError
+from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.task import Task
+from streams.contract.task.metrics import metric_of
 from streams.contract.weights import delta
+from streams.contract.window_metrics import ERRORS
 
+SERVED, BEST, TEACHER = "served", "best:", "teacher"
+AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
+PARTS = ("_base", "audit_segments")  # of the version before, and no metric
 HELD_OUT = ("held_out", "model_held_out")  # of a run's version, of the first one
 
 
@@ -153,3 +161,60 @@ def _changes(
         largest, mean = (change.max(), change.mean()) if change.size else (0.0, 0.0)
         found[name] = {"largest": float(largest), "mean": float(mean)}
     return found
+
+
+# --- by name -------------------------------------------------------------------------------------
+
+
+def named(registry: Registry, task: Task, name: str) -> tuple[Artifact, bytes]:
+    """Return a verified version and its bytes: by its name, the served one, the best one by a
+    metric, or the teacher."""
+    if name == TEACHER:
+        data = registry.read_teacher()
+        return registry.verify(data, kind="teacher"), data
+    if name == SERVED:
+        serving = registry.serving()
+        if serving is None:
+            raise UsageError(
+                f"no model is served in {registry.where}: tidewheel prepare, or name a --model"
+            )
+        name = serving.model
+    elif name.startswith(BEST):
+        name = best_model(registry, task, name.removeprefix(BEST))
+    data = registry.read(name)
+    return registry.checked(data, name), data
+
+
+def best_model(registry: Registry, task: Task, metric: str) -> str:
+    """Return the version whose metric is the best, of equal ones the newest. The task's metric is
+    the promotion gate's on held-out devices, any other one the audit's; of errors the smallest is
+    the best. Withdrawn versions are left out. Raise UsageError if no version has the metric."""
+    own = metric_of(task)
+    lowest = not own.greater_is_better if metric == own.name else metric in ERRORS
+    withdrawn = registry.desired().withdrawn
+    found: dict[str, float] = {}
+    known = {own.name}
+    for model in registry.models():  # the oldest first
+        try:
+            metrics = registry.load(model).manifest.metrics
+        except ArtifactError:
+            continue
+        known |= {name.removeprefix(AUDIT) for name in metrics if _of_audit(name)}
+        value = held_out(metrics) if metric == own.name else _audited(metrics, metric)
+        if value is not None and math.isfinite(value) and model not in withdrawn:
+            found[model] = -value if lowest else value
+    if not found:
+        raise UsageError(
+            f"best:{metric}: no version in {registry.where} has it; known: "
+            f"{', '.join(sorted(known))}"
+        )
+    best = max(found.values())
+    return [model for model, value in found.items() if value == best][-1]
+
+
+def _audited(metrics: Mapping[str, float], metric: str) -> float | None:
+    return metrics.get(AUDIT + metric) if _of_audit(AUDIT + metric) else None
+
+
+def _of_audit(name: str) -> bool:
+    return name.startswith(AUDIT) and not name.endswith(PARTS)

@@ -10,18 +10,23 @@ Bytes that are put twice do no harm. The ends are the failpoints release-step-1 
 
 A decision needs the artifacts of the stable version, the offered version and the teacher, and the
 delta from the stable to the offered version if it is smaller.
+
+`artifacts` keeps everything, unless its cluster limits it by size, or somebody deletes its messages
+or makes it anew; without the bytes a new device can install nothing. What it has lost is sent again
+before the decision with the new positions: after a crash between them it is found missing again.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.registry import Registry
 from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
-from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.errors import ArtifactError, BrokerUnavailable, MalformedRecord
 from streams.contract.events.messages import Headers
 from streams.contract.signing import key_id
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
@@ -30,6 +35,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, unarmed
 
 CHUNK = 512 * 1024
+POLLS = 50  # of 0.2 s, for the first chunk of a delivery
 
 log = logging.getLogger(__name__)
 
@@ -227,3 +233,44 @@ def revoked_by(
                 continue
             found |= dict.fromkeys(decision.standing.revoked, decision.seq)
     return found
+
+
+# --- bytes that the topic has lost ----------------------------------------------------------------
+
+
+def lost(settings: BrokerSettings, task: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Return the deliveries of which `artifacts` does not have the first chunk in its place, or not
+    as many messages as there are chunks; raise BrokerUnavailable."""
+    topic = topic_name(task, ARTIFACTS)
+    with closing(Reader(settings, [topic])) as reader:
+        ((begin, end),) = reader.bounds().values()
+        return [
+            each
+            for each in deliveries
+            if each.offset < begin
+            or each.offset + each.chunks > end
+            or _key_at(reader, topic, each.offset) != each.sha256.encode()
+        ]
+
+
+def _key_at(reader: Reader, topic: str, offset: int) -> bytes | None:
+    reader.seek(topic, 0, offset)
+    for _ in range(POLLS):
+        for message in reader.poll(0.2, limit=1):
+            return message.key if message.offset == offset else None
+    raise BrokerUnavailable(f"{topic} returned no message from offset {offset} on")
+
+
+def send_again(
+    producer: Publisher, registry: Registry, announced: Release, missing: Sequence[Delivery]
+) -> Release:
+    """Send the `missing` deliveries of the announced release; return it with their new places."""
+    topic = topic_name(registry.id, ARTIFACTS)
+    known = [each for each in announced.deliveries if each not in missing]
+    for each in missing:
+        what = each.model if each.base is None else f"{each.model} from {each.base}"
+        log.warning("%s no longer has the bytes of %s: they are sent again", topic, what)
+    deliveries = deliver(producer, registry, announced.decision.standing, known)
+    release = announced.model_copy(update={"deliveries": deliveries})
+    producer.put(topic_name(registry.id, RELEASES), registry.id.encode(), release.encode())
+    return release

@@ -23,7 +23,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from federation.registry.history import FOLDER, History, decided
+from federation.registry.history import History
 from streams.contract.artifact import Artifact, Manifest, unpack
 from streams.contract.decisions import (
     ZERO,
@@ -287,10 +287,6 @@ class Registry:
         if artifact.digest != ref.digest:
             raise ArtifactError("digest", f"{ref.model} is not the decided artifact")
         return artifact
-
-    def numbered(self) -> list[str]:
-        """Return the names of the decisions' files, in order."""
-        return sorted(decided(self.store.tags(FOLDER)))
 
     def _kept(self, folder: str) -> list[str]:
         names = [n.removesuffix(".twa") for n in self.store.names(folder) if n.endswith(".twa")]

@@ -8,20 +8,31 @@ not read for a while, makes no device silent.
 Only a state sent after the round's work, by the device's clock, limits what it can have trained on:
 an older number may be too low. Without a newer state (no connection to Kafka, a slow clock) only
 the general cap applies.
+
+How often the teacher was right by class a device knows from its own labelled events
+(`DeviceState.teacher_record`), of which there are few of each class. What all devices say together
+goes out with a round's work (`Work.teacher`), and each device decides by both how far to trust the
+teacher (edge_client/samples/trust.py). Reports are untrusted: impossible counts are passed over,
+and no device counts with more than CAP events of a class.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
+
+import numpy as np
 
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.task import Task
 from streams.kafka.reader import Received
 
 log = logging.getLogger(__name__)
 
+CAP = 50
+SHRINK = 2.0  # events of the share over all classes beside those of one class
 RETRY_S = 30.0  # between two attempts to reach the broker
 FRESH_S = 60.0  # older device states are outdated
 POLL_S = 0.05  # timeout of a poll; a round waits for it twice
@@ -151,3 +162,24 @@ def _state(message: Received) -> DeviceState | None:
         return DeviceState.decode(message.value)
     except MalformedRecord:
         return None  # the controller logs it
+
+
+# --- the teacher ----------------------------------------------------------------------------------
+
+
+def teacher_shares(task: Task, states: Iterable[DeviceState]) -> list[float]:
+    """Return the share of the teacher's answers that are right by class, (classes,) or (1,) for
+    targets; empty if no device has an event with a true label and a teacher's."""
+    classes = len(task.classes) or 1
+    events, right = np.zeros(classes), np.zeros(classes)
+    for state in states:
+        for kind, (count, hits) in state.teacher_record.items():
+            if state.task == task.name and 0 <= kind < classes and count > 0 and hits <= count:
+                counted = min(count, CAP)
+                events[kind] += counted
+                right[kind] += counted * hits / count
+    if not events.sum():
+        return []
+    overall = right.sum() / events.sum()
+    found = (right + SHRINK * overall) / (events + SHRINK)
+    return [float(share) for share in found.round(4)]

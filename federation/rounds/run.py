@@ -29,11 +29,11 @@ from typing import Any
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.admission.quarantine import Quarantine
+from federation.admission.admission import Quarantine
 from federation.admission.update import Tensors
 from federation.aggregation.aggregator import Aggregator
-from federation.aggregation.mean import SCAFFOLD
-from federation.evaluation import accuracy, teacher_record
+from federation.aggregation.strategies import SCAFFOLD
+from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
@@ -42,7 +42,7 @@ from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
-from federation.rounds.fleet_reports import FleetReports
+from federation.rounds.fleet_reports import FleetReports, teacher_shares
 from federation.rounds.messages import QUORUM, Fleet, Reply
 from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
@@ -374,7 +374,7 @@ class FederatedRun:
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),
             limit_s=s.limit_s(self._collector.slowest_s, devices),
             payload=self.task.training.payload,
-            teacher=teacher_record.shares(self.task, self.reports.states()) if self.reports else [],
+            teacher=teacher_shares(self.task, self.reports.states()) if self.reports else [],
             scaffold=self.aggregator.name == SCAFFOLD,
             traceparent=self._span.text,
         )

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from federation.admission import claims
-from federation.admission.admission import Round, admit, well_formed
-from federation.admission.quarantine import Quarantine
-from federation.admission.update import Refusal, Tensors, Update
+from federation.admission.admission import Quarantine, Round, admit, well_formed
+from federation.admission.update import Refusal, Tensors, Update, most_claimed
 from federation.evaluation import device_metrics
 from federation.evaluation.device_metrics import DeviceResult
 from federation.rounds.event_log import EventLog
@@ -183,10 +181,10 @@ class UpdateIntake:
 
 
 def _counted(admitted: Mapping[str, Update]) -> dict[str, Update]:
-    """Return the updates with the samples that count in the round's mean, see claims.py."""
+    """Return the updates with the samples that count in the round's mean, see `most_claimed`."""
     if not admitted:
         return {}
-    limit = int(claims.most([update.samples for update in admitted.values()]))
+    limit = int(most_claimed([update.samples for update in admitted.values()]))
     return {
         name: replace(update, samples=limit) if update.samples > limit else update
         for name, update in admitted.items()

@@ -111,7 +111,7 @@ def check_closed(place: Place, running: Running, restarts: dict[str, int]) -> No
 
 def check_learning(summary: dict[str, Any], state: Path) -> None:
     assert [line["device"] for line in summary["devices"]] == ["d0", "d1", "d2"]
-    assert {line["last"] for line in summary["devices"]} == {summary["last_model"]}
+    assert {line["active"] for line in summary["devices"]} == {summary["last_model"]}
     assert summary["first_model"].startswith("1-")
     assert int(summary["last_model"].partition("-")[0]) >= 2
     assert summary["rounds"] >= 1

@@ -88,7 +88,7 @@ def closes(place: Place, running: Running) -> dict[str, Any]:
     summary = running.summary()
     assert summary["closed"] is True
     check_account(place, summary)
-    assert {line["last"] for line in summary["devices"]} == {summary["last_model"]}
+    assert {line["active"] for line in summary["devices"]} == {summary["last_model"]}
     assert summary["last_model"] != summary["first_model"]
     return summary
 

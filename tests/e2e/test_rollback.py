@@ -80,7 +80,7 @@ def test_a_version_that_answers_one_class_is_taken_back_by_its_canarys_windows(
     place.nothing_is_left()
     summary = running.summary()
     check_account(place, summary)
-    assert {line["last"] for line in summary["devices"]} == {base.model}
+    assert {line["active"] for line in summary["devices"]} == {base.model}
     answered = place.rows(f"select count(distinct device) from scores where model = '{bad}'")
     assert answered == [(1,)]  # nobody but the canary has ever answered with it
     assert summary["restarts"].get("console") is None

@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     Mutant(
         "admission: strikes have no consequence",
-        "federation/admission/quarantine.py",
+        "federation/admission/admission.py",
         "if self._strikes[node] >= STRIKES:",
         "if False:",
         "tests/federation/admission",
@@ -363,14 +363,14 @@ MUTANTS = [
     ),
     Mutant(
         "up: dropped events are no failure",
-        "compose/reports/summary/figures.py",
+        "compose/reports/summary.py",
         "if dropped > DROPPED_SHARE * produced:",
         "if False:",
         "tests/compose/reports/test_summary.py",
     ),
     Mutant(
         "up: only the last epoch must balance",
-        "compose/reports/summary/figures.py",
+        "compose/reports/summary.py",
         "for (name, _), state in sorted(view.epochs.items())",
         "for (name, _), state in sorted(view.epochs.items())[-1:]",
         "tests/compose/reports/test_summary.py",

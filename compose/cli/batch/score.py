@@ -13,7 +13,7 @@ import typer
 import typer.main
 from pydantic.fields import FieldInfo
 
-from compose.cli.arguments import RegistryPlace, State, TaskArgument, Trust
+from compose.cli.arguments import SHARED, taking
 from compose.reports.terminal import console, print_json, say
 from streams.batch.records.specification import Settings, option_name
 from streams.contract.errors import UsageError
@@ -27,29 +27,6 @@ if TYPE_CHECKING:
 
 PROGRESS_S = 5.0
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
-SHARED: dict[str, Any] = {
-    "task": TaskArgument, "state": State, "registry": RegistryPlace, "trust": Trust
-}  # fmt: skip
-
-
-def taking_settings(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a command whose parameters are the options of a job and those of `run` behind
-    `settings`, which it is called with."""
-
-    def command(**given: Any) -> Any:
-        others = {name: given.pop(name) for name in own if name in given}
-        return run(Settings.of(given), **others)
-
-    own = {
-        name: found.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, found in inspect.signature(run).parameters.items()
-        if name != "settings"
-    }
-    named = {one.name: one for one in [*_parameters(), *own.values()]}
-    command.__signature__ = inspect.Signature(list(named.values()))  # type: ignore[attr-defined]
-    command.__annotations__ = {name: one.annotation for name, one in named.items()}
-    command.__doc__ = run.__doc__
-    return command
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
@@ -113,14 +90,14 @@ def run_score(
             say(identity)
 
 
-score = taking_settings(run_score)
+score = taking(run_score, _parameters(), Settings.of)
 
 
 def read_words(words: Sequence[str]) -> Settings:
     """Return the settings that words behind `tidewheel score` say; raise UsageError if they are no
     such call."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(taking_settings(lambda settings: settings))
+    app.command()(taking(lambda settings: settings, _parameters(), Settings.of))
     try:
         found = typer.main.get_command(app).main(
             list(words), prog_name="score", standalone_mode=False

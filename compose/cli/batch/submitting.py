@@ -3,45 +3,30 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
-from federation.registry.named_model import named_model
-from federation.registry.registry import Registry
+from federation.registry.catalog import TEACHER, named
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
 from streams.batch.jobs.submission import Stdin, folder_of, specify
 from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.specification import Settings, Specification
-from streams.contract.errors import UsageError
+from streams.contract.artifact import challenger_header, files_of, unpack
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import Task, load_task
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_public_key
+
+CHALLENGER = ".safetensors"  # suffix of what a device answers with in place of a version
 
 
 def specified(settings: Settings, stdin: Stdin | None = None) -> tuple[Task, Specification, Models]:
     """Check all that can be wrong with a job; raise UsageError if it cannot work. Nothing of it is
     written."""
     task = load_task(settings.task)
-    models = _models(task, settings)
+    models = model_of(task, settings)
     return task, specify(task, settings, models, stdin), models
-
-
-def _models(task: Task, settings: Settings) -> Models:
-    """Return the model that --model names, verified."""
-    layout, trust = StateDir(settings.state), settings.trust
-    if not trust and not layout.public_key.exists():
-        raise UsageError(
-            f"{layout.public_key} is missing, the key that signs models: run tidewheel prepare, "
-            "name a --state, or a key with --trust and a file with --model"
-        )
-    keys = [load_public_key(key) for key in trusted_keys(layout, trust)]
-
-    def registry() -> Registry:
-        if not trust:
-            return registry_of(task, settings.state, settings.registry)
-        return Registry(settings.registry or layout.registry, task.name, task.version, keys)
-
-    return Models(*named_model(task, settings.model, lambda: keys, registry, "--model"))
 
 
 @contextmanager
@@ -63,3 +48,35 @@ def submitted(
         job.submit(specification, models, read_failpoint(os.environ))
         JobIndex(settings.state).add(specification.id, job)
         yield job, task, lock
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def model_of(task: Task, settings: Settings) -> Models:
+    """Return what --model names, verified: an artifact's file, a version of the registry, the
+    served one, the best one by a metric, the teacher, or what a device answers with in place of a
+    version. Raise UsageError if there is none."""
+    layout, trust, name = StateDir(settings.state), settings.trust, settings.model
+    if not trust and not layout.public_key.exists():
+        raise UsageError(
+            f"{layout.public_key} is missing, the key that signs models: run tidewheel prepare, "
+            "name a --state, or a key with --trust and a file with --model"
+        )
+    keys = [load_public_key(key) for key in trusted_keys(layout, trust)]
+    path, weights = Path(name), None
+    try:
+        if path.is_file() and path.suffix == CHALLENGER:
+            weights = path.read_bytes()
+            name, _, _ = challenger_header(weights)
+        elif path.is_file():
+            data = path.read_bytes()
+            kind = TEACHER if files_of(data)[0].kind == TEACHER else "model"
+            found = unpack(data, keys, task=task.name, task_version=task.version, kind=kind)
+            return Models(found, data)
+        elif path.suffix in (".twa", CHALLENGER):
+            raise UsageError(f"--model {name}: there is no such file")
+        registry = registry_of(task, settings.state, settings.registry, trust)
+        return Models(*named(registry, task, name), weights)
+    except (ArtifactError, MalformedRecord, OSError) as exc:
+        raise UsageError(f"--model {name}: {exc}") from exc

@@ -17,7 +17,8 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object) -> float:
+    """Return a time as 90s, 30m, 2h or 1d in seconds; raise ValueError."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?|\d\.?\d*e-\d+)([smhd]?)", str(value))
     if match is None or float(match[1]) == 0:
         raise ValueError("write a time as 90s, 30m, 2h or 1d")
@@ -48,7 +49,7 @@ def most_errors(text: str | None, total: int) -> int | None:
 
 Place = Annotated[str, BeforeValidator(str)]  # a path in Python
 Names = Annotated[list[str], BeforeValidator(_names)]  # comma-separated on the command line
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Seconds = Annotated[float, BeforeValidator(seconds)]
 MaxErrors = Annotated[str, BeforeValidator(_share)]
 
 

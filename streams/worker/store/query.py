@@ -112,13 +112,6 @@ def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
     return rows_in(open_table(store, name), table_at(store, name))
 
 
-def labels_in(store: Place) -> int:
-    """Return how many events in the store have a true label."""
-    with open_store(store) as connection:
-        [(count,)] = connection.execute("select count(label) from labelled").fetchall()
-    return int(count)
-
-
 def server_account(store: Place) -> dict[tuple[str, str], tuple[int, int]]:
     """Return (device, epoch) -> (events scored, events dropped and not scored)."""
     with open_store(store) as connection:

@@ -11,8 +11,7 @@ from compose.launcher import fleet as module
 from compose.launcher import flower_processes
 from compose.launcher.broker import BrokerChoice, free_ports
 from compose.launcher.commands import Commands, UpOptions
-from compose.launcher.fleet import CONSOLE_PORT, Fleet, console_port
-from compose.launcher.flower import Flower
+from compose.launcher.fleet import CONSOLE_PORT, Fleet, Flower, console_port
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from streams.contract.task import Task

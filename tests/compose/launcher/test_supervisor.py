@@ -144,14 +144,6 @@ def test_what_is_not_essential_and_does_not_stay_up_is_given_up_and_the_rest_goe
     assert supervisor.check() == []
 
 
-def test_what_may_have_to_wait_is_given_its_time(supervisor: Supervisor, clock: Clock) -> None:
-    supervisor.start("broken", python("exit(3)"), patience_s=605.0)
-    for _ in range(10):
-        assert die(supervisor, clock, 0.5)
-    with pytest.raises(ProcessFailed, match="ended with code 3 11 times"):
-        die(supervisor, clock, 0.5)
-
-
 def test_deaths_after_a_while_are_never_too_many(supervisor: Supervisor, clock: Clock) -> None:
     supervisor.start("broken", python("exit(3)"))
     for _ in range(2 * QUICK_DEATHS):

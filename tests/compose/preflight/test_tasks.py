@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.launcher.up import chosen_devices
+from compose.launcher.commands import chosen_devices
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 

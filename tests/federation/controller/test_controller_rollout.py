@@ -9,8 +9,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from federation.controller import controller
-from federation.registry.publisher import read_announced
-from federation.registry.redelivery import gone
+from federation.registry.publisher import lost, read_announced
 from federation.rollout.rollout import Plan
 from federation.rollout.stage_policy import StageRules
 from streams.contract.decisions import (
@@ -209,10 +208,10 @@ def test_bytes_that_are_gone_are_sent_again(
         ensure_topics(kafka, topic_specs(rig.name))
         rig.producer.put(topic, b"other", b"bytes")
     admin.close()
-    assert [each.model for each in gone(kafka, rig.name, before.deliveries)] == [first]
+    assert [each.model for each in lost(kafka, rig.name, before.deliveries)] == [first]
     start()
     after = announced(rig, kafka, lambda release: release.deliveries != before.deliveries)
     assert after.decision == before.decision
     found = fetch(kafka, rig.name, Download(after.deliveries[0]), lambda: False)
     assert found == rig.registry.read(first)
-    assert not gone(kafka, rig.name, after.deliveries)
+    assert not lost(kafka, rig.name, after.deliveries)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from federation.evaluation import step
+from federation.evaluation import evidence
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.paired import Paired
 from streams.contract.task import Task
@@ -22,7 +22,7 @@ def told(*nets: int, rows: int = 100) -> dict[str, DeviceResult]:
 
 
 def test_all_of_the_way_is_taken_if_whole_devices_show_that_it_is_better(tiny: Task) -> None:
-    found = step.choose(tiny, told(1, 2, 3, 4, 5), told(9, 9, 9, 9, 9), UNKNOWN)
+    found = evidence.choose_step(tiny, told(1, 2, 3, 4, 5), told(9, 9, 9, 9, 9), UNKNOWN)
     assert found.whole
     assert found.chance == 2**-5
     assert found.gain == pytest.approx(0.06)
@@ -37,32 +37,32 @@ def test_all_of_the_way_is_taken_if_whole_devices_show_that_it_is_better(tiny: T
     ],
 )
 def test_otherwise_a_part_is(tiny: Task, part: tuple[int, ...], whole: tuple[int, ...]) -> None:
-    assert not step.choose(tiny, told(*part), told(*whole), UNKNOWN).whole
+    assert not evidence.choose_step(tiny, told(*part), told(*whole), UNKNOWN).whole
 
 
 def test_a_device_may_lose_by_all_of_it_what_it_loses_by_a_part(tiny: Task) -> None:
-    found = step.choose(tiny, told(*[1] * 7, -4), told(*[9] * 7, -4), UNKNOWN)
+    found = evidence.choose_step(tiny, told(*[1] * 7, -4), told(*[9] * 7, -4), UNKNOWN)
     assert found.harm == (0.005, 0.005)
     assert found.whole
 
 
 def test_held_out_devices_can_show_it_for_a_small_fleet_that_loses_nothing(tiny: Task) -> None:
-    assert step.choose(tiny, told(5, 5), told(5, 6), BETTER).whole
-    assert not step.choose(tiny, told(5, 5), told(5, -1), BETTER).whole
-    assert not step.choose(tiny, told(5, 5), told(5, 4), BETTER).whole
-    assert not step.choose(tiny, {}, {}, UNKNOWN).whole
+    assert evidence.choose_step(tiny, told(5, 5), told(5, 6), BETTER).whole
+    assert not evidence.choose_step(tiny, told(5, 5), told(5, -1), BETTER).whole
+    assert not evidence.choose_step(tiny, told(5, 5), told(5, 4), BETTER).whole
+    assert not evidence.choose_step(tiny, {}, {}, UNKNOWN).whole
 
 
 def test_an_error_is_told_by_what_it_shrinks(tiny: Task) -> None:
     numbers = replace(tiny, classes=(), targets=("level",), metric="rmse")
     part = {f"d{at}": DeviceResult(Paired(50), value=(1.0, 0.8)) for at in range(6)}
     whole = {name: replace(each, value=(1.0, 0.5)) for name, each in part.items()}
-    found = step.choose(numbers, part, whole, UNKNOWN)
+    found = evidence.choose_step(numbers, part, whole, UNKNOWN)
     assert found.whole
     assert found.gain == pytest.approx(0.3)
     worse = whole | {"d0": replace(part["d0"], value=(1.0, 1.1))}
-    assert not step.choose(numbers, part, worse, UNKNOWN).whole
+    assert not evidence.choose_step(numbers, part, worse, UNKNOWN).whole
 
 
 def test_devices_that_know_no_part_are_judged_by_all_of_it(tiny: Task) -> None:
-    assert step.choose(tiny, {}, told(1, 1), UNKNOWN).whole
+    assert evidence.choose_step(tiny, {}, told(1, 1), UNKNOWN).whole

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from federation.registry.named_model import best_model, named_model
+from federation.registry.catalog import best_model, named
 from federation.registry.registry import Registry
 from streams.contract.artifact import pack
 from streams.contract.decisions import DesiredState
@@ -37,9 +37,9 @@ def number(model: str) -> int:
 
 def test_the_best_version_by_the_tasks_metric_is_that_of_the_gate(registry: Registry) -> None:
     assert number(best_model(registry, tiny, "accuracy")) == 3  # of two equal ones the newer
-    found = named_model(tiny, "best:accuracy", lambda: [], lambda: registry)
-    assert found.artifact.model == best_model(registry, tiny, "accuracy")
-    assert found.data == registry.read(found.artifact.model)
+    found = named(registry, tiny, "best:accuracy")
+    assert found[0].model == best_model(registry, tiny, "accuracy")
+    assert found[1] == registry.read(found[0].model)
 
 
 def test_another_metric_is_that_of_the_audit_and_of_errors_the_smallest_wins(
@@ -59,5 +59,5 @@ def test_a_withdrawn_version_is_not_the_best(registry: Registry) -> None:
 @pytest.mark.parametrize("metric", ["beauty", "", "auc_base", "segments", "held_out"])
 def test_a_metric_that_no_version_has_is_one_line(registry: Registry, metric: str) -> None:
     with pytest.raises(UsageError, match=r"no version .* known: accuracy, auc, rmse") as found:
-        named_model(tiny, f"best:{metric}", lambda: [], lambda: registry, "--model")
+        named(registry, tiny, f"best:{metric}")
     assert "\n" not in str(found.value)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from compose.reports.summary.lines import DeviceLine
+from compose.reports.summary import DeviceLine
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.query import open_store
 from tests.rig.processes import polling

@@ -1,13 +1,24 @@
-"""Where the loop is: no phase outlives what it names, and closed means answered by all."""
+"""Where the loop is, when it has closed and what it lacks; which devices are silent, and since when
+nothing is scored."""
 
+from dataclasses import replace
 from typing import Any
 
-from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
+from compose.launcher.progress import (
+    LEAST_S,
+    PhaseClock,
+    broken_off,
+    silent,
+    stalled,
+    why_open,
+    why_unscored,
+)
 from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
+from streams.contract.task import Task
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
-from tests.compose.messages import KEY, TASK, received, state, step
+from tests.compose.messages import KEY, TASK, received, state, step, window
 from tests.rig.made_up.tiny_task import task as tiny
 
 FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
@@ -60,7 +71,7 @@ def test_a_run_that_was_refused_leads_back_to_inference() -> None:
     assert loop.see(step("finished", run="7", time_us=7)) == "inference"
     assert loop.see() == "inference"
     assert loop.see(step("requested", run="8", time_us=9)) == "federated run"
-    assert loop.clock.seconds() == {"inference": 4.0, "federated run": 2.0}
+    assert loop.clock.seconds == {"inference": 4.0, "federated run": 2.0}
     assert not loop.clock.closed
 
 
@@ -134,3 +145,45 @@ def test_what_the_loop_lacks_is_said() -> None:
     assert why_open(view, tiny) == "the gate refused 1 run, the last one: too little"
     view.rounds.append(event.model_copy(update={"kind": "promoted"}))
     assert "--timeout" in why_open(view, tiny)
+
+
+# --- devices and workers --------------------------------------------------------------------------
+
+
+def test_a_report_from_before_the_start_does_not_count() -> None:
+    view = FleetView(TASK)
+    for device, time_us in {"d0": 100, "d1": 99}.items():
+        view.absorb(state(device, time_us=time_us))
+    assert silent(view, ["d0", "d1", "d2"], began_us=100) == ["d1", "d2"]
+
+
+def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
+    view, recorded = (
+        FleetView(TASK),
+        replace(tiny, source="recorded", window_s=60.0, lateness_s=0.0),
+    )
+
+    def said(now_s: float, task: Task = recorded, speed: float = 30.0) -> str:
+        view.absorb(state("d0", time_us=int(now_s * 1e6), events_per_s=float(now_s > 300)))
+        return stalled(view, 0.0, speed, task, now_s)
+
+    view.absorb(window("d0", 0))
+    assert said(LEAST_S + 3) == ""
+    assert said(LEAST_S + 5) == ""  # nothing is answered
+    assert said(305.0).startswith("nothing scored since ")
+    assert said(305.0).endswith("(5 min)")
+    assert said(305.0, speed=0.1) == ""  # two windows of the replay are not over
+    assert said(305.0, speed=0.0)
+    live = replace(recorded, source="live", window_s=150.0)
+    assert said(305.0, live) == ""
+    view.absorb(replace(window("d0", 300), time_ms=305_000))
+    assert said(306.0) == ""
+
+
+def test_what_is_lost_with_an_embedded_broker_is_said() -> None:
+    lost = why_unscored(71_669, "embedded", "loading the teacher")
+    assert "71,669 events" in lost
+    assert "they are lost with it" in lost
+    assert lost.endswith("worker: loading the teacher")
+    assert "the next `tidewheel up`" in why_unscored(1, "kafka", "")
+    assert why_unscored(0, "kafka", "") == ""

@@ -1,0 +1,220 @@
+"""Progress of `tidewheel up`: lines for the terminal, the phase of the loop, when it has closed,
+and what it lacks; which devices are silent, and whether workers score what devices send.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from streams.contract.documents import DeviceState
+from streams.contract.task import Task
+from streams.contract.task.metrics import retrain_limit, window_metric
+from streams.contract.window_metrics import ERRORS
+from streams.contract.window_metrics import named as window_name
+from streams.fleet.view import FleetView, model_number
+from streams.fleet.wording import counted, digits, duration, run_progress, short_runs
+
+LINE_S = 5.0
+SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
+SILENT_S, EACH_S = 15.0, 1.0  # a start takes three seconds, a second of CPU a device
+LEAST_S = 30.0  # a worker starts in that time on a machine that is not busy
+
+
+class Screen:
+    """Writes news as they come and the fleet's state: always on the last line of a terminal, every
+    LINE_S elsewhere."""
+
+    def __init__(self, console: Console, devices: int) -> None:
+        self._console, self._devices = console, devices
+        self._status = Status("", console=console)
+        self._line_at, self._news_seen = 0.0, 0
+
+    def say(self, text: str) -> None:
+        """Write one line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> "Screen":
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._status.stop()
+
+    def show(self, view: FleetView, phase: str, stalled: str = "") -> None:
+        """stalled: since when nothing is scored."""
+        for text in list(view.news)[self._news_seen :]:
+            self.say(text)
+        self.skip_news(view)
+        if self._console.is_terminal:
+            self._status.update(Text(self._line(view, phase, stalled)))
+        elif time.monotonic() - self._line_at >= LINE_S:
+            self._line_at = time.monotonic()
+            self.say(self._line(view, phase, stalled))
+
+    def skip_news(self, view: FleetView) -> None:
+        """What was on the topics before this run is not news."""
+        self._news_seen = len(view.news)
+
+    def _line(self, view: FleetView, phase: str, stalled: str) -> str:
+        states, rate = list(view.devices.values()), view.produced_per_s(time.time())
+        parts = [
+            phase,
+            f"{len(states)} of {self._devices} devices",
+            f"{sum(s.produced for s in states)} events ({rate:.0f}/s)",
+            f"{sum(s.pending for s in states)} pending",
+            counted(view.windows, "window"),
+            *([stalled] if stalled else []),
+        ]
+        if newest := view.standing.offered or view.standing.stable:
+            parts.append(f"{sum(s.active == newest.model for s in states)} serve {newest.model}")
+            agreement = view.agreement.get(newest.model)
+            if agreement and agreement.value is not None:
+                parts.append(f"{agreement.called} {digits(agreement.value)}")
+        if progress := run_progress(view.current_run):
+            parts.append(f"run: {progress}")
+        return "  ".join(parts)
+
+
+def start_lines(devices: int, stages: str) -> str:
+    """Return what is said when the fleet has started: how many devices, and how many of them a new
+    version goes to, stage by stage."""
+    counts = [max(1, math.ceil(float(share) * devices)) for share in stages.split(",")]
+    goes_to = ", then ".join(dict.fromkeys(map(str, counts)))
+    of = counted(devices, "device")
+    return (f"fleet     {of}; Ctrl-C stops everything\n"
+            f"rollout   a new version goes to {goes_to} of {of} (--stages)")  # fmt: skip
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+class PhaseClock:
+    """The phase of the loop: inference, federated run, canary, new model; how long each has taken
+    in `seconds`; and when it has closed.
+
+    A run that promotes nothing leads back to inference. The loop has closed when a federated run's
+    version has passed its rollout, and every device has answered with it the held-out segments that
+    its first version had answered; `live`: as many, because a sensor does not repeat them. `clock`
+    in seconds.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[str],
+        began_us: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        live: bool = False,
+    ) -> None:
+        self._devices, self._began_us, self._clock, self._live = devices, began_us, clock, live
+        self._at, self._first = clock(), ""
+        self.seconds: dict[str, float] = {}
+        self.now, self.closed = "inference", False
+
+    def look(self, view: FleetView) -> None:
+        """Take the fleet as its topics show it now."""
+        now = self._clock()
+        self.seconds[self.now] = self.seconds.get(self.now, 0.0) + now - self._at
+        self._at = now
+        unheard, standing = silent(view, self._devices, self._began_us), view.standing
+        heard = [view.devices[name] for name in self._devices if name not in unheard]
+        self._first = self._first or min((s.active for s in heard), key=model_number, default="")
+        stable = standing.stable.model if standing.stable else self._first
+        passed = self._first not in ("", stable) and standing.offered is None
+        serving = passed and not unheard and all(s.active == stable for s in heard)
+        learning = "federated run" if self._is_learning(view) else "inference"
+        self.now = "canary" if passed or standing.offered else learning
+        self.now = "new model" if serving else self.now
+        self.closed = serving and all(self._has_compared(s) for s in heard)
+
+    def _has_compared(self, state: DeviceState) -> bool:
+        found = state.accuracy.get(state.active)
+        first = state.accuracy.get(min(state.accuracy, key=model_number, default=""))
+        if found is None or first is None:
+            return False
+        return (found.held_out if self._live else found.paired) >= first.held_out
+
+    def _is_learning(self, view: FleetView) -> bool:
+        """Whether a run of this launch has not ended, or has made a version that is not offered."""
+        run = [event for event in view.current_run if event.time_us >= self._began_us]
+        made = {event.model for event in run if event.kind == "promoted"}
+        decided = {d.model for d in view.decisions.values() if d.kind in SETTLED}
+        return bool(run) and (run[-1].kind != "finished" or bool(made - decided))
+
+
+def why_open(view: FleetView, task: Task) -> str:
+    """Return what the loop lacks to close, and what to do, for a person."""
+    judged = [run for run in view.rounds if run.kind in ("promoted", "rejected")]
+    if judged and all(run.kind == "rejected" for run in judged):
+        return f"the gate refused {counted(len(judged), 'run')}, the last one: {judged[-1].reason}"
+    back = [decision for decision in view.decided if decision.kind in ("rolled-back", "dropped")]
+    standing, run = view.standing, view.current_run
+    active = standing.offered or standing.candidate or (run and run[-1].kind != "finished")
+    if back and not active:
+        gone = counted(len(back), "candidate")
+        return f"{gone} rolled back, the last one, {back[-1].model}: {back[-1].reason}"
+    if standing.paused:
+        return "a person has paused the rollout; `tidewheel models resume` continues it"
+    if judged or run:
+        return "a run or a rollout is under way: give it more time with --timeout"
+    agreed = view.agreement.get(view.last_model or "")
+    found = "" if agreed is None or agreed.value is None else f", now {agreed.value:.3g}"
+    metric, limit = window_metric(task), f"{retrain_limit(task):g}"
+    called = window_name(metric, by_labels=task.upload == "prediction")
+    side, change = ("above", "lower") if metric in ERRORS else ("below", "raise")
+    return (
+        f"no federated run has started: it starts where the {called} is {side} "
+        f"Task.retrain = {limit}{found}: {change} it, or ask for a run with "
+        "`tidewheel train`"
+    )
+
+
+def broken_off(view: FleetView) -> str | None:
+    """Return a line about a run that the end of everything breaks off, if there is one. What is
+    said of its devices later is no failure of theirs."""
+    run = view.current_run
+    if not run or run[-1].kind == "finished":
+        return None
+    where = short_runs(f"run {run[-1].run} is interrupted in round {run[-1].round}")
+    return f"drain     {where}; the next `tidewheel up` with this state folder continues it"
+
+
+# --- devices and workers --------------------------------------------------------------------------
+
+
+def patience_s(devices: int) -> float:
+    """Return how long after the start all devices should have reported."""
+    return SILENT_S + EACH_S * devices
+
+
+def silent(view: FleetView, devices: Sequence[str], began_us: int) -> list[str]:
+    """Return those of the devices that have reported nothing since `began_us`, wall clock."""
+    heard = {state.device for state in view.devices.values() if state.time_us >= began_us}
+    return [name for name in devices if name not in heard]
+
+
+def stalled(view: FleetView, began_s: float, speed: float, task: Task, now_s: float) -> str:
+    """Return since when no window is reported while devices answer events, for a person; "" before
+    two windows of the replay have had time. Times are of the wall clock."""
+    pace = speed if task.source == "recorded" else 1.0
+    window_s = (task.window_s + task.lateness_s) / pace if pace > 0 else 0.0
+    since = max(began_s, max(view.scored, default=0))
+    if now_s - since < LEAST_S + 2 * window_s or not view.produced_per_s(now_s):
+        return ""
+    at = time.strftime("%H:%M:%S", time.localtime(since))
+    return f"nothing scored since {at} ({duration(now_s - since)})"
+
+
+def why_unscored(count: int, broker: str, words: str) -> str:
+    """Return what becomes of events that no worker has scored, "" where there are none; broker: its
+    kind; words: the worker's last line."""
+    then = "They are on the broker: the next `tidewheel up` with this state folder scores them"
+    if broker == "embedded":
+        then = "The embedded broker keeps nothing: they are lost with it. A real Kafka keeps them"
+    events = f"the worker had not scored {counted(count, 'event')} when everything ended"
+    return f"{events}. {then}. worker: {words}" if count else ""
