@@ -20,7 +20,7 @@ from edge_client.releases import downlink as downlink_module
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.samples import Samples
 from federation.bootstrap.onnx_export import export_graph
-from federation.registry import key_rotation, publisher
+from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.artifact import digest_of, model_name
 from streams.contract.decisions import Delivery, Ref, Release, sign
@@ -399,24 +399,3 @@ def test_a_revoked_keys_version_is_not_installed_and_what_it_signed_before_goes_
     registry.serve(third.model, new, "a test")
     rig.told = publisher.announce(rig.producer, registry, rig.told)
     rig.serves(third.model)
-
-
-def test_a_device_follows_a_rotation_of_keys_and_goes_on_after_a_restart(rig: Rig) -> None:
-    """What it serves is signed anew; what the old key signed stays in its slot."""
-    before = str(rig.slots.active)
-    new = Ed25519PrivateKey.generate()
-    key_rotation.trust(rig.registry, rig.key, new.public_key())
-    key_rotation.hand_over(rig.registry, new)
-    key_rotation.revoke(rig.registry, new, key_id(rig.key.public_key()))
-    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
-    renewed = rig.registry.serving()
-    assert renewed is not None
-    rig.serves(renewed.model)
-    rig.stop()
-    rig.start()
-    rig.serves(renewed.model)
-    assert rig.slots.previous == before
-    second = rig.registry.add(rig.version(5, new)).model
-    rig.registry.serve(second, new, "by the new key")
-    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
-    rig.serves(second)

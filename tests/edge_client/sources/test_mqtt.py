@@ -16,7 +16,6 @@ from edge_client.sources.mqtt import (
     MESSAGES,
     OVERFLOW,
     REPEATED,
-    Inbox,
     MqttSource,
     read_payload,
     settings_of,
@@ -261,18 +260,6 @@ def _next_of(source: MqttSource) -> Reading:
                 return reading
         except Retryable:
             assert time.monotonic() < deadline
-
-
-def test_an_inbox_holds_so_many_messages_and_bytes_and_keeps_their_order() -> None:
-    inbox = Inbox(messages=2, size=10)
-    assert inbox.get(0.0) is None
-    assert inbox.put(b"12345678", False)
-    assert not inbox.put(b"123", False)
-    assert inbox.put(b"12", True)
-    assert not inbox.put(b"", False)
-    assert inbox.get(0.0) == (b"12345678", False)
-    assert inbox.get(0.0) == (b"12", True)
-    assert inbox.put(b"1234567890", False)
 
 
 @given(st.binary(max_size=40) | st.recursive(

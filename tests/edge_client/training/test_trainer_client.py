@@ -169,17 +169,6 @@ def test_training_gives_other_weights_of_the_same_form(trainer: Trainer, weights
     assert any(not np.array_equal(found[name], sent[name]) for name in sent)
 
 
-def test_it_has_learned_and_evaluates_what_it_is_sent(trainer: Trainer, weights: bytes) -> None:
-    before, nothing = trainer.work(request("evaluate"), weights)
-    _, learned = trainer.work(request(), weights)
-    after, _ = trainer.work(request("evaluate"), learned)
-    assert nothing == b""
-    assert (before.error, after.error) == (None, None)
-    assert before.samples == after.samples == 40
-    assert after.metrics["correct"] > before.metrics["correct"]
-    assert after.metrics["correct"] > 36
-
-
 def test_one_child_of_low_priority_serves_all_requests(
     samples: Samples, weights: bytes, tmp_path: Path
 ) -> None:
