@@ -14,18 +14,12 @@ from edge_client.inference import slots as slots_module
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.inference.trial import ANSWERS, CRASH_S, TRIAL_S, SlotState
-from federation.bootstrap.onnx_export import export_graph
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import predict
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import artifact, plain, segments, tiny
-
-
-@pytest.fixture(scope="module")
-def graph() -> bytes:
-    return export_graph(tiny, plain(1))
 
 
 @dataclass
