@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from compose.launcher.progress.phases import PhaseClock, broken_off, why_open
+from compose.launcher.progress.phases import PhaseClock, SilenceWatch, broken_off, why_open
 from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
 from streams.fleet.view import FleetView
@@ -129,3 +129,12 @@ def test_what_the_loop_lacks_is_said() -> None:
     assert why_open(view, tiny) == "the gate refused 1 run, the last one: too little"
     view.rounds.append(event.model_copy(update={"kind": "promoted"}))
     assert "--timeout" in why_open(view, tiny)
+
+
+def test_silent_devices_are_found_once_and_not_before_their_time() -> None:
+    watch, view = SilenceWatch(["d0", "d1", "d2"], began_us=100), FleetView(TASK)
+    for device, time_us in (("d0", 100), ("d1", 99)):  # one reported before the start
+        view.absorb(state(device, time_us=time_us))
+    assert watch.look(view, watch.patience_s - 0.1) == []
+    assert watch.look(view, watch.patience_s) == ["d1", "d2"]
+    assert watch.look(view, watch.patience_s + 9) == []

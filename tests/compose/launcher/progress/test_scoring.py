@@ -12,13 +12,7 @@ from compose.launcher.progress.scoring import (
 from streams.fleet.view import FleetView
 from tests.compose.messages import TASK, state, window
 from tests.rig.made_up.tiny_task import task as tiny
-
-
-class Clock:
-    at = 0.0
-
-    def __call__(self) -> float:
-        return self.at
+from tests.rig.made_up.uplink_broker import Clock
 
 
 def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
@@ -27,7 +21,7 @@ def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
     view.absorb(window("d0", 0))
     view.absorb(state("d0", delivered=10))
     assert watch.look(view) == ""
-    clock.at = 258.0
+    clock.now += 258.0
     assert watch.look(view) == ""  # nothing was sent meanwhile
     view.absorb(state("d0", produced=5000, delivered=5000))
     said = watch.look(view)
@@ -48,9 +42,9 @@ def test_the_end_waits_while_the_worker_scores() -> None:
     clock = Clock()
     drain = DrainClock(30.0, clock)
     for unscored in (900, 600, 300):
-        clock.at += 29
+        clock.now += 29
         assert drain.goes_on(unscored)
-    clock.at += 31
+    clock.now += 31
     assert not drain.goes_on(300)
 
 
