@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.agent import Agent
 from edge_client.control.device_lock import hold
-from edge_client.settings import EdgeSettings
 from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
-from streams.contract.task import load_task
-from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.compose.messages import received
 from tests.compose.reports.test_summary import shown_by, summary
@@ -84,27 +80,6 @@ def test_an_agent_tells_of_a_torn_spool_and_stops_without_broker_or_model(tmp_pa
     assert any("2 events stay in the spool" in line for line in said)
     assert not (folder / "agent.sock").exists()
     assert (last.phase, last.produced, last.pending) == ("stopped", 2, 2)
-
-
-def test_a_figure_is_no_news_and_the_first_loss_for_a_reason_is(tmp_path: Path) -> None:
-    broker = BrokerSettings.model_validate({"bootstrap": "127.0.0.1:1"})
-    settings = EdgeSettings(REFERENCE, "d0", tmp_path, broker, (), drain_s=0)
-    agent = Agent(settings, load_task(REFERENCE))
-    before, state = agent.news(), agent.state()
-    agent.spool.append(1, b"x", mark=1)
-    assert agent.news() == before
-    assert agent.state().produced > state.produced
-    found = []
-    for count in (1, 900):
-        agent.spool.declare_lost(count, "disk-full")
-        agent.spool.settle(agent.spool.read(agent.spool.position, 1_000_000))
-        found.append((agent.news(), agent.state().dropped))
-    first, second = found
-    assert first[0] != before
-    assert first[0] == second[0]
-    assert (first[1], second[1]) == ({"disk-full": 1}, {"disk-full": 901})
-    agent.stop()
-    agent.run()
 
 
 @pytest.mark.parametrize(("damaged", "pending"), [(False, 6), (True, 4)])

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
 import pytest
 
@@ -77,27 +75,3 @@ def test_libraries_take_less_than_half_after_the_start_and_still_work() -> None:
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
     assert after < before / 2
-
-
-def test_nothing_is_given_back_beside_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Unread:
-        def read_text(self) -> str:
-            raise AssertionError("not beside a thread that may load a library")
-
-    monkeypatch.setattr(memory, "SMAPS", Unread())
-    ended = threading.Event()
-    thread = threading.Thread(target=ended.wait)
-    thread.start()
-    try:
-        memory.give_back()
-    finally:
-        ended.set()
-        thread.join()
-
-
-def test_a_kernel_that_does_not_tell_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(memory, "SMAPS", tmp_path / "smaps")
-    monkeypatch.setattr(memory.threading, "active_count", lambda: 1)
-    memory.give_back()

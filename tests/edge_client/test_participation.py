@@ -1,5 +1,6 @@
 """A device's part in federated runs: invitations start real SuperNodes at a real SuperLink."""
 
+import contextlib
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,7 +17,7 @@ from edge_client.control.socket_server import socket_path
 from edge_client.participation import Joining, Participation
 from streams.contract.invitations import Invitation, SignedInvitation, sign_invitation
 from tests.rig.made_up.models import tiny
-from tests.rig.processes.flower import FlowerStack, group_members
+from tests.rig.processes.flower import FlowerStack
 from tests.rig.processes.polling import until
 from tests.rig.processes.stand_in_agent import StandInAgent
 
@@ -58,23 +60,11 @@ class Device:
 
     def children(self) -> list[int]:
         """The SuperNodes of this process."""
-        own = group_members(os.getpgid(0))
-        words = b"edge_client.supernode"
-        return [pid for pid in own if words in _command(pid) and _parent(pid) == os.getpid()]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
+        found = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                found += [child.pid] * ("edge_client.supernode" in " ".join(child.cmdline()))
+        return found
 
 
 @pytest.fixture(scope="module")

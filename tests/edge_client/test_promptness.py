@@ -30,12 +30,12 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import predict
-from tests.edge_client.test_rollback import Place, ends, graph, place
+from tests.edge_client.test_rollback import Place, ends, place
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import artifact, plain, segments
 from tests.rig.processes.polling import until
 
-__all__ = ["graph", "place"]
+__all__ = ["place"]
 
 SPEED, A_SECOND = 50, 100  # segments a second
 IDLE_S, LABELS, WAIT_S = 3.0, 64, 90.0

@@ -18,7 +18,6 @@ from edge_client.inference.slots import Slots
 from edge_client.settings import EdgeSettings
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
-from federation.bootstrap.onnx_export import export_graph
 from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.documents import DeviceState
@@ -39,11 +38,6 @@ from tests.rig.made_up.tiny_task import task as tiny
 task = replace(tiny, name={name!r}, latency_budget_ms={budget})
 """
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def graph() -> bytes:
-    return export_graph(tiny, plain(1))
 
 
 @dataclass

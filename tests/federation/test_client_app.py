@@ -1,7 +1,5 @@
 """The ClientApp against a real agent's socket; Flower's processes are in test_flower."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,12 +90,3 @@ def test_a_request_that_is_not_as_agreed_is_an_error_of_that_message(
         answer = read_reply(5, app(message(tiny, epochs=0), context(path)), {})
     assert "epochs" in (answer.error or "")
     assert agent.requests == []
-
-
-def test_it_needs_neither_torch_nor_arrow() -> None:
-    code = "import sys, edge_client.client_app; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    modules = set(done.stdout.split())
-    assert not modules & {"torch", "pyarrow", "onnxruntime", "kafka", "faust", "federation"}

@@ -1,10 +1,7 @@
 """Who may take part where the SuperLink has TLS and knows its SuperNodes: real Flower processes."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,22 +11,13 @@ from compose.security.certificates import make_certificates
 from compose.security.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
 from streams.contract.errors import ProcessFailed
+from tests.compose.cli.test_cli import tidewheel
 from tests.rig.processes.flower import FlowerStack, resident, wait_for
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
     """`tidewheel node …`: what it says, on standard output or in its one line of error."""
-    command = [
-        sys.executable,
-        "-m",
-        "compose.cli.main",
-        "node",
-        *map(str, words),
-        "--state",
-        str(state),
-    ]
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60)
+    done = tidewheel("node", *words, "--state", state, folder=state.parent)
     assert done.returncode == code, done.stderr
     assert len(done.stderr.splitlines()) == (1 if code else 0), done.stderr
     return done.stderr or done.stdout

@@ -22,6 +22,7 @@ from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.work import WorkRequest
 from tests.federation.conftest import TINY
+from tests.rig.unwrap import unwrap
 
 DEVICES, ROUNDS = 8, 2  # of a task with six
 Tensors = dict[str, np.ndarray]
@@ -73,8 +74,7 @@ def without_ray(task: Task, weights: Tensors, folder: Path) -> Tensors:
 def test_it_comes_to_what_the_same_rounds_come_to_without_ray(
     tiny: Task, registry: Registry, tmp_path: Path
 ) -> None:
-    served = registry.serving()
-    assert served is not None
+    served = unwrap(registry.serving())
     addresses: set[str] = set()
     run = simulate(
         Simulation(TINY, DEVICES, tmp_path, {"rounds": ROUNDS}),
@@ -87,8 +87,7 @@ def test_it_comes_to_what_the_same_rounds_come_to_without_ray(
     assert run.rounds[-1].held_out is not None
     assert run.outcome.startswith("promoted 2-")
     assert run.gate["devices_segments"] > 100  # nodes compare with what the first round sent
-    last = checkpoint.latest(tmp_path / "runs", run.run)
-    assert last is not None
+    last = unwrap(checkpoint.latest(tmp_path / "runs", run.run))
     first = dict(sorted(safetensors.numpy.load(served.files[WEIGHTS]).items()))
     expected = without_ray(tiny, first, tmp_path)
     for name, value in expected.items():

@@ -137,19 +137,6 @@ def test_a_strategy_that_cannot_be_is_named_before_anything_starts(
 
 
 @pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("raise ValueError('first\\nsecond')", "ValueError: first"),
-        ("def broken(:", "SyntaxError"),
-        ("import no_such_library", "no_such_library"),
-    ],
-)
-def test_a_task_file_that_fails_is_named(tmp_path: Path, line: str, text: str) -> None:
-    (tmp_path / "mine.py").write_text(f"{line}\n")
-    fails(tidewheel("status", "mine.py:task", folder=tmp_path), 2, "mine.py", text)
-
-
-@pytest.mark.parametrize(
     ("change", "text"),
     [
         ("build_model=lambda: __import__('torch').nn.Flatten()", "build_model gives (2, 40)"),

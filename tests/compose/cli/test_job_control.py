@@ -1,58 +1,38 @@
 """Many processes, a time, errors, and what `tidewheel jobs` does with jobs: as real processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import FILES, MANY, expected, words
 from tests.rig.processes.forks import Forked, fork
+from tests.rig.processes.polling import until
 from tests.streams.batch.support import rows_of
 
 
-def begun(tmp_path: Path, lake: Path, *more: str, parts: int = 1, **env: str) -> Forked:
+def begun(tmp_path: Path, lake: Path, *more: str, **env: str) -> Forked:
     """A job of many shards that has done some."""
     process = fork(
         MAIN, [*words(lake, "many"), *more], tmp_path / "stdout", tmp_path,
         environ_in(tmp_path, env), tmp_path / "stderr",
     )  # fmt: skip
-    until(lambda: len(list((tmp_path / "out").glob("part-*"))) >= parts, tmp_path)
+    until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun", pause_s=0.005)
     return process
-
-
-def until(condition: Any, tmp_path: Path, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, (tmp_path / "stderr").read_text()
-        time.sleep(0.005)
 
 
 def ids(tmp_path: Path) -> list[str]:
     return [row["id"] for row in rows_of(tmp_path / "out")]
 
 
-def workers_of(process: int) -> list[int]:
+def workers_of(process: int) -> list[psutil.Process]:
     """The children of a process that score."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            command = (path.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == process and b"streams.batch.jobs.processes" in command:
-            found.append(int(path.parent.name))
-    return found
-
-
-def files_of(process: int) -> list[str]:
-    """The paths that a process has open."""
-    return [str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()]
+    found = psutil.Process(process).children()
+    return [each for each in found if "streams.batch.jobs.processes" in " ".join(each.cmdline())]
 
 
 def test_a_killed_worker_costs_its_shards_attempt_and_nothing_else(
@@ -62,13 +42,13 @@ def test_a_killed_worker_costs_its_shards_attempt_and_nothing_else(
     victims = workers_of(process.pid)
     assert len(victims) == 2
     lock = str(tmp_path / "out.job" / "lock")  # the folder is held until they are gone
-    assert all(lock in files_of(victim) for victim in victims)
-    os.kill(victims[0], signal.SIGKILL)
+    assert all(lock in [file.path for file in victim.open_files()] for victim in victims)
+    victims[0].kill()
     assert process.wait(120) == 0, (tmp_path / "stderr").read_text()
     manifest = json.loads((tmp_path / "stdout").read_text())
     assert manifest["attempts"] in (MANY, MANY + 1)  # it may just have been between two shards
     assert ids(tmp_path) == expected(MANY, 5)
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in victims), tmp_path)
+    until(lambda: not any(victim.is_running() for victim in victims), "its workers end")
 
 
 def test_a_job_whose_time_is_over_is_whole_as_far_as_it_is_and_exits_with_3(

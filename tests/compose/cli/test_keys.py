@@ -23,6 +23,7 @@ from streams.runtime.key_files import (
 )
 from tests.compose.cli.test_cli import fails, tidewheel
 from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, serve
+from tests.rig.unwrap import unwrap
 
 STATE = ".tidewheel"
 
@@ -99,8 +100,7 @@ def test_a_kill_at_any_step_leaves_a_key_to_sign_with(
     told(layout, tmp_path, "use", "spare")
     assert in_use(layout) == made == key_id(load_public_key(layout.public_key))
     assert key_id(load_private_key(layout.keys / f"{first}.pem").public_key()) == first
-    last = registry_of(layout).last()
-    assert last is not None
+    last = unwrap(registry_of(layout).last())
     assert last.decision.key == made
 
 
@@ -128,8 +128,7 @@ def test_a_revoked_key_in_the_local_registry_is_not_trusted_by_what_starts_there
     told(layout, tmp_path, "revoke", key_id(first.public_key()))
     assert {p.stem for p in trusted_keys(layout, None)} == {"signing", made}
     registry = registry_of(layout)
-    last = registry.last()
-    assert last is not None
+    last = unwrap(registry.last())
     raw = {key_id(first.public_key()): first.public_key().public_bytes_raw().hex()}
     standing = last.decision.standing.model_copy(update={"keys": raw, "revoked": []})
     fields = {"seq": last.decision.seq + 1, "prev": last.digest, "standing": standing}

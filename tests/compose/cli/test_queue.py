@@ -1,7 +1,6 @@
 """`score --detach` and `jobs run` as real processes; tests/streams/batch has order and retries."""
 
 import json
-import os
 import signal
 import urllib.request
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from streams.batch.queue.job_queue import JobQueue
@@ -16,6 +16,7 @@ from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import MANY, expected, words
 from tests.rig.processes.forks import Forked, fork
 from tests.rig.processes.polling import until
+from tests.rig.unwrap import unwrap
 from tests.streams.batch.support import rows_of
 
 
@@ -65,20 +66,19 @@ def text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def process_of(folder: Path) -> int:
+def process_of(folder: Path) -> psutil.Process | None:
     """The process of the attempt at the job out.job, which inherits its lock."""
     lock = str(folder / "out.job" / "lock")
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            files = map(os.path.realpath, (path / "fd").iterdir())
-            if b"batch.run" in (path / "cmdline").read_bytes() and lock in files:
-                return int(path.name)
-    return 0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            if "batch.run" in words and lock in [file.path for file in process.open_files()]:
+                return process
+    return None
 
 
-def is_stopped(pid: int) -> bool:
-    stat = text_of(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    return bool(stat) and stat[0] in ("T", "t")
+def is_stopped(process: psutil.Process | None) -> bool:
+    return process is not None and process.status() == psutil.STATUS_STOPPED
 
 
 def test_a_queued_job_is_scheduled_until_a_runner_takes_it(tmp_path: Path, lake: Path) -> None:
@@ -149,7 +149,7 @@ def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
         until(lambda: is_stopped(process_of(tmp_path)), "it is in its work")
         stopped = tidewheel("jobs", "stop", "out.job", folder=tmp_path)
         assert "stops after its current shards" in stopped.stdout
-        os.kill(process_of(tmp_path), signal.SIGCONT)
+        unwrap(process_of(tmp_path)).resume()
         assert first.wait(60) == 0
     assert states(tmp_path) == {identity: "Stopped"}
     assert 0 < len(rows_of(tmp_path / "out")) < 5 * MANY

@@ -16,6 +16,7 @@ from streams.batch.queue.job_queue import JobQueue
 from streams.batch.queue.schedules import Cron, Schedules, local
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.compose.cli.test_queue import run, runner
+from tests.rig.unwrap import unwrap
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
 
 ZONE = ZoneInfo("Europe/Madrid")
@@ -25,8 +26,7 @@ DAYS = 3
 
 def days() -> list[str]:
     """The local days on which the last intervals began."""
-    last = CRON.last(JobQueue(Path()).now())
-    assert last is not None
+    last = unwrap(CRON.last(JobQueue(Path()).now()))
     first = local(last, ZONE)
     return [f"{first - timedelta(days=n):%Y-%m-%d}" for n in range(DAYS, 0, -1)]
 
@@ -54,8 +54,7 @@ def behind(folder: Path, count: int) -> None:
     schedule = schedules.find("nightly")
     cursor = schedule.cursor_us
     for _ in range(count):
-        found = CRON.last(cursor - 1)
-        assert found is not None
+        found = unwrap(CRON.last(cursor - 1))
         cursor = found
     schedules.write(replace(schedule, cursor_us=cursor))
 

@@ -126,15 +126,6 @@ def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit)
     assert page.url.endswith("#content")
 
 
-def test_colours_follow_the_system_and_can_be_chosen(visit: Visit) -> None:
-    page = visit.open("/jobs")
-    for name in ("dark", "light", "auto", "dark"):
-        page.get_by_role("button", name="Colours").click()
-        expect(page.locator("html")).to_have_attribute("data-theme", name)
-    visit.open("/fleet")
-    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
-
-
 def test_empty_pages_say_what_to_do(browser: Browser) -> None:
     with served("--empty") as address:
         visit = Visit(browser, address)

@@ -1,6 +1,7 @@
 """Nobody but a browser at the console's own address gets an answer; JSON says what commands print;
 as a process it waits for a broker, says what is wrong in one line, and ends cleanly."""
 
+import asyncio
 import io
 import json
 import os
@@ -13,9 +14,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -31,7 +34,6 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
-from tests.compose.console.client import Client
 from tests.compose.console.made_up import (
     CANARY,
     NOW_S,
@@ -54,6 +56,25 @@ PAGES = ("/", "/fleet", "/devices/d3", "/learning", "/releases", "/quality?offse
 def settings(**fields: Any) -> ConsoleSettings:
     broker = BrokerSettings(bootstrap="k:1")
     return ConsoleSettings(broker, Path("/nowhere"), "t.py:task", **fields)
+
+
+@dataclass
+class Client:
+    """Requests to an ASGI app, without a socket."""
+
+    app: Any
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            base = "http://127.0.0.1:8750"
+            async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(ask())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
 
 
 def client(ready: bool = True, **fields: Any) -> Client:

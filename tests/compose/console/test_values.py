@@ -1,6 +1,5 @@
 """What the pages show is made of the topics, names what is wrong first, and stays small."""
 
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compose.console.device import bounds_of, device, histograms
+from compose.console.device import device, histograms
 from compose.console.history import (
     DAY_SLOT_S,
     LETTER_BYTES,
@@ -40,6 +39,7 @@ from tests.compose.console.made_up import (
 )  # fmt: skip
 from tests.compose.messages import TASK
 from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.unwrap import unwrap
 
 
 @cache
@@ -79,23 +79,6 @@ def test_events_that_were_to_be_left_out_are_no_problem(
     found = observed(made_up.device("d0", dropped=dropped), report("d0", 5)).problems
     assert len(found) == (says is not None)
     assert says is None or (says in found[0].text and "metered" not in found[0].text)
-
-
-def test_a_paused_rollout_is_shown_with_who_and_why() -> None:
-    """Also after a decision about something else."""
-    paused = {"reason": "manual: look first", "time_us": 7, "key": "ab" * 8}
-    offer = {"stable": STABLE, "offered": CANARY, "share": 0.25, "stage": 1}
-    seen = observed(*made_up.fleet(), decision(4, "held", CANARY, 50, **offer, paused=paused),
-                    decision(5, "keys", STABLE, 40, **offer, paused=paused))  # fmt: skip
-    found = next(p for p in seen.problems if p.page == "/releases")
-    assert found.text == f"A person has paused the rollout of {CANARY}"
-    assert found.advice.startswith(f"manual: look first, signed by key {'ab' * 8}. ")
-    assert found.since_us == 7
-    assert overview(seen)["rollout"] == f"{CANARY} offered to 0 of 6 devices, stage 1, paused"
-    seen.history.absorb(decision(6, "stage", CANARY, 30, **offer, reason="manual: console"))
-    seen = replace(seen)
-    assert [p for p in seen.problems if p.page == "/releases"] == []
-    assert releases(seen)["decisions"][0][1] == f"{CANARY} is resumed in stage 1"
 
 
 def test_the_loop_is_summed_up_with_its_rates() -> None:
@@ -147,28 +130,24 @@ def test_a_device_without_an_agent_is_listed_and_counted_like_any_other() -> Non
     assert [(s.device, s.phase) for s in found["states"]] == [
         ("press", "no agent"), ("d0", "running"),
     ]  # fmt: skip
-    page = device(seen, "press")
-    assert page is not None
+    page = unwrap(device(seen, "press"))
     assert (page["state"].produced, page["accounts"]) == (10, [])
     assert [p.text for p in seen.problems] == ["Inputs drift on 1 of 1 device: press (x)"]
 
 
 def test_a_devices_page_has_its_account_versions_windows_and_drift() -> None:
-    found = device(one_fleet(), "d5")
-    assert found is not None
+    found = unwrap(device(one_fleet(), "d5"))
     assert [(version, len(its)) for version, its in found["spans"]] == [(STABLE, 21), (CANARY, 9)]
     assert [balanced for _, balanced in found["accounts"]] == [True]
     assert found["reports"][0].value == 0.75
-    drifting = device(one_fleet(), "d1")
-    assert drifting is not None
+    drifting = unwrap(device(one_fleet(), "d1"))
     assert [channel.psi for channel in drifting["channels"]] == [0.9]
     assert device(one_fleet(), "nobody") is None
 
 
 def test_an_epoch_that_ended_stays_in_the_account() -> None:
     seen = observed(*(made_up.device("d0", epoch=f"e{n}") for n in range(3)))
-    found = device(seen, "d0")
-    assert found is not None
+    found = unwrap(device(seen, "d0"))
     assert [state.epoch for state, _ in found["accounts"]] == ["e2", "e1", "e0"]
 
 
@@ -178,8 +157,7 @@ def test_a_devices_windows_are_in_the_order_of_their_times_each_once() -> None:
         report("d0", ago_s, revision=revision, metric="brier")
         for ago_s, revision in ((40, 0), (20, 0), (30, 0), (40, 1))
     ))  # fmt: skip
-    found = device(seen, "d0")
-    assert found is not None
+    found = unwrap(device(seen, "d0"))
     [line] = found["chart"]["series"]
     assert [NOW_S - at_ms / 1000 for at_ms, _ in line["points"]] == [35, 25, 15]
     assert len(found["reports"]) == 4
@@ -218,19 +196,6 @@ def test_a_histogram_that_makes_no_sense_is_left_out(wrong: dict[str, Any]) -> N
     assert list(histograms(drifting(**wrong), ())) == []
 
 
-@pytest.mark.parametrize(
-    ("edges", "names"),
-    [
-        ([1013.25, 1013.5, 1013.75], ["1,013.25", "1,013.50", "1,013.75"]),
-        ([0.0, 250.0, 500.0], ["0", "250", "500"]),
-        ([-1e-9, 0.0, 1e-9], ["-1e-09", "0", "1e-09"]),
-        ([0.0, 0.0, 0.0], ["0", "0", "0"]),
-    ],
-)
-def test_bounds_have_the_digits_that_tell_them_apart(edges: list[float], names: list[str]) -> None:
-    assert bounds_of(edges) == names
-
-
 def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
     found = learning(one_fleet())
     [run] = found["runs"]
@@ -241,17 +206,6 @@ def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
     assert "class slow on held-out devices gained least (-0.02 on 40 segments)" in words[-1]
     refused = one_fleet().view.rounds[-1].model_copy(update={"kind": "rejected", "metrics": {}})
     assert gate_words(refused, "accuracy") == ["The gate refused the candidate: promoted."]
-
-
-def test_a_canary_is_compared_with_the_others() -> None:
-    found = releases(one_fleet())
-    assert [line["points"][-1][1] for line in found["growth"]["series"]] == [0.75, 0.75]
-    assert [d.seq for d, _ in found["decisions"]] == [3, 2, 1]
-    seen = observed(*made_up.fleet())
-    for ago_s, fine in ((60, 1.0), (59, 2.0), (40, 9.0)):
-        evaluate(seen.history, ago_s, 0.5, fine)
-    names = [line["name"] for line in releases(seen)["odds"]["series"]][2:]
-    assert names == ["bound: it goes back at 50 to 1", "bound: it goes on at 20 to 1"]
 
 
 def test_the_odds_are_those_of_the_version_on_offer_alone() -> None:

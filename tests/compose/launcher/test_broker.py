@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -52,11 +51,6 @@ def test_an_address_comes_before_everything_else(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"):
-        broker.choose(tmp_path, "a:1", {"TIDEWHEEL_KAFKA_SECURITY_PROTOCOL": "PLAIN"})
-
-
 def test_kafka_with_a_java_comes_before_the_embedded_broker(tmp_path: Path) -> None:
     environ = {"KAFKA_HOME": str(kafka_home(tmp_path)), "JAVA_HOME": str(java(tmp_path))}
     choice = broker.choose(tmp_path, None, environ)
@@ -91,23 +85,6 @@ def test_the_ports_stay_with_the_state_folder(tmp_path: Path) -> None:
     again = broker.choose(tmp_path / "a", None, {"PATH": ""})
     other = broker.choose(tmp_path / "b", None, {"PATH": ""})
     assert first.settings == again.settings != other.settings
-
-
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
-    choice = broker.choose(tmp_path, None, {"PATH": ""})
-    port = int(choice.settings.bootstrap.rpartition(":")[2])
-    with socket.socket() as squatter:
-        squatter.bind(("127.0.0.1", port))
-        squatter.listen()
-        with pytest.raises(UsageError, match=str(port)):
-            broker.command(choice, tmp_path)
-
-
-def test_a_broken_ports_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broker").mkdir()
-    (tmp_path / "broker" / "ports.json").write_text("{")
-    with pytest.raises(UsageError, match=r"ports\.json"):
-        broker.choose(tmp_path, None, {"PATH": ""})
 
 
 def test_the_storage_is_formatted_once_and_the_node_is_for_this_machine(tmp_path: Path) -> None:

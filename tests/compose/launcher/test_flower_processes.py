@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.launcher import broker, flower_processes
+from compose.launcher import flower_processes
 from compose.security.certificates import make_certificates
 from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
@@ -66,12 +66,3 @@ def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:
 def test_an_unknown_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no setting 'round'"):
         flower_processes.submission(tmp_path, "127.0.0.1:4001", {"round": 2})
-
-
-def test_a_port_without_a_superlink_is_not_ready() -> None:
-    (port,) = broker.free_ports(1)
-    assert not flower_processes.is_ready(f"127.0.0.1:{port}", timeout_s=0.5)
-
-
-def test_free_ports_differ() -> None:
-    assert len(set(broker.free_ports(20))) == 20

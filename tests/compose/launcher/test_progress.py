@@ -108,11 +108,6 @@ def test_a_sensor_repeats_nothing_so_that_as_much_is_enough() -> None:
     assert loop.clock.closed
 
 
-def test_runs_of_an_earlier_launch_are_no_phase_of_this_one() -> None:
-    loop = Loop()
-    assert loop.see(step("requested", time_us=0)) == "inference"
-
-
 def test_a_run_that_the_end_breaks_off_is_said() -> None:
     view = FleetView("tiny")
     assert broken_off(view) is None

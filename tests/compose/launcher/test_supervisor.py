@@ -13,7 +13,6 @@ from compose.launcher import supervisor as module
 from compose.launcher.broker import Launch, free_ports
 from compose.launcher.supervisor import QUICK_DEATHS, QUICK_S, Supervisor, followed
 from streams.contract.errors import ProcessFailed
-from streams.runtime import logs
 from tests.rig.processes.flower import group_members
 from tests.rig.processes.polling import until
 
@@ -58,31 +57,6 @@ def python(code: str) -> Launch:
 def text(supervisor: Supervisor, name: str) -> str:
     path = supervisor.log_path(name)
     return path.read_text() if path.exists() else ""
-
-
-def test_output_goes_to_a_log_and_the_environment_is_added(supervisor: Supervisor) -> None:
-    code = "import os, sys; print(os.environ['EXTRA']); print('err', file=sys.stderr)"
-    supervisor.start("talker", Launch([sys.executable, "-c", code], {"EXTRA": "seen"}))
-    supervisor.children["talker"].process.wait(30)
-    assert sorted(text(supervisor, "talker").split()) == ["err", "seen"]
-
-
-def test_a_log_that_has_grown_is_rotated_while_its_process_goes_on(
-    supervisor: Supervisor, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logs, "LOG_BYTES", 1000)
-    monkeypatch.setattr(module, "rotate", lambda path: logs.rotate(path, logs.LOG_BYTES))
-    code = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.001)"
-    supervisor.start("talker", python(code))
-
-    def rotated(number: int) -> bool:
-        clock.now += module.ROTATE_S
-        assert supervisor.check() == []
-        return supervisor.log_path("talker").with_name(f"talker.log.{number}").exists()
-
-    until(lambda: rotated(2), "it was rotated twice")
-    until(lambda: bool(text(supervisor, "talker")), "it goes on")
-    assert supervisor.log_path("talker").stat().st_size < 100_000
 
 
 def test_what_dies_is_started_again_and_that_is_said(supervisor: Supervisor, clock: Clock) -> None:
@@ -176,20 +150,6 @@ def test_a_death_takes_the_children_left_behind_with_it(
     child.process.wait(30)
     supervisor.check()
     until(lambda: group_members(group) == [], "no orphan is left")
-
-
-def test_stop_waits_for_one_that_ends_well(supervisor: Supervisor) -> None:
-    code = (
-        "import signal, time\n"
-        "def end(*_):\n    print('flushed', flush=True); raise SystemExit(0)\n"
-        "signal.signal(signal.SIGTERM, end)\nprint('ready', flush=True)\ntime.sleep(600)\n"
-    )
-    supervisor.start("tidy", python(code))
-    until(lambda: "ready" in text(supervisor, "tidy"), "it listens")
-    process = supervisor.children["tidy"].process
-    supervisor.stop("tidy", "not there")
-    assert process.returncode == 0
-    assert "flushed" in text(supervisor, "tidy")
 
 
 def test_the_broker_is_ended_last(supervisor: Supervisor) -> None:

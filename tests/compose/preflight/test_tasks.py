@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,12 @@ import pytest
 from compose.launcher.commands import chosen_devices
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
-
-ROOT = Path(__file__).parents[3]
-TINY = f"{ROOT / 'tests' / 'rig' / 'made_up' / 'tiny_task.py'}:task"
+from tests.compose.cli import test_cli
+from tests.compose.cli.test_cli import ROOT, TINY
 
 
 def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "compose.cli.main", *words]
-    environ = {
-        "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1",
-        "TIDEWHEEL_CACHE": str(folder / "cache"),
-    }  # fmt: skip
-    done = subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120
-    )
+    done = test_cli.tidewheel(*words, folder=folder, PYTHONPATH=str(ROOT))
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -98,6 +89,7 @@ def test_what_cannot_work_ends_with_1_and_advice(
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
 
 
+@pytest.mark.usefixtures("executed")  # a forked process has torch
 @pytest.mark.parametrize("line", ["import torch", "from torch import nn"])
 def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(
     tmp_path: Path, line: str

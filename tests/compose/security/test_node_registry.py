@@ -1,12 +1,10 @@
 """Keys of SuperNodes and what becomes of them, with a stand-in for the `flwr` command."""
 
 import json
-import stat
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compose.security.node_registry import (
@@ -72,16 +70,6 @@ def kept(nodes: Nodes, device: str) -> Node:
     return Node.decode((nodes.key(device).parent / "node.json").read_bytes())
 
 
-def test_a_key_is_private_and_such_as_flower_reads(tmp_path: Path) -> None:
-    path = tmp_path / "nodes" / "d0" / "key"
-    public = make_key(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    assert isinstance(key.curve, ec.SECP384R1)
-    assert own_key(path) == read_public_key(public_path(path)) == public
-
-
 def test_a_fingerprint_is_the_one_that_ssh_keygen_shows(tmp_path: Path) -> None:
     path = tmp_path / "key.pub"
     path.write_text(f"{OF_SSH_KEYGEN} me@pump\n")
@@ -136,14 +124,6 @@ def test_a_superlink_with_an_empty_database_is_told_again(nodes: Nodes, flwr: St
     assert kept(nodes, "d0").public_key == first.public_key
 
 
-def test_many_are_added_at_once(nodes: Nodes, flwr: StandIn) -> None:
-    names = [f"d{n}" for n in range(5)]
-    nodes.add_all(names)
-    nodes.add_all(names)
-    assert [line.device for line in nodes.lines()] == names
-    assert len(flwr.keys) == 5
-
-
 def test_the_list_tells_what_only_one_side_has(nodes: Nodes, flwr: StandIn) -> None:
     public = "ecdsa-sha2-nistp384 AAAA"
     known = [Node(device=d, public_key=public, node=n) for d, n in (("b", "2"), ("a", "1"))]
@@ -185,11 +165,3 @@ def test_what_cannot_be_read_is_named(nodes: Nodes) -> None:
     (nodes.key("d0").parent / "node.json").write_text(json.dumps({"device": 3}))
     with pytest.raises(UsageError, match=r"node\.json cannot be read: .*: remove it"):
         nodes.lines()
-
-
-def test_the_key_of_ssh_keygen_is_taken(nodes: Nodes, tmp_path: Path) -> None:
-    path = tmp_path / "pump"
-    serialized = make_key(path)
-    public_path(path).write_text(f"{serialized} me@pump\n")  # as ssh-keygen writes it
-    assert nodes.add("d0", public_path(path)) == "added"
-    assert kept(nodes, "d0").public_key == serialized

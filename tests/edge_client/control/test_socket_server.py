@@ -1,7 +1,6 @@
 """The agent's socket: private, and robust against whoever connects."""
 
 import contextlib
-import os
 import socket
 import stat
 import struct
@@ -15,7 +14,7 @@ import pytest
 from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import MAX_PATH, SocketServer, socket_path
 from streams.contract.errors import Retryable
-from streams.contract.work import AgentReply, AgentRequest, Label, WorkReply, WorkRequest
+from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 from tests.rig.made_up.documents import work_request
 
 REQUEST = work_request(base="1-aaaaaaaa")
@@ -35,11 +34,6 @@ def service(tmp_path: Path) -> Iterator[Path]:
     yield path
     service.stop()
     assert not path.exists()
-
-
-def test_work_is_handed_over_and_comes_back(service: Path) -> None:
-    reply, body = call(service, REQUEST, b"weights", timeout_s=5)
-    assert (reply.samples, reply.base, body) == (7, "1-aaaaaaaa", b"sthgiew")
 
 
 def test_a_question_is_answered_while_work_is_going_on(tmp_path: Path) -> None:
@@ -85,11 +79,6 @@ def test_work_whose_sender_has_gone_while_it_waited_is_not_done(tmp_path: Path) 
         assert [answer.result(30)[0].device for answer in (first, third)] == ["d0"] * 2
     service.stop()
     assert done == [1, 3]
-
-
-def test_labels_arrive_with_the_question(service: Path) -> None:
-    labels = [Label(first_us=n, last_us=n, label=[1.0]) for n in range(200)]
-    assert ask(service, AgentRequest(op="label", labels=labels)).labelled == 200
 
 
 def test_only_the_owner_may_open_the_socket(service: Path) -> None:
@@ -146,13 +135,3 @@ def test_a_link_in_the_place_of_the_short_folder_is_refused(tmp_path: Path) -> N
             socket_path(folder)
     finally:
         short.unlink()
-
-
-def test_a_socket_changes_nothing_for_files_of_other_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A umask is that of the whole process."""
-    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask of all threads is set"))
-    service = SocketServer(socket_path(tmp_path), lambda *_: (_, b""), lambda _: AgentReply())  # type: ignore[arg-type,return-value]
-    service.start()
-    service.stop()

@@ -17,7 +17,6 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN
 from streams.contract.artifact import challenger_header
 from streams.contract.documents import ChallengerState, release_of
-from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
@@ -154,14 +153,6 @@ def test_a_version_that_is_worse_here_does_not_answer(device: Device) -> None:
     assert state.text == f"keeps {first}: error 0.20 against 0.80 on 60 segments"
 
 
-def test_a_version_that_is_better_answers(device: Device) -> None:
-    device.serve(1, 1)
-    device.see(60)
-    second = device.serve(2, 0)
-    device.other.consider()
-    assert (device.answering, device.other.state) == (second, None)
-
-
 def test_a_copy_that_is_better_answers_and_one_that_is_not_waits(tmp_path: Path) -> None:
     device = Device(tmp_path, COPIES)
     base = copy_that_is_better(device)
@@ -271,12 +262,6 @@ def test_a_file_that_is_damaged_is_removed(tmp_path: Path, origin: str, damage: 
     device.other.consider()
     assert (device.answering, device.other.state) == (base, None)
     assert not device.path.exists()
-
-
-@pytest.mark.parametrize("data", [b"garbage", b"\x05" + bytes(7) + b"[[[[["])
-def test_what_is_no_challengers_file_is_said_so(data: bytes) -> None:
-    with pytest.raises(ArtifactError, match="not the file of a challenger"):
-        challenger_header(data)
 
 
 def test_a_withdrawn_version_is_never_kept(device: Device) -> None:

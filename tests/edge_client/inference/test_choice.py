@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.inference.choice import (
-    BACK,
     LEAST,
-    LEVEL,
     chance,
     compare,
     is_time_to_look,
@@ -27,14 +25,6 @@ def votes(old: int, new: int, same: int = 0) -> tuple[np.ndarray, np.ndarray]:
     losses_of_old = [0.0] * old + [1.0] * new + [0.0] * same
     losses_of_new = [1.0] * old + [0.0] * new + [0.0] * same
     return np.array(losses_of_old), np.array(losses_of_new)
-
-
-def test_chance_is_that_of_a_coin() -> None:
-    assert chance(0, 0) == 1.0
-    assert chance(5, 0) == 1 / 32
-    assert chance(4, 1) == pytest.approx(6 / 32)
-    assert chance(0, 400) == 1.0
-    assert chance(250, 150) == pytest.approx(3.4e-7, rel=0.1)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
@@ -56,12 +46,6 @@ def test_few_rows_and_small_differences_keep_nothing() -> None:
     assert compare(APART, *votes(LEAST, 0)).keeps(keeping=False)
     assert not compare(APART, *votes(8, 0, 600)).keeps(keeping=False)  # a hundredth
     assert compare(APART, np.zeros(0), np.zeros(0)).keeps(keeping=True) is False
-
-
-def test_a_device_that_keeps_goes_on_while_the_evidence_is_weaker() -> None:
-    weaker = compare(APART, *votes(6, 2, 12))
-    assert LEVEL < weaker.chance < BACK
-    assert (weaker.keeps(keeping=False), weaker.keeps(keeping=True)) == (False, True)
 
 
 def test_overlapping_segments_are_not_as_many_votes() -> None:

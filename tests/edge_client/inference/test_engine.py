@@ -37,20 +37,6 @@ def test_it_answers_as_torch_also_after_the_weights_were_swapped(
         np.testing.assert_allclose(answers, predict(model, inputs), atol=1e-4)
 
 
-def test_two_versions_answer_side_by_side() -> None:
-    """A version that is being replaced still answers with its own weights."""
-    models = [with_batch_norm(1), with_batch_norm(2)]
-    graph = export_graph(tiny, models[0])
-    engines = [
-        Engine(tiny, verified(artifact(KEY, model, i, graph=graph)))
-        for i, model in enumerate(models, 1)
-    ]
-    for segment in segments(20):
-        for engine, model in zip(engines, models, strict=True):
-            expected = predict(model, segment[None])[0]
-            np.testing.assert_allclose(engine.run(segment), expected, atol=1e-4)
-
-
 def altered(**files: bytes) -> Artifact:
     """A sound artifact with some of its files replaced after it was verified."""
     sound = verified(artifact(KEY, plain(1)))

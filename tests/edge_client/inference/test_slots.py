@@ -1,7 +1,10 @@
 """Two slots: what is installed is verified first, what is broken leaves the old version on."""
 
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,6 @@ from edge_client.inference import slots as slots_module
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.inference.trial import ANSWERS, CRASH_S, TRIAL_S, SlotState
-from federation.bootstrap.onnx_export import export_graph
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import predict
@@ -20,33 +22,43 @@ from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import artifact, plain, segments, tiny
 
 
-@pytest.fixture(scope="module")
-def graph() -> bytes:
-    return export_graph(tiny, plain(1))
+@dataclass
+class Place:
+    """A device's folder of slots, and three versions; each has its number as seed."""
+
+    folder: Path
+    key: Ed25519PrivateKey
+    graph: bytes
+
+    def __post_init__(self) -> None:
+        self.versions = [self.made(number) for number in (1, 2, 3)]
+
+    def made(self, number: int = 2, key: Ed25519PrivateKey | None = None, **more: Any) -> bytes:
+        return artifact(key or self.key, plain(number), number, **{"graph": self.graph, **more})
+
+    def slots(self, *numbers: int, task: Task = tiny, **more: Any) -> Slots:
+        """As a process has them when it starts; these versions are installed."""
+        made = Slots(self.folder, task, [self.key.public_key()], **more)
+        for number in numbers:
+            made.install(self.versions[number - 1])
+        return made
+
+    def opened(self) -> Engine | None:
+        """What another process answers with."""
+        return self.slots().open()
+
+    @property
+    def state(self) -> SlotState:
+        return SlotState.decode((self.folder / "slots.json").read_bytes())
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
 
 
 @pytest.fixture
-def key(tmp_path: Path) -> Ed25519PrivateKey:
-    return create_key(tmp_path / "keys" / "signing.pem")
-
-
-@pytest.fixture
-def versions(key: Ed25519PrivateKey, graph: bytes) -> list[bytes]:
-    """Three model versions, numbered from 1; each has its number as seed."""
-    return [artifact(key, plain(n), n, graph=graph) for n in (1, 2, 3)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "slots"
-
-
-def opened(folder: Path, key: Ed25519PrivateKey, task: Task = tiny) -> Slots:
-    return Slots(folder, task, [key.public_key()])
-
-
-def state(folder: Path) -> SlotState:
-    return SlotState.decode((folder / "slots.json").read_bytes())
+def at(tmp_path: Path, graph: bytes) -> Place:
+    return Place(tmp_path / "slots", create_key(tmp_path / "keys" / "signing.pem"), graph)
 
 
 def answers_as(engine: Engine | None, seed: int) -> bool:
@@ -56,48 +68,19 @@ def answers_as(engine: Engine | None, seed: int) -> bool:
     return bool(np.allclose(found, predict(plain(seed), inputs), atol=1e-4))
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_restart_opens_the_active_one(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
+def test_a_restart_opens_the_active_one(at: Place) -> None:
+    slots = at.slots()
     assert slots.open() is None
-    for seed, data in enumerate(versions, 1):
+    for seed, data in enumerate(at.versions, 1):
         assert answers_as(slots.install(data), seed)
-    again = opened(folder, key)
+    again = at.slots()
     assert answers_as(again.open(), 3)
     assert (again.active, again.previous) == (slots.active, slots.previous)
     assert str(again.previous).startswith("1-")  # the second had not proved itself
     kept = [f"{again.previous}.twa", f"{again.active}.twa"]
-    assert files(folder) == [*kept, "serving", "slots.json"]
+    assert at.files == [*kept, "serving", "slots.json"]
     again.close()
-    assert files(folder) == [*kept, "slots.json"]
-
-
-def refused(data: bytes, what: str, graph: bytes, key: Ed25519PrivateKey) -> bytes:
-    """`data`, a sound second version, made wrong in one way."""
-    stranger = Ed25519PrivateKey.generate()
-    other = {
-        "task": dataclasses.replace(tiny, name="other"),
-        "version": dataclasses.replace(tiny, version=2),
-    }
-    end = len(data) - 100
-    return {
-        "empty": lambda: b"",
-        "truncated": lambda: data[:end],
-        "cut in the manifest": lambda: data[:40],
-        "flipped in the files": lambda: data[:end] + bytes([data[end] ^ 1]) + data[end + 1 :],
-        "flipped in the manifest": lambda: data[:60] + bytes([data[60] ^ 1]) + data[61:],
-        "signature": lambda: data.replace(signature_of(data), bytes(64)),
-        "stranger": lambda: artifact(stranger, plain(2), 2, graph=graph),
-        "task": lambda: artifact(key, plain(2), 2, graph=graph, task=other["task"]),
-        "task version": lambda: artifact(key, plain(2), 2, graph=graph, task=other["version"]),
-        "kind": lambda: artifact(key, plain(2), 2, graph=graph, kind="teacher"),
-        "graph": lambda: artifact(key, plain(2), 2, graph=b"not onnx", probe=b""),
-    }[what]()
+    assert at.files == [*kept, "slots.json"]
 
 
 def signature_of(data: bytes) -> bytes:
@@ -105,99 +88,74 @@ def signature_of(data: bytes) -> bytes:
     return data[16 + size : 16 + size + 64]
 
 
-@pytest.mark.parametrize(
-    ("what", "reason"),
-    [
-        ("empty", "truncated"),
-        ("truncated", "truncated"),
-        ("cut in the manifest", "truncated"),
-        ("flipped in the files", "digest"),
-        ("flipped in the manifest", None),  # what breaks depends on which byte it is
-        ("signature", "signature"),
-        ("stranger", "untrusted-key"),
-        ("task", "task"),
-        ("task version", "task"),
-        ("kind", "kind"),
-        ("graph", "not-runnable"),
-    ],
-)
-def test_what_does_not_verify_is_refused_and_the_old_version_goes_on(
-    folder: Path,
-    key: Ed25519PrivateKey,
-    versions: list[bytes],
-    graph: bytes,
-    what: str,
-    reason: str | None,
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    before = files(folder), slots.active
+END = -100  # a byte of the files
+
+
+def replaced(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+# What makes a sound second version wrong, and the reason; of any byte see test_registry.
+WRONG: dict[str, tuple[Callable[[Place], bytes], str]] = {
+    "empty": (lambda _: b"", "truncated"),
+    "truncated": (lambda at: at.versions[1][:END], "truncated"),
+    "flipped": (lambda at: replaced(at.versions[1], len(at.versions[1]) + END), "digest"),
+    "signature": (
+        lambda at: at.versions[1].replace(signature_of(at.versions[1]), bytes(64)), "signature",
+    ),
+    "stranger": (lambda at: at.made(key=Ed25519PrivateKey.generate()), "untrusted-key"),
+    "task": (lambda at: at.made(task=dataclasses.replace(tiny, name="other")), "task"),
+    "task version": (lambda at: at.made(task=dataclasses.replace(tiny, version=2)), "task"),
+    "kind": (lambda at: at.made(kind="teacher"), "kind"),
+    "graph": (lambda at: at.made(graph=b"not onnx", probe=b""), "not-runnable"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_does_not_verify_is_refused_and_the_old_version_goes_on(at: Place, what: str) -> None:
+    slots, (make, reason) = at.slots(1), WRONG[what]
+    before = at.files, slots.active
     with pytest.raises(ArtifactError) as caught:
-        slots.install(refused(versions[1], what, graph, key))
-    assert reason in (None, caught.value.reason)
-    assert (files(folder), slots.active) == before
-    assert answers_as(opened(folder, key).open(), 1)
+        slots.install(make(at))
+    assert caught.value.reason == reason
+    assert (at.files, slots.active) == before
+    assert answers_as(at.opened(), 1)
 
 
-def test_another_digest_than_the_offered_one_is_refused(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
+def test_another_digest_than_the_offered_one_is_refused(at: Place) -> None:
     with pytest.raises(ArtifactError, match="digest"):
-        opened(folder, key).install(versions[0], digest="0" * 64)
-    assert files(folder) == []
+        at.slots().install(at.versions[0], digest="0" * 64)
+    assert at.files == []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
-def test_a_broken_active_file_gives_its_place_to_the_previous(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], damage: str
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
-    path = folder / f"{slots.active}.twa"
+def test_a_broken_active_file_gives_its_place_to_the_previous(at: Place, damage: str) -> None:
+    slots = at.slots(1, 2)
+    path = at.folder / f"{slots.active}.twa"
     data = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]) if damage == "flipped" else data[:-9])
-    again = opened(folder, key)
+    again = at.slots()
     assert answers_as(again.open(), 1)
     assert (str(again.active)[:2], again.previous) == ("1-", None)
-    assert answers_as(again.install(versions[1]), 2)  # offered again, it is taken again
-    assert answers_as(opened(folder, key).open(), 2)
+    assert answers_as(again.install(at.versions[1]), 2)  # offered again, it is taken again
+    assert answers_as(at.opened(), 2)
 
 
-def test_with_both_files_broken_there_is_no_model(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
-    for path in folder.glob("*.twa"):
+def test_with_both_files_broken_there_is_no_model(at: Place) -> None:
+    at.slots(1, 2)
+    for path in at.folder.glob("*.twa"):
         path.write_bytes(b"")
-    assert opened(folder, key).open() is None
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"active": 1, "previous": null}', "null"])
-def test_a_broken_slots_file_is_no_model_and_no_crash(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], text: str
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    (folder / "slots.json").write_text(text)
-    again = opened(folder, key)
-    assert again.open() is None
-    assert answers_as(again.install(versions[1]), 2)
+    assert at.opened() is None
 
 
 def test_a_full_disk_before_the_switch_keeps_the_old_version(
-    folder: Path,
-    key: Ed25519PrivateKey,
-    versions: list[bytes],
+    at: Place,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
+    slots = at.slots(1)
     write = slots_module.write_atomic
 
     def full(path: Path, data: bytes) -> None:
@@ -207,16 +165,16 @@ def test_a_full_disk_before_the_switch_keeps_the_old_version(
 
     monkeypatch.setattr(slots_module, "write_atomic", full)
     with pytest.raises(OSError, match="No space"):
-        slots.install(versions[1])
+        slots.install(at.versions[1])
     monkeypatch.undo()
     assert str(slots.active).startswith("1-")
-    assert answers_as(opened(folder, key).open(), 1)
-    assert answers_as(slots.install(versions[1]), 2)
+    assert answers_as(at.opened(), 1)
+    assert answers_as(slots.install(at.versions[1]), 2)
 
 
-def dies_at(step: str, folder: Path, key: Ed25519PrivateKey, data: bytes | None = None) -> None:
+def dies_at(step: str, at: Place, data: bytes | None = None) -> None:
     """Open, and install `data`, in a process that is killed at the end of a numbered step."""
-    slots = Slots(folder, tiny, [key.public_key()], failpoint=killed_at(step))
+    slots = at.slots(failpoint=killed_at(step))
 
     def begin() -> None:
         slots.open()
@@ -228,17 +186,14 @@ def dies_at(step: str, folder: Path, key: Ed25519PrivateKey, data: bytes | None 
 
 
 @pytest.mark.parametrize("step", range(1, 8))
-def test_a_kill_at_a_numbered_step_of_installing(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
-) -> None:
-    first = opened(folder, key)
-    first.install(versions[0])
+def test_a_kill_at_a_numbered_step_of_installing(at: Place, step: int) -> None:
+    first = at.slots(1)
     first.close()
-    dies_at(f"slots-step-{step}", folder, key, versions[1])
-    again = opened(folder, key)
+    dies_at(f"slots-step-{step}", at, at.versions[1])
+    again = at.slots()
     assert answers_as(again.open(), 1 if step < 5 else 2)
-    assert not (folder / "trying").exists()
-    found = state(folder)
+    assert not (at.folder / "trying").exists()
+    found = at.state
     assert found.active == again.active
     assert found.previous == (None if step < 5 else first.active)
     # the first one is blamed where it was served and nothing was tried, the second once it was
@@ -246,76 +201,41 @@ def test_a_kill_at_a_numbered_step_of_installing(
     if step == 2:
         assert [why.partition(":")[0] for why in again.refused.values()] == ["died"]
         with pytest.raises(ArtifactError, match=r"refused: 2-.*died"):
-            again.install(versions[1])
+            again.install(at.versions[1])
     else:
         assert again.refused == {}
-        assert answers_as(again.install(versions[1]), 2)
-    again.install(versions[2])
-    assert len(list(folder.glob("*.twa"))) == 2  # what the crash left behind is gone
+        assert answers_as(again.install(at.versions[1]), 2)
+    again.install(at.versions[2])
+    assert len(list(at.folder.glob("*.twa"))) == 2  # what the crash left behind is gone
 
 
 @pytest.mark.parametrize("step", range(1, 5))
-def test_a_kill_at_a_numbered_step_of_going_back(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], step: int
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
+def test_a_kill_at_a_numbered_step_of_going_back(at: Place, step: int) -> None:
+    slots = at.slots(1, 2)
     for _ in range(2):
-        opened(folder, key).open()  # each leaves the marker of a process that died
-    dies_at(f"back-step-{step}", folder, key)
-    again = opened(folder, key)
+        at.opened()  # each leaves the marker of a process that died
+    dies_at(f"back-step-{step}", at)
+    again = at.slots()
     assert answers_as(again.open(), 1)
     assert (again.active, again.previous) == (slots.previous, None)
     assert list(again.refused) == [slots.active]
 
 
-def test_three_crashes_in_time_bring_the_previous_back(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    bad = slots.install(versions[1]).model
-    for crashes in (1, 2):  # a process that died is one that did not close
-        assert answers_as(opened(folder, key).open(), 2)
-        assert len(state(folder).crashes_us) == crashes
-    back = opened(folder, key)
-    assert answers_as(back.open(), 1)
-    assert (back.active, back.previous) == (slots.previous, None)
-    assert back.refused == {bad: "crashed: 3 times within 600 s"}
-    assert not (folder / f"{bad}.twa").exists()
-    with pytest.raises(ArtifactError, match="refused"):
-        back.install(versions[1])
-    for _ in range(5):  # what was gone back to has nothing behind it
-        assert answers_as(opened(folder, key).open(), 1)
-    back.install(versions[2])
-    assert list(state(folder).refused) == [bad]
-
-
-def test_clean_ends_and_crashes_far_apart_bring_nothing_back(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
-    slots.close()
+def test_clean_ends_and_crashes_far_apart_bring_nothing_back(at: Place) -> None:
+    at.slots(1, 2).close()
     for _ in range(5):
-        again = opened(folder, key)
+        again = at.slots()
         assert answers_as(again.open(), 2)
         again.close()
     for n in range(5):
-        wall = lambda n=n: 1e9 + n * (CRASH_S + 1)  # type: ignore[misc]  # noqa: E731
-        again = Slots(folder, tiny, [key.public_key()], wall=wall)
+        again = at.slots(wall=lambda n=n: 1e9 + n * (CRASH_S + 1))
         assert answers_as(again.open(), 2)
 
 
-def test_a_version_is_confirmed_by_time_and_answers_and_then_not_blamed(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
+def test_a_version_is_confirmed_by_time_and_answers_and_then_not_blamed(at: Place) -> None:
     now = 0.0
-    slots = Slots(folder, tiny, [key.public_key()], clock=lambda: now)
-    slots.install(versions[0])
-    engine = slots.install(versions[1])
+    slots = at.slots(1, clock=lambda: now)
+    engine = slots.install(at.versions[1])
     engine.latencies.extend([0.001] * (ANSWERS - 1))
     now = TRIAL_S
     slots.check_trial()
@@ -330,23 +250,20 @@ def test_a_version_is_confirmed_by_time_and_answers_and_then_not_blamed(
     engine.latencies.extend([9.0] * ANSWERS)
     slots.check_trial()
     for _ in range(5):
-        again = opened(folder, key)
+        again = at.slots()
         assert answers_as(again.open(), 2)
         assert again.confirmed
-    again.install(versions[2])
+    again.install(at.versions[2])
     assert (again.previous, again.confirmed) == (engine.model, False)
 
 
-def test_answers_that_come_too_late_bring_the_previous_back(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    task = dataclasses.replace(tiny, latency_budget_ms=2.0)
-    slots = opened(folder, key, task)
-    first = slots.install(versions[0])
+def test_answers_that_come_too_late_bring_the_previous_back(at: Place) -> None:
+    slots = at.slots(task=dataclasses.replace(tiny, latency_budget_ms=2.0))
+    first = slots.install(at.versions[0])
     first.latencies.extend([1.0] * ANSWERS)
     slots.check_trial()
     assert slots.engine is first  # there is nothing to go back to
-    second = slots.install(versions[1])
+    second = slots.install(at.versions[1])
     second.latencies.extend([1.0] * (ANSWERS - 1))
     slots.check_trial()
     assert slots.engine is second  # too few to tell
@@ -357,18 +274,15 @@ def test_answers_that_come_too_late_bring_the_previous_back(
     slots.check_trial()
     assert answers_as(slots.engine, 1)
     assert slots.refused == {second.model: "late: p99 of 200 answers is 2.1 ms, 2 are allowed"}
-    assert answers_as(opened(folder, key).open(), 1)
+    assert answers_as(at.opened(), 1)
 
 
-def test_what_fails_its_self_test_is_refused_over_restarts(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], graph: bytes
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    bad = artifact(key, plain(2), 2, graph=graph, lacking=("4.bias",))
+def test_what_fails_its_self_test_is_refused_over_restarts(at: Place) -> None:
+    slots = at.slots(1)
+    bad = at.made(lacking=("4.bias",))
     with pytest.raises(ArtifactError, match="self-test"):
         slots.install(bad)
-    again = opened(folder, key)
+    again = at.slots()
     assert answers_as(again.open(), 1)
     ((model, reason),) = again.refused.items()
     assert (model[:2], reason.partition(":")[0]) == ("2-", "self-test")
@@ -376,35 +290,28 @@ def test_what_fails_its_self_test_is_refused_over_restarts(
         again.install(bad)
 
 
-def test_without_a_sound_previous_version_there_is_no_going_back(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes]
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    model = slots.install(versions[1]).model
-    (folder / f"{slots.previous}.twa").write_bytes(b"")
+def test_without_a_sound_previous_version_there_is_no_going_back(at: Place) -> None:
+    slots = at.slots(1)
+    model = slots.install(at.versions[1]).model
+    (at.folder / f"{slots.previous}.twa").write_bytes(b"")
     assert not slots.go_back(model, "late: by a test")
     assert (slots.active, slots.previous, slots.refused) == (model, None, {})
     assert answers_as(slots.engine, 2)
     for _ in range(5):
-        assert answers_as(opened(folder, key).open(), 2)
+        assert answers_as(at.opened(), 2)
 
 
 def test_a_full_disk_does_not_keep_a_device_from_going_back(
-    folder: Path,
-    key: Ed25519PrivateKey,
-    versions: list[bytes],
+    at: Place,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
+    at.slots(1, 2)
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(slots_module, "write_atomic", full)
-    again = opened(folder, key)
+    again = at.slots()
     assert answers_as(again.open(), 2)
     assert again.go_back(str(again.active), "late: by a test")
     assert answers_as(again.engine, 1)
@@ -412,14 +319,10 @@ def test_a_full_disk_does_not_keep_a_device_from_going_back(
 
 @pytest.mark.parametrize("name", ["serving", "trying"])
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"../../x", b"9" * 99, b"1-0123456"])
-def test_a_broken_marker_blames_nobody(
-    folder: Path, key: Ed25519PrivateKey, versions: list[bytes], name: str, text: bytes
-) -> None:
-    slots = opened(folder, key)
-    slots.install(versions[0])
-    slots.install(versions[1])
-    (folder / "serving").unlink()
-    (folder / name).write_bytes(text)
-    again = opened(folder, key)
+def test_a_broken_marker_blames_nobody(at: Place, name: str, text: bytes) -> None:
+    at.slots(1, 2)
+    (at.folder / "serving").unlink()
+    (at.folder / name).write_bytes(text)
+    again = at.slots()
     assert answers_as(again.open(), 2)
-    assert (state(folder).crashes_us, again.refused) == ([], {})
+    assert (at.state.crashes_us, again.refused) == ([], {})

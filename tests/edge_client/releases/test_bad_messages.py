@@ -8,13 +8,13 @@ import pytest
 from streams.contract.decisions import sign
 from streams.contract.topics import RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader
-from tests.edge_client.releases.test_downlink import WHO, Rig, graph, rig
+from tests.edge_client.releases.test_downlink import WHO, Rig, rig
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.federation.evaluation.test_recent_windows import scores
 from tests.rig.made_up.mangled import mangled
 from tests.rig.processes.polling import until
 
-__all__ = ["graph", "rig"]
+__all__ = ["rig"]
 
 COUNT = 400
 

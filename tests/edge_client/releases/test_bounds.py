@@ -14,9 +14,9 @@ from federation.registry import publisher
 from streams.contract.decisions import CHUNK_BYTES, MAX_BYTES, Delivery, Ref
 from streams.contract.errors import ArtifactError
 from streams.contract.topics import ARTIFACTS, topic_name
-from tests.edge_client.releases.test_downlink import Rig, graph, rig
+from tests.edge_client.releases.test_downlink import Rig, rig
 
-__all__ = ["graph", "rig"]
+__all__ = ["rig"]
 REF = Ref(model="2-aaaaaaaa", digest="a" * 64, size=10_000)
 
 

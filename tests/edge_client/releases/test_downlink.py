@@ -19,8 +19,7 @@ from edge_client.inference.slots import Slots
 from edge_client.releases import downlink as downlink_module
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.samples import Samples
-from federation.bootstrap.onnx_export import export_graph
-from federation.registry import key_rotation, publisher
+from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.artifact import digest_of, model_name
 from streams.contract.decisions import Delivery, Ref, Release, sign
@@ -32,17 +31,13 @@ from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import create_key
-from tests.rig.made_up.models import artifact, plain, tiny
+from tests.rig.made_up.models import artifact, plain
 from tests.rig.made_up.own_task import own_task
 from tests.rig.processes.polling import until
+from tests.rig.unwrap import unwrap
 
 pytestmark = pytest.mark.kafka
 WHO = "d0"
-
-
-@pytest.fixture(scope="module")
-def graph() -> bytes:
-    return export_graph(tiny, plain(1))
 
 
 @dataclass
@@ -153,8 +148,7 @@ def test_a_new_version_comes_as_a_delta_and_a_stranger_to_it_gets_the_whole(rig:
     first, whole = rig.slots.active, rig.downlink.received_bytes
     assert whole == len(rig.registry.read(str(first)))
     second = rig.registry.add(rig.version(2)).model
-    last = rig.registry.last()
-    assert last is not None
+    last = unwrap(rig.registry.last())
     standing = last.decision.standing.model_copy(
         update={
             "offered": Ref(model=second, digest=rig.registry.load(second).digest, size=100_000),
@@ -181,8 +175,7 @@ def test_a_new_version_comes_as_a_delta_and_a_stranger_to_it_gets_the_whole(rig:
 
 def test_an_older_decision_that_comes_again_changes_nothing(rig: Rig) -> None:
     """Also where the device was restarted in between."""
-    old = rig.told
-    assert old is not None
+    old = unwrap(rig.told)
     second = rig.serve(2)
     rig.serves(second)
     for _ in range(2):
@@ -362,8 +355,7 @@ def test_what_is_withdrawn_is_taken_back_and_not_served_again(rig: Rig) -> None:
     second = rig.serve(2)
     rig.serves(second)
     before = rig.downlink.received_bytes
-    last = rig.registry.last()
-    assert last is not None
+    last = unwrap(rig.registry.last())
     ref = Ref(model=first, digest=rig.registry.load(first).digest, size=100_000)
     standing = rig.registry.desired().model_copy(update={"stable": ref})
     standing = standing.without(second, "its windows are worse")
@@ -406,24 +398,3 @@ def test_a_revoked_keys_version_is_not_installed_and_what_it_signed_before_goes_
     registry.serve(third.model, new, "a test")
     rig.told = publisher.announce(rig.producer, registry, rig.told)
     rig.serves(third.model)
-
-
-def test_a_device_follows_a_rotation_of_keys_and_goes_on_after_a_restart(rig: Rig) -> None:
-    """What it serves is signed anew; what the old key signed stays in its slot."""
-    before = str(rig.slots.active)
-    new = Ed25519PrivateKey.generate()
-    key_rotation.trust(rig.registry, rig.key, new.public_key())
-    key_rotation.hand_over(rig.registry, new)
-    key_rotation.revoke(rig.registry, new, key_id(rig.key.public_key()))
-    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
-    renewed = rig.registry.serving()
-    assert renewed is not None
-    rig.serves(renewed.model)
-    rig.stop()
-    rig.start()
-    rig.serves(renewed.model)
-    assert rig.slots.previous == before
-    second = rig.registry.add(rig.version(5, new)).model
-    rig.registry.serve(second, new, "by the new key")
-    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
-    rig.serves(second)

@@ -70,11 +70,3 @@ def test_versions_that_saw_the_same_long_data_are_compared_on_the_same_places(
     assert now is not None
     assert abs(before - 1 / 2) < 0.05
     assert abs(now - 3 / 4) < 0.05
-
-
-def test_nothing_is_written_where_nothing_was_counted(tmp_path: Path) -> None:
-    board = AccuracyTracker(tmp_path / "board.json")
-    board.count("1-a", 0, None, held_out=False)
-    assert board.changed
-    board.save()
-    assert not board.changed

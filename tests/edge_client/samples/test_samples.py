@@ -139,21 +139,6 @@ def test_who_gives_way_is_of_the_largest_class_and_of_least_worth_there(
     assert worth[gone] == worth[classes == classes[gone]].min()
 
 
-def test_each_of_a_class_stays_with_the_same_probability() -> None:
-    """A plain reservoir of 20 where there is one class: every tenth of 400 keeps a tenth."""
-    stayed = np.zeros(10)
-    for seed in range(300):
-        dice, kept = random.Random(seed), list(range(20))
-        for i in range(20, 400):
-            kept.append(i)
-            zeros = np.zeros(21, np.int64)
-            kept.pop(row_to_evict(zeros, zeros, 20, i + 1, dice))
-        stayed += np.bincount(np.array(kept) // 40, minlength=10)
-    assert stayed.sum() == 6000
-    assert stayed.min() > 500  # 600 expected; below 500 once in a million
-    assert stayed.max() < 700
-
-
 def test_answers_of_a_copy_are_scored_as_those_of_its_release(tmp_path: Path) -> None:
     samples, board = Samples(task, tmp_path / "s.rows"), AccuracyTracker(tmp_path / "board.json")
     note = AnswerRecorder(task, samples, board, None).note

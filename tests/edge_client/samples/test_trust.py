@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.samples.trust import EVIDENCE, LEAST, SHRINK, TOLD, by_class, record
+from edge_client.samples.trust import EVIDENCE, LEAST, SHRINK, by_class, record
 from streams.contract.task import Privacy
 from tests.rig.made_up.tiny_task import task
 
@@ -88,14 +88,6 @@ def test_a_record_counts_each_event_once(events: list[tuple[int, int, int]]) -> 
     assert all(0 < count >= right for count, right in told.values())
 
 
-def test_a_record_of_many_classes_has_the_most_frequent_ones() -> None:
-    many = replace(task, classes=tuple(f"c{i}" for i in range(200)))
-    answers = np.concatenate([np.arange(200), np.arange(100, 150)])
-    told = record(many, np.eye(200)[answers], answers[:, None].astype(float))
-    assert len(told) == TOLD
-    assert all(told[kind] == (2, 2) for kind in range(100, 150))
-
-
 # --- on a device ---------------------------------------------------------------------------------
 
 
@@ -109,10 +101,6 @@ def device(folder: Path, its: type(task) = task) -> Samples:  # type: ignore[val
         samples.add(i, i, np.full(task.segment_shape, i, np.float32), EYE[2], split, label)
     samples.teach(np.arange(40), EYE[np.where(np.arange(40) % 2, 1, 0)])
     return samples
-
-
-def test_a_device_reports_how_often_the_teacher_was_right(tmp_path: Path) -> None:
-    assert device(tmp_path).teacher_record() == {0: (16, 16), 1: (8, 0)}
 
 
 def test_a_device_with_differential_privacy_does_not_tell(tmp_path: Path) -> None:

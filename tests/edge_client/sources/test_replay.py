@@ -42,13 +42,6 @@ def test_the_second_pass_meets_the_same_segments_and_split_at_later_times(tmp_pa
     assert set(splits[0]) == {0, 1, 2}
 
 
-def test_a_restart_goes_on_behind_the_last_event(tmp_path: Path) -> None:
-    whole = replay(tmp_path, passes=2)
-    for at in (0, 10, len(whole) // 2, len(whole) // 2 + 7, len(whole) - 2):
-        rest = replay(tmp_path, passes=2, resume=whole[at].last_us)
-        assert [c.first_us for c in rest] == [c.first_us for c in whole[at + 1 :]]
-
-
 def numbered(began: int, count: int = 45, step_us: int = 50_000) -> Callable[[], list[Reading]]:
     return lambda: [Reading(began + i * step_us, (0.0, 0.0)) for i in range(count)]
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import threading
 from collections.abc import Iterator
@@ -96,12 +95,6 @@ def test_whatever_else_comes_is_counted_and_passed_over(lines: list[str]) -> Non
 def test_what_is_no_reading_is_not_made_one(line: str) -> None:
     good = '{"time_us": 5, "values": [1, 2]}'
     assert read([good, line]) == ([Reading(5, [1.0, 2.0])], 1)
-
-
-def test_a_value_that_is_not_finite_is_the_business_of_the_segments() -> None:
-    (reading,), skipped = read(['{"time_us": 5, "values": [NaN, Infinity]}'])
-    assert math.isnan(reading.values[0])
-    assert skipped == 0
 
 
 def test_a_csv_without_its_columns_says_what_to_write() -> None:

@@ -6,8 +6,6 @@ from pathlib import Path
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.limits import NEVER_SET_S, SpoolLimits
 from edge_client.spool.queue import Spool
-from edge_client.spool.writer import SpoolWriter
-from tests.rig.made_up.tiny_task import task
 from tests.rig.made_up.uplink_broker import Clock
 
 HOUR_S = 3600.0
@@ -83,17 +81,3 @@ def test_the_time_of_a_clock_that_was_never_set_tells_no_age(tmp_path: Path) -> 
     device.append()
     device.spool.expire()
     assert device.lost() == {}
-
-
-def test_the_recorder_looks_for_what_is_too_old_about_once_a_minute(tmp_path: Path) -> None:
-    clock, looked = Clock(), []
-
-    class Watched(Spool):
-        def expire(self) -> None:
-            looked.append(clock.now)
-
-    recorder = SpoolWriter(task, Watched(tmp_path), clock=clock)
-    for _ in range(300):
-        clock.now += 1.0
-        recorder.write()
-    assert len(looked) == 5

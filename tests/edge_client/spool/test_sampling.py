@@ -1,6 +1,5 @@
 """What a metered line gets: the choice itself, and that the spool's account closes around it."""
 
-import errno
 from pathlib import Path
 
 import numpy as np
@@ -68,46 +67,3 @@ def test_a_run_is_declared_after_a_while_though_nothing_is_sent(tmp_path: Path) 
     recorder.write()
     assert spool.next_seq == 10
     assert [f.count for f in spool.read(spool.position, 1 << 30)] == [10]
-
-
-def test_what_was_held_back_and_not_declared_at_a_crash_was_never_produced(tmp_path: Path) -> None:
-    recorder, last = SpoolWriter(task, Spool(tmp_path), share=SHARE), SENT[3]
-    for i in range(SENT[4]):  # those after the fourth that is sent are held back
-        recorder.put(event(i))
-    recorder.write()
-    again = Spool(tmp_path)
-    assert (again.next_seq, again.mark) == (last + 1, 1000 * last)
-    recorder = SpoolWriter(task, again, share=SHARE)
-    for i in range(last + 1, 60):
-        recorder.put(event(i))
-    recorder.write(last=True)
-    assert list(covered(again)) == [(0, 59)]
-    assert again.mark == 59_000
-
-
-def test_a_disk_that_fails_at_any_write_leaves_no_hole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spool = Spool(tmp_path)
-    recorder = SpoolWriter(task, spool, limit=20, share=SHARE)
-    write, noise, failed = spool._write, np.random.default_rng(1), 0
-
-    def now_and_then(*arguments: object) -> None:
-        nonlocal failed
-        if noise.random() < 0.6:
-            failed += 1
-            raise OSError(errno.ENOSPC, "no space left on device")
-        write(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(spool, "_write", now_and_then)
-    for i in range(400):
-        recorder.put(event(i))
-        if i % 7 == 0:
-            recorder.write()
-    while recorder.waiting or recorder.error or spool.next_seq < 400:
-        recorder.write(last=True)
-    assert failed > 20
-    assert spool.next_seq == 400
-    assert list(covered(spool)) == [(0, 399)]
-    sent = [f for f in spool.read(spool.position, 1 << 30) if f.kind == EVENTS]
-    assert {s for f in sent for s in range(f.first, f.first + f.count)} <= set(SENT)

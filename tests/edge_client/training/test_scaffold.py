@@ -86,11 +86,6 @@ def remembered(**changes: object) -> Remembered:
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
-def test_a_round_that_comes_again_gets_its_correction_again() -> None:
-    found = scaffold.correction(remembered(), "r", 4, {"w": np.ones(3, np.float32)})
-    assert found["w"].tolist() == pytest.approx([0.1] * 3)
-
-
 def test_a_round_that_failed_changes_nothing() -> None:
     """The weights are those of the round before."""
     found = scaffold.correction(remembered(), "r", 5, {"w": np.ones(3, np.float32)})
@@ -112,19 +107,6 @@ def test_without_the_round_before_there_is_no_correction(
     before: Remembered | None, number: int
 ) -> None:
     assert scaffold.correction(before, "r", number, {"w": np.full(3, 2, np.float32)}) == {}
-
-
-def test_a_steady_gradient_is_found_again_from_the_weights() -> None:
-    """`reach` is that of the product's SGD."""
-    model = torch.nn.Linear(3, 1, bias=False)
-    torch.nn.init.zeros_(model.weight)  # nothing to decay
-    slope = torch.tensor([[0.3, -0.2, 0.1]])
-    fitted = learning.fit(
-        model, 10, lambda _rows, _dice: (model.weight * slope).sum(),
-        epochs=2, batch_size=2, learning_rate=0.01, seed=1,
-    )  # fmt: skip
-    found = -model.weight.detach() / scaffold.reach(fitted.steps, 0.01)
-    assert found.tolist()[0] == pytest.approx(slope.tolist()[0], rel=1e-3)
 
 
 def test_a_training_adds_the_correction_to_its_gradients() -> None:

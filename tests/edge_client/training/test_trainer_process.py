@@ -19,6 +19,7 @@ from streams.contract.work import OWN, PART, PERSONAL, TrainerJob
 from streams.learning.clipping import clipped, update_norm
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, with_batch_norm
+from tests.rig.unwrap import unwrap
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,7 @@ def test_a_candidate_is_compared_with_the_version_served_row_by_row(
         "class-2-evaluated": 0, "class-2-correct": 0, "class-2-base_correct": 0,
         "class-2-gained": 0, "class-2-lost": 0, "class-2-base_false": 0, "class-2-false": 8,
     }  # fmt: skip
-    found = device_metrics.read(task, metrics)
-    assert found is not None
+    found = unwrap(device_metrics.read(task, metrics))
     assert found.rows == Paired(8, 4, 0, 4)
 
 
@@ -120,8 +120,7 @@ def test_a_part_of_the_way_is_compared_too_as_it_would_be_released(
     for share, metrics in found.items():
         rest = {name: value for name, value in metrics.items() if not name.startswith(PART)}
         assert rest == whole
-        part = device_metrics.read(task, metrics, PART)
-        assert part is not None
+        part = unwrap(device_metrics.read(task, metrics, PART))
         assert part.rows == (Paired(8, 4, 0, 4) if share > 0.5 else Paired(8, 4, 0, 0))
     assert device_metrics.read(task, whole, PART) is None
 
@@ -135,14 +134,6 @@ def test_another_metric_than_accuracy_is_told_of_both_versions(task: Task, tmp_p
     assert alone == {"evaluated": 8, "correct": 0, "metric": 0.0}
 
 
-def test_a_device_that_serves_something_else_tells_of_the_candidate_alone(
-    task: Task, tmp_path: Path
-) -> None:
-    metrics = compared(task, tmp_path, served=False)
-    assert metrics == {"evaluated": 8, "correct": 0}
-    assert device_metrics.read(task, metrics) is None
-
-
 def test_a_private_device_keeps_for_itself_which_classes_it_has(task: Task, tmp_path: Path) -> None:
     privacy = Privacy(clip=0.05, noise_multiplier=1.0)
     made = replace(task, training=replace(task.training, privacy=privacy))
@@ -151,15 +142,12 @@ def test_a_private_device_keeps_for_itself_which_classes_it_has(task: Task, tmp_
     assert device_metrics.read(made, metrics) is not None
 
 
-def test_in_float32_the_weights_come_back_whole(task: Task, tmp_path: Path) -> None:
-    sent, weights, block = work(task, tmp_path)
-    assert {t.dtype for t in block.values()} == {np.dtype("float32"), np.dtype("int64")}
-    assert update_norm(weights, sent) > 0.1
-
-
-def test_in_float16_a_difference_comes_back(task: Task, tmp_path: Path) -> None:
-    sent, weights, block = work(task, tmp_path, "float16")
-    assert {t.dtype for t in block.values()} == {np.dtype("float16"), np.dtype("int64")}
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_weights_come_back_whole_or_as_a_difference_in_float16(
+    task: Task, tmp_path: Path, kind: Payload
+) -> None:
+    sent, weights, block = work(task, tmp_path, kind)
+    assert {t.dtype for t in block.values()} == {np.dtype(kind), np.dtype("int64")}
     assert update_norm(weights, sent) > 0.1
     assert {n: t.dtype for n, t in weights.items()} == {n: t.dtype for n, t in sent.items()}
 

@@ -13,8 +13,7 @@ from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.messages import of_events
 from edge_client.uplink.pacing import FULL_ROWS, check
 from edge_client.uplink.uplink import Uplink
-from streams.contract.accounting import IntervalSet
-from streams.contract.errors import BrokerUnavailable, UsageError
+from streams.contract.errors import UsageError
 from streams.contract.events.messages import Drop, task_layout
 from streams.contract.events.records import EventBatch
 from tests.rig.made_up.tiny_task import task
@@ -86,30 +85,6 @@ def test_at_the_end_nothing_waits(device: Device) -> None:
         device.broker.acknowledge()
         assert drained.result()
     assert list(device.broker.seqs) == [(0, 2)]
-
-
-def test_declared_drops_wait_with_the_events(device: Device) -> None:
-    device.answers(2)
-    device.spool.declare_lost(3, "metered")
-    assert device.look() == []
-    device.clock.now += GATHER_S
-    device.look()
-    assert list(device.broker.seqs) == [(0, 4)]
-
-
-def test_a_broker_that_was_away_gets_all_of_it_once(device: Device) -> None:
-    device.answers(4)
-    device.look()
-    device.broker.down = True
-    device.clock.now += GATHER_S
-    with pytest.raises(BrokerUnavailable):
-        device.uplink.step()
-    device.uplink._sender = None
-    device.broker.down = False
-    device.answers(1)
-    device.look()
-    assert device.broker.seqs == IntervalSet([(0, 4)])
-    assert device.spool.account().pending == 0
 
 
 def test_a_device_may_not_gather_until_workers_believe_it_silent() -> None:

@@ -42,10 +42,3 @@ def test_at_work_there_is_one_a_second_and_for_a_while_afterwards() -> None:
     quick = range(3, 20 + round(AFTER_WORK_S))
     usual = [quick.stop, quick.stop + 10, quick.stop + 20]
     assert sent == {0: EVERY_S} | dict.fromkeys(quick, AT_WORK_S) | dict.fromkeys(usual, EVERY_S)
-
-
-def test_one_that_is_quicker_anyway_stays_so_at_work() -> None:
-    beat = Heartbeat(0.5)
-    beat.work()
-    assert beat.due(None, 0.0)
-    assert beat.interval_s == 0.5

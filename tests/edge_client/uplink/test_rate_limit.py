@@ -33,19 +33,3 @@ def test_an_idle_line_saves_up_one_burst_only() -> None:
     bucket = TokenBucket(1000, clock)
     clock.now += 3600
     assert bucket.allowance(1_000_000) == 1000 * BURST_S
-
-
-def test_a_debt_is_waited_off() -> None:
-    clock = Clock()
-    bucket = TokenBucket(1000, clock)
-    bucket.take(5000)
-    clock.now += 4.0
-    assert bucket.allowance(100) == 0
-    clock.now += 0.125
-    assert bucket.allowance(1000) == 125
-
-
-def test_without_a_limit_everything_may_leave() -> None:
-    bucket = TokenBucket(None, Clock())
-    bucket.take(10**9)
-    assert bucket.allowance(700_000) == 700_000

@@ -128,21 +128,6 @@ def test_a_message_that_the_broker_refuses_stays_and_what_follows_it_waits(spool
     assert list(broker.seqs) == [(0, 11)]
 
 
-def test_events_stay_when_the_broker_is_down_and_go_when_it_is_back(spool: Spool) -> None:
-    broker, clock = FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock)
-    broker.down = True
-    fill(spool, 10)
-    with pytest.raises(BrokerUnavailable):
-        uplink.step()
-    assert spool.account().pending == 10
-    broker.down = False
-    uplink.step()
-    broker.acknowledge()
-    uplink.step()
-    assert spool.account().pending == 0
-
-
 def test_a_restart_sends_again_what_was_not_settled(spool: Spool, tmp_path: Path) -> None:
     broker, clock = FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock)

@@ -16,11 +16,9 @@ from federation.admission.admission import (
     Round,
     admit,
     digest,
-    well_formed,
 )
 from federation.admission.update import CLAIM_FACTOR, Update, most_claimed
 from federation.server_app import park
-from streams.learning.clipping import update_norm
 
 BASE = {
     "w": np.ones((3, 2), np.float32),
@@ -38,11 +36,6 @@ def with_tensor(name: str, tensor: np.ndarray) -> Update:
 def reason(update: Update, expected: Round = ROUND) -> str | None:
     refusal = admit(update, expected)
     return refusal.reason if refusal else None
-
-
-def test_a_sound_update_is_admitted() -> None:
-    assert reason(SOUND) is None
-    assert well_formed(SOUND, ROUND)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +106,6 @@ def test_only_finite_tensors_of_the_right_shape_pass(tensor: np.ndarray) -> None
 @given(st.integers())
 def test_any_number_of_samples_is_judged(samples: int) -> None:
     assert (reason(replace(SOUND, samples=samples)) is None) == (1 <= samples <= MAX_SAMPLES)
-
-
-def test_the_norm_is_over_all_floating_tensors_together() -> None:
-    assert update_norm(SOUND.weights, BASE) == pytest.approx(np.sqrt(8))
 
 
 def test_a_variance_below_zero_is_refused() -> None:
@@ -198,15 +187,6 @@ def test_a_node_that_is_refused_twice_sits_out_three_rounds() -> None:
     assert conduct.quarantined_until(8, 5) is None
 
 
-def test_after_that_it_counts_anew() -> None:
-    conduct = Quarantine()
-    for number in (1, 2, 6):
-        conduct.refuse(7, "norm", number)
-    assert conduct.quarantined_until(7, 7) is None
-    conduct.refuse(7, "norm", 7)
-    assert conduct.quarantined_until(7, 8) == 10
-
-
 @pytest.mark.parametrize("reason", ["name", "duplicate"])
 def test_a_name_that_two_nodes_use_makes_neither_sit_out(reason: str) -> None:
     conduct = Quarantine()
@@ -214,12 +194,6 @@ def test_a_name_that_two_nodes_use_makes_neither_sit_out(reason: str) -> None:
         conduct.refuse(7, reason, number)
         assert conduct.quarantined_until(7, number + 1) is None
     assert conduct.refused == {7}
-
-
-def test_it_remembers_what_was_received() -> None:
-    conduct = Quarantine()
-    conduct.remember([{"w": np.zeros(2)}, {"w": np.zeros(2)}, {"w": np.ones(2)}])
-    assert len(conduct.received) == 2
 
 
 # --- parking -------------------------------------------------------------------------------------

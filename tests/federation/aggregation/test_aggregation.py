@@ -127,12 +127,6 @@ class TestAll:
         for key in BASE:
             np.testing.assert_array_equal(found[key], BASE[key])
 
-    def test_a_model_of_integers_only_is_left_alone(self, name: str) -> None:
-        base = {"n": np.array(3, np.int64)}
-        given_ = [replace(u, weights={"n": np.array(9, np.int64)}) for u in updates(7)]
-        found = strategies.make(name).aggregate(given_, base)
-        np.testing.assert_array_equal(found["n"], base["n"])
-
     def test_small_moves_of_large_weights_are_not_lost(self, name: str) -> None:
         """Beside the square of 1e6, even in float64, the distances of Krum would be lost."""
         base = {"w": np.full(50, 1e6, np.float64)}

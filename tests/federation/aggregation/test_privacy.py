@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from federation.admission.admission import Round, admit, digest
 from federation.admission.update import Update
-from federation.aggregation.privacy import Ledger, NoisyMean, Private, epsilon, private
+from federation.aggregation.privacy import Ledger, Private, epsilon, private
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.settings import RUN_CONFIG
@@ -19,9 +19,9 @@ from federation.server_app import run_aggregator
 from streams.contract.errors import ProcessFailed, TaskError, UsageError
 from streams.contract.task import Privacy, Task, Training
 from streams.learning.clipping import clipped
-from tests.federation.rounds.test_resume import Rig as ResumeRig
 from tests.federation.rounds.test_run import FakeFleet, Rig, rig, sound
 from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.unwrap import unwrap
 
 __all__ = ["rig"]
 
@@ -105,8 +105,7 @@ def test_an_update_that_was_not_cut_is_not_admitted() -> None:
     base = {"w": np.zeros(4, np.float32)}
     expected = Round("tiny", 1, "1-a", base, clip=0.5)
     long = {"w": np.full(4, 0.4, np.float32)}
-    refusal = admit(update("a", long), expected)
-    assert refusal is not None
+    refusal = unwrap(admit(update("a", long), expected))
     assert refusal.reason == "norm"
     assert admit(update("a", clipped(long, base, 0.5)), expected) is None
 
@@ -129,7 +128,7 @@ def test_in_a_private_run_no_other_devices_update_decides_whether_one_counts(
     assert admit(found, among) == admit(found, alone)
 
 
-def of_task(rig: Rig | ResumeRig, privacy: Privacy) -> None:
+def of_task(rig: Rig, privacy: Privacy) -> None:
     rig.task = replace(rig.task, training=replace(rig.task.training, privacy=privacy))
 
 
@@ -162,13 +161,11 @@ def test_a_private_run_that_died_goes_on_to_the_same_weights(rig: Rig, tmp_path:
     dies.failpoint = killed_at("round-step-3", 2)
     with pytest.raises(Killed):
         dies.run()
-    before = checkpoint.latest(rig.runs, "7")
-    assert before is not None
+    before = unwrap(checkpoint.latest(rig.runs, "7"))
     other = make(tmp_path, privacy)
     whole = replace(rig.run(FakeFleet([*devices]), 2, resume="7"), aggregator=other)
     whole.run()
-    after = checkpoint.latest(rig.runs, "7")
-    assert after is not None
+    after = unwrap(checkpoint.latest(rig.runs, "7"))
     assert after.about.round == 2
     np.testing.assert_array_equal(after.server["private/key"], before.server["private/key"])
     mode = next((rig.runs / "7").glob("round-*.safetensors")).stat().st_mode
@@ -183,11 +180,3 @@ def test_a_task_is_private_with_a_mean_only(tiny: Task, registry: Registry) -> N
         run_aggregator(made, {**RUN_CONFIG, "strategy": "krum"}, registry.folder)
     with pytest.raises(TaskError, match="must be above 0"):
         replace(tiny, training=Training(privacy=Privacy(1.0, 0.0)))
-
-
-def test_noise_is_made_of_secrets(tmp_path: Path) -> None:
-    first, second = NoisyMean("fedavg", PRIVACY), NoisyMean("fedavg", PRIVACY)
-    keys = [rule.state()["private/key"].tobytes() for rule in (first, second)]
-    assert keys[0] != keys[1]
-    assert {len(key) for key in keys} == {32}
-    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.bootstrap import initial_model
-from federation.bootstrap.dataset import group, segments_of_device, stack
+from federation.bootstrap.dataset import segments_of_device
 from federation.bootstrap.drift_reference import make_reference
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut, score
@@ -20,6 +20,7 @@ from streams.contract.task import Reading, Task
 from streams.drift.reference import EFFECT, Reference
 from streams.learning import learning
 from tests.federation.conftest import TINY
+from tests.rig.unwrap import unwrap
 
 
 @pytest.fixture
@@ -31,14 +32,12 @@ def test_it_makes_both_models_once(
     tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
 ) -> None:
     cache, told = tmp_path / "cache", []
-    report = prepare(TINY, tiny, empty, key, cache, told.append)
-    assert report is not None
+    report = unwrap(prepare(TINY, tiny, empty, key, cache, told.append))
     assert not report.cached
     assert "training the teacher" in told
     assert report.teacher_fleet > 0.9
     assert report.warning == ""
-    serving = empty.serving()
-    assert serving is not None
+    serving = unwrap(empty.serving())
     assert (serving.model, serving.manifest.number) == (report.model, 1)
 
     held = HeldOut.decode(empty.heldout(), tiny)
@@ -58,8 +57,7 @@ def test_it_makes_both_models_once(
 
     assert prepare(TINY, tiny, empty, key, cache) is None  # what serves is left as it is
     again = Registry(tmp_path / "again", tiny.name, tiny.version, [key.public_key()])
-    cached = prepare(TINY, tiny, again, key, cache)
-    assert cached is not None
+    cached = unwrap(prepare(TINY, tiny, again, key, cache))
     assert cached.cached
     assert again.load(cached.model).files == serving.files
 
@@ -106,14 +104,6 @@ def test_the_reference_for_drift_is_that_of_the_central_data(tiny: Task) -> None
     assert Reference.decode(found.encode()) == found
 
 
-def test_one_device_alone_has_nothing_to_differ_from(tiny: Task) -> None:
-    device = segments_of_device(tiny, "pilot-0")
-    answers = np.zeros((len(device.times), tiny.outputs), np.float32)
-    found = make_reference(tiny, [device], [answers])
-    assert {feature.effect for feature in found.features} == {EFFECT}
-    assert make_reference(tiny, [], []).features == []
-
-
 def test_a_task_without_a_labelled_pilot_is_named(
     tiny: Task, key: Ed25519PrivateKey, empty: Registry, tmp_path: Path
 ) -> None:
@@ -121,26 +111,6 @@ def test_a_task_without_a_labelled_pilot_is_named(
     with pytest.raises(TaskError, match="no device of role 'pilot'"):
         prepare(TINY, nobody, empty, key, tmp_path / "cache")
     assert empty.serving() is None
-
-
-def test_windows_hold_the_segments_that_begin_in_them(tiny: Task) -> None:
-    device = segments_of_device(tiny, "d0")
-    windows = group(tiny, [device])
-    assert windows.mask.sum() == len(device.times)  # every window has a label in this task
-    starts = [tiny.window_start(int(time)) for time in device.times]
-    np.testing.assert_array_equal(
-        windows.mask.sum(axis=1), np.unique(starts, return_counts=True)[1]
-    )
-    np.testing.assert_array_equal(windows.windows[windows.mask], device.segments)
-    assert np.isnan(windows.labels[~windows.mask]).all()
-
-
-def test_windows_without_any_label_are_left_out(tiny: Task) -> None:
-    device = segments_of_device(tiny, "d0")
-    unknown = replace(device, labels=np.full_like(device.labels, np.nan))
-    assert len(group(tiny, [unknown]).mask) == 0
-    assert len(stack(tiny, [unknown]).labels) == 0
-    assert len(group(tiny, []).mask) == 0
 
 
 def test_other_data_has_first_models_of_its_own(tiny: Task) -> None:

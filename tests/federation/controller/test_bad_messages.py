@@ -2,8 +2,7 @@
 what is sound is answered."""
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import cycle, islice, repeat
 
 import pytest
@@ -16,11 +15,11 @@ from streams.contract.events.messages import Headers
 from streams.contract.topics import ARTIFACTS, FLEET, RELEASES, ROUNDS, WINDOWS, topic_name
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.settings import BrokerSettings
-from tests.federation.controller.test_controller import Rig, rig, start
+from tests.federation.controller.test_controller import Rig, rig
 from tests.rig.made_up.mangled import mangled
 from tests.rig.processes.flower import wait_for
 
-__all__ = ["rig", "start"]
+__all__ = ["rig"]
 
 COUNT = 400
 CHUNK = 5_000  # bytes: an artifact of the tests has some
@@ -78,11 +77,9 @@ def sound(rig: Rig) -> dict[str, tuple[bytes, bytes]]:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("topic", [FLEET, WINDOWS, ROUNDS, RELEASES])
-def test_a_live_controller_passes_over_what_it_cannot_read(
-    rig: Rig, start: Callable[..., threading.Event], topic: str
-) -> None:
+def test_a_live_controller_passes_over_what_it_cannot_read(rig: Rig, topic: str) -> None:
     model = rig.serve(1)
-    stopped = start(runs_per_day=1)
+    stopped = rig.start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     release = rig.registry.last()
     assert release is not None

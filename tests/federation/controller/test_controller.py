@@ -38,6 +38,8 @@ from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.registries import controller_settings, model
 from tests.rig.processes.flower import wait_for
 
+pytestmark = pytest.mark.kafka
+
 
 @dataclass(frozen=True)
 class StandInFlower(Submission):
@@ -71,6 +73,32 @@ class Rig:
     key_path: Path
     events: list[RoundEvent] = field(default_factory=list)
     releases: list[Decision] = field(default_factory=list)
+    running: list[tuple[threading.Thread, threading.Event]] = field(default_factory=list)
+
+    def start(self, **changes: object) -> threading.Event:
+        """Run a controller in a thread; it is stopped at the end at the latest. The event is set
+        when it dies, too."""
+        settings = replace(self.settings, **changes)  # type: ignore[arg-type]
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                controller.run(settings, stop)
+            except Killed:
+                stop.set()
+            if stop.is_set():
+                close_what_is_left()
+
+        thread = threading.Thread(target=work, name=self.name)
+        thread.start()
+        self.running.append((thread, stop))
+        return stop
+
+    def stop(self) -> None:
+        for thread, stop in self.running:
+            stop.set()
+            thread.join(20)
+            assert not thread.is_alive()
 
     def serve(self, number: int) -> str:
         """Keep and serve a new model version."""
@@ -138,7 +166,9 @@ def rig(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Rig]:
     settings = controller_settings(reference, kafka, tmp_path, flower, key_path, **more)
     producer = Producer(kafka)
     reader = Reader(kafka, [topic_name(name, ROUNDS), topic_name(name, RELEASES)])
-    yield Rig(name, registry, settings, flower, kafka, producer, reader, key_path)
+    made = Rig(name, registry, settings, flower, kafka, producer, reader, key_path)
+    yield made
+    made.stop()
     reader.close()
     producer.close()
 
@@ -150,44 +180,11 @@ def close_what_is_left() -> None:
         gc.collect()
 
 
-@pytest.fixture
-def start(rig: Rig) -> Iterator[Callable[..., threading.Event]]:
-    """Run a controller in a thread; it is stopped at the end at the latest. The event is set when
-    it dies, too."""
-    running: list[tuple[threading.Thread, threading.Event]] = []
-
-    def begin(**changes: object) -> threading.Event:
-        settings = replace(rig.settings, **changes)  # type: ignore[arg-type]
-        stop = threading.Event()
-
-        def work() -> None:
-            try:
-                controller.run(settings, stop)
-            except Killed:
-                stop.set()
-            if stop.is_set():
-                close_what_is_left()
-
-        thread = threading.Thread(target=work, name=rig.name)
-        thread.start()
-        running.append((thread, stop))
-        return stop
-
-    yield begin
-    for thread, stop in running:
-        stop.set()
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-@pytest.mark.kafka
-def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(
-    rig: Rig, start: Callable[..., threading.Event]
-) -> None:
+def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(rig: Rig) -> None:
     awake = threading.Event()
     first = rig.serve(1)
     wanted = rig.settings.state / "controller" / "superlink-wanted"
-    start(runs_per_day=1, submission=replace(rig.flower, ready=awake.is_set))
+    rig.start(runs_per_day=1, submission=replace(rig.flower, ready=awake.is_set))
     rig.disagree_until(first, wanted.exists)
     assert not rig.flower.started
     awake.set()
@@ -197,13 +194,12 @@ def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(
     rig.wait("it is not wanted", lambda: not wanted.exists())
 
 
-@pytest.mark.kafka
 def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
-    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker that still has the task file of before."""
     first = rig.serve(1)
-    start(runs_per_day=1)
+    rig.start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     for number in range(20):
         rig.window(number, first, 0, metric="mae")
@@ -216,12 +212,9 @@ def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
     assert events < 200  # those of accuracy alone
 
 
-@pytest.mark.kafka
-def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it(
-    rig: Rig, start: Callable[..., threading.Event]
-) -> None:
+def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it(rig: Rig) -> None:
     first = rig.serve(1)
-    start(runs_per_day=1)
+    rig.start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     assert rig.releases[0].model == first
     rig.disagree_until(first, lambda: bool(rig.flower.started))
@@ -234,7 +227,6 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
     assert (rig.releases[1].model, rig.releases[1].seq) == (second, 2)
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
@@ -243,18 +235,14 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
     ],
 )
 def test_a_run_that_was_stopped_by_hand_or_ended_well_is_not_taken_up(
-    rig: Rig,
-    start: Callable[..., threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
-    answer: str,
-    word: str,
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, answer: str, word: str
 ) -> None:
     """Also one that goes on with another."""
     monkeypatch.setattr(run_tracker, "SILENCE_S", 0.3)
     rig.flower.answers.update({"r0": answer, "r1": "finished:failed", "r2": "finished:stopped"})
     rig.serve(1)
     rig.say("started", "r0")
-    start(runs_per_day=1, schedule_s=0.0)
+    rig.start(runs_per_day=1, schedule_s=0.0)
     rig.wait("both are over", lambda: {"r0", "r2"} <= rig.reasons("finished").keys())
     told = rig.reasons("finished")
     assert told["r0"] == f"{word} ({answer})"
@@ -264,14 +252,9 @@ def test_a_run_that_was_stopped_by_hand_or_ended_well_is_not_taken_up(
     rig.wait("it is forgotten, once that is told", lambda: not kept.exists())
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize(("step", "began"), [(1, False), (2, True), (3, True), (4, False)])
 def test_a_controller_that_dies_takes_a_run_up_once(
-    rig: Rig,
-    start: Callable[..., threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
-    step: int,
-    began: bool,
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: int, began: bool
 ) -> None:
     """Also if the new run has said something before the next controller is there."""
 
@@ -280,12 +263,12 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     rig.flower.answers["r9"] = "finished:failed"
     dies = killed_at(f"resume-step-{step}")
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: dies)
-    died = start()
+    died = rig.start()
     rig.wait("the controller dies", died.is_set)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
     if began:
         rig.say("started", "r1")
-    start()
+    rig.start()
     rig.wait("the end is told", lambda: ("r9", "finished") in rig.kinds())
     rig.say("rejected", "r1")
     rig.say("finished", "r1")
@@ -298,41 +281,36 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     }
 
 
-@pytest.mark.kafka
-def test_a_restart_finds_the_run_that_is_going_on(
-    rig: Rig, start: Callable[..., threading.Event]
-) -> None:
+def test_a_restart_finds_the_run_that_is_going_on(rig: Rig) -> None:
     first = rig.serve(1)
     rig.say("started", "r9")
     rig.flower.answers["r9"] = "running"
-    stop = start(schedule_s=0.0)
+    stop = rig.start(schedule_s=0.0)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     stop.set()
-    start(schedule_s=0.0)
+    rig.start(schedule_s=0.0)
     rig.say("finished", "r9")
     rig.disagree_until(first, lambda: bool(rig.flower.started))
     assert ("r9", "finished") in rig.kinds()
 
 
-@pytest.mark.kafka
 def test_a_run_that_flower_refuses_is_tried_again_later(
-    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     first = rig.serve(1)
     rig.flower.answers["refuse"] = ""
-    start()
+    rig.start()
     rig.disagree_until(first, lambda: "no route" in caplog.text)
     rig.disagree_until(first, lambda: "the last attempt failed less than 10 s ago" in caplog.text)
 
 
-@pytest.mark.kafka
 def test_by_hand_a_run_starts_whatever_the_budgets_once(
-    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     rig.serve(1)
-    stop = start(runs_per_day=0)
+    stop = rig.start(runs_per_day=0)
     said = ask_for_run(rig.broker, rig.name, "new phones")
     assert said.startswith(f"requested a run of {rig.name} (new phones); the controller")
     rig.wait("the run is told", lambda: ("r1", "requested") in rig.kinds())
@@ -340,57 +318,49 @@ def test_by_hand_a_run_starts_whatever_the_budgets_once(
     rig.say("finished", "r1", "rejected")
     stop.set()
     caplog.clear()
-    start(runs_per_day=0, schedule_s=0.0)  # it reads of what was asked, and of the run
+    rig.start(runs_per_day=0, schedule_s=0.0)  # it reads of what was asked, and of the run
     rig.wait("it is held back", lambda: "but held back" in caplog.text)
     assert len(rig.flower.started) == 1
 
 
-@pytest.mark.kafka
 def test_a_restarted_controller_knows_todays_runs(
-    rig: Rig, start: Callable[..., threading.Event], caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     first = rig.serve(1)
-    stop = start(runs_per_day=1)
+    stop = rig.start(runs_per_day=1)
     rig.disagree_until(first, lambda: bool(rig.flower.started))
     rig.say("finished", "r1", "rejected")
     rig.wait("it has ended", lambda: "run r1 finished" in caplog.text)
     stop.set()
-    start(runs_per_day=1)
+    rig.start(runs_per_day=1)
     held = "1 runs began in the last 24 hours, 1 are allowed"
     rig.disagree_until(first, lambda: held in caplog.text)
     assert len(rig.flower.started) == 1
     assert caplog.text.count(held) == 1
 
 
-@pytest.mark.kafka
-def test_a_new_controller_has_the_evidence_of_the_one_before(
-    rig: Rig, start: Callable[..., threading.Event]
-) -> None:
+def test_a_new_controller_has_the_evidence_of_the_one_before(rig: Rig) -> None:
     """It counts the windows that came before it: where controllers are killed all the time, none
     would see enough of them."""
     first = rig.serve(1)
     for number in range(30):
         rig.window(number, first, 2)
-    start()
+    rig.start()
     rig.wait("a run starts", lambda: ("r1", "requested") in rig.kinds())
     assert "0.200 at worst on 2 devices (d0, d1)" in rig.reasons("requested")["r1"]
 
 
-@pytest.mark.kafka
 def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
     with pytest.raises(UsageError, match="serves no model"):
         controller.run(rig.settings, threading.Event())
 
 
-@pytest.mark.kafka
-def test_a_controller_follows_a_rotation_of_keys_while_it_runs(
-    rig: Rig, start: Callable[..., threading.Event]
-) -> None:
+def test_a_controller_follows_a_rotation_of_keys_while_it_runs(rig: Rig) -> None:
     """It has no file of the new key, and signs with it as soon as that is in use."""
     rig.serve(1)
     model(rig.registry, 9, create_key(rig.key_path), kind="teacher")
-    start()
+    rig.start()
     rig.wait("the teacher is told of", lambda: len(rig.releases) == 1)
     old, new = create_key(rig.key_path), Ed25519PrivateKey.generate()
     key_rotation.trust(rig.registry, old, new.public_key())

@@ -27,12 +27,12 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed
 from streams.runtime.key_files import create_key
-from tests.federation.controller.test_controller import Rig, rig, start
+from tests.federation.controller.test_controller import Rig, rig
 from tests.rig.made_up.documents import device_state, window_report
 from tests.rig.made_up.killed import killed_at
 from tests.rig.made_up.registries import model, wait
 
-__all__ = ["rig", "start"]
+__all__ = ["rig"]
 pytestmark = pytest.mark.kafka
 DEVICES = 4
 PLAN = Plan((0.25, 1.0), StageRules(minimum_windows=2))
@@ -92,14 +92,12 @@ def told(rig: Rig) -> tuple[Decision | None, list[Decision], list[Delivery]]:
     return (last.decision, decisions, last.deliveries) if last else (None, decisions, [])
 
 
-def test_a_candidate_is_offered_judged_and_served_or_taken_back(
-    s3_environ: None, rig: Rig, start: Callable[..., threading.Event]
-) -> None:
+def test_a_candidate_is_offered_judged_and_served_or_taken_back(s3_environ: None, rig: Rig) -> None:
     """With the registry in a bucket; the other tests have it in a folder."""
     place = "s3://models/registry"
     rig.registry = replace(rig.registry, place=place)
     first = rig.serve(1)
-    start(plan=PLAN, runs_per_day=0, registry=place)
+    rig.start(plan=PLAN, runs_per_day=0, registry=place)
     names, windows = devices(rig), Windows(rig)
     for name in names:
         for _ in range(20):
@@ -145,23 +143,20 @@ def test_a_candidate_is_offered_judged_and_served_or_taken_back(
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
-    rig: Rig,
-    start: Callable[..., threading.Event],
-    monkeypatch: pytest.MonkeyPatch,
-    step: int,
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     first = rig.serve(1)
-    stop = start(plan=PLAN, runs_per_day=0)
+    stop = rig.start(plan=PLAN, runs_per_day=0)
     rig.wait("the first is announced", lambda: len(rig.releases) == 1)
     stop.set()
     dies = killed_at(f"release-step-{step}")
     devices(rig)
     second = candidate(rig, first)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: dies)
-    died = start(plan=PLAN, runs_per_day=0)
+    died = rig.start(plan=PLAN, runs_per_day=0)
     rig.wait("the controller dies", died.is_set)
     monkeypatch.setattr(controller, "read_failpoint", lambda _environ: unarmed)
-    start(plan=PLAN, runs_per_day=0)
+    rig.start(plan=PLAN, runs_per_day=0)
 
     def done() -> bool:
         devices(rig)
@@ -190,11 +185,9 @@ def announced(rig: Rig, kafka: BrokerSettings, is_it: Callable[[Release], bool])
 
 
 @pytest.mark.parametrize("how", ["deleted", "made anew"])
-def test_bytes_that_are_gone_are_sent_again(
-    rig: Rig, start: Callable[..., threading.Event], kafka: BrokerSettings, how: str
-) -> None:
+def test_bytes_that_are_gone_are_sent_again(rig: Rig, kafka: BrokerSettings, how: str) -> None:
     first = rig.serve(1)
-    stop = start()
+    stop = rig.start()
     before = announced(rig, kafka, lambda _: True)
     stop.set()  # its last look would send the bytes again by itself
     rig.wait("it has ended", lambda: rig.name not in {t.name for t in threading.enumerate()})
@@ -209,7 +202,7 @@ def test_bytes_that_are_gone_are_sent_again(
         rig.producer.put(topic, b"other", b"bytes")
     admin.close()
     assert [each.model for each in lost(kafka, rig.name, before.deliveries)] == [first]
-    start()
+    rig.start()
     after = announced(rig, kafka, lambda release: release.deliveries != before.deliveries)
     assert after.decision == before.decision
     found = fetch(kafka, rig.name, Download(after.deliveries[0]), lambda: False)

@@ -1,4 +1,3 @@
-import json
 import stat
 import tomllib
 from pathlib import Path
@@ -7,20 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.controller.flwr_cli import Flwr, Submission, parse_answer, run_id, statuses, toml
+from federation.controller.flwr_cli import Flwr, Submission, parse_answer, run_id, toml
 from streams.contract.errors import ProcessFailed
-
-RUNS = json.dumps({"success": True, "runs": [{"run-id": "7", "status": "finished:failed"}]})
-
-
-def test_the_run_id_is_read_from_what_flwr_prints() -> None:
-    for note in ("", "a note\n"):
-        assert run_id(parse_answer(note + '{"success": true, "run-id": "7"}', "run")) == "7"
-
-
-def test_statuses_are_read() -> None:
-    assert statuses(parse_answer(RUNS, "list")) == {"7": "finished:failed"}
-    assert statuses({"success": True}) == {}
 
 
 @pytest.mark.parametrize(

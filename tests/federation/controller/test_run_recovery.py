@@ -57,17 +57,6 @@ def test_a_run_is_taken_up_so_often_and_then_given_up(tmp_path: Path, flower: Fl
     assert resumer(tmp_path, flower).resume("other", "dead", flower.runs()) is not None
 
 
-def test_a_run_that_was_taken_although_flower_failed_is_found(
-    tmp_path: Path, flower: Flower
-) -> None:
-    flower.lost.append("answer")
-    with pytest.raises(ProcessFailed):
-        resumer(tmp_path, flower).resume("r", "dead", flower.runs())
-    flower.lost.clear()
-    assert resumer(tmp_path, flower).resume("r", "dead", flower.runs()) == "n1"
-    assert flower.taken == ["r"]
-
-
 def test_the_newest_run_with_a_sound_checkpoint_is_gone_on_with(
     tmp_path: Path, flower: Flower
 ) -> None:

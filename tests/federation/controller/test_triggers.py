@@ -69,11 +69,6 @@ def reason(seen: FleetEvidence, runs: RunsSoFar | None = None, now_s: float = NO
     return found.cause if found.start else None
 
 
-def test_low_agreement_of_enough_devices_is_a_cause() -> None:
-    said = "agreement with the teacher of 1-a is 0.800 in 200 events from 2 devices, below 0.900"
-    assert reason(evidence(*LOW)) == said
-
-
 def erring(device: str, number: int, error: float, metric: WindowMetric = "mae") -> WindowReport:
     """50 answers, each with that error."""
     part = ModelWindow(events=60, compared=50, agreeing=0, error=50 * error)
@@ -258,10 +253,6 @@ def test_budgets_hold_back_and_say_which() -> None:
         assert found.held_back == held_back
         assert found.start == (held_back is None)
         assert found.cause is not None
-
-
-def test_what_is_no_cause_is_not_held_back() -> None:
-    assert decide(RULES, FleetEvidence(RULES), RunsSoFar(True), NOW, NOW) == TriggerDecision()
 
 
 def test_by_hand_passes_every_budget_but_a_run_that_is_going_on() -> None:

@@ -8,7 +8,6 @@ from federation.evaluation.accuracy import (
     Score,
     compare,
     reported,
-    score,
     spells,
 )
 from federation.evaluation.paired import Paired
@@ -38,23 +37,6 @@ def test_a_device_reports_the_tasks_metric(tiny: Task) -> None:
     assert reported(task, {**counts, "metric": 0.4}) == Score(0.4, 10.0)
     assert reported(task, counts) is None
     assert reported(task, {**counts, "metric": float("nan")}) is None
-
-
-@pytest.mark.parametrize(
-    ("metric", "value"), [("", 1 / 3), ("within", 2 / 3), ("rmse", (0.52 / 3) ** 0.5)]
-)
-def test_a_regression_is_scored_by_its_metric(tiny: Task, metric: str, value: float) -> None:
-    task = replace(tiny, classes=(), targets=("speed",), tolerance=0.5, metric=metric)
-    outputs = np.array([[1.0], [2.0], [3.0]], np.float32)
-    labels = np.array([[1.4], [2.6], [3.0]], np.float32)
-    found = score(task, outputs, labels)
-    assert (found.value, found.of) == (pytest.approx(value), 3.0)
-
-
-def test_held_out_segments_survive_the_disk(tiny: Task) -> None:
-    assert len(HeldOut.decode(None, tiny).labels) == 0
-    data = HeldOut(np.ones((4, 2, 20), np.float32), np.zeros((4, 1), np.float32))
-    np.testing.assert_array_equal(HeldOut.decode(data.encode(), tiny).segments, data.segments)
 
 
 def test_the_audit_has_all_classes_and_no_neighbours_of_what_decides(tiny: Task) -> None:

@@ -140,13 +140,3 @@ def test_no_device_moves_the_gain_by_more_than_its_share_of_rows() -> None:
     rows = pool(SPEED, {f"d{n}": each for n, each in enumerate(devices)}).rows
     assert rows.gain == pytest.approx(-0.1)
     assert rows.after <= 0.9 * 2.0 + 0.1 * 20.0 + 1e-9
-
-
-def test_macro_f1_is_of_the_classes_of_all_devices() -> None:
-    f1 = replace(task, metric="macro_f1")
-    said = read(f1, {**SOUND, "metric": 0.1, "metric_base": 0.2})
-    assert said is not None
-    rows = pool(f1, {"d0": said, "d1": said}).rows
-    assert rows.after == pytest.approx((2 * 2 / (6 + 2 + 0) + 2 * 4 / (4 + 4 + 4)) / 2)
-    private = DeviceResult(said.rows, {}, (0.2, 0.1))
-    assert pool(f1, {"d0": private}).rows.after == pytest.approx(0.1)

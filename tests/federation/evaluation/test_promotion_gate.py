@@ -253,13 +253,6 @@ def test_an_error_that_does_not_shrink_enough_or_surely_is_refused(
     assert why in found.reason
 
 
-def test_held_out_devices_prove_what_few_devices_cannot() -> None:
-    found = decide(
-        GateEvidence(valued(400, 60.0, 54.0, 0.06, 4), valued(90, 80.0, 70.0, 0.01)), ERRORS
-    )
-    assert found.promote
-
-
 def test_a_group_whose_error_grows_refuses() -> None:
     worse = Valued(50, 9, 10.0, 12.0, -1 / 6, 0.99, 0.01)
     fleet = Comparison(valued(400, 60.0, 54.0, 0.01).rows, {"group north": worse})

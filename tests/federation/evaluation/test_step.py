@@ -21,25 +21,6 @@ def told(*nets: int, rows: int = 100) -> dict[str, DeviceResult]:
     }
 
 
-def test_all_of_the_way_is_taken_if_whole_devices_show_that_it_is_better(tiny: Task) -> None:
-    found = evidence.choose_step(tiny, told(1, 2, 3, 4, 5), told(9, 9, 9, 9, 9), UNKNOWN)
-    assert found.whole
-    assert found.chance == 2**-5
-    assert found.gain == pytest.approx(0.06)
-
-
-@pytest.mark.parametrize(
-    ("part", "whole"),
-    [
-        ((1, 2, 3, 4), (9, 9, 9, 9)),  # four devices are too few
-        ((5, 5, 5, 5, 5, 5), (9, 9, 9, 1, 1, 9)),  # some gain less
-        ((1, 1, 1, 1, 1, 1, 0), (9, 9, 9, 9, 9, 9, -1)),  # one loses
-    ],
-)
-def test_otherwise_a_part_is(tiny: Task, part: tuple[int, ...], whole: tuple[int, ...]) -> None:
-    assert not evidence.choose_step(tiny, told(*part), told(*whole), UNKNOWN).whole
-
-
 def test_a_device_may_lose_by_all_of_it_what_it_loses_by_a_part(tiny: Task) -> None:
     found = evidence.choose_step(tiny, told(*[1] * 7, -4), told(*[9] * 7, -4), UNKNOWN)
     assert found.harm == (0.005, 0.005)

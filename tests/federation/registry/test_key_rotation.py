@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from federation.registry import key_rotation
-from federation.registry.registry import Registry, Stale
+from federation.registry.registry import Registry
 from streams.contract.artifact import unpack
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.signing import key_id
@@ -22,6 +22,7 @@ from tests.rig.made_up.registries import (
     wait,
 )
 from tests.rig.made_up.tiny_task import task
+from tests.rig.unwrap import unwrap
 
 OLD_ID, NEW_ID = key_id(OLD.public_key()), key_id(NEW.public_key())
 
@@ -51,8 +52,7 @@ def follow(one: Acceptance, registry: Registry) -> list[int]:
 
 def installs(one: Acceptance, registry: Registry) -> str:
     """The stable version, as a device verifies it."""
-    stable = registry.desired().stable
-    assert stable is not None
+    stable = unwrap(registry.desired().stable)
     data = registry.read(stable.model)
     found = unpack(data, one.trusted, task="tiny", task_version=1, digest=stable.digest)
     return found.manifest.key
@@ -82,8 +82,7 @@ def test_devices_follow_a_rotation_from_end_to_end(registry: Registry) -> None:
         assert one.seq == second.decision.seq
         assert [key_id(k) for k in one.trusted] == [NEW_ID]
         assert installs(one, registry) == NEW_ID
-    forged = registry.last()
-    assert forged is not None
+    forged = unwrap(registry.last())
     with pytest.raises(UsageError, match="is revoked"):
         registry.decide(OLD, "keys", registry.desired(), forged)
 
@@ -91,8 +90,7 @@ def test_devices_follow_a_rotation_from_end_to_end(registry: Registry) -> None:
 def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Registry) -> None:
     teacher = model(registry, 3, kind="teacher")
     registry.offer_teacher(OLD, "a test")
-    before = registry.desired().stable
-    assert before is not None
+    before = unwrap(registry.desired().stable)
     old = registry.load(before.model)
     first, waits = model(registry, 7), model(registry, 8)
     offer(registry, first)
@@ -108,12 +106,10 @@ def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Re
     assert (standing.offered, standing.candidate, standing.share) == (None, None, 0.0)
     assert first.model in standing.withdrawn
     assert (standing.revoked, list(standing.keys)) == ([OLD_ID], [NEW_ID])
-    serving = registry.serving()
-    assert serving is not None
+    serving = unwrap(registry.serving())
     assert (serving.manifest.number, serving.manifest.base) == (9, before.model)
     assert serving.files == old.files
-    renewed = registry.teacher()
-    assert renewed is not None
+    renewed = unwrap(registry.teacher())
     assert (renewed.manifest.number, renewed.manifest.base) == (4, teacher.model)
     assert standing.teacher is not None
     assert standing.teacher.digest == renewed.digest
@@ -177,27 +173,3 @@ def test_what_would_lock_devices_out_is_refused(registry: Registry) -> None:
         key_rotation.trust(registry, NEW, OLD.public_key())
     with pytest.raises(UsageError, match="is revoked"):
         key_rotation.hand_over(registry, OLD)
-
-
-def test_who_comes_second_decides_anew_a_few_times() -> None:
-    tries = iter([Stale("1"), Stale("2"), None])
-
-    def attempt() -> str:
-        if (problem := next(tries)) is not None:
-            raise problem
-        return "made"
-
-    assert key_rotation.settled(attempt) == "made"
-
-    def never() -> str:
-        raise Stale("again")
-
-    with pytest.raises(Stale):
-        key_rotation.settled(never)
-
-
-def test_an_empty_registry_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="tidewheel prepare"):
-        key_rotation.open_registry(tmp_path, [])
-    with pytest.raises(UsageError, match="tidewheel prepare"):
-        key_rotation.keys_of(registry_in(tmp_path))

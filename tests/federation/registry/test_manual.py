@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compose.launcher import flower_processes
@@ -17,7 +18,6 @@ from streams.contract.task import Task
 from streams.contract.topics import ROUNDS, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.federation.test_flower import not_a_number
 from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.registries import controller_settings
 from tests.rig.processes.flower import (
@@ -38,6 +38,10 @@ QUIET_S = 2.0
 @pytest.fixture
 def task_ref(tmp_path: Path) -> str:
     return own_task(tmp_path)
+
+
+def not_a_number(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.full_like(value, np.nan) for name, value in weights.items()}
 
 
 def flwr(state: Path) -> Callable[..., str]:

@@ -105,24 +105,6 @@ def test_what_devices_would_refuse_is_not_served(registry: Registry, three: list
     assert registry.desired().stable != three[0]
 
 
-def test_pruning_removes_what_nobody_needs_and_tells_of_it(
-    registry: Registry, three: list[Ref]
-) -> None:
-    stray = model(registry, 4)
-    fifth = model(registry, 5, base=stray.model)
-    wait(registry, fifth)
-    sixth = model(registry, 6)
-    before = registry.history()
-    assert manual.to_prune(registry, 1) == []
-    manual.promote(registry, OLD, fifth.model)
-    assert manual.to_prune(registry, 1) == [three[0].model, three[2].model]
-    assert manual.prune(registry, 1) == [three[0].model, three[2].model]
-    assert registry.models() == [three[1].model, stray.model, fifth.model, sixth.model]
-    assert registry.history()[: len(before)] == before
-    assert manual.prune(registry, 1) == []
-    assert verify(registry, {}).problems == []
-
-
 @given(
     moves=st.lists(
         st.tuples(st.sampled_from(["add", "serve", "offer", "wait", "back"]), st.integers(0, 9)),

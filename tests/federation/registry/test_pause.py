@@ -7,13 +7,13 @@ import pytest
 from federation.registry import key_rotation, manual
 from federation.registry.audit import verify
 from federation.registry.catalog import versions
-from federation.registry.registry import Registry, Stale
+from federation.registry.registry import Registry
 from streams.contract.decisions import Ref
-from streams.contract.errors import UsageError
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
-from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
+from tests.rig.made_up.registries import NEW, OLD, model, offer, registry_in, serve, wait
 from tests.rig.made_up.tiny_task import task
+from tests.rig.unwrap import unwrap
 
 
 @pytest.fixture
@@ -39,8 +39,7 @@ def test_a_pause_says_who_when_and_why_and_moves_no_device(
     decision = outcome.made.decision
     assert (decision.kind, decision.model) == ("held", offered.model)
     assert decision.reason == "manual: look first"
-    paused = decision.standing.paused
-    assert paused is not None
+    paused = unwrap(decision.standing.paused)
     assert (paused.reason, paused.key) == (decision.reason, key_id(OLD.public_key()))
     assert abs(paused.time_us - decision.time_us) < 60_000_000
     assert decision.standing.model_copy(update={"paused": None}) == before
@@ -61,23 +60,6 @@ def test_there_is_nothing_to_pause_without_a_rollout(registry: Registry) -> None
     assert manual.pause(registry, OLD).text == text
 
 
-def test_a_key_that_devices_do_not_trust_pauses_nothing(registry: Registry, offered: Ref) -> None:
-    for decide in (manual.pause, manual.resume):
-        if decide is manual.resume:
-            manual.pause(registry, OLD)
-        with pytest.raises(UsageError, match="devices do not trust key"):
-            decide(registry, STRANGER)
-
-
-def test_another_decision_in_between_is_read_first(registry: Registry, offered: Ref) -> None:
-    def meanwhile(_text: str) -> None:
-        offer(registry, offered)
-
-    with pytest.raises(Stale):
-        manual.pause(registry, OLD, agree=meanwhile)
-    assert registry.desired().paused is None
-
-
 @pytest.mark.parametrize("by", ["rollback", "promotion", "another promotion"])
 def test_a_pause_ends_with_its_rollout(registry: Registry, offered: Ref, by: str) -> None:
     manual.pause(registry, OLD)
@@ -94,8 +76,7 @@ def test_decisions_about_other_things_carry_it_on(registry: Registry, offered: R
     key_rotation.trust(registry, OLD, NEW.public_key())
     key_rotation.hand_over(registry, NEW)
     wait(registry, model(registry, 3), NEW)
-    paused = registry.desired().paused
-    assert paused is not None
+    paused = unwrap(registry.desired().paused)
     assert paused.reason == "manual: look first"
     assert manual.resume(registry, NEW).made is not None
     assert verify(registry, {}).problems == []

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, pack, unpack
-from streams.contract.decisions import DesiredState
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.errors import ArtifactError
 from streams.contract.signing import key_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -20,12 +19,6 @@ DATA = pack(MANIFEST, FILES, KEY)
 @pytest.fixture
 def empty(tmp_path: Path) -> Registry:
     return Registry(tmp_path / "registry", "tiny", 1, [KEY.public_key()])
-
-
-def test_an_artifact_comes_back_as_it_was_packed() -> None:
-    artifact = unpack(DATA, [KEY.public_key()], task="tiny", task_version=1)
-    assert dict(artifact.files) == FILES
-    assert artifact.model == f"1-{artifact.digest[:8]}"
 
 
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
@@ -41,18 +34,6 @@ def test_any_altered_byte_is_refused(at: int, change: int) -> None:
 def test_any_truncation_is_refused(size: int) -> None:
     with pytest.raises(ArtifactError):
         unpack(DATA[:size], [KEY.public_key()], task="tiny", task_version=1)
-
-
-def test_what_is_added_can_be_served(empty: Registry) -> None:
-    assert empty.serving() is None
-    assert empty.next_number() == 1
-    artifact = empty.add(DATA)
-    empty.serve(artifact.model, KEY, "a test")
-    serving = empty.serving()
-    assert serving is not None
-    assert serving.model == artifact.model
-    assert empty.models() == [artifact.model]
-    assert empty.next_number() == 2
 
 
 def test_versions_are_ordered_by_number(empty: Registry) -> None:
@@ -117,14 +98,6 @@ def test_a_key_that_a_decision_names_counts_in_the_registry_too(empty: Registry)
         assert last is not None
         assert last.decision.seq == 3
         assert registry.load(model).model == model
-
-
-def test_a_revoked_key_decides_nothing(empty: Registry) -> None:
-    first = empty.serve(empty.add(DATA).model, KEY, "a test")
-    gone = DesiredState(revoked=[key_id(KEY.public_key())])
-    second = empty.decide(KEY, "keys", gone, first)
-    with pytest.raises(UsageError, match="is revoked"):
-        empty.decide(KEY, "keys", gone, second)
 
 
 def test_another_tasks_registry_says_what_to_do(empty: Registry) -> None:

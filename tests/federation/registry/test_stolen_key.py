@@ -18,6 +18,7 @@ from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
 from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, registry_in, serve
 from tests.rig.made_up.tiny_task import task
+from tests.rig.unwrap import unwrap
 
 OLD_ID, NEW_ID = key_id(OLD.public_key()), key_id(NEW.public_key())
 
@@ -62,9 +63,7 @@ def put(registry: Registry, release: Release) -> str:
 
 
 def last_of(registry: Registry) -> Release:
-    last = registry.last()
-    assert last is not None
-    return last
+    return unwrap(registry.last())
 
 
 def device(registry: Registry) -> Acceptance:

@@ -11,6 +11,7 @@ from federation.rollout.rollout import Plan
 from federation.rollout.stage_policy import Choice, StageRules, StageVerdict
 from streams.contract.decisions import Decision, Release
 from tests.federation.rollout.test_rollout import KEY, Rig, rig
+from tests.rig.unwrap import unwrap
 
 __all__ = ["rig"]
 
@@ -26,9 +27,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
 
 
 def last(rig: Rig) -> Release:
-    found = rig.registry.last()
-    assert found is not None
-    return found
+    return unwrap(rig.registry.last())
 
 
 def paused(rig: Rig) -> str:
@@ -54,8 +53,7 @@ def test_a_paused_rollout_stays_where_it_is(rig: Rig, says: list[Choice], verdic
 def test_a_pause_keeps_no_bad_version_on_devices(rig: Rig, says: list[Choice]) -> None:
     model = paused(rig)
     says[0] = "roll-back"
-    made = rig.another().step(last(rig), rig.fleet, rig.windows)
-    assert made is not None
+    made = unwrap(rig.another().step(last(rig), rig.fleet, rig.windows))
     after = made.decision
     assert (after.kind, after.model, after.reason) == ("rolled-back", model, "why")
     assert (after.standing.offered, after.standing.paused) == (None, None)
@@ -65,8 +63,7 @@ def test_a_pause_keeps_no_bad_version_on_devices(rig: Rig, says: list[Choice]) -
 def test_devices_that_refuse_a_paused_version_end_it(rig: Rig) -> None:
     model = paused(rig)
     rig.devices(12, refused={model: "crashed: 3 times within 600 s"})
-    made = rig.step()
-    assert made is not None
+    made = unwrap(rig.step())
     assert (made.kind, made.standing.paused) == ("rolled-back", None)
 
 
@@ -78,11 +75,9 @@ def test_no_run_starts_and_no_candidate_takes_its_place(rig: Rig, says: list[Cho
     says[0] = "hold"
     assert rig.step() is None
     assert manual.resume(rig.registry, KEY).made is not None
-    held = rig.step()
-    assert held is not None
+    held = unwrap(rig.step())
     assert held.kind == "held"  # now the controller's own, which another candidate ends
-    back = rig.step()
-    assert back is not None
+    back = unwrap(rig.step())
     assert back.kind == "rolled-back"
 
 
@@ -95,8 +90,7 @@ def test_a_resumed_rollout_goes_on_from_its_stage(rig: Rig, says: list[Choice]) 
     assert (resumed.kind, resumed.model) == ("stage", model)
     assert resumed.standing == stage.standing
     says[0] = "go-on"
-    onward = rig.step()
-    assert onward is not None
+    onward = unwrap(rig.step())
     assert (onward.kind, onward.standing.stage) == ("stage", 2)
 
 
@@ -117,8 +111,7 @@ def test_the_time_limit_does_not_run_out_in_a_pause_and_counts_from_its_end(
     assert rig.step() is None
     rig.now += 2
     rig.devices(12)
-    held = rig.step()
-    assert held is not None
+    held = unwrap(rig.step())
     assert held.kind == "held"
     assert "undecided after" in held.reason
 

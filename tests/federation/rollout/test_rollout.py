@@ -18,6 +18,7 @@ from streams.fleet.view import FleetView
 from tests.rig.made_up.documents import device_state, window_report
 from tests.rig.made_up.registries import OLD as KEY
 from tests.rig.made_up.registries import model, wait
+from tests.rig.unwrap import unwrap
 
 
 @dataclass
@@ -51,8 +52,7 @@ class Rig:
         return made.model
 
     def step(self) -> Decision | None:
-        last = self.registry.last()
-        assert last is not None
+        last = unwrap(self.registry.last())
         made = self.rollout.step(last, self.fleet, self.windows)
         return None if made is None else made.decision
 
@@ -117,8 +117,7 @@ def test_a_worse_candidate_goes_back_everywhere(rig: Rig) -> None:
         rig.report(device, model if device == order[0] else rig.stable, 15)
     for _ in range(2):
         rig.report(order[0], model, 4)
-    made = rig.step()
-    assert made is not None
+    made = unwrap(rig.step())
     assert (made.kind, made.model) == ("rolled-back", model)
     assert made.standing.offered is None
     assert made.standing.stable is not None
@@ -139,8 +138,7 @@ def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
     state = rig.fleet.devices[order[0]]
     crashed = {model: "crashed: 3 times within 600 s"}
     rig.fleet.hear(state.model_copy(update={"refused": crashed}))
-    made = rig.step()
-    assert made is not None
+    made = unwrap(rig.step())
     assert made.kind == "rolled-back"
     assert "crashed: 3 times" in made.reason
 
@@ -163,8 +161,7 @@ def test_a_version_that_many_devices_decline_is_taken_back(rig: Rig) -> None:
         rig.devices(3, active=second, challenger={**kept, **other})
         assert rig.step() is None
     rig.devices(3, active=second, challenger=kept)
-    made = rig.step()
-    assert made is not None
+    made = unwrap(rig.step())
     assert (made.kind, made.model) == ("rolled-back", second)
     assert made.reason == (
         f"3 of 6 devices keep an earlier version, which is better there; {first} is served again"
@@ -237,29 +234,24 @@ def test_a_candidate_takes_the_place_of_one_that_is_held_and_waits_for_one_that_
     second = rig.candidate(3)
     assert rig.step() is None
     said[0] = "hold"
-    held = rig.step()
-    assert held is not None
+    held = unwrap(rig.step())
     assert (held.kind, held.model) == ("held", first)
-    back = rig.step()
-    assert back is not None
+    back = unwrap(rig.step())
     assert (back.kind, back.model) == ("rolled-back", first)
     assert back.reason == f"replaced by {second}"
-    begun = rig.step()
-    assert begun is not None
+    begun = unwrap(rig.step())
     assert (begun.kind, begun.model) == ("stage", second)
 
 
 def test_a_candidate_of_another_base_or_without_a_file_is_dropped(rig: Rig) -> None:
     rig.devices(2)
     model = rig.candidate(2, base="9-aaaaaaaa")
-    made = rig.step()
-    assert made is not None
+    made = unwrap(rig.step())
     assert (made.kind, made.model) == ("dropped", model)
     assert made.reason == f"its base is 9-aaaaaaaa, but {rig.stable} is served now"
     model = rig.candidate(3)
     rig.registry.store.remove(f"models/{model}.twa")
-    made = rig.step()
-    assert made is not None
+    made = unwrap(rig.step())
     assert (made.kind, made.model) == ("dropped", model)
     assert "no model" in made.reason
     assert rig.step() is None
@@ -275,6 +267,5 @@ def test_two_of_them_make_each_decision_once(rig: Rig) -> None:
     with pytest.raises(Stale):
         other.step(last, rig.fleet, rig.windows)
     assert rig.kinds() == ["served", "candidate", "stage"]
-    after = rig.registry.last()
-    assert after is not None
+    after = unwrap(rig.registry.last())
     assert other.step(after, rig.fleet, rig.windows) is None

@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federation.admission.admission import Quarantine, QuarantineRecord
+from federation.admission.admission import QuarantineRecord
 from federation.rounds import checkpoint
 from federation.rounds.checkpoint import About, Checkpoint
 from streams.contract.errors import MalformedRecord
+from tests.rig.unwrap import unwrap
 
 
 def sample(number: int = 1, run: str = "7") -> Checkpoint:
@@ -31,8 +32,7 @@ def sample(number: int = 1, run: str = "7") -> Checkpoint:
 
 def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, sample())
-    found = checkpoint.latest(tmp_path, "7")
-    assert found is not None
+    found = unwrap(checkpoint.latest(tmp_path, "7"))
     assert found.about == sample().about
     assert [type(v) for v in found.about.settings.values()] == [int, float, str, bool]
     for have, want in ((found.weights, sample().weights), (found.server, sample().server)):
@@ -45,8 +45,7 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
 def test_the_last_rounds_are_kept_only(tmp_path: Path) -> None:
     for number in (0, 1, 2, 3):
         checkpoint.save(tmp_path, sample(number))
-    found = checkpoint.latest(tmp_path, "7")
-    assert found is not None
+    found = unwrap(checkpoint.latest(tmp_path, "7"))
     assert found.about.round == 3
     assert len(list((tmp_path / "7").iterdir())) == checkpoint.KEPT
     assert checkpoint.latest(tmp_path, "8") is None
@@ -74,22 +73,10 @@ def test_a_broken_checkpoint_is_passed_over_for_the_one_before(
         checkpoint.save(tmp_path, sample(number))
     newest = tmp_path / "7" / "round-0002.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    found = checkpoint.latest(tmp_path, "7")
-    assert found is not None
+    found = unwrap(checkpoint.latest(tmp_path, "7"))
     assert found.about.round == 1
     assert "round-0002.safetensors is ignored" in caplog.text
     newest.with_name("round-0001.safetensors").rename(newest)  # of another round
     assert checkpoint.latest(tmp_path, "7") is None
     newest.write_bytes(checkpoint.encode(sample(2, run="8")))
     assert checkpoint.latest(tmp_path, "7") is None
-
-
-def test_how_nodes_behaved_comes_back_as_it_was() -> None:
-    conduct = Quarantine()
-    conduct.refuse(3, "norm", 1)
-    conduct.refuse(4, "norm", 1)
-    conduct.refuse(4, "keys", 2)
-    conduct.remember([{"w": np.ones(2, np.float32)}])
-    again = Quarantine.from_record(QuarantineRecord.decode(conduct.record().encode()))
-    assert again == conduct
-    assert again.quarantined_until(4, 3) == conduct.quarantined_until(4, 3) is not None

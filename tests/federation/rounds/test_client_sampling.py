@@ -1,10 +1,8 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.rounds.client_sampling import choose, to_ask, to_invite, unfit
+from federation.rounds.client_sampling import choose, to_invite, unfit
 from streams.contract.documents import DeviceState
 from streams.contract.task import Training
 from tests.rig.made_up.documents import device_state
@@ -47,17 +45,6 @@ def test_devices_that_serve_another_version_come_last() -> None:
     said[4] = state(node=4)
     assert choose([1, 2, 3, 4, 5], said, BASE, 2, 0) == [4, 5]
     assert {4, 5} < set(choose([1, 2, 3, 4, 5], said, BASE, 3, 0))
-
-
-def test_each_round_draws_others() -> None:
-    drawn = {tuple(choose(range(20), {}, BASE, 5, seed)) for seed in range(10)}
-    assert len(drawn) == 10
-
-
-def test_more_are_asked_than_needed() -> None:
-    training = replace(Training(), devices_per_round=10)
-    assert to_ask(training) == 13
-    assert to_ask(Training()) == 0
 
 
 def test_a_round_invites_those_on_free_lines_that_have_waited_longest() -> None:

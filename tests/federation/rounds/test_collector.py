@@ -105,15 +105,6 @@ def test_a_late_answer_counts_in_the_round_that_goes_on_then() -> None:
     assert collector.free([1, 2, 3]) == [1, 2, 3]
 
 
-def test_an_answer_between_two_rounds_is_not_lost() -> None:
-    fleet = TimedFleet({1: 1.0, 2: 1.0, 3: 14.0})
-    collector = fleet.collector()
-    collector.train([1, 2, 3], work(1), WEIGHTS, FULL_S)
-    fleet.now = 20.0
-    assert collector.free([1, 2, 3]) == [1, 2, 3]
-    assert (3, 1) in answered(collector.train([1, 2], work(2), WEIGHTS, FULL_S))
-
-
 def test_of_more_than_wanted_the_first_are_taken() -> None:
     fleet = TimedFleet({1: 1.0, 2: 2.0, 3: 3.0, 4: 50.0})
     answers = fleet.collector(Policy(asked=4, target=3)).train([1, 2, 3, 4], work(1), WEIGHTS, 60.0)

@@ -1,20 +1,18 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation.rounds.event_log import RETRY_S, EventLog
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.messages import Headers
+from tests.federation.rounds.test_run import FakeKafka
 
 
-class Broker:
+class Broker(FakeKafka):
     """Away while `away`; keeps what it was sent."""
 
-    def __init__(self) -> None:
-        self.away = False
-        self.connected = 0
-        self.kinds: list[str] = []
+    away, connected = False, 0
 
     def connect(self) -> "Broker":
         if self.away:
@@ -22,22 +20,18 @@ class Broker:
         self.connected += 1
         return self
 
-    def put(
-        self,
-        topic: str,
-        key: bytes,
-        value: bytes,
-        headers: Headers | None = None,
-        timeout_s: float = 10.0,
-    ) -> int:
+    def put(self, topic: str, key: bytes, *rest: Any, **named: Any) -> int:
         if self.away:
             raise BrokerUnavailable("no broker")
         assert (topic, key) == ("tiny.v1.rounds", b"7")
-        self.kinds.append(RoundEvent.decode(value).kind)
-        return len(self.kinds)
+        return super().put(topic, key, *rest, **named)
 
     def close(self, timeout_s: float = 2.0) -> None:
         self.connected -= 1
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
 
 
 def test_events_wait_for_the_broker_in_order_and_stand_in_the_file(tmp_path: Path) -> None:

@@ -36,12 +36,6 @@ def test_the_most_that_a_device_said_since_counts() -> None:
     assert FleetReports(lambda: FakeFollower([*batches])).since(20) == {"a": 9}
 
 
-def test_what_was_read_for_one_round_is_not_read_again() -> None:
-    found = FleetReports(lambda: FakeFollower([[], [state("a", 5)]]))
-    assert found.since(0) == {"a": 5}
-    assert found.since(0) == {}
-
-
 def test_records_that_are_none_are_passed_over() -> None:
     broken = Received("t", 0, 0, b"a", b"{", [])
     gone = Received("t", 0, 0, b"a", None, [])

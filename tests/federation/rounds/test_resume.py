@@ -2,7 +2,7 @@
 run's, bit for bit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +10,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.admission.update import Tensors, Update
-from federation.aggregation import strategies
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from federation.rounds.run import FederatedRun
-from federation.rounds.settings import RunSettings
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.task import Task
 from streams.contract.work import Op, Work
 from streams.runtime.failpoints import Failpoint, unarmed
-from tests.federation.rounds.test_run import FakeFleet, FakeKafka, compared
+from tests.federation.rounds import test_run
+from tests.federation.rounds.test_run import FakeFleet, compared
 from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.unwrap import unwrap
 
 ROUNDS = 3
 IN_ROUNDS = [(f"round-step-{n}", time) for n in (2, 3, 4, 5) for time in (1, 2, 3)]
@@ -55,16 +54,10 @@ def fleet() -> FakeFleet:
     return FakeFleet([*devices])
 
 
-@dataclass
-class Rig:
-    task: Task
-    registry: Registry
-    key: Ed25519PrivateKey
-    runs: Path
-    kafka: FakeKafka = field(default_factory=FakeKafka)
-    strategy: str = "fedavg"
+class Rig(test_run.Rig):
+    """Runs of three rounds; none has the help of a controller."""
 
-    def run(
+    def resumed(
         self,
         run: str,
         resume: str = "",
@@ -73,27 +66,19 @@ class Rig:
         failpoint: Failpoint = unarmed,
         **changes: object,
     ) -> FederatedRun:
-        journal = EventLog("tiny", run, self.runs / run / "rounds.jsonl", lambda: self.kafka)
-        settings = RunSettings(run, ROUNDS, 2, 5.0, 30.0, 1, 32, 0.01, 0.01, 0, self.runs, resume)
-        settings = replace(settings, **changes)  # type: ignore[arg-type]
-        return FederatedRun(
-            self.task, settings, self.registry, self.key, devices or fleet(), journal,
-            strategies.make(self.strategy),
-            clock=iter(map(float, range(10_000))).__next__, sleep=lambda _s: None,
-            failpoint=failpoint, rollout=False,
-        )  # fmt: skip
+        wanted = {"rounds": ROUNDS, "run": run, "resume": resume, **changes}
+        made = self.run(devices or fleet(), **wanted)  # type: ignore[arg-type]
+        return replace(made, failpoint=failpoint)
 
     def kill(self, run: str, point: str, time: int = 1, resume: str = "", **more: object) -> None:
         with pytest.raises(Killed):
-            self.run(run, resume, failpoint=killed_at(point, time), **more).run()  # type: ignore[arg-type]
-        assert "finished" not in self.kinds(run)
+            self.resumed(run, resume, failpoint=killed_at(point, time), **more).run()  # type: ignore[arg-type]
+        assert "finished" not in self.kinds_of(run)
 
     def served(self) -> Artifact:
-        found = self.registry.serving()
-        assert found is not None
-        return found
+        return unwrap(self.registry.serving())
 
-    def kinds(self, run: str) -> list[str]:
+    def kinds_of(self, run: str) -> list[str]:
         return [event.kind for event in self.kafka.events if event.run == run]
 
     def forget(self, model: str) -> None:
@@ -114,7 +99,7 @@ def rig(tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path) 
 @pytest.fixture
 def undisturbed(rig: Rig) -> Iterator[Artifact]:
     first = rig.served().model
-    assert rig.run("whole").run().promote
+    assert rig.resumed("whole").run().promote
     found = rig.served()
     rig.forget(first)
     return found
@@ -138,7 +123,7 @@ def test_a_run_that_dies_at_any_step_is_gone_on_with_to_the_same_result(
     rig: Rig, undisturbed: Artifact, point: str, time: int
 ) -> None:
     rig.kill("r1", point, time)
-    verdict = rig.run("r2", "r1").run()
+    verdict = rig.resumed("r2", "r1").run()
     assert verdict.promote
     check(rig, undisturbed)
     events = [event for event in rig.kafka.events if event.run == "r2"]
@@ -154,7 +139,7 @@ def test_a_checkpoint_that_is_damaged_costs_a_round(rig: Rig, undisturbed: Artif
     rig.kill("r1", "round-step-5", 2)
     newest = rig.runs / "r1" / "round-0002.safetensors"
     newest.write_bytes(newest.read_bytes().replace(b"norms", b"norme"))
-    assert rig.run("r2", "r1").run().promote
+    assert rig.resumed("r2", "r1").run().promote
     check(rig, undisturbed)
     (event,) = [event for event in rig.kafka.events if event.kind == "resumed"]
     assert (event.reason, event.round) == ("resumed after round 1 of run r1", 1)
@@ -162,7 +147,7 @@ def test_a_checkpoint_that_is_damaged_costs_a_round(rig: Rig, undisturbed: Artif
 
 def test_the_earlier_runs_settings_hold_but_for_waiting(rig: Rig, undisturbed: Artifact) -> None:
     rig.kill("r1", "round-step-4", 1)
-    resumed = rig.run("r2", "r1", rounds=1, seed=9, epochs=7, margin=0.9, minimum_nodes=3)
+    resumed = rig.resumed("r2", "r1", rounds=1, seed=9, epochs=7, margin=0.9, minimum_nodes=3)
     assert resumed.run().promote
     check(rig, undisturbed)
     assert resumed.settings.minimum_nodes == 3
@@ -185,7 +170,7 @@ def test_a_run_by_another_strategy_is_begun_anew(rig: Rig) -> None:
     rig.strategy = "fedadam"
     rig.kill("r1", "round-step-4", 1)
     rig.strategy = "median"
-    rig.run("r2", "r1").run()
+    rig.resumed("r2", "r1").run()
     (why,) = [e.reason for e in rig.kafka.events if e.run == "r2" and "starting over" in e.reason]
     assert why.startswith("run r1 used fedadam, this one uses median")
 
@@ -207,17 +192,16 @@ def test_restarted_nodes_are_known_by_their_names_again(rig: Rig, undisturbed: A
     for run, (point, time) in {"r1": ("round-step-4", 2), "r2": ("round-step-6", 1)}.items():
         first = rig.served().model
         rig.kill(run, point, time, devices=FakeFleet([*sound]))
-        assert rig.run(f"{run}-on", run, devices=Restarted([*sound])).run().promote
+        assert rig.resumed(f"{run}-on", run, devices=Restarted([*sound])).run().promote
         last = [e for e in rig.kafka.events if e.kind == "evaluated"][-1]
         assert last.metrics["devices_segments"] == 300
-        assert rig.kinds(f"{run}-on").count("refused") == 0
+        assert rig.kinds_of(f"{run}-on").count("refused") == 0
         rig.forget(first)
 
 
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(rig: Rig) -> None:
     rig.kill("r1", "round-step-4")
-    found = checkpoint.latest(rig.runs, "r1")
-    assert found is not None
+    found = unwrap(checkpoint.latest(rig.runs, "r1"))
     about = found.about
 
     def other(**changes: object) -> checkpoint.Checkpoint:
@@ -240,8 +224,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(rig: Rig) -> None:
         assert (event.kind, event.resumed_from) == ("failed", "")
         assert reason in event.reason
         assert event.reason.endswith(": starting over")
-        anew = checkpoint.latest(rig.runs, f"{run}-on")
-        assert anew is not None
+        anew = unwrap(checkpoint.latest(rig.runs, f"{run}-on"))
         assert anew.about.round == 0
         assert set(anew.about.counts.values()) == {0}
 
@@ -256,8 +239,8 @@ def test_what_would_come_again_ends_a_run_and_what_may_pass_does_not(rig: Rig) -
     errors = [ProcessFailed("too few"), BrokerUnavailable("away"), OSError("reset"), SystemExit(1)]
     for number, error in enumerate(errors):
         with pytest.raises(type(error)):
-            rig.run(f"e{number}", failpoint=failing(error)).run()
-    last = [rig.kinds(f"e{number}")[-1] for number in range(4)]
+            rig.resumed(f"e{number}", failpoint=failing(error)).run()
+    last = [rig.kinds_of(f"e{number}")[-1] for number in range(4)]
     assert last == ["finished", "failed", "failed", "failed"]
     assert "interrupted: OSError('reset')" in rig.kafka.events[-2].reason
     assert rig.kafka.events[-1].reason.startswith("the run was stopped: by `flwr stop`")

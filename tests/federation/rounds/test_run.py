@@ -43,6 +43,7 @@ from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.federation.conftest import TINY
 from tests.federation.rounds.test_fleet_reports import FakeFollower, state
+from tests.rig.unwrap import unwrap
 
 Sound = Callable[[Op, Work, Tensors], Update]
 Device = Callable[[Op, Work, Tensors], Update | str]
@@ -137,8 +138,9 @@ class Rig:
     rollout: bool = False
 
     def run(self, fleet: FakeFleet, rounds: int = 2, **changes: object) -> FederatedRun:
-        journal = EventLog("tiny", "7", self.runs / "7" / "rounds.jsonl", lambda: self.kafka)
-        settings = RunSettings("7", rounds, 2, 5.0, 30.0, 1, 32, 0.01, 0.01, 0, self.runs)
+        name = str(changes.get("run", "7"))
+        journal = EventLog("tiny", name, self.runs / name / "rounds.jsonl", lambda: self.kafka)
+        settings = RunSettings(name, rounds, 2, 5.0, 30.0, 1, 32, 0.01, 0.01, 0, self.runs)
         settings = replace(settings, **changes)  # type: ignore[arg-type]
         times = iter(range(10_000))
         return FederatedRun(
@@ -156,6 +158,15 @@ class Rig:
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.kafka.events]
+
+    def of(self, kind: str) -> list[RoundEvent]:
+        return [event for event in self.kafka.events if event.kind == kind]
+
+    def moved(self, before: Tensors, step: float, names: Sequence[str] = ()) -> None:
+        """The run's last checkpoint has gone so far from the weights before."""
+        found = unwrap(checkpoint.latest(self.runs, "7"))
+        for name in names or before:
+            np.testing.assert_allclose(found.weights[name], before[name] + step, atol=1e-6)
 
 
 @pytest.fixture
@@ -201,8 +212,7 @@ def test_what_devices_praise_and_harms_the_people_held_out_is_refused(able: Rig)
 
 
 def base_weights(registry: Registry) -> Tensors:
-    serving = registry.serving()
-    assert serving is not None
+    serving = unwrap(registry.serving())
     return safetensors.numpy.load(serving.files[WEIGHTS])
 
 
@@ -211,8 +221,7 @@ def test_a_better_model_is_signed_kept_and_served(rig: Rig) -> None:
     (base,) = rig.registry.models()
     verdict = rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.003)])).run()
     assert verdict.promote
-    serving = rig.registry.serving()
-    assert serving is not None
+    serving = unwrap(rig.registry.serving())
     m = serving.manifest
     for name in (GRAPH, DRIFT):  # what a version does not change, it hands on
         assert serving.files[name] == rig.registry.load(base).files[name]
@@ -226,6 +235,7 @@ def test_a_better_model_is_signed_kept_and_served(rig: Rig) -> None:
     expected = run_graph(serving.files[GRAPH], probes[1]["inputs"], after)
     np.testing.assert_array_equal(probes[1]["outputs"], expected)
     assert rig.kinds()[-3:] == ["evaluated", "promoted", "finished"]
+    assert rig.of("promoted")[0].metrics == m.metrics
 
 
 def told_of_both(name: str, whole: int, part: int, worse: tuple[int, int] = (0, 0)) -> Device:
@@ -300,19 +310,18 @@ def test_where_there_is_a_controller_a_better_model_is_a_candidate(rig: Rig) -> 
     assert last.evidence["devices"] > last.evidence["devices_base"]
     # one that comes later takes its place
     assert rig.run(FakeFleet([sound("a", 0.002), sound("b", 0.004)])).run().promote
-    found = rig.registry.desired().candidate
-    assert found is not None
+    found = unwrap(rig.registry.desired().candidate)
     assert found.model.startswith("3-")
 
 
 def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
     """What one class loses is told by the devices, and is the reason."""
 
-    def poor(name: str) -> Sound:
+    def worse(name: str) -> Sound:
         def answer(op: Op, work: Work, weights: Tensors) -> Update:
-            update = sound(name, 0.001, 0.3)(op, work, weights)
+            update = sound(name, 0.001)(op, work, weights)
             rows = [compared(70, 20, 40), compared(30, 30, 0, 10), compared(0, 0, 0)]
-            false = [(0, 0), (50, 0), (0, 20)]
+            false = [(0, 0), (0, 0), (50, 20)]  # no alarms of the second class before
             said = {
                 f"class-{index}-{part}": value
                 for index, (row, (before, after)) in enumerate(zip(rows, false, strict=True))
@@ -325,41 +334,22 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
 
     grouped = [DeviceOf(name, "fleet", "north") for name in "abcdefgh"]
     rig.task = replace(rig.task, devices=lambda: grouped)
-    assert rig.run(FakeFleet([poor(name) for name in "abcdefgh"])).run().promote
-    first = rig.registry.models()[0]
-    rig.registry.serve(first, rig.key, "a test")
-    lie = poor("x")
-
-    def worse(name: str) -> Sound:
-        def answer(op: Op, work: Work, weights: Tensors) -> Update:
-            update = lie(op, work, weights)
-            metrics = {**update.metrics}
-            if op == "evaluate":  # fewer alarms before: it had no bias for the class
-                metrics["class-1-base_false"], metrics["class-0-base_false"] = 0.0, 0.0
-                metrics["class-2-base_false"] = 50.0
-            return replace(update, device=name, metrics=metrics)
-
-        return answer
-
     verdict = rig.run(FakeFleet([worse(name) for name in "abcdefgh"])).run()
     title = (
         "recall of class middle on devices 1.000 → 0.667 loses more than 0.050; "
         "16 of 16 updates in 2 rounds"
     )
     assert (verdict.promote, verdict.reason) == (False, title)
-    (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
+    (told,) = rig.of("rejected")
     assert told.reason == title
     assert told.metrics == verdict.evidence
     assert told.metrics["devices/class middle/p"] == 2**-8
+    assert told.metrics["devices/class middle"] == pytest.approx(-1 / 3)
     assert told.metrics["devices/group north"] == pytest.approx(0.3)
-    (kept,) = [event for event in rig.kafka.events if event.kind == "promoted"]
-    assert kept.metrics == rig.registry.load(rig.registry.models()[1]).manifest.metrics
-    assert kept.metrics["devices/class middle"] == pytest.approx(-1 / 3)
 
 
 def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(rig: Rig) -> None:
-    serving = rig.registry.serving()
-    assert serving is not None
+    serving = unwrap(rig.registry.serving())
     dice = np.random.default_rng(0)
     segments = dice.normal(0, 2, (200, *rig.task.segment_shape)).astype(np.float32)
     served = run_graph(serving.files[GRAPH], segments)
@@ -378,7 +368,7 @@ def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(r
     verdict = run.run()
     assert not verdict.promote
     assert "on recent windows 1.000 → 0." in verdict.reason
-    (told,) = [event for event in rig.kafka.events if event.kind == "rejected"]
+    (told,) = rig.of("rejected")
     assert told.metrics["recent_segments"] == 200
     run = rig.run(fleet, rounds=1)
     run.recent = lambda: None
@@ -402,13 +392,10 @@ def test_a_hostile_device_changes_nothing_but_its_own_count(
     sound_devices = [sound(name, 0.001) for name in ("a", "b", "c", "d")]
     before = base_weights(rig.registry)
     rig.run(FakeFleet([*sound_devices, hostile("e", alter)]), rounds=1).run()
-    refused = [e for e in rig.kafka.events if e.kind == "refused"]
+    refused = rig.of("refused")
     assert [e.reason.partition(":")[0] for e in refused] == [slug]
-    found = checkpoint.latest(rig.runs, "7")
-    assert found is not None
-    for name in before:
-        np.testing.assert_allclose(found.weights[name], before[name] + 0.001, atol=1e-6)
-    assert len([e for e in rig.kafka.events if e.kind == "admitted"]) == 4
+    rig.moved(before, 0.001)
+    assert len(rig.of("admitted")) == 4
 
 
 def refusals(rig: Rig) -> list[tuple[int, str | None, str]]:
@@ -433,11 +420,10 @@ def test_a_node_refused_twice_gets_no_work_for_three_rounds(rig: Rig) -> None:
     out = [(number, "node 2", "sitting-out") for number in (3, 4, 5)]
     lies = [(number, "e", "samples") for number in (1, 2, 6, 7)]
     assert refusals(rig) == [*lies[:2], *out, *lies[2:]]
-    events = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    events = rig.of("aggregated")
     told = [{k: v for k, v in e.metrics.items() if k.startswith("refused")} for e in events]
     assert told[1:3] == [{"refused_samples": 1.0}, {"refused_sitting-out": 1.0}]
-    serving = rig.registry.serving()
-    assert serving is not None
+    serving = unwrap(rig.registry.serving())
     assert serving.manifest.refused == 4  # updates, not rounds without one
 
 
@@ -485,16 +471,12 @@ def test_a_claim_counts_up_to_twice_the_median_and_the_journal_says_so(rig: Rig)
     before = base_weights(rig.registry)
     fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c")), greedy("z", 0.003)])
     rig.run(fleet, rounds=1).run()
-    admitted = [e for e in rig.kafka.events if e.kind == "admitted"]
+    admitted = rig.of("admitted")
     said = {e.device: (e.samples, e.metrics.get("claimed")) for e in admitted}
     assert said == {"a": (50, None), "b": (50, None), "c": (50, None), "z": (100, 2048.0)}
-    (aggregated,) = [e for e in rig.kafka.events if e.kind == "aggregated"]
+    (aggregated,) = rig.of("aggregated")
     assert (aggregated.samples, aggregated.metrics["claims_capped"]) == (250, 1.0)
-    found = checkpoint.latest(rig.runs, "7")
-    assert found is not None
-    for name in before:
-        step = (3 * 50 * 0.001 + 100 * 0.003) / 250
-        np.testing.assert_allclose(found.weights[name], before[name] + step, atol=1e-6)
+    rig.moved(before, (3 * 50 * 0.001 + 100 * 0.003) / 250)
 
 
 def test_a_rule_with_too_few_updates_for_its_promise_keeps_the_weights(rig: Rig) -> None:
@@ -503,7 +485,7 @@ def test_a_rule_with_too_few_updates_for_its_promise_keeps_the_weights(rig: Rig)
     fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c")), *liars])
     with pytest.raises(ProcessFailed, match="no round had the 5 updates that krum needs"):
         rig.run(fleet, rounds=1).run()
-    failed = [e.reason for e in rig.kafka.events if e.kind == "failed"]
+    failed = [e.reason for e in rig.of("failed")]
     assert failed == ["3 updates were admitted, krum needs 5"]
 
 
@@ -524,11 +506,7 @@ def test_a_run_with_a_robust_rule_goes_where_the_honest_go(rig: Rig, strategy: s
     )
     fleet = FakeFleet([*(sound(name, 0.001) for name in ("a", "b", "c", "d")), back])
     rig.run(fleet, rounds=1).run()
-    found = checkpoint.latest(rig.runs, "7")
-    assert found is not None
-    weights = found.weights
-    for name in before:
-        np.testing.assert_allclose(weights[name], before[name] + 0.001, atol=1e-6)
+    rig.moved(before, 0.001)
 
 
 def test_a_refused_device_has_no_say_at_the_gate(rig: Rig) -> None:
@@ -541,7 +519,7 @@ def test_a_refused_device_has_no_say_at_the_gate(rig: Rig) -> None:
 def test_whoever_takes_another_devices_name_does_not_silence_it(rig: Rig) -> None:
     thief = hostile("e", lambda u: replace(u, device="a", metrics=compared(9, 9, 0, 9)))
     assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001), thief])).run().promote
-    last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
+    last = rig.of("evaluated")[-1]
     assert last.metrics["devices_segments"] == 200
 
 
@@ -555,14 +533,14 @@ def test_who_has_not_trained_has_a_say_unless_two_give_one_name(rig: Rig) -> Non
     others = [late("c"), late("x"), late("x"), late("no device")]
     four = [sound(name, 0.001) for name in "abde"]
     rig.run(FakeFleet([*four, *others])).run()
-    last = [event for event in rig.kafka.events if event.kind == "evaluated"][-1]
+    last = rig.of("evaluated")[-1]
     assert last.metrics["devices_segments"] == 500
 
 
 def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
     fleet = FakeFleet([sound("a", 0.001), sound("b", 0.001), lambda *_: "no reply within 30 s"])
     assert rig.run(fleet).run().promote
-    failed = [e for e in rig.kafka.events if e.kind == "failed"]
+    failed = rig.of("failed")
     assert {(e.device, e.reason) for e in failed} == {("node 2", "no reply within 30 s")}
 
 
@@ -584,7 +562,7 @@ def test_devices_that_sent_no_update_are_asked_again_where_fewer_than_half_did(r
     verdict = rig.run(fleet, rounds=1).run()
     assert verdict.promote
     assert verdict.reason.endswith("4 of 4 updates in 1 round")
-    asked = [e.metrics["nodes"] for e in rig.kafka.events if e.kind == "started"]
+    asked = [e.metrics["nodes"] for e in rig.of("started")]
     assert asked == [4.0, 3.0]
     (why,) = [e.reason for e in rig.kafka.events if e.kind == "failed" and e.device is None]
     assert why == "1 of 4 asked devices sent an update: the others are asked again"
@@ -600,7 +578,7 @@ def test_an_aggregate_of_fewer_than_half_of_the_asked_devices_is_no_candidate(
         rig.run(fleet).run()
     assert rig.kafka.events[-1].kind == "finished"
     assert rig.kafka.events[-1].reason.startswith(f"failed: round 1: {updates} of 4 asked")
-    assert not [e for e in rig.kafka.events if e.kind == "aggregated"]
+    assert not rig.of("aggregated")
 
 
 @pytest.mark.parametrize("in_round", [1, 2])
@@ -682,7 +660,7 @@ def test_a_node_that_comes_back_as_another_has_its_name_again_once_the_old_one_i
 ) -> None:
     devices = [sound("a", 0.001), sound("b", 0.002), sound("c", 0.003)]
     rig.run(RestartingFleet(devices), rounds=4, round_deadline_s=10_000.0).run()
-    admitted = [(e.round, e.device) for e in rig.kafka.events if e.kind == "admitted"]
+    admitted = [(e.round, e.device) for e in rig.of("admitted")]
     assert [number for number, device in admitted if device == "c"] == [1, 2, 4]
     assert refusals(rig) == [(3, "c", "name")]
 
@@ -717,16 +695,14 @@ def test_a_late_update_counts_shortened_or_is_refused_as_stale(
     run = replace(run, policy=Policy(max_staleness=4))
     run.run()
     admitted = [e for e in rig.kafka.events if e.kind == "admitted" and e.metrics.get("staleness")]
-    failed = [e for e in rig.kafka.events if e.kind == "failed"]
+    failed = rig.of("failed")
     assert [e.round for e in failed] == [1]
     if until == 2:
         assert [(e.round, e.device, e.metrics["staleness"]) for e in admitted] == [(2, "c", 1.0)]
-        found = checkpoint.latest(rig.runs, "7")
-        assert found is not None
         # rounds of a, b: 0.001; the second has c's 0.003 / sqrt(2) too; then c trains as the others
         second = (0.001 + 0.001 + 0.003 / np.sqrt(2)) / 3
         total = 0.001 + second + 5 * 0.005 / 3
-        np.testing.assert_allclose(found.weights["4.bias"], before["4.bias"] + total, atol=1e-6)
+        rig.moved(before, total, ["4.bias"])
     else:
         assert [(e.round, e.metrics["staleness"]) for e in admitted] == (
             [(4, 3.0)] if until == 4 else []
@@ -747,9 +723,9 @@ def test_who_is_at_work_is_waited_for_where_the_minimum_needs_it(rig: Rig) -> No
     devices = [sound("a", 0.001), sound("b", 0.002), sound("c", 0.003)]
     run = rig.run(SilentOnce(devices), minimum_nodes=3, node_wait_s=5.0, round_deadline_s=60.0)
     run.run()
-    admitted = [(e.round, e.device) for e in rig.kafka.events if e.kind == "admitted"]
+    admitted = [(e.round, e.device) for e in rig.of("admitted")]
     assert admitted == [(1, "a"), (1, "b"), (2, "a"), (2, "b"), (2, "c")]
-    assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 2")]
+    assert [(e.round, e.device) for e in rig.of("failed")] == [(1, "node 2")]
 
 
 def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
@@ -763,9 +739,9 @@ def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
     kafka = FakeFollower([[], said])
     run.reports = FleetReports(lambda: kafka)
     run.run()
-    admitted = [e.device for e in rig.kafka.events if e.kind == "admitted"]
+    admitted = [e.device for e in rig.of("admitted")]
     assert admitted == ["b", "c"]
-    (started,) = [e for e in rig.kafka.events if e.kind == "started"]
+    (started,) = rig.of("started")
     assert started.metrics == {"nodes": 2.0, "online": 3.0}
 
 
@@ -831,10 +807,10 @@ def test_a_device_that_falls_silent_is_not_waited_for_nor_asked_again(rig: Rig) 
     hushed(rig, fleet, rounds=3, minimum_nodes=4).run()
     assert fleet.asked[:3] == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
     assert fleet.now < 15.0  # its work's time is 35 s, and the deadline 30 s
-    assert [(e.round, e.device) for e in rig.kafka.events if e.kind == "failed"] == [(1, "node 3")]
-    (why,) = [e.reason for e in rig.kafka.events if e.kind == "failed"]
+    assert [(e.round, e.device) for e in rig.of("failed")] == [(1, "node 3")]
+    (why,) = [e.reason for e in rig.of("failed")]
     assert why.startswith("silent: nothing on `fleet` for ")
-    aggregated = [e.metrics.get("silent") for e in rig.kafka.events if e.kind == "aggregated"]
+    aggregated = [e.metrics.get("silent") for e in rig.of("aggregated")]
     assert aggregated == [1.0, None, None]
 
 
@@ -844,7 +820,7 @@ def test_an_invited_device_that_does_not_join_is_waited_for_once(rig: Rig) -> No
     inviter = Inviter(rig.task, "7", "127.0.0.1:9092", rig.key, lambda: rig.kafka)
     run = replace(run, reports=FleetReports(lambda: FakeFollower([told])), inviter=inviter)
     run.run()
-    invited = [event for event in rig.kafka.events if event.kind == "invited"]
+    invited = rig.of("invited")
     assert [event.reason for event in invited] == ["2 of 3 invited devices joined; not yet: c"] * 2
-    took = [e.metrics["seconds"] for e in rig.kafka.events if e.kind == "aggregated"]
+    took = [e.metrics["seconds"] for e in rig.of("aggregated")]
     assert took[0] > JOIN_S > took[1]
