@@ -294,6 +294,8 @@ def _figures(summary: Summary) -> Table:
         "windows": f"{summary.windows} closed, {summary.windows_late} revised by late events",
         "rounds": f"{summary.rounds} with {summary.admitted} updates admitted, "
         f"{summary.refused} refused, {summary.failed} failed",
+        "labels": f"devices keep {summary.total('samples'):,} segments, "
+        f"{summary.total('true_labels'):,} with a true label",
         "runs": "\n".join(map(_run, summary.runs)) or "-",
         "releases": ", ".join(summary.decisions) or "-",
         "event account": "{} produced = {} delivered + {} dropped + {} pending; "
