@@ -9,9 +9,9 @@ two origins:
 
 It answers while choice.py shows that it is better on the device's own labelled segments, of which
 neither it nor the served version has seen the label in training. Both are compared when the
-challenger is new, when another version is served, and when the labels are a quarter more. While a
-version is offered to a part of the fleet its canary answers with it, so that the canary is judged
-by what was offered.
+challenger is new, when another version is served, and when the labels are a quarter more; with too
+few labels, or labels of too few classes, nothing changes. While a version is offered to a part of
+the fleet its canary answers with it, so that the canary is judged by what was offered.
 
 1. a challenger that has been trained, or that is to answer, is written to
    `challenger.safetensors` (0600: temporary, fsync, rename) with its ChallengerState in the header
@@ -73,11 +73,12 @@ class Copies(Protocol):
 
 
 class Standing(NamedTuple):
-    """The challenger; `engine` has its weights in the graph of `state.base`."""
+    """The challenger; `engine` has its weights in the graph of `state.base`. weights: those that
+    are not in the file yet, None where they are."""
 
     state: ChallengerState
-    weights: bytes
     engine: Engine
+    weights: bytes | None = None
 
 
 class Challenger:
@@ -158,10 +159,12 @@ class Challenger:
                     return
                 self._copies.resume(state.base, int(state.model.rpartition(".p")[2]))
             self._stand(base, state, data)
+            self._standing = self._standing and self._standing._replace(weights=None)
         except FileNotFoundError:
             pass
         except (OSError, ArtifactError, MalformedRecord, ValueError) as exc:
-            self._forget(f"cannot be used: {exc}")
+            log.warning("%s is not used: %s", self._path, exc)
+            self._forget("cannot be used")
 
     def _stand(self, base: Engine, state: ChallengerState, weights: bytes) -> None:
         """Build the challenger's engine; raise ArtifactError if the weights do not fit."""
@@ -175,7 +178,7 @@ class Challenger:
         engine = Engine(self._task, artifact, weights)
         engine.model = model
         engine.latencies = base.latencies  # they count for the served version's trial
-        self._standing = Standing(state, weights, engine)
+        self._standing = Standing(state, engine, weights)
         self._answer(base if answered else None)
 
     def _stand_copy(self, base: Engine, copy: Copy) -> None:
@@ -192,7 +195,8 @@ class Challenger:
             self._stand(base, state, copy.weights)
             self._write()
         except (OSError, ArtifactError) as exc:
-            self._forget(f"cannot be used: {exc}")
+            log.warning("%s is not used: %s", state.model, exc)
+            self._forget("a newer copy cannot be used")
             return
         self._told_then = 0
 
@@ -238,20 +242,25 @@ class Challenger:
         """Compare the challenger with the served version, and decide which one answers."""
         made_us = max(base.created_us, standing.state.made_us)
         segments, labels, covered = self._samples.choosing(COMPARED, made_us)
+        if len(labels) < choice.LEAST or covered < choice.COVERED:
+            if standing.weights is not None:  # the version before: it stands at the next look
+                self._standing = None
+            return  # nothing is decided, and nothing changes
         try:
             own, served = (
                 choice.losses(self._task, answers(engine, segments), labels)
                 for engine in (standing.engine, base)
             )
         except Exception as exc:  # onnxruntime may fail on the challenger's weights
-            self.drop(f"failed: {exc}")
+            log.warning("%s is given up: %s", standing.state.model, exc)
+            self.drop("it failed")
             return
         if self._standing is not standing:
             return  # the loop has given it up meanwhile
         found = choice.compare(self._task, own, served)
         state = standing.state
         lenient = state.answers or state.origin == "copy"
-        answering = covered >= choice.COVERED and found.keeps(keeping=lenient)
+        answering = found.keeps(keeping=lenient)
         changed = answering != state.answers
         figures = {"segments": found.rows, "loss": found.old, "base_loss": found.offered}
         state = state.model_copy(update={**figures, "answers": answering})
@@ -278,14 +287,13 @@ class Challenger:
 
     def _write(self) -> None:
         assert self._standing is not None
-        state, weights, _ = self._standing
-        tensors = safetensors.numpy.load(weights)
+        state, _, weights = self._standing
+        tensors = safetensors.numpy.load(weights or self._path.read_bytes())
         header = {"base": state.base, "model": state.model, "state": state.encode().decode()}
         write_atomic(self._path, safetensors.numpy.save(tensors, metadata=header), mode=0o600)
+        self._standing = self._standing._replace(weights=None)
 
 
 def answers(engine: Engine, segments: np.ndarray) -> np.ndarray:
     """Return the outputs (n, outputs) of segments, one at a time as for events."""
-    if not len(segments):
-        return np.zeros((0, 1), np.float32)
     return np.stack([engine.run(segment) for segment in segments])

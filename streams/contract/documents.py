@@ -130,7 +130,8 @@ class ChallengerState(Document):
     def text(self) -> str:
         """What it is, for a person."""
         if self.origin == "previous":
-            what = f"keeps {self.model.rpartition('.k')[2]}"
+            model = self.model.rpartition(".k")[2]
+            what = f"keeps {model}" if self.answers else f"{model} does not answer"
         else:
             what = f"own copy {self.model} {'answers' if self.answers else 'does not answer'}"
         if not self.segments:

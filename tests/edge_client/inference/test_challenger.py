@@ -242,6 +242,34 @@ def test_a_restart_goes_on_with_what_answered_before_any_comparison(
 
 
 @both
+def test_labels_that_may_not_choose_change_nothing(tmp_path: Path, origin: str) -> None:
+    device, _ = begun(tmp_path, origin)
+    answering = device.answering
+    device.samples = Samples(device.task, device.folder / "other.rows")
+    device.start()
+    device.other.consider()
+    device.see(20, right=1, split=NEITHER)
+    device.other.consider()
+    assert device.answering == answering
+    device.see(400, right=1)
+    device.other.consider()
+    assert device.answering != answering
+
+
+def test_a_version_that_is_kept_waits_for_labels_against_a_later_one(device: Device) -> None:
+    first, _ = kept_against_worse(device)
+    device.samples = Samples(device.task, device.folder / "other.rows")
+    device.start()
+    third = device.serve(3, 2)
+    device.see(20, split=NEITHER)
+    device.other.consider()
+    assert (device.answering, device.state.answers) == (third, False)
+    device.see(60)
+    device.other.consider()
+    assert device.answering == f"{third}.k{first}"
+
+
+@both
 @pytest.mark.parametrize("damage", ["empty", "no header", "no state", "other shapes", "cut off"])
 def test_a_file_that_is_damaged_is_removed(tmp_path: Path, origin: str, damage: str) -> None:
     device, base = begun(tmp_path, origin)
