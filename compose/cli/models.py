@@ -259,7 +259,7 @@ def _agreement(yes: bool, more: str = "") -> Callable[[str], None]:
             return
         what = f"{text}{more}"
         if not sys.stdin.isatty():
-            raise UsageError(f"{what}; nobody can be asked here: use --yes")
+            raise UsageError(f"{what}; there is no terminal to confirm it on: use --yes")
         if not typer.confirm(f"{what}. Go on?"):
             raise typer.Exit(1)
 

@@ -9,10 +9,10 @@ With TLS the SuperLink takes SuperNodes with a registered key only
 (`compose.security.node_registry`); the others get the path of the CA's certificate.
 
 Under `up` both run while the controller wants them (compose.launcher.fleet). Order: superlink, wait
-until `is_ready`, superexec. The SuperExec starts the ServerApp of each run,
-which invites the devices; an invited agent starts its SuperNode (edge_client.participation). A
-ServerApp is found on PATH and looks for its parent every 0.2 s, so that it ends soon after it even
-when it is killed; one at work ends at its next signal check.
+until `is_ready`, superexec. The SuperExec starts the ServerApp of each run, which invites the
+devices; an invited agent starts its SuperNode (edge_client.participation). A ServerApp is found on
+PATH and looks for its parent every 0.2 s, so that it ends soon after it even when it is killed; one
+at work ends at its next signal check.
 """
 
 import os

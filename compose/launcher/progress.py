@@ -175,8 +175,8 @@ def why_open(view: FleetView, task: Task) -> str:
 
 
 def broken_off(view: FleetView) -> str | None:
-    """Return a line about a run that the end of everything breaks off, if there is one. What is
-    said of its devices later is no failure of theirs."""
+    """Return a line about a run that the end of `up` interrupts, if there is one. What is reported
+    of its devices later does not count as their failure."""
     run = view.current_run
     if not run or run[-1].kind == "finished":
         return None

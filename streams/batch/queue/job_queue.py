@@ -94,10 +94,12 @@ class JobQueue:
         return it with the lock of its folder, which the caller closes. None if there is none."""
         entries = self.entries()
         for entry in entries:
-            same = [one for one in entries if one.part_of == entry.part_of]
-            most = entry.max_active
-            if not self._due(entry) or (most and sum(one.job.running for one in same) >= most):
+            if not self._due(entry):
                 continue
+            if most := entry.max_active:
+                same = (one for one in entries if one.part_of == entry.part_of)
+                if sum(one.job.running for one in same) >= most:
+                    continue
             with suppress(Held):
                 lock = entry.job.lock(0)
                 now = self.entry(entry.id)  # another one may have ended it before the lock was ours
@@ -208,8 +210,8 @@ class Runner:
             while True:
                 over += self._settled()
                 self._begin()
-                empty = until == "nothing due" or not self.queue.entries()
-                if until != "stopped" and empty and not self._running:
+                idle = until != "stopped" and not self._running
+                if idle and (until == "nothing due" or not self.queue.entries()):
                     return over
                 if self.wait(POLL_S):
                     return over + self._stop()

@@ -131,13 +131,14 @@ def fill(text: str, start: datetime, end: datetime) -> str:
 # --- the schedules of a state folder ------------------------------------------------------------
 
 NOT_RUN = ("Failed", "Expired", "Stopped")
+NOTED = 10_000  # intervals, the newest; of older ones the jobs' folders tell
 
 
 @dataclass(frozen=True)
 class Schedule:
     """`settings` have {start} and {end}; `cursor_us` is the end of the last interval that was
     decided; `skipped` are the last intervals that were left out, `problem` is why none is queued.
-    `intervals` are those that were queued, their ends by their starts.
+    `intervals` are the newest NOTED that were queued, their ends by their starts.
     """
 
     name: str
@@ -161,6 +162,11 @@ class Schedule:
         after = settings.expires_after
         expires_us = None if after is None else now + int(after * 1e6)
         return Entry(identity, str(folder), settings, expires_us=expires_us)
+
+    def noting(self, interval: Interval) -> dict[int, int]:
+        """Return the intervals with one more."""
+        found = sorted({**self.intervals, interval[0]: interval[1]}.items())
+        return dict(found[-NOTED:])
 
     def span(self, interval: Interval) -> str:
         """Return an interval for a person."""
@@ -271,7 +277,7 @@ class Schedules:
                 entry = schedule.entry(interval, self.queue.state, now)
                 queued = self._queue(fresh, interval, entry)
                 self.reached("schedule-step-2")
-                noted = {**fresh.intervals, interval[0]: interval[1]}
+                noted = fresh.noting(interval)
                 self.write(replace(fresh, cursor_us=interval[1], intervals=noted))
             self.reached("schedule-step-3")
             if queued:
@@ -300,8 +306,7 @@ class Schedules:
             with self._locked():
                 fresh = self.find(name)
                 queued = self._queue(fresh, interval, entry)
-                noted = {**fresh.intervals, interval[0]: interval[1]}
-                self.write(replace(fresh, intervals=noted))
+                self.write(replace(fresh, intervals=fresh.noting(interval)))
             if queued:
                 done.append(entry)
             left_out += not queued

@@ -1,6 +1,7 @@
 """Schedules on a clock of the test's: intervals that tile the time, catch-up, times in words."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.batch.queue.job_queue import JobQueue
-from streams.batch.queue.schedules import Cron, Schedules, fill, local, micros
+from streams.batch.queue.schedules import NOTED, Cron, Schedules, fill, local, micros
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 
@@ -176,6 +177,20 @@ def test_after_an_outage_the_newest_are_run_and_the_others_are_named(tmp_path: P
     assert "skips 6 intervals 2026-11-01T02:30:00+01:00..2026-11-07T02:30:00+01:00" in lines[0]
     assert inputs_of(tmp_path) == ["lake/day=2026-11-07", "lake/day=2026-11-08"]
     assert "6 intervals 2026-11-01" in schedules.find("nightly").skipped
+
+
+def test_a_schedule_that_fires_for_years_keeps_its_newest_intervals(tmp_path: Path) -> None:
+    clock = Clock("2026-11-06T12:00Z")
+    schedules = made(tmp_path, clock)
+    before = schedules.find("nightly")
+    old = {n: n + 1 for n in range(NOTED)}
+    schedules.write(replace(before, intervals=old))
+    clock.now = at("2026-11-07T12:00Z")
+    assert len(list(schedules.fire())) == 1
+    after = schedules.find("nightly").intervals
+    assert len(after) == NOTED
+    assert max(after) == before.cursor_us
+    assert list(schedules.fire()) == []
 
 
 class Killed(BaseException):
