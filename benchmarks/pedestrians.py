@@ -15,7 +15,7 @@ from benchmarks.frame import Bench, Cell, Figure, main
 from benchmarks.gains.grounds import Streets, rms, streets
 from benchmarks.gains.ways import Course, Scaffold, alone, central
 from benchmarks.support.study import in_two_processes
-from edge_client.training.own_copy import EPOCHS, SHARE_OF_RATE
+from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from streams.learning.interpolation import interpolated
 
 ROUNDS = 10

@@ -32,7 +32,7 @@ from edge_client.sources.selection import open_source
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
-from edge_client.training.own_copy import OwnCopy
+from edge_client.training.own_weights import OwnWeights
 from edge_client.training.trainer_client import Trainer, served_by
 from edge_client.uplink.messages import of_events, of_labels
 from edge_client.uplink.task_queues import LABELS, SPOOL, EarlierQueues, queue_folder
@@ -123,8 +123,8 @@ class Agent:
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
             served_by(self._slots),
         )
-        self._copies = OwnCopy(task, self._slots, self.samples, self._trainer.work)
-        self._challenger = Challenger(task, self._folder, self._slots, self.samples, self._copies)
+        self._own = OwnWeights(task, self._slots, self.samples, self._trainer.work)
+        self._challenger = Challenger(task, self._folder, self._slots, self.samples, self._own)
         self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
         self._runs = Participation(
             task, self._name, self._folder, socket_path(self._folder),
@@ -335,7 +335,7 @@ class Agent:
         self._slots.close()
         self._runs.stop()
         self._trainer.stop()
-        self._copies.stop()
+        self._own.stop()
         self._service.stop()
         self._downlink.stop()
         self._writer.stop()

@@ -2,15 +2,17 @@
 worse off?
 
 Every device replays its recordings, keeps samples, and is told a tenth of its labels. After
-ORDINARY windows one run makes the version that is served when the drift begins. The next run begins
-when two of the drifted devices have alarmed three windows in a row (if only one drifts, that one),
-and after PATIENCE windows in any case. SETTLED windows follow in which each device may keep the
-version before. There is no canary. Measured on held-out windows that only report.
+ORDINARY windows one run makes the version that is served when the drift begins; from then on the
+devices fit input adapters and choose. The next run begins when two of the drifted devices have
+alarmed three windows in a row (if only one drifts, that one), and after PATIENCE windows in any
+case. SETTLED windows follow. There is no canary. Measured on held-out windows that only report.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -52,10 +54,12 @@ class Place:
     first: dict[str, np.ndarray]
     taught: dict[str, np.ndarray]
 
-    def devices(self) -> tuple[dict[str, Device], list[tuple[str, Window, np.ndarray]]]:
+    def devices(
+        self, folder: Path
+    ) -> tuple[dict[str, Device], list[tuple[str, Window, np.ndarray]]]:
         """Return devices that have seen ORDINARY windows, served by the first model; and these."""
         task, seen = self.made.task, []
-        devices = {name: Device(task, name, self.made.folder) for name in self.people}
+        devices = {name: Device(self.made, name, folder) for name in self.people}
         streams = {n: replayed(task, p.calm, None, 0) for n, p in self.people.items()}
         for _ in range(ORDINARY):
             for name, device in devices.items():
@@ -74,7 +78,7 @@ def _place() -> Place:
     first = {n: outputs_of(task, made.first, p.calm.segments) for n, p in people.items()}
     taught = {name: made.taught(person.calm) for name, person in people.items()}
     found = Place(made, people, made.first, first, first, taught)
-    devices, seen = found.devices()
+    devices, seen = found.devices(made.folder / uuid4().hex)
     verdict, candidate = made.run(list(devices.values()), made.first, 0, latest(seen))
     if verdict.promote:
         found.served = candidate
@@ -95,7 +99,11 @@ class _Course:
         self.old = {n: outputs_of(self.task, shared.served, each.segments) for n, each in moved}
         self.taught = {n: made.taught(each) for n, each in moved}
         self.begin = ORDINARY + draw.after
-        self.devices, self.seen = shared.devices()
+        self.devices, self.seen = shared.devices(made.folder / uuid4().hex)
+        now_us = max(device.now_us for device in self.devices.values())
+        served = made.release(shared.served, 2, now_us)
+        for device in self.devices.values():
+            device.serve(served)
         self.streams = {
             name: replayed(self.task, person.calm, self.moved.get(name), self.begin)
             for name, person in people.items()
@@ -109,22 +117,22 @@ class _Course:
 
     def outcome(self) -> Outcome:
         alarms, run = self._until_the_run()
-        verdict, _, new = self._released()
-        answering = {}
-        if verdict.promote:
-            answering = {n: each for n, each in new.items() if not self.devices[n].keeps}
+        at_the_run = self._drifted(self._answers(self.moved))
+        verdict, candidate = self._released()
+        offered = {n: outputs_of(self.task, candidate, m.segments) for n, m in self.moved.items()}
         way = "all" if verdict.evidence.get("step", 1.0) == 1.0 else "half"
+        states = [device.challenger.state for device in self.devices.values()]
         return Outcome(
-            self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(new),
-            self._drifted(answering),
+            self.draw, alarms, run, self._before(), self._drifted({}), self._drifted(offered),
+            at_the_run, self._drifted(self._answers(self.moved)),
             way if verdict.promote else f"{way}, refused: {verdict.reason}",
-            list(self._others(answering)), sum(d.keeps for d in self.devices.values()),
+            list(self._others(self._answers(self.shared.people))),
+            sum(state is not None and state.answers for state in states),
         )  # fmt: skip
 
-    def _answers(self, models: Mapping[str, Tensors]) -> dict[str, np.ndarray]:
-        return {
-            n: outputs_of(self.task, each, self.lasting[n].segments) for n, each in models.items()
-        }
+    def _answers(self, among: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return what devices would answer now to all that they measure in the end."""
+        return {n: self.devices[n].answers(self.lasting[n].segments) for n in among}
 
     def _until_the_run(self) -> tuple[Alarms, int]:
         """Return the alarms, and the windows from the drift's begin to the run."""
@@ -133,7 +141,7 @@ class _Course:
         for number in range(ORDINARY, self.begin + PATIENCE):
             since = max(0, number - self.begin + 1)
             for name in self.devices:
-                window, answers, taught = self._next(name, self.shared.answers, self.old)
+                window, answers, taught = self._next(name)
                 self.seen.append((name, window, taught))
                 counts = self.made.counted(window.of.segments[window.rows], answers)
                 alarms.note(self.watches[name].see(counts), since if name in self.draw.who else 0)
@@ -142,34 +150,29 @@ class _Course:
                 return alarms, since
         return alarms, PATIENCE
 
-    def _next(
-        self, name: str, calm: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarray]
-    ) -> tuple[Window, np.ndarray, np.ndarray]:
+    def _next(self, name: str) -> tuple[Window, np.ndarray, np.ndarray]:
         """Let a device see its next window; return it with the answers and the teacher's."""
-        window = next(self.streams[name])
+        window, device = next(self.streams[name]), self.devices[name]
         after = window.of is self.moved.get(name)
-        answers = (moved if after else calm)[name][window.rows]
+        answers = device.answers(window.of.segments[window.rows])
         taught = (self.taught if after else self.shared.taught)[name][window.rows]
-        self.devices[name].see(window, answers, taught)
+        device.see(window, answers, taught)
+        device.look()
         return window, answers, taught
 
-    def _released(self) -> tuple[Verdict, Tensors, dict[str, np.ndarray]]:
-        """Run on what the devices keep; return the verdict, the candidate and its answers, after
-        the SETTLED windows in which devices choose if it is served."""
+    def _released(self) -> tuple[Verdict, Tensors]:
+        """Run on what the devices keep; return the verdict and the candidate, after the SETTLED
+        windows, in which it is served if the verdict is so."""
         devices, seed = list(self.devices.values()), 1 + self.draw.number
         verdict, candidate = self.made.run(devices, self.shared.served, seed, latest(self.seen))
-        new = self._answers(dict.fromkeys(self.lasting, candidate))
-        made_us = max(device.now_us for device in devices)
-        old = self.shared.answers | self.old
+        release = self.made.release(candidate, 3, max(device.now_us for device in devices))
         for device in devices:
-            device.is_offered()
+            if verdict.promote:
+                device.serve(release)
         for _ in range(SETTLED):
-            for name, device in self.devices.items():
-                if verdict.promote:
-                    device.look(self.shared.served, candidate, made_us)
-                answering = new if verdict.promote and not device.keeps else old
-                self._next(name, answering, answering)
-        return verdict, candidate, new
+            for name in self.devices:
+                self._next(name)
+        return verdict, candidate
 
     def _before(self) -> float:
         """Of people whose later recordings are other ones on all held-out segments: the first has

@@ -10,28 +10,32 @@ from uuid import uuid4
 
 import numpy as np
 import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.gains.recordings import Recording, Window, is_revealed
 from benchmarks.support.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
-from edge_client.inference import choice
-from edge_client.inference.challenger import COMPARED
+from edge_client.inference.challenger import Challenger
+from edge_client.inference.challenger import answers as engine_answers
+from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.training import trainer_process
+from edge_client.training.own_weights import OwnWeights
 from federation.aggregation import strategies
 from federation.aggregation.strategies import SCAFFOLD
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation, Results
+from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
 from federation.rounds.fleet_reports import teacher_shares
-from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task, load_task
 from streams.contract.weights import payload
-from streams.contract.work import TrainerJob, WorkRequest
+from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.drift.detector import compare
 from streams.drift.reference import Reference, observe
 from streams.learning import learning
@@ -41,13 +45,51 @@ from streams.runtime.key_files import create_key
 
 
 class Device:
-    """What a device keeps of its stream. Its clock is the event time of the last window."""
+    """What a device keeps of its stream, and what answers on it: the product's slots, challenger
+    and trainer, without its processes. Its clock is the event time of the last window."""
 
-    def __init__(self, task: Task, name: str, folder: Path) -> None:
-        self.name, self.now_us, self.keeps = name, 0, False
-        self._task, self._told_then = task, 0
-        path = folder / f"{name}-samples.rows"
-        self.samples = Samples(task, path, dice=random.Random(name), wall=lambda: self.now_us / 1e6)
+    def __init__(self, made: "Installation", name: str, folder: Path) -> None:
+        self.name, self.now_us = name, 0
+        self._task, self._made, self._folder = made.task, made, folder / name
+        task, path = made.task, self._folder / "samples.rows"
+        self.samples = Samples(task, path, dice=random.Random(name), wall=self._now_s)
+        self.slots = Slots(self._folder / "slots", task, [made.key.public_key()])
+        self._own = OwnWeights(
+            task, self.slots, self.samples, self._work, clock=self._now_s, wall=self._now_s
+        )
+        self.challenger = Challenger(
+            task, self._folder, self.slots, self.samples, self._own, wall=self._now_s
+        )
+
+    def _now_s(self) -> float:
+        return self.now_us / 1e6
+
+    def serve(self, model: bytes) -> None:
+        """Serve a release, which all devices do."""
+        self.slots.withdraw({}, self.slots.install(model).model)
+
+    def answers(self, segments: np.ndarray) -> np.ndarray:
+        """Return what the device answers now, (n, outputs)."""
+        assert self.slots.engine is not None
+        return engine_answers(self.challenger.engine_for(self.slots.engine), segments)
+
+    def look(self) -> None:
+        """As the agent's keeper does, and wait for the training that it begins."""
+        self.challenger.consider()
+        self._own.stop(600.0)
+        self.challenger.consider()
+
+    def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        rows = self._folder / "own.rows"
+        with rows.open("wb") as file:
+            if request.op == "adapt":
+                self.samples.write_adapter_rows(file)
+            else:
+                self.samples.write_training_rows(file)
+        request = request.model_copy(update={"time_budget_s": 600.0})
+        stop = str(self._folder / "trainer.stop")
+        job = TrainerJob(device=self.name, request=request, samples=str(rows), stop=stop)
+        return trainer_process.work(self._task, job, weights)
 
     def see(self, window: Window, answers: np.ndarray, teacher: np.ndarray | None) -> None:
         """Take a window's segments, with the device's answers and the teacher's, (rows, outputs);
@@ -66,24 +108,6 @@ class Device:
             )
         if teacher is not None:
             self.samples.teach(np.arange(first, self.samples.added), teacher)
-
-    def look(self, old: Tensors, offered: Tensors, made_us: int) -> None:
-        """Compare both versions as edge_client.inference.challenger does, if it is time to."""
-        task, told = self._task, self.samples.labels_told
-        if not choice.is_time_to_look(told, self._told_then):
-            return
-        self._told_then = told
-        segments, labels, covered = self.samples.choosing(COMPARED, made_us)
-        if len(labels) < choice.LEAST or covered < choice.COVERED:
-            return
-        losses = [
-            choice.losses(task, outputs_of(task, each, segments), labels) for each in (old, offered)
-        ]
-        self.keeps = choice.compare(task, *losses).keeps(keeping=self.keeps)
-
-    def is_offered(self) -> None:
-        """A release is served from now on."""
-        self._told_then, self.keeps = 0, False
 
     def state(self) -> DeviceState:
         return DeviceState(
@@ -108,6 +132,19 @@ class Installation:
     held_out: HeldOut
     audit: HeldOut
     folder: Path
+    key: Ed25519PrivateKey
+
+    def release(self, weights: Tensors, number: int, now_us: int) -> bytes:
+        """Return a signed artifact with other weights, as a run publishes it."""
+        manifest = self.artifact.manifest.model_copy(
+            update={"number": number, "base": self.artifact.model, "created_us": now_us}
+        )
+        files = {
+            **self.artifact.files,
+            WEIGHTS: payload.to_safetensors(weights, self.task.training.payload),
+            PROBE: renew_probe(self.artifact, weights),
+        }
+        return pack(manifest, files, self.key)
 
     def taught(self, recording: Recording, teacher: Teacher | None = None) -> np.ndarray:
         """(n, outputs) answers of the teacher, window by window."""
@@ -173,7 +210,7 @@ def installed(reference: str, folder: Path) -> Installation:
     held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
     return Installation(
         task, artifact, dict(sorted(first.items())), scoring, scoring.reference, held_out, audit,
-        folder,
+        folder, key,
     )  # fmt: skip
 
 

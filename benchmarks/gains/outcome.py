@@ -52,7 +52,8 @@ class Other:
 class Outcome:
     """run: windows from the drift to the run. The task's metric on the drifted devices: before the
     drift; after it with the version before (old), with the run's candidate (offered), with what
-    answers in the end (new). kept: devices that keep the version before."""
+    answered when the run began (mended), and in the end (new). kept: devices on which a challenger
+    answers in the end."""
 
     draw: Draw
     alarms: Alarms
@@ -60,6 +61,7 @@ class Outcome:
     before: float
     old: float
     offered: float
+    mended: float
     new: float
     gate: str
     others: list[Other]
@@ -87,14 +89,15 @@ def report(bench: Bench, text: str, found: Sequence[Outcome]) -> None:
     rows: list[list[Cell]] = []
     for one in found:
         verdict = "yes" if one.recovers(one.new) else "no"
-        figures = [100 * x for x in (one.before, one.old, one.new)]
+        figures = [100 * x for x in (one.before, one.old, one.mended, one.new)]
         rows.append([
             one.draw.number, one.draw.how, len(one.draw.who), one.alarms.first, one.run, *figures,
             verdict if one.needed else "not needed", one.gate.partition(":")[0],
             100 * min((other.gain for other in one.others), default=0.0), one.kept,
         ])  # fmt: skip
-    columns = ["draw", "how", "devices", "alarm", "run", "before", "old", "new", "recovered",
-               "candidate", "worst other", "kept"]  # fmt: skip
+    columns = ["draw", "how", "devices", "alarm", "run", "before", "old", "at the run", "new",
+               "recovered",
+               "candidate", "worst other", "challengers"]  # fmt: skip
     bench.table("Drawn drifts", columns, rows, text)
     kinds: list[list[Cell]] = []
     for how in sorted({one.draw.how for one in found}):

@@ -12,7 +12,7 @@ from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, people, 
 from benchmarks.support.in_process import BASE, Tally, Tensors, round_seed, rounds
 from benchmarks.support.study import Study, in_two_processes, study_here
 from edge_client.training import scaffold
-from edge_client.training.own_copy import EPOCHS, SHARE_OF_RATE
+from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from edge_client.training.scaffold import Remembered
 from federation.admission.update import Update
 from federation.aggregation import strategies

@@ -1,13 +1,14 @@
 """Whether a device keeps the version that it served before a release. Pure.
 
 Two versions have answered the same labelled segments. Each segment on which one is better is a
-vote; overlapping segments count as `hop / samples` of one. Whether the old version has more votes
-than chance gives it is decided by the exact sign test (McNemar 1947; Dixon and Mood 1946), one
-sided, at LEVEL; and its mean loss must be smaller by MARGIN. A device that keeps goes on as long as
-the test holds at BACK: one more label does not switch it to and fro. It looks at LEAST rows, and
-again when its labels are a quarter more, so a device that has seen a thousand labels has looked
-about twenty times; of devices with two versions that are equally good about one in ten keeps
-the old one (`tests/edge_client/inference/test_choice.py`), which makes none worse.
+vote; one that overlaps with the one before counts for as much as it has of its own. Whether the old
+version has more votes than chance gives it is decided by the exact sign test (McNemar 1947; Dixon
+and Mood 1946), one sided, at LEVEL; and its mean loss must be smaller by MARGIN. A device that
+keeps goes on as long as the test holds at BACK: one more label does not switch it to and fro. It
+looks at LEAST rows, and again when its labels are a quarter more, so a device that has seen a
+thousand labels has looked about twenty times; of devices with two versions that are equally good
+about one in ten keeps the old one (`tests/edge_client/inference/test_choice.py`), which makes none
+worse.
 
 A loss is 0 or 1 where answers are right or wrong, the Brier distance where the task's metric knows
 no threshold, or the error of a target's value.
@@ -23,8 +24,9 @@ from streams.contract.task.metrics import row_errors, window_errors, window_metr
 
 LEVEL, BACK = 0.02, 0.2
 MARGIN = 0.02  # of a loss between 0 and 1; of an error that share of the larger one
-LEAST = 8  # rows
+LEAST, FEWEST = 8, 5  # rows; for an adapter
 GROWTH = 1.25
+ALIGNED = 0.25  # of the alignment of an adapter without labels to that of the plain inputs
 COVERED = 0.8  # of a device's segments must be of classes that have labels
 
 
@@ -46,6 +48,17 @@ class Comparison:
         return self.chance <= (BACK if keeping else LEVEL)
 
 
+def adapter_answers(found: Comparison, *, drifting: bool) -> bool | None:
+    """Return whether the served version should answer behind an adapter, from the comparison with
+    it (old) and without; None if that is open. A sensor that has drifted needs no significance: an
+    alarm says already that the served version is not in its place."""
+    if found.rows < FEWEST or abs(found.offered - found.old) <= MARGIN * found.scale:
+        return None
+    if found.old > found.offered:
+        return False
+    return found.chance <= (0.5 if drifting else BACK) or None
+
+
 def losses(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (n,) losses of answers (n, outputs) with labels (n, label_size)."""
     if not task.classes:
@@ -55,17 +68,27 @@ def losses(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 1.0 - task.correct(outputs, labels).astype(np.float64)
 
 
-def compare(task: Task, old: np.ndarray, offered: np.ndarray) -> Comparison:
-    """Return the comparison of two versions' losses (n,) on the same segments."""
+def compare(task: Task, old: np.ndarray, offered: np.ndarray, times_us: np.ndarray) -> Comparison:
+    """Return the comparison of two versions' losses (n,) on the same segments, which end at
+    times_us (n,)."""
     rows = len(old)
     if not rows:
         return Comparison(0, 0.0, 0.0, 1.0)
-    independent = min(1.0, task.segment.hop / task.segment.samples)
+    independent = independent_share(task, times_us)
     votes = math.floor(int((offered > old).sum()) * independent)
     against = math.ceil(int((old > offered).sum()) * independent)
     means = float(old.mean()), float(offered.mean())
     scale = 1.0 if task.classes else max(means)
     return Comparison(rows, *means, chance(votes, against), scale)
+
+
+def independent_share(task: Task, times_us: np.ndarray) -> float:
+    """Return how much of the segments that end at times_us (n,) lies in no other one, 0 to 1."""
+    if task.rate_hz is None:
+        return min(1.0, task.segment.hop / task.segment.samples)
+    length_us = task.segment.samples / task.rate_hz * 1e6
+    gaps = np.diff(np.sort(times_us), prepend=-np.inf)
+    return float(np.clip(gaps / length_us, 0.0, 1.0).mean())
 
 
 def chance(votes: int, against: int) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from streams.contract.artifact import Artifact
 from streams.contract.task import Task
+from streams.learning.input_adapter import InputAdapter
 from streams.learning.onnx_model import OnnxModel
 
 
@@ -15,12 +16,18 @@ class Engine:
     def __init__(self, task: Task, artifact: Artifact, weights: bytes | None = None) -> None:
         """Build and test the engine; raise ArtifactError if it does not fit the task.
 
-        `weights` (safetensors) replace the artifact's; they are not tested with its probe.
+        `weights` (safetensors) replace the artifact's, or are an input adapter before them; they
+        are not tested with its probe.
         """
         self.model = artifact.model
         self.created_us = artifact.manifest.created_us
         self.latencies: deque[float] = deque(maxlen=1000)
         self._model = OnnxModel(task, artifact, weights)
+
+    @property
+    def adapter(self) -> InputAdapter | None:
+        """What is applied to segments before the graph."""
+        return self._model.adapter
 
     def latency_us(self) -> tuple[float, float]:
         """Return p50 and p99 of the last answers in us, 0 before the first one. Not by

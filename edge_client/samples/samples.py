@@ -9,6 +9,11 @@ A segment's label is a true one, with its source and time of arrival, or the tea
 
 Which event of the spool's epoch a segment is of says its seq: several events may have one time.
 
+When the device's sensor has drifted, or has been put right (edge_client.inference.drift_watch),
+what was before it decides nothing about the weights that answer: `since_us` is the event time of
+that. It is trained on in rounds as before; what came later as the model reads it, `behind` the
+device's input adapter.
+
 How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
 The file (sample_file.py): rows with the columns `seq`, `time`, `split`, `source`, `labelled` (us
@@ -23,7 +28,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -32,12 +37,23 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.samples.table import SampleTable, capacity_of, row_to_evict
 from edge_client.samples.trust import Record, record
 from streams.contract.task import Task
+from streams.learning.input_adapter import InputAdapter
 
 log = logging.getLogger(__name__)
 
 RECENT = 256
 SOURCES = ("none", "told", "user", "outcome")  # of a true label: the replay, a person, the task
 TOLD, USER, OUTCOME = 1, 2, 3
+
+
+class Choosing(NamedTuple):
+    """Segments (n, channels, samples) with labels (n, label_size) and event times (n,), and the
+    share of all segments whose class, by the device's answer, is among these labels."""
+
+    segments: np.ndarray
+    labels: np.ndarray
+    times_us: np.ndarray
+    covered: float
 
 
 class Samples:
@@ -75,6 +91,9 @@ class Samples:
         self.added = 0  # segments since the start
         self.labels_told = 0  # true labels ever, including those of evicted segments
         self.scores_read = 0  # the next offset to read of `scores`
+        self.drifting, self.since_us = False, 0  # what the drift watch found, and since when
+        self._labels_before = self._added_before = 0  # labels told and segments until then
+        self.behind: InputAdapter | None = None  # the adapter that answers
         self._load()
 
     def hear_of_teacher(self, shares: Sequence[float]) -> None:
@@ -193,6 +212,42 @@ class Samples:
         self._table.labelled[rows] = int(self._wall() * 1e6)
         self._table.rate(rows)
 
+    def mark_drift(self, drifting: bool, now_us: int) -> None:
+        """Note that the sensor has drifted, or has been put right, at the event time `now_us`."""
+        with self._lock:
+            self.drifting, self.since_us = drifting, now_us
+            self._labels_before, self._added_before = self.labels_told, self.added
+            self.changed = self.urgent = True
+
+    @property
+    def labels_since(self) -> int:
+        """The true labels that were told since the last drift."""
+        return self.labels_told - self._labels_before
+
+    @property
+    def added_since(self) -> int:
+        """The segments since the last drift, or since the start."""
+        return self.added - self._added_before
+
+    def latest(self, windows: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the number of the last windows that have segments, at most `windows`, and event
+        times (n,), segments (n, channels, samples) and answers (n, outputs) of the latest of
+        them."""
+        with self._lock:
+            rows, table = np.array(self._recent, np.int64), self._table
+            numbers = table.times[rows] // self._task.window_us
+            last = np.unique(numbers)[-windows:]
+            rows = rows[np.isin(numbers, last)]
+            return len(last), table.times[rows], table.segments[rows], table.answers[rows]
+
+    def write_adapter_rows(self, file: IO[bytes]) -> None:
+        """Write the rows to fit and to test an input adapter on: segment, label, fold, time."""
+        with self._lock:
+            rows = self._rows()
+            rows = rows[self._table.times[rows] >= self.since_us]
+            columns = self._table.adapter_rows(rows)
+        write_stream(file, [columns], {})
+
     def counts(self) -> tuple[int, int, int]:
         """Return the numbers of segments: all, with a true label, with a teacher's label."""
         with self._lock:
@@ -235,26 +290,20 @@ class Samples:
             rows = rows[np.argsort(table.times[rows])][-limit:]
             return table.segments[rows], table.true[rows]
 
-    def choosing(self, limit: int, since_us: int) -> tuple[np.ndarray, np.ndarray, float]:
+    def choosing(self, limit: int, made_us: int) -> "Choosing":
         """Return what a choice between two versions looks at, of which the later one was made at
-        `since_us` (wall clock): the latest segments (n, channels, samples) with a true label
-        (n, label_size) that neither can have been trained on, at most `limit`, each content once;
-        and the share of all segments whose class, by the device's answer, is among their labels.
-
-        Those are the held-out ones, but for those that only report, and the ones whose label came
-        later.
+        `made_us` (wall clock): the latest segments with a true label that neither can have been
+        trained on, at most `limit`, each content once. Those are the held-out ones, but for those
+        that only report, and the ones whose label came later; none from before a drift.
         """
         with self._lock:
-            rows = self._rows()
-            chosen = self._table.choosing(rows, since_us)[:limit]
-            labels = self._table.true[chosen]
-            return self._table.segments[chosen], labels, self._table.covered(rows, labels)
-
-    def covered(self, labels: np.ndarray) -> float:
-        """Return the share of all segments whose class, by the device's answer, is among these
-        labels (n, label_size)."""
-        with self._lock:
-            return self._table.covered(self._rows(), labels)
+            table, rows = self._table, self._rows()
+            rows = rows[table.times[rows] >= self.since_us]
+            chosen = table.choosing(rows, made_us)[:limit]
+            labels = table.true[chosen]
+            return Choosing(
+                table.segments[chosen], labels, table.times[chosen], table.covered(rows, labels)
+            )
 
     def trainable(self) -> int:
         """Return how many training rows `write_training_rows` would write now."""
@@ -278,7 +327,7 @@ class Samples:
 
     def _training_rows(self, rows: np.ndarray, trusted: np.ndarray) -> Columns:
         with self._lock:
-            return self._table.training_rows(rows, trusted)
+            return self._table.training_rows(rows, trusted, self.behind, self.since_us)
 
     def save(self) -> None:
         """Save all samples; not for the device's loop, because it is slow.
@@ -294,6 +343,7 @@ class Samples:
                     "scores_read": self.scores_read,
                     "task_version": self._task.version,
                     "epoch": self.epoch,
+                    "drift": [self.drifting, self.since_us, self._labels_before],
                 }
                 self.changed = self.urgent = False
             write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
@@ -311,8 +361,11 @@ class Samples:
             seen = [int(count) for count in metadata["seen"]]
             self.labels_told = int(metadata["labels_told"])
             self.scores_read = int(metadata["scores_read"])
+            drifting, since_us, before = metadata["drift"]
         except (OSError, ValueError, KeyError, TypeError):
             return
+        self.drifting, self.since_us = bool(drifting), int(since_us)
+        self._labels_before = int(before)
         recent = min(self._recent_limit, n)
         self._free = list(range(self._capacity - 1, n - 1, -1))
         self._table.rate(np.arange(n))

@@ -15,10 +15,13 @@ from edge_client.samples.sample_file import Columns
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
 from edge_client.samples.trust import by_class, kinds
 from streams.contract.task import Task
+from streams.learning.input_adapter import InputAdapter
 
 UNLABELLED, TAUGHT, TRUE = 0, 1, 2
 
 MOST_BYTES = 16_000_000  # of all segments
+FOLDS = 3  # of the rows that an input adapter is fitted on; what is held out is the one after
+LABELLED, ALIGNED = 256, 128  # rows of an adapter: the latest with a label, and the latest of all
 
 
 def row_to_evict(
@@ -73,6 +76,35 @@ class SampleTable:
         """Return (n,) bool: which of the rows are held out and decide nothing."""
         return np.asarray((self.split[rows] == HELD_OUT) & reports(self.task, self.times[rows]))
 
+    def adapter_rows(self, rows: np.ndarray) -> Columns:
+        """Return those of the rows that fit and test an input adapter, each content once; label
+        is NaN where no true one is known, fold says which of the adapters is fitted without it."""
+        rows = rows[(self.split[rows] != NEITHER) & ~self.reporting(rows)]
+        rows = rows[np.argsort(self.times[rows])][::-1]
+        rows = rows[self._first_of_content(rows)]
+        labelled = self.has_true(rows)
+        used = np.zeros(len(rows), np.bool_)
+        used[:ALIGNED] = True
+        used[np.flatnonzero(labelled)[:LABELLED]] = True
+        rows = rows[used][::-1]
+        fold = np.where(
+            self.split[rows] == HELD_OUT, FOLDS, self.times[rows] // self.task.window_us % 4
+        )
+        return {
+            "segment": self.segments[rows],
+            "label": self.true[rows],
+            "fold": fold.astype(np.int8),
+            "time": self.times[rows],
+        }
+
+    def _first_of_content(self, rows: np.ndarray) -> np.ndarray:
+        """Return the places of rows whose segment no row before has: a recording that is replayed
+        gives a segment again."""
+        found: dict[bytes, int] = {}
+        for place, row in enumerate(rows.tolist()):
+            found.setdefault(self.segments[row].tobytes(), place)
+        return np.array(list(found.values()), np.int64)
+
     def rate(self, rows: np.ndarray) -> None:
         """Note class and worth of rows that are new or have another label."""
         true, taught = self.has_true(rows), self.has_teacher(rows)
@@ -114,10 +146,7 @@ class SampleTable:
 
     def covered(self, rows: np.ndarray, labels: np.ndarray) -> float:
         """Return the share of rows whose class, by the device's answer, is among these labels."""
-        if not self.task.classes or not len(rows):
-            return 1.0
-        answered = self.task.answers(self.answers[rows])
-        return float(np.isin(answered, labels[:, 0]).mean())
+        return covered(self.task, self.answers[rows], labels)
 
     def weights(self, rows: np.ndarray, trusted: np.ndarray) -> np.ndarray:
         """Return what each row weighs in a training; `trusted`: what a teacher's label does."""
@@ -138,8 +167,11 @@ class SampleTable:
             "teacher": self.teacher,
         }
 
-    def training_rows(self, rows: np.ndarray, trusted: np.ndarray) -> Columns:
-        """Return those of the rows to train and evaluate on, as the trainer reads them."""
+    def training_rows(
+        self, rows: np.ndarray, trusted: np.ndarray, behind: InputAdapter | None, since_us: int
+    ) -> Columns:
+        """Return those of the rows to train and evaluate on, as the trainer reads them; segments
+        from `since_us` on as the model reads them behind an adapter."""
         true, weight = self.has_true(rows), self.weights(rows, trusted)
         labels = np.where(
             true[:, None],
@@ -148,8 +180,12 @@ class SampleTable:
         ).astype(np.float32)
         split = self.split[rows]
         used: np.ndarray = ((split == TRAIN) & (weight > 0)) | ((split == HELD_OUT) & true)
+        segments = self.segments[rows[used]]
+        if behind is not None:
+            late = self.times[rows[used]] >= since_us
+            segments[late] = behind.apply(segments[late])
         return {
-            "segment": self.segments[rows[used]],
+            "segment": segments,
             "label": labels[used],
             "weight": weight[used],
             "held_out": split[used] == HELD_OUT,
@@ -163,6 +199,13 @@ def capacity_of(task: Task) -> int:
     row = 4 * (channels * samples + 2 * task.outputs + task.label_size) + 26
     fit = MOST_BYTES // row
     return max(8, min(task.training.samples, fit))
+
+
+def covered(task: Task, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of answers (n, outputs) whose class is among labels (m, label_size)."""
+    if not task.classes or not len(outputs):
+        return 1.0
+    return float(np.isin(task.answers(outputs), labels[:, 0]).mean())
 
 
 def known(values: np.ndarray) -> np.ndarray:

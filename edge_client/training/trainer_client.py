@@ -87,7 +87,10 @@ class Trainer:
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         served = self._served(request.base) if request.op == "evaluate" else None
         with shared_file(self._folder) as (file, name), shared_file(self._folder) as (base, path):
-            self._samples.write_training_rows(file)
+            if request.op == "adapt":
+                self._samples.write_adapter_rows(file)
+            else:
+                self._samples.write_training_rows(file)
             file.flush()
             base.write(served or b"")
             base.flush()

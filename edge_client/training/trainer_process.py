@@ -21,7 +21,7 @@ import torch
 
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.sample_file import read_all
-from edge_client.training import local_layers
+from edge_client.training import adapter_fit, local_layers
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
 from streams.contract.task import Task, load_task
@@ -133,9 +133,11 @@ def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float
 def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     """Run one request: evaluate the received weights, and for "train" fine-tune them."""
     request = job.request
-    rows = Rows(Path(job.samples))
     received = payload.to_float32(payload.unpack(block))
     model = learning.load_state(task.build_model(), received)
+    if request.op == "adapt":
+        return adapter_fit.adapted(task, job, model)
+    rows = Rows(Path(job.samples))
     if request.op == "evaluate" and job.served:
         metrics = _against_served(task, job, received, rows)
     else:

@@ -50,8 +50,9 @@ def encode_fields(fields: Mapping[str, object]) -> bytes:
 
 
 def release_of(model: str) -> str:
-    """Return the release of a model name; `<release>.p<number>` is a device's own copy, and
-    `<release>.k<version>` an earlier version that a device keeps."""
+    """Return the release of a model name; `<release>.a<number>` is it behind a device's input
+    adapter, `<release>.p<number>` a device's own copy, and `<release>.k<version>` an earlier
+    version that a device keeps."""
     return model.partition(".")[0]
 
 
@@ -108,15 +109,19 @@ class ModelScore(Document):
         )
 
 
+Origin = Literal["previous", "adapter", "copy"]
+
+
 class ChallengerState(Document):
-    """Other weights for the served version `base`, and whether they answer in its place.
+    """Other weights for the served version `base`, or an adapter of its input, and whether they
+    answer in its place.
 
     model: the name under which they answer. loss, base_loss: means of the challenger and of the
     served version on the same `segments` of the device: the share of wrong answers, the Brier
     distance, or the mean error. made_us: what was labelled later was not in their training.
     """
 
-    origin: Literal["previous", "copy"]
+    origin: Origin
     model: str
     base: str
     segments: Count = 0
@@ -133,9 +138,11 @@ class ChallengerState(Document):
             model = self.model.rpartition(".k")[2]
             what = f"keeps {model}" if self.answers else f"{model} does not answer"
         else:
-            what = f"own copy {self.model} {'answers' if self.answers else 'does not answer'}"
+            name = "input adapter" if self.origin == "adapter" else "own copy"
+            what = f"{name} {self.model} {'answers' if self.answers else 'does not answer'}"
         if not self.segments:
-            return f"{what}: not compared yet"
+            by_inputs = self.origin == "adapter"
+            return f"{what}: {'without labels, by its inputs' if by_inputs else 'not compared yet'}"
         return (
             f"{what}: error {self.loss:.2f} against {self.base_loss:.2f} on "
             f"{self.segments} segments"

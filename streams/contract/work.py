@@ -83,12 +83,17 @@ class Work(Document):
 
 
 class WorkRequest(Work):
-    """Work for one device: train from, or evaluate, the weights that come with it.
+    """Work for one device: train from, or evaluate, the weights that come with it, or fit an input
+    adapter before them.
 
-    `node` is the Flower node that delivers the work, None for the device's own training.
+    `node` is the Flower node that delivers the work, None for the device's own training. Of an
+    adapter: whether the sensor is `drifting`, and `inputs`, mean and variance of each channel in
+    the reference.
     """
 
-    op: Op
+    op: Op | Literal["adapt"]
+    drifting: bool = False
+    inputs: list[tuple[float, float]] = []
     node: int | None = None
 
 
@@ -145,8 +150,8 @@ class AgentReply(Document):
 class TrainerJob(Document):
     """A request from the agent to its trainer, with paths.
 
-    `samples`: the device's training rows. `stop`: training stops once this file exists. `own`: the
-    file of local layers. `scaffold`: the file of what it remembers of a round, "" for none.
+    `samples`: the rows to train on. `stop`: training stops once this file exists. `own`: the file
+    of local layers. `scaffold`: the file of what it remembers of a round, "" for none.
     `served`: weights of the request's base, "" if the device does not serve it.
     """
 

@@ -73,6 +73,16 @@ class Feature(Document):
         return self
 
 
+    @property
+    def moments(self) -> tuple[float, float]:
+        """Mean and variance of the finite observations, each at the middle of its cell."""
+        edges, counts = np.asarray(self.edges), np.asarray(self.counts[:-2], np.float64)
+        middles = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
+        shares = counts / max(counts.sum(), 1.0)
+        mean = float(shares @ middles)
+        return mean, float(shares @ (middles - mean) ** 2)
+
+
 class Reference(Document):
     """The file `drift.json` of an artifact: statistics of the first model's training data.
 
@@ -110,6 +120,20 @@ class Reference(Document):
             counted = np.bincount(cells, minlength=owners * size)
             parts.append(counted.reshape(owners, size).astype(np.int64))
         return np.concatenate(parts, axis=1)
+
+    def inputs(self, channels: Sequence[str]) -> list[tuple[float, float]]:
+        """Return mean and variance of each channel's values, from the middles of its cells; nothing
+        where one is not observed."""
+        found = []
+        known = {(feature.channel, feature.kind): feature for feature in self.features}
+        for channel in channels:
+            if not {(channel, "mean"), (channel, "spread")} <= known.keys():
+                return []
+            (mean, variance), (spread, spreads) = (
+                known[channel, kind].moments for kind in ("mean", "spread")
+            )
+            found.append((mean, variance + spread**2 + spreads))
+        return found
 
     def split(self, counts: np.ndarray) -> list[np.ndarray]:
         """Return the features' parts of a vector of counts."""

@@ -12,6 +12,7 @@ from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.contract.weights.payload import to_float32
+from streams.learning.input_adapter import InputAdapter, taken_from
 from streams.learning.onnx_session import OnnxSession
 
 # Of the largest stored output. Other processors and onnxruntime versions sum in another order: in
@@ -26,11 +27,17 @@ class OnnxModel:
     def __init__(self, task: Task, artifact: Artifact, weights: bytes | None = None) -> None:
         """Build and test the model; raise ArtifactError if it does not fit the task.
 
-        `weights` (safetensors) replace the artifact's; they are not tested with its probe.
+        `weights` (safetensors) replace the artifact's, or are an input adapter before them; they
+        are not tested with its probe.
         """
         self.model = artifact.model
+        self.adapter: InputAdapter | None = None
         try:
-            tensors = to_float32(safetensors.numpy.load(weights or artifact.files[WEIGHTS]))
+            tensors = safetensors.numpy.load(weights or artifact.files[WEIGHTS])
+            if weights is not None:
+                self.adapter, tensors = taken_from(tensors, len(task.channels))
+                tensors = tensors or safetensors.numpy.load(artifact.files[WEIGHTS])
+            tensors = to_float32(tensors)
             self._session = OnnxSession(artifact.files[GRAPH], _used(artifact, tensors))
             answer = self.run(np.zeros((1, *task.segment_shape), np.float32))[0]
             if answer.shape != (task.outputs,) or not np.isfinite(answer).all():
@@ -45,6 +52,8 @@ class OnnxModel:
 
     def run(self, segments: np.ndarray) -> np.ndarray:
         """Return the outputs (n, outputs) float32 of segments (n, channels, samples) float32."""
+        if self.adapter is not None:
+            segments = self.adapter.apply(segments)
         return self._session.run(segments)
 
     def _test(self, task: Task, artifact: Artifact) -> None:

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from edge_client.inference import challenger
-from edge_client.inference.challenger import LONGEST_H, Challenger, Copy
+from edge_client.inference.challenger import LONGEST_H, Challenger, Trained
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN
 from streams.contract.artifact import challenger_header
-from streams.contract.documents import ChallengerState, release_of
+from streams.contract.documents import ChallengerState, Origin, release_of
 from streams.contract.task import Task
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.models import artifact, tiny
 
-WINDOW = tiny.window_us
+WINDOW, HOP = tiny.window_us, 500_000
 COPIES = replace(tiny, training=replace(tiny.training, personal=True))
 ALONE = replace(tiny, training=replace(tiny.training, personal=True, choice="offered"))
 
@@ -38,19 +38,19 @@ def always(answer: int) -> nn.Module:
     return model.eval()
 
 
-class MadeCopies:
+class MadeWeights:
     """Gives what the test has made; `resumed` is what it was told after a restart."""
 
     def __init__(self) -> None:
-        self.made: Copy | None = None
-        self.resumed: list[tuple[str, int]] = []
+        self.made: Trained | None = None
+        self.resumed: list[tuple[str, str, int]] = []
 
-    def consider(self, base: Engine) -> Copy | None:
+    def consider(self, base: Engine, *, adapted: bool) -> Trained | None:
         made, self.made = self.made, None
         return made
 
-    def resume(self, base: str, number: int) -> None:
-        self.resumed.append((base, number))
+    def resume(self, origin: Origin, base: str, number: int) -> None:
+        self.resumed.append((origin, base, number))
 
 
 class Device:
@@ -67,9 +67,9 @@ class Device:
         """As after a kill, but for the samples."""
         self.slots = Slots(self.folder / "slots", self.task, [self.key.public_key()])
         self.slots.open()
-        self.copies = MadeCopies()
+        self.own = MadeWeights()
         self.other = Challenger(
-            self.task, self.folder, self.slots, self.samples, self.copies,
+            self.task, self.folder, self.slots, self.samples, self.own,
             wall=lambda: self.now_s,
         )  # fmt: skip
 
@@ -85,7 +85,7 @@ class Device:
     def copied(self, answer: int, number: int = 1) -> None:
         """A copy of what is served has been trained."""
         weights = to_safetensors(always(answer).state_dict())
-        self.copies.made = Copy(self.slots.active or "", number, weights, 1)
+        self.own.made = Trained("copy", self.slots.active or "", number, weights, 1)
 
     def see(self, count: int, right: int = 0, split: int = TRAIN, at: int | None = None) -> None:
         noise = np.random.default_rng(self.seen)
@@ -93,7 +93,8 @@ class Device:
             label = np.array([right if i % 5 else (right + 1) % 3], np.float32)
             segment = noise.normal(0, 1, self.task.segment_shape).astype(np.float32)
             answer = np.eye(3, dtype=np.float32)[int(label[0])]
-            self.samples.add(i, i if at is None else at + i, segment, answer, split, label)
+            time_us = HOP * i if at is None else at + HOP * (i % 10) + 8 * WINDOW * (i // 10)
+            self.samples.add(i, time_us, segment, answer, split, label)
         self.seen += count
 
     @property
@@ -238,7 +239,7 @@ def test_a_restart_goes_on_with_what_answered_before_any_comparison(
     assert device.slots.stable is None  # no decision has come yet
     device.other.consider()
     assert device.answering == answering
-    assert device.copies.resumed == ([(base, 1)] if origin == "copy" else [])
+    assert device.own.resumed == ([("copy", base, 1)] if origin == "copy" else [])
 
 
 @both

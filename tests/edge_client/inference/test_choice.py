@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from edge_client.inference.choice import (
     LEAST,
+    Comparison,
+    adapter_answers,
     chance,
     compare,
     is_time_to_look,
     losses,
 )
-from streams.contract.task import Segment
+from streams.contract.task import Segment, Task
 from tests.rig.made_up.tiny_task import task
 
 APART = replace(task, segment=Segment(samples=task.segment.samples, hop=task.segment.samples))
@@ -27,12 +29,18 @@ def votes(old: int, new: int, same: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.array(losses_of_old), np.array(losses_of_new)
 
 
+def compared(of: Task, old: np.ndarray, offered: np.ndarray) -> Comparison:
+    """Of segments one after the other."""
+    hop_us = of.segment.hop * 1_000_000 // (of.rate_hz or 1)
+    return compare(of, old, offered, np.arange(len(old)) * hop_us)
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 def test_more_votes_for_the_old_version_never_speak_against_it(
     old: int, new: int, same: int
 ) -> None:
-    found = compare(APART, *votes(old, new, same))
-    more = compare(APART, *votes(old + 1, new, same))
+    found = compared(APART, *votes(old, new, same))
+    more = compared(APART, *votes(old + 1, new, same))
     assert more.chance <= found.chance
     for keeping in (False, True):
         assert more.keeps(keeping=keeping) >= (found.keeps(keeping=keeping) and more.rows >= LEAST)
@@ -42,16 +50,32 @@ def test_more_votes_for_the_old_version_never_speak_against_it(
 
 
 def test_few_rows_and_small_differences_keep_nothing() -> None:
-    assert not compare(APART, *votes(LEAST - 1, 0)).keeps(keeping=True)
-    assert compare(APART, *votes(LEAST, 0)).keeps(keeping=False)
-    assert not compare(APART, *votes(8, 0, 600)).keeps(keeping=False)  # a hundredth
-    assert compare(APART, np.zeros(0), np.zeros(0)).keeps(keeping=True) is False
+    assert not compared(APART, *votes(LEAST - 1, 0)).keeps(keeping=True)
+    assert compared(APART, *votes(LEAST, 0)).keeps(keeping=False)
+    assert not compared(APART, *votes(8, 0, 600)).keeps(keeping=False)  # a hundredth
+    assert compared(APART, np.zeros(0), np.zeros(0)).keeps(keeping=True) is False
 
 
 def test_overlapping_segments_are_not_as_many_votes() -> None:
     half = replace(task, segment=Segment(samples=8, hop=4))
-    assert compare(half, *votes(8, 0)).chance == 1 / 16
-    assert compare(half, *votes(8, 1)).chance == pytest.approx(chance(4, 1))
+    assert compared(half, *votes(8, 0)).chance == 1 / 16
+    assert compared(half, *votes(8, 1)).chance == pytest.approx(chance(4, 1))
+    apart = np.arange(8) * 10_000_000  # each tenth of them is labelled: none overlaps
+    assert compare(half, *votes(8, 0), apart).chance == 1 / 256
+    assert compare(half, *votes(8, 0), np.zeros(8)).chance == 0.5  # the same one, eight times
+
+
+def test_an_adapter_needs_less_to_show_while_the_sensor_has_drifted() -> None:
+    better, hardly, worse = (
+        compared(APART, *votes(*each)) for each in ((3, 0, 4), (2, 1, 4), (0, 2, 8))
+    )
+    assert adapter_answers(better, drifting=False) is True
+    assert adapter_answers(hardly, drifting=False) is None
+    assert adapter_answers(hardly, drifting=True) is True
+    for drifting in (False, True):
+        assert adapter_answers(worse, drifting=drifting) is False
+        assert adapter_answers(compared(APART, *votes(4, 0)), drifting=drifting) is None
+        assert adapter_answers(compared(APART, *votes(1, 0, 60)), drifting=drifting) is None
 
 
 def test_losses_are_by_the_tasks_metric() -> None:
@@ -75,7 +99,7 @@ def ever_keeps(better: float, worse: float, labels: int, dice: np.random.Generat
         if is_time_to_look(told, then):
             then = told
             seen = slice(max(0, told - 400), told)
-            found = compare(APART, 1.0 - old[seen], 1.0 - new[seen])
+            found = compared(APART, 1.0 - old[seen], 1.0 - new[seen])
             if found.keeps(keeping=False):
                 return True
     return False

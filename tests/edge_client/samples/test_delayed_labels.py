@@ -81,7 +81,7 @@ def test_answers_of_one_time_have_each_its_own_truth(tmp_path: Path) -> None:
     until(lambda: device.samples.sources() == {"outcome": 9}, "all outcomes are known")
     device.outcomes.stop()
     assert device.samples.teach(np.array([4]), np.array([[0, 0, 1]], np.float32)) == 1
-    segments, labels, _ = device.samples.choosing(100, 0)
+    segments, labels, *_ = device.samples.choosing(100, 0)
     assert len(labels) == 9
     assert labels[:, 0].tolist() == [float(x) % 3 for x in segments[:, 0, 0]]
     assert device.samples.teacher_record() == {2: (1, 0)}  # of event 4 alone, of class 1

@@ -11,31 +11,35 @@ from edge_client.inference.challenger import Challenger
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.training import own_copy, trainer_process
-from edge_client.training.own_copy import PAUSE_MOST_S, PAUSE_S, RENEW, OwnCopy
+from edge_client.training import own_weights, trainer_process
+from edge_client.training.own_weights import PAUSE_MOST_S, PAUSE_S, RENEW, OwnWeights
 from edge_client.training.trainer_client import Trainer
+from streams.contract.task import Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, artifact, plain, tiny
 from tests.rig.processes.workers import until
 
-TASK = replace(tiny, training=replace(tiny.training, personal=True, epochs=30, learning_rate=0.05))
+TRAINING = replace(tiny.training, personal=True, epochs=30, learning_rate=0.05)
+TASK = replace(tiny, training=replace(TRAINING, choice="offered"))
+ADAPTS = replace(tiny, training=replace(TRAINING, personal=False))
+HOP = 500_000
 
 
 class Device:
     """It serves a version and has samples, and its trainer's work is done here, without a child.
     `now` is its clock, `requests` what it asked for, `error` what the trainer answers."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.now, self.error = folder, 1000.0, ""
+    def __init__(self, folder: Path, task: Task = TASK) -> None:
+        self.folder, self.now, self.error, self.task = folder, 1000.0, "", task
         self.key = create_key(folder / "keys" / "signing.pem")
         self.requests: list[WorkRequest] = []
-        self.slots = Slots(folder / "slots", TASK, [self.key.public_key()])
+        self.slots = Slots(folder / "slots", task, [self.key.public_key()])
         self.slots.open()
-        self.samples = Samples(TASK, folder / "samples.rows")
-        self.copies = OwnCopy(TASK, self.slots, self.samples, self._work, clock=lambda: self.now)
-        self.other = Challenger(TASK, folder, self.slots, self.samples, self.copies)
+        self.samples = Samples(task, folder / "samples.rows")
+        self.own = OwnWeights(task, self.slots, self.samples, self._work, clock=lambda: self.now)
+        self.other = Challenger(task, folder, self.slots, self.samples, self.own)
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         self.requests.append(request)
@@ -43,11 +47,14 @@ class Device:
             return WorkReply(device="d0", error=self.error), b""
         rows = self.folder / "rows.rows"
         with rows.open("wb") as file:
-            self.samples.write_training_rows(file)
+            if request.op == "adapt":
+                self.samples.write_adapter_rows(file)
+            else:
+                self.samples.write_training_rows(file)
         job = TrainerJob(
             device="d0", request=request, samples=str(rows), stop=str(self.folder / "trainer.stop")
         )
-        return trainer_process.work(TASK, job, weights)
+        return trainer_process.work(self.task, job, weights)
 
     def serve(self, number: int) -> str:
         return self.slots.install(artifact(self.key, plain(number), number)).model
@@ -59,14 +66,12 @@ class Device:
             label = np.array([i % 3], np.float32)
             segment = noise.normal(2.0 * label, 0.3, TASK.segment_shape).astype(np.float32)
             split = HELD_OUT if held_out and i % 2 else TRAIN
-            self.samples.add(i, i, segment, np.zeros(3, np.float32), split, label)
+            self.samples.add(i, HOP * i, segment, np.zeros(3, np.float32), split, label)
 
     def consider(self) -> None:
         """One look, and the training that it began."""
         self.other.consider()
-        if self.copies._training is not None:
-            self.copies._training.join(60)
-            assert not self.copies._training.is_alive()
+        self.own.stop(60)
         self.other.consider()
 
     @property
@@ -139,10 +144,10 @@ def test_a_round_ends_the_devices_own_training(
 ) -> None:
     """With the real child."""
     device.see(200)
-    monkeypatch.setattr(own_copy, "BUDGET_S", 600.0)
-    monkeypatch.setattr(own_copy, "EPOCHS", 10_000_000)
+    monkeypatch.setattr(own_weights, "BUDGET_S", 600.0)
+    monkeypatch.setattr(own_weights, "EPOCHS", 10_000_000)
     trainer = Trainer(TINY, "d0", device.folder, device.samples)
-    copies = OwnCopy(TASK, device.slots, device.samples, trainer.work)
+    copies = OwnWeights(TASK, device.slots, device.samples, trainer.work)
     assert device.slots.engine is not None
     try:
         copies.consider(device.slots.engine)
@@ -173,7 +178,8 @@ def test_a_device_with_too_few_samples_starts_no_trainer_until_there_are_enough(
 
 def test_a_task_that_does_not_ask_for_it_has_no_copies(device: Device) -> None:
     device.see(200)
-    plain_task = Challenger(tiny, device.folder, device.slots, device.samples, device.copies)
+    offered = replace(tiny, training=replace(tiny.training, choice="offered"))
+    plain_task = Challenger(offered, device.folder, device.slots, device.samples, device.own)
     plain_task.consider()
     assert device.requests == []
     assert device.slots.engine is not None

@@ -1,0 +1,99 @@
+"""Whether the device's own sensor has drifted from the reference that is signed with the release.
+
+The device looks itself, as streams.drift.detector does in the worker: it needs no line for it, and
+a task that uploads no segments has the same alarm. It has no state of its own: what it compares are
+the latest segments in memory, of at most the reference's windows. A drift begins when there is an
+alarm for LASTING windows, and ends when there is none for as many; Samples.mark_drift notes both,
+and a restart finds it.
+"""
+
+import logging
+
+import numpy as np
+
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from streams.contract.artifact import DRIFT
+from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.task import Task
+from streams.contract.window_report import DriftReport
+from streams.drift.detector import compare
+from streams.drift.reference import Reference, observe
+
+log = logging.getLogger(__name__)
+
+LASTING = 3  # windows
+RETURNED = 0.25
+
+
+def _worst(report: DriftReport) -> float:
+    """Return the largest ratio of a channel's PSI to its threshold."""
+    ratios = (c.psi / c.threshold for c in report.channels if c.kind != "answer")
+    return max(ratios, default=0.0)
+
+
+class DriftWatch:
+    """`look` is called by the keeper's thread, every few seconds."""
+
+    def __init__(self, task: Task, slots: Slots, samples: Samples) -> None:
+        self._task, self._slots, self._samples = task, slots, samples
+        self._model: str | None = None
+        self.reference: Reference | None = None
+        self._window = -1  # the last one that was compared
+        self._other_since: int | None = None  # the window in which the alarm changed
+
+    def look(self, base: Engine) -> None:
+        """Compare what the device has seen, once a window."""
+        self._read(base.model)
+        if (reference := self.reference) is None:
+            return
+        windows, times, segments, answers = self._samples.latest(reference.windows)
+        if not len(times) or (window := int(times[-1]) // self._task.window_us) == self._window:
+            return
+        self._window = window
+        report = compare(reference, self._counted(segments, answers), windows=windows)
+        if not report.decided or report.alarm == self._samples.drifting:
+            self._other_since = None
+            return
+        if self._other_since is None:
+            self._other_since = window
+        if window - self._other_since + 1 >= LASTING:
+            self._other_since = None
+            log.warning(
+                "drift: %s", f"{report.worst} has drifted" if report.alarm else "it is over"
+            )
+            self._samples.mark_drift(report.alarm, int(times[-1]))
+
+    def is_mended(self, engine: Engine) -> bool:
+        """Return whether the latest segments, as an adapter's engine reads and answers them, are
+        like the reference: no channel's PSI is above its threshold and a quarter of what it was,
+        and the answers do not alarm. Of one class alone no map makes answers of all."""
+        if self.reference is None or engine.adapter is None:
+            return False
+        windows, _, segments, plain = self._samples.latest(self.reference.windows)
+        answers = np.stack([engine.run(segment) for segment in segments])
+        adapted = engine.adapter.apply(segments)
+        before, after = (
+            compare(self.reference, self._counted(*each), windows=windows)
+            for each in ((segments, plain), (adapted, answers))
+        )
+        if any(c.kind == "answer" and c.psi > c.threshold for c in after.channels):
+            return False
+        return after.decided and _worst(after) <= max(1.0, RETURNED * _worst(before))
+
+    def _counted(self, segments: np.ndarray, answers: np.ndarray) -> np.ndarray:
+        assert self.reference is not None
+        return self.reference.count(observe(self._task, segments, answers))
+
+    def _read(self, model: str) -> None:
+        """Read the reference of a release, once."""
+        if model == self._model:
+            return
+        self._model, self.reference = model, None
+        try:
+            self.reference = Reference.decode(self._slots.kept(model).files[DRIFT])
+        except KeyError:
+            log.debug("%s has no reference", model)
+        except (ArtifactError, MalformedRecord, OSError) as exc:
+            log.warning("%s: no drift is looked for: %s", model, exc)

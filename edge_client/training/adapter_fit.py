@@ -1,0 +1,175 @@
+"""Fits an input adapter (streams.learning.input_adapter) before the served weights, and tests it.
+
+STEPS steps of Adam on all rows at once, from the identity. The loss is that of the labels (Lee et
+al. 2023, "Surgical fine-tuning": a shift of the input is mended before the model, not in it), PULL
+times the squared distance from the identity, and ALIGN times the alignment of all rows, labelled or
+not: for each batch norm of the model, the squared difference of its input's mean to the running
+mean, in running deviations, plus that of the logarithms of the variances. A model without batch
+norm is aligned by the means and variances of its input's channels, which the release's reference
+has. With labels of one class alone only the alignment is left: the class would draw everything into
+it. While the sensor has not drifted the rows without a label count, too, with ANCHOR times the
+distance from what the model answers to them without the adapter: so a few labels change nothing
+that they do not speak of.
+
+Evidence: the rows of each fold are answered by an adapter that was fitted without them; those that
+are held out by the one that is returned.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edge_client.inference import choice
+from edge_client.samples.sample_file import read_all
+from edge_client.samples.table import FOLDS, covered, known
+from streams.contract.task import Task
+from streams.contract.work import TrainerJob, WorkReply
+from streams.learning import learning
+from streams.learning.input_adapter import InputAdapter
+
+STEPS, RATE = 60, 0.04
+ALIGN, ANCHOR = 0.3, 1.0
+PULL = {True: 1e-3, False: 1e-2}  # of a sensor that has drifted, or not
+
+Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have
+
+
+class Stopped(Exception):
+    """The trainer was asked to stop."""
+
+
+class Fitter:
+    """Fits adapters before one model, on rows (n, channels, samples) with labels (n, label_size),
+    NaN where unknown."""
+
+    def __init__(self, task: Task, model: nn.Module, job: TrainerJob) -> None:
+        self._task, self._model = task, model.eval().requires_grad_(False)
+        self._inputs, self._drifting = job.request.inputs, job.request.drifting
+        self._norms = [m for m in model.modules()
+                       if isinstance(m, _BatchNorm) and m.running_mean is not None]  # fmt: skip
+        until = time.monotonic() + job.request.time_budget_s
+        self._stops: Callable[[], bool] = lambda: (
+            time.monotonic() > until or Path(job.stop).exists()
+        )
+
+    def fit(self, segments: np.ndarray, labels: np.ndarray) -> InputAdapter:
+        """Return the adapter; raise Stopped."""
+        channels = segments.shape[1]
+        weight, bias = torch.eye(channels), torch.zeros(channels)
+        identity, rows = weight.clone(), torch.from_numpy(segments)
+        labelled = known(labels) & self._several_classes(labels)
+        here, told = torch.from_numpy(labelled), torch.from_numpy(labels[labelled])
+        with torch.no_grad():
+            plain = self._model(rows)
+        optimizer = torch.optim.Adam([weight.requires_grad_(), bias.requires_grad_()], lr=RATE)
+        for _ in range(STEPS):
+            if self._stops():
+                raise Stopped
+            outputs, inputs = self._run(weight @ rows + bias[:, None])
+            loss = PULL[self._drifting] * (
+                F.mse_loss(weight, identity, reduction="sum") + bias.square().sum()
+            )
+            loss = loss + ALIGN * alignment(inputs)
+            if len(told):
+                losses = learning.loss_per_row(self._task, outputs[here], told)
+                counts = learning.class_weights(self._task, told)
+                loss = loss + (losses * counts).sum() / counts.sum()
+            if not self._drifting and not here.all():
+                loss = loss + ANCHOR * self._distance(outputs[~here], plain[~here])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return InputAdapter(weight.detach().numpy(), bias.detach().numpy())
+
+    @torch.no_grad()
+    def alignment(self, segments: np.ndarray) -> float:
+        """Return how far segments are from what the model was trained on."""
+        return float(alignment(self._run(torch.from_numpy(segments))[1]))
+
+    def _distance(self, outputs: Tensor, plain: Tensor) -> Tensor:
+        if not self._task.classes:
+            return F.mse_loss(outputs, plain)
+        expected = plain.softmax(1)
+        return F.kl_div(outputs.log_softmax(1), expected, reduction="batchmean")
+
+    def _several_classes(self, labels: np.ndarray) -> bool:
+        return not self._task.classes or len(np.unique(labels[known(labels), 0])) > 1
+
+    def _run(self, segments: Tensor) -> tuple[Tensor, list[Statistics]]:
+        """Return the model's outputs, and what is aligned."""
+        found: list[Statistics] = []
+
+        def note(norm: nn.Module, inputs: Sequence[Tensor]) -> None:
+            found.append((inputs[0], norm.running_mean, norm.running_var))  # type: ignore[arg-type]
+
+        hooks = [norm.register_forward_pre_hook(note) for norm in self._norms]
+        try:
+            outputs = self._model(segments)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not self._norms and self._inputs:
+            found.append((segments, *torch.tensor(self._inputs).unbind(1)))  # type: ignore[arg-type]
+        return outputs, found
+
+
+def alignment(inputs: Sequence[Statistics]) -> Tensor:
+    """Return the sum over inputs (n, channels, ...) of the mean over channels."""
+    total = torch.zeros(())
+    for values, mean, variance in inputs:
+        over = [0, *range(2, values.dim())]
+        of, at = values.var(over, unbiased=False) + 1e-5, values.mean(over)
+        total = total + ((at - mean).square() / (variance + 1e-5)).mean()
+        total = total + (of.log() - (variance + 1e-5).log()).square().mean()
+    return total
+
+
+def adapted(task: Task, job: TrainerJob, model: nn.Module) -> tuple[WorkReply, bytes]:
+    """Return the adapter's tensors with `loss`, `base_loss` and `time` of the labelled rows (n,),
+    which did not fit it. Metrics: `covered`, the share of the rows whose answer behind the adapter
+    is of a class that has labels, and the alignment of what is held out, before and behind it."""
+    rows = read_all(Path(job.samples))
+    segments, labels, fold = rows["segment"].copy(), rows["label"].copy(), rows["fold"]
+    reply = WorkReply(device=job.device, base=job.request.base, samples=len(rows))
+    fitter = Fitter(task, model, job)
+    try:
+        adapter = fitter.fit(segments[fold < FOLDS], labels[fold < FOLDS])
+        judged, own = known(labels), np.zeros((len(rows), task.outputs), np.float32)
+        for chosen, fitted in _folds(fitter, segments, labels, fold, adapter):
+            own[chosen] = learning.predict(model, fitted.apply(segments[chosen]))
+    except Stopped:
+        return reply.model_copy(update={"error": "stopped: an adapter was fitted"}), b""
+    served = learning.predict(model, segments[judged]) if judged.any() else own[:0]
+    behind = adapter.apply(segments)
+    apart = fold == FOLDS if (fold == FOLDS).any() else fold < FOLDS
+    metrics = {
+        "covered": covered(task, learning.predict(model, behind), labels[judged]),
+        "alignment": fitter.alignment(behind[apart]),
+        "base_alignment": fitter.alignment(segments[apart]),
+    }
+    found = {
+        **adapter.tensors(),
+        "loss": choice.losses(task, own[judged], labels[judged]),
+        "base_loss": choice.losses(task, served, labels[judged]),
+        "time": rows["time"][judged].copy(),
+    }
+    return reply.model_copy(update={"metrics": metrics}), safetensors.numpy.save(found)
+
+
+def _folds(
+    fitter: Fitter, segments: np.ndarray, labels: np.ndarray, fold: np.ndarray, all_of: InputAdapter
+) -> Iterator[tuple[np.ndarray, InputAdapter]]:
+    """Yield which labelled rows are answered by which adapter."""
+    for number in range(FOLDS + 1):
+        chosen = known(labels) & (fold == number)
+        others = (fold < FOLDS) & (fold != number)
+        if chosen.any() and others.any():
+            left = number < FOLDS
+            yield chosen, fitter.fit(segments[others], labels[others]) if left else all_of

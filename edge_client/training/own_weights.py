@@ -1,0 +1,183 @@
+"""What a device trains for itself before or in place of the served weights, on its samples.
+
+    adapter   with `Training.choice` "device": an input adapter (adapter_fit.py). It is fitted after
+              a release and after a drift as soon as LEAST labels were told since then, or, if a
+              drift goes on, from segments alone; and again with half or twice as many labels more
+    copy      with `Training.personal`, where no adapter answers: the served version, fine-tuned
+              after a release, and again after every RENEW true labels
+
+The trainer does the work, on a thread, because it takes long. Whether the result answers is decided
+by edge_client.inference.challenger.
+"""
+
+import importlib.util
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import safetensors.numpy
+
+from edge_client.inference import choice
+from edge_client.inference.challenger import Trained
+from edge_client.inference.engine import Engine
+from edge_client.inference.slots import Slots
+from edge_client.samples.samples import Samples
+from streams.contract.artifact import DRIFT, WEIGHTS
+from streams.contract.documents import Origin
+from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
+from streams.contract.task import Task
+from streams.contract.weights import payload
+from streams.contract.work import PERSONAL, WorkReply, WorkRequest
+from streams.drift.reference import Reference
+from streams.learning.input_adapter import BIAS, MOST_CHANNELS, WEIGHT
+
+log = logging.getLogger(__name__)
+
+RENEW = 64  # labels until another copy
+MORE = {False: 2.0, True: 1.5}  # times as many labels until another adapter; during a drift
+UNLABELLED = 150  # segments since a drift from which an adapter is fitted without labels
+PAUSE_S, PAUSE_MOST_S = 60.0, 1800.0  # between two trainings; the longest after failed ones
+BUDGET_S = 30.0
+EPOCHS, SHARE_OF_RATE = 10, 0.25  # of `Training.learning_rate`
+
+Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
+
+
+class Tried(NamedTuple):
+    """The last training of an origin: for which version and drift, its number, and the labels told
+    and segments since the drift then."""
+
+    base: str = ""
+    since_us: int = 0
+    number: int = 0
+    labels: int = 0
+    segments: int = 0
+
+
+class OwnWeights:
+    """Trains them; `consider` is called by the keeper's thread."""
+
+    def __init__(
+        self,
+        task: Task,
+        slots: Slots,
+        samples: Samples,
+        work: Work,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._task, self._slots, self._samples = task, slots, samples
+        self._work, self._clock, self._wall = work, clock, wall
+        few = len(task.channels) <= MOST_CHANNELS
+        self._able = importlib.util.find_spec("torch") is not None
+        self._adapts = task.training.choice == "device" and few
+        self._made: Trained | None = None
+        self._tried: dict[Origin, Tried] = {"adapter": Tried(), "copy": Tried()}
+        self._tried_at = float("-inf")
+        self._failed: list[str] = []  # the base versions of trainings that failed, in a row
+        self._training: threading.Thread | None = None
+
+    def consider(self, base: Engine, *, adapted: bool = False) -> Trained | None:
+        """Return what was trained since the last call; begin a training if one is due. `adapted`:
+        an adapter answers."""
+        made, self._made = self._made, None
+        origin = self._due(base.model, adapted) if made is None and self._able else None
+        if origin is not None:
+            self._tried_at = self._clock()
+            self._training = threading.Thread(
+                target=self._train, args=(base.model, origin), name="own weights", daemon=True
+            )
+            self._training.start()
+        return made
+
+    def resume(self, origin: Origin, base: str, number: int) -> None:
+        """Take note of what is there after a restart."""
+        self._tried[origin] = self._now(base, number)
+
+    def stop(self, wait_s: float = 5.0) -> None:
+        """Wait for a training that the trainer is stopping, or ends."""
+        if self._training is not None:
+            self._training.join(wait_s)
+
+    def _now(self, base: str, number: int) -> Tried:
+        samples = self._samples
+        return Tried(base, samples.since_us, number, samples.labels_told, samples.added_since)
+
+    def _due(self, base: str, adapted: bool) -> Origin | None:
+        """Return what is to be trained now."""
+        if self._training is not None and self._training.is_alive():
+            return None
+        if self._adapts and self._is_adapter_due(base):
+            return "adapter"
+        tried, samples = self._tried["copy"], self._samples
+        enough = samples.labels_told - tried.labels >= RENEW
+        if not self._task.training.personal or adapted or not (base != tried.base or enough):
+            return None
+        if self._waits(base) or samples.trainable() < self._task.training.minimum_samples:
+            return None
+        return "copy"
+
+    def _is_adapter_due(self, base: str) -> bool:
+        tried, samples = self._tried["adapter"], self._samples
+        labels, segments = samples.labels_since, samples.added_since
+        if (base, samples.since_us) != tried[:2]:  # a release or a drift does not wait
+            enough = labels >= choice.LEAST or (samples.drifting and segments >= UNLABELLED)
+            return enough and not (self._failed[-1:] == [base] and self._waits(base))
+        then = labels - (samples.labels_told - tried.labels)
+        more = labels >= max(choice.LEAST, math.ceil(MORE[samples.drifting] * then))
+        if labels < choice.LEAST and samples.drifting:
+            more = segments >= 2 * tried.segments
+        return more and not self._waits(base)
+
+    def _waits(self, base: str) -> bool:
+        """Whether the last training was too short a time ago: after failed ones twice as long each
+        time, so that the trainer's process ends meanwhile."""
+        pause_s = min(PAUSE_S * 2.0 ** self._failed.count(base), PAUSE_MOST_S)
+        return self._clock() - self._tried_at < pause_s
+
+    def _train(self, base: str, origin: Origin) -> None:
+        made_us, before = int(self._wall() * 1e6), self._tried[origin]
+        number = before.number + 1 if before.base == base else 1
+        tried = self._now(base, number)
+        try:
+            made = self._trained(base, origin, number, made_us)
+        except (OSError, ArtifactError, MalformedRecord, ProcessFailed) as exc:
+            self._failed = [*[m for m in self._failed if m == base][-10:], base]
+            log.warning("no %s of %s: %s", origin, base, exc)
+            return
+        self._failed, self._tried[origin], self._made = [], tried, made
+
+    def _trained(self, base: str, origin: Origin, number: int, made_us: int) -> Trained:
+        training = self._task.training
+        request = WorkRequest(
+            op="train" if origin == "copy" else "adapt", run=PERSONAL, round=0,
+            task=self._task.name, task_version=self._task.version, base=base, epochs=EPOCHS,
+            batch_size=training.batch_size,
+            learning_rate=SHARE_OF_RATE * training.learning_rate, seed=number,
+            time_budget_s=BUDGET_S,
+        )  # fmt: skip
+        artifact, since_us = self._slots.kept(base), self._samples.since_us
+        if origin == "adapter" and DRIFT in artifact.files:
+            reference = Reference.decode(artifact.files[DRIFT])
+            inputs = reference.inputs(self._task.channels)
+            about = {"inputs": inputs, "drifting": self._samples.drifting}
+            request = request.model_copy(update=about)
+        reply, block = self._work(request, artifact.files[WEIGHTS])
+        if reply.error is not None:
+            raise ProcessFailed(reply.error)
+        if origin == "copy":
+            weights = safetensors.numpy.save(payload.unpack(block))
+            return Trained(origin, base, number, weights, made_us)
+        if since_us != self._samples.since_us:
+            raise ProcessFailed("the sensor has drifted meanwhile")
+        found, metrics = safetensors.numpy.load(block), reply.metrics
+        weights = safetensors.numpy.save({name: found[name] for name in (WEIGHT, BIAS)})
+        compared = choice.compare(self._task, found["loss"], found["base_loss"], found["time"])
+        aligned = metrics["alignment"] <= choice.ALIGNED * metrics["base_alignment"]
+        return Trained(
+            origin, base, number, weights, made_us, compared, metrics["covered"], aligned
+        )

@@ -1,0 +1,291 @@
+"""A device mends its own sensor: the drift, the adapter and its evidence, restarts, the end."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edge_client.inference import challenger
+from edge_client.inference.challenger import Challenger
+from edge_client.inference.slots import Slots
+from edge_client.samples.sample_file import read_all
+from edge_client.samples.samples import Samples
+from edge_client.samples.splits import split_of
+from edge_client.training import trainer_process
+from edge_client.training.own_weights import PAUSE_S, OwnWeights
+from federation.bootstrap.dataset import Segments
+from federation.bootstrap.drift_reference import make_reference
+from streams.contract.artifact import DRIFT, Manifest, files_of, pack
+from streams.contract.documents import ChallengerState, release_of
+from streams.contract.task import Task
+from streams.contract.work import TrainerJob, WorkReply, WorkRequest
+from streams.learning import learning
+from streams.runtime.key_files import create_key
+from tests.rig.made_up.models import artifact, exported, tiny
+
+HOP = 500_000
+LEVELS = np.array([[0, 0], [3, 0], [0, 3]], np.float32)  # of the two channels, by class
+Sensor = Callable[[np.ndarray], np.ndarray]
+
+
+def with_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv1d(2, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+        nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def right(segments: np.ndarray) -> np.ndarray:
+    return segments
+
+
+def changed(segments: np.ndarray) -> np.ndarray:
+    """The axes exchanged, each with another gain and offset."""
+    return np.stack([0.5 * segments[:, 1] + 2, 1.3 * segments[:, 0] - 1], axis=1)
+
+
+def drawn(count: int, first: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Segments (n, channels, samples) and labels (n, 1) by turns of five; `first` is the number of
+    the first one."""
+    noise, label = np.random.default_rng(first), np.arange(first, first + count) // 5 % classes
+    values = noise.normal(LEVELS[label][:, :, None], 0.4, (count, *tiny.segment_shape))
+    return values.astype(np.float32), label[:, None].astype(np.float32)
+
+
+@cache
+def made(norm: bool) -> tuple[Task, nn.Module, bytes]:
+    """A task whose model is right, and its reference."""
+    task = replace(tiny, build_model=with_norm) if norm else tiny
+    torch.manual_seed(1)
+    model, (segments, labels) = task.build_model(), drawn(600, 0)
+    learning.fit(
+        model, 600, learning.segment_loss(task, model, segments, labels), epochs=20,
+        batch_size=32, learning_rate=0.05, seed=1,
+    )  # fmt: skip
+    outputs = learning.predict(model, segments)
+    assert task.correct(outputs, labels).mean() > 0.98
+    halves = [slice(0, 300), slice(300, 600)]
+    known = [Segments(HOP * np.arange(300), segments[half], labels[half]) for half in halves]
+    reference = make_reference(task, known, [outputs[half] for half in halves])
+    return task, model, reference.encode()
+
+
+class Device:
+    """What an agent has of it, with the trainer's work done here; time goes by in windows."""
+
+    def __init__(self, folder: Path, *, norm: bool = True) -> None:
+        self.folder = folder
+        self.task, self.model, self.reference = made(norm)
+        self.key = create_key(folder / "keys" / "signing.pem")
+        self.requests: list[WorkRequest] = []
+        self.seen, self.sensor, self.classes = 0, right, 3
+        self.start()
+        self.serve(1)
+
+    def start(self) -> None:
+        """As after a kill."""
+        self.slots = Slots(self.folder / "slots", self.task, [self.key.public_key()])
+        self.slots.open()
+        self.samples = Samples(self.task, self.folder / "samples.rows")
+        self.own = OwnWeights(
+            self.task, self.slots, self.samples, self._work, clock=lambda: self.seen * PAUSE_S
+        )
+        self.other = Challenger(self.task, self.folder, self.slots, self.samples, self.own)
+
+    def serve(self, number: int) -> str:
+        data = artifact(self.key, self.model, number, graph=exported(self.model), task=self.task)
+        manifest, files = files_of(data)
+        whole = pack(
+            Manifest.model_validate(dict(manifest)), files | {DRIFT: self.reference}, self.key
+        )
+        model = self.slots.install(whole).model
+        self.slots.withdraw({}, model)
+        return model
+
+    def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
+        self.requests.append(request)
+        rows = self.folder / "own.rows"
+        with rows.open("wb") as file:
+            self.samples.write_adapter_rows(file)
+        stop = str(self.folder / "trainer.stop")
+        job = TrainerJob(device="d0", request=request, samples=str(rows), stop=stop)
+        return trainer_process.work(self.task, job, weights)
+
+    def windows(self, count: int, *, told: float = 1.0) -> None:
+        """Live through so many, with this share of labels told."""
+        dice = np.random.default_rng(self.seen)
+        for _ in range(count):
+            segments, labels = drawn(10, self.seen, self.classes)
+            for segment, label in zip(self.sensor(segments), labels, strict=True):
+                last = HOP * self.seen
+                split = split_of(self.task, last - 950_000, last)
+                known = label if dice.random() < told else None
+                self.samples.add(self.seen, last, segment, self.answer(segment), split, known)
+                self.seen += 1
+            self.look()
+
+    def look(self) -> None:
+        self.other.consider()
+        self.own.stop(60)
+        self.other.consider()
+
+    def answer(self, segment: np.ndarray) -> np.ndarray:
+        assert self.slots.engine is not None
+        return self.other.engine_for(self.slots.engine).run(segment)
+
+    def accuracy(self) -> float:
+        """Of segments that the device has not seen."""
+        segments, labels = drawn(120, 99, self.classes)
+        outputs = np.stack([self.answer(segment) for segment in self.sensor(segments)])
+        return float(self.task.correct(outputs, labels).mean())
+
+    @property
+    def answering(self) -> str:
+        assert self.slots.engine is not None
+        return self.other.engine_for(self.slots.engine).model
+
+    @property
+    def state(self) -> ChallengerState:
+        assert self.other.state is not None
+        return self.other.state
+
+
+def drifted(tmp_path: Path, *, told: float = 1.0, norm: bool = True) -> Device:
+    device = Device(tmp_path, norm=norm)
+    device.windows(14, told=told)
+    assert device.answering == device.slots.active
+    device.sensor = changed
+    assert device.accuracy() < 0.7
+    device.windows(30, told=told)
+    return device
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["batch norm", "none"])
+def test_a_device_whose_sensor_has_changed_answers_as_before(tmp_path: Path, norm: bool) -> None:
+    device = drifted(tmp_path, norm=norm)
+    assert device.samples.drifting
+    assert device.accuracy() > 0.95
+    assert device.answering.startswith(f"{device.slots.active}.a")
+    assert release_of(device.answering) == device.slots.active
+    assert device.state.loss < device.state.base_loss
+    assert device.state.text.startswith(f"input adapter {device.answering} answers: error 0.0")
+
+
+def test_nothing_answers_for_a_sensor_that_is_as_it_was(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.windows(40)
+    assert not device.samples.drifting
+    assert [request.op for request in device.requests][:1] == ["adapt"]
+    assert device.answering == device.slots.active
+
+
+def test_without_a_label_the_inputs_decide_and_it_is_said(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.sensor = right
+    device.windows(14, told=0.0)
+    device.sensor = lambda segments: 2.0 * segments + 3.0
+    assert device.accuracy() < 0.7
+    device.windows(40, told=0.0)
+    assert device.accuracy() > 0.9
+    assert (
+        device.state.text
+        == f"input adapter {device.answering} answers: without labels, by its inputs"
+    )
+    assert device.state.segments == 0
+
+
+@pytest.mark.parametrize("told", [0.0, 1.0], ids=["no label", "all labels"])
+def test_one_class_for_an_hour_is_not_folded_into_others(tmp_path: Path, told: float) -> None:
+    device = Device(tmp_path)
+    device.windows(14, told=told)
+    device.classes = 1
+    device.windows(60, told=told)
+    assert device.accuracy() == 1.0
+    device.classes = 3
+    assert device.accuracy() > 0.95
+
+
+def test_it_ends_when_the_sensor_is_put_right(tmp_path: Path) -> None:
+    device = drifted(tmp_path)
+    device.sensor = right
+    assert device.accuracy() < 0.7
+    device.windows(30)
+    assert not device.samples.drifting
+    assert device.accuracy() > 0.95
+    assert device.answering == device.slots.active
+
+
+def test_a_restart_and_a_release_find_what_answered(tmp_path: Path) -> None:
+    device = drifted(tmp_path)
+    answering = device.answering
+    device.samples.save()
+    device.requests = []
+    device.start()
+    device.other.consider()
+    assert (device.answering, device.samples.drifting) == (answering, True)
+    assert device.requests == []
+    assert device.accuracy() > 0.95
+    second = device.serve(2)
+    device.other.consider()  # at once, before another is fitted
+    assert device.answering.startswith(f"{second}.a")
+    assert device.accuracy() > 0.95
+    device.slots.withdraw({}, "1-aaaaaaaa")  # a canary: it is about the sensor
+    device.look()
+    assert device.answering.startswith(f"{second}.a")
+    assert device.requests[-1].base == second
+
+
+def test_a_round_trains_behind_it(tmp_path: Path) -> None:
+    device = drifted(tmp_path)
+    path = tmp_path / "round.rows"
+
+    def right_in_a_round() -> float:
+        with path.open("wb") as file:
+            device.samples.write_training_rows(file)
+        rows = read_all(path)
+        outputs = learning.predict(device.model, rows["segment"].copy())
+        return float(device.task.correct(outputs, rows["label"]).mean())
+
+    assert right_in_a_round() > 0.85  # what came before the alarm is as it was
+    device.samples.behind = None
+    assert right_in_a_round() < 0.75
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize(
+    "step", ["while it is fitted", "before it is stored", "after it is stored"]
+)
+def test_killed_at_each_step_a_device_mends_itself_all_the_same(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = drifted(tmp_path)
+    (tmp_path / "challenger.safetensors").unlink()
+    device.samples.save()
+    device.start()
+    write = challenger.write_atomic
+
+    def dies(path: Path, data: bytes, mode: int = 0) -> None:
+        if step == "after it is stored":
+            write(path, data, mode=mode)
+        raise Killed
+
+    if step == "while it is fitted":
+        device.own.consider(device.slots.engine)  # type: ignore[arg-type]
+    else:
+        monkeypatch.setattr(challenger, "write_atomic", dies)
+        with pytest.raises(Killed):
+            device.look()
+        monkeypatch.undo()
+    device.start()
+    device.other.consider()
+    assert device.answering.startswith(f"{device.slots.active}.a") == (step == "after it is stored")
+    device.look()
+    assert device.accuracy() > 0.95
