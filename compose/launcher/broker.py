@@ -8,20 +8,14 @@ listens on the loopback address only and keeps all of its own under `<state>/bro
     server.properties          written again at each start
     data/                      Kafka's log directory; it exists only once it is formatted whole
     embedded/                  the embedded broker's folder
-    pid                        the process last started
 """
 
-import contextlib
 import json
-import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -29,8 +23,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from compose.launcher.broker_storage import HOST, format_storage, properties_of
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
-from streams.kafka.admin import probe
+from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
@@ -212,82 +205,7 @@ def command(choice: BrokerChoice, state: Path) -> Launch:
 def _check_ports(folder: Path, ports: Mapping[str, int]) -> None:
     for port in ports.values():
         if not _is_free(port):
-            left = _left_over(folder)
             raise UsageError(
-                f"port {port} of the broker in {folder} is in use"
-                + (f" by its own process {left}, which an earlier run left: end it" if left else "")
-                + ("" if left else f": free it, or remove {folder / 'ports.json'} to have another")
+                f"port {port} of the broker in {folder} is in use: free it, or remove "
+                f"{folder / 'ports.json'} to have another"
             )
-
-
-def _left_over(folder: Path) -> int | None:
-    """The process of an earlier run, where it still runs."""
-    try:
-        pid = int((folder / "pid").read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return None
-    return pid
-
-
-@contextlib.contextmanager
-def running(
-    choice: BrokerChoice, state: Path, log: Path, timeout_s: float = 60.0
-) -> Iterator[subprocess.Popen[bytes] | None]:
-    """Start the chosen broker, wait until it answers, and end it on the way out.
-
-    Gives its process, or None for a broker that is not ours. ProcessFailed has the log's last line.
-    """
-    if choice.kind == "external":
-        if not probe(choice.settings, timeout_s):
-            raise BrokerUnavailable(f"no broker answers: {choice.why}")
-        yield None
-        return
-    launch = command(choice, state)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            launch.argv,
-            env={**os.environ, **launch.env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C in the terminal is for us, who end the broker last
-        )
-    try:
-        write_atomic(state / "broker" / "pid", str(process.pid).encode())
-        _wait_until_it_answers(choice, process, log, timeout_s)
-        yield process
-    finally:
-        stop(process)
-
-
-def _wait_until_it_answers(
-    choice: BrokerChoice, process: subprocess.Popen[bytes], log: Path, timeout_s: float
-) -> None:
-    deadline = time.monotonic() + timeout_s
-    port = int(choice.settings.bootstrap.rpartition(":")[2])
-    while _is_free(port) or not probe(choice.settings, 1.0):
-        code = process.poll()
-        if code is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-            continue
-        lines = log.read_text(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "it wrote nothing"
-        how = f"did not answer in {timeout_s:.0f} s" if code is None else f"ended with code {code}"
-        raise ProcessFailed(
-            f"the broker at {choice.settings.bootstrap} {how}; the end of {log}: {last}"
-        )
-
-
-def stop(process: subprocess.Popen[bytes], patience_s: float = 15.0) -> None:
-    """End a process group: SIGTERM, time to flush, then SIGKILL."""
-    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait_s)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what the group's leader may have left behind
