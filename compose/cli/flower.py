@@ -48,15 +48,14 @@ def add(
             "default: create a pair here.",
         ),
     ] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="Replace the device's key.")] = False,
 ) -> None:
     """Admit a device's SuperNode by its key. A second call changes nothing.
 
     Prints the path of the private key that the SuperNode needs.
     """
     nodes = _nodes(state, superlink, superlink_ca)
-    done = nodes.add(device, public_key, renew=renew)
-    what = {"kept": "is registered already", "added": "is registered", "replaced": "has a new key"}
+    done = nodes.add(device, public_key)
+    what = {"kept": "is registered already", "added": "is registered"}
     where = "" if public_key else f": tidewheel edge run --node-key {nodes.key(device)}"
     say(f"{device} {what[done]}{where}")
 

@@ -33,11 +33,6 @@ class Place(NamedTuple):
 
 CLI = "compose.cli"
 COMMANDS = {
-    "releases": Place(
-        f"{CLI}.views",
-        "releases",
-        "Show the decisions about the models: number, when, kind, model, reason.",
-    ),
     "timeline": Place(
         f"{CLI}.views",
         "timeline",
@@ -45,7 +40,7 @@ COMMANDS = {
         "agreement.",
     ),
     "worker": Place(
-        f"{CLI}.server",
+        f"{CLI}.worker",
         "worker",
         "Run a scoring worker: close event-time windows and score them with the teacher.",
     ),
@@ -81,11 +76,6 @@ COMMANDS = {
         f"{CLI}.tasks",
         "up",
         "Run everything on this machine: broker, worker, devices, Flower, controller, console.",
-    ),
-    "simulate": Place(
-        f"{CLI}.tasks",
-        "simulation",
-        "Learn in federated rounds with simulated devices: no Kafka, no agents, no SuperNodes.",
     ),
     "prepare": Place(
         f"{CLI}.tasks",
@@ -134,24 +124,23 @@ COMMANDS = {
     "dead-letters": Place(
         f"{CLI}.dead_letters",
         "app",
-        "Messages that could not be decoded or scored: list, show, replay.",
+        "Messages that could not be decoded or scored: list, replay.",
     ),
     "jobs": Place(
         f"{CLI}.batch.jobs",
         "app",
-        "Jobs of `tidewheel score`: run, list, show, logs, stop, resume, retry, prune.",
+        "Jobs of `tidewheel score`: run, list, stop, resume, prune.",
     ),
     "schedule": Place(
         f"{CLI}.batch.schedule",
         "app",
-        "Batch jobs at set times: add, list, show, backfill, remove.",
+        "Batch jobs at set times: add, list, backfill, remove.",
     ),
-    "keys": Place(f"{CLI}.keys", "app", "Signing keys: list, new, trust, use, revoke."),
+    "keys": Place(f"{CLI}.keys", "app", "Signing keys: list, trust, use, revoke."),
     "models": Place(
         f"{CLI}.models",
         "app",
-        "The versions in the registry: list, show, verify, diff, promote, rollback, pause, resume, "
-        "prune.",
+        "The versions in the registry: list, verify, promote, rollback, pause, resume, prune.",
     ),
     "node": Place(
         f"{CLI}.flower",

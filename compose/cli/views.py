@@ -1,5 +1,4 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline`, `tail`, `query`,
-`console`."""
+"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `query`, `console`."""
 
 import time
 from collections.abc import Iterator
@@ -13,14 +12,12 @@ from compose.cli.arguments import (
     DEFAULT_STATE,
     AsJson,
     Kafka,
-    RegistryPlace,
     State,
     StorePlace,
     TaskArgument,
     broker_from,
     broker_of,
     configure_log,
-    registry_of,
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports import terminal
@@ -32,35 +29,6 @@ if TYPE_CHECKING:
     from streams.fleet.timeline import Entry
     from streams.fleet.view import FleetView
     from streams.kafka.reader import Reader, Received
-
-
-def releases(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    registry: RegistryPlace = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Read the registry, without a broker.")
-    ] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Show new ones until Ctrl-C.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Show the decisions about the models: number, when, kind, model, reason.
-
-    From Kafka, or from the registry without a broker. --json adds the evidence; with --follow it
-    prints JSON lines.
-    """
-    from compose.reports import releases as shown
-
-    if offline and follow:
-        raise UsageError("--follow needs a broker: omit --offline")
-    loaded, broker = load_task(task), None if offline else broker_of(state, kafka)
-    if follow and broker is not None:
-        for decision in shown.follow(loaded, broker):
-            shown.print_decision(decision, terminal.console(), as_json=json)
-        return
-    found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
-    shown.print_decisions(loaded.id, found, terminal.console(), as_json=json)
 
 
 def timeline(
@@ -109,9 +77,6 @@ def status(
     task: TaskArgument,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="All devices in the table, not the most urgent 50.")
-    ] = False,
     json: AsJson = False,
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
@@ -126,7 +91,7 @@ def status(
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6, past=True)
-    print_status(found, terminal.console(), as_json=json, whole=everything)
+    print_status(found, terminal.console(), as_json=json)
 
 
 def rounds(
@@ -230,9 +195,6 @@ def query(
         Literal["table", "csv", "json", "parquet"],
         typer.Option("--format", help="The output format."),
     ] = "table",
-    output: Annotated[
-        Path | None, typer.Option(help="The output file; default: standard output.")
-    ] = None,
     json: AsJson = False,
 ) -> None:
     """Query the store with DuckDB.
@@ -253,7 +215,7 @@ def query(
         result = connection.sql(sql)
         if result is not None:
             rows = result.to_arrow_table()
-            write_result(rows, "json" if json else form, output, terminal.console())
+            write_result(rows, "json" if json else form, terminal.console())
     except duckdb.Error as exc:
         raise UsageError(f"the query failed: {str(exc).splitlines()[0]}") from exc
     finally:

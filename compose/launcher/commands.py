@@ -15,8 +15,6 @@ from streams.contract.task import Task
 DEVICES = 6
 START_SPEED = 30.0
 
-HEARTBEAT_S = "1"  # for the screen
-
 
 @dataclass(frozen=True)
 class UpOptions:
@@ -65,9 +63,6 @@ class UpOptions:
     no_console: Annotated[
         bool, typer.Option("--no-console", help="Do not start the live page.")
     ] = False
-    jobs: Annotated[
-        bool, typer.Option("--jobs", help="Also run queued batch jobs and schedules.")
-    ] = False
     json: bool = False
 
     @property
@@ -115,14 +110,11 @@ class Commands:
         words += ["--state", str(self.options.state), "--speed", str(self.options.first_speed)]
         words += ["--superlink-ca", str(self.ca)] if self.ca else []
         words += ["--node-key", str(key)] if key else []
-        return self._launch(*words, "--stay", "--heartbeat", HEARTBEAT_S)
+        return self._launch(*words, "--stay")
 
     def console(self, port: int) -> Launch:
         words = ["console", self.reference, "--state", str(self.options.state)]
         return self._launch(*words, "--port", str(port))
-
-    def jobs(self) -> Launch:
-        return self._launch("jobs", "run", "--state", str(self.options.state))
 
     def controller(self, port: int, devices: int) -> Launch:
         """port: the SuperLink's."""

@@ -2,7 +2,7 @@
 
 1 look at the task; hold the state folder, choose the broker, start it
 2 meanwhile make the first model and the teacher (cached), sign and keep them
-3 create the topics; start console, the runner of jobs, worker, devices and the controller
+3 create the topics; start console, worker, devices and the controller
 4 watch: restart what dies, start SuperLink and SuperExec when a run wants them, show progress,
   until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it

@@ -84,11 +84,9 @@ def _of_outcomes(task: Task, devices: list[Device], readings: int) -> list[Findi
     return [] if found is None else [found]
 
 
-def check_task(task: Task, readings: int = READINGS, *, models: bool = True) -> TaskReport:
-    """As check_data; with `models` also build, train two steps and export the device model."""
+def check_task(task: Task, readings: int = READINGS) -> TaskReport:
+    """As check_data; also build, train two steps and export the device model."""
     report = check_data(task, readings)
-    if not models:
-        return report
     began = time.monotonic()
     try:
         parameters = _try_models(task)

@@ -2,15 +2,12 @@
 
 import json
 import sys
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from rich.console import Console
-from rich.table import Table
 
 from compose.reports.terminal import table
 from streams.contract.errors import UsageError
@@ -19,35 +16,21 @@ SHOWN = 4  # of a vector's numbers
 Format = Literal["table", "csv", "json", "parquet"]
 
 
-def write_result(rows: pa.Table, form: Format, output: Path | None, console: Console) -> None:
-    """Write rows as a table for a person, CSV, JSON lines, or Parquet, to `output` or standard
-    output; raise UsageError on failure."""
-    if form == "table" and output is None:
-        console.print(_table(rows))
-        return
-    if form == "parquet" and output is None and sys.stdout.isatty():
-        raise UsageError("--format parquet cannot be shown on a terminal: use --output FILE")
-    try:
-        target: Any = output.open("wb") if output is not None else sys.stdout.buffer
-        with target if output is not None else nullcontext():
-            _write(rows, form, target, console)
-            target.flush()
-    except OSError as exc:
-        raise UsageError(f"--output {output}: {exc}") from exc
-
-
-def _write(rows: pa.Table, form: Format, target: Any, console: Console) -> None:
+def write_result(rows: pa.Table, form: Format, console: Console) -> None:
+    """Write rows to standard output as a table for a person, CSV, JSON lines, or Parquet."""
+    target = sys.stdout.buffer
+    if form == "parquet" and sys.stdout.isatty():
+        raise UsageError("--format parquet cannot be shown on a terminal: redirect it to a file")
     if form == "parquet":
         pa.parquet.write_table(rows, target)
     elif form == "csv":
         pa.csv.write_csv(_flat(rows), target)
     elif form == "json":
-        for row in rows.to_pylist():
-            target.write(json.dumps(row, default=str).encode() + b"\n")
+        target.writelines(json.dumps(row, default=str).encode() + b"\n" for row in rows.to_pylist())
     else:
-        with console.capture() as captured:
-            console.print(_table(rows))
-        target.write(captured.get().encode())
+        columns = ([_cell(x) for x in r.values()] for r in rows.to_pylist())
+        console.print(table("", rows.column_names, columns))
+    target.flush()
 
 
 def _flat(rows: pa.Table) -> pa.Table:
@@ -57,10 +40,6 @@ def _flat(rows: pa.Table) -> pa.Table:
             text = [None if x is None else json.dumps(x, default=str) for x in rows[i].to_pylist()]
             rows = rows.set_column(i, field.name, pa.array(text, pa.string()))
     return rows
-
-
-def _table(rows: pa.Table) -> Table:
-    return table("", rows.column_names, ([_cell(x) for x in r.values()] for r in rows.to_pylist()))
 
 
 def row_line(row: dict[str, Any]) -> str:

@@ -22,10 +22,18 @@ app.command()(run)
 
 
 @app.command("list")
-def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """List the jobs that were submitted with this state folder, the oldest first."""
+def list_jobs(
+    name: Annotated[str | None, typer.Argument(metavar="[JOB]", help="That one alone.")] = None,
+    state: State = DEFAULT_STATE,
+    json: AsJson = False,
+) -> None:
+    """List the jobs that were submitted with this state folder, the oldest first; of one its
+    counts, its input and what happened to it, from its folder."""
     from compose.reports.jobs import read_jobs
 
+    if name is not None:
+        _show(name, state, json=json)
+        return
     rows, wrong = read_jobs(state)
     for line in wrong:
         warn(line)
@@ -45,9 +53,7 @@ def _placed(place: "Place | None") -> str:
     return "" if place is None else f"  {place}"
 
 
-@app.command("show")
-def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """Show a job's state, its counts, its input and what happened to it, from its folder."""
+def _show(name: str, state: Path, *, json: bool) -> None:
     from compose.reports.jobs import places_of
     from streams.batch.jobs.job_folder import JobIndex
     from streams.batch.jobs.manifest import manifest_of

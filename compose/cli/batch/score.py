@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 import typer.main
-from pydantic.fields import FieldInfo
 
+from compose.cli import arguments
 from compose.cli.arguments import SHARED, taking
 from compose.reports.terminal import console, print_json, say
-from streams.batch.records.specification import Settings, option_name
+from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import read_failpoint
@@ -33,30 +33,20 @@ def _parameters() -> Iterator[inspect.Parameter]:
     kind = inspect.Parameter.KEYWORD_ONLY
     for name, field in Settings.model_fields.items():
         if name != "cwd":
-            default = inspect.Parameter.empty if field.is_required() else _default(field)
-            annotation = SHARED.get(name) or _option(name, field)
+            default: Any = field.default if isinstance(field.default, str | Path) else None
+            default = inspect.Parameter.empty if field.is_required() else default
+            annotation = SHARED.get(name) or option_of(name)
             yield inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def option_of(name: str) -> Any:
     """Return the annotation of one option of a job."""
-    return _option(name, Settings.model_fields[name])
-
-
-def _option(name: str, field: FieldInfo) -> Any:
-    extra = field.json_schema_extra
-    metavar: Any = extra.get("metavar") if isinstance(extra, dict) else None
+    field = Settings.model_fields[name]
     if name == "inputs":
-        return Annotated[list[str], typer.Argument(metavar=metavar, help=field.description)]
-    option = typer.Option(option_name(name), metavar=metavar, help=field.description)
-    if name == "processes":
-        return Annotated[int | None, option]
-    return Annotated[str if field.is_required() or isinstance(field.default, str) else str | None,
-                     option]  # fmt: skip
-
-
-def _default(field: FieldInfo) -> Any:
-    return field.default if isinstance(field.default, str | Path) else None
+        return Annotated[list[str], typer.Argument(metavar="INPUT", help=field.description)]
+    text = field.is_required() or isinstance(field.default, str)
+    kind: Any = int | None if name == "processes" else str if text else str | None
+    return Annotated[kind, arguments.option_of(name, field)]
 
 
 def run_score(

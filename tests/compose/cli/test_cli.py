@@ -226,7 +226,7 @@ def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) ->
         fails(tidewheel("status", TINY, "--state", "s", folder=tmp_path), 2, "ports.json")
 
 
-@pytest.mark.parametrize("command", ["status", "timeline", "releases"])
+@pytest.mark.parametrize("command", ["status", "timeline"])
 def test_a_state_folder_that_is_not_there_is_named_and_no_broker_blamed(
     tmp_path: Path, command: str
 ) -> None:

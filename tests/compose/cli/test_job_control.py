@@ -102,12 +102,12 @@ def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake:
     assert states == [("out", "InProgress", False), ("other", "Failed", False)]
     assert "other.job" in tidewheel("jobs", "list", folder=tmp_path).stdout
     tidewheel("jobs", "resume", "out.job", folder=tmp_path)
-    shown = tidewheel("jobs", "show", "out.job", "--json", folder=tmp_path).stdout
+    shown = tidewheel("jobs", "list", "out.job", "--json", folder=tmp_path).stdout
     lines = [line["text"] for line in json.loads(shown)["log"]]
     assert lines[0] == "Validating"
     assert lines[-1] == "Completed"
     assert "shard 0: attempt 2" in lines
-    assert "Failed: " in tidewheel("jobs", "show", found[1]["id"], folder=tmp_path).stdout
+    assert "Failed: " in tidewheel("jobs", "list", found[1]["id"], folder=tmp_path).stdout
 
 
 def test_retry_scores_only_shards_with_errors_again(tmp_path: Path, lake: Path) -> None:
