@@ -22,8 +22,7 @@ from compose.launcher import broker, progress
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands, UpOptions, chosen_devices
 from compose.launcher.fleet import Fleet, Flower
-from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.progress import PhaseClock, Screen, silent
+from compose.launcher.progress import Finding, Pace, PhaseClock, Screen, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
@@ -171,8 +170,8 @@ class Up:
         live = self._task.source == "live"
         phases = PhaseClock(self._devices, self._began_us, live=live)
         patience_s: float | None = progress.patience_s(len(self._devices))
-        pace = Pace(o.first_speed, read_busy(), fixed=o.speed is not None)
-        slowest = o.first_speed * SLOWEST if o.speed is None else o.speed
+        pace = Pace(o.first_speed, progress.read_busy(), fixed=o.speed is not None)
+        slowest = o.first_speed * progress.SLOWEST if o.speed is None else o.speed
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break

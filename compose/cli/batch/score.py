@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from streams.runtime.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.progress import Counts, Manifest
+    from streams.batch.records.progress import Counts
 
 PROGRESS_S = 5.0
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
@@ -66,9 +65,8 @@ def run_score(
     stopped. With --detach it exits 0 when the job is queued.
     """
     from compose.cli.batch.submitting import submitted
-    from streams.batch.jobs.submission import Stdin
 
-    with submitted(settings, Stdin(sys.stdin.buffer), queued=detach) as (job, task, lock):
+    with submitted(settings, queued=detach) as (job, task, lock):
         if not detach:
             run_job(job, task, settings, lock, json)
             return
@@ -105,6 +103,7 @@ def read_words(words: Sequence[str]) -> Settings:
 def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: bool) -> None:
     """Run a job whose folder is held by `lock`; end the command with its exit code."""
     from streams.batch.jobs.job import Job
+    from streams.batch.jobs.manifest import summary_of
 
     with Interrupts() as interrupts:
         interrupts.patient = True
@@ -121,7 +120,8 @@ def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: b
         print_json(found)
     else:
         say(f"{found.state}: {found.completed} of {found.shards} shards")
-        say_counts(found)
+        for line in summary_of(found):
+            say(f"  {line}")
         say(f"  output {found.output}")
         say(f"  report {job.report}")
     if found.state == "Completed":
@@ -129,32 +129,6 @@ def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: b
     why = found.reason or "it was stopped"
     warn(f"{why}; to continue: tidewheel jobs resume {job.folder}")
     raise typer.Exit(EXIT_CODES[found.state])
-
-
-def say_counts(found: "Manifest") -> None:
-    say(
-        f"  {found.processed:,} of {found.total:,} rows with {found.model} in "
-        f"{found.seconds:.3g} s, {found.rows_per_s:,.0f} rows/s"
-    )
-    say(f"  {found.succeeded:,} answers, {found.processed - found.succeeded:,} errors"
-        f"{_by_reason(found.errors)}")  # fmt: skip
-    if found.excluded:
-        say(f"  {found.excluded:,} rows are excluded")
-    if found.readings:
-        say(f"  {found.readings:,} readings, {sum(found.broken.values()):,} break a segment"
-            f"{_by_reason(found.broken)}")  # fmt: skip
-    if found.accuracy is not None:
-        say(f"  {found.correct:,} of {found.labelled:,} labelled rows are correct, "
-            f"{found.accuracy:.3g}")  # fmt: skip
-    if found.drift is not None:
-        say(f"  drift: {found.drift.verdict}")
-    if found.reason:
-        say(f"  reason: {found.reason}")
-
-
-def _by_reason(counts: dict[str, int]) -> str:
-    text = ", ".join(f"{code} {count:,}" for code, count in counts.items())
-    return f" ({text})" if text else ""
 
 
 def _progress() -> "Callable[[Counts, int, float], None]":

@@ -60,7 +60,7 @@ class JobFolder:
     @property
     def report(self) -> Path:
         """A page of the job, written at the end of each run."""
-        return self.folder / "report.html"
+        return self.folder / "report.md"
 
     @property
     def submitted(self) -> bool:

@@ -1,9 +1,6 @@
 """Many processes, a time, errors, and what `tidewheel jobs` does with jobs: as real processes."""
 
 import json
-import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -131,19 +128,3 @@ def test_prune_removes_old_jobs_that_are_over_and_no_output(tmp_path: Path, lake
     assert not (tmp_path / "out.job").exists()
     assert ids(tmp_path) == expected()
     assert len(json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)) == 1
-
-
-def test_standard_input_is_scored_and_the_job_resumes_without_it(
-    tmp_path: Path, lake: Path
-) -> None:
-    command = words(lake)
-    command[2] = "-"
-    with (lake / "lines.jsonl").open() as stdin:
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN, *command],
-            cwd=tmp_path, env=environ_in(tmp_path, {"TIDEWHEEL_FAILPOINT": "score-step-3:1"}),
-            stdin=stdin, capture_output=True, timeout=120, check=False,
-        )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
-    assert ids(tmp_path) == expected(1)

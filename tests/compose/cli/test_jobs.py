@@ -114,8 +114,8 @@ def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> N
     for text in ("Completed: 4 of 4 shards", "120 of 120 rows", "4 errors (wrong-width 4)",
                  "3.parquet: 30 rows"):  # fmt: skip
         assert text in shown.stdout
-    assert f"report {tmp_path}/out.job/report.html" in done.stdout
-    assert "wrong-width" in (tmp_path / "out.job" / "report.html").read_text()
+    assert f"report {tmp_path}/out.job/report.md" in done.stdout
+    assert "wrong-width" in (tmp_path / "out.job" / "report.md").read_text()
     assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
 
 
