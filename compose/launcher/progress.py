@@ -94,34 +94,21 @@ def start_lines(devices: int, stages: str) -> str:
 # --- the loop -------------------------------------------------------------------------------------
 
 
-class PhaseClock:
-    """The phase of the loop: inference, federated run, canary, new model; how long each has taken
-    in `seconds`; and when it has closed.
+class Phase:
+    """The phase of the loop: inference, federated run, canary, new model; and when it has closed.
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
     version has passed its rollout, and every device has answered with it the held-out segments that
-    its first version had answered; `live`: as many, because a sensor does not repeat them. `clock`
-    in seconds.
+    its first version had answered; `live`: as many, because a sensor does not repeat them.
     """
 
-    def __init__(
-        self,
-        devices: Sequence[str],
-        began_us: int,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        live: bool = False,
-    ) -> None:
-        self._devices, self._began_us, self._clock, self._live = devices, began_us, clock, live
-        self._at, self._first = clock(), ""
-        self.seconds: dict[str, float] = {}
+    def __init__(self, devices: Sequence[str], began_us: int, *, live: bool = False) -> None:
+        self._devices, self._began_us, self._live = devices, began_us, live
+        self._first = ""
         self.now, self.closed = "inference", False
 
     def look(self, view: FleetView) -> None:
         """Take the fleet as its topics show it now."""
-        now = self._clock()
-        self.seconds[self.now] = self.seconds.get(self.now, 0.0) + now - self._at
-        self._at = now
         unheard, standing = silent(view, self._devices, self._began_us), view.standing
         heard = [view.devices[name] for name in self._devices if name not in unheard]
         self._first = self._first or min((s.active for s in heard), key=model_number, default="")
