@@ -126,7 +126,7 @@ SHARED: dict[str, Any] = {
     "task": TaskArgument, "state": State, "kafka": Kafka, "trust": Trust, "registry": RegistryPlace,
     "rounds": Rounds, "strategy": Strategy, "stages": Stages, "partitions": Partitions,
     "replication": Replication, "json": AsJson, "metrics_port": MetricsPort,
-    "metrics_host": MetricsHost, "superlink_ca": SuperlinkCa,
+    "metrics_host": MetricsHost, "superlink_ca": SuperlinkCa, "reason": Reason,
 }  # fmt: skip
 LIMITS = {"ge": "min", "le": "max"}
 ANNOUNCED = "a running controller announces it within 2 s"
@@ -155,23 +155,19 @@ def taking(
 
 def options_of(model: type) -> list[inspect.Parameter]:
     """Return the fields of a dataclass that are options as a command's parameters: shared ones, and
-    those that are annotated as an option."""
+    those that are annotated as an option (streams.runtime.options)."""
     found = []
     for one in inspect.signature(model).parameters.values():
-        about = getattr(one.annotation, "__metadata__", ())
-        info = next((each for each in about if isinstance(each, FieldInfo)), None)
-        if one.name in SHARED:
-            found.append(one.replace(annotation=SHARED[one.name]))
-        elif info is not None:
+        for info in getattr(one.annotation, "__metadata__", ()):
             kind = one.annotation.__origin__
             found.append(one.replace(annotation=Annotated[kind, option_of(one.name, info)]))
-        elif about:
-            found.append(one)
+        if one.name in SHARED:
+            found.append(one.replace(annotation=SHARED[one.name]))
     return found
 
 
 def option_of(name: str, field: FieldInfo) -> Any:
-    """Return the option of a field that is annotated as one (streams.runtime.options)."""
+    """Return the option of a field that is annotated as one."""
     extra: Any = field.json_schema_extra or {}
     bounds: dict[str, Any] = {}
     for bound in field.metadata:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from rich.table import Table
 
 from compose.cli.arguments import ANNOUNCED, DEFAULT_STATE, AsJson, Reason, RegistryPlace, State
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, print_json, say
+from compose.reports.terminal import console, print_json, say, table
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,11 +46,12 @@ def list_keys(
     if json:
         print_json(rows)
         return
-    table = Table("id", "files", "private half", "devices", "signs")
-    for row in rows:
-        names, private = ", ".join(row["names"]), "here" if row["private"] else "-"
-        table.add_row(row["id"], names, private, row["devices"], "now" if row["in_use"] else "-")
-    console().print(table)
+    columns = ("id", "private half", "devices", "signs")
+    cells = (
+        (one["id"], "here" if one["private"] else "-", one["devices"], "now" * one["in_use"])
+        for one in rows
+    )
+    console().print(table("", columns, cells))
 
 
 @app.command("trust")

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from compose.cli.arguments import (
     ANNOUNCED,
     DEFAULT_STATE,
     AsJson,
-    Reason,
     RegistryPlace,
     State,
     TaskArgument,
@@ -22,11 +20,12 @@ from compose.cli.arguments import (
     taking,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, moment, print_json, say
+from compose.reports.terminal import console, moment, print_json, say, table
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
 from streams.fleet.wording import counted, short_runs
+from streams.runtime.options import option
 
 if TYPE_CHECKING:
     from federation.registry.manual import ManualDecision
@@ -59,20 +58,21 @@ def list_models(
         print_json([asdict(version) for version in found])
         return
     metric = named(metric_of(loaded).name)
-    table = Table("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
-    for version in found:
-        run = f"{version.run}, round {version.round}" if version.run else "-"
-        table.add_row(
-            version.model,
-            moment(version.created_us),
-            version.base or "-",
-            short_runs(run),
-            "-" if version.held_out is None else f"{version.held_out:.3g}",
-            f"{version.size:,}",
-            version.key or "-",
-            version.problem or version.holds,
+    columns = ("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
+    rows = (
+        (
+            one.model,
+            moment(one.created_us),
+            one.base or "-",
+            short_runs(f"{one.run}, round {one.round}") if one.run else "-",
+            "-" if one.held_out is None else f"{one.held_out:.3g}",
+            f"{one.size:,}",
+            one.key or "-",
+            one.problem or one.holds,
         )
-    console().print(table)
+        for one in found
+    )
+    console().print(table("", columns, rows))
 
 
 def _show(registry: "Registry", model: str, *, json: bool) -> None:
@@ -144,8 +144,8 @@ class Decisive:
     task: str
     state: Path = DEFAULT_STATE
     registry: str | None = None
-    reason: Reason = ""
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    reason: str = ""
+    yes: Annotated[bool, option("Do not ask.")] = False
 
     def decide(self, decide: Any, more: str = "") -> None:
         """Make a decision, if it is confirmed; `more` is what changes beside what it says."""

@@ -17,7 +17,7 @@ new key signs, and signing.pub is the old one's, which devices still trust. A re
 rest.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -37,10 +37,9 @@ SIGNING = "signing"
 
 @dataclass
 class StoredKey:
-    """One key of the folder; `names` are those of its files, without suffixes."""
+    """One key of the folder."""
 
     id: str
-    names: list[str] = field(default_factory=list)
     private: bool = False
     in_use: bool = False
 
@@ -87,8 +86,6 @@ def kept_keys(keys: Path) -> list[StoredKey]:
         private = path.suffix == ".pem"
         public = load_private_key(path).public_key() if private else load_public_key(path)
         kept = found.setdefault(key_id(public), StoredKey(key_id(public)))
-        if path.stem not in kept.names:
-            kept.names.append(path.stem)
         kept.private |= private
         kept.in_use |= private and path.stem == SIGNING
     return [found[name] for name in sorted(found)]

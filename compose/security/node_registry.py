@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -110,9 +109,6 @@ def fingerprint(public: str) -> str:
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-Done = Literal["kept", "added"]
-
-
 @dataclass(frozen=True)
 class Line:
     """A line of `tidewheel node list`; a node registered elsewhere has no device and key."""
@@ -172,9 +168,9 @@ class Nodes:
         public_key: Path | None = None,
         *,
         statuses: Mapping[str, str] | None = None,
-    ) -> Done:
-        """Admit a device, with a key of ours or its own; do nothing if it is admitted with that
-        key.
+    ) -> bool:
+        """Admit a device, with a key of ours or its own; return False, and do nothing, if it is
+        admitted with that key.
 
         statuses: from self.statuses(), if known. Raises UsageError if it is admitted with another
         key, or if the SuperLink has had this key before.
@@ -184,14 +180,14 @@ class Nodes:
         inside = is_registered(kept, self.statuses() if statuses is None else statuses)
         if inside and kept is not None:
             if kept.public_key == given or (given is None and self._is_own(kept)):
-                return "kept"
+                return False
             raise UsageError(
                 f"{device} is registered with another key, {fingerprint(kept.public_key)}: "
                 f"tidewheel node remove {device}"
             )
         entry = self._take(device, given) if given else self._make(device)
         write_atomic(self._of(device) / "node.json", entry.encode())
-        return "added"
+        return True
 
     def add_all(self, devices: Sequence[str]) -> None:
         """Admit devices with keys of ours, two at a time, because each takes most of a second of a

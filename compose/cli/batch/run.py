@@ -24,8 +24,7 @@ from compose.reports.terminal import moment, say
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
-from streams.runtime.interrupts import Interrupts
-from streams.runtime.processes import end_with_parent
+from streams.runtime.interrupts import Interrupts, end_with_parent
 
 
 def run(

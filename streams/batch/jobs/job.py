@@ -118,9 +118,7 @@ class Job:
                 schema = output_fields(self.task, self.specification, self.plan.files[0])
                 self._again(partial(self.sink.prepare, schema), "the output")
             processes = self._asked.processes
-            with closing(
-                Scorers(self.folder, own, processes, self._note_stopping, self.lock)
-            ) as scorers:
+            with closing(Scorers(self.folder, own, processes, self.lock)) as scorers:
                 self._score(sources, scorers)
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
@@ -272,17 +270,9 @@ class Job:
     def _cutter(self) -> Cutter:
         return self.cutter(self.specification, self._check)
 
-    def _stop_asked(self) -> bool:
-        return self.stopping() or self.folder.stop_requested
-
     def _check(self) -> None:
-        if self._stop_asked():
+        if self.stopping() or self.folder.stop_requested:
             raise Stopped
         timeout_s = self._asked.timeout
         if timeout_s is not None and self.clock() - self._begun > timeout_s:
             raise TimeOver
-
-    def _note_stopping(self) -> None:
-        """Say that the job ends after the shards that are being scored."""
-        if self._stop_asked() and self.folder.state().state != "Stopping":
-            self.folder.write_state("Stopping")

@@ -11,7 +11,7 @@ from streams.contract.window_report import DriftReport
 
 State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
-    "Failed", "Stopping", "Stopped", "Expired",
+    "Failed", "Stopped", "Expired",
 ]  # fmt: skip
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
 

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import uuid
 from pathlib import Path
 from signal import SIGKILL
 
@@ -91,13 +92,32 @@ def test_a_rotation_by_the_command_line(tmp_path: Path, layout: StateDir) -> Non
     assert "revoked already" in told(layout, tmp_path, "revoke", first)
     rows = {row["id"]: row for row in json.loads(told(layout, tmp_path, "list", "--json"))}
     assert rows[first] == {
-        "id": first, "names": [first], "private": True, "in_use": False, "devices": "revoked",
+        "id": first, "private": True, "in_use": False, "devices": "revoked",
     }  # fmt: skip
     assert rows[made]["in_use"]
     assert rows[made]["devices"] == "trusted"
     assert first in told(layout, tmp_path, "list")
     assert list(keys_of(registry_of(layout)).active) == [made]
     fails(tidewheel("keys", "use", first, folder=tmp_path), 2, "is revoked")
+
+
+def test_the_registry_may_be_in_a_bucket(tmp_path: Path, s3_environ: None) -> None:
+    layout, place = StateDir(tmp_path / STATE), f"s3://models/{uuid.uuid4().hex}"
+    key = create_key(layout.signing_key)
+    registry = Registry(place, "tiny", 1, [key.public_key()])
+    serve(registry, model(registry, 1, key), key)
+
+    def command(*words: str) -> str:
+        done = tidewheel("keys", *words, folder=tmp_path, TIDEWHEEL_REGISTRY=place)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout
+
+    command("trust")
+    [made] = [path.stem for path in layout.keys.glob("*.pem") if path.stem != "signing"]
+    command("use", made)
+    command("revoke", key_id(key.public_key()))
+    rows = {row["id"]: row["devices"] for row in json.loads(command("list", "--json"))}
+    assert rows == {key_id(key.public_key()): "revoked", made: "trusted"}
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])

@@ -1,6 +1,7 @@
-"""`tidewheel models` on a state folder."""
+"""`tidewheel models` on a registry in a state folder, and in a bucket."""
 
 import json
+import uuid
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,23 @@ from tests.rig.made_up.registries import model, offer, serve
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    layout = StateDir(tmp_path / ".tidewheel")
+def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
+    """That of the state folder; of the parameter `s3` one in a bucket, whose URL is in `place`."""
+    layout, place = StateDir(tmp_path / ".tidewheel"), ""
+    if getattr(request, "param", "folder") == "s3":
+        request.getfixturevalue("s3_environ")
+        place = f"s3://models/{uuid.uuid4().hex}"
+        (tmp_path / "place").write_text(place)
     key = create_key(layout.signing_key)
-    return Registry(layout.registry, "tiny", 1, [key.public_key()])
+    return Registry(place or layout.registry, "tiny", 1, [key.public_key()])
+
+
+everywhere = pytest.mark.parametrize("registry", ["folder", "s3"], indirect=True)
+
+
+def placed(folder: Path) -> dict[str, str]:
+    place = folder / "place"
+    return {"TIDEWHEEL_REGISTRY": place.read_text()} if place.exists() else {}
 
 
 @pytest.fixture
@@ -33,11 +47,12 @@ def refs(tmp_path: Path, registry: Registry) -> list[Ref]:
 
 def told(folder: Path, *words: str) -> str:
     verb, *rest = words
-    done = tidewheel("models", verb, TINY, *rest, folder=folder)
+    done = tidewheel("models", verb, TINY, *rest, folder=folder, **placed(folder))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
 
+@everywhere
 def test_versions_are_listed_and_shown(tmp_path: Path, refs: list[Ref]) -> None:
     first, second, third = (ref.model for ref in refs)
     rows = json.loads(told(tmp_path, "list", "--json"))
@@ -52,18 +67,20 @@ def test_versions_are_listed_and_shown(tmp_path: Path, refs: list[Ref]) -> None:
     assert "served: a test" in text
 
 
+@everywhere
 def test_versions_are_moved_and_removed_by_hand(
     tmp_path: Path, registry: Registry, refs: list[Ref]
 ) -> None:
     first, second, third = (ref.model for ref in refs)
-    unasked = tidewheel("models", "rollback", TINY, folder=tmp_path)
+    unasked = tidewheel("models", "rollback", TINY, folder=tmp_path, **placed(tmp_path))
     fails(unasked, 2, f"{third} is withdrawn", "up to 6 devices", "--yes")
     text = told(tmp_path, "rollback", "--reason", "late", "--yes")
     assert f"decision 4: {third} is withdrawn" in text
     assert "within 2 s" in text
     assert "nothing to do" in told(tmp_path, "rollback")
     assert "served by all devices" in told(tmp_path, "rollback", "--to", first, "--yes")
-    fails(tidewheel("models", "promote", TINY, third, folder=tmp_path), 2, "--yes")
+    done = tidewheel("models", "promote", TINY, third, folder=tmp_path, **placed(tmp_path))
+    fails(done, 2, "--yes")
     assert "served by all devices" in told(tmp_path, "promote", third, "--yes")
     assert "nothing to do" in told(tmp_path, "promote", third)
     last = registry.last()
