@@ -17,7 +17,6 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-RAY := .tidewheel/bench/ray
 # Part of chaos, not of test: four minutes, and more where its first model has to be trained.
 RECOVERY := tests/e2e/test_recovery.py
 LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/chaos)
@@ -143,24 +142,12 @@ bench-%: install
 
 soak: bench-soak
 
-# Bytewax is an extra, Ray has a virtualenv of its own, which borrows the rest: where one cannot be
-# installed the table says so.
+# Bytewax is an extra.
 bench-worker: .venv/bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.worker $(OPTIONS)
 
-bench-batch: install
-	-$(MAKE) $(RAY)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.batch --ray $(RAY)/bin/python $(OPTIONS)
-
 .venv/bench: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	touch $@
-
-$(RAY)/installed: benchmarks/contenders/ray-requirements.txt .venv/installed
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet --requirement $<
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
-"""Batch jobs: `python -m benchmarks.batch [--ray PYTHON]`.
+"""Batch jobs: `python -m benchmarks.batch`.
 
-    throughput  rows/s of `tidewheel score` beside a loop of pyarrow and onnxruntime and Ray Data
+    throughput  rows/s of `tidewheel score` beside a loop of pyarrow and onnxruntime
     memory      of an input that is ten times as large
     resume      a job that is killed at half
 
@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from streams.batch.sources.plan import SHARD_ROWS
 
 TASK, WIDTH, GROUP = "streams.tasks.har:task", 6 * 128, 20_000
 PROCESSES = len(os.sched_getaffinity(0))
-OURS, LOOP, RAY = "tidewheel score", "a loop of pyarrow and onnxruntime", "Ray Data, map_batches"
+OURS, LOOP = "tidewheel score", "a loop of pyarrow and onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -112,15 +111,14 @@ def clear(output: Path) -> None:
 
 
 def throughput(bench: Bench) -> None:
-    rows, ray = rows_of(bench), bench.asked.ray
+    rows = rows_of(bench)
 
-    def contend(program: str, python: str) -> Run:
-        output = bench.place(program)
-        path = str(ROOT / "benchmarks" / "contenders" / f"{program}.py")
+    def loop() -> Run:
+        output = bench.place("loop")
+        path = str(ROOT / "benchmarks" / "contenders" / "score_loop.py")
         model = str(models(bench) / "model.onnx")
-        env = {"HOME": str(bench.folder), "RAY_USAGE_STATS_ENABLED": "0"}
-        argv = [python, path, str(source(bench)), str(output), model, str(PROCESSES)]
-        return checked(timed(argv, output, env if program == "ray_data" else None), output)
+        argv = [sys.executable, path, str(source(bench)), str(output), model, str(PROCESSES)]
+        return checked(timed(argv, output), output)
 
     def ours() -> Run:
         output = bench.place("ours")
@@ -132,31 +130,20 @@ def throughput(bench: Bench) -> None:
         clear(output)
         return run
 
-    contenders: dict[str, Callable[[], Run]] = {
-        OURS: ours,
-        LOOP: lambda: contend("score_loop", sys.executable),
-    }
-    if ray is not None and ray.exists():
-        contenders[RAY] = lambda: contend("ray_data", str(ray.absolute()))
     source(bench)
     models(bench)
-    found, failed = bench.turns(contenders, bench.size(3, 1))
-    if OURS in failed or LOOP in failed:
+    found, failed = bench.turns({OURS: ours, LOOP: loop}, bench.size(3, 1))
+    if failed:
         raise RuntimeError(str(failed))
     rate = {name: [rows / run.seconds for run in runs] for name, runs in found.items()}
     table: list[list[Cell]] = [
         [name, Figure.of(rate[name]), Figure.of([run.seconds for run in runs]),
          Figure.of([run.peak / MB for run in runs])]
-        if runs else [f"{name} failed: {failed[name]}", None, None, None]
         for name, runs in found.items()
     ]  # fmt: skip
     text = f"{rows:,} rows of 768 float32, Parquet to Parquet, in {PROCESSES} processes."
-    if RAY not in contenders:
-        text += " Ray Data is not installed (--ray), so it was not measured."
     bench.table("Throughput", ["", "rows/s", "seconds", "memory of all, MB"], table, text)
     bench.goal(f"rows/s beside {LOOP}", Figure.ratio(rate[OURS], rate[LOOP]), at_least=0.9)
-    if rate.get(RAY):
-        bench.goal(f"rows/s beside {RAY}", Figure.ratio(rate[OURS], rate[RAY]), at_least=1.5)
     bench.goal("start to the first rows, s", Figure.of([run.first_s for run in found[OURS]]))
 
 
@@ -212,14 +199,9 @@ def resume(bench: Bench) -> None:
     bench.goal(text, Figure.of(ratios), at_most=1.05)
 
 
-def _options(parser: ArgumentParser) -> None:
-    parser.add_argument("--ray", type=Path, help="a Python that has Ray Data (see Makefile)")
-
-
 if __name__ == "__main__":
     main(
         "batch",
         {f.__name__: f for f in (throughput, memory, resume)},
         ("onnxruntime", "numpy", "pyarrow"),
-        _options,
     )

@@ -36,7 +36,7 @@ import psutil
 from benchmarks.support.processes import ROOT, Failed, family, usage
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.rig.servers.kafka import with_kafka
+from tests.rig.servers.kafka import serving, with_kafka
 
 QUIET, PATIENCE_S = 0.10, 60.0  # cores that others may use, and how long a part waits for that
 MB = 1e6
@@ -147,8 +147,8 @@ class Bench:
         choice = broker.choose(state, None, environ)
         if choice.kind == "embedded":
             raise SystemExit("a real Kafka is needed: set KAFKA_HOME or TIDEWHEEL_KAFKA")
-        running = broker.running(choice, state, self.folder / "broker.log")
-        process = self._stack.enter_context(running)
+        node = serving(choice, state, self.folder / "broker.log")
+        process = self._stack.enter_context(node)
         self.broker_pid = process.pid if process is not None else None
         return choice.settings
 

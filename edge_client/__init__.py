@@ -1,7 +1,7 @@
 """The device: inference on its own readings, durable events, and training.
 
-agent is the device, process runs it, client_app is what Flower starts, simulation_app a device
-without an agent; settings and metrics belong to the agent.
+agent is the device, process runs it, client_app is what Flower starts; settings and metrics
+belong to the agent.
 
 sources     readings: recorded, standard input, MQTT
 inference   segments to answers, and which model version answers

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from edge_client.spool.limits import SpoolLimits
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.options import option
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings  # needs paho-mqtt, an optional package
@@ -15,15 +16,10 @@ if TYPE_CHECKING:
 class EdgeSettings:
     """Settings of one device.
 
-    folder: the device's folder; model: an artifact file for a device without a model; speed: of a
-    replay, 1 is real time, 0 as fast as possible; passes: end a replay after so many passes;
-    stay: go on without readings when the source has ended;
-    drain_s: limit of the final sending; source: the task's iterator, lines of standard input, or
-    the MQTT broker `mqtt`; heartbeat_s: between two states where nothing has changed;
-    gather_s: how long an event may wait for more in its message;
-    superlink_ca, node_key: how the device joins the SuperLink of a run, None for plain text and no
-    key; uplink_bytes_per_s: rate limit; metered: the share of events that are sent, 0 to 1; spool:
-    its limits; metrics_port: on loopback, 0 for a free one.
+    folder: the device's folder; model: an artifact file for a device without a model; source: the
+    task's iterator, lines of standard input, or the MQTT broker `mqtt`; heartbeat_s: between two
+    states where nothing has changed; superlink_ca: of the SuperLink of a run, None for plain text;
+    uplink_bytes_per_s: rate limit; spool: its limits; metrics_port: on loopback, 0 for a free one.
     """
 
     task_ref: str
@@ -32,20 +28,43 @@ class EdgeSettings:
     broker: BrokerSettings
     trusted: tuple[Path, ...]
     model: Path | None = None
-    speed: float = 1.0
-    passes: int | None = None
-    stay: bool = False
-    drain_s: float = 10.0
+    speed: Annotated[float, option("Replay speed: 1 is real time, 0 as fast as possible.")] = 1.0
+    passes: Annotated[int | None, option("Passes through the data; default: endless.", ge=1)] = None
+    stay: Annotated[bool, option("Continue after the readings have ended, without any.")] = False
+    drain_s: Annotated[
+        float, option("Seconds to send pending events at the end.", name="--drain")
+    ] = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     heartbeat_s: float = 10.0
-    gather_s: float = 0.0
+    gather_s: Annotated[
+        float,
+        option(
+            "Seconds that an event may wait for more, so that messages are fewer; at most half of "
+            "the task's idle_close_s.",
+            name="--gather",
+            ge=0,
+        ),
+    ] = 0.0
     uplink_bytes_per_s: int | None = None
-    metered: float = 1.0
+    metered: Annotated[
+        float,
+        option(
+            "On a metered line: send this share of the events, a random sample, and drop the "
+            "others; runs invite other devices first.",
+            "SHARE",
+            ge=0,
+            le=1,
+        ),
+    ] = 1.0
     source: Literal["task", "stdin", "mqtt"] = "task"
     mqtt: "MqttSettings | None" = None
     superlink_ca: Path | None = None
-    node_key: Path | None = None
+    node_key: Annotated[
+        Path | None, option("The device's private key for the SuperLink; default: none.", "FILE")
+    ] = None
     minimum_battery: float = 0.3
-    maximum_celsius: float = 80.0
+    maximum_celsius: Annotated[
+        float, option("Degrees Celsius above which it does not train.", name="--max-temperature")
+    ] = 80.0
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"

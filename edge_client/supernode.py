@@ -2,7 +2,6 @@
 
     python -m edge_client.supernode SETTINGS      JSON (`NodeSettings`); the agent starts it for an
                                                   invitation (participation.py)
-    tidewheel edge supernode TASK --device NAME   resident, for a device whose runs have no Kafka
 
 It speaks Flower's fleet protocol by Flower's own client. What Flower's SuperNode has beside that is
 left out: no bundle is fetched or installed, no SuperExec runs beside it, and the ClientApp is

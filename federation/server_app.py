@@ -54,7 +54,7 @@ from streams.runtime.tracing import open_tracing
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
-NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka: a simulation
+NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka
 
 
 def park(tensors: Weights, folder: Path | None) -> Tensors:

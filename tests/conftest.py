@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes import forks
-from tests.rig.servers.kafka import java_options, require, with_kafka
+from tests.rig.servers.kafka import java_options, require, serving, with_kafka
 from tests.rig.servers.postgresql import Server, postgresql
 from tests.rig.servers.s3 import s3_server
 from tests.rig.servers.secure_node import SecureNode, running
@@ -49,7 +49,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerSettings]:
     state = tmp_path_factory.mktemp("kafka")
     choice = broker.choose(state, None, environ)
     require(choice, environ)
-    with broker.running(choice, state, state / "broker.log"):
+    with serving(choice, state, state / "broker.log"):
         yield choice.settings
 
 
@@ -58,7 +58,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerSetting
     """The embedded broker, for what must work without a Kafka of one's own."""
     state = tmp_path_factory.mktemp("embedded")
     choice = broker.choose(state, None, {"PATH": ""})
-    with broker.running(choice, state, state / "broker.log"):
+    with serving(choice, state, state / "broker.log"):
         yield choice.settings
 
 

@@ -1,6 +1,5 @@
 """Batch scoring from Python: what `tidewheel score` does, and reading what it wrote."""
 
-import io
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ from streams.contract.errors import UsageError
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
-    from streams.batch.jobs.submission import Stdin
+    from streams.batch.jobs.job_folder import JobFolder
 
 ROWS_A_GROUP = 100_000  # of a table in memory
 KINDS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
@@ -37,11 +36,15 @@ def score(task: str, source: Any, sink: str | Path, **options: Any) -> Manifest:
     """
     from compose.cli.batch.submitting import submitted
     from streams.batch.jobs.job import Job
+    from streams.batch.jobs.submission import folder_of
     from streams.batch.records.specification import Settings
 
-    inputs, stdin = _inputs(source)
-    settings = Settings.of({"task": task, "inputs": inputs, "to": sink, **options})
-    with submitted(settings, stdin) as (folder, loaded, lock):
+    asked = {"task": task, "to": sink, **options}
+    if hasattr(source, "__arrow_c_stream__"):
+        source = _stored(source, folder_of(Settings.of({**asked, "inputs": []})))
+    inputs = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
+    settings = Settings.of({**asked, "inputs": inputs})
+    with submitted(settings) as (folder, loaded, lock):
         return Job(folder, loaded, lock=lock).run()
 
 
@@ -83,18 +86,15 @@ def read_output(output: str | Path) -> "Dataset":
     )
 
 
-def _inputs(source: Any) -> "tuple[list[str], Stdin | None]":
-    """Return the names of inputs, or a table in memory as a Parquet file."""
-    if isinstance(source, str | Path):
-        return [str(source)], None
-    if hasattr(source, "__arrow_c_stream__"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+def _stored(table: Any, job: "JobFolder") -> Path:
+    """Keep a table in memory in a job's folder, unless there is a job already; return its file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-        from streams.batch.jobs.submission import Stdin
+    from streams.runtime.disk import replacing
 
-        file = io.BytesIO()
-        pq.write_table(pa.table(source), file, row_group_size=ROWS_A_GROUP)
-        file.seek(0)
-        return ["-"], Stdin(file, "parquet")
-    return [str(one) for one in source], None
+    path = job.folder / "table.parquet"
+    if not job.submitted:
+        with replacing(path) as file:
+            pq.write_table(pa.table(table), file, row_group_size=ROWS_A_GROUP)
+    return path

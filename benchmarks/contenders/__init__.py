@@ -4,5 +4,5 @@ stock               a Flower app as Flower's own examples have it: FedAvg, a Cli
 limit               an aiokafka loop: the worker's messages and teacher, and nothing else
 faust_app, wax_flow the worker's job in plain Faust and Bytewax
 outlet              what those two get of a message, and do with closed windows
-score_loop, ray_data     a batch job without a job
+score_loop          a batch job without a job
 """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from compose.launcher.state_dir import StateDir
 from streams.contract.decisions import DesiredState, Release
@@ -95,7 +96,6 @@ MetricsHost = Annotated[
         "only on a network of your own.",
     ),
 ]
-Speed = Annotated[float, typer.Option(help="Replay speed: 1 is real time, 0 as fast as possible.")]
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
 ]
@@ -125,8 +125,10 @@ DEFAULT_STATE = Path(".tidewheel")
 SHARED: dict[str, Any] = {
     "task": TaskArgument, "state": State, "kafka": Kafka, "trust": Trust, "registry": RegistryPlace,
     "rounds": Rounds, "strategy": Strategy, "stages": Stages, "partitions": Partitions,
-    "replication": Replication, "json": AsJson,
+    "replication": Replication, "json": AsJson, "metrics_port": MetricsPort,
+    "metrics_host": MetricsHost, "superlink_ca": SuperlinkCa, "reason": Reason,
 }  # fmt: skip
+LIMITS = {"ge": "min", "le": "max"}
 ANNOUNCED = "a running controller announces it within 2 s"
 
 
@@ -152,9 +154,26 @@ def taking(
 
 
 def options_of(model: type) -> list[inspect.Parameter]:
-    """Return the fields of a dataclass as a command's parameters."""
-    found = inspect.signature(model).parameters.values()
-    return [one.replace(annotation=SHARED.get(one.name, one.annotation)) for one in found]
+    """Return the fields of a dataclass that are options as a command's parameters: shared ones, and
+    those that are annotated as an option (streams.runtime.options)."""
+    found = []
+    for one in inspect.signature(model).parameters.values():
+        for info in getattr(one.annotation, "__metadata__", ()):
+            kind = one.annotation.__origin__
+            found.append(one.replace(annotation=Annotated[kind, option_of(one.name, info)]))
+        if one.name in SHARED:
+            found.append(one.replace(annotation=SHARED[one.name]))
+    return found
+
+
+def option_of(name: str, field: FieldInfo) -> Any:
+    """Return the option of a field that is annotated as one."""
+    extra: Any = field.json_schema_extra or {}
+    bounds: dict[str, Any] = {}
+    for bound in field.metadata:
+        bounds |= {to: getattr(bound, at) for at, to in LIMITS.items() if hasattr(bound, at)}
+    named = extra.get("name") or f"--{name.replace('_', '-')}"
+    return typer.Option(named, metavar=extra.get("metavar"), help=field.description, **bounds)
 
 
 def device_name(name: str) -> str:

@@ -1,11 +1,11 @@
 """`tidewheel edge`: run and maintain one device on its own machine."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from compose.cli import device
 from compose.cli.arguments import (
     DEFAULT_STATE,
     LOOPBACK,
@@ -13,70 +13,35 @@ from compose.cli.arguments import (
     Device,
     Kafka,
     MetricsHost,
-    MetricsPort,
-    Speed,
     State,
-    SuperlinkCa,
     TaskArgument,
     Trust,
-    address,
     broker_from,
+    broker_of,
     configure_log,
     device_name,
+    options_of,
     served_model,
+    taking,
     trusted_keys,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import print_json
-from streams.contract.errors import UsageError
+from compose.reports.terminal import print_json, say
+from edge_client.settings import EdgeSettings
+from edge_client.spool.limits import SpoolLimits
+from streams.contract.errors import ProcessFailed, UsageError
+from streams.contract.task import load_task
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings
+    from streams.contract.documents import DeviceState
 
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-for command in (device.status, device.drain, device.label, device.wipe):
-    app.command()(command)
 
 
-NodeKey = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The device's private key for the SuperLink; default: none."),
-]
-
-
-@app.command()
-def supernode(
-    device: Device,
-    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")],
-    superlink_ca: SuperlinkCa = None,
-    node_key: NodeKey = None,
-    state: State = DEFAULT_STATE,
-    pull: Annotated[
-        float, typer.Option(min=0.05, max=600, help="Seconds between two requests for work.")
-    ] = 3.0,
-) -> None:
-    """Run a resident SuperNode beside the device's agent, for runs that cannot invite it over
-    Kafka. `edge run` needs none: a run that invites the device starts one."""
-    from edge_client.control.socket_server import socket_path
-    from edge_client.supernode import NodeSettings, run
-
-    configure_log()
-    run(
-        NodeSettings(
-            device=device_name(device),
-            agent=str(socket_path(StateDir(state).device(device))),
-            superlink=address(superlink),
-            ca=str(superlink_ca or ""),
-            key=str(node_key or ""),
-            pull_s=pull,
-            resident=True,
-        )
-    )
-
-
-@app.command()
-def run(
+def run_edge(
+    options: dict[str, Any],
     task: TaskArgument,
     device: Device,
     state: State = DEFAULT_STATE,
@@ -95,49 +60,13 @@ def run(
         typer.Option(help="An artifact for a device without a model; default: the registry's."),
     ] = None,
     trust: Trust = None,
-    speed: Speed = 1.0,
-    passes: Annotated[
-        int | None, typer.Option(min=1, help="Passes through the data; default: endless.")
-    ] = None,
-    stay: Annotated[
-        bool,
-        typer.Option("--stay", help="Continue after the readings have ended, without any."),
-    ] = False,
-    drain: Annotated[float, typer.Option(help="Seconds to send pending events at the end.")] = 10.0,
     min_battery: Annotated[
         int, typer.Option(min=0, max=100, help="Percent of charge below which it does not train.")
     ] = 30,
-    max_temperature: Annotated[
-        float, typer.Option(help="Degrees Celsius above which it does not train.")
-    ] = 80.0,
-    heartbeat: Annotated[
-        float,
-        typer.Option(
-            min=0.1, max=20, help="Seconds between two states on `fleet` where nothing changes."
-        ),
-    ] = 10.0,
-    gather: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Seconds that an event may wait for more, so that messages are fewer; at most "
-            "half of the task's idle_close_s.",
-        ),
-    ] = 0.0,
     uplink_limit: Annotated[
         float | None,
         typer.Option(min=0.1, help="Limit of KB (1,000 bytes) per second that are sent."),
     ] = None,
-    metered: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SHARE",
-            help="On a metered line: send this share of the events, a random sample, and drop the "
-            "others; runs invite other devices first.",
-        ),
-    ] = 1.0,
     spool_mb: Annotated[float, typer.Option(min=0.1, help="Limit of the spool in MiB.")] = 256.0,
     spool_age: Annotated[
         float | None,
@@ -145,9 +74,6 @@ def run(
             min=0.01, help="Drop events after so many hours in the spool; default: never."
         ),
     ] = None,
-    superlink_ca: SuperlinkCa = None,
-    node_key: NodeKey = None,
-    metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
 ) -> None:
@@ -163,8 +89,6 @@ def run(
     header that names time_us, every channel and perhaps label.
     """
     from edge_client.process import run as serve
-    from edge_client.settings import EdgeSettings
-    from edge_client.spool.limits import SpoolLimits
 
     kind, mqtt = _source(source)
     layout = StateDir(state)
@@ -177,30 +101,24 @@ def run(
             broker=broker_from(kafka),
             trusted=trusted_keys(layout, trust),
             model=model or served_model(layout),
-            speed=speed,
-            passes=passes,
-            stay=stay,
-            drain_s=drain,
             source=kind,
             mqtt=mqtt,
             minimum_battery=min_battery / 100,
-            maximum_celsius=max_temperature,
-            heartbeat_s=heartbeat,
-            gather_s=gather,
-            superlink_ca=superlink_ca,
-            node_key=node_key,
+            heartbeat_s=10.0 if options["speed"] == 1 else 1.0,  # a replay has who watches it
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
-            metered=metered,
             spool=SpoolLimits.under(
                 round(spool_mb * 2**20),
                 None if spool_age is None else 3600 * spool_age,
             ),
-            metrics_port=metrics_port,
             metrics_host=metrics_host,
+            **options,
         )
     )
     if json:
         print_json(last.model_dump(mode="json"))
+
+
+app.command("run")(taking(run_edge, options_of(EdgeSettings), dict))
 
 
 def _source(text: str) -> "tuple[Literal['task', 'stdin', 'mqtt'], MqttSettings | None]":
@@ -214,3 +132,147 @@ def _source(text: str) -> "tuple[Literal['task', 'stdin', 'mqtt'], MqttSettings 
 
         return "mqtt", settings_of(text)
     raise UsageError(f"--source {text}: task, stdin, or mqtt://HOST:PORT/TOPIC")
+
+
+# --- maintenance of a device on its own machine --------------------------------------------------
+
+AT_ONCE = 200  # labels per request
+
+
+@app.command()
+def status(
+    task: TaskArgument, device: Device, state: State = DEFAULT_STATE, json: AsJson = False
+) -> None:
+    """Show the state of the device on this machine, whether its agent runs or not."""
+    from edge_client.control.maintenance import state_of
+
+    layout = StateDir(state)
+    found = state_of(load_task(task), device_name(device), layout.device(device))
+    if json:
+        print_json(found.model_dump(mode="json"))
+        return
+    dropped = ", ".join(f"{count} {why}" for why, count in sorted(found.dropped.items())) or "0"
+    lines = [
+        f"{found.device}: {found.error or found.phase}, serves {found.active or 'no model'}"
+        + (f", was {found.previous}" if found.previous else ""),
+        f"epoch {found.epoch}: {found.produced} produced = {found.delivered} delivered + "
+        f"{sum(found.dropped.values())} dropped ({dropped}) + {found.pending} pending",
+        f"{found.samples} samples, {found.true_labels} with a true label, "
+        f"{found.teacher_labels} with the teacher's{_latency(found)}",
+    ]
+    if found.run is not None:
+        lines.append(f"takes part in run {found.run}{', at work' if found.working else ''}")
+    elif why := found.unable or found.held_back:
+        lines.append(f"cannot take part in runs: {why}")
+    groups = (
+        ("made no event", found.skipped),
+        ("irregular", found.irregular),
+        ("refused invitations to runs", found.refused_invitations),
+    )
+    for what, counts in groups:
+        if counts:
+            reasons = ", ".join(f"{why} {n}" for why, n in counts.items())
+            lines.append(f"{what} since the agent's start: {reasons}")
+    if found.challenger is not None:
+        lines.append(f"{found.challenger.text} beside {found.challenger.base}")
+    for line in lines:
+        say(line)
+
+
+def _latency(state: "DeviceState") -> str:
+    """A stopped device gives no answers, so nothing is said of how long they take."""
+    if not state.latency_p50_us:
+        return ""
+    return (
+        f"; answers take {state.latency_p50_us:.0f} us, {state.latency_p99_us:.0f} us at the 99th "
+        "percentile"
+    )
+
+
+@app.command()
+def drain(
+    task: TaskArgument,
+    device: Device,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds in total.")] = 60.0,
+    json: AsJson = False,
+) -> None:
+    """Stop the device's agent and send pending events; exits 1 if any are left.
+
+    Without an agent this command sends them.
+    """
+    from edge_client.control import maintenance
+
+    loaded, folder = load_task(task), StateDir(state).device(device_name(device))
+    tell = (lambda _text: None) if json else say
+    left = maintenance.drain(loaded, device, folder, broker_of(state, kafka), timeout, tell)
+    if json:
+        print_json({"device": device, "pending": left})
+    if left:
+        raise ProcessFailed(f"{left} events of {device} are still pending: check the broker")
+    tell(f"{device}: nothing is pending")
+
+
+@app.command()
+def label(
+    task: TaskArgument,
+    device: Device,
+    state: State = DEFAULT_STATE,
+    first: Annotated[
+        int | None, typer.Option("--from", min=0, help="Microseconds since 1970: the first.")
+    ] = None,
+    last: Annotated[
+        int | None, typer.Option("--to", min=0, help="The last; default: as --from.")
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option(help="The class's name or index, or the targets' values: 1.5,2.0.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Give a running device true labels of a time span, to learn from.
+
+    Without options it reads lines of JSON from standard input: {"from_us": 1, "to_us": 2, "label":
+    "walking"}.
+    """
+    from edge_client.control import maintenance
+    from edge_client.samples.labels import parse_label, parse_line
+
+    loaded, folder = load_task(task), StateDir(state).device(device_name(device))
+    if (first is None) != (value is None):
+        raise UsageError("give --from and --value, or neither")
+    if first is not None and value is not None:
+        found = [parse_label(loaded, first, first if last is None else last, value)]
+    else:
+        found = [parse_line(loaded, n, line) for n, line in enumerate(sys.stdin, 1) if line.strip()]
+    labelled = sum(
+        maintenance.label(folder, found[at : at + AT_ONCE]) for at in range(0, len(found), AT_ONCE)
+    )
+    if json:
+        print_json({"device": device, "labelled": labelled})
+        return
+    say(f"{device}: {labelled} segments have a true label")
+
+
+@app.command()
+def wipe(
+    task: TaskArgument,
+    device: Device,
+    state: State = DEFAULT_STATE,
+    lose_pending: Annotated[
+        bool, typer.Option("--lose-pending", help="Delete undelivered events too.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Delete a stopped device's data: spool, samples, counts, decisions; its models stay.
+
+    The next run begins a new epoch.
+    """
+    from edge_client.control import maintenance
+
+    load_task(task)
+    lost = maintenance.wipe(StateDir(state).device(device_name(device)), lose_pending=lose_pending)
+    if json:
+        print_json({"device": device, "lost": lost})
+        return
+    say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))

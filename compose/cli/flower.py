@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from compose.cli.arguments import (
     DEFAULT_STATE,
@@ -18,7 +17,7 @@ from compose.cli.arguments import (
     broker_from,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, print_json, say
+from compose.reports.terminal import console, print_json, say, table
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,17 +47,15 @@ def add(
             "default: create a pair here.",
         ),
     ] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="Replace the device's key.")] = False,
 ) -> None:
     """Admit a device's SuperNode by its key. A second call changes nothing.
 
     Prints the path of the private key that the SuperNode needs.
     """
     nodes = _nodes(state, superlink, superlink_ca)
-    done = nodes.add(device, public_key, renew=renew)
-    what = {"kept": "is registered already", "added": "is registered", "replaced": "has a new key"}
+    already = "" if nodes.add(device, public_key) else " already"
     where = "" if public_key else f": tidewheel edge run --node-key {nodes.key(device)}"
-    say(f"{device} {what[done]}{where}")
+    say(f"{device} is registered{already}{where}")
 
 
 @app.command("list")
@@ -77,10 +74,8 @@ def list_nodes(
     if json:
         print_json([vars(line) for line in found])
         return
-    table = Table("device", "node", "status", "key")
-    for line in found:
-        table.add_row(line.device or "-", line.node, line.status, line.fingerprint or "-")
-    console().print(table)
+    rows = ((one.device or "-", one.node, one.status, one.fingerprint or "-") for one in found)
+    console().print(table("", ("device", "node", "status", "key"), rows))
 
 
 @app.command("remove")

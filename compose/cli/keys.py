@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compose.cli.arguments import ANNOUNCED, DEFAULT_STATE, AsJson, Reason, RegistryPlace, State
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, print_json, say
+from compose.reports.terminal import console, print_json, say, table
 from streams.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,44 +46,41 @@ def list_keys(
     if json:
         print_json(rows)
         return
-    table = Table("id", "files", "private half", "devices", "signs")
-    for row in rows:
-        names, private = ", ".join(row["names"]), "here" if row["private"] else "-"
-        table.add_row(row["id"], names, private, row["devices"], "now" if row["in_use"] else "-")
-    console().print(table)
-
-
-@app.command("new")
-def new(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Default: its id.")] = None,
-    state: State = DEFAULT_STATE,
-    json: AsJson = False,
-) -> None:
-    """Create a key for later: <state>/keys/NAME.pem (0600) and NAME.pub. It signs nothing yet."""
-    from compose.security.keyring import make
-
-    made, path = make(StateDir(state).keys, name)
-    if json:
-        print_json({"id": made, "path": str(path)})
-        return
-    say(f"key {made} is in {path}; next: tidewheel keys trust {path.with_suffix('.pub')}")
+    columns = ("id", "private half", "devices", "signs")
+    cells = (
+        (one["id"], "here" if one["private"] else "-", one["devices"], "now" * one["in_use"])
+        for one in rows
+    )
+    console().print(table("", columns, cells))
 
 
 @app.command("trust")
 def trust(
-    file: Annotated[Path, typer.Argument(metavar="FILE.pub", help="The public key.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.pub]", help="The public key; default: a new one's."),
+    ] = None,
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
     reason: Reason = "",
 ) -> None:
-    """Announce another key that devices and workers trust."""
+    """Announce another key that devices and workers trust; it signs nothing yet.
+
+    Without a file a key is created: <state>/keys/ID.pem (0600) and ID.pub.
+    """
     from compose.security.keyring import keep_public
     from federation.registry import key_rotation
     from streams.contract.signing import key_id
-    from streams.runtime.key_files import load_private_key, load_public_key
+    from streams.runtime.key_files import load_private_key, load_public_key, write_private_key
 
-    layout, public = StateDir(state), load_public_key(file)
+    layout = StateDir(state)
     signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
+    if file is None:
+        fresh = Ed25519PrivateKey.generate()
+        public = fresh.public_key()
+        write_private_key(fresh, layout.keys / f"{key_id(public)}.pem")
+    else:
+        public = load_public_key(file)
     made = key_rotation.settled(lambda: key_rotation.trust(where, signer, public, reason))
     keep_public(layout.keys, public)
     if made is None:
@@ -94,7 +91,7 @@ def trust(
 
 @app.command("use")
 def use(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name or id.")],
+    name: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")],
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
 ) -> None:

@@ -1,15 +1,17 @@
 """The `tidewheel` command line.
 
-The table COMMANDS names every command and where it is. A command's module is imported when the
+The table GROUPS names every command and where it is. A command's module is imported when the
 command runs, not for `tidewheel --help`, and each command imports only its own part: a device needs
 no faust, a worker no Flower. Settings are read there once and passed down. An intentional error is
 one line on stderr; the exit code is 2 for wrong usage and 1 for a failure.
 """
 
+import ast
 import os
 import sys
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any
 
 # We use no plugin of pydantic's, and looking for some reads the metadata of every package.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
@@ -21,164 +23,98 @@ import typer.main
 
 from streams.contract.errors import TidewheelError
 
-
-class Place(NamedTuple):
-    """Where a command is: `attribute` of `module`, a function or the Typer app of a group. `help`
-    is the first sentence of the function's docstring, or the whole help of the group."""
-
-    module: str
-    attribute: str
-    help: str
-
-
-CLI = "compose.cli"
-COMMANDS = {
-    "releases": Place(
-        f"{CLI}.views",
-        "releases",
-        "Show the decisions about the models: number, when, kind, model, reason.",
-    ),
-    "timeline": Place(
-        f"{CLI}.views",
-        "timeline",
-        "Show what happened, when and why: runs, decisions, devices that went back, drift, "
-        "agreement.",
-    ),
-    "worker": Place(
-        f"{CLI}.server",
-        "worker",
-        "Run a scoring worker: close event-time windows and score them with the teacher.",
-    ),
-    "teacher": Place(
-        f"{CLI}.server",
-        "teacher",
-        "Sign new weights for the teacher and offer them; workers switch between two commits.",
-    ),
-    "controller": Place(
-        f"{CLI}.server",
-        "controller",
-        "Start federated runs when needed, and roll models out to the devices or back.",
-    ),
-    "train": Place(
-        f"{CLI}.server",
-        "train",
-        "Request a federated run from the controller, regardless of budgets; it starts after an "
-        "active one.",
-    ),
-    "superlink": Place(
-        f"{CLI}.flower",
-        "superlink",
-        "Run Flower's SuperLink on loopback, with TLS and for SuperNodes with registered keys "
-        "only.",
-    ),
-    "superexec": Place(
-        f"{CLI}.flower",
-        "superexec",
-        "Run Flower's SuperExec, which starts the server's part of each federated run, beside the "
-        "SuperLink of the same state folder.",
-    ),
-    "up": Place(
-        f"{CLI}.tasks",
-        "up",
-        "Run everything on this machine: broker, worker, devices, Flower, controller, console.",
-    ),
-    "simulate": Place(
-        f"{CLI}.tasks",
-        "simulation",
-        "Learn in federated rounds with simulated devices: no Kafka, no agents, no SuperNodes.",
-    ),
-    "prepare": Place(
-        f"{CLI}.tasks",
-        "prepare",
-        "Create the signing key, the first model and the teacher; `up` does this too.",
-    ),
-    "status": Place(
-        f"{CLI}.views",
-        "status",
-        "Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the "
-        "workers' speed and lag.",
-    ),
-    "rounds": Place(
-        f"{CLI}.views",
-        "rounds",
-        "Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.",
-    ),
-    "query": Place(f"{CLI}.views", "query", "Query the store with DuckDB."),
-    "tail": Place(
-        f"{CLI}.views",
-        "tail",
-        "Print the messages of a topic readably: the last ones, then new ones.",
-    ),
-    "console": Place(
-        f"{CLI}.views",
-        "console",
-        "Serve a live page of the fleet, and the same as JSON: overview, devices, learning, "
-        "releases, data quality, batch jobs.",
-    ),
-    "score": Place(
-        f"{CLI}.batch.score",
-        "score",
-        "Score stored segments with the model that devices run: one output row for each input row.",
-    ),
-    "new": Place(
-        f"{CLI}.tasks",
-        "new",
-        "Write a commented task file that runs as it is, on made-up readings.",
-    ),
-    "check": Place(
-        f"{CLI}.tasks",
-        "check",
-        "Look at a task before its first run: readings, labels, rates, model, sizes.",
-    ),
-    "edge": Place(f"{CLI}.edge", "app", "One device: run, status, drain, label, wipe."),
-    "dead-letters": Place(
-        f"{CLI}.dead_letters",
-        "app",
-        "Messages that could not be decoded or scored: list, show, replay.",
-    ),
-    "jobs": Place(
-        f"{CLI}.batch.jobs",
-        "app",
-        "Jobs of `tidewheel score`: run, list, show, logs, stop, resume, retry, prune.",
-    ),
-    "schedule": Place(
-        f"{CLI}.batch.schedule",
-        "app",
-        "Batch jobs at set times: add, list, show, backfill, remove.",
-    ),
-    "keys": Place(f"{CLI}.keys", "app", "Signing keys: list, new, trust, use, revoke."),
-    "models": Place(
-        f"{CLI}.models",
-        "app",
-        "The versions in the registry: list, show, verify, diff, promote, rollback, pause, resume, "
-        "prune.",
-    ),
-    "node": Place(
-        f"{CLI}.flower",
-        "app",
-        "The SuperNodes that may connect: add, list, remove, proxy-certificate.",
-    ),
+GROUPS = {
+    "Run": {
+        "up": "tasks:up",
+        "new": "tasks:new",
+        "check": "tasks:check",
+        "prepare": "tasks:prepare",
+        "worker": "worker:worker",
+        "controller": "server:controller",
+        "superlink": "flower:superlink",
+        "superexec": "flower:superexec",
+    },
+    "Devices": {"edge": "edge:app", "node": "flower:app"},
+    "Look": {
+        "status": "views:status",
+        "timeline": "views:timeline",
+        "rounds": "views:rounds",
+        "query": "views:query",
+        "tail": "views:tail",
+        "console": "views:console",
+        "dead-letters": "dead_letters:app",
+    },
+    "Batch": {
+        "score": "batch.score:score",
+        "jobs": "batch.jobs:app",
+        "schedule": "batch.schedule:app",
+    },
+    "Models and keys": {
+        "models": "models:app",
+        "keys": "keys:app",
+        "teacher": "server:teacher",
+        "train": "server:train",
+    },
+}
+COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
+HELP = {  # of a group of commands; that of a command is its function's docstring
+    "edge": "One device: run, status, drain, label, wipe.",
+    "node": "The SuperNodes that may connect: add, list, remove, proxy-certificate.",
+    "dead-letters": "Messages that could not be decoded or scored: list, replay.",
+    "jobs": "Jobs of `tidewheel score`: run, list, stop, resume, prune.",
+    "schedule": "Batch jobs at set times: add, list, backfill, remove.",
+    "models": "Versions in the registry: list, verify, promote, rollback, pause, resume, prune.",
+    "keys": "Signing keys: list, trust, use, revoke.",
 }
 
 
 def load(name: str) -> click.Command:
     """Import the command or group `name` of COMMANDS and return it."""
-    place = COMMANDS[name]
-    found = getattr(import_module(place.module), place.attribute)
+    module, attribute = COMMANDS[name].split(":")
+    found = getattr(import_module(f"compose.cli.{module}"), attribute)
     holder = typer.Typer(rich_markup_mode=None)
     if isinstance(found, typer.Typer):
-        holder.add_typer(found, name=name, help=place.help)
+        holder.add_typer(found, name=name, help=HELP[name])
     else:
         holder.command(name)(found)
     return typer.main.get_group(holder).commands[name]
 
 
+def help_of(name: str) -> str:
+    """Return the help of a command without importing it: the docstring of its function in the
+    source, of `run_<name>` where the command takes the options of its settings."""
+    if name in HELP:
+        return HELP[name]
+    module, attribute = COMMANDS[name].split(":")
+    path = Path(__file__).parent / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.FunctionDef) and node.name in (attribute, f"run_{attribute}"):
+            return ast.get_docstring(node) or ""
+    return ""
+
+
+class NotLoaded(click.Command):
+    """A command that is listed, and not imported."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        self.help = help_of(self.name or "")
+        return super().get_short_help_str(limit)
+
+
 class LazyGroup(typer.core.TyperGroup):
-    """The root of the command line: it lists COMMANDS, and imports a command to run it."""
+    """The root of the command line: it lists COMMANDS in their groups, and imports a command to run
+    it."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = {n: click.Command(n, help=place.help) for n, place in COMMANDS.items()}
+        self.commands = {name: NotLoaded(name) for name in COMMANDS}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        limit = formatter.width - 6 - max(map(len, COMMANDS))
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                rows = [(name, self.commands[name].get_short_help_str(limit)) for name in names]
+                formatter.write_dl(rows)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

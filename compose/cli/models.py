@@ -2,35 +2,35 @@
 needs a broker."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from compose.cli.arguments import (
     ANNOUNCED,
     DEFAULT_STATE,
     AsJson,
-    Reason,
     RegistryPlace,
     State,
     TaskArgument,
+    options_of,
     registry_of,
+    taking,
 )
 from compose.launcher.state_dir import StateDir
-from compose.reports.terminal import console, moment, print_json, say
+from compose.reports.terminal import console, moment, print_json, say, table
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
 from streams.fleet.wording import counted, short_runs
+from streams.runtime.options import option
 
 if TYPE_CHECKING:
     from federation.registry.manual import ManualDecision
+    from federation.registry.registry import Registry
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A version, as `list` shows it.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -39,47 +39,46 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @app.command("list")
 def list_models(
     task: TaskArgument,
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="That one alone.")] = None,
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
     json: AsJson = False,
 ) -> None:
-    """List the stored versions, oldest first, with the status of each."""
+    """List the stored versions, oldest first, with the status of each; of one its manifest, its
+    files, and the decisions about it with their evidence."""
     from federation.registry.catalog import versions
 
     loaded = load_task(task)
-    found = versions(registry_of(loaded, state, registry))
+    where = registry_of(loaded, state, registry)
+    if model is not None:
+        _show(where, model, json=json)
+        return
+    found = versions(where)
     if json:
         print_json([asdict(version) for version in found])
         return
     metric = named(metric_of(loaded).name)
-    table = Table("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
-    for version in found:
-        run = f"{version.run}, round {version.round}" if version.run else "-"
-        table.add_row(
-            version.model,
-            moment(version.created_us),
-            version.base or "-",
-            short_runs(run),
-            "-" if version.held_out is None else f"{version.held_out:.3g}",
-            f"{version.size:,}",
-            version.key or "-",
-            version.problem or version.holds,
+    columns = ("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
+    rows = (
+        (
+            one.model,
+            moment(one.created_us),
+            one.base or "-",
+            short_runs(f"{one.run}, round {one.round}") if one.run else "-",
+            "-" if one.held_out is None else f"{one.held_out:.3g}",
+            f"{one.size:,}",
+            one.key or "-",
+            one.problem or one.holds,
         )
-    console().print(table)
+        for one in found
+    )
+    console().print(table("", columns, rows))
 
 
-@app.command("show")
-def show(
-    task: TaskArgument,
-    model: Model,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    json: AsJson = False,
-) -> None:
-    """Show a version's manifest, its files, and the decisions about it with their evidence."""
+def _show(registry: "Registry", model: str, *, json: bool) -> None:
     from federation.registry.catalog import described
 
-    found = described(registry_of(load_task(task), state, registry), model)
+    found = described(registry, model)
     if json:
         print_json(found)
         return
@@ -135,72 +134,62 @@ def verify(
     raise typer.Exit(1 if report.problems else 0)
 
 
-@app.command("diff")
-def diff(
-    task: TaskArgument,
-    before: Annotated[str, typer.Argument(metavar="A")],
-    after: Annotated[str, typer.Argument(metavar="B")],
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    json: AsJson = False,
-) -> None:
-    """Show how two versions differ: manifests, metrics, each tensor, and the size of a delta."""
-    from federation.registry.catalog import difference
-
-    found = difference(registry_of(load_task(task), state, registry), before, after)
-    if json:
-        print_json(found)
-        return
-    for name, (old, new) in found["manifest"].items():
-        say(f"{name:14} {old} -> {new}")
-    for title, rows, form in (
-        ("metric", found["metrics"], lambda pair: pair),
-        ("tensor", found["tensors"], lambda change: [change["largest"], change["mean"]]),
-    ):
-        columns = (before, after) if title == "metric" else ("largest change", "mean change")
-        table = Table(title, *columns)
-        for name, value in rows.items():
-            table.add_row(name, *(_number(number) for number in form(value)))
-        if rows:
-            console().print(table)
-    say(f"files that differ: {', '.join(found['files']) or 'none'}")
-    say(f"{found['delta_bytes']:,} bytes as a delta, {found['whole_bytes']:,} complete")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
-
-
 # --- decisions of a person -----------------------------------------------------------------------
 
 
-@app.command()
-def promote(
-    task: TaskArgument,
-    model: Model,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    reason: Reason = "",
-    yes: Yes = False,
-) -> None:
+@dataclass(frozen=True)
+class Decisive:
+    """The options of a decision."""
+
+    task: str
+    state: Path = DEFAULT_STATE
+    registry: str | None = None
+    reason: str = ""
+    yes: Annotated[bool, option("Do not ask.")] = False
+
+    def decide(self, decide: Any, more: str = "") -> None:
+        """Make a decision, if it is confirmed; `more` is what changes beside what it says."""
+        from federation.registry.key_rotation import settled
+        from streams.runtime.key_files import load_private_key
+
+        def agree(text: str) -> None:
+            if self.yes:
+                return
+            if not sys.stdin.isatty():
+                text = f"{text}{more}; there is no terminal to confirm it on: use --yes"
+                raise UsageError(text)
+            if not typer.confirm(f"{text}{more}. Go on?"):
+                raise typer.Exit(1)
+
+        where = registry_of(load_task(self.task), self.state, self.registry)
+        key = load_private_key(StateDir(self.state).signing_key)
+        outcome: ManualDecision = settled(lambda: decide(where, key, self.reason, agree))
+        if outcome.made is None:
+            say(outcome.text)
+        else:
+            say(f"decision {outcome.made.decision.seq}: {outcome.text}; {ANNOUNCED}")
+
+    @property
+    def moved(self) -> str:
+        devices = len(load_task(self.task).device_names("fleet"))
+        return f": up to {devices} devices of the task's fleet change"
+
+
+def promote(options: Decisive, model: Model) -> None:
     """Let all devices serve a version, even a withdrawn one; another offered version is
     withdrawn."""
     from federation.registry import manual
 
-    agree = _agreement(yes, _moved(task))
-    _decide(task, state, registry, lambda r, key: manual.promote(r, key, model, reason, agree))
+    options.decide(
+        lambda where, key, *more: manual.promote(where, key, model, *more), options.moved
+    )
 
 
-@app.command()
 def rollback(
-    task: TaskArgument,
+    options: Decisive,
     to: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The version to go back to.")
     ] = None,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    reason: Reason = "",
-    yes: Yes = False,
 ) -> None:
     """Withdraw the offered version; without one, go back from the stable version to the one before.
 
@@ -208,75 +197,28 @@ def rollback(
     """
     from federation.registry import manual
 
-    agree = _agreement(yes, _moved(task))
-    _decide(task, state, registry, lambda r, key: manual.roll_back(r, key, to, reason, agree))
+    options.decide(lambda where, key, *more: manual.roll_back(where, key, to, *more), options.moved)
 
 
-@app.command()
-def pause(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    reason: Reason = "",
-    yes: Yes = False,
-) -> None:
+def pause(options: Decisive) -> None:
     """Keep the offered version at its stage until `resume`; devices change nothing.
 
     The controller still takes it back if it is worse. No run starts meanwhile.
     """
     from federation.registry import manual
 
-    agree = _agreement(yes)
-    _decide(task, state, registry, lambda r, key: manual.pause(r, key, reason, agree))
+    options.decide(manual.pause)
 
 
-@app.command()
-def resume(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    registry: RegistryPlace = None,
-    reason: Reason = "",
-    yes: Yes = False,
-) -> None:
+def resume(options: Decisive) -> None:
     """Continue a paused rollout from its stage, whose time limit begins again."""
     from federation.registry import manual
 
-    agree = _agreement(yes)
-    _decide(task, state, registry, lambda r, key: manual.resume(r, key, reason, agree))
+    options.decide(manual.resume)
 
 
-def _moved(task: str) -> str:
-    devices = len(load_task(task).device_names("fleet"))
-    return f": up to {devices} devices of the task's fleet change"
-
-
-def _agreement(yes: bool, more: str = "") -> Callable[[str], None]:
-    """Ask on a terminal before a decision is made; elsewhere it needs --yes. `more` is what changes
-    beside what the decision says."""
-
-    def agree(text: str) -> None:
-        if yes:
-            return
-        what = f"{text}{more}"
-        if not sys.stdin.isatty():
-            raise UsageError(f"{what}; there is no terminal to confirm it on: use --yes")
-        if not typer.confirm(f"{what}. Go on?"):
-            raise typer.Exit(1)
-
-    return agree
-
-
-def _decide(task: str, state: Path, place: str | None, decide: Any) -> None:
-    from federation.registry.key_rotation import settled
-    from streams.runtime.key_files import load_private_key
-
-    where = registry_of(load_task(task), state, place)
-    key = load_private_key(StateDir(state).signing_key)
-    outcome: ManualDecision = settled(lambda: decide(where, key))
-    if outcome.made is None:
-        say(outcome.text)
-    else:
-        say(f"decision {outcome.made.decision.seq}: {outcome.text}; {ANNOUNCED}")
+for made in (promote, rollback, pause, resume):
+    app.command(made.__name__)(taking(made, options_of(Decisive), lambda given: Decisive(**given)))
 
 
 @app.command("prune")
@@ -285,7 +227,6 @@ def prune(
     keep: Annotated[int, typer.Option(min=1, help="Number of the newest versions to keep.")],
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list them.")] = False,
     json: AsJson = False,
 ) -> None:
     """Remove the bytes of versions that are not needed; their decisions stay.
@@ -295,11 +236,11 @@ def prune(
     from federation.registry import manual
 
     where = registry_of(load_task(task), state, registry)
-    gone = manual.to_prune(where, keep) if dry_run else manual.prune(where, keep)
+    gone = manual.prune(where, keep)
     if json:
-        print_json({"removed": gone, "dry_run": dry_run})
+        print_json({"removed": gone})
         return
     for model in gone:
-        say(f"{model} {'would be removed' if dry_run else 'is removed'}")
+        say(f"{model} is removed")
     if not gone:
         say("nothing to remove")

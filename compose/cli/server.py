@@ -1,4 +1,4 @@
-"""The server's commands: `tidewheel worker`, `teacher`, `controller`, `train`."""
+"""The server's commands: `tidewheel teacher`, `controller`, `train`."""
 
 import signal
 import threading
@@ -13,116 +13,31 @@ from compose.cli.arguments import (
     DEFAULT_STATE,
     STAGES,
     Kafka,
-    MetricsHost,
-    MetricsPort,
-    Partitions,
     RegistryPlace,
-    Replication,
     Rounds,
     Stages,
     State,
-    StorePlace,
     Strategy,
     SuperlinkCa,
     TaskArgument,
-    Trust,
     address,
     broker_from,
     broker_of,
     checked_strategy,
     configure_log,
+    options_of,
     registry_of,
     shares_of,
-    trusted_keys,
+    taking,
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console
+from federation.controller.settings import ControllerSettings
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import UsageError
 from streams.contract.task import absolute_reference, load_task
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.health import HOST
-
-
-def worker(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    instance: Annotated[
-        str | None,
-        typer.Option(
-            help="This worker's stable name within its group; default: the host's name and the "
-            "first free number."
-        ),
-    ] = None,
-    store: StorePlace = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            help="The artifact of a fixed teacher; default: the one that the controller offers "
-            "on Kafka, and <state>/registry/teacher.twa until then."
-        ),
-    ] = None,
-    trust: Trust = None,
-    partitions: Partitions = 4,
-    replication: Replication = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Scoring threads; default: the processors, at most 4."),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda",
-            envvar="TIDEWHEEL_TEACHER_DEVICE",
-            help="Where the teacher runs; auto: on CUDA where there is one.",
-        ),
-    ] = "cpu",
-    keep_days: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Delete rows of the store whose windows are older by event time; default: never.",
-        ),
-    ] = None,
-    metrics_port: MetricsPort = None,
-    metrics_host: MetricsHost = HOST,
-) -> None:
-    """Run a scoring worker: close event-time windows and score them with the teacher.
-
-    Workers of one task share its partitions; each has a unique --instance. SIGTERM or Ctrl-C
-    stops it between two commits.
-    """
-    from streams.learning.torch_device import torch_device
-    from streams.worker.app import run
-    from streams.worker.settings import WorkerSettings, default_threads, hold
-    from streams.worker.store.place import beside, place_of
-
-    layout = StateDir(state)
-    configure_log()
-    processor = torch_device(device, "--device")
-    place = place_of(store) if store else layout.store
-    workers = beside(place, state)
-    name, _held = hold(workers, instance)
-    run(
-        WorkerSettings(
-            task=task,
-            broker=broker_from(kafka).model_copy(update={"replication": replication}),
-            store=place,
-            workers=workers,
-            trusted=trusted_keys(layout, trust),
-            teacher=teacher,
-            fallback=layout.registry / "teacher.twa",
-            instance=name,
-            partitions=partitions,
-            threads=threads or default_threads(),
-            device=processor,
-            keep_days=keep_days,
-            metrics_port=metrics_port,
-            metrics_host=metrics_host,
-        )
-    )
 
 
 def teacher(
@@ -154,7 +69,8 @@ def teacher(
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 
-def controller(
+def run_controller(
+    options: dict[str, Any],
     task: TaskArgument,
     superlink: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")
@@ -172,25 +88,11 @@ def controller(
     kafka: Kafka = None,
     rounds: Rounds = None,
     strategy: Strategy = None,
-    min_devices: Annotated[int, typer.Option(help="Devices that a run needs.")] = 2,
-    min_events: Annotated[int, typer.Option(help="Scored events before a run.")] = 200,
-    min_interval: Annotated[float, typer.Option(help="Seconds between two runs.")] = 60.0,
-    new_labels: Annotated[
-        int | None, typer.Option(help="New true labels that start a run; default: never.")
-    ] = None,
-    schedule: Annotated[
-        float | None, typer.Option(help="Seconds after which a run starts anyway.")
-    ] = None,
     stages: Stages = STAGES,
     registry: RegistryPlace = None,
     artifact_url: Annotated[
         str, typer.Option(metavar="URL", help="Where devices can also get the registry's files.")
     ] = "",
-    runs_per_day: Annotated[
-        int | None, typer.Option(min=0, help="Maximum of runs in 24 hours, except manual ones.")
-    ] = None,
-    metrics_port: MetricsPort = None,
-    metrics_host: MetricsHost = HOST,
 ) -> None:
     """Start federated runs when needed, and roll models out to the devices or back.
 
@@ -200,7 +102,6 @@ def controller(
     """
     from compose.launcher import flower_processes
     from federation.controller.controller import run
-    from federation.controller.settings import ControllerSettings
     from federation.rollout.rollout import Plan
 
     layout = StateDir(state)
@@ -211,7 +112,7 @@ def controller(
         "task": absolute_reference(task),
         "state": str(state.resolve()),
         "kafka": broker.bootstrap,
-        "minimum-nodes": min_devices,
+        "minimum-nodes": options["min_devices"],
         "superlink": address(superlink_for_devices or superlink),
     }
     if registry is not None:
@@ -235,17 +136,13 @@ def controller(
             plan=Plan(shares_of(stages)),
             url=artifact_url.rstrip("/"),
             submission=flower_processes.submission(state, where, config, superlink_ca),
-            min_events=min_events,
-            min_devices=min_devices,
-            min_interval_s=min_interval,
-            new_labels=new_labels,
-            schedule_s=schedule,
-            runs_per_day=runs_per_day,
-            metrics_port=metrics_port,
-            metrics_host=metrics_host,
+            **options,
         ),
         stop,
     )
+
+
+controller = taking(run_controller, options_of(ControllerSettings), dict)
 
 
 def train(

@@ -1,10 +1,10 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `releases`, `timeline`, `tail`, `query`,
-`console`."""
+"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `query`, `console`."""
 
 import time
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic_core import to_json
@@ -13,14 +13,12 @@ from compose.cli.arguments import (
     DEFAULT_STATE,
     AsJson,
     Kafka,
-    RegistryPlace,
     State,
     StorePlace,
     TaskArgument,
     broker_from,
     broker_of,
     configure_log,
-    registry_of,
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports import terminal
@@ -32,35 +30,6 @@ if TYPE_CHECKING:
     from streams.fleet.timeline import Entry
     from streams.fleet.view import FleetView
     from streams.kafka.reader import Reader, Received
-
-
-def releases(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    registry: RegistryPlace = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Read the registry, without a broker.")
-    ] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Show new ones until Ctrl-C.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Show the decisions about the models: number, when, kind, model, reason.
-
-    From Kafka, or from the registry without a broker. --json adds the evidence; with --follow it
-    prints JSON lines.
-    """
-    from compose.reports import releases as shown
-
-    if offline and follow:
-        raise UsageError("--follow needs a broker: omit --offline")
-    loaded, broker = load_task(task), None if offline else broker_of(state, kafka)
-    if follow and broker is not None:
-        for decision in shown.follow(loaded, broker):
-            shown.print_decision(decision, terminal.console(), as_json=json)
-        return
-    found = shown.read_decisions(loaded, broker, lambda: registry_of(loaded, state, registry))
-    shown.print_decisions(loaded.id, found, terminal.console(), as_json=json)
 
 
 def timeline(
@@ -109,9 +78,6 @@ def status(
     task: TaskArgument,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="All devices in the table, not the most urgent 50.")
-    ] = False,
     json: AsJson = False,
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
@@ -126,7 +92,7 @@ def status(
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6, past=True)
-    print_status(found, terminal.console(), as_json=json, whole=everything)
+    print_status(found, terminal.console(), as_json=json)
 
 
 def rounds(
@@ -183,9 +149,6 @@ def tail(
     --json prints a JSON object a line with every field. What cannot be decoded is printed with the
     reason.
     """
-    from json import dumps
-
-    from compose.reports.query_output import row_line
     from streams.contract.topics import topic_name
     from streams.kafka.readable import rows_of
     from streams.kafka.reader import Reader
@@ -226,13 +189,6 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over the tables above.")],
     state: State = DEFAULT_STATE,
     store: StorePlace = None,
-    form: Annotated[
-        Literal["table", "csv", "json", "parquet"],
-        typer.Option("--format", help="The output format."),
-    ] = "table",
-    output: Annotated[
-        Path | None, typer.Option(help="The output file; default: standard output.")
-    ] = None,
     json: AsJson = False,
 ) -> None:
     """Query the store with DuckDB.
@@ -240,24 +196,51 @@ def query(
     Tables: `scores` (one row per event), `labelled` (the same with the latest label,
     when, and by whom), `windows` (one row per device, window and model version: events, compared,
     agreeing, labelled, reports; of targets also mae and rmse from the teacher), `drops` and
-    `labels`. A table on the terminal shortens vectors; other formats have them whole.
+    `labels`. A table on the terminal shortens vectors; --json prints a line a row with all of it.
+    "COPY (SELECT ...) TO 'rows.parquet'" writes a file, .csv too.
     """
     import duckdb
 
-    from compose.reports.query_output import write_result
     from streams.worker.store.place import place_of
     from streams.worker.store.query import open_store
 
     connection = open_store(place_of(store) if store else StateDir(state).store)
     try:
         result = connection.sql(sql)
-        if result is not None:
-            rows = result.to_arrow_table()
-            write_result(rows, "json" if json else form, output, terminal.console())
+        if result is None:
+            return
+        found = result.to_arrow_table()
     except duckdb.Error as exc:
         raise UsageError(f"the query failed: {str(exc).splitlines()[0]}") from exc
     finally:
         connection.close()
+    if json:
+        for row in found.to_pylist():
+            typer.echo(dumps(row, default=str))
+    else:
+        cells = ([cell(value) for value in row.values()] for row in found.to_pylist())
+        terminal.console().print(terminal.table("", found.column_names, cells))
+
+
+SHOWN = 4  # of a vector's numbers
+
+
+def row_line(row: dict[str, Any]) -> str:
+    """One line of `name=value`; nested values as JSON, vectors shortened."""
+    return "  ".join(f"{name}={cell(value)}" for name, value in row.items())
+
+
+def cell(value: object) -> str:
+    """A value in a cell: of a vector the first numbers, with three digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return dumps(value, default=str)
+    if not isinstance(value, list):
+        return str(value)
+    shown = [f"{x:.3g}" if isinstance(x, float) else str(x) for x in value[:SHOWN]]
+    more = [f"… {len(value) - SHOWN} more"] if len(value) > SHOWN else []
+    return f"[{', '.join(shown + more)}]"
 
 
 def console(

@@ -18,7 +18,7 @@ from compose.console.charts import colour, spark
 from compose.console.device import device, trend
 from compose.console.moment import Moment
 from compose.console.watch import Watch
-from compose.reports import dead_letters, jobs, releases, rounds, status
+from compose.reports import dead_letters, jobs, rounds, status
 from streams.contract.task import Task
 from streams.fleet import wording
 from streams.fleet.timeline import ENTRIES, Entry
@@ -183,11 +183,6 @@ def add_api(app: FastAPI, site: Site) -> None:
     def get_rounds() -> Response:
         """`tidewheel rounds --json`, of the runs that the topic still has"""
         return json(watch.look(lambda seen: rounds.report_of(seen.view.task, seen.view.rounds)))
-
-    @get("releases", releases.DecisionsReport)
-    def get_releases() -> Response:
-        """`tidewheel releases --json`"""
-        return json(watch.look(lambda seen: releases.report_of(seen.view.task, seen.view.decided)))
 
     @get("timeline", list[Entry])
     def get_timeline(last: Annotated[int, Query(ge=1, le=ENTRIES)] = 200) -> Response:

@@ -8,32 +8,29 @@ listens on the loopback address only and keeps all of its own under `<state>/bro
     server.properties          written again at each start
     data/                      Kafka's log directory; it exists only once it is formatted whole
     embedded/                  the embedded broker's folder
-    pid                        the process last started
 """
 
-import contextlib
+import base64
 import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
-from compose.launcher.broker_storage import HOST, format_storage, properties_of
-from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
-from streams.kafka.admin import probe
+from streams.contract.errors import ProcessFailed, UsageError
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
+HOST = "127.0.0.1"
 # A heap that grows only when it must, and C1 alone: a third less CPU and memory for a start.
 HEAP = (
     "-Xms48m -Xmx256m -Xss512k -XX:+UseSerialGC -XX:MinHeapFreeRatio=10 -XX:MaxHeapFreeRatio=20 "
@@ -212,82 +209,66 @@ def command(choice: BrokerChoice, state: Path) -> Launch:
 def _check_ports(folder: Path, ports: Mapping[str, int]) -> None:
     for port in ports.values():
         if not _is_free(port):
-            left = _left_over(folder)
             raise UsageError(
-                f"port {port} of the broker in {folder} is in use"
-                + (f" by its own process {left}, which an earlier run left: end it" if left else "")
-                + ("" if left else f": free it, or remove {folder / 'ports.json'} to have another")
+                f"port {port} of the broker in {folder} is in use: free it, or remove "
+                f"{folder / 'ports.json'} to have another"
             )
 
 
-def _left_over(folder: Path) -> int | None:
-    """The process of an earlier run, where it still runs."""
-    try:
-        pid = int((folder / "pid").read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return None
-    return pid
+# --- the storage of a Kafka node of our own ------------------------------------------------------
+
+PARTITIONS = 4
 
 
-@contextlib.contextmanager
-def running(
-    choice: BrokerChoice, state: Path, log: Path, timeout_s: float = 60.0
-) -> Iterator[subprocess.Popen[bytes] | None]:
-    """Start the chosen broker, wait until it answers, and end it on the way out.
-
-    Gives its process, or None for a broker that is not ours. ProcessFailed has the log's last line.
-    """
-    if choice.kind == "external":
-        if not probe(choice.settings, timeout_s):
-            raise BrokerUnavailable(f"no broker answers: {choice.why}")
-        yield None
-        return
-    launch = command(choice, state)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            launch.argv,
-            env={**os.environ, **launch.env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C in the terminal is for us, who end the broker last
-        )
-    try:
-        write_atomic(state / "broker" / "pid", str(process.pid).encode())
-        _wait_until_it_answers(choice, process, log, timeout_s)
-        yield process
-    finally:
-        stop(process)
-
-
-def _wait_until_it_answers(
-    choice: BrokerChoice, process: subprocess.Popen[bytes], log: Path, timeout_s: float
+def format_storage(
+    script: Path, folder: Path, ports: Mapping[str, int], env: Mapping[str, str]
 ) -> None:
-    deadline = time.monotonic() + timeout_s
-    port = int(choice.settings.bootstrap.rpartition(":")[2])
-    while _is_free(port) or not probe(choice.settings, 1.0):
-        code = process.poll()
-        if code is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-            continue
-        lines = log.read_text(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "it wrote nothing"
-        how = f"did not answer in {timeout_s:.0f} s" if code is None else f"ended with code {code}"
-        raise ProcessFailed(
-            f"the broker at {choice.settings.bootstrap} {how}; the end of {log}: {last}"
-        )
+    """Format the storage beside its place and rename it, so that a crash leaves none or all."""
+    fresh, properties = folder / "data.new", folder / "format.properties"
+    shutil.rmtree(fresh, ignore_errors=True)
+    write_atomic(properties, properties_of(ports, fresh).encode("ascii"))
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # "=": an identifier that starts with "-" would be taken for a flag.
+    argv = [str(script), "format", f"--cluster-id={cluster}", "-c", str(properties), "--standalone"]
+    done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True)
+    if done.returncode or not fresh.is_dir():
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise ProcessFailed(f"{script} could not format {fresh}: {' '.join(last)}")
+    fresh.rename(folder / "data")
+    properties.unlink()
 
 
-def stop(process: subprocess.Popen[bytes], patience_s: float = 15.0) -> None:
-    """End a process group: SIGTERM, time to flush, then SIGKILL."""
-    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(wait_s)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what the group's leader may have left behind
+def properties_of(ports: Mapping[str, int], data: Path) -> str:
+    """server.properties of a single node that only this machine reaches."""
+    broker, controller = f"{HOST}:{ports['broker']}", f"{HOST}:{ports['controller']}"
+    if "," in str(data):
+        raise UsageError(f"Kafka takes no comma in its folder's name: {data}")
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.bootstrap.servers": controller,
+        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+        "log.dirs": _escaped(str(data)),
+        "num.partitions": PARTITIONS,
+        "auto.create.topics.enable": "false",
+        "log.cleaner.dedupe.buffer.size": 8_000_000,  # 128 MB, of topics that are never so long
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": PARTITIONS,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": PARTITIONS,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "group.initial.rebalance.delay.ms": 0,
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _escaped(text: str) -> str:
+    """Text as the value of a Java property, which is Latin-1 with escapes in UTF-16 units."""
+    units = text.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2)]
+    return "".join(chr(code) if 32 <= code < 127 else f"\\u{code:04x}" for code in codes)

@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from compose.launcher import flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
+from streams.runtime.options import option
 
 DEVICES = 6
 START_SPEED = 30.0
-
-HEARTBEAT_S = "1"  # for the screen
 
 
 @dataclass(frozen=True)
@@ -26,48 +23,34 @@ class UpOptions:
     task: str
     devices: Annotated[
         int | None,
-        typer.Option(help="Number of devices of the task's fleet. Default: 6, or all of fewer."),
+        option("Number of devices of the task's fleet. Default: 6, or all of fewer."),
     ] = None
     state: Path = Path(".tidewheel")
     kafka: str | None = None
     speed: Annotated[
         float | None,
-        typer.Option(
-            help="Replay speed: 1 is real time, 0 as fast as possible. Default: 30, and slower on "
-            "a machine whose cores are busy with nothing being learned."
+        option(
+            "Replay speed: 1 is real time, 0 as fast as possible. Default: 30, and slower on a "
+            "machine whose cores are busy with nothing being learned."
         ),
     ] = None
-    workers: Annotated[int, typer.Option(min=1, help="Number of scoring workers.")] = 1
+    workers: Annotated[int, option("Number of scoring workers.", ge=1)] = 1
     partitions: int = 4
     replication: int | None = None
     rounds: int | None = None
     strategy: str | None = None
     stages: str = "0.5,1"
     secure: Annotated[
-        bool,
-        typer.Option(
-            "--secure", help="TLS to the SuperLink, and a registered key for every SuperNode."
-        ),
+        bool, option("TLS to the SuperLink, and a registered key for every SuperNode.")
     ] = False
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes; default: at Ctrl-C.")
-    ] = None
-    until_closed: Annotated[
-        bool,
-        typer.Option(
-            "--until-closed",
-            help="Stop once every device has answered with a model learned by the fleet.",
-        ),
-    ] = False
-    timeout: Annotated[float, typer.Option(help="Seconds after which --until-closed fails.")] = (
-        600.0
+    minutes: Annotated[float | None, option("Stop after so many minutes; default: at Ctrl-C.")] = (
+        None
     )
-    no_console: Annotated[
-        bool, typer.Option("--no-console", help="Do not start the live page.")
+    until_closed: Annotated[
+        bool, option("Stop once every device has answered with a model learned by the fleet.")
     ] = False
-    jobs: Annotated[
-        bool, typer.Option("--jobs", help="Also run queued batch jobs and schedules.")
-    ] = False
+    timeout: Annotated[float, option("Seconds after which --until-closed fails.")] = 600.0
+    no_console: Annotated[bool, option("Do not start the live page.")] = False
     json: bool = False
 
     @property
@@ -115,14 +98,11 @@ class Commands:
         words += ["--state", str(self.options.state), "--speed", str(self.options.first_speed)]
         words += ["--superlink-ca", str(self.ca)] if self.ca else []
         words += ["--node-key", str(key)] if key else []
-        return self._launch(*words, "--stay", "--heartbeat", HEARTBEAT_S)
+        return self._launch(*words, "--stay")
 
     def console(self, port: int) -> Launch:
         words = ["console", self.reference, "--state", str(self.options.state)]
         return self._launch(*words, "--port", str(port))
-
-    def jobs(self) -> Launch:
-        return self._launch("jobs", "run", "--state", str(self.options.state))
 
     def controller(self, port: int, devices: int) -> Launch:
         """port: the SuperLink's."""

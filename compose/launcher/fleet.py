@@ -91,8 +91,6 @@ class Fleet:
         ensure_topics(choice.settings, topic_specs(own.task.id, options.partitions))
         if not options.no_console:
             self._start_console()
-        if options.jobs:
-            self.supervisor.start("jobs", own.jobs(), stop_s=20.0)
         for i in range(options.workers):
             name = f"worker-{i}" if options.workers > 1 else "worker"
             self.supervisor.start(name, own.worker(name), stop_s=20.0)

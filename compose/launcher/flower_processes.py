@@ -53,12 +53,10 @@ fab-include = ["README.md"]
 
 [tool.flwr.app.components]
 serverapp = "federation.server_app:app"
-clientapp = "{clientapp}"
+clientapp = "edge_client.client_app:app"
 
 [tool.flwr.app.config]
 """
-DEVICES = "edge_client.client_app:app"  # hands work to the agents of devices
-SIMULATED = "edge_client.simulation_app:app"  # is the devices
 
 _README = "Settings of a run. The code is the installed package's on every machine.\n"
 
@@ -76,23 +74,6 @@ def superlink(state: Path, port: int, tls: Tls | None = None) -> Launch:
     argv += ["--disable-runtime-dependency-installation"]
     argv += ["--superexec-auth-secret-file", str(_secret(folder))]
     return Launch(argv, environment(folder / "home"))
-
-
-def simulation(state: Path, port: int) -> tuple[Launch, Launch]:
-    """A SuperLink without nodes, and the SuperExec that starts a process for each run, which makes
-    the nodes with Ray.
-
-    Ray would listen on all addresses and take work from whoever reaches it: it gets a token, and is
-    kept to the loopback by its setting for systems where it would have to ask for more.
-    """
-    link = superlink(state, port)
-    ray = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    return Launch([*link.argv, "--simulation"], link.env), superexec(state, port, ray)
 
 
 def superexec(
@@ -126,26 +107,24 @@ def submission(
     address: str,
     config: Mapping[str, ConfigValue],
     ca: Path | None = None,
-    clientapp: str = DEVICES,
-    federation: str = "",
 ) -> Submission:
     """Write the app's folder and the connection to the SuperLink at `address` (HOST:PORT); return
     how to start and watch runs.
 
     `config` are the settings of this installation (task, state, minimum-nodes, …); each run may
-    change them. `federation` is what a simulation consists of.
+    change them.
     """
     folder = _folder(state)
     unknown = sorted(set(config) - set(RUN_CONFIG))
     if unknown:
         raise UsageError(f"a run has no setting {unknown[0]!r}; it has: {', '.join(RUN_CONFIG)}")
     app = folder / "app"
-    text = _APP.replace("{clientapp}", clientapp) + toml({**RUN_CONFIG, **config})
+    text = _APP + toml({**RUN_CONFIG, **config})
     tomllib.loads(text)  # a value that TOML cannot hold must fail here, not at the first run
     write_atomic(app / "pyproject.toml", text.encode())
     write_atomic(app / "README.md", _README.encode())
     ready = partial(listens, address)
-    return Submission(flwr(state, address, ca), app, federation, ready)
+    return Submission(flwr(state, address, ca), app, ready)
 
 
 def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flwr:

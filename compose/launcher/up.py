@@ -2,7 +2,7 @@
 
 1 look at the task; hold the state folder, choose the broker, start it
 2 meanwhile make the first model and the teacher (cached), sign and keep them
-3 create the topics; start console, the runner of jobs, worker, devices and the controller
+3 create the topics; start console, worker, devices and the controller
 4 watch: restart what dies, start SuperLink and SuperExec when a run wants them, show progress,
   until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it
@@ -12,8 +12,8 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from rich.console import Console
@@ -22,8 +22,7 @@ from compose.launcher import broker, progress
 from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands, UpOptions, chosen_devices
 from compose.launcher.fleet import Fleet, Flower
-from compose.launcher.pace import SLOWEST, Finding, Pace, read_busy
-from compose.launcher.progress import PhaseClock, Screen, silent
+from compose.launcher.progress import Finding, Pace, Phase, Screen, silent
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
@@ -70,7 +69,6 @@ class Up:
         self._interrupts = Interrupts()
         self._topics_gone = False
         self._tls: Tls | None = None
-        self._phases: dict[str, float] = {}
         self._began_us = time.time_ns() // 1000
         self._drained_us = sys.maxsize  # when the devices began to end
 
@@ -79,24 +77,21 @@ class Up:
         with ExitStack() as held, self._interrupts:
             follower: Follower | None = None
             try:
-                with self._phase("first model"):
-                    choice = self._prepare(held)
-                with self._phase("start"):
-                    ca = None if self._tls is None else self._tls.ca
-                    own = Commands(self._options, self._reference, self._task, choice, ca)
-                    [port] = broker.free_ports(1)
-                    self._flower = Flower(own, self._supervisor, port, self._tls)
-                    self._fleet = Fleet(
-                        own, self._layout, self._supervisor, self._flower, self._tls, self._await,
-                        self._screen.say,
-                    )  # fmt: skip
-                    self._fleet.start(self._devices)
-                    follower = Follower(choice.settings, self._task.id)
-                    follower.start()
+                choice = self._prepare(held)
+                ca = None if self._tls is None else self._tls.ca
+                own = Commands(self._options, self._reference, self._task, choice, ca)
+                [port] = broker.free_ports(1)
+                self._flower = Flower(own, self._supervisor, port, self._tls)
+                self._fleet = Fleet(
+                    own, self._layout, self._supervisor, self._flower, self._tls, self._await,
+                    self._screen.say,
+                )  # fmt: skip
+                self._fleet.start(self._devices)
+                follower = Follower(choice.settings, self._task.id)
+                follower.start()
                 self._interrupts.check()
                 closed = self._watch(follower)
-                with self._phase("drain"):
-                    self._drain(follower)
+                self._drain(follower)
                 return self._report(follower, closed)
             except Interrupted:
                 self._interrupts.patient = True
@@ -169,10 +164,10 @@ class Up:
         closed = False
         self._screen.say(progress.start_lines(len(self._devices), o.stages))
         live = self._task.source == "live"
-        phases = PhaseClock(self._devices, self._began_us, live=live)
+        phase = Phase(self._devices, self._began_us, live=live)
         patience_s: float | None = progress.patience_s(len(self._devices))
-        pace = Pace(o.first_speed, read_busy(), fixed=o.speed is not None)
-        slowest = o.first_speed * SLOWEST if o.speed is None else o.speed
+        pace = Pace(o.first_speed, progress.read_busy(), fixed=o.speed is not None)
+        slowest = o.first_speed * progress.SLOWEST if o.speed is None else o.speed
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break
@@ -184,12 +179,12 @@ class Up:
 
                 def look(view: FleetView) -> None:
                     nonlocal patience_s
-                    phases.look(view)
+                    phase.look(view)
                     now_s = time.time()
                     since = progress.stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
-                    screen.show(view, phases.now, since)
+                    screen.show(view, phase.now, since)
                     heard = all(d in view.devices for d in self._devices)
-                    rest = heard and not live and phases.now == "inference"
+                    rest = heard and not live and phase.now == "inference"
                     if found := pace.look(at_rest=rest):
                         self._say_pace(found)
                     if patience_s is not None and time.monotonic() - began > patience_s:
@@ -202,14 +197,13 @@ class Up:
                     follower.keep(self._layout.last_seen)
                     kept_at = time.monotonic()
                 elapsed = time.monotonic() - began
-                closed = phases.closed
+                closed = phase.closed
                 if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):
                     break
                 if o.until_closed and elapsed > o.timeout:
                     screen.say(f"the loop has not closed in {o.timeout:.0f} s")
                     follower.read(lambda view: screen.say(progress.why_open(view, self._task)))
                     break
-        self._phases |= phases.seconds
         return closed
 
     def _say_pace(self, found: Finding) -> None:
@@ -287,7 +281,7 @@ class Up:
             mine = replace(view, devices=known, ended=ended, rounds=rounds)
             state = self._options.state
             store, metric = self._layout.store, metric_of(self._task).name
-            found = summarize(mine, server, self._phases, store, state, metric)
+            found = summarize(mine, server, store, state, metric)
             unheard = silent(view, self._devices, began_us)
             restarts = dict(self._supervisor.restarts)
             return found.model_copy(update={"restarts": restarts, "silent": unheard})
@@ -310,11 +304,3 @@ class Up:
         ):
             return 1
         return 3 if summary.grave else 0
-
-    # --- time -------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self._phases[name] = time.monotonic() - began

@@ -1,5 +1,7 @@
 """Looking at a task before its first run: its data, its models, and what it costs."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from streams.contract.errors import TaskError
-from streams.contract.task import ROLES, Device, Task, check_model
+from streams.contract.task import ROLES, Device, Task, check_model, load_task
 from streams.segments.findings import Finding, findings
 from streams.segments.outcomes import outcome_finding
-from streams.segments.survey import READINGS, Survey, survey
+from streams.segments.survey import READINGS, Survey, own_line, survey
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
 STEPS = 2
@@ -84,11 +86,9 @@ def _of_outcomes(task: Task, devices: list[Device], readings: int) -> list[Findi
     return [] if found is None else [found]
 
 
-def check_task(task: Task, readings: int = READINGS, *, models: bool = True) -> TaskReport:
-    """As check_data; with `models` also build, train two steps and export the device model."""
+def check_task(task: Task, readings: int = READINGS) -> TaskReport:
+    """As check_data; also build, train two steps and export the device model."""
     report = check_data(task, readings)
-    if not models:
-        return report
     began = time.monotonic()
     try:
         parameters = _try_models(task)
@@ -207,3 +207,38 @@ def _lines(report: TaskReport) -> list[str]:
             f"({report.model_s:.1f} s)"
         )
     return lines
+
+
+# --- the import of a task file, as a device does it: without torch -------------------------------
+
+WITHIN_S = 60.0
+
+
+def import_finding(reference: str) -> Finding | None:
+    """Return where the file of a task imports torch; None if it does not. A separate process
+    imports it, in which torch cannot be imported."""
+    command = [sys.executable, "-m", "compose.preflight.check", reference]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S)
+    except subprocess.TimeoutExpired:
+        return None  # it was imported here before: the machine is busy
+    if done.returncode != 3:
+        return None
+    text = f"importing the file needs torch ({done.stdout.splitlines()[-1]})"
+    advice = "import torch inside of `build_model`: devices import this file without it"
+    return Finding("error", "imports", text, advice)
+
+
+def main() -> None:
+    sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        load_task(sys.argv[1])
+    except TaskError as exc:
+        cause = exc.__cause__
+        if isinstance(cause, ImportError) and (cause.name or "").partition(".")[0] == "torch":
+            sys.stdout.write(f"{own_line(cause).removeprefix(', ') or cause}\n")
+            sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

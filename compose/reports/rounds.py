@@ -51,11 +51,10 @@ class RunSummary:
     rounds: list[RoundSummary] = field(default_factory=list)
 
 
-def from_journals(runs: Path, run: str = "*") -> list[RoundEvent]:
-    """Return the events in runs/<run>/rounds.jsonl, of all runs or of one; ignores a line that a
-    kill truncated."""
+def from_journals(runs: Path) -> list[RoundEvent]:
+    """Return the events in runs/<run>/rounds.jsonl; ignores a line that a kill truncated."""
     found = []
-    for path in sorted(runs.glob(f"{run}/rounds.jsonl")):
+    for path in sorted(runs.glob("*/rounds.jsonl")):
         for line in path.read_bytes().splitlines():
             try:
                 found.append(RoundEvent.decode(line))

@@ -84,28 +84,23 @@ def report_of(status: Status) -> StatusReport:
     )
 
 
-def print_status(status: Status, console: Console, *, as_json: bool, whole: bool = False) -> None:
-    """Print it; the table has at most ROWS devices unless `whole`."""
+def print_status(status: Status, console: Console, *, as_json: bool) -> None:
+    """Print it; the table has the ROWS most urgent devices."""
     if as_json:
         print_json(report_of(status), console)
         return
     states = [state for _, state in sorted(status.view.everyone.items())]
-    chosen = states if whole else _chosen(status, states)
+    chosen = sorted(
+        sorted(states, key=lambda state: _urgency(status, state))[:ROWS], key=lambda s: s.device
+    )
     console.print(_table(status, chosen))
     if left := len(states) - len(chosen):
         urgent = sum(_urgency(status, state) < CALM for state in states)
         more = max(0, urgent - ROWS)
-        console.print(
-            f"{counted(left, 'more device', 'more devices')}, {more} need attention: --all"
-        )
+        all_of = "the console and --json have all"
+        console.print(f"{counted(left, 'more device')}, {more} need attention: {all_of}")
     for line in _lines(status):
         console.print(line, highlight=False, markup=False)
-
-
-def _chosen(status: Status, states: Sequence[DeviceState]) -> list[DeviceState]:
-    """Return the ROWS most urgent devices, by name."""
-    urgent = sorted(states, key=lambda state: _urgency(status, state))[:ROWS]
-    return sorted(urgent, key=lambda state: state.device)
 
 
 def _urgency(status: Status, state: DeviceState) -> float:

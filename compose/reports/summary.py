@@ -87,7 +87,6 @@ class Summary(BaseModel):
     stable_model: str | None  # that all are to serve
     held_out_before: float | None
     held_out_after: float | None
-    phases: dict[str, float]
     store: str
     sql: str
     runs: list[RoundEvent]  # those that the gate decided on
@@ -154,7 +153,6 @@ class Summary(BaseModel):
 def summarize(
     view: FleetView,
     server: ServerCounts,
-    phases: Mapping[str, float],
     store: Path,
     state: Path,
     metric: str = "accuracy",
@@ -183,7 +181,7 @@ def summarize(
         stable_model=standing.stable.model if standing.stable else last,
         held_out_before=_audit((passed or runs)[0])[0] if runs else None,
         held_out_after=_audit(passed[-1])[1] if passed else None,
-        phases=dict(phases), store=str(store / "scores"), sql=query_line(state, shown.metric),
+        store=str(store / "scores"), sql=query_line(state, shown.metric),
         runs=runs,
         decisions=[f"{d.kind} {d.model}" for d in view.decided if d.kind not in OF_KEYS],
     )  # fmt: skip
@@ -301,7 +299,6 @@ def _figures(summary: Summary) -> Table:
         "event account": "{} produced = {} delivered + {} dropped + {} pending; "
         "{} scored + {} declared dropped: ".format(*sums)
         + ("balances" if summary.balanced else "DOES NOT BALANCE"),
-        "seconds": ", ".join(f"{name} {s:.1f}" for name, s in summary.phases.items()),
         "answer instead": "\n".join(other),
         "restarted": ", ".join(f"{k} {counted(n, 'time')}" for k, n in summary.restarts.items()),
     }  # fmt: skip

@@ -1,2 +1,2 @@
 """Keys and certificates of a state folder: `certificates` (the SuperLink's TLS), `keyring` (signing
-keys), `node_keys` and `node_registry` (the SuperNodes that are admitted)."""
+keys) and `node_registry` (the SuperNodes that are admitted)."""

@@ -2,9 +2,8 @@
 
     <state>/keys/signing.pem   0600 the current signing key
     <state>/keys/signing.pub        its public key
-    <state>/keys/<id>.pem      0600 an earlier signing key
-    <state>/keys/<id>.pub           a key that was announced to devices, or an earlier signing key
-    <state>/keys/<name>.pem    0600 a key created for later; <name>.pub its public key
+    <state>/keys/<id>.pem      0600 an earlier signing key, or one created for later
+    <state>/keys/<id>.pub           its public key, or that of a key announced to devices
 
 To switch to another key:
 
@@ -18,8 +17,7 @@ new key signs, and signing.pub is the old one's, which devices still trust. A re
 rest.
 """
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -34,37 +32,16 @@ from streams.runtime.key_files import (
     write_public_key,
 )
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 SIGNING = "signing"
 
 
 @dataclass
 class StoredKey:
-    """One key of the folder; `names` are those of its files, without suffixes."""
+    """One key of the folder."""
 
     id: str
-    names: list[str] = field(default_factory=list)
     private: bool = False
     in_use: bool = False
-
-
-def make(keys: Path, name: str | None) -> tuple[str, Path]:
-    """Create a key pair; return its id and the path of the private key. The default name is the
-    id."""
-    if name is not None and (name == SIGNING or not NAME.fullmatch(name)):
-        raise UsageError(
-            f"key name {name!r}: lower-case letters, digits and '-' only, at most 41, not "
-            f"'{SIGNING}'"
-        )
-    key = Ed25519PrivateKey.generate()
-    made = key_id(key.public_key())
-    path = keys / f"{name or made}.pem"
-    for taken in (path, path.with_suffix(".pub")):
-        if taken.exists():
-            raise UsageError(f"{taken} exists already: use another name, or remove it")
-    write_public_key(key.public_key(), path.with_suffix(".pub"))
-    write_private_key(key, path)
-    return made, path
 
 
 def keep_public(keys: Path, public: Ed25519PublicKey) -> Path:
@@ -76,14 +53,10 @@ def keep_public(keys: Path, public: Ed25519PublicKey) -> Path:
 
 
 def private_key(keys: Path, wanted: str) -> Ed25519PrivateKey:
-    """Return the key of that name or id; raise UsageError if its private key is not in the
-    folder."""
-    if NAME.fullmatch(wanted):
-        if (path := keys / f"{wanted}.pem").exists():
-            return load_private_key(path)
-        for path in sorted(keys.glob("*.pem")):
-            if key_id((key := load_private_key(path)).public_key()) == wanted:
-                return key
+    """Return the key of that id; raise UsageError if its private key is not in the folder."""
+    for path in sorted(keys.glob("*.pem")):
+        if key_id((key := load_private_key(path)).public_key()) == wanted:
+            return key
     raise UsageError(f"no private key {wanted} in {keys}: `tidewheel keys list` shows the keys")
 
 
@@ -113,8 +86,6 @@ def kept_keys(keys: Path) -> list[StoredKey]:
         private = path.suffix == ".pem"
         public = load_private_key(path).public_key() if private else load_public_key(path)
         kept = found.setdefault(key_id(public), StoredKey(key_id(public)))
-        if path.stem not in kept.names:
-            kept.names.append(path.stem)
         kept.private |= private
         kept.in_use |= private and path.stem == SIGNING
     return [found[name] for name in sorted(found)]

@@ -25,7 +25,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -74,7 +73,7 @@ def own_key(path: Path) -> str:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise UsageError(
-            f"cannot read the node's key {path}: {exc}: --renew creates another"
+            f"cannot read the node's key {path}: {exc}: `tidewheel node remove` it"
         ) from exc
     public = key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
@@ -108,9 +107,6 @@ def fingerprint(public: str) -> str:
     """Return the fingerprint as `ssh-keygen -l` shows it: SHA256 and base64 of the key's bytes."""
     digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
-
-
-Done = Literal["kept", "added", "replaced"]
 
 
 @dataclass(frozen=True)
@@ -171,30 +167,27 @@ class Nodes:
         device: str,
         public_key: Path | None = None,
         *,
-        renew: bool = False,
         statuses: Mapping[str, str] | None = None,
-    ) -> Done:
-        """Admit a device, with a key of ours or its own; do nothing if it is admitted with that
-        key.
+    ) -> bool:
+        """Admit a device, with a key of ours or its own; return False, and do nothing, if it is
+        admitted with that key.
 
         statuses: from self.statuses(), if known. Raises UsageError if it is admitted with another
-        key and `renew` is not set, or if the SuperLink has had this key before.
+        key, or if the SuperLink has had this key before.
         """
         kept = self._read(device)
         given = read_public_key(public_key) if public_key is not None else None
         inside = is_registered(kept, self.statuses() if statuses is None else statuses)
         if inside and kept is not None:
-            if kept.public_key == given or (given is None and not renew and self._is_own(kept)):
-                return "kept"
-            if not renew:
-                raise UsageError(
-                    f"{device} is registered with another key, {fingerprint(kept.public_key)}: "
-                    "--renew replaces it"
-                )
-            self._unregister(kept.node)
-        entry = self._take(device, given) if given else self._make(device, anew=inside)
+            if kept.public_key == given or (given is None and self._is_own(kept)):
+                return False
+            raise UsageError(
+                f"{device} is registered with another key, {fingerprint(kept.public_key)}: "
+                f"tidewheel node remove {device}"
+            )
+        entry = self._take(device, given) if given else self._make(device)
         write_atomic(self._of(device) / "node.json", entry.encode())
-        return "replaced" if inside else "added"
+        return True
 
     def add_all(self, devices: Sequence[str]) -> None:
         """Admit devices with keys of ours, two at a time, because each takes most of a second of a
@@ -226,10 +219,10 @@ class Nodes:
             )
         return Node(device=device, public_key=public, node=node)
 
-    def _make(self, device: str, *, anew: bool) -> Node:
-        """Register a key of ours: the existing one unless `anew`."""
+    def _make(self, device: str) -> Node:
+        """Register a key of ours: the existing one, if the SuperLink takes it."""
         key = self.key(device)
-        public = own_key(key) if key.exists() and not anew else make_key(key)
+        public = own_key(key) if key.exists() else make_key(key)
         node = self._register(public_path(key))
         if node is None:
             public = make_key(key)

@@ -49,14 +49,14 @@ def main(
     if code != -signal.SIGKILL:
         raise ProcessFailed(f"the job was to be killed at {KILLED_AT}, and exits with {code}")
     say("\n2 the job was killed in the middle:")
-    tidewheel("jobs", "show", f"{out}.job", "--state", state)
+    tidewheel("jobs", "list", f"{out}.job", "--state", state)
     say("\n3 it goes on:")
     tidewheel("jobs", "resume", f"{out}.job", "--state", state)
     served = demo if StateDir(demo).public_key.exists() else state
     say(f"\n4 into DuckDB, with the served model of {served}:")
     tidewheel(*words, "--to", state / "scores.duckdb", "--state", served)
     _compare(out, state / "scores.duckdb")
-    say(f"\nthe report is {out}.job/report.html, the manifest {out / '_manifest.json'}")
+    say(f"\nthe report is {out}.job/report.md, the manifest {out / '_manifest.json'}")
 
 
 def _compare(folder: Path, database: Path) -> None:

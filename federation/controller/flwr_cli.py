@@ -60,13 +60,11 @@ class Flwr:
 
 @dataclass(frozen=True)
 class Submission:
-    """How runs are started and watched: the command and the app's folder. `federation` describes a
-    simulation, as for `flwr run --federation-config`; "" for real devices. ready: whether the
+    """How runs are started and watched: the command and the app's folder. ready: whether the
     SuperLink answers."""
 
     flwr: Flwr
     app: Path
-    federation: str = ""
     ready: Callable[[], bool] = lambda: True
 
     def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
@@ -78,8 +76,6 @@ class Submission:
         path = folder / "run-config.toml"
         write_atomic(path, toml(config).encode())
         words = [str(self.app), self.flwr.connection, "--run-config", str(path)]
-        if self.federation:
-            words += ["--federation-config", self.federation]
         return run_id(self.flwr.call("run", *words))
 
     def runs(self) -> dict[str, str]:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.rollout.rollout import Plan
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.health import HOST
+from streams.runtime.options import option
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,20 @@ class ControllerSettings:
     run_config: Mapping[str, ConfigValue] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
     url: str = ""
-    min_events: int = 200
-    min_devices: int = 2
-    min_interval_s: float = 60.0
-    new_labels: int | None = None
-    schedule_s: float | None = None
-    runs_per_day: int | None = None
+    min_devices: Annotated[int, option("Devices that a run needs.")] = 2
+    min_events: Annotated[int, option("Scored events before a run.")] = 200
+    min_interval_s: Annotated[float, option("Seconds between two runs.", name="--min-interval")] = (
+        60.0
+    )
+    new_labels: Annotated[
+        int | None, option("New true labels that start a run; default: never.")
+    ] = None
+    schedule_s: Annotated[
+        float | None, option("Seconds after which a run starts anyway.", name="--schedule")
+    ] = None
+    runs_per_day: Annotated[
+        int | None, option("Maximum of runs in 24 hours, except manual ones.", ge=0)
+    ] = None
     metrics_port: int | None = None
     metrics_host: str = HOST
 

@@ -1,22 +1,17 @@
-"""The registry's versions: their list, status, description and differences, and the one that a
-name stands for."""
+"""The registry's versions: their list, status and description, and the one that a name stands
+for."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
-
 from federation.registry.registry import Registry
-from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.artifact import Artifact
 from streams.contract.decisions import Decision, DesiredState
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import metric_of
-from streams.contract.weights import delta
 from streams.contract.window_metrics import ERRORS
 
 SERVED, BEST, TEACHER = "served", "best:", "teacher"
@@ -106,61 +101,6 @@ def describe_decision(decision: Decision) -> dict[str, Any]:
     fields = ("seq", "time_us", "kind", "model", "reason", "evidence", "run", "key")
     found = {name: getattr(decision, name) for name in fields}
     return {**found, "share": decision.standing.share, "stage": decision.standing.stage}
-
-
-def difference(registry: Registry, before: str, after: str) -> dict[str, Any]:
-    """Return what changed between two versions.
-
-    `manifest` and `metrics` hold pairs, None where one is missing; `tensors` the largest and the
-    mean absolute change, None for another shape; `delta_bytes` the size of the delta, `whole_bytes`
-    that of the artifact.
-    """
-    old, new = registry.load(before), registry.load(after)
-    manifest = {
-        name: [value, getattr(new.manifest, name)]
-        for name, value in old.manifest
-        if name not in ("metrics", "files") and value != getattr(new.manifest, name)
-    }
-    names = sorted({*old.manifest.metrics, *new.manifest.metrics})
-    metrics = {n: [old.manifest.metrics.get(n), new.manifest.metrics.get(n)] for n in names}
-    whole = registry.read(after)
-    return {
-        "before": before,
-        "after": after,
-        "manifest": manifest,
-        "metrics": metrics,
-        "files": _changed_files(old, new),
-        "tensors": _changes(_tensors(old), _tensors(new)),
-        "delta_bytes": len(delta.make(whole, old.files)),
-        "whole_bytes": len(whole),
-    }
-
-
-def _changed_files(old: Artifact, new: Artifact) -> list[str]:
-    names = sorted({*old.files, *new.files})
-    return [name for name in names if old.files.get(name) != new.files.get(name)]
-
-
-def _tensors(artifact: Artifact) -> dict[str, np.ndarray]:
-    try:
-        return dict(safetensors.numpy.load(artifact.files[WEIGHTS]))
-    except (KeyError, SafetensorError) as exc:
-        raise ArtifactError("weights", f"{artifact.model} has no weights to read: {exc}") from exc
-
-
-def _changes(
-    old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {}
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if before is None or after is None or before.shape != after.shape:
-            found[name] = {"largest": None, "mean": None}
-            continue
-        change = np.abs(after.astype(np.float64) - before.astype(np.float64))
-        largest, mean = (change.max(), change.mean()) if change.size else (0.0, 0.0)
-        found[name] = {"largest": float(largest), "mean": float(mean)}
-    return found
 
 
 # --- by name -------------------------------------------------------------------------------------

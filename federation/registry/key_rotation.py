@@ -89,7 +89,7 @@ def trust(
     keys.check(key)
     desired = last.decision.standing
     if name in keys.revoked:
-        raise UsageError(f"key {name} is revoked for good: create one with `tidewheel keys new`")
+        raise UsageError(f"key {name} is revoked for good: create one with `tidewheel keys trust`")
     wanted = {key_id(k): k.public_bytes_raw().hex() for k in (key.public_key(), public)}
     if wanted.items() <= desired.keys.items():
         return None

@@ -1,11 +1,15 @@
-"""Ctrl-C and SIGTERM for a command that has things to take down.
+"""Ctrl-C and SIGTERM for a command that has things to take down, and the end of the process that
+started this one.
 
 While it makes something ready a signal breaks that off where it stands, by an exception. Python
 swallows an exception that is raised while a destructor or a weak reference's callback runs, so
 whoever gets on with something asks `check` at each step. Once `patient`, a signal sets flags alone.
 """
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from types import TracebackType
 from typing import Self
@@ -48,3 +52,14 @@ class Interrupts:
         self.seen += 1
         if first and not self.patient:
             raise Interrupted
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> bool:
+    """Let this process be killed when its parent ends (Linux); return False if that has ended."""
+    if sys.platform != "linux":
+        return True
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent

@@ -170,7 +170,7 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
     missing = [name for name in task.classes if not counts[name]]
     if counts and missing:
         text = f"no label of {', '.join(missing)} in the readings that were looked at"
-        found.append(Finding("warning", "classes", text, "look at more with --readings"))
+        found.append(Finding("warning", "classes", text, "later readings may have it"))
     share = task.training.label_share
     if task.source == "recorded" and counts and share < 1 and task.outcomes is None:
         text = f"a device learns from {share:.0%} of its true labels and is measured on the others"

@@ -51,7 +51,7 @@ def _tried(task: Task, device: str, readings: int) -> Finding | None:
     if count:
         return None
     text = f"outcomes() yields nothing for the answers to the first {readings} readings"
-    return Finding("warning", device, text, "look at more with --readings, if labels come later")
+    return Finding("warning", device, text, "later readings may have one")
 
 
 def _answers(task: Task, device: str, readings: int) -> Iterator[Answered]:

@@ -13,12 +13,13 @@ import socket
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
 from streams.learning.torch_device import CPU
 from streams.runtime.health import HOST
+from streams.runtime.options import option
 from streams.worker.store.place import Place, beside
 
 MAX_THREADS = 4
@@ -45,8 +46,7 @@ class WorkerSettings:
     instance: the worker's stable name in its group; partitions: of `events`, if it
     is created; threads: for scoring; device: of the teacher's forward passes, "cpu" or "cuda";
     buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a partition between two
-    runs of maintenance; keep_days: of event time, after which rows are deleted, None for never;
-    metrics_port: on loopback, 0 for a free one.
+    runs of maintenance; metrics_port: on loopback, 0 for a free one.
     """
 
     task: str
@@ -62,7 +62,11 @@ class WorkerSettings:
     device: str = CPU
     buffer_bytes: int = 512_000_000
     upkeep_every: int = 256
-    keep_days: float | None = None
+    keep_days: Annotated[
+        float | None,
+        option("Delete rows of the store whose windows are older by event time; default: never.",
+               ge=1),
+    ] = None  # fmt: skip
     metrics_port: int | None = None
     metrics_host: str = HOST
     workers: Path | None = None

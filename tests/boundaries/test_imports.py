@@ -310,7 +310,6 @@ def test_the_controller_needs_neither_flower_nor_torch() -> None:
 FLOWER = {
     "federation.server_app",
     "edge_client.client_app",
-    "edge_client.simulation_app",
     "edge_client.supernode",
 }
 

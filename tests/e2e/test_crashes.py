@@ -23,6 +23,7 @@ from streams.contract.topics import FLEET, topic_name
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.fleet import Place, Running, check_account, until
+from tests.rig.servers.kafka import serving
 
 WORKER = ("-m", "compose.cli.main", "worker")
 KAFKA = ("kafka.Kafka",)
@@ -116,7 +117,7 @@ def goes_on_where_it_was(place: Place, first: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def own_kafka(place: Place, choice: broker.BrokerChoice) -> Iterator[BrokerSettings]:
-    with broker.running(choice, place.state, place.folder / "broker.log"):
+    with serving(choice, place.state, place.folder / "broker.log"):
         yield choice.settings
 
 

@@ -46,7 +46,7 @@ def test_a_version_that_answers_one_class_is_taken_back_by_its_canarys_windows(
     place, path = kafka_place, kafka_place.folder / "other.py"
     path.write_text(STEADY.format(tiny=place.task))
     words = [f"{path}:task", "--state", place.state, "--json", "--devices", "3"]
-    running = place.start("up", "up", *words, "--speed", "30", "--stages", "0.3,1", "--jobs")
+    running = place.start("up", "up", *words, "--speed", "30", "--stages", "0.3,1")
     running.until_said("3 serve 1-", 150)
 
     def stored() -> int:
@@ -100,14 +100,13 @@ def windows(text: str) -> int:
 
 
 def history(place: Place, task: str) -> None:
-    """Queue a job over stored segments; the runner of `up --jobs` takes it."""
+    """Queue a job over stored segments, and run it."""
     stored = write_parquet(place.folder / "stored.parquet", good_rows(60))
     words = ["score", task, stored, "--id", "event"]
     to = ["--to", place.folder / "history", "--state", place.state, "--detach"]
     assert place.tidewheel(*words, *to).strip()
-    manifest = place.folder / "history" / "_manifest.json"
-    until(manifest.exists, "the runner has run the job", 90)
-    found = json.loads(manifest.read_text())
+    place.tidewheel("jobs", "run", "--until-empty", "--state", place.state)
+    found = json.loads((place.folder / "history" / "_manifest.json").read_text())
     assert (found["state"], found["errors"]) == ("Completed", {})
     assert found["succeeded"] == 60
 

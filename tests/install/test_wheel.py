@@ -35,7 +35,6 @@ ON_TOP = {
     "trace": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "mqtt": "edge_client.sources.mqtt",
     "s3": "s3fs",
-    "simulation": "ray",
 }
 UP_S, IDLE_S = 400.0, 60.0
 PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"

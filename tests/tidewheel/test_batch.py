@@ -35,7 +35,7 @@ def test_files_are_scored_and_read_back(tmp_path: Path, signed: dict[str, Any]) 
     assert found.excluded == 20
     assert found.accuracy == found.correct / 19
     assert found.drifted is None
-    assert (tmp_path / "out.job" / "report.html").exists()
+    assert (tmp_path / "out.job" / "report.md").exists()
     table = tidewheel.read_output(tmp_path / "out").to_table()
     assert table.column("id").to_pylist() == [row["event"] for row in rows[:20]]
 

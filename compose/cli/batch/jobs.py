@@ -7,7 +7,7 @@ import typer
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, State
 from compose.cli.batch.run import run
-from compose.cli.batch.score import option_of, run_job, say_counts, warn
+from compose.cli.batch.score import option_of, run_job, warn
 from compose.reports.terminal import moment, print_json, say
 from streams.contract.errors import TidewheelError, UsageError
 from streams.contract.task import load_task
@@ -22,10 +22,18 @@ app.command()(run)
 
 
 @app.command("list")
-def list_jobs(state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """List the jobs that were submitted with this state folder, the oldest first."""
+def list_jobs(
+    name: Annotated[str | None, typer.Argument(metavar="[JOB]", help="That one alone.")] = None,
+    state: State = DEFAULT_STATE,
+    json: AsJson = False,
+) -> None:
+    """List the jobs that were submitted with this state folder, the oldest first; of one its
+    counts, its input and what happened to it, from its folder."""
     from compose.reports.jobs import read_jobs
 
+    if name is not None:
+        _show(name, state, json=json)
+        return
     rows, wrong = read_jobs(state)
     for line in wrong:
         warn(line)
@@ -45,12 +53,10 @@ def _placed(place: "Place | None") -> str:
     return "" if place is None else f"  {place}"
 
 
-@app.command("show")
-def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None:
-    """Show a job's state, its counts, its input and what happened to it, from its folder."""
+def _show(name: str, state: Path, *, json: bool) -> None:
     from compose.reports.jobs import places_of
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.jobs.manifest import manifest_of
+    from streams.batch.jobs.manifest import manifest_of, summary_of
     from streams.batch.records.progress import OVER
 
     job = JobIndex(state).find(name)
@@ -65,11 +71,12 @@ def show(name: Name, state: State = DEFAULT_STATE, json: AsJson = False) -> None
     gone = ", but no process works on it" if alone and found.state not in OVER else ""
     say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
         f"{moment(found.started_us)}{_placed(queue)}")  # fmt: skip
-    say_counts(found)
+    for line in summary_of(found):
+        say(f"  {line}")
     for file in found.inputs:
         say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
-    for line in job.log():
-        say(f"  {moment(line['time_us'])}  {line['text']}")
+    for entry in job.log():
+        say(f"  {moment(entry['time_us'])}  {entry['text']}")
     if alone and found.state != "Completed":
         say(f"tidewheel jobs resume {job.folder}")
 

@@ -24,8 +24,7 @@ from compose.reports.terminal import moment, say
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
-from streams.runtime.interrupts import Interrupts
-from streams.runtime.processes import end_with_parent
+from streams.runtime.interrupts import Interrupts, end_with_parent
 
 
 def run(
@@ -33,14 +32,8 @@ def run(
     max_running: Annotated[
         int, typer.Option(min=1, max=64, help="Jobs that this runner runs at once.")
     ] = 1,
-    max_attempts: Annotated[
-        int, typer.Option(min=1, help="Attempts at a job that fails of what may pass.")
-    ] = 5,
-    once: Annotated[
-        bool, typer.Option("--once", help="Run what is due, and end; for cron.")
-    ] = False,
     until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="End when no job waits or runs.")
+        bool, typer.Option("--until-empty", help="End when no job waits or runs; for cron.")
     ] = False,
     metrics_port: MetricsPort = None,
     metrics_host: MetricsHost = HOST,
@@ -49,14 +42,11 @@ def run(
     """Run queued jobs and schedules, as a service: the oldest first.
 
     Several runners share a queue. SIGTERM and Ctrl-C end the jobs after their current shards, and
-    they wait again; a second signal ends them at once. With --once or --until-empty it exits 1 if a
-    job failed, and 3 if one is partial.
+    they wait again; a second signal ends them at once. With --until-empty it exits 1 if a job
+    failed, and 3 if one is partial.
     """
     from streams.batch.queue.job_queue import Event, JobQueue, Runner
     from streams.batch.queue.schedules import Schedules
-
-    if once and until_empty:
-        raise UsageError("--once and --until-empty: choose one")
 
     def tell(event: Event) -> None:
         if metrics is not None:
@@ -101,11 +91,10 @@ def run(
             fire,
             hurry=lambda: interrupts.seen > 1,
             max_running=max_running,
-            max_attempts=max_attempts,
             reached=reached,
         )
-        over = runner.run("nothing due" if once else "empty" if until_empty else "stopped")
-    codes = {EXIT_CODES.get(found.state, 0) for found in over} if once or until_empty else {0}
+        over = runner.run(until_empty=until_empty)
+    codes = {EXIT_CODES.get(found.state, 0) for found in over} if until_empty else {0}
     code = next((code for code in (1, 3) if code in codes), 0)
     if code:
         raise typer.Exit(code)

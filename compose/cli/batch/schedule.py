@@ -79,9 +79,8 @@ def _checked(words: list[str], cron: "Cron") -> "Settings":
     now = datetime.now(cron.zone)
     asked = read_words(words[1:])
     found = asked.mapped(lambda text: fill(text, now, now))
-    for given, option in ((found.job, "--job"), ("-" in found.inputs, "the input -")):
-        if given:
-            raise UsageError(f"{option} is not for a schedule: each run has a job of its own")
+    if found.job:
+        raise UsageError("--job is not for a schedule: each run has a job of its own")
     if target_of(found.to, found.output_format).kind in FILES and found.to == asked.to:
         raise UsageError(
             f"--to {asked.to}: each run needs files of its own: write {{start:%Y-%m-%d}} in it, "

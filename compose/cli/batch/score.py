@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 import typer.main
-from pydantic.fields import FieldInfo
 
+from compose.cli import arguments
 from compose.cli.arguments import SHARED, taking
 from compose.reports.terminal import console, print_json, say
-from streams.batch.records.specification import Settings, option_name
+from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import read_failpoint
@@ -23,7 +22,7 @@ from streams.runtime.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.progress import Counts, Manifest
+    from streams.batch.records.progress import Counts
 
 PROGRESS_S = 5.0
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
@@ -33,30 +32,20 @@ def _parameters() -> Iterator[inspect.Parameter]:
     kind = inspect.Parameter.KEYWORD_ONLY
     for name, field in Settings.model_fields.items():
         if name != "cwd":
-            default = inspect.Parameter.empty if field.is_required() else _default(field)
-            annotation = SHARED.get(name) or _option(name, field)
+            default: Any = field.default if isinstance(field.default, str | Path) else None
+            default = inspect.Parameter.empty if field.is_required() else default
+            annotation = SHARED.get(name) or option_of(name)
             yield inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def option_of(name: str) -> Any:
     """Return the annotation of one option of a job."""
-    return _option(name, Settings.model_fields[name])
-
-
-def _option(name: str, field: FieldInfo) -> Any:
-    extra = field.json_schema_extra
-    metavar: Any = extra.get("metavar") if isinstance(extra, dict) else None
+    field = Settings.model_fields[name]
     if name == "inputs":
-        return Annotated[list[str], typer.Argument(metavar=metavar, help=field.description)]
-    option = typer.Option(option_name(name), metavar=metavar, help=field.description)
-    if name == "processes":
-        return Annotated[int | None, option]
-    return Annotated[str if field.is_required() or isinstance(field.default, str) else str | None,
-                     option]  # fmt: skip
-
-
-def _default(field: FieldInfo) -> Any:
-    return field.default if isinstance(field.default, str | Path) else None
+        return Annotated[list[str], typer.Argument(metavar="INPUT", help=field.description)]
+    text = field.is_required() or isinstance(field.default, str)
+    kind: Any = int | None if name == "processes" else str if text else str | None
+    return Annotated[kind, arguments.option_of(name, field)]
 
 
 def run_score(
@@ -76,9 +65,8 @@ def run_score(
     stopped. With --detach it exits 0 when the job is queued.
     """
     from compose.cli.batch.submitting import submitted
-    from streams.batch.jobs.submission import Stdin
 
-    with submitted(settings, Stdin(sys.stdin.buffer), queued=detach) as (job, task, lock):
+    with submitted(settings, queued=detach) as (job, task, lock):
         if not detach:
             run_job(job, task, settings, lock, json)
             return
@@ -115,6 +103,7 @@ def read_words(words: Sequence[str]) -> Settings:
 def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: bool) -> None:
     """Run a job whose folder is held by `lock`; end the command with its exit code."""
     from streams.batch.jobs.job import Job
+    from streams.batch.jobs.manifest import summary_of
 
     with Interrupts() as interrupts:
         interrupts.patient = True
@@ -131,7 +120,8 @@ def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: b
         print_json(found)
     else:
         say(f"{found.state}: {found.completed} of {found.shards} shards")
-        say_counts(found)
+        for line in summary_of(found):
+            say(f"  {line}")
         say(f"  output {found.output}")
         say(f"  report {job.report}")
     if found.state == "Completed":
@@ -139,32 +129,6 @@ def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: b
     why = found.reason or "it was stopped"
     warn(f"{why}; to continue: tidewheel jobs resume {job.folder}")
     raise typer.Exit(EXIT_CODES[found.state])
-
-
-def say_counts(found: "Manifest") -> None:
-    say(
-        f"  {found.processed:,} of {found.total:,} rows with {found.model} in "
-        f"{found.seconds:.3g} s, {found.rows_per_s:,.0f} rows/s"
-    )
-    say(f"  {found.succeeded:,} answers, {found.processed - found.succeeded:,} errors"
-        f"{_by_reason(found.errors)}")  # fmt: skip
-    if found.excluded:
-        say(f"  {found.excluded:,} rows are excluded")
-    if found.readings:
-        say(f"  {found.readings:,} readings, {sum(found.broken.values()):,} break a segment"
-            f"{_by_reason(found.broken)}")  # fmt: skip
-    if found.accuracy is not None:
-        say(f"  {found.correct:,} of {found.labelled:,} labelled rows are correct, "
-            f"{found.accuracy:.3g}")  # fmt: skip
-    if found.drift is not None:
-        say(f"  drift: {found.drift.verdict}")
-    if found.reason:
-        say(f"  reason: {found.reason}")
-
-
-def _by_reason(counts: dict[str, int]) -> str:
-    text = ", ".join(f"{code} {count:,}" for code, count in counts.items())
-    return f" ({text})" if text else ""
 
 
 def _progress() -> "Callable[[Counts, int, float], None]":

@@ -9,7 +9,7 @@ from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
 from federation.registry.catalog import TEACHER, named
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
-from streams.batch.jobs.submission import Stdin, folder_of, specify
+from streams.batch.jobs.submission import folder_of, specify
 from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.specification import Settings, Specification
 from streams.contract.artifact import challenger_header, files_of, unpack
@@ -21,21 +21,19 @@ from streams.runtime.key_files import load_public_key
 CHALLENGER = ".safetensors"  # suffix of what a device answers with in place of a version
 
 
-def specified(settings: Settings, stdin: Stdin | None = None) -> tuple[Task, Specification, Models]:
+def specified(settings: Settings) -> tuple[Task, Specification, Models]:
     """Check all that can be wrong with a job; raise UsageError if it cannot work. Nothing of it is
     written."""
     task = load_task(settings.task)
     models = model_of(task, settings)
-    return task, specify(task, settings, models, stdin), models
+    return task, specify(task, settings, models), models
 
 
 @contextmanager
-def submitted(
-    settings: Settings, stdin: Stdin | None, *, queued: bool = False
-) -> Iterator[tuple[JobFolder, Task, int]]:
+def submitted(settings: Settings, *, queued: bool = False) -> Iterator[tuple[JobFolder, Task, int]]:
     """Submit a job, into the queue first if it is `queued`: its first attempt would submit it too.
     Yield its folder, its task and the descriptor of its folder's lock."""
-    task, specification, models = specified(settings, stdin)
+    task, specification, models = specified(settings)
     job = folder_of(settings)
     with job.locked() as lock:
         if job.submitted:

@@ -11,8 +11,7 @@
 9. the job is Completed, PartiallyCompleted or Failed
 
 A restart continues where the last complete step ended; a shard without step 5 is scored again as
-another attempt, one without step 6 is loaded. After 6 the ledger says that its rows are there, and
-an object is replaced by the same one.
+another attempt, one without step 7 is loaded again: in place of its rows, or of its object.
 """
 
 import random
@@ -119,9 +118,7 @@ class Job:
                 schema = output_fields(self.task, self.specification, self.plan.files[0])
                 self._again(partial(self.sink.prepare, schema), "the output")
             processes = self._asked.processes
-            with closing(
-                Scorers(self.folder, own, processes, self._note_stopping, self.lock)
-            ) as scorers:
+            with closing(Scorers(self.folder, own, processes, self.lock)) as scorers:
                 self._score(sources, scorers)
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
@@ -193,8 +190,8 @@ class Job:
         self._check()
         before = self.folder.record(number)
         attempts = before.attempts + 1 if before else 1
-        generation = before.generation if before else 1
-        record = ShardRecord(state="InProgress", attempts=attempts, generation=generation)
+        loaded = before is not None and before.loaded
+        record = ShardRecord(state="InProgress", attempts=attempts, loaded=loaded)
         self.folder.write_record(number, record)
         if attempts > 1:
             self.folder.note(f"shard {number}: attempt {attempts}")
@@ -221,19 +218,20 @@ class Job:
         record, sink, part = self.folder.record(number), self.sink, self._part(number)
         if sink is None or record is None or record.state != "Scored":
             return None
-
-        def load() -> bool:
-            if sink.committed(number, record.generation):  # also what no answer came for
-                return True
-            if size_of(part) != record.bytes:
-                return False
-            sink.load(number, record.generation, part)
-            return True
-
-        if not self._again(load, f"shard {number}"):
+        if size_of(part) != record.bytes:
             return None
+        again, begun = record.loaded, record.model_copy(update={"loaded": True})
+        if not again:
+            self.folder.write_record(number, begun)
+
+        def load() -> None:
+            nonlocal again
+            before, again = again, True  # also where no answer comes
+            sink.load(number, part, again=before)
+
+        self._again(load, f"shard {number}")
         self.reached("score-step-6")
-        self.folder.write_record(number, record.model_copy(update={"state": "Completed"}))
+        self.folder.write_record(number, begun.model_copy(update={"state": "Completed"}))
         part.unlink(missing_ok=True)
         self.reached("score-step-7")
         return record.counts
@@ -272,17 +270,9 @@ class Job:
     def _cutter(self) -> Cutter:
         return self.cutter(self.specification, self._check)
 
-    def _stop_asked(self) -> bool:
-        return self.stopping() or self.folder.stop_requested
-
     def _check(self) -> None:
-        if self._stop_asked():
+        if self.stopping() or self.folder.stop_requested:
             raise Stopped
         timeout_s = self._asked.timeout
         if timeout_s is not None and self.clock() - self._begun > timeout_s:
             raise TimeOver
-
-    def _note_stopping(self) -> None:
-        """Say that the job ends after the shards that are being scored."""
-        if self._stop_asked() and self.folder.state().state != "Stopping":
-            self.folder.write_state("Stopping")

@@ -60,7 +60,7 @@ class JobFolder:
     @property
     def report(self) -> Path:
         """A page of the job, written at the end of each run."""
-        return self.folder / "report.html"
+        return self.folder / "report.md"
 
     @property
     def submitted(self) -> bool:
@@ -174,17 +174,14 @@ class JobFolder:
 
     def mark_failed(self) -> int:
         """Mark the shards that have rows with errors as not done; return how many. The caller holds
-        the folder. A shard's generation grows: where a database has the rows of the one before,
-        they are replaced in the transaction that adds the new ones."""
+        the folder."""
         self.specification()
         plan, marked = self.plan(), 0
         for number in range(len(plan.shards) if plan is not None else 0):
             record = self.record(number)
             if record is None or record.state == "InProgress" or not record.counts.failed:
                 continue
-            again = ShardRecord(
-                state="InProgress", attempts=record.attempts, generation=record.generation + 1
-            )
+            again = ShardRecord(state="InProgress", attempts=record.attempts, loaded=record.loaded)
             self.write_record(number, again)
             marked += 1
         if marked:

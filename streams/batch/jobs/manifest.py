@@ -1,11 +1,9 @@
-"""The manifest of a job, whether its sums agree, and its report: one HTML page that loads nothing,
-with counts, errors, drift, accuracy by class, and its input."""
+"""The manifest of a job, whether its sums agree, and its report in Markdown."""
 
 import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from html import escape
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -128,91 +126,80 @@ def manifest_of(
 # --- the report -----------------------------------------------------------------------------------
 
 LISTED = 50  # features, and input files
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-th, td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #dfe5ea; text-align: left }
-"""
+
+
+def summary_of(found: Manifest) -> list[str]:
+    """Return what became of a job, a line for a person each."""
+    lines = [
+        f"{found.processed:,} of {found.total:,} rows with {found.model} in {found.seconds:.3g} s, "
+        f"{found.rows_per_s:,.0f} rows/s",
+        f"{found.succeeded:,} answers, {found.processed - found.succeeded:,} errors"
+        f"{_by_reason(found.errors)}",
+    ]
+    if found.excluded:
+        lines.append(f"{found.excluded:,} rows are excluded")
+    if found.readings:
+        broken = sum(found.broken.values())
+        reasons = _by_reason(found.broken)
+        lines.append(f"{found.readings:,} readings, {broken:,} break a segment{reasons}")
+    if found.accuracy is not None:
+        of = f"{found.correct:,} of {found.labelled:,}"
+        lines.append(f"{of} labelled rows are correct, {found.accuracy:.3g}")
+    if found.drift is not None:
+        lines.append(f"drift: {found.drift.verdict}")
+    return [*lines, f"reason: {found.reason}"] if found.reason else lines
+
+
+def _by_reason(counts: dict[str, int]) -> str:
+    text = ", ".join(f"{code} {count:,}" for code, count in counts.items())
+    return f" ({text})" if text else ""
 
 
 def write_report(job: JobFolder) -> None:
-    """Write the page of a job as it is now; raise TidewheelError if it cannot be written."""
-    text = page_of(job)
+    """Write the report of a job as it is now; raise TidewheelError if it cannot be written."""
+    text = report_of(job.specification().id, manifest_of(job))
     try:
         write_atomic(job.report, text.encode())
     except OSError as exc:
         raise TidewheelError(f"the report {job.report} cannot be written: {exc}") from exc
 
 
-def page_of(job: JobFolder) -> str:
-    """Return the page of a job."""
-    specification, found = job.specification(), manifest_of(job)
-    errors = sorted(found.errors.items(), key=lambda one: -one[1])
-    files = [(one.name, one.rows, one.bytes, one.sha256[:12]) for one in found.inputs]
+def report_of(identity: str, found: Manifest) -> str:
+    """Return a job's report in Markdown: counts, drift, accuracy by class, input."""
+    lines = [f"# {found.task}: batch job {identity}", ""]
+    lines.append(f"{found.state}: {found.completed:,} of {found.shards:,} shards, "
+                 f"{found.attempts:,} attempts. Output: {found.output}")  # fmt: skip
+    lines += ["", *(f"- {line}" for line in summary_of(found))]
+    if found.drift is None:
+        lines += ["", "Drift is not measured: the model has no reference, or there are no answers."]
+    else:
+        theirs, shown = found.drift.mean_of_distances, found.drift.inputs_and_answers.channels
+        lines += ["", "## Drift against the reference of the model", "",
+                  f"The mean of distances, as MLRun decides it, is {theirs.value:.3f}: "
+                  f"{theirs.status}."]  # fmt: skip
+        rows = [
+            (f"{one.channel} {one.kind}", f"{one.psi:.3f}", f"{one.threshold:.3f}",
+             f"{one.hellinger:.3f}", f"{one.total_variation:.3f}", one.n, "yes" * one.alarm)
+            for one in shown[:LISTED]
+        ]  # fmt: skip
+        lines += _table("Feature|PSI|Threshold|Hellinger|Total variation|Rows|Drift", rows)
     classes = [
         (name, one.labelled, one.answered, f"{one.correct / one.labelled:.3f}")
         for name, one in found.classes.items()
         if one.labelled
     ]
-    title = f"{found.task}: batch job {specification.id}"
-    body = [
-        _summary(found),
-        _table("Errors", ["Error", "Rows"], errors),
-        _table("Readings that break a segment", ["Reason", "Readings"], found.broken.items()),
-        _drift(found),
-        _table("Accuracy by class", ["Class", "Labelled", "So answered", "Right"], classes),
-        _table("Input", ["File", "Rows", "Bytes", "SHA-256"], files[:LISTED]),
-        f"<p>and {len(files) - LISTED:,} more files</p>" if len(files) > LISTED else "",
-    ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-        f"</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{''.join(body)}"
-        "</body></html>\n"
-    )
+    if classes:
+        lines += ["", "## Accuracy by class", *_table("Class|Labelled|So answered|Right", classes)]
+    files = [(one.name, one.rows, one.bytes, one.sha256[:12]) for one in found.inputs]
+    lines += ["", "## Input", *_table("File|Rows|Bytes|SHA-256", files[:LISTED])]
+    more = len(files) - LISTED
+    return "\n".join([*lines, f"\nand {more:,} more files" if more > 0 else "", ""])
 
 
-def _summary(found: Manifest) -> str:
-    accuracy = "no labels"
-    if found.accuracy is not None:
-        accuracy = f"{found.accuracy:.4f} of {found.labelled:,} labelled"
-    rows = [
-        ("State", f"{found.state} {found.reason}"),
-        ("Model", f"{found.model}, task version {found.task_version}"),
-        ("Output", found.output),
-        ("Rows", f"{found.processed:,} of {found.total:,}, {found.excluded:,} excluded"),
-        ("Answers", found.succeeded),
-        ("Errors", found.processed - found.succeeded),
-        ("Accuracy", accuracy),
-        ("Shards", f"{found.completed:,} of {found.shards:,}, {found.attempts:,} attempts"),
-        ("Speed", f"{found.rows_per_s:,.0f} rows/s in {found.seconds:,.3g} s of scoring"),
-    ]
-    return _table("", [], rows)
+def _table(head: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    def line(cells: Iterable[object]) -> str:
+        texts = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells)
+        return "|" + "|".join(text.replace("|", "\\|") for text in texts) + "|"
 
-
-def _drift(found: Manifest) -> str:
-    if found.drift is None:
-        why = "the model has no reference, or there are no answers"
-        return f"<h2>Drift</h2><p>Not measured: {why}.</p>"
-    theirs = found.drift.mean_of_distances
-    head = ["Feature", "PSI", "Threshold", "Hellinger", "Total variation", "Rows", "Drift"]
-    rows = [
-        (
-            f"{one.channel} {one.kind}", f"{one.psi:.3f}", f"{one.threshold:.3f}",
-            f"{one.hellinger:.3f}", f"{one.total_variation:.3f}", one.n, "yes" * one.alarm,
-        )
-        for one in found.drift.inputs_and_answers.channels[:LISTED]
-    ]  # fmt: skip
-    return _table(
-        f"Drift against the reference of the model: {found.drift.verdict}; the mean of distances, "
-        f"as MLRun decides it, is {theirs.value:.3f}: {theirs.status}", head, rows,
-    )  # fmt: skip
-
-
-def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    def cells(kind: str, values: Sequence[object]) -> str:
-        texts = (f"{one:,}" if isinstance(one, int) else str(one) for one in values)
-        return "<tr>" + "".join(f"<{kind}>{escape(one)}</{kind}>" for one in texts) + "</tr>"
-
-    lines = [cells("td", row) for row in rows]
-    if not lines:
-        return ""
-    return f"<h2>{escape(title)}</h2><table>{cells('th', head)}{''.join(lines)}</table>"
+    names = head.split("|")
+    return ["", line(names), line(["---"] * len(names)), *map(line, rows)]

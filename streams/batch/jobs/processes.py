@@ -30,7 +30,7 @@ from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import load_task
-from streams.runtime.processes import end_with_parent
+from streams.runtime.interrupts import end_with_parent
 
 DEATHS = 3  # of one shard: the fourth process would die too
 POLL_S = 0.2
@@ -52,7 +52,6 @@ class Scorers:
 
     own        scores in this process, which is the test of whether the model can be used
     processes  how many score; None: one a core where there are rows enough for it
-    between    is called between two parts of the work
     lock       the others inherit it, so that the folder is held until all of them are gone
     """
 
@@ -61,10 +60,9 @@ class Scorers:
         job: JobFolder,
         own: ShardScorer,
         processes: int | None,
-        between: Callable[[], None],
         lock: int | None = None,
     ) -> None:
-        self._job, self._own, self._processes, self._between = job, own, processes, between
+        self._job, self._own, self._processes = job, own, processes
         self._lock = () if lock is None else (lock,)
         self._workers: list[_Worker] = []
 
@@ -89,7 +87,7 @@ class Scorers:
             before(number)
             begun = time.monotonic()
             part = part_path(self._job.folder, self._own.specification, plan, number)
-            counts = self._own.score(plan, number, sources, part, self._between)
+            counts = self._own.score(plan, number, sources, part)
             yield number, counts, time.monotonic() - begun
 
     def _start(self, count: int) -> None:
@@ -127,7 +125,6 @@ class Scorers:
                     waiting.append(number)
                     idle.append(self._worker())
                     self._workers.append(idle[-1])
-                self._between()
         if over is not None:
             raise over
 
@@ -199,7 +196,7 @@ def _answer(job: JobFolder, number: int) -> dict[str, object]:
         plan, scorer = job.plan(), _scorer(job)
         assert plan is not None
         part = part_path(job.folder, scorer.specification, plan, number)
-        counts = scorer.score(plan, number, Sources(plan), part, lambda: None)
+        counts = scorer.score(plan, number, Sources(plan), part)
         return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
     except (TidewheelError, *Failures) as exc:
         kind = "usage" if isinstance(exc, UsageError) else "other"

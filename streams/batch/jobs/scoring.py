@@ -5,7 +5,7 @@ bits as single segments.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -77,11 +77,9 @@ class ShardScorer:
         """How many segments the model answers at once."""
         return 1 if self._run is None else fastest_batch(self._task, self._run)
 
-    def score(
-        self, plan: Plan, number: int, sources: Sources, part: Path, between: Callable[[], None]
-    ) -> Counts:
-        """Write the rows of a shard to `part`, which is replaced as a whole; `between` is called
-        between two batches. Raise TidewheelError if its file is not what it was."""
+    def score(self, plan: Plan, number: int, sources: Sources, part: Path) -> Counts:
+        """Write the rows of a shard to `part`, which is replaced as a whole; raise TidewheelError
+        if its file is not what it was."""
         specification, shard = self.specification, plan.shards[number]
         file = plan.files[shard.file]
         sources.check(shard.file)
@@ -99,8 +97,7 @@ class ShardScorer:
         )
         counts = Counts()
         with writing(part, specification.output_format, schema, texts) as write:
-            for rows in self._rows(plan, number, between):
-                between()
+            for rows in self._rows(plan, number):
                 table, found = answering.answer(rows)
                 write(table)
                 counts = counts.plus(found)
@@ -111,10 +108,10 @@ class ShardScorer:
                 )
         return counts
 
-    def _rows(self, plan: Plan, number: int, between: Callable[[], None]) -> Iterator[Rows]:
+    def _rows(self, plan: Plan, number: int) -> Iterator[Rows]:
         if self._teacher is None:
             return self._reading.rows(plan, number)
-        return self._reading.taught(plan, number, self._teacher, between)
+        return self._reading.taught(plan, number, self._teacher)
 
 
 def load_teacher(task: Task, artifact: Artifact) -> Teacher:

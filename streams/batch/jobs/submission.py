@@ -1,12 +1,8 @@
 """Submitting a job: everything that can be wrong with it is said here, before any scoring."""
 
 import hashlib
-import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
 
 from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
@@ -24,17 +20,6 @@ from streams.contract.artifact import challenger_header
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task, absolute_reference
 from streams.learning.onnx_model import OnnxModel
-from streams.runtime.disk import replacing
-
-STDIN = "-"
-COPIED_BYTES = 1_000_000
-
-
-class Stdin(NamedTuple):
-    """What the input `-` stands for, and the suffix of its format."""
-
-    stream: IO[bytes]
-    suffix: str = "jsonl"
 
 
 def folder_of(settings: Settings) -> JobFolder:
@@ -43,9 +28,7 @@ def folder_of(settings: Settings) -> JobFolder:
     return JobFolder((settings.job or target.beside / f"{target.name}.job").absolute())
 
 
-def specify(
-    task: Task, settings: Settings, models: Models, stdin: Stdin | None = None
-) -> Specification:
+def specify(task: Task, settings: Settings, models: Models) -> Specification:
     """Check what is asked for and return it as a specification; raise UsageError, and write
     nothing, if the job cannot work."""
     folder, target = folder_of(settings), target_of(settings.to, settings.output_format)
@@ -57,19 +40,16 @@ def specify(
     if target.kind in FILES and target.local:
         _refuse_output(Path(target.place), settings.to)
     artifact = models.artifact
-    with _staged(settings, folder, stdin) as inputs:
-        files, kind = find_inputs(inputs)
-        teaches = artifact.manifest.kind == "teacher"
-        columns = columns_of(task, kind, files, settings, teaches=teaches)
-        try:
-            if teaches:
-                load_teacher(task, artifact)
-            else:
-                OnnxModel(task, artifact, models.weights)
-        except ArtifactError as exc:
-            raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
-    if STDIN in settings.inputs:
-        files = [file.model_copy(update={"name": STDIN}) for file in files]
+    files, kind = find_inputs(settings.inputs)
+    teaches = artifact.manifest.kind == "teacher"
+    columns = columns_of(task, kind, files, settings, teaches=teaches)
+    try:
+        if teaches:
+            load_teacher(task, artifact)
+        else:
+            OnnxModel(task, artifact, models.weights)
+    except ArtifactError as exc:
+        raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     weights = models.weights
     found = Specification(
         id=uuid.uuid4().hex[:12],
@@ -109,30 +89,6 @@ def _for_bedrock(found: Specification) -> Specification:
         raise UsageError(f"two inputs are named {twice}.jsonl, and their outputs would be one file")
     columns = found.columns.model_copy(update={"keep": [*found.columns.keep, MODEL_INPUT]})
     return found.model_copy(update={"columns": columns})
-
-
-@contextmanager
-def _staged(settings: Settings, folder: JobFolder, stdin: Stdin | None) -> Iterator[Sequence[str]]:
-    """Yield the inputs with a copy of standard input in the job's folder, which goes again if the
-    job cannot work: a job that resumes cannot read it twice."""
-    if STDIN not in settings.inputs:
-        yield settings.inputs
-        return
-    if len(settings.inputs) > 1 or stdin is None:
-        raise UsageError("the input - is read alone: make a job of the others")
-    copy = folder.folder / f"stdin.{stdin.suffix}"
-    try:
-        try:
-            with replacing(copy) as file:
-                shutil.copyfileobj(stdin.stream, file, COPIED_BYTES)
-        except OSError as exc:
-            raise UsageError(f"the input - cannot be kept in {folder.folder}: {exc}") from exc
-        yield [str(copy)]
-    except BaseException:
-        copy.unlink(missing_ok=True)
-        with suppress(OSError):  # a folder that others use stays
-            folder.folder.rmdir()
-        raise
 
 
 def shape_of(task: Task, reference: str) -> TaskShape:

@@ -202,16 +202,15 @@ class Runner:
     reached: Failpoint = unarmed
     _running: list[tuple[Entry, IO[str], Any]] = field(default_factory=list)
 
-    def run(self, until: Literal["stopped", "empty", "nothing due"]) -> list[JobState]:
-        """Run jobs until there is nothing left, or until it is stopped; return how those ended that
-        are over."""
+    def run(self, *, until_empty: bool) -> list[JobState]:
+        """Run jobs until it is stopped, or there is nothing left; return how those ended that are
+        over."""
         over: list[JobState] = []
         try:
             while True:
                 over += self._settled()
                 self._begin()
-                idle = until != "stopped" and not self._running
-                if idle and (until == "nothing due" or not self.queue.entries()):
+                if until_empty and not self._running and not self.queue.entries():
                     return over
                 if self.wait(POLL_S):
                     return over + self._stop()

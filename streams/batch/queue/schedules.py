@@ -67,9 +67,8 @@ class Cron:
         try:
             return ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-            raise UsageError(
-                f"--timezone {self.timezone}: no such zone; write one as Europe/Madrid or UTC"
-            ) from exc
+            text = f"--timezone {self.timezone}: no such zone; write one as Europe/Madrid or UTC"
+            raise UsageError(text) from exc
 
     def after(self, time_us: int) -> Iterator[int]:
         """Yield all times after that one at which it fires."""
@@ -81,8 +80,7 @@ class Cron:
         """Return the last time up to that one at which it fires; None if that is long ago."""
         for span in LOOK_BACK:
             begin = time_us - span // timedelta(microseconds=1)
-            found = deque(self._until(begin, time_us), maxlen=1)
-            if found:
+            if found := deque(self._until(begin, time_us), maxlen=1):
                 return found[0]
         return None
 
@@ -165,8 +163,7 @@ class Schedule:
 
     def noting(self, interval: Interval) -> dict[int, int]:
         """Return the intervals with one more."""
-        found = sorted({**self.intervals, interval[0]: interval[1]}.items())
-        return dict(found[-NOTED:])
+        return dict(sorted({**self.intervals, interval[0]: interval[1]}.items())[-NOTED:])
 
     def span(self, interval: Interval) -> str:
         """Return an interval for a person."""
@@ -191,9 +188,9 @@ class Schedules:
 
     def find(self, name: str) -> Schedule:
         found = read_document(self._folder / name / "schedule.json", SCHEDULE)
-        if found is None:
-            raise UsageError(f"there is no schedule {name} in {self.queue.state}")
-        return found
+        if found is not None:
+            return found
+        raise UsageError(f"there is no schedule {name} in {self.queue.state}")
 
     def add(self, name: str, cron: Cron, settings: Settings, max_catch_up: int) -> Schedule:
         """Add a schedule, whose first interval begins with the last fire up to now."""

@@ -11,7 +11,7 @@ from streams.contract.window_report import DriftReport
 
 State = Literal[
     "Submitted", "Validating", "Scheduled", "InProgress", "Completed", "PartiallyCompleted",
-    "Failed", "Stopping", "Stopped", "Expired",
+    "Failed", "Stopped", "Expired",
 ]  # fmt: skip
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
 
@@ -111,13 +111,13 @@ class Counts(RowCounts):
 
 class ShardRecord(Document):
     """shards/<number>.json; `bytes` are those of the output file. A Scored shard is still to be
-    loaded into its database. `generation` counts the results that replace earlier ones.
+    loaded into its database, which has been begun if it is `loaded`: its rows may be there.
     It took `seconds`, until `ended_us`.
     """
 
     state: Literal["InProgress", "Scored", "Completed"]
     attempts: int = Field(ge=1)
-    generation: int = Field(default=1, ge=1)
+    loaded: bool = False
     counts: Counts = Counts()
     seconds: Figure = 0.0
     ended_us: Micros = 0

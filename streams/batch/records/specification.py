@@ -66,8 +66,7 @@ class Settings(Document):
     task: str
     inputs: list[Place] = _option(
         ...,
-        "Files, folders, globs and URLs (s3://...) of Parquet, CSV or JSON Lines, or Delta "
-        "tables; - is standard input, JSON Lines.",
+        "Files, folders, globs and URLs (s3://...) of Parquet, CSV or JSON Lines, or Delta tables.",
         "INPUT",
     )
     to: Place = _option(

@@ -1,5 +1,5 @@
-"""Databases as output: a transaction a shard, with its row of the ledger. DuckDB, SQLite, and the
-seam to PostgreSQL by ADBC; each is opened for one operation only, so that others are not kept out.
+"""Databases as output: a transaction a shard. DuckDB, SQLite, and the seam to PostgreSQL by ADBC;
+each is opened for one operation only, so that others are not kept out.
 
 SQLite has lists and other values that it lacks as JSON text, times as ISO 8601 text, booleans as 0
 and 1.
@@ -20,10 +20,6 @@ from streams.batch.records.rows import line_of
 from streams.batch.sinks.files import batches_of, loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 
-LEDGER = "tidewheel_shards"
-NOTED = f"""INSERT INTO {LEDGER} VALUES (?, ?, ?) ON CONFLICT (job, shard)
-    DO UPDATE SET generation = excluded.generation WHERE {LEDGER}.generation < excluded.generation
-    RETURNING shard"""
 WAIT_S = 30.0  # for another writer of SQLite
 # of PostgreSQL's SQLSTATE: going down, no connection, ..., and a table that another job creates
 AWAY = ("57", "08", "53", "40", "23505")
@@ -81,21 +77,10 @@ class DatabaseSink:
             Path(self._place).parent.mkdir(parents=True, exist_ok=True)
         with self._open(begin=True) as cursor:
             self.create(cursor, loaded_schema(schema, self.known))
-            cursor.execute(
-                f"CREATE TABLE IF NOT EXISTS {LEDGER} (job TEXT NOT NULL, shard BIGINT NOT NULL, "
-                "generation BIGINT NOT NULL, PRIMARY KEY (job, shard))"
-            )
 
-    def committed(self, shard: int, generation: int) -> bool:
-        query = f"SELECT 1 FROM {LEDGER} WHERE job = ? AND shard = ? AND generation >= ?"
-        with self._open() as cursor:
-            return bool(self._asked(cursor, query, self._job, shard, generation))
-
-    def load(self, shard: int, generation: int, part: Path) -> None:
+    def load(self, shard: int, part: Path, *, again: bool) -> None:
         with self._open(begin=True) as cursor:
-            if not self._asked(cursor, NOTED, self._job, shard, generation):
-                return
-            if generation > 1:
+            if again:
                 query = f"DELETE FROM {self._table} WHERE job = ? AND shard = ?"
                 cursor.execute(self.sql(query), [self._job, shard])
             self.insert(cursor, part, shard)

@@ -1,8 +1,4 @@
-"""The seam to a Delta Lake table as output: one commit a shard, with an application transaction.
-
-`tidewheel/<job>/<shard>` has as its version the generation of the shard's rows that are there. Two
-writers of one shard cannot both commit: the transaction of the second conflicts.
-"""
+"""The seam to a Delta Lake table as output: one commit a shard."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from streams.batch.records.rows import line_of
@@ -44,28 +40,13 @@ class DeltaSink:
                 Path(self._place).mkdir(parents=True, exist_ok=True)
                 DeltaTable.create(self._place, loaded_schema(schema, _known), mode="ignore")
 
-    def committed(self, shard: int, generation: int) -> bool:
-        with _translated(self._place):
-            table = self._table()
-            if table is None:
-                return False
-            return (table.transaction_version(self._application(shard)) or 0) >= generation
-
-    def load(self, shard: int, generation: int, part: Path) -> None:
-        if self.committed(shard, generation):
-            return
-        transaction = Transaction(self._application(shard), generation)
+    def load(self, shard: int, part: Path, *, again: bool) -> None:
         rows: dict[str, Any] = {"mode": "append"}
-        if generation > 1:
+        if again:
             own = f"job = '{self._job}' AND shard = {shard}"
             rows = {"mode": "overwrite", "predicate": own}
         with _translated(self._place):
-            write_deltalake(
-                self._place,
-                reader_of(part, self._job, shard, _known),
-                commit_properties=CommitProperties(app_transactions=[transaction]),
-                **rows,
-            )
+            write_deltalake(self._place, reader_of(part, self._job, shard, _known), **rows)
 
     def count(self) -> int | None:
         with _translated(self._place):
@@ -80,9 +61,6 @@ class DeltaSink:
             return DeltaTable(self._place)
         except TableNotFoundError:
             return None
-
-    def _application(self, shard: int) -> str:
-        return f"tidewheel/{self._job}/{shard}"
 
 
 def dataset_of(where: str) -> ds.Dataset:

@@ -1,9 +1,9 @@
 """Where a job's rows go: what `--to` names, and what they are loaded into at step 6 of the job.
 
-A sink that keeps a ledger adds a shard's rows and the shard's row of the ledger in one transaction,
-so that a shard is loaded once, whatever is killed. An object store shows an object when all of it
-is there (S3, Google Cloud Storage, Azure), so that loading a shard again puts the same object in
-its place.
+A shard's rows are added in one transaction. Where that may have been done before, because a process
+died or no answer came, the shard's rows are removed in the same transaction, so that they are there
+once, whatever is killed. An object store shows an object when all of it is there (S3, Google Cloud
+Storage, Azure), so that loading a shard again puts the same object in its place.
 """
 
 from dataclasses import dataclass
@@ -91,13 +91,9 @@ class Sink(Protocol):
         """Create what is missing."""
         ...
 
-    def committed(self, shard: int, generation: int) -> bool:
-        """Return whether the rows of this generation of a shard are there."""
-        ...
-
-    def load(self, shard: int, generation: int, part: Path) -> None:
-        """Add the rows of a shard's file in place of those of earlier generations, all or none,
-        unless they are there."""
+    def load(self, shard: int, part: Path, *, again: bool) -> None:
+        """Add the rows of a shard's file, all or none; `again`: in place of those that may be
+        there."""
         ...
 
     def count(self) -> int | None:
@@ -118,11 +114,7 @@ class ObjectsSink:
     def prepare(self, schema: pa.Schema) -> None:
         """Nothing: a prefix is no object."""
 
-    def committed(self, shard: int, generation: int) -> bool:  # noqa: ARG002
-        """Return False: an object does not tell its generation."""
-        return False
-
-    def load(self, shard: int, generation: int, part: Path) -> None:  # noqa: ARG002
+    def load(self, shard: int, part: Path, *, again: bool) -> None:  # noqa: ARG002
         try:
             put(part, f"{self._url}/{part.name}")
         except OSError as exc:

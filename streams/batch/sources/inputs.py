@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -72,8 +73,27 @@ def _format_of(file: Named) -> InputFormat:
 
 
 def _is_bedrock(file: Named) -> bool:
-    _, rows = first_objects("jsonl", file.name, file.path)
+    rows = head_of("jsonl", file).rows
     return bool(rows) and {RECORD_ID, MODEL_INPUT} <= rows[0].keys()
+
+
+class Head(NamedTuple):
+    """What a file says before it is read: its columns in their order; of a table their types, of a
+    text its first rows."""
+
+    name: str
+    columns: list[str]
+    schema: pa.Schema | None
+    rows: list[dict[str, Any]]
+
+
+def head_of(kind: InputFormat, file: Named) -> Head:
+    """Return the head of a file; raise UsageError, by name, if it cannot be read."""
+    if kind in KINDS:
+        with opened_input(file) as table:
+            return Head(file.name, list(table.schema.names), table.schema, [])
+    columns, rows = first_objects(kind, file.name, file.path)
+    return Head(file.name, columns, None, rows)
 
 
 def columns_of(
@@ -88,21 +108,22 @@ def columns_of(
     cannot have them, or has them in other types. teaches: a teacher answers."""
     if wanted.device is not None and (wanted.rows == "readings" or not teaches):
         raise UsageError("--device is for segments that a teacher answers")
+    head = head_of(kind, files[0])
     if wanted.rows == "segments":
         if teaches and wanted.time is None:
             raise UsageError("a teacher answers windows of a device: name --time and --device, "
                              "or --as readings")  # fmt: skip
-        columns = choose_columns(task, kind, files, wanted)
+        columns = choose_columns(task, kind, head, wanted)
         check_files(task, kind, files, with_keys(columns) if teaches else columns)
         return columns
     if clash := sorted(set(wanted.keep) & set(READINGS)):
         raise UsageError(f"--keep {clash[0]}: rows of readings have that column anyway")
     device = wanted.id
-    if device is None and DEVICE in names_of(kind, files[0]):
+    if device is None and DEVICE in head.columns:
         device = DEVICE
     named = list(wanted.columns or ([] if wanted.drop else task.channels))
     more = {"columns": named, "id": device, "time": wanted.time or TIME}
-    columns = choose_columns(one_sample(task), kind, files, wanted.model_copy(update=more))
+    columns = choose_columns(one_sample(task), kind, head, wanted.model_copy(update=more))
     check_files(one_sample(task), kind, files, as_read(columns))
     return columns
 
@@ -125,9 +146,7 @@ def with_keys(columns: Columns) -> Columns:
     return columns.model_copy(update={"keep": list(dict.fromkeys([*columns.keep, *more]))})
 
 
-def choose_columns(
-    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings
-) -> Columns:
+def choose_columns(task: Task, kind: InputFormat, head: Head, wanted: Settings) -> Columns:
     """Return the columns to read; raise UsageError where the input cannot have them."""
     keep = list(dict.fromkeys(wanted.keep))
     if clash := sorted(set(keep) & OURS):
@@ -137,7 +156,7 @@ def choose_columns(
         raise UsageError("--from and --until need --time, the column of the event time")
     if start >= stop:
         raise UsageError(f"--from {wanted.start} is not before --until {wanted.until}")
-    names, per_channel = _segment(task, kind, files, wanted, keep)
+    names, per_channel = _segment(task, head, wanted, keep)
     return Columns(
         segment=names,
         per_channel=per_channel,
@@ -146,16 +165,14 @@ def choose_columns(
         keep=keep,
         device=wanted.device,
         where=wanted.where,
-        typed=[] if wanted.where is None else _where_columns(kind, files[0], wanted.where),
+        typed=[] if wanted.where is None else _where_columns(kind, head, wanted.where),
         time=wanted.time,
         from_us=start,
         to_us=stop,
     )
 
 
-def _segment(
-    task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings, keep: list[str]
-) -> tuple[list[str], bool]:
+def _segment(task: Task, head: Head, wanted: Settings, keep: list[str]) -> tuple[list[str], bool]:
     """Return the columns of the segment, and whether each is one number."""
     channels, samples = task.segment_shape
     width = channels * samples
@@ -165,8 +182,8 @@ def _segment(
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
         named = (wanted.id, wanted.label_column, wanted.time, wanted.device)
         others = {*wanted.drop, *keep, *named}
-        names = [name for name in names_of(kind, files[0]) if name not in others]
-    elif not names and samples == 1 and set(task.channels) <= set(names_of(kind, files[0])):
+        names = [name for name in head.columns if name not in others]
+    elif not names and samples == 1 and set(task.channels) <= set(head.columns):
         names = list(task.channels)
     if len(names) == width and (width > 1 or wanted.drop or names == list(task.channels)):
         return names, True
@@ -187,29 +204,28 @@ def _moment(text: str | None, default: int) -> int:
         raise UsageError(f"{text}: write an event time as 2026-03-01 or 2026-03-01T08:00Z") from exc
 
 
-def _where_columns(kind: InputFormat, file: Named, where: str) -> list[Typed]:
-    if kind in KINDS:
-        names = used_columns(where, names_of(kind, file))
+def _where_columns(kind: InputFormat, head: Head, where: str) -> list[Typed]:
+    names = used_columns(where, head.columns)
+    if head.schema is not None:
         return [Typed(name=name, kind="text") for name in names]
-    header, rows = first_objects(kind, file.name, file.path)
-    typed = kinds_of(used_columns(where, header), rows, texts=kind == "csv")
-    check_where(where, pa.schema([(one.name, TYPES[one.kind]) for one in typed]), file.name)
+    typed = kinds_of(names, head.rows, texts=kind == "csv")
+    check_where(where, pa.schema([(one.name, TYPES[one.kind]) for one in typed]), head.name)
     return typed
 
 
 def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: Columns) -> None:
     """Raise UsageError, by name, for a file that lacks a column or has one of a wrong type."""
-    if kind in KINDS:
-        tables.check_files(task, files, columns)
-        return
+    kept: dict[str, tuple[pa.DataType, str]] = {}
     everywhere: list[str] = []
-    for file in files:
-        found, _ = first_objects(kind, file.name, file.path)
+    for head in (head_of(kind, file) for file in files):
+        if head.schema is not None:
+            tables.check(task, head.name, head.schema, columns, kept)
+            continue
         always = columns.read if kind == "csv" else columns.segment
         needed = always if columns.id is None else [*always, columns.id]
-        if found:
-            _refuse_missing(file.name, needed, found)
-        everywhere += found
+        if head.columns:
+            _refuse_missing(head.name, needed, head.columns)
+        everywhere += head.columns
     if everywhere:  # a label or another value may be in some lines only
         _refuse_missing(files[0].name, columns.read, everywhere)
 
@@ -219,14 +235,6 @@ def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> 
         if column not in found:
             names = ", ".join(sorted(set(found)))[:200]
             raise UsageError(f"{name} has no {column!r} in its first lines; it has {names}")
-
-
-def names_of(kind: InputFormat, file: Named) -> list[str]:
-    """Return the columns of a file in their order."""
-    if kind in KINDS:
-        with opened_input(file) as table:
-            return list(table.schema.names)
-    return first_objects(kind, file.name, file.path)[0]
 
 
 def read_shard(

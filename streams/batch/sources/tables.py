@@ -1,7 +1,7 @@
 """The seam to Parquet and Delta tables, in row groups that are read one after the other: checks of
 a file's columns, and a shard as rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -125,28 +125,30 @@ def _fragments(root: str, version: int) -> Fragments:
     return found.schema, {fragment.path: fragment for fragment in found.get_fragments()}
 
 
-def check_files(task: Task, files: Sequence[Named], columns: Columns) -> None:
-    """Raise UsageError for the first file whose columns do not fit."""
-    kept: dict[str, tuple[pa.DataType, str]] = {}
-    for file in files:
-        with opened_input(file) as table:
-            schema = table.schema
-        for column in columns.read:
-            if len(schema.get_all_field_indices(column)) != 1:
-                raise UsageError(
-                    f"{file.name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
-                )
-        for problem in _type_problems(task, schema, columns):
-            raise UsageError(f"{file.name}: {problem}")
-        if columns.where is not None:
-            chosen = [column.name for column in columns.typed]
-            seen = pa.schema([schema.field(name) for name in chosen])
-            check_where(columns.where, seen, file.name)
-        for column in columns.keep:
-            found = schema.field(column).type
-            before, where = kept.setdefault(column, (found, file.name))
-            if found != before:
-                raise UsageError(f"--keep {column}: {before} in {where}, {found} in {file.name}")
+def check(
+    task: Task,
+    name: str,
+    schema: pa.Schema,
+    columns: Columns,
+    kept: dict[str, tuple[pa.DataType, str]],
+) -> None:
+    """Raise UsageError if the columns of a file do not fit; `kept` are the types of those that are
+    carried over, with the first file that has them."""
+    for column in columns.read:
+        if len(schema.get_all_field_indices(column)) != 1:
+            raise UsageError(
+                f"{name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
+            )
+    for problem in _type_problems(task, schema, columns):
+        raise UsageError(f"{name}: {problem}")
+    if columns.where is not None:
+        seen = pa.schema([schema.field(column.name) for column in columns.typed])
+        check_where(columns.where, seen, name)
+    for column in columns.keep:
+        found = schema.field(column).type
+        before, where = kept.setdefault(column, (found, name))
+        if found != before:
+            raise UsageError(f"--keep {column}: {before} in {where}, {found} in {name}")
 
 
 def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[str]:

@@ -84,11 +84,8 @@ class ShardRows:
         for _, keys in self._keyed(plan, number):
             yield from (key for key in keys if key is not None)
 
-    def taught(
-        self, plan: Plan, number: int, teacher: Teacher, between: Callable[[], None]
-    ) -> Iterator[Rows]:
-        """Yield the rows of a shard with the outputs of a teacher; `between` is called between two
-        steps."""
+    def taught(self, plan: Plan, number: int, teacher: Teacher) -> Iterator[Rows]:
+        """Yield the rows of a shard with the outputs of a teacher."""
         low, high = plan.shards[number].around or (number, number)
         own = list(self._keyed(plan, number))
         windows: dict[tuple[str, int], Window] = {}
@@ -97,7 +94,6 @@ class ShardRows:
         for other in range(low, high + 1):
             parts = self._keyed(plan, other) if other != number else ()
             for at, part in enumerate(parts):
-                between()
                 for i, (key, segment, _) in enumerate(_rows([part])):
                     if key[:2] in windows:  # a copy: the part is not kept
                         order = key.time, other, at * 2**32 + i
@@ -106,7 +102,6 @@ class ShardRows:
             rows.outputs = np.zeros((len(rows), self.task.outputs), np.float32)
         waiting = list(windows.values())
         for begin in range(0, len(waiting), AT_ONCE):
-            between()
             _score(teacher, waiting[begin : begin + AT_ONCE], [rows for rows, _ in own])
         keep = self.specification.columns.keep
         for rows, _ in own:

@@ -226,7 +226,7 @@ def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) ->
         fails(tidewheel("status", TINY, "--state", "s", folder=tmp_path), 2, "ports.json")
 
 
-@pytest.mark.parametrize("command", ["status", "timeline", "releases"])
+@pytest.mark.parametrize("command", ["status", "timeline"])
 def test_a_state_folder_that_is_not_there_is_named_and_no_broker_blamed(
     tmp_path: Path, command: str
 ) -> None:
@@ -288,6 +288,9 @@ def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:
     done = tidewheel(*words, "--json", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"events": 0, "name": "[x]"}]
+    copied = "copy (select 7 as n) to 'rows.csv'"
+    assert tidewheel("query", copied, "--store", "store", folder=tmp_path).returncode == 0
+    assert (tmp_path / "rows.csv").read_text() == "n\n7\n"
     table = tidewheel(*words, folder=tmp_path)
     assert "events" in table.stdout
     assert "[x]" in table.stdout

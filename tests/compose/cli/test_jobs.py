@@ -46,7 +46,7 @@ def test_a_job_that_is_killed_loses_and_doubles_nothing(
     command = [*words(lake), "--processes", "2"]
     killed = tidewheel(*command, folder=tmp_path, TIDEWHEEL_FAILPOINT=point)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    shown = tidewheel("jobs", "show", "out.job", "--json", folder=tmp_path)
+    shown = tidewheel("jobs", "list", "out.job", "--json", folder=tmp_path)
     assert json.loads(shown.stdout)["running"] is False
     done = tidewheel("jobs", "resume", "out.job", "--json", "--processes", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allow
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "--max-errors allows 1" in done.stderr
-    shown = tidewheel("jobs", "show", "out.job", folder=tmp_path)
+    shown = tidewheel("jobs", "list", "out.job", folder=tmp_path)
     assert shown.stdout.startswith("Failed: ")
     resume = ["jobs", "resume", "out.job"]
     assert tidewheel(*resume, folder=tmp_path).returncode == 1
@@ -110,12 +110,12 @@ def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> N
     done = tidewheel(*words(lake), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    shown = tidewheel("jobs", "show", "out.job", folder=tmp_path)
+    shown = tidewheel("jobs", "list", "out.job", folder=tmp_path)
     for text in ("Completed: 4 of 4 shards", "120 of 120 rows", "4 errors (wrong-width 4)",
                  "3.parquet: 30 rows"):  # fmt: skip
         assert text in shown.stdout
-    assert f"report {tmp_path}/out.job/report.html" in done.stdout
-    assert "wrong-width" in (tmp_path / "out.job" / "report.html").read_text()
+    assert f"report {tmp_path}/out.job/report.md" in done.stdout
+    assert "wrong-width" in (tmp_path / "out.job" / "report.md").read_text()
     assert tidewheel("jobs", "resume", "out.job", folder=tmp_path).returncode == 0
 
 
@@ -194,7 +194,7 @@ def test_a_job_is_not_submitted_twice(tmp_path: Path, lake: Path) -> None:
     assert tidewheel(*words(lake), folder=tmp_path).returncode == 0
     fails(tidewheel(*words(lake), folder=tmp_path), 2, "tidewheel jobs resume")
     fails(tidewheel(*words(lake), "--job", "other", folder=tmp_path), 2, "the output out exists")
-    fails(tidewheel("jobs", "show", "other", folder=tmp_path), 2, "is no job")
+    fails(tidewheel("jobs", "list", "other", folder=tmp_path), 2, "is no job")
     fails(tidewheel("jobs", "resume", "other", folder=tmp_path), 2, "is no job")
 
 

@@ -171,11 +171,9 @@ def test_a_submission_that_is_killed_is_run_if_it_is_in_the_queue(
 
 
 def test_wrong_calls_of_the_runner_are_one_line(tmp_path: Path, lake: Path) -> None:
-    both = ["jobs", "run", "--once", "--until-empty"]
-    fails(tidewheel(*both, folder=tmp_path), 2, "choose one")
     (tmp_path / ".tidewheel" / "queue").mkdir(parents=True)
     (tmp_path / ".tidewheel" / "queue" / "1-a.json").write_bytes(b"no job")
-    fails(tidewheel("jobs", "run", "--once", folder=tmp_path), 1, "1-a.json of the queue cannot be")
+    fails(tidewheel("jobs", "run", folder=tmp_path), 1, "1-a.json of the queue cannot be")
 
 
 def test_a_runner_tells_prometheus_what_waits_runs_and_ended(tmp_path: Path, lake: Path) -> None:

@@ -108,7 +108,7 @@ def test_an_interval_without_its_input_fails_with_the_reason_and_is_run_when_it_
     gone = tmp_path / "lake" / f"day={named[2]}" / "0.parquet"
     rows = gone.read_bytes()
     gone.unlink()
-    done = tidewheel("jobs", "run", "--once", folder=tmp_path)
+    done = tidewheel("jobs", "run", "--until-empty", folder=tmp_path)
     assert done.returncode == 1, done.stderr
     newest = shown(tmp_path)["intervals"][0]
     assert newest["state"] == "Failed"
@@ -116,7 +116,7 @@ def test_an_interval_without_its_input_fails_with_the_reason_and_is_run_when_it_
     gone.write_bytes(rows)
     again = tidewheel("schedule", "backfill", "nightly", *span(named), folder=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert tidewheel("jobs", "run", "--once", folder=tmp_path).returncode == 0
+    assert tidewheel("jobs", "run", "--until-empty", folder=tmp_path).returncode == 0
     complete(tmp_path, named)
 
 

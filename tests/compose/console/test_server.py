@@ -25,7 +25,7 @@ from rich.console import Console
 from compose.console.moment import Moment
 from compose.console.server import ConsoleSettings, make_console
 from compose.console.watch import Watch
-from compose.reports import dead_letters, releases, rounds, status
+from compose.reports import dead_letters, rounds, status
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name, topic_specs
 from streams.fleet.agreement import Odds
@@ -130,14 +130,10 @@ def test_json_is_what_the_commands_print() -> None:
     wanted = {
         "status": printed(lambda c: status.print_status(SEEN.status, c, as_json=True)),
         "rounds": printed(lambda c: rounds.print_rounds(TASK, runs, c, as_json=True)),
-        "releases": printed(
-            lambda c: releases.print_decisions(TASK, view.decided, c, as_json=True)
-        ),
         "jobs": [],
     }
     for name, found in wanted.items():
         assert asked.get(f"/api/{name}").json() == found
-    assert len(wanted["releases"]["decisions"]) == 3
     [found] = asked.get("/api/dead-letters").json()
     assert dead_letters.LetterReport.model_validate(found).reason == "bad-arrow"
     lines = asked.get("/api/timeline?last=2").json()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from compose.launcher.pace import BUSY, SLOWEST, Finding, Pace
+from compose.launcher.progress import BUSY, SLOWEST, Finding, Pace
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 from compose.launcher.progress import (
     LEAST_S,
-    PhaseClock,
+    Phase,
     broken_off,
     silent,
     stalled,
@@ -38,20 +38,18 @@ def decided(seq: int, kind: str, paused: Pause | None = None, **standing: Any) -
 
 
 class Loop:
-    """Two devices and the clock that watches them."""
+    """Two devices and the phase of their loop."""
 
     def __init__(self) -> None:
-        self.at = 0.0
         self.view = FleetView(TASK)
-        self.clock = PhaseClock(["d0", "d1"], began_us=1, clock=lambda: self.at)
+        self.phase = Phase(["d0", "d1"], began_us=1)
         self.see(state("d0"), state("d1"), decided(1, "served", stable=FIRST))
 
     def see(self, *messages: Received) -> str:
         for message in messages:
             self.view.absorb(message)
-        self.at += 1.0
-        self.clock.look(self.view)
-        return self.clock.now
+        self.phase.look(self.view)
+        return self.phase.now
 
     def answers(self, model: str, held_out: dict[str, tuple[int, int]]) -> list[Received]:
         return [
@@ -65,25 +63,24 @@ class Loop:
 
 def test_a_run_that_was_refused_leads_back_to_inference() -> None:
     loop = Loop()
-    assert loop.clock.now == "inference"
+    assert loop.phase.now == "inference"
     assert loop.see(step("requested", run="7", time_us=5)) == "federated run"
     assert loop.see(step("rejected", run="7", time_us=6)) == "federated run"
     assert loop.see(step("finished", run="7", time_us=7)) == "inference"
     assert loop.see() == "inference"
     assert loop.see(step("requested", run="8", time_us=9)) == "federated run"
-    assert loop.clock.seconds == {"inference": 4.0, "federated run": 2.0}
-    assert not loop.clock.closed
+    assert not loop.phase.closed
 
 
 def test_a_canary_that_was_rolled_back_leads_back_to_inference() -> None:
     loop = Loop()
     loop.see(step("requested", time_us=5))
     loop.see(step("promoted", time_us=6, model=NEXT), step("finished", time_us=7))
-    assert loop.clock.now == "federated run"  # its version waits to be offered
+    assert loop.phase.now == "federated run"  # its version waits to be offered
     assert loop.see(decided(2, "stage", stable=FIRST, offered=NEXT)) == "canary"
     assert loop.see(decided(3, "rolled-back", stable=FIRST)) == "inference"
     assert loop.see() == "inference"
-    assert not loop.clock.closed
+    assert not loop.phase.closed
 
 
 def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_version() -> None:
@@ -91,21 +88,21 @@ def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_vers
     loop.see(step("requested", time_us=5))
     loop.see(decided(2, "stage", stable=FIRST, offered=NEXT))
     loop.see(decided(3, "served", stable=NEXT))
-    assert loop.clock.now == "canary"
+    assert loop.phase.now == "canary"
     assert loop.see(*loop.answers(NEXT, {"d0": (10, 3), "d1": (10, 10)})) == "new model"
-    assert not loop.clock.closed
+    assert not loop.phase.closed
     loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (10, 10)}))
-    assert loop.clock.closed
+    assert loop.phase.closed
 
 
 def test_a_sensor_repeats_nothing_so_that_as_much_is_enough() -> None:
     loop = Loop()
-    loop.clock = PhaseClock(["d0", "d1"], began_us=1, clock=lambda: loop.at, live=True)
+    loop.phase = Phase(["d0", "d1"], began_us=1, live=True)
     loop.see(decided(2, "stage", stable=FIRST, offered=NEXT), decided(3, "served", stable=NEXT))
     loop.see(*loop.answers(NEXT, {"d0": (21, 0), "d1": (20, 0)}))
-    assert not loop.clock.closed
+    assert not loop.phase.closed
     loop.see(*loop.answers(NEXT, {"d0": (20, 0), "d1": (20, 0)}))
-    assert loop.clock.closed
+    assert loop.phase.closed
 
 
 def test_a_run_that_the_end_breaks_off_is_said() -> None:

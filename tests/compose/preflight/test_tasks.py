@@ -47,12 +47,10 @@ def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("precious")
     assert "exists already" in tidewheel(tmp_path, "new", "mine", code=2).stderr
     assert (tmp_path / "mine.py").read_text() == "precious"
-    tidewheel(tmp_path, "new", "mine", "--force")
-    assert "precious" not in (tmp_path / "mine.py").read_text()
 
 
 def changed(folder: Path, old: str, new: str) -> str:
-    tidewheel(folder, "new", "mine", "--force")
+    tidewheel(folder, "new", "mine")
     path = folder / "mine.py"
     text = path.read_text()
     assert old in text
@@ -71,7 +69,7 @@ def test_a_wrong_list_of_devices_is_one_line(
     tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     reference = changed(tmp_path, old, new)
-    assert expected in tidewheel(tmp_path, "check", reference, "--fast", code=2).stderr
+    assert expected in tidewheel(tmp_path, "check", reference, code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -96,14 +94,14 @@ def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(
 ) -> None:
     reference = changed(tmp_path, "import random\n", f"import random\n{line}\n")
     at = (tmp_path / "mine.py").read_text().splitlines().index(line) + 1
-    said = " ".join(tidewheel(tmp_path, "check", reference, "--fast", code=1).stdout.split())
+    said = " ".join(tidewheel(tmp_path, "check", reference, code=1).stdout.split())
     assert f"importing the file needs torch ({tmp_path / 'mine.py'}:{at})" in said.replace("│ ", "")
 
 
 def test_readings_that_fail_later_than_the_check_looks_are_one_line(tmp_path: Path) -> None:
     late = "yield Reading(i * 100_000 if i < 3000 else None // 1, "
     reference = changed(tmp_path, "yield Reading(i * 100_000, ", late)
-    tidewheel(tmp_path, "check", reference, "--fast")
+    tidewheel(tmp_path, "check", reference)
     said = tidewheel(tmp_path, "prepare", reference, code=2).stderr.splitlines()
     line = (
         (tmp_path / "mine.py")

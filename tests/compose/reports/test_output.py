@@ -1,17 +1,12 @@
-"""`tidewheel tail` and `query`: any topic readably; rows in each form."""
+"""`tidewheel tail`: any topic readably."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
-from rich.console import Console
 
-from compose.reports.query_output import write_result
-from streams.contract.errors import UsageError
+from compose.cli.views import row_line
 from streams.contract.events.messages import Drop, encode_drop
 from streams.contract.events.records import encode_events
 from streams.contract.task import load_task
@@ -98,19 +93,6 @@ def test_the_command_prints_the_last_messages_and_ends_where_it_is_told(
     assert tidewheel(*words, "--last", "0", folder=tmp_path).stdout == ""
 
 
-def test_each_form_holds_the_rows_of_a_query(tmp_path: Path) -> None:
-    rows = pa.table({"device": ["a", None], "n": [1, 2], "outputs": [[0.5, 1.0], None]})
-    for form in ("table", "csv", "json", "parquet"):
-        write_result(rows, form, tmp_path / form, Console(width=80))  # type: ignore[arg-type]
-    assert pa.parquet.read_table(tmp_path / "parquet").equals(rows)
-    found = [json.loads(line) for line in (tmp_path / "json").read_text().splitlines()]
-    assert found == rows.to_pylist()
-    back = pa.csv.read_csv(tmp_path / "csv")
-    assert json.loads(back.column("outputs").to_pylist()[0]) == [0.5, 1.0]
-    many = pa.table({"v": [[0.123456, 1.0, 2.0, 3.0, 4.0, 5.0], [1.0]], "x": [0.1 + 0.2, 1e-9]})
-    write_result(many, "table", tmp_path / "table", Console(width=80))
-    shown = (tmp_path / "table").read_text()
-    assert "[0.123, 1, 2, 3, … 2 more]" in shown
-    assert "0.3 " in shown
-    with pytest.raises(UsageError, match="--output"):
-        write_result(rows, "csv", tmp_path / "no" / "file.csv", Console())
+def test_a_row_for_a_person_has_short_numbers_and_vectors() -> None:
+    row = {"v": [0.123456, 1.0, 2.0, 3.0, 4.0, 5.0], "x": 0.1 + 0.2, "n": None, "d": {"a": 1}}
+    assert row_line(row) == 'v=[0.123, 1, 2, 3, … 2 more]  x=0.3  n=None  d={"a": 1}'

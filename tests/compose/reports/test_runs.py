@@ -1,33 +1,15 @@
-"""What `tidewheel rounds` and `releases` print, as a table and as JSON, from topics, event logs and
-registry."""
+"""What `tidewheel rounds` prints, as a table and as JSON, from event logs."""
 
 import json
-import threading
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from compose.launcher.state_dir import StateDir
-from compose.reports import releases, rounds
-from federation.registry import publisher
-from federation.registry.registry import Registry
+from compose.reports import rounds
 from streams.contract.documents import RoundEvent
-from streams.contract.task import load_task
-from streams.contract.topics import topic_specs
-from streams.kafka.admin import ensure_topics
-from streams.kafka.producer import Producer
-from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
-from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
-from tests.compose.messages import TASK, received, release
-from tests.compose.reports.test_views import OFFERED, shown, view_of
-from tests.rig.made_up.own_task import own_task
-from tests.rig.made_up.registries import model, offer, serve
-
-# --- rounds ---------------------------------------------------------------------------------------
+from tests.compose.cli.test_cli import TINY, fails, tidewheel
+from tests.compose.messages import TASK
+from tests.compose.reports.test_views import shown
 
 
 def two_runs() -> list[RoundEvent]:
@@ -101,71 +83,3 @@ def test_rounds_reads_event_logs_up_to_where_a_kill_cut_them(tmp_path: Path) -> 
     assert [run["run"] for run in json.loads(done.stdout)["runs"]] == ["r1", "r2"]
     away = tidewheel("rounds", TINY, "--kafka", "127.0.0.1:1", folder=tmp_path)
     fails(away, 1, "127.0.0.1:1")
-
-
-# --- releases -------------------------------------------------------------------------------------
-
-
-def kept(folder: Path, task: str = TASK) -> Registry:
-    """One version served, the next on offer."""
-    layout = StateDir(folder / ".tidewheel")
-    key = create_key(layout.signing_key)
-    registry = Registry(layout.registry, task, 1, [key.public_key()])
-    serve(registry, model(registry, 1, key), key)
-    offer(registry, model(registry, 2, key), key)
-    return registry
-
-
-def test_releases_has_each_decision_once_in_the_order_of_numbers() -> None:
-    found = view_of(
-        release(OFFERED, 2, key="tiny/00000002"), release("1-aaaaaaaa", 1, key="tiny/00000001"),
-        release(OFFERED, 2), received("releases", TASK, b"garbage"),
-    ).decided  # fmt: skip
-    text = shown(lambda console: releases.print_decisions(TASK, found, console, as_json=False))
-    assert "tiny: 2 decisions" in text
-    data = shown(lambda console: releases.print_decisions(TASK, found, console, as_json=True))
-    models = [(d["model"], d["evidence"]) for d in json.loads(data)["decisions"]]
-    assert models == [("1-aaaaaaaa", {}), (OFFERED, {})]
-    line = shown(lambda console: releases.print_decision(found[0], console, as_json=False))
-    assert line.endswith("1 served 1-aaaaaaaa: a test\n")
-
-
-def test_without_a_broker_releases_are_the_registrys(tmp_path: Path) -> None:
-    kept(tmp_path)
-    done = tidewheel("releases", TINY, "--offline", "--json", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    data = json.loads(done.stdout)["decisions"]
-    assert [(d["kind"], d["share"]) for d in data] == [("served", 0.0), ("stage", 0.05)]
-    address = f"127.0.0.1:{port_without_listener()}"
-    done = tidewheel("releases", TINY, "--kafka", address, folder=tmp_path)
-    assert "2 decisions" in done.stdout
-    assert address in done.stderr
-    assert "read from .tidewheel/registry" in done.stderr
-    done = tidewheel("releases", TINY, "--offline", "--follow", folder=tmp_path)
-    fails(done, 2, "--follow", "--offline")
-
-
-@pytest.mark.kafka
-def test_releases_are_read_from_kafka_and_followed(kafka: BrokerSettings, tmp_path: Path) -> None:
-    task = load_task(own_task(tmp_path))
-    registry = kept(tmp_path, task.name)
-    key = create_key(StateDir(tmp_path / ".tidewheel").signing_key)
-    ensure_topics(kafka, topic_specs(task.id))
-    with closing(Producer(kafka)) as producer:
-        first = publisher.announce(producer, registry, None)
-        found = releases.read_decisions(task, kafka, lambda: pytest.fail("Kafka answers"))
-        assert [d.seq for d in found] == [1, 2]
-        came: list[int] = []
-
-        def watch() -> None:
-            for decision in releases.follow(task, kafka):
-                came.append(decision.seq)
-                if len(came) == 3:
-                    return
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        registry.serve(registry.models()[1], key, "all")
-        publisher.announce(producer, registry, first)
-        thread.join(30)
-    assert came == [1, 2, 3]

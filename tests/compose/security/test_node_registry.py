@@ -77,23 +77,25 @@ def test_a_fingerprint_is_the_one_that_ssh_keygen_shows(tmp_path: Path) -> None:
     assert found == "SHA256:8V1PWt0Ebg/TiTEDFm8Ilnlm2KkgJ7gyJNCgWrsvooc"
 
 
-def test_another_key_takes_the_place_only_when_asked_to(
+def test_another_key_takes_the_place_once_the_first_is_removed(
     nodes: Nodes, flwr: StandIn, tmp_path: Path
 ) -> None:
     nodes.add("d0")
     first = kept(nodes, "d0")
     made = tmp_path / "made" / "key"
     make_key(made)
-    with pytest.raises(UsageError, match=r"registered with another key, SHA256:.*--renew"):
+    with pytest.raises(UsageError, match=r"registered with another key, SHA256:.*node remove d0"):
         nodes.add("d0", public_path(made))
     assert kept(nodes, "d0") == first
-    assert nodes.add("d0", public_path(made), renew=True) == "replaced"
+    nodes.remove("d0")
+    assert nodes.add("d0", public_path(made)) is True
     assert flwr.status[first.node] == "unregistered"
     assert kept(nodes, "d0").public_key == own_key(made)
     assert not nodes.key("d0").exists()  # it would not be the node's any more
     with pytest.raises(UsageError, match="another key"):
         nodes.add("d0")
-    assert nodes.add("d0", renew=True) == "replaced"
+    nodes.remove("d0")
+    assert nodes.add("d0") is True
     assert kept(nodes, "d0").public_key == own_key(nodes.key("d0"))
 
 
@@ -110,7 +112,7 @@ def test_a_key_that_the_superlink_has_had_before_is_told(
 
 def test_a_crash_before_the_node_is_written_down_costs_a_key(nodes: Nodes, flwr: StandIn) -> None:
     flwr.register(make_key(nodes.key("d0")))
-    assert nodes.add("d0") == "added"
+    assert nodes.add("d0") is True
     assert flwr.status[kept(nodes, "d0").node] == "registered"
     assert len(flwr.keys) == 2
 
@@ -120,7 +122,7 @@ def test_a_superlink_with_an_empty_database_is_told_again(nodes: Nodes, flwr: St
     first = kept(nodes, "d0")
     flwr.keys.clear()
     flwr.status.clear()
-    assert nodes.add("d0") == "added"
+    assert nodes.add("d0") is True
     assert kept(nodes, "d0").public_key == first.public_key
 
 

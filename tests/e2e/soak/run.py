@@ -181,7 +181,7 @@ class _Run:
         self._until("the account closes", self._is_closed)
         found, store = self.found, self.server.layout.store
         found.lag, found.fenced = self.server.lag(), self.server.fenced
-        for words in (("status", "--json"), ("timeline", "--json"), ("releases", "--json")):
+        for words in (("status", "--json"), ("timeline", "--json")):
             found.commands_s[words[0]], _ = self.server.command(
                 words[0], self.server.reference, *words[1:]
             )

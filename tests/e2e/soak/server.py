@@ -104,7 +104,7 @@ class Server:
     def start(self, name: str) -> None:
         words = ["controller", "--stages", "0.25,1", "--runs-per-day", "0"]
         if name in WORKERS:
-            words = ["worker", "--instance", name, "--threads", "1"]
+            words = ["worker", "--instance", name]
             words += ["--keep-days", str(self.keep_days)]
         about = [self.reference, "--state", str(self.layout.state)]
         about += ["--kafka", self.broker.bootstrap]

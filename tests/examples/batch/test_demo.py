@@ -23,7 +23,7 @@ def test_the_demo_kills_a_job_resumes_it_and_has_every_segment_in_both_outputs(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "InProgress, but no process works on it" in done.stdout
     assert "are in both outputs, each once" in done.stdout
-    assert "<table" in (tmp_path / "demo" / "scores.job" / "report.html").read_text()
+    assert "## Input" in (tmp_path / "demo" / "scores.job" / "report.md").read_text()
     with duckdb.connect(str(tmp_path / "demo" / "scores.duckdb"), read_only=True) as connection:
         ((rows,),) = connection.execute("SELECT count(*) FROM scores").fetchall()
     assert rows > 1000

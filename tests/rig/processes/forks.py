@@ -270,7 +270,8 @@ def serve_first() -> None:
     """Import, then fork on request until the other end is closed."""
     sys.modules[THREADED] = None  # type: ignore[assignment]  # whose import fails
     commands = importlib.import_module("compose.cli.main").COMMANDS.values()  # imported when used
-    for name in (*PRELOAD, *sorted({place.module for place in commands})):
+    modules = {f"compose.cli.{place.partition(':')[0]}" for place in commands}
+    for name in (*PRELOAD, *sorted(modules)):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     del sys.modules[THREADED]

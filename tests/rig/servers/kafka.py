@@ -11,9 +11,12 @@ Kafka maps it, and compiles its code quickly instead of well. It is the same Kaf
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from kafka.admin import NewTopic
 
 from compose.launcher import broker
 from compose.launcher.broker import BrokerChoice
+from streams.kafka.admin import probe
 
 SHARED = Path(__file__).parents[4] / "shared" / "kafka"
 ARCHIVE = Path(__file__).parents[3] / ".venv" / "kafka.jsa"
@@ -58,6 +62,47 @@ def java_options(archive: Path = ARCHIVE) -> str:
     return f"-XX:TieredStopAtLevel=1{found}"
 
 
+@contextmanager
+def serving(
+    choice: BrokerChoice, state: Path, log: Path, timeout_s: float = 60.0
+) -> Iterator["subprocess.Popen[bytes] | None"]:
+    """Start the chosen broker, wait until it answers, and end it on the way out; yield its process,
+    None for one that is not ours."""
+    if choice.kind == "external":
+        assert probe(choice.settings, timeout_s), choice.why
+        yield None
+        return
+    launch = broker.command(choice, state)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            launch.argv, env={**os.environ, **launch.env}, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + timeout_s
+        while not probe(choice.settings, 1.0):
+            late = process.poll() is not None or time.monotonic() > deadline
+            assert not late, f"{choice.why}: {log.read_text(errors='replace')[-500:]}"
+            time.sleep(0.1)
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes]", patience_s: float = 15.0) -> None:
+    """End a process group: SIGTERM, time to flush, then SIGKILL."""
+    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
+        if process.poll() is not None:
+            break
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(wait_s)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)  # what the group's leader may have left behind
+
+
 def make_archive(archive: Path) -> None:
     """Write the classes of a Kafka that serves a topic, where there is one to start."""
     environ = with_kafka()
@@ -68,7 +113,7 @@ def make_archive(archive: Path) -> None:
             return
         broker.command(choice, state)  # formats, in another Java
         os.environ["KAFKA_OPTS"] = f"-XX:TieredStopAtLevel=1 -XX:ArchiveClassesAtExit={made}"
-        with broker.running(choice, state, state / "broker.log") as process:
+        with serving(choice, state, state / "broker.log") as process:
             _use(choice.settings.bootstrap)
         if process is not None and process.returncode != -signal.SIGKILL and made.exists():
             shutil.move(made, archive)

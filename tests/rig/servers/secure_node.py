@@ -30,6 +30,7 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
+from tests.rig.servers.kafka import stop
 
 PASSWORD = "correct horse"
 HOST = "127.0.0.1"
@@ -153,7 +154,7 @@ def running(state: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Se
         _create_user(node)
         yield node
     finally:
-        broker.stop(process)
+        stop(process)
 
 
 def _doors(node: SecureNode) -> str:

@@ -15,7 +15,7 @@ from deltalake import write_deltalake
 
 from streams.batch.jobs.job import Job
 from streams.batch.jobs.job_folder import JobFolder, Models
-from streams.batch.jobs.submission import Stdin, folder_of, specify
+from streams.batch.jobs.submission import folder_of, specify
 from streams.batch.records.progress import Manifest
 from streams.batch.records.specification import Settings, Specification
 from streams.batch.sources.plan import Cutter
@@ -148,13 +148,13 @@ def asked(place: Path, *inputs: Path | str, to: str = "out", **more: Any) -> Set
 
 
 def submitted(
-    place: Path, *inputs: Path | str, to: str = "out", stdin: Stdin | None = None,
+    place: Path, *inputs: Path | str, to: str = "out",
     using: Models | None = None, task: Task = tiny, **more: Any,
 ) -> Submitted:  # fmt: skip
     """A job with the options of Settings."""
     settings, using = asked(place, *inputs, to=to, **more), using or models()
     folder = folder_of(settings)
-    folder.submit(specify(task, settings, using, stdin), using)
+    folder.submit(specify(task, settings, using), using)
     return Submitted(folder, place / to)
 
 

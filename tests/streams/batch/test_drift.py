@@ -1,18 +1,16 @@
 """The drift of a job is the stream's, adds up over shards, and sees what a mean of distances hides;
 the report shows it."""
 
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from streams.batch.jobs.answers import drift_of, mean_of_distances, reference_of
 from streams.batch.jobs.job_folder import Models
-from streams.batch.jobs.manifest import page_of
+from streams.batch.jobs.manifest import manifest_of, report_of
 from streams.batch.records.progress import Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
 from streams.drift.detector import compare
@@ -172,16 +170,14 @@ def test_the_report_is_one_page_with_counts_drift_accuracy_and_errors(tmp_path: 
     for row in rows:
         row["segment"] = [x + 2.0 for x in row["segment"]]
     rows[5]["segment"] = [1.0]
-    job = job_of(tmp_path, rows, "a&b<i>")
-    assert "Not measured" in page_of(job.folder)
+    job = job_of(tmp_path, rows, "a|b")
+    assert "not measured" in report_of("id", manifest_of(job.folder))
     assert job.run(timeout=1e-9).state == "PartiallyCompleted"
     assert "PartiallyCompleted" in job.folder.report.read_text()
     found = job.run()
     text = job.folder.report.read_text()
-    assert "http" not in text.replace('lang="en"', "")
-    ElementTree.fromstring(re.sub(r"<!doctype html>|<meta[^>]*>", "", text))  # each tag is closed
     for wanted in (
         "Completed", "wrong-width", "400 of 400", "of the channels", "as MLRun decides it", "slow",
-        "a&amp;b&lt;i&gt;", f"{found.correct / found.labelled:.4f}",
+        "a\\|b", f"{found.correct / found.labelled:.3g}",
     ):  # fmt: skip
         assert wanted in text, wanted

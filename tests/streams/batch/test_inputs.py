@@ -14,7 +14,6 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch.jobs.submission import Stdin
 from streams.batch.records.specification import Columns
 from streams.batch.sources.selection import moment_us
 from streams.contract.errors import UsageError
@@ -166,30 +165,6 @@ def test_what_is_no_delta_table_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "lake" / "_delta_log").mkdir(parents=True)
     with pytest.raises(UsageError, match="lake cannot be read as a Delta table"):
         submitted(tmp_path, tmp_path / "lake")
-
-
-# --- standard input -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
-def test_standard_input_is_kept_with_the_job_and_read_as_a_file(tmp_path: Path, kind: str) -> None:
-    write: Any = {"jsonl": write_lines, "parquet": write_parquet, "csv": write_csv}[kind]
-    data = write(tmp_path / "x" / "a", good_rows(30)).read_bytes()
-    job = submitted(tmp_path, "-", stdin=Stdin(io.BytesIO(data), kind))
-    assert job.run().succeeded == 30
-    assert {row["file"] for row in job.rows()} == {"-"}
-    assert (job.folder.folder / f"stdin.{kind}").read_bytes() == data
-
-
-def test_standard_input_that_cannot_be_scored_leaves_nothing(tmp_path: Path) -> None:
-    for inputs, options, text in (
-        (["-", "a.csv"], {}, "read alone"),
-        (["-"], {"columns": ["wave"]}, "- has no 'wave'|no 'wave'"),
-    ):
-        stdin = Stdin(io.BytesIO(b"event,segment\n"), "csv")
-        with pytest.raises(UsageError, match=text):
-            submitted(tmp_path, *inputs, stdin=stdin, **options)
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- selection ------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class Queued:
         Runner(
             self.queue, lambda entry, _: Here(work or self.work, entry), self.told.append, wait,
             max_attempts=3, **more,
-        ).run("empty")  # fmt: skip
+        ).run(until_empty=True)  # fmt: skip
         return [event.kind for event in self.told]
 
 

@@ -16,7 +16,7 @@ from streams.batch.jobs.answers import Answering, output_schema
 from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
 from streams.batch.records.specification import Columns, Named, Plan
 from streams.batch.sinks.files import writing
-from streams.batch.sources.inputs import check_files, choose_columns, read_shard
+from streams.batch.sources.inputs import check_files, choose_columns, head_of, read_shard
 from streams.batch.sources.plan import Cutter, hash_file
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
@@ -253,7 +253,8 @@ def test_rows_of_one_sample_are_one_column_a_channel(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"y": [1, None], "x": [0.5, 2.5]}), path)
     settings = asked(tmp_path, path, keep=[], id=None, label_column=None)
-    columns = choose_columns(flat, "parquet", [Named(name="in", path=str(path))], settings)
+    head = head_of("parquet", Named(name="in", path=str(path)))
+    columns = choose_columns(flat, "parquet", head, settings)
     assert (columns.segment, columns.per_channel) == (["x", "y"], True)
     (rows,) = read(path, "parquet", plan_of(path, "parquet"), columns, flat)
     assert rows.segments[0].tolist() == [[0.5], [1.0]]
