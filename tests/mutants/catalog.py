@@ -232,14 +232,14 @@ MUTANTS = [
         "streams/contract/events/records.py",
         "if digest != layout.digest:",
         "if False:",
-        "tests/streams/contract/test_compact.py",
+        "tests/streams/contract/test_records.py",
     ),
     Mutant(
         "events: what follows the rows of a body is ignored",
         "streams/contract/events/compact.py",
         "body.number(), body.text()\n    body.end()\n",
         "body.number(), body.text()\n",
-        "tests/streams/contract/test_compact.py",
+        "tests/streams/contract/test_records.py",
     ),
     Mutant(
         "releases: a delivery may announce any size",
@@ -311,7 +311,7 @@ MUTANTS = [
         "streams/contract/events/records.py",
         "    _check_values(task, columns)\n",
         "",
-        "tests/streams/contract/test_compact.py",
+        "tests/streams/contract/test_records.py",
     ),
     _records(
         "lists of any length are taken", "batches.py", "if (lengths != size).any():", "if False:"

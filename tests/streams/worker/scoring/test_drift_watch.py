@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -174,18 +173,6 @@ def test_without_a_reference_there_is_no_drift() -> None:
     assert set(store.tables[SCORES].column("drift").to_pylist()) == {None}
 
 
-def test_it_is_stored_once_for_each_report_and_sent_to_no_device() -> None:
-    log, store = history(windows=2), MemoryStore()
-    asyncio.run(live(log, store))
-    stored = [text for text in store.tables[SCORES].column("drift").to_pylist() if text]
-    assert len(stored) == 2
-    for text in stored:
-        assert sum(WindowDrift.decode(text.encode()).counts) == 20 * len(reference().features)
-    for message in log.published:
-        if message.topic == "tiny.v1.scores":
-            assert b"drift" not in message.value
-
-
 def one(watch: DriftWatch, window: Window) -> str:
     of = watch._task
     segments = segments_of(of, [window]) if of.upload == "segment" else None
@@ -212,54 +199,3 @@ def test_a_task_that_uploads_no_segments_watches_its_predictions() -> None:
     found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window).encode()).report
     assert [c.channel for c in found.channels] == ["predictions"]
     assert found.decided
-
-
-def test_a_report_says_how_sure_the_answers_are_and_where_they_agree() -> None:
-    log, store = history(windows=1), MemoryStore()
-    asyncio.run(live(log, store))
-    rows, report = store.tables[SCORES].to_pylist(), reports(log)[0, 0]
-    outputs = np.array([row["outputs"] for row in rows])
-    softmax = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
-    assert report.confidence == pytest.approx(softmax.max(axis=1).mean(), abs=1e-5)
-    agreeing = Counter(row["agrees"] for row in rows)[True]
-    (name,) = report.classes  # the stand-in for a teacher gives the first class always
-    assert (name, report.classes[name].events, report.classes[name].agreeing) == (
-        "slow",
-        20,
-        agreeing,
-    )
-    assert report.errors == {}
-
-
-@pytest.mark.parametrize("metric", ["mae", "rmse", "within"])
-def test_a_task_with_targets_reports_errors(metric: str) -> None:
-    pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"), metric=metric)
-    log, store = Log(), MemoryStore()
-    outputs = batch("d0", 0, times(0), task=pump)
-    log.append(outputs)
-
-    async def run() -> None:
-        made = committer(pump, log, store, reference=reference(pump))
-        await made.assign(0)
-        made.receive(log.incoming(0), 0, 0.0)
-        await made.flush(LATER)
-
-    asyncio.run(run())
-    report = reports(log)[0, 0]
-    error = np.array(outputs.rows.column("outputs").to_pylist()) - 1  # the teacher answers ones
-    assert (report.confidence, report.classes, report.metric) == (None, {}, metric)
-    sums = {
-        "mae": np.abs(error).mean(axis=1).sum(),
-        "rmse": (error**2).mean(axis=1).sum(),
-        "within": (np.abs(error) <= pump.tolerance).all(axis=1).sum(),
-    }
-    [events, told] = report.sums("1-aaaaaaaa")[""]
-    assert (events, told) == (20, pytest.approx(sums[metric], abs=1e-4))
-    for i, name in enumerate(pump.targets):
-        found = report.errors[name]
-        assert found.events == 20
-        assert found.mean == pytest.approx(error[:, i].mean(), abs=1e-5)
-        assert found.mean_absolute == pytest.approx(np.abs(error[:, i]).mean(), abs=1e-5)
-        assert found.root_mean_square == pytest.approx(np.sqrt((error[:, i] ** 2).mean()), abs=1e-5)
-    channels = {c.channel for c in drift_of(report).channels}
-    assert {"predictions flow", "predictions heat"} <= channels
