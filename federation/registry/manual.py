@@ -176,10 +176,8 @@ def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | No
     return None
 
 
-def needed(registry: Registry, desired: DesiredState | None) -> set[str]:
+def needed(registry: Registry, desired: DesiredState) -> set[str]:
     """Return the versions that are current, and their bases."""
-    if desired is None:
-        return set()
     refs = [desired.stable, desired.offered, desired.candidate]
     found = {ref.model for ref in refs if ref is not None}
     for model in sorted(found):

@@ -131,7 +131,7 @@ MUTANTS = [
         "federation/registry/history.py",
         "if (entry.name, entry.tag) != now:",
         "if entry.name != now[0]:",
-        "tests/federation/controller/test_registry_reads.py",
+        "tests/federation/registry/test_object_store.py",
     ),
     Mutant(
         "admission: other devices decide in a private run",
