@@ -16,7 +16,7 @@ from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch, reference
+from tests.rig.processes.workers import SECOND, batch, events, reference
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
 
 LATER = 1e9
@@ -181,7 +181,7 @@ def one(watch: DriftWatch, window: Window) -> str:
 
 
 def test_counts_of_another_reference_are_not_added() -> None:
-    window = Window(0, "d0", 0, tuple(split(task, Message(0, None), batch("d0", 0, times(0)))))
+    window = Window(0, "d0", 0, tuple(split(task, Message(0, None), events("d0", 0, times(0)))))
     text = one(DriftWatch(task, reference()), window)
     same, other = DriftWatch(task, reference()), DriftWatch(task, reference(minimum=21))
     for watch in (same, other):
@@ -194,8 +194,8 @@ def test_counts_of_another_reference_are_not_added() -> None:
 
 def test_a_task_that_uploads_no_segments_watches_its_predictions() -> None:
     quiet = dataclasses.replace(task, upload="prediction")
-    events = batch("d0", 0, times(0), task=quiet)
-    window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), events)))
+    seen = events("d0", 0, times(0), task=quiet)
+    window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), seen)))
     found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window).encode()).report
     assert [c.channel for c in found.channels] == ["predictions"]
     assert found.decided

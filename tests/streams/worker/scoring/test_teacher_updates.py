@@ -19,8 +19,9 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.learning.teacher import Teacher
 from streams.runtime.key_files import create_key, load_private_key
+from streams.worker.settings import WorkerSettings
 from streams.worker.store.query import open_store
-from streams.worker.teacher_source import TeacherUpdates
+from streams.worker.teacher_source import TeacherSource
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.rig.made_up.mangled import mangled
 from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
@@ -208,6 +209,10 @@ def test_a_teacher_whose_delivery_is_not_as_decided_is_not_opened(
     spoiled = told.model_copy(update={"deliveries": [delivery.model_copy(update=change)]})
     served.producer.put(topic_name(name, RELEASES), name.encode(), spoiled.encode())
     taken: list[Teacher] = []
-    TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append).look()
-    assert says in caplog.text
+    trusted = (served.folder / "key.pub",)
+    settings = WorkerSettings(name, served.broker, served.store, trusted)
+    source = TeacherSource(served.task, settings)
+    source.follow(taken.append)
+    until(lambda: says in caplog.text, says)
+    assert source.stop(30)
     assert taken == []

@@ -23,7 +23,7 @@ from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, labe
 from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch, labels
+from tests.rig.processes.workers import SECOND, events, labels
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -45,7 +45,7 @@ def rows(
     drift: str | None = None,
     task: Task = task,
 ) -> pa.Table:
-    pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s, task=task)))
+    pieces = tuple(split(task, Message(0, None), events("d0", first, times_s, task=task)))
     windows = [Window(partition, "d0", piece.window, (piece,)) for piece in pieces]
     scored = [
         ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit, drift)
