@@ -178,7 +178,7 @@ class Registry:
         if teacher is None:
             return False
         before, ref = self.desired(), Ref.of(teacher)
-        if before.teacher is not None and before.teacher == ref and before.teacher.size == ref.size:
+        if before.teacher == ref:
             return False
         desired = before.model_copy(update={"teacher": ref})
         self.decide(key, "teacher", desired, last, model=ref.model, reason=reason)

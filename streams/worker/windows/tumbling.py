@@ -150,16 +150,6 @@ class Clock(Protocol):
         ...
 
 
-class CallersClock:
-    """A clock for which messages can always come."""
-
-    def heard(self, _partition: int, now_s: float) -> float:
-        return now_s
-
-    def listened(self, _partition: int, now_s: float) -> float:
-        return now_s
-
-
 @dataclass
 class ListeningClock:
     """Seconds of one partition, in place of the wall clock where silence is measured.

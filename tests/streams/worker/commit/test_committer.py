@@ -20,7 +20,7 @@ from streams.worker.commit.publications import publications
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import batch, labels, reference
-from tests.streams.worker.model import Crash, Log, MemoryStore, committer
+from tests.streams.worker.model import CallersClock, Crash, Log, MemoryStore, committer
 
 REFERENCE = reference()
 LATER = 1e9  # every device has been silent by then
@@ -203,7 +203,7 @@ def test_a_gpu_that_fails_ends_the_worker_and_refuses_no_event() -> None:
     async def live() -> None:
         made = Committer(
             task, Teacher(task, Lost(), "1-x"), store, log,
-            now_us=lambda: 0, failpoint=lambda _: None,
+            now_us=lambda: 0, clock=CallersClock(), failpoint=lambda _: None,
         )  # fmt: skip
         await made.assign(0)
         made.receive(log.incoming(0), 0, 0.0)

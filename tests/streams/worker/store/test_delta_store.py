@@ -1,5 +1,4 @@
 import dataclasses
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -329,15 +328,6 @@ def test_windows_of_numbers_have_their_errors(tmp_path: Path) -> None:
         names = [name for name, *_ in connection.execute("describe windows").fetchall()]
     assert "agreeing" in names
     assert "rmse" not in names
-
-
-def test_a_query_makes_no_table(tmp_path: Path) -> None:
-    """A store of a version without labels, which may be read only."""
-    DeltaStore(tmp_path).commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
-    shutil.rmtree(tmp_path / LABELS)
-    with open_store(tmp_path) as connection:
-        assert connection.execute("select count(label) from labelled").fetchall() == [(1,)]
-    assert not (tmp_path / LABELS).exists()
 
 
 def test_a_partition_that_is_lost_while_a_commit_waits_is_lost(
