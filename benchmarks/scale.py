@@ -21,6 +21,7 @@ from benchmarks.frame import MB, Bench, Cell, Figure, main, number
 from benchmarks.support.backlog import ORIGIN_US, SMALL, Source
 from benchmarks.support.processes import Failed, topic_bytes
 from benchmarks.support.workers import drain, fill, plan_of
+from streams.contract.events.event_columns import columns_of
 from streams.contract.events.records import encode_events
 from streams.contract.task import Task, load_task
 from streams.worker.commit.committer import OVERHEAD
@@ -132,7 +133,8 @@ def _commit(store: DeltaStore, task: Task, partitions: Sequence[int], rows: int,
     source, scored = Source(task, each), []
     times = ORIGIN_US + np.arange(each) * (task.window_us // each)
     for partition in partitions:
-        events = source.events(f"device-{partition:05d}", at * each, times)
+        made = source.events(f"device-{partition:05d}", at * each, times)
+        events = columns_of(made.device, made.epoch, made.first, made.rows)
         pieces = tuple(split(task, Message(0, None), events))
         window = Window(partition, events.device, pieces[0].window, pieces)
         outputs = np.zeros((window.rows, task.outputs), np.float32)

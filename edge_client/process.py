@@ -21,6 +21,7 @@ from edge_client.uplink.pacing import check as check_gathering
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.runtime.failpoints import read_failpoint
+from streams.runtime.interrupts import by_thread
 from streams.runtime.tracing import open_tracing
 
 M_ARENA_MAX = -8  # malloc.h
@@ -88,7 +89,7 @@ def run(settings: EdgeSettings) -> DeviceState:
     threading.excepthook = _end_process
     signal.signal(signal.SIGUSR1, lambda *_: show_threads())
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
+        signal.signal(number, by_thread(agent.stop))
     if settings.metrics_port is not None:
         _serve_metrics(agent, settings)
     agent.run()

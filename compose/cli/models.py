@@ -2,7 +2,7 @@
 needs a broker."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,12 +116,11 @@ def verify(
     With MODEL the chain and that version. Prints one line per problem; exits 1 if there is one.
     """
     from federation.registry.audit import verify as look
-    from streams.contract.signing import key_id
     from streams.runtime.key_files import load_public_key
 
-    given = [load_public_key(path) for path in trust or []]
     where = registry_of(load_task(task), state, registry)
-    report = look(where, {key_id(key): key for key in given}, model)
+    given = [load_public_key(path) for path in trust or []]
+    report = look(replace(where, trusted=[*where.trusted, *given]), model)
     if json:
         print_json(asdict(report))
     else:

@@ -38,6 +38,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import absolute_reference, load_task
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.interrupts import by_thread
 
 
 def teacher(
@@ -123,7 +124,7 @@ def run_controller(
         config["strategy"] = checked_strategy(load_task(task), strategy)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, by_thread(stop.set))
     configure_log()
     run(
         ControllerSettings(

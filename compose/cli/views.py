@@ -179,9 +179,10 @@ def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
 
 
 def _last_then_new(reader: "Reader", last: int, *, follow: bool) -> Iterator["Received"]:
-    ends = reader.ends()
-    reader.seek_before_end(last)
-    while follow or reader.before(ends):
+    bounds = reader.bounds()
+    for place, (begin, end) in bounds.items():
+        reader.seek(*place, max(begin, end - last))
+    while follow or reader.before({place: end for place, (_, end) in bounds.items()}):
         yield from reader.poll(0.5)
 
 

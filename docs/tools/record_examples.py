@@ -26,7 +26,7 @@ from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Re
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import decode_batch
-from streams.contract.events.event_columns import batch_of
+from streams.contract.events.event_columns import batch_of, columns_of
 from streams.contract.events.messages import (
     TAUGHT,
     Drop,
@@ -85,7 +85,9 @@ def batch() -> EventBatch:
 
 def published() -> list[Outgoing]:
     """Return what a worker publishes for the window of these two events."""
-    pieces = tuple(split(TASK, Message(41, None), batch()))
+    sent = batch()
+    events = columns_of(sent.device, sent.epoch, sent.first, sent.rows)
+    pieces = tuple(split(TASK, Message(41, None), events))
     window = Window(2, "pump-3", TIME_US, pieces)
     teacher = np.array([[3.0, -2.0], [1.0, -1.0]], np.float32)
     scored = ScoredWindow(window, teacher, revision=0, commit=12)

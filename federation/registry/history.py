@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from streams.contract.decisions import ZERO, Release, Trust
+from streams.contract.decisions import ZERO, Decision, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.runtime.object_store import ObjectStore
 
@@ -56,6 +56,11 @@ class History:
             for (name, tag), text in zip(fresh, texts, strict=True):
                 self._read.append(self._verified(name, tag, text))
         return [entry.release for entry in self._read]
+
+    def valid(self) -> list[tuple[Decision, Trust]]:
+        """Return the decisions that were valid when they were read last, and the keys after
+        each."""
+        return [(entry.release.decision, entry.trust) for entry in self._read]
 
     @property
     def trust(self) -> Trust:

@@ -72,8 +72,7 @@ def promote(
     """Let all devices serve `model`; another offered version is withdrawn."""
     last, ref = last_decision(registry), _usable(registry, model)
     before = last.decision.standing
-    stable, sized = before.stable, before.stable is not None and before.stable.size == ref.size
-    if stable == ref and sized and before.offered is None and model not in before.withdrawn:
+    if before.stable == ref and before.offered is None and model not in before.withdrawn:
         return ManualDecision(f"all devices serve {model} already: nothing to do")
     after, text = before, f"{model} is served by all devices"
     if before.offered is not None and before.offered != ref:
@@ -176,10 +175,8 @@ def before_stable(registry: Registry, decisions: Iterable[Decision]) -> Ref | No
     return None
 
 
-def needed(registry: Registry, desired: DesiredState | None) -> set[str]:
+def needed(registry: Registry, desired: DesiredState) -> set[str]:
     """Return the versions that are current, and their bases."""
-    if desired is None:
-        return set()
     refs = [desired.stable, desired.offered, desired.candidate]
     found = {ref.model for ref in refs if ref is not None}
     for model in sorted(found):

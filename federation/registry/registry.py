@@ -178,7 +178,7 @@ class Registry:
         if teacher is None:
             return False
         before, ref = self.desired(), Ref.of(teacher)
-        if before.teacher is not None and before.teacher == ref and before.teacher.size == ref.size:
+        if before.teacher == ref:
             return False
         desired = before.model_copy(update={"teacher": ref})
         self.decide(key, "teacher", desired, last, model=ref.model, reason=reason)
@@ -211,9 +211,15 @@ class Registry:
     def history(self, after: int = 0) -> list[Release]:
         """Return the signed decisions with a number above `after`; raise ArtifactError unless the
         whole chain is valid, see federation.registry.history."""
-        found = self._history.releases()
-        self.keys.update(self._history.trust.known)
-        return found[after:]
+        try:
+            return self._history.releases()[after:]
+        finally:
+            self.keys.update(self._history.trust.known)
+
+    def valid(self) -> list[tuple[Decision, Trust]]:
+        """Return the decisions up to the first one that is not valid, as they were read last, and
+        the keys after each."""
+        return self._history.valid()
 
     def trust(self) -> Trust:
         """Return the keys after the last decision. Raises as `history`."""

@@ -82,10 +82,9 @@ class DesiredState(Document):
 
     A `share` (0 to 1) of the devices serves `offered`, the others serve `stable`; `candidate` waits
     for its rollout. While a person has `paused` the rollout, `offered` stays at its stage or is
-    withdrawn; older readers ignore the field. `withdrawn` maps versions that no device may serve to
-    the reason. `keys` (raw, hex) are trusted in addition to the keys that a process was started
-    with, except `revoked` ones. `url`: artifacts are also at <url>/models/<model>.twa; empty if
-    they are only on Kafka.
+    withdrawn. `withdrawn` maps versions that no device may serve to the reason. `keys` (raw, hex)
+    are trusted in addition to the keys that a process was started with, except `revoked` ones.
+    `url`: artifacts are also at <url>/models/<model>.twa; empty if they are only on Kafka.
     """
 
     stable: Ref | None = None
@@ -158,11 +157,10 @@ class Delivery(Document):
         """Raise ArtifactError if it announces more bytes, or more chunks, than `ref` can need."""
         most = ref.size
         if self.size > most or self.chunks > 1 + self.size // CHUNK_BYTES:
-            advice = "" if ref.size else ": its decision names no size, promote or offer it again"
             raise ArtifactError(
                 "size",
                 f"{self.size} bytes in {self.chunks} chunks are announced for {self.model}; "
-                f"at most {most} are fetched{advice}",
+                f"at most {most} are fetched",
             )
 
 

@@ -72,7 +72,6 @@ class Feature(Document):
             raise ValueError("every cell needs a count, none below 0")
         return self
 
-
     @property
     def moments(self) -> tuple[float, float]:
         """Mean and variance of the finite observations, each at the middle of its cell."""

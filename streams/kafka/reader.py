@@ -14,7 +14,6 @@ from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 BULK = 5000  # messages of one poll where many are read
-FEW = 100  # where each of them may have many rows
 FETCH_WAIT_MS = 2000  # how long the broker holds a fetch while there is nothing new
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
@@ -120,23 +119,9 @@ class Reader:
                 else:
                     self._consumer.seek_to_end(tp)
 
-    def ends(self) -> dict[tuple[str, int], int]:
-        """Return the end offsets of all partitions that this reader follows."""
-        with translated(self._settings):
-            ends = self._consumer.end_offsets(list(self._consumer.assignment()))
-        return {(tp.topic, tp.partition): int(end) for tp, end in ends.items()}
-
     def before(self, ends: Mapping[tuple[str, int], int]) -> bool:
         """Return whether any partition has messages before these offsets left to read."""
         return any(self.position(*place) < end for place, end in ends.items())
-
-    def seek_before_end(self, count: int) -> None:
-        """Start with the last `count` messages of each partition."""
-        with translated(self._settings):
-            followed = list(self._consumer.assignment())
-            begins = self._consumer.beginning_offsets(followed)
-            for tp, end in self._consumer.end_offsets(followed).items():
-                self._consumer.seek(tp, max(begins[tp], end - count))
 
     def position(self, topic: str, partition: int) -> int:
         """Return the offset of the next message to read."""
@@ -162,26 +147,6 @@ class Reader:
             ends = left
             found = self.poll(0.2, limit=BULK)
             yield from found
-            if found:
-                deadline = time.monotonic() + timeout_s
-            elif time.monotonic() > deadline:
-                raise BrokerUnavailable(
-                    f"{self._settings.bootstrap} returned no message for {timeout_s:.0f} s"
-                )
-
-    def between(
-        self, topic: str, partition: int, start: int, stop: int, timeout_s: float = 15.0
-    ) -> Iterator[Received]:
-        """Yield the messages of one partition from offset `start`, which is there, to before
-        `stop`; raise BrokerUnavailable if none comes for `timeout_s`."""
-        tp = TopicPartition(topic, partition)
-        self._consumer.pause(*self._consumer.assignment())
-        self._consumer.resume(tp)
-        self._consumer.seek(tp, start)
-        deadline = time.monotonic() + timeout_s
-        while self._at(tp) < stop:
-            found = self.poll(0.2, limit=FEW)
-            yield from (message for message in found if message.offset < stop)
             if found:
                 deadline = time.monotonic() + timeout_s
             elif time.monotonic() > deadline:

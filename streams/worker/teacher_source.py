@@ -13,9 +13,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from collections.abc import Callable
 
 from streams.contract.decisions import Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
@@ -23,9 +21,7 @@ from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader, Received
-from streams.kafka.settings import BrokerSettings
 from streams.learning.teacher import Teacher, load_teacher, make_teacher
-from streams.learning.torch_device import CPU
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import load_public_key
 from streams.worker.metrics import Metrics
@@ -36,29 +32,53 @@ LOOK_S = 1.0
 log = logging.getLogger(__name__)
 
 
-class TeacherUpdates(threading.Thread):
-    """Passes every offered, usable teacher to `take`."""
+class TeacherSource(threading.Thread):
+    """The source of the teacher: a file from the settings, or every usable one that is offered."""
 
-    def __init__(
-        self,
-        task: Task,
-        settings: BrokerSettings,
-        trusted: Sequence[Ed25519PublicKey],
-        take: Callable[[Teacher], None],
-        threads: int = 1,
-        device: str = CPU,
-    ) -> None:
+    def __init__(self, task: Task, settings: WorkerSettings) -> None:
         super().__init__(name="teachers", daemon=True)
-        self._task, self._settings, self._take = task, settings, take
-        self._threads, self._device = threads, device
+        self._task, self._settings = task, settings
         self._ending = threading.Event()
-        self._acceptance = Acceptance(None, task, trusted)
+        keys = [load_public_key(path) for path in settings.trusted]
+        self._acceptance = Acceptance(None, task, keys)
         self._seen: str | None = None  # the digest of the last offer
+        self._found: Teacher | None = None
+        self._take: Callable[[Teacher], None] = self._keep
+        file, fallback = settings.teacher, settings.fallback
+        if file is None and fallback is not None and fallback.exists():
+            file = fallback
+        if file is not None:
+            threads, device = settings.threads, settings.device
+            self._found = load_teacher(task, file, settings.trusted, threads, device)
 
-    def look(self) -> None:
-        """Take the currently offered teacher, if any; raise Retryable without a broker."""
-        with contextlib.closing(self._reader()) as reader:
-            self._consider(reader.read_to_end(), past=sys.maxsize)
+    def _keep(self, teacher: Teacher) -> None:
+        self._found = teacher
+
+    def first(self, metrics: Metrics) -> Teacher:
+        """Return the first teacher; wait for one, with one warning."""
+        name, said = self._settings.instance, False
+        while self._settings.teacher is None:
+            try:
+                with contextlib.closing(self._reader()) as reader:
+                    self._consider(reader.read_to_end(), past=sys.maxsize)
+            except Retryable as exc:
+                log.warning("worker %s: %s", name, exc)
+            if self._found is not None:
+                break
+            if not said:
+                text = "worker %s: waiting for a teacher: start the controller, which offers it"
+                log.warning(text, name)
+                said = True
+            time.sleep(1.0)
+            metrics.flushed()
+        assert self._found is not None
+        return self._found
+
+    def follow(self, take: Callable[[Teacher], None]) -> None:
+        """Pass all teachers offered from now on to `take`."""
+        self._take = take
+        if self._settings.teacher is None:
+            self.start()
 
     def run(self) -> None:
         while not self._ending.is_set():
@@ -84,7 +104,7 @@ class TeacherUpdates(threading.Thread):
                 self._consider(reader.poll(0.05), past)
 
     def _reader(self) -> Reader:
-        return Reader(self._settings, [topic_name(self._task.id, RELEASES)])
+        return Reader(self._settings.broker, [topic_name(self._task.id, RELEASES)])
 
     def _consider(self, messages: list[Received], past: int) -> None:
         """Accept decisions in order, and load the teacher of the last one with deliveries. past:
@@ -113,10 +133,11 @@ class TeacherUpdates(threading.Thread):
             if delivery is None:
                 raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
             delivery.check_bound(ref)
-            data = fetch(self._settings, self._task.id, Download(delivery), self._ending.is_set)
-            where = f"release {ref.model}"
-            trusted = self._acceptance.trusted
-            teacher = make_teacher(self._task, data, trusted, where, self._threads, self._device)
+            settings, where = self._settings, f"release {ref.model}"
+            data = fetch(settings.broker, self._task.id, Download(delivery), self._ending.is_set)
+            teacher = make_teacher(
+                self._task, data, self._acceptance.trusted, where, settings.threads, settings.device
+            )
             if teacher.digest != ref.digest:
                 raise ArtifactError("digest", f"release {ref.model} names another artifact")
         except ArtifactError as exc:
@@ -126,64 +147,3 @@ class TeacherUpdates(threading.Thread):
         else:
             self._take(teacher)
         self._seen = ref.digest
-
-
-class TeacherSource:
-    """The source of the teacher: a file from the settings, or the server's offers."""
-
-    def __init__(self, task: Task, settings: WorkerSettings) -> None:
-        self._settings = settings
-        self._found: Teacher | None = None
-        self._take: Callable[[Teacher], None] = self._keep
-        keys = [load_public_key(path) for path in settings.trusted]
-        file = settings.teacher
-        if file is None and settings.fallback is not None and settings.fallback.exists():
-            file = settings.fallback
-        if file is not None:
-            self._found = load_teacher(
-                task, file, settings.trusted, settings.threads, settings.device
-            )
-        self._feed = None
-        if settings.teacher is None:
-            self._feed = TeacherUpdates(
-                task,
-                settings.broker,
-                keys,
-                lambda found: self._take(found),
-                settings.threads,
-                settings.device,
-            )
-
-    def _keep(self, teacher: Teacher) -> None:
-        self._found = teacher
-
-    def first(self, metrics: Metrics) -> Teacher:
-        """Return the first teacher; wait for one, with one warning."""
-        said = False
-        while self._feed is not None:
-            try:
-                self._feed.look()
-            except Retryable as exc:
-                log.warning("worker %s: %s", self._settings.instance, exc)
-            if self._found is not None:
-                break
-            if not said:
-                log.warning(
-                    "worker %s: waiting for a teacher: start the controller, which offers it",
-                    self._settings.instance,
-                )
-                said = True
-            time.sleep(1.0)
-            metrics.flushed()
-        assert self._found is not None
-        return self._found
-
-    def follow(self, take: Callable[[Teacher], None]) -> None:
-        """Pass all teachers offered from now on to `take`."""
-        self._take = take
-        if self._feed is not None:
-            self._feed.start()
-
-    def stop(self, timeout_s: float) -> bool:
-        """Stop following offers; return whether the thread ended in time."""
-        return self._feed is None or self._feed.stop(timeout_s)

@@ -131,7 +131,7 @@ MUTANTS = [
         "federation/registry/history.py",
         "if (entry.name, entry.tag) != now:",
         "if entry.name != now[0]:",
-        "tests/federation/controller/test_registry_reads.py",
+        "tests/federation/registry/test_object_store.py",
     ),
     Mutant(
         "admission: other devices decide in a private run",
@@ -232,14 +232,14 @@ MUTANTS = [
         "streams/contract/events/records.py",
         "if digest != layout.digest:",
         "if False:",
-        "tests/streams/contract/test_compact.py",
+        "tests/streams/contract/test_records.py",
     ),
     Mutant(
         "events: what follows the rows of a body is ignored",
         "streams/contract/events/compact.py",
         "body.number(), body.text()\n    body.end()\n",
         "body.number(), body.text()\n",
-        "tests/streams/contract/test_compact.py",
+        "tests/streams/contract/test_records.py",
     ),
     Mutant(
         "releases: a delivery may announce any size",
@@ -311,7 +311,7 @@ MUTANTS = [
         "streams/contract/events/records.py",
         "    _check_values(task, columns)\n",
         "",
-        "tests/streams/contract/test_compact.py",
+        "tests/streams/contract/test_records.py",
     ),
     _records(
         "lists of any length are taken", "batches.py", "if (lengths != size).any():", "if False:"

@@ -24,7 +24,7 @@ from compose.reports.terminal import moment, say
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
-from streams.runtime.interrupts import Interrupts, end_with_parent
+from streams.runtime.interrupts import Interrupts, by_thread, end_with_parent
 
 
 def run(
@@ -123,7 +123,7 @@ def main() -> None:
         return
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, by_thread(stop.set))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         attempt(Path(state), identity, int(lock), stop.is_set)

@@ -226,13 +226,6 @@ def decode_columns(
     return events
 
 
-def as_columns(events: EventBatch | EventColumns) -> EventColumns:
-    """Return events as columns."""
-    if isinstance(events, EventColumns):
-        return events
-    return columns_of(events.device, events.epoch, events.first, events.rows)
-
-
 def _decode_compact(
     task: Task, key: bytes, value: bytes, fields: Mapping[str, bytes]
 ) -> EventColumns:

@@ -1,14 +1,41 @@
-"""A task as users write it."""
+"""A task as users write it, and what follows from its fields alone."""
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from streams.contract.errors import TaskError
-from streams.contract.task.fields import TaskFields
+from streams.contract.task.parts import (
+    EVEN,
+    Answered,
+    Device,
+    Metric,
+    Outcome,
+    Reading,
+    Readings,
+    Role,
+    Segment,
+)
+from streams.contract.task.training import Training
 from streams.contract.task.validation import problem_of
+from streams.contract.topics import task_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+UNPACED_BUDGET_S = 1.0  # for an answer of a task whose readings come at no rate
+SAMPLE_PERIODS_IN_A_GAP = 2.5
 
 
 @dataclass(frozen=True)
-class Task(TaskFields):
+class Task:
     """What a fleet learns. Exactly one of `classes` and `targets` is given.
 
     name, version    the task's identity; another version is another task, with its own first model,
@@ -62,7 +89,121 @@ class Task(TaskFields):
     ((2, 20), 2, ['d0'])
     """
 
+    name: str
+    version: int
+    channels: tuple[str, ...]
+    rate_hz: float | None
+    segment: Segment
+    build_model: "Callable[[], torch.nn.Module]"
+    readings: Callable[[str], Iterable[Reading | Readings]]
+    devices: Callable[[], Sequence[Device]]
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    build_teacher: "Callable[[], torch.nn.Module] | None" = None
+    augment: "Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None" = None
+    window_s: float = 30.0
+    lateness_s: float = 5.0
+    idle_close_s: float = 10.0
+    outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
+    source: Literal["recorded", "live"] = "recorded"
+    max_gap_s: float | None = None
+    upload: Literal["segment", "prediction"] = "segment"
+    upload_dtype: Literal["float32", "float16"] = "float32"
+    tolerance: float = 0.1
+    retrain: float | None = None
+    metric: str | Metric = ""
+    margin: float = 0.01
+    threshold: float = 0.5
+    latency_budget_ms: float | None = None
+    training: Training = field(default_factory=Training)
+
     def __post_init__(self) -> None:
         problem = problem_of(self)
         if problem:
             raise TaskError(f"task {self.name!r}: {problem}")
+
+    @property
+    def id(self) -> str:
+        """Name and version, which the names of its topics and groups begin with: `har.v2`."""
+        return task_id(self.name, self.version)
+
+    @property
+    def outputs(self) -> int:
+        """Values per answer: one per class, or one per target."""
+        return len(self.classes or self.targets)
+
+    @property
+    def label_size(self) -> int:
+        """Values per label: 1 (the class index), or one per target."""
+        return 1 if self.classes else len(self.targets)
+
+    @property
+    def segment_shape(self) -> tuple[int, int]:
+        """(channels, samples)"""
+        return len(self.channels), self.segment.samples
+
+    @property
+    def latency_budget_s(self) -> float:
+        if self.latency_budget_ms is not None:
+            return self.latency_budget_ms / 1e3
+        return self.segment.hop / self.rate_hz if self.rate_hz else UNPACED_BUDGET_S
+
+    @property
+    def max_gap_us(self) -> float:
+        """The longest time between two readings of one segment, microseconds."""
+        if self.max_gap_s is not None:
+            return self.max_gap_s * 1e6
+        return SAMPLE_PERIODS_IN_A_GAP * 1e6 / self.rate_hz if self.rate_hz else math.inf
+
+    @property
+    def segments_per_window(self) -> float:
+        """How many segments a window holds; 1 where readings come at no rate."""
+        return self.window_s * self.rate_hz / self.segment.hop if self.rate_hz else 1.0
+
+    @cached_property  # read for every message and window
+    def window_us(self) -> int:
+        return round(self.window_s * 1e6)
+
+    @cached_property
+    def lateness_us(self) -> int:
+        return round(self.lateness_s * 1e6)
+
+    def window_start(self, time_us: int) -> int:
+        """The start of the tumbling window that holds `time_us`, microseconds."""
+        return time_us - time_us % self.window_us
+
+    def device_names(self, *roles: Role) -> list[str]:
+        """Names of the devices with one of `roles`, in the task's order."""
+        devices = self.devices()
+        names = [device.name for device in devices]
+        if twice := next((name for name, n in Counter(names).items() if n > 1), None):
+            raise TaskError(f"task {self.name!r}: device {twice!r} is listed twice")
+        return [device.name for device in devices if device.role in roles]
+
+    def decided(self, outputs: np.ndarray) -> np.ndarray:
+        """Return outputs (n, outputs) whose largest is the class that the answer stands for."""
+        if self.threshold == EVEN:
+            return outputs
+        return np.asarray(outputs - [0.0, math.log(self.threshold / (1 - self.threshold))])
+
+    def answers(self, outputs: np.ndarray) -> np.ndarray:
+        """(n, outputs) -> (n,) the classes that a model answers."""
+        return np.asarray(self.decided(outputs).argmax(axis=1))
+
+    def agrees(self, answers: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """(n, outputs) and (n, outputs) -> (n,) bool: same class, or within `tolerance`."""
+        if self.classes:
+            return np.asarray(self.answers(answers) == self.answers(reference))
+        return np.asarray((np.abs(answers - reference) <= self.tolerance).all(axis=1))
+
+    def correct(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(n, outputs) and (n, label_size) -> (n,) bool against true labels."""
+        if self.classes:
+            return np.asarray(self.answers(answers) == labels[:, 0].astype(np.int64))
+        return np.asarray((np.abs(answers - labels) <= self.tolerance).all(axis=1))
+
+    def labels_from(self, outputs: np.ndarray) -> np.ndarray:
+        """A model's outputs as labels: (n, outputs) -> (n, label_size) float32."""
+        if self.classes:
+            return self.answers(outputs)[:, None].astype(np.float32)
+        return np.asarray(outputs, dtype=np.float32)

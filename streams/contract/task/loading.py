@@ -6,13 +6,9 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from streams.contract.errors import TaskError
 from streams.contract.task.description import Task
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_task(reference: str) -> Task:

@@ -16,12 +16,15 @@ has, and those that all have, do not count. Several targets count by their mean.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streams.contract.task.fields import TaskFields
 from streams.contract.task.parts import Metric
 from streams.contract.window_metrics import ERRORS, RowMetric, WindowMetric
+
+if TYPE_CHECKING:
+    from streams.contract.task.description import Task
 
 Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
@@ -30,7 +33,7 @@ BY_CLASS = ("balanced_accuracy", "macro_f1")
 NO_THRESHOLD = ("auc", "average_precision")  # the softmax counts, not the class that is answered
 
 
-def metric_of(task: TaskFields) -> Metric:
+def metric_of(task: "Task") -> Metric:
     """Return `Task.metric`; by default accuracy, for targets the mean absolute error."""
     if isinstance(task.metric, Metric):
         return task.metric
@@ -38,7 +41,7 @@ def metric_of(task: TaskFields) -> Metric:
     return Metric(name, _kind(task)[name], greater_is_better=name not in ERRORS)
 
 
-def value(task: TaskFields, metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
+def value(task: "Task", metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Return the metric of outputs (n, outputs) and labels (n, label_size); NaN where it is not
     defined for these labels, or there are none."""
     if not len(labels):
@@ -47,7 +50,7 @@ def value(task: TaskFields, metric: Metric, outputs: np.ndarray, labels: np.ndar
     return float(metric.of(decided, np.asarray(labels, np.float64)))
 
 
-def measured(task: TaskFields, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measured(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return all metrics of the task's kind, and its own, for outputs (n, outputs) and labels (n,
     label_size); none without rows. One that is not defined for these labels is left out."""
     kinds = {name: Metric(name, of) for name, of in _kind(task).items()}
@@ -61,7 +64,7 @@ def named(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " "))
 
 
-def row_metric(task: TaskFields) -> RowMetric:
+def row_metric(task: "Task") -> RowMetric:
     """Return what a device's running score is measured in, answer by answer: accuracy, or for
     targets the root of the mean squared error, unless the task has the mean absolute error or the
     share within its tolerance."""
@@ -71,7 +74,7 @@ def row_metric(task: TaskFields) -> RowMetric:
     return "mae" if name == "mae" else "within" if name == "within" else "rmse"
 
 
-def window_metric(task: TaskFields) -> WindowMetric:
+def window_metric(task: "Task") -> WindowMetric:
     """Return what windows tell of the task's metric."""
     name = metric_of(task).name
     if name in BY_CLASS:
@@ -79,7 +82,7 @@ def window_metric(task: TaskFields) -> WindowMetric:
     return "brier" if name in NO_THRESHOLD else row_metric(task)
 
 
-def window_errors(task: TaskFields, outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def window_errors(task: "Task", outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return (n,) errors of answers (n, outputs) by `window_metric`, from a teacher's outputs of
     the same shape or from labels (n, label_size); 0 where it is a share."""
     if window_metric(task) != "brier":
@@ -91,7 +94,7 @@ def window_errors(task: TaskFields, outputs: np.ndarray, reference: np.ndarray) 
     return np.asarray(((_softmax(outputs) - truth) ** 2).sum(axis=1) / 2)
 
 
-def retrain_limit(task: TaskFields) -> float:
+def retrain_limit(task: "Task") -> float:
     """Return the value of `window_metric` that starts a run when answers are worse: by default a
     share of 0.9, a Brier distance of 0.05, or an error of half the task's tolerance, with which
     about 0.9 of normal errors are within it."""
@@ -104,7 +107,7 @@ def retrain_limit(task: TaskFields) -> float:
     return usual if task.retrain is None else task.retrain
 
 
-def row_errors(task: TaskFields, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def row_errors(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (n,) absolute or squared errors, by `row_metric`, means over the targets; 0 where
     answers are right or wrong."""
     if row_metric(task) not in ERRORS:
@@ -122,7 +125,7 @@ def gain(metric: Metric, base: float, new: float) -> float:
     return float(np.clip((base - new) / most, -1.0, 1.0)) if most else 0.0
 
 
-def _kind(task: TaskFields) -> dict[str, Of]:
+def _kind(task: "Task") -> dict[str, Of]:
     return CLASSES if task.classes else {**TARGETS, "within": _within(task.tolerance)}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from streams.contract.errors import TaskError
 
+EVEN = 0.5  # the threshold of two classes that leaves the larger softmax
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 Role = Literal["pilot", "lab", "fleet", "held-out"]
 ROLES: tuple[str, ...] = get_args(Role)

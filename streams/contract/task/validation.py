@@ -7,13 +7,15 @@ import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from streams.contract.task.fields import EVEN, TaskFields
 from streams.contract.task.metrics import NAMES, window_metric
-from streams.contract.task.parts import Metric, Segment
+from streams.contract.task.parts import EVEN, Metric, Segment
 from streams.contract.task.training import STRATEGIES, Privacy, Training
 from streams.contract.window_metrics import ERRORS
+
+if TYPE_CHECKING:
+    from streams.contract.task.description import Task
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
@@ -149,7 +151,7 @@ def _problem(part: object, kinds: Mapping[str, Kind], prefix: str) -> str | None
     return None
 
 
-def problem_of(task: TaskFields) -> str | None:
+def problem_of(task: "Task") -> str | None:
     """The first thing wrong with a task's fields, for a person; None when all is well."""
     if found := first_problem(task):
         return found
@@ -184,7 +186,7 @@ def problem_of(task: TaskFields) -> str | None:
     return None
 
 
-def _metric_problem(task: TaskFields) -> str | None:
+def _metric_problem(task: "Task") -> str | None:
     known = NAMES[bool(task.classes)]
     if isinstance(task.metric, Metric):
         return _own_metric_problem(task.metric)

@@ -64,7 +64,6 @@ from streams.worker.windows.partition import (
 )
 from streams.worker.windows.tumbling import (
     ANY_TIME,
-    CallersClock,
     Clock,
     Message,
     WindowSlice,
@@ -95,9 +94,9 @@ class Committer:
         broker: Broker,
         *,
         now_us: Callable[[], int],
+        clock: Clock,
         buffer_bytes: int = 512_000_000,
         committed: Callable[[int, int], None] = lambda *_: None,
-        clock: Clock = CallersClock(),  # noqa: B008
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
         metrics: Metrics | None = None,

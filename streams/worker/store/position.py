@@ -59,7 +59,7 @@ class Head(Document):
     tables: list[str]
     commit: int
     drops_commit: int
-    labels_commit: int = 0
+    labels_commit: int
 
 
 def read_rows(

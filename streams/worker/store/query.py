@@ -5,10 +5,8 @@ import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
 from streams.worker.store.place import Place, has_table, rows_in, table_at
-from streams.worker.store.retention import AGED, aged_schema
-from streams.worker.store.tables import DROPS, LABELS, SCORES, label_schema, open_table
-
-NEWER = {LABELS: label_schema, AGED: aged_schema}  # than the first stores
+from streams.worker.store.retention import AGED
+from streams.worker.store.tables import DROPS, LABELS, SCORES, open_table
 
 ACCOUNT = """
     with agings as (
@@ -106,8 +104,6 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
 def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
     """Return a table's current version; raise UsageError if there is none."""
     if not has_table(store, name):
-        if name in NEWER:  # an older store has none; reading makes no table
-            return ds.dataset(NEWER[name]().empty_table())
         raise UsageError(f"{store} is not a store: it has no Delta table {name}")
     return rows_in(open_table(store, name), table_at(store, name))
 

@@ -23,7 +23,6 @@ from streams.contract.errors import ProcessFailed
 from streams.contract.events.event_columns import EventColumns
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
-from streams.contract.events.records import EventBatch, as_columns
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import (
     ANY_TIME,
@@ -124,14 +123,13 @@ class PartitionState:
         self,
         task: Task,
         message: Message,
-        batch: EventBatch | EventColumns,
+        events: EventColumns,
         now_s: float,
         *,
         believed_us: int = ANY_TIME,
         again: bool = False,
     ) -> None:
         """Add new events to their windows; with `again` refused events are new."""
-        events = as_columns(batch)
         source = events.device, events.epoch
         taken = self.position.taken.setdefault(source, IntervalSet())
         if again:

@@ -24,7 +24,6 @@ from typing import Protocol
 import numpy as np
 
 from streams.contract.events.event_columns import EventColumns
-from streams.contract.events.records import EventBatch, as_columns
 from streams.contract.task import Task
 
 STEP_S = 3.0  # that one answer counts at most; Faust's consumer waits 1.5 s for messages
@@ -81,10 +80,9 @@ class Window:
 
 
 def split(
-    task: Task, message: Message, batch: EventBatch | EventColumns, believed_us: int = ANY_TIME
+    task: Task, message: Message, events: EventColumns, believed_us: int = ANY_TIME
 ) -> Iterator[WindowSlice]:
-    """Split consecutive events where the window changes; the slices share the batch's memory."""
-    events = as_columns(batch)
+    """Split consecutive events where the window changes; the slices share their memory."""
     times = events.columns.times
     earliest, latest = int(times.min()), int(times.max())
     start = task.window_start(earliest)
@@ -150,16 +148,6 @@ class Clock(Protocol):
     def listened(self, partition: int, now_s: float, /) -> float:
         """Return up to when all messages are taken in."""
         ...
-
-
-class CallersClock:
-    """A clock for which messages can always come."""
-
-    def heard(self, _partition: int, now_s: float) -> float:
-        return now_s
-
-    def listened(self, _partition: int, now_s: float) -> float:
-        return now_s
 
 
 @dataclass

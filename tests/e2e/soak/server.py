@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from compose.launcher.state_dir import StateDir
 from compose.reports.lag import read_lag
@@ -22,7 +22,6 @@ from streams.contract.decisions import Ref
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, WINDOWS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
-from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
@@ -153,8 +152,10 @@ class Server:
     def pass_retention(self, days: int) -> None:
         """Let messages go that were on the topics `days` calls ago, read or not."""
         topics = [topic_name(self.task.id, name) for name in (EVENTS, SCORES, WINDOWS)]
-        with closing(Reader(self.broker, topics, from_beginning=False)) as reader:
-            self._ends.append({TopicPartition(*at): end for at, end in reader.ends().items()})
+        with closing(KafkaConsumer(**self.broker.client_options())) as consumer:
+            found = [(topic, consumer.partitions_for_topic(topic) or ()) for topic in topics]
+            places = [TopicPartition(topic, n) for topic, numbers in found for n in numbers]
+            self._ends.append(consumer.end_offsets(places))
         if len(self._ends) <= days:
             return
         admin = KafkaAdminClient(**self.broker.client_options())

@@ -142,7 +142,7 @@ def test_pruning_never_removes_what_is_needed(
         if ref is not None and ref != back:
             assert bases[ref.model] is None or bases[ref.model] in kept
     assert set(newest) <= kept
-    assert verify(registry, {}).problems == []
+    assert verify(registry).problems == []
 
 
 def test_versions_say_what_holds_of_them(registry: Registry, three: list[Ref]) -> None:

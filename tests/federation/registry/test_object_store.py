@@ -65,8 +65,14 @@ def test_a_registry_decides_once_and_its_history_is_a_chain(store: ObjectStore) 
         Registry(place, "tiny", 1, [KEY.public_key()]).decide(KEY, "keys", DesiredState(), last)
     assert [d.seq for d in registry.decisions()] == [1, 2]
     assert registry.models() == [model]
-    # a decision that is put in place of another breaks the chain at the next
+    # a decision that is written again is read again
     first, second = (store.read(f"history/0000000{n}.json") for n in (1, 2))
+    store.write("history/00000001.json", first.replace(b"first", b"fisrt"))
+    with pytest.raises(ArtifactError, match=r"00000001\.json: signature"):
+        registry.last()
+    store.write("history/00000001.json", first)
+    assert [d.seq for d in registry.decisions()] == [1, 2]
+    # one that is put in place of another breaks the chain at the next
     other = Registry(f"{place}-other", "tiny", 1, [KEY.public_key()])
     other.decide(KEY, "keys", DesiredState(), None, reason="another history")
     store.write("history/00000001.json", other.store.read("history/00000001.json"))

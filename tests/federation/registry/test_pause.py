@@ -79,7 +79,7 @@ def test_decisions_about_other_things_carry_it_on(registry: Registry, offered: R
     paused = unwrap(registry.desired().paused)
     assert paused.reason == "manual: look first"
     assert manual.resume(registry, NEW).made is not None
-    assert verify(registry, {}).problems == []
+    assert verify(registry).problems == []
 
 
 def test_a_device_accepts_a_chain_with_a_pause_and_serves_what_it_served(

@@ -90,7 +90,7 @@ def test_in_the_registry_the_chain_is_refused_with_what_to_do(
             assert f"{what} {OLD_ID}" in line
             assert "remove this file and all later ones" in line
             assert "\n" not in line
-    assert verify(again(registry), {}).problems != []
+    assert verify(again(registry)).problems != []
     registry.store.remove(name)
     assert registry.desired().revoked == again(registry).desired().revoked == [OLD_ID]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
+from streams.contract.events.event_columns import EventColumns, columns_of
 from streams.contract.events.labels import LabelBatch, label_schema
 from streams.contract.events.messages import (
     Drop,
@@ -68,6 +69,14 @@ def batch(
         else noise.normal(shift, size=(len(seqs), *task.segment_shape)).astype(np.float32),
     )
     return EventBatch(device, epoch, first, rows)
+
+
+def events(
+    device: str, first: int, times_s: list[float], *, task: Task = tiny, epoch: str = "e1"
+) -> EventColumns:
+    """The same as arrays."""
+    rows = batch(device, first, times_s, task=task, epoch=epoch).rows
+    return columns_of(device, epoch, first, rows)
 
 
 def labels(

@@ -40,7 +40,7 @@ from tests.streams.batch.test_readings import (
     table_of,
     write_readings,
 )
-from tests.streams.worker.model import Log
+from tests.streams.worker.model import CallersClock, Log
 
 SECOND = 1_000_000
 TOLERANCE = 1e-5  # of the outputs: the worker pads windows that share a forward pass
@@ -99,7 +99,7 @@ def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     async def live() -> None:
         made = Committer(
             task, teacher_of(task, teacher()[0], "test"), store, log,
-            now_us=lambda: 0, failpoint=unarmed,
+            now_us=lambda: 0, clock=CallersClock(), failpoint=unarmed,
         )  # fmt: skip
         await made.assign(0)
         for offset in range(len(log.messages)):

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import threading
 import weakref
 
 import pytest
 
-from streams.runtime.interrupts import Interrupted, Interrupts
+from streams.runtime.interrupts import Interrupted, Interrupts, by_thread
+
+pytestmark = pytest.mark.timeout(20)
 
 
 class Thing:
@@ -19,7 +22,7 @@ def test_a_signal_breaks_off_what_is_being_made_ready_and_the_next_one_only_coun
             os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.seen == 2
-        assert interrupts.stop.is_set()
+        assert interrupts.stop.wait(10)
 
 
 def test_a_signal_that_python_swallowed_is_heard_at_the_next_step(
@@ -50,3 +53,19 @@ def test_the_handlers_of_before_are_back_afterwards() -> None:
     with Interrupts():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_comes_through_while_the_main_thread_has_the_lock_that_its_action_takes() -> None:
+    lock, done = threading.Lock(), threading.Event()
+
+    def act() -> None:
+        with lock:
+            done.set()
+
+    before = signal.signal(signal.SIGTERM, by_thread(act))
+    try:
+        with lock:
+            signal.raise_signal(signal.SIGTERM)
+        assert done.wait(10)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,9 +2,8 @@
 
 import asyncio
 
-from streams.contract.events.messages import Drop
 from streams.contract.window_report import WindowReport
-from streams.worker.store.delta_store import DROPS, SCORES
+from streams.worker.store.delta_store import SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch
 from tests.streams.worker.model import Log, MemoryStore, committer
@@ -75,39 +74,3 @@ def test_a_clock_that_jumps_ahead_and_back_makes_rows_late_and_loses_none() -> N
         (5, 0, 1, False),
         (500, 0, 2, False),
     ]
-
-
-def test_reports_of_a_window_sum_whatever_order_its_rows_come_in() -> None:
-    steps: Steps = [
-        (0.0, "d0", 10, [3.0, 4.0]),
-        (0.1, "d0", 40, [30.0]),
-        (0.2, "d0", 0, [0.0, 1.0, 2.0]),
-        (0.3, "d0", 0, [0.0, 1.0, 2.0]),
-        (0.4, "d0", 5, [2.5, 8.0]),
-    ]
-    log, _ = played(steps)
-    sums: dict[int, int] = {}
-    for window, _, events, _ in reports(log, "d0"):
-        sums[window] = sums.get(window, 0) + events
-    assert sums == {0: 6, 5: 1, 30: 1}
-
-
-def test_a_gap_waits_for_nobody_and_is_closed_by_a_drop() -> None:
-    log, store = Log(), MemoryStore()
-
-    async def run() -> None:
-        made = committer(task, log, store)
-        await made.assign(0)
-        log.append(batch("d0", 0, [0.0, 1.0]))
-        log.append(batch("d0", 7, [2.0, 30.0]))
-        log.append(Drop("d0", "e1", 2, 6, "spool-full"))
-        for offset in range(3):
-            made.receive(log.incoming(offset), offset, 0.0)
-            await made.flush(0.0)
-        await made.flush(1e9)
-
-    asyncio.run(run())
-    assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 1, 7, 8]
-    (drop,) = store.tables[DROPS].to_pylist()
-    assert (drop["first"], drop["last"], drop["reason"]) == (2, 6, "spool-full")
-    assert log.committed == 3

@@ -61,42 +61,6 @@ def samples(server: HealthServer) -> Samples:
     }
 
 
-def test_a_new_worker_tells_zeros(server: HealthServer) -> None:
-    found = samples(server)
-    names = {name for name, _ in found}
-    assert names >= {
-        "tidewheel_rows_total", "tidewheel_windows_total", "tidewheel_open_rows",
-        "tidewheel_messages_in_flight", "tidewheel_watermark_delay_seconds",
-        "tidewheel_scoring_seconds_count", "tidewheel_commit_seconds_count",
-        "tidewheel_maintenance_seconds_count",
-    }  # fmt: skip
-    assert all(name.startswith("tidewheel_") for name in names)
-    told = {key: n for key, n in found.items() if key[0] != "tidewheel_teacher_info"}
-    assert set(told.values()) == {0}
-
-
-def test_what_is_counted_is_told(metrics: Metrics, server: HealthServer) -> None:
-    metrics.rows_sealed(100)
-    metrics.rows_sealed(20)
-    metrics.window_reported(late=False)
-    metrics.window_reported(late=False)
-    metrics.window_reported(late=True)
-    metrics.dead_letter("not-arrow")
-    metrics.dropped("full", 7)
-    metrics.dropped("full", 3)
-    metrics.buffered(rows=50, messages=4)
-    metrics.watermark_delay(2.5)
-    found = samples(server)
-    assert found["tidewheel_rows_total", ()] == 120
-    assert found["tidewheel_windows_total", ("no",)] == 2
-    assert found["tidewheel_windows_total", ("yes",)] == 1
-    assert found["tidewheel_dead_letters_total", ("not-arrow",)] == 1
-    assert found["tidewheel_dropped_rows_total", ("full",)] == 10
-    assert found["tidewheel_open_rows", ()] == 50
-    assert found["tidewheel_messages_in_flight", ()] == 4
-    assert found["tidewheel_watermark_delay_seconds", ()] == 2.5
-
-
 def test_partitions_that_were_taken_away_are_not_told(
     metrics: Metrics, server: HealthServer
 ) -> None:

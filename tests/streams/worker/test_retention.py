@@ -124,17 +124,3 @@ def test_a_worker_that_is_too_slow_declares_what_it_missed(served: Fleet) -> Non
     until(lambda: is_closed(served), "the account closes")
     check_closed(served)
     assert worker.poll() is None
-
-
-def test_a_first_worker_on_an_old_topic_tells_what_it_never_saw(served: Fleet) -> None:
-    worker = served.start()  # makes the topics
-    served.ready("w0", [0])
-    worker.kill()
-    worker.wait(10)
-    send(served, DEVICE, 0, 40)
-    delete_all(served)
-    send(served, DEVICE, 40, 20)
-    served.start()
-    until(lambda: is_closed(served), "the account closes")
-    check_closed(served)
-    assert lost(served) == {DEVICE: [(0, 39)]}

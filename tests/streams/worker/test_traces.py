@@ -2,7 +2,6 @@
 and a real Kafka."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from streams.runtime.key_files import create_key
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.processes import workers as support
 from tests.rig.processes.workers import Fleet, batch, device_on, encoded, fleet, stop, until
-from tests.rig.servers.collector import Collector, collecting, silent
+from tests.rig.servers.collector import Collector, collecting
 
 pytestmark = pytest.mark.kafka
 ALL = list(range(support.PARTITIONS))
@@ -107,45 +106,6 @@ def test_one_event_is_followed_from_the_device_to_the_store(
         followed |= {window.parent, *(span for _, span in window.links)}
     assert followed == delivered.keys()
     assert names(served, "scores") == names(served, "windows") == {w.span for w in windows}
-
-
-def test_a_worker_that_is_killed_while_it_stores_exports_the_window_when_it_scores_again(
-    served: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with collecting() as collector:
-        traced(collector, monkeypatch)
-        worker = served.start(failpoint="worker-step-1:1")
-        served.ready("w0", ALL)
-        key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
-        header = ("traceparent", at.encode())
-        served.producer.put(f"{served.task.id}.events", key, value, [*headers, header])
-        until(lambda: worker.poll() is not None, "the worker is killed")
-        assert worker.returncode == -signal.SIGKILL
-        again = served.start()
-        until(lambda: len(served.scored()) == 3, "the events are scored")
-        assert stop(again) == 0
-    (window,) = collector.spans
-    assert (window.name, window.trace, window.parent) == ("worker.window", at[3:35], at[36:52])
-    assert window.attributes["tidewheel.rows"] == 3
-
-
-@pytest.mark.timeout(120)
-def test_a_collector_that_never_answers_delays_neither_device_nor_worker(
-    served: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with silent() as collector:
-        traced(collector, monkeypatch)
-        worker = served.start()
-        served.ready("w0", ALL)
-        with agent(served) as process:
-            assert process.wait(60) == 0, (served.folder / "agent.log").read_text()
-        count = sum(events.rows.num_rows for events, _ in sent(served))
-        assert count > 500
-        until(lambda: len(served.scored()) == count, f"{count} events are scored")
-        assert stop(worker) == 0  # within 30 s, which OpenTelemetry's own shutdown takes
-    assert "did not take the last spans in 2 s" in served.log("w0")
-    assert "did not take the last spans in 2 s" in (served.folder / "agent.log").read_text()
 
 
 def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded_and_no_header_is_written(

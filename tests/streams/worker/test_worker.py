@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 from streams.contract.events.messages import Drop
-from streams.contract.events.records import encode_events
-from streams.contract.topics import topic_specs
-from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import server_account
 from tests.rig.processes.workers import (
@@ -139,37 +136,6 @@ def ask(served: Fleet, path: str) -> str:
     assert found is not None
     with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}{path}", timeout=5) as answer:
         return str(answer.read().decode())
-
-
-def test_what_is_held_in_memory_is_bounded_and_nothing_is_lost(served: Fleet) -> None:
-    """More open windows than the bound allows: they close early, and the rest revises them."""
-    size, devices = 800_000, 150
-    ensure_topics(served.broker, topic_specs(served.task.id, PARTITIONS))
-    served.options |= {"metrics_port": 0, "buffer_bytes": size}
-    for first in (0, 32):
-        for n in range(devices):
-            times = [(first + i) / 16 for i in range(32)]  # one window of 5 s
-            served.send(batch(f"d{n}", first, times, task=served.task))
-    value_bytes = len(encode_events(batch("d0", 0, [1.0] * 32, task=served.task))[1])
-    assert 2 * devices * value_bytes > 2 * size
-    served.start()
-    served.ready("w0", ALL)
-    most = 0
-
-    def all_scored() -> bool:
-        nonlocal most
-        line = re.search(r"^tidewheel_messages_in_flight (\S+)", ask(served, "/metrics"), re.M)
-        assert line is not None
-        most = max(most, int(float(line[1])))
-        return len(served.scored()) >= 64 * devices
-
-    until(all_scored, "all are scored")
-    served.wait_until_scored()
-    assert most * value_bytes <= size
-    until(lambda: all_published(served), "all revisions are published")
-    revisions = {revision for _, _, revision in decoded_windows(served.read("windows"))}
-    assert len(revisions) > 1
-    check_topics(served)
 
 
 def test_a_worker_tells_prometheus_what_it_did(served: Fleet) -> None:

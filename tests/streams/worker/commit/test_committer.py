@@ -2,7 +2,6 @@ import asyncio
 import dataclasses
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from streams.contract.errors import PartitionLost, ProcessorFailed
+from streams.contract.errors import ProcessorFailed
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
@@ -18,12 +17,10 @@ from streams.contract.window_report import WindowReport
 from streams.learning.teacher import Teacher
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
-from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.query import server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch, labels, reference
-from tests.streams.worker.model import Crash, Log, MemoryStore, committer
+from tests.rig.processes.workers import batch, labels, reference
+from tests.streams.worker.model import CallersClock, Crash, Log, MemoryStore, committer
 
 REFERENCE = reference()
 LATER = 1e9  # every device has been silent by then
@@ -162,69 +159,6 @@ def check_publications(log: Log, store: MemoryStore) -> None:
         assert revision == 0 or (device, start, revision - 1) in names
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_crash_at_each_step_on_the_real_store(step: str, tmp_path: Path) -> None:
-    log = Log()
-    log.append(batch("d0", 0, [1, 2, 3, 11, 12]))
-    log.append(Drop("d0", "e1", 5, 7, "full"))
-
-    async def live(crash_at: str, now_s: float) -> None:
-        made = await resume(log, DeltaStore(tmp_path), crash_at=crash_at)
-        await made.flush(now_s)
-
-    with pytest.raises(Crash):
-        asyncio.run(live(step, LATER))
-    asyncio.run(live("", LATER))
-    assert log.committed == 2
-    assert server_account(tmp_path) == {("d0", "e1"): (5, 3)}
-    windows = [m for m in log.published if m.topic == "tiny.v1.windows"]
-    values = Counter(m.value for m in windows)
-    assert {WindowReport.decode(v).window_us for v in values} == {0, 10 * SECOND}
-    assert len(values) == 2
-    scores = Counter(m.value for m in log.published if m.topic == "tiny.v1.scores")
-    assert len(scores) == 2
-
-
-def test_an_open_window_holds_the_committed_offset() -> None:
-    log, store = Log(), MemoryStore()
-    log.append(batch("d0", 0, [1, 2]))
-    log.append(batch("d1", 0, [1, 50]))
-
-    async def live() -> None:
-        made = await resume(log, store)
-        await made.flush(0.1)  # closes d1's first window; d0's is open
-        assert scored(store) == [("d1", "e1", 0)]
-        assert log.committed == 0
-        await made.flush(LATER)
-        assert log.committed == 2
-
-    asyncio.run(live())
-
-
-def test_what_cannot_be_decoded_is_parked_whole_and_the_next_message_served() -> None:
-    log, store = Log(), MemoryStore()
-    log.messages.append((b"d0", b"\x00garbage", [("schema", b"events/1"), ("odd", b"\xff")]))
-    log.append(batch("d0", 0, [1]))
-
-    async def live() -> None:
-        await (await resume(log, store)).flush(LATER)
-
-    asyncio.run(live())
-    letter = log.published[0]
-    headers = dict(letter.headers)
-    assert (letter.topic, letter.key, letter.value) == (
-        "tiny.v1.dead-letters",
-        b"d0",
-        b"\x00garbage",
-    )
-    assert headers["reason"] == b"no-header"
-    assert headers["source-topic"] == b"tiny.v1.events"
-    assert (headers["source-partition"], headers["source-offset"]) == (b"0", b"0")
-    assert headers["original-odd"] == b"\xff"
-    assert scored(store) == [("d0", "e1", 0)]
-    assert log.committed == 2
-
-
 def test_a_long_garbage_message_is_parked_in_parts() -> None:
     log, store = Log(), MemoryStore()
     log.messages.append((None, bytes(1_000_000), [(f"h{i}", bytes(5000)) for i in range(100)]))
@@ -269,7 +203,7 @@ def test_a_gpu_that_fails_ends_the_worker_and_refuses_no_event() -> None:
     async def live() -> None:
         made = Committer(
             task, Teacher(task, Lost(), "1-x"), store, log,
-            now_us=lambda: 0, failpoint=lambda _: None,
+            now_us=lambda: 0, clock=CallersClock(), failpoint=lambda _: None,
         )  # fmt: skip
         await made.assign(0)
         made.receive(log.incoming(0), 0, 0.0)
@@ -300,20 +234,6 @@ def test_a_broker_that_is_away_delays_the_commit_and_loses_nothing(
     assert waits == [0.5, 1.0, 2.0]
     assert len(log.published) == 2
     assert log.committed == 1
-
-
-def test_an_owner_that_finds_another_commit_stops() -> None:
-    log, store = Log(), MemoryStore()
-    log.append(batch("d0", 0, [1]))
-
-    async def live() -> None:
-        zombie, owner = await resume(log, store), await resume(log, store)
-        await owner.flush(LATER)
-        with pytest.raises(PartitionLost):
-            await zombie.flush(LATER)
-
-    asyncio.run(live())
-    assert scored(store) == [("d0", "e1", 0)]
 
 
 def test_memory_is_bounded_by_closing_windows_early() -> None:

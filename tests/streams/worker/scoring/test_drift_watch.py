@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch, reference
+from tests.rig.processes.workers import SECOND, batch, events, reference
 from tests.streams.worker.model import Crash, Log, MemoryStore, committer
 
 LATER = 1e9
@@ -174,18 +173,6 @@ def test_without_a_reference_there_is_no_drift() -> None:
     assert set(store.tables[SCORES].column("drift").to_pylist()) == {None}
 
 
-def test_it_is_stored_once_for_each_report_and_sent_to_no_device() -> None:
-    log, store = history(windows=2), MemoryStore()
-    asyncio.run(live(log, store))
-    stored = [text for text in store.tables[SCORES].column("drift").to_pylist() if text]
-    assert len(stored) == 2
-    for text in stored:
-        assert sum(WindowDrift.decode(text.encode()).counts) == 20 * len(reference().features)
-    for message in log.published:
-        if message.topic == "tiny.v1.scores":
-            assert b"drift" not in message.value
-
-
 def one(watch: DriftWatch, window: Window) -> str:
     of = watch._task
     segments = segments_of(of, [window]) if of.upload == "segment" else None
@@ -194,7 +181,7 @@ def one(watch: DriftWatch, window: Window) -> str:
 
 
 def test_counts_of_another_reference_are_not_added() -> None:
-    window = Window(0, "d0", 0, tuple(split(task, Message(0, None), batch("d0", 0, times(0)))))
+    window = Window(0, "d0", 0, tuple(split(task, Message(0, None), events("d0", 0, times(0)))))
     text = one(DriftWatch(task, reference()), window)
     same, other = DriftWatch(task, reference()), DriftWatch(task, reference(minimum=21))
     for watch in (same, other):
@@ -207,59 +194,8 @@ def test_counts_of_another_reference_are_not_added() -> None:
 
 def test_a_task_that_uploads_no_segments_watches_its_predictions() -> None:
     quiet = dataclasses.replace(task, upload="prediction")
-    events = batch("d0", 0, times(0), task=quiet)
-    window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), events)))
+    seen = events("d0", 0, times(0), task=quiet)
+    window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), seen)))
     found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window).encode()).report
     assert [c.channel for c in found.channels] == ["predictions"]
     assert found.decided
-
-
-def test_a_report_says_how_sure_the_answers_are_and_where_they_agree() -> None:
-    log, store = history(windows=1), MemoryStore()
-    asyncio.run(live(log, store))
-    rows, report = store.tables[SCORES].to_pylist(), reports(log)[0, 0]
-    outputs = np.array([row["outputs"] for row in rows])
-    softmax = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
-    assert report.confidence == pytest.approx(softmax.max(axis=1).mean(), abs=1e-5)
-    agreeing = Counter(row["agrees"] for row in rows)[True]
-    (name,) = report.classes  # the stand-in for a teacher gives the first class always
-    assert (name, report.classes[name].events, report.classes[name].agreeing) == (
-        "slow",
-        20,
-        agreeing,
-    )
-    assert report.errors == {}
-
-
-@pytest.mark.parametrize("metric", ["mae", "rmse", "within"])
-def test_a_task_with_targets_reports_errors(metric: str) -> None:
-    pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"), metric=metric)
-    log, store = Log(), MemoryStore()
-    outputs = batch("d0", 0, times(0), task=pump)
-    log.append(outputs)
-
-    async def run() -> None:
-        made = committer(pump, log, store, reference=reference(pump))
-        await made.assign(0)
-        made.receive(log.incoming(0), 0, 0.0)
-        await made.flush(LATER)
-
-    asyncio.run(run())
-    report = reports(log)[0, 0]
-    error = np.array(outputs.rows.column("outputs").to_pylist()) - 1  # the teacher answers ones
-    assert (report.confidence, report.classes, report.metric) == (None, {}, metric)
-    sums = {
-        "mae": np.abs(error).mean(axis=1).sum(),
-        "rmse": (error**2).mean(axis=1).sum(),
-        "within": (np.abs(error) <= pump.tolerance).all(axis=1).sum(),
-    }
-    [events, told] = report.sums("1-aaaaaaaa")[""]
-    assert (events, told) == (20, pytest.approx(sums[metric], abs=1e-4))
-    for i, name in enumerate(pump.targets):
-        found = report.errors[name]
-        assert found.events == 20
-        assert found.mean == pytest.approx(error[:, i].mean(), abs=1e-5)
-        assert found.mean_absolute == pytest.approx(np.abs(error[:, i]).mean(), abs=1e-5)
-        assert found.root_mean_square == pytest.approx(np.sqrt((error[:, i] ** 2).mean()), abs=1e-5)
-    channels = {c.channel for c in drift_of(report).channels}
-    assert {"predictions flow", "predictions heat"} <= channels

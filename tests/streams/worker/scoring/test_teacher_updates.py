@@ -19,9 +19,9 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.learning.teacher import Teacher
 from streams.runtime.key_files import create_key, load_private_key
-from streams.worker import teacher_source
+from streams.worker.settings import WorkerSettings
 from streams.worker.store.query import open_store
-from streams.worker.teacher_source import TeacherUpdates
+from streams.worker.teacher_source import TeacherSource
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.rig.made_up.mangled import mangled
 from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
@@ -187,44 +187,32 @@ def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry)
     assert registry.read_teacher() == before
 
 
-def test_a_teacher_whose_delivery_is_larger_than_decided_is_not_fetched(
-    served: Fleet,
-    registry: Registry,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("larger", f"refused: size: {MAX_BYTES} bytes in 2048 chunks are announced"),
+        ("altered", "refused: digest: the bytes do not match the announced digest"),
+    ],
+)
+def test_a_teacher_whose_delivery_is_not_as_decided_is_not_opened(
+    served: Fleet, registry: Registry, caplog: pytest.LogCaptureFixture, how: str, says: str
 ) -> None:
-    key = load_private_key(served.folder / "key.pem")
-    assert registry.offer_teacher(key, "test")
-    told = publisher.announce(served.producer, registry, None)
-    assert told is not None
-    huge = told.deliveries[0].model_copy(update={"size": MAX_BYTES, "chunks": 2048})
-    monkeypatch.setattr(teacher_source, "fetch", lambda *_: pytest.fail("it is fetched"))
-    taken: list[Teacher] = []
-    updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
-    updates._load(told.model_copy(update={"deliveries": [huge]}))
-    assert f"refused: size: {MAX_BYTES} bytes in 2048 chunks are announced" in caplog.text
-    assert taken == []
-
-
-def test_a_teacher_whose_bytes_have_another_digest_is_not_opened(
-    served: Fleet,
-    registry: Registry,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    key = load_private_key(served.folder / "key.pem")
+    key, name = load_private_key(served.folder / "key.pem"), served.task.id
     assert registry.offer_teacher(key, "test")
     told = publisher.announce(served.producer, registry, None)
     assert told is not None
     [delivery], data = told.deliveries, registry.read_teacher()
     parts = publisher.chunks(data[:-1] + bytes([data[-1] ^ 1]))
-    topic = topic_name(served.task.id, ARTIFACTS)
+    topic = topic_name(name, ARTIFACTS)
     at = [served.producer.put(topic, delivery.sha256.encode(), *part) for part in parts]
-    opened = "bytes that were not announced are opened"
-    monkeypatch.setattr(teacher_source, "make_teacher", lambda *_: pytest.fail(opened))
+    change = {"size": MAX_BYTES, "chunks": 2048} if how == "larger" else {"offset": at[0]}
+    spoiled = told.model_copy(update={"deliveries": [delivery.model_copy(update=change)]})
+    served.producer.put(topic_name(name, RELEASES), name.encode(), spoiled.encode())
     taken: list[Teacher] = []
-    updates = TeacherUpdates(served.task, served.broker, [key.public_key()], taken.append)
-    moved = delivery.model_copy(update={"offset": at[0]})
-    updates._load(told.model_copy(update={"deliveries": [moved]}))
-    assert "refused: digest: the bytes do not match the announced digest" in caplog.text
+    trusted = (served.folder / "key.pub",)
+    settings = WorkerSettings(name, served.broker, served.store, trusted)
+    source = TeacherSource(served.task, settings)
+    source.follow(taken.append)
+    until(lambda: says in caplog.text, says)
+    assert source.stop(30)
     assert taken == []

@@ -1,7 +1,5 @@
 import dataclasses
-import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, labe
 from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch, labels
+from tests.rig.processes.workers import SECOND, events, labels
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -46,7 +44,7 @@ def rows(
     drift: str | None = None,
     task: Task = task,
 ) -> pa.Table:
-    pieces = tuple(split(task, Message(0, None), batch("d0", first, times_s, task=task)))
+    pieces = tuple(split(task, Message(0, None), events("d0", first, times_s, task=task)))
     windows = [Window(partition, "d0", piece.window, (piece,)) for piece in pieces]
     scored = [
         ScoredWindow(w, np.zeros((w.rows, task.outputs), np.float32), revision, commit, drift)
@@ -81,18 +79,6 @@ def test_the_position_is_read_from_the_rows(place: Place) -> None:
     assert DeltaStore(place).position(1).taken == {}
 
 
-def test_the_drift_of_the_last_windows_is_part_of_the_position(tmp_path: Path) -> None:
-    store = DeltaStore(tmp_path)
-    for i in range(15):
-        store.commit(
-            SCORES, rows(2 * i, [5 * i, 5 * i + 1], commit=i + 1, drift=f"d{i}"), {0: i + 1}
-        )
-    store.commit(SCORES, rows(40, [71], commit=16, revision=1, drift="late"), {0: 16})
-    found = DeltaStore(tmp_path).position(0).drift["d0"]
-    assert found == [*((5 * i * SECOND, f"d{i}") for i in range(3, 15)), (70 * SECOND, "late")]
-    assert DeltaStore(tmp_path).position(1).drift == {}
-
-
 def test_two_owners_of_a_partition_cannot_both_commit(place: Place) -> None:
     one, two = DeltaStore(place), DeltaStore(place)
     one.commit(SCORES, rows(0, [1]), {0: 1})
@@ -111,19 +97,6 @@ def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
     one.commit(SCORES, rows(0, [1]), {0: 1})
     with pytest.raises(PartitionLost):
         two.commit(SCORES, rows(0, [1]), {0: 1})
-
-
-def test_owners_of_different_partitions_both_commit(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, two = DeltaStore(place), DeltaStore(place)
-    stale = two._refreshed(SCORES)
-    monkeypatch.setattr(two, "_refreshed", lambda table: stale)
-    one.commit(SCORES, rows(0, [1]), {0: 1})
-    two.commit(SCORES, rows(1, [1], partition=1), {1: 1})
-    one.commit(SCORES, rows(1, [2], commit=2), {0: 2})
-    assert one.position(0).commit == 2
-    assert one.position(1).commit == 1
 
 
 def test_the_rows_of_one_commit_come_back_as_they_were(tmp_path: Path) -> None:
@@ -275,11 +248,6 @@ def test_uncommitted_files_are_not_read(tmp_path: Path) -> None:
     assert server_account(tmp_path) == {("d0", "e1"): (1, 0)}
 
 
-def test_no_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a store"):
-        open_store(tmp_path)
-
-
 def test_a_store_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TidewheelError, match="file"):
@@ -360,45 +328,6 @@ def test_windows_of_numbers_have_their_errors(tmp_path: Path) -> None:
         names = [name for name, *_ in connection.execute("describe windows").fetchall()]
     assert "agreeing" in names
     assert "rmse" not in names
-
-
-def test_a_query_makes_no_table(tmp_path: Path) -> None:
-    """A store of a version without labels, which may be read only."""
-    DeltaStore(tmp_path).commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
-    shutil.rmtree(tmp_path / LABELS)
-    with open_store(tmp_path) as connection:
-        assert connection.execute("select count(label) from labelled").fetchall() == [(1,)]
-    assert not (tmp_path / LABELS).exists()
-
-
-def test_commits_that_others_come_before_are_tried_again_and_none_is_lost_or_doubled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Four owners of a partition each, and a library that gives up at the first collision."""
-    count, paused = 12, list[float]()
-
-    def pause(seconds: float) -> None:
-        paused.append(seconds)
-        time.sleep(seconds)
-
-    monkeypatch.setattr(delta_store, "RETRIES", 0)
-    monkeypatch.setattr(delta_store, "sleep", pause)
-    DeltaStore(tmp_path)
-
-    def own(partition: int) -> None:
-        store = DeltaStore(tmp_path)
-        for commit in range(1, count + 1):
-            made = rows(commit * 10, [1.0, 2.0], partition=partition, commit=commit)
-            store.commit(SCORES, made, {partition: commit})
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(own, range(4)))
-    store = DeltaStore(tmp_path)
-    assert paused, "no commit collided"
-    for partition in range(4):
-        assert store.position(partition).commit == count
-        for commit in range(1, count + 1):
-            assert store.rows_of(partition, commit).num_rows == 2
 
 
 def test_a_partition_that_is_lost_while_a_commit_waits_is_lost(

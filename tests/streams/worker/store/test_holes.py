@@ -12,8 +12,6 @@ from streams.worker.commit.hole_keeper import (
     hole_name,
     lost,
     read_hole,
-    remove_hole,
-    write_hole,
 )
 from streams.worker.windows.partition import StorePosition
 
@@ -48,15 +46,6 @@ def test_two_holes_are_one_that_is_surveyed_anew() -> None:
     assert first.joined(second) == Hole(
         begin=5, end=30, cursors=[("d0", "e1", 12), ("d1", "e1", 3)]
     )
-
-
-def test_a_hole_is_written_and_removed(tmp_path: Path) -> None:
-    hole = Hole(begin=1, end=2, until=3, cursors=[("d0", "e1", 4)])
-    assert read_hole(tmp_path, 7) is None
-    write_hole(tmp_path, 7, hole)
-    assert read_hole(tmp_path, 7) == hole
-    remove_hole(tmp_path, 7)
-    assert read_hole(tmp_path, 7) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b'{"begin": -1, "end": 2}'])

@@ -8,7 +8,7 @@ from streams.contract.events.messages import Drop
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import Window
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch
+from tests.rig.processes.workers import SECOND, events
 
 Span = tuple[int, int]
 spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
@@ -48,7 +48,7 @@ def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
         offset = len(content)
         content.append(set(range(first, last + 1)))
         times = [at_s + 0.7 * i for i in range(last - first + 1)]
-        state.add_events(task, message(state, offset), batch("d0", first, times), 0.0)
+        state.add_events(task, message(state, offset), events("d0", first, times), 0.0)
         if flush:
             closed = close(state, 0.0, 10**9)
             sealed += seqs_of(closed)
@@ -67,14 +67,14 @@ def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
 
 @given(st.lists(spans, max_size=8), st.lists(spans, min_size=1, max_size=8))
 def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
-    events: list[Span], drops: list[Span]
+    scored: list[Span], drops: list[Span]
 ) -> None:
     state = PartitionState(0, StorePosition())
     offset = 0
     have: set[int] = set()
-    for first, last in events:
+    for first, last in scored:
         state.add_events(
-            task, message(state, offset), batch("d0", first, [1.0] * (last - first + 1)), 0
+            task, message(state, offset), events("d0", first, [1.0] * (last - first + 1)), 0
         )
         have |= set(range(first, last + 1))
         offset += 1
@@ -90,7 +90,7 @@ def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
 def test_an_event_that_was_declared_dropped_is_scored_all_the_same() -> None:
     state = PartitionState(0, StorePosition())
     state.add_drop(message(state, 0), Drop("d0", "e1", 0, 9, "full"))
-    state.add_events(task, message(state, 1), batch("d0", 4, [1.0, 1.0]), 0.0)
+    state.add_events(task, message(state, 1), events("d0", 4, [1.0, 1.0]), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == [4, 5]
 
 
@@ -121,11 +121,11 @@ def test_an_offset_from_before_the_first_ends_the_process() -> None:
 def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
     state = PartitionState(0, StorePosition())
     for n in range(4):
-        state.add_events(task, message(state, n), batch(f"d{n}", 0, [1.0, 2.0, 3.0]), 0.0)
+        state.add_events(task, message(state, n), events(f"d{n}", 0, [1.0, 2.0, 3.0]), 0.0)
     assert [w.device for w in close(state, 1e9, 5)] == ["d0", "d1"]
     assert state.behind
-    state.add_events(task, message(state, 4), batch("d3", 3, [4.0]), 0.0)  # the same window as d3's
-    state.add_events(task, message(state, 5), batch("d0", 3, [4.0]), 0.0)
+    state.add_events(task, message(state, 4), events("d3", 3, [4.0]), 0.0)  # d3's window
+    state.add_events(task, message(state, 5), events("d0", 3, [4.0]), 0.0)
     taken = close(state, 1e9, 10**9)
     assert [(w.device, w.rows) for w in taken] == [("d2", 3), ("d3", 3), ("d0", 1)]
     assert [(w.device, w.rows) for w in close(state, 1e9, 10**9)] == [("d3", 1)]
@@ -150,31 +150,31 @@ def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
 def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
     state = PartitionState(0, StorePosition())
     first = message(state, 0)
-    state.add_events(task, first, batch("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
+    state.add_events(task, first, events("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
     (piece,) = state.take_unbelieved()
     assert (piece.events.first, piece.rows, first.unsealed) == (1, 1, 3)
     assert seqs_of(close(state, 0.0, 10**9)) == []  # the watermark is that of what is believed
     assert [(d.first, d.last, d.reason) for d in state.refuse(piece, "why")] == [(1, 1, "why")]
     state.seal((piece,))
     assert seqs_of(close(state, 1e9, 10**9)) == [0, 2]
-    state.add_events(task, message(state, 1), batch("d0", 1, [500.0]), 0.0)
+    state.add_events(task, message(state, 1), events("d0", 1, [500.0]), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # it is not tried again by itself
 
 
 def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> None:
     state = PartitionState(0, StorePosition())
-    state.add_events(task, message(state, 0), batch("d0", 0, [1.0] * 6), 0.0)
+    state.add_events(task, message(state, 0), events("d0", 0, [1.0] * 6), 0.0)
     (window,) = close(state, 1e9, 10**9)
     (piece,) = window.pieces
     state.add_drop(message(state, 1), Drop("d0", "e1", 8, 9, "full"))
     assert [(d.first, d.last) for d in state.refuse(piece, "why")] == [(0, 5)]
-    state.add_events(task, message(state, 2), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 2), events("d0", 2, [1.0] * 2), 0.0, again=True)
     (window,) = close(state, 1e9, 10**9)
     assert seqs_of([window]) == [2, 3]
     assert state.refuse(window.pieces[0], "why") == []
-    state.add_events(task, message(state, 3), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 3), events("d0", 2, [1.0] * 2), 0.0, again=True)
     assert seqs_of(close(state, 1e9, 10**9)) == [2, 3]
-    state.add_events(task, message(state, 4), batch("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 4), events("d0", 2, [1.0] * 2), 0.0, again=True)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # not refused a third time: it is in a window
 
 
@@ -184,7 +184,7 @@ def test_a_flush_takes_what_one_partition_has_not_from_another() -> None:
     for partition, count in ((0, 12), (1, 1), (2, 5)):
         for n in range(count):
             sent = message(states[partition], n)
-            states[partition].add_events(task, sent, batch(f"d{n}", 0, [1.0, 2.0]), 0.0)
+            states[partition].add_events(task, sent, events(f"d{n}", 0, [1.0, 2.0]), 0.0)
     while windows := due_windows(states, dict.fromkeys(states, 1e9), 24):
         taken.append([sum(w.partition == p for w in windows) for p in states])
     assert taken == [[6, 1, 5], [6, 0, 0]]

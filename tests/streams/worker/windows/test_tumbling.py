@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import DeviceWindows, Message, open_s, split
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, batch
+from tests.rig.processes.workers import SECOND, events
 
 # tiny: windows of 5 s, 1 s of lateness, closed after 2 s of silence
 
 
 def filled(times_s: list[float], now_s: float = 0.0, of: Task = task) -> DeviceWindows:
     windows = DeviceWindows(of, -1, now_s)
-    for piece in split(task, Message(0, None), batch("d0", 0, times_s)):
+    for piece in split(task, Message(0, None), events("d0", 0, times_s)):
         windows.add(piece, now_s)
     return windows
 
@@ -32,7 +32,7 @@ def test_a_silent_device_closes_all_of_its_windows() -> None:
 def test_a_window_closes_in_time_though_the_devices_event_time_stands_still() -> None:
     windows = filled([0, 1], now_s=10.0)
     for number in range(1, 10):
-        for piece in split(task, Message(number, None), batch("d0", 2 + number, [1])):
+        for piece in split(task, Message(number, None), events("d0", 2 + number, [1])):
             windows.add(piece, 10.0 + number)
     last_s = 10.0 + open_s(task)
     windows.heard_s = last_s  # it is never silent
@@ -49,7 +49,7 @@ def test_the_watermark_belongs_to_the_device() -> None:
 def test_rows_of_a_passed_window_are_due_at_once() -> None:
     windows = filled([0, 20])
     windows.take(0)
-    for piece in split(task, Message(1, None), batch("d0", 2, [3])):
+    for piece in split(task, Message(1, None), events("d0", 2, [3])):
         windows.add(piece, 0.0)
     assert windows.due(0.0) == [0]
     assert windows.watermark == 20 * SECOND
@@ -57,14 +57,14 @@ def test_rows_of_a_passed_window_are_due_at_once() -> None:
 
 def test_a_watermark_from_the_store_makes_old_rows_late() -> None:
     windows = DeviceWindows(task, 100 * SECOND, 0.0)
-    for piece in split(task, Message(0, None), batch("d0", 0, [3])):
+    for piece in split(task, Message(0, None), events("d0", 0, [3])):
         windows.add(piece, 0.0)
     assert windows.due(0.0) == [0]
 
 
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=30))
 def test_splitting_keeps_every_row_in_its_window(times_s: list[float]) -> None:
-    whole = batch("d0", 7, times_s)
+    whole = events("d0", 7, times_s)
     pieces = list(split(task, Message(0, None), whole))
     seqs = [s for p in pieces for s in p.events.rows.column("seq").to_pylist()]
     assert seqs == list(range(7, 7 + len(times_s)))
@@ -77,7 +77,7 @@ def test_splitting_keeps_every_row_in_its_window(times_s: list[float]) -> None:
 def test_the_pieces_of_a_window_are_taken_in_event_time() -> None:
     windows = DeviceWindows(task, -1, 0.0)
     for first, time_s in ((5, 4.0), (9, 1.0), (2, 2.5)):
-        for piece in split(task, Message(first, None), batch("d0", first, [time_s])):
+        for piece in split(task, Message(first, None), events("d0", first, [time_s])):
             windows.add(piece, 0.0)
     assert [piece.events.first for piece in windows.take(0)] == [9, 2, 5]
     assert windows.open == {}
