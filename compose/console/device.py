@@ -12,6 +12,7 @@ from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.contract.window_report import ChannelDrift, DriftReport, FeatureHistogram
+from streams.fleet.truth import Confusion, of_class, right
 from streams.fleet.view import NO_AGENT, model_number
 
 HAPPENINGS, REPORTS, TREND, CHANNELS = 20, 15, 24, 12
@@ -43,9 +44,22 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
         "channels": worst_first(drift)[:CHANNELS] if drift else [],
         "histograms": list(histograms(drift, moment.classes)) if drift else [],
         "scores": scores,
+        "confusion": confusion(view.truth.devices.get(name, {}).get(state.active, {})),
+        "worse": [worse.text for worse in view.truth.worse([name])],
         "reports": reports[::-1][:REPORTS],
         "happenings": happenings[::-1][:HAPPENINGS],
     }
+
+
+def confusion(table: Confusion) -> dict[str, Any] | None:
+    """Return the rows of a table by true class, None without a label."""
+    known, of = right(table)
+    if not of:
+        return None
+    answers = sorted({answer for row in table.values() for answer in row} | table.keys())
+    rows = [(name, *of_class(table, name), [row.get(answer, 0) for answer in answers])
+            for name, row in sorted(table.items())]  # fmt: skip
+    return {"answers": answers, "rows": rows, "share": known / of, "labels": of}
 
 
 def balances(state: DeviceState) -> bool:

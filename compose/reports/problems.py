@@ -9,12 +9,14 @@ from typing import Literal
 from compose.reports.lag import Lag, retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
+from streams.fleet.truth import LEAST, of_class, right, together
 from streams.fleet.view import Condition, FleetView
-from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
+from streams.fleet.wording import NAMED, counted, digits, failure, listed, short_runs
 
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
 STALLED_S = 120.0
+LABELS, WRONG = 100, 0.75  # of a release, and the share of right answers that is too little
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
@@ -62,7 +64,7 @@ class Problem:
 def problems(status: Status, more: Iterable[Problem] = ()) -> list[Problem]:
     """Return what is wrong, and `more` that the caller knows, the worst first."""
     looks: tuple[Callable[[Status], Iterator[Problem]], ...] = (
-        _workers, _devices, _drops, _release, _refusals, _learning, _drift, _topics,
+        _workers, _truth, _devices, _drops, _release, _refusals, _learning, _drift, _topics,
     )  # fmt: skip
     found = [*more, *(problem for look in looks for problem in look(status))]
     return sorted(found, key=lambda problem: ORDER.index(problem.severity))
@@ -80,6 +82,41 @@ def _workers(status: Status) -> Iterator[Problem]:
             "Look at the worker's log; start one with tidewheel worker",
             since_us=newest * 1_000_000 or None,
         )
+
+
+def _truth(status: Status) -> Iterator[Problem]:
+    """What true labels say: a release that is wrong too often, and devices that it made worse."""
+    truth, stable = status.view.truth, status.view.standing.stable
+    tables = truth.of_release(stable.model) if stable is not None else {}
+    known, of = right(together(tables))
+    if stable is not None and of >= LABELS and known < WRONG * of:
+        shares = {name: right(table) for name, table in tables.items()}
+        worst = min(shares, key=lambda name: shares[name][0] / max(shares[name][1], LEAST))
+        classes = {name: of_class(together(tables), name) for name in together(tables)}
+        kind = min(classes, key=lambda name: classes[name][0] / max(classes[name][1], 1))
+        parts = f"worst: device {worst} {_of(shares[worst])}, class {kind} {_of(classes[kind])}"
+        yield Problem(
+            "critical" if known < of / 2 else "warning",
+            f"{stable.model} is right on {_of((known, of))}, by true labels; {parts}",
+            "Look at its classes by device; more labels or another teacher let a run learn them",
+            f"/devices/{worst}",
+        )
+    found = list(truth.worse())
+    for worse in found[:NAMED]:
+        yield Problem(
+            "warning",
+            f"{worse.device} answers worse with {worse.after} than {worse.before}: {worse.text}",
+            f"Its own labels may let it keep {worse.before} (Training.choice); for all devices: "
+            "tidewheel models rollback",
+            f"/devices/{worse.device}",
+        )
+    if len(found) > NAMED:
+        more = listed(sorted({each.device for each in found[NAMED:]}))
+        yield Problem("warning", f"So do {more}", "", "/fleet")
+
+
+def _of(counts: tuple[int, int]) -> str:
+    return f"{digits(counts[0] / max(counts[1], 1))} of {counted(counts[1], 'label')}"
 
 
 def _devices(status: Status) -> Iterator[Problem]:

@@ -22,8 +22,9 @@ from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
+from streams.fleet.truth import right, together
 from streams.fleet.view import CONDITIONS, NO_AGENT, RATE_S, FleetView
-from streams.fleet.wording import counted, duration, share
+from streams.fleet.wording import counted, digits, duration, share
 from streams.kafka.settings import BrokerSettings
 
 KEPT = 3  # devices that keep an earlier version, by name
@@ -41,7 +42,8 @@ def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_
 class StatusReport(BaseModel):
     """The output of `tidewheel status --json`. without_agent: devices that have events in windows
     and no state; each has as much of one as is known. canary: what its windows show. rates: events
-    a second, as devices say, and as windows were reported in the last minute. drift: by device the
+    a second, as devices say, and as windows were reported in the last minute. truth: by version the
+    labelled events that are right, and all of them. drift: by device the
     channel that drifted most, where it alarms."""
 
     task: str
@@ -55,6 +57,7 @@ class StatusReport(BaseModel):
     windows_metric: str | None
     rounds: dict[str, int]
     last_outcome: str | None
+    truth: dict[str, tuple[int, int]]
     rates: dict[Literal["produced_per_s", "scored_per_s"], float]
     lag: Lag
     drift: dict[str, str]
@@ -75,6 +78,7 @@ def report_of(status: Status) -> StatusReport:
         windows_metric=view.latest_agreement.metric if view.agreement else None,
         rounds={kind: view.count(kind) for kind in kinds},
         last_outcome=None if last is None else last.reason,
+        truth=_truth(view),
         rates={
             "produced_per_s": round(status.produced_per_s, 3),
             "scored_per_s": round(status.scored_per_s, 3),
@@ -163,6 +167,11 @@ def _kept(view: FleetView) -> Iterator[str]:
             yield f"  {device} {text}"
 
 
+def _truth(view: FleetView) -> dict[str, tuple[int, int]]:
+    releases = {name: None for found in view.truth.devices.values() for name in found}
+    return {name: right(together(view.truth.of_release(name))) for name in releases}
+
+
 def _lines(status: Status) -> Iterator[str]:
     view = status.view
     yield f"{release_line(view)}; {counted(view.windows, 'window')} closed"
@@ -177,6 +186,8 @@ def _lines(status: Status) -> Iterator[str]:
         yield lag_line(status.lag)
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
+    for model, (known, of) in _truth(view).items():
+        yield f"{model}: {digits(known / of)} right on {counted(of, 'true label')}"
     rounds, updates = view.count("aggregated"), view.count("admitted")
     yield (
         f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "

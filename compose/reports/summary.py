@@ -94,6 +94,7 @@ class Summary(BaseModel):
     restarts: dict[str, int] = {}
     why_unscored: str = ""  # what becomes of events that no worker has scored
     silent: list[str] = []  # devices that were started and reported nothing
+    worse: list[str] = []  # devices, and classes of them, that a release made worse
     closed: bool = False
 
     @computed_field  # type: ignore[prop-decorator]
@@ -131,6 +132,7 @@ class Summary(BaseModel):
             found.append(f"{kind} on devices: {reasons}" if reasons else "")
         if lost := sum(d.late_labels.get("dropped", 0) for d in self.devices if not d.ended):
             found.append(f"{lost} labels that became known later did not reach the server")
+        found += self.worse
         found += [f"{d.device}: {d.error}" for d in self.devices if d.error and not d.ended]
         spools = ((d, f"{d.lost} of {d.produced} events") for d in self.devices if d.lost)
         found += [f"{line.device} lost its spool with {events}" for line, events in spools]
@@ -183,6 +185,8 @@ def summarize(
         held_out_after=_audit(passed[-1])[1] if passed else None,
         store=str(store / "scores"), sql=query_line(state, shown.metric),
         runs=runs,
+        worse=[f"{w.device} answers worse with {w.after} than {w.before}: {w.text}"
+               for w in view.truth.worse()],
         decisions=[f"{d.kind} {d.model}" for d in view.decided if d.kind not in OF_KEYS],
     )  # fmt: skip
 

@@ -151,7 +151,7 @@ class FleetEvidence:
         sums = report.sums(self.served or "") if report.metric == self.rules.metric else {}
         if not sums:
             return
-        self.by_labels = not report.teacher_model
+        self.by_labels = report.by_labels
         self.devices += not device.recent
         self._count(device.recent, sums)
         self._note_weak(report.device, device)

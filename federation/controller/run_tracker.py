@@ -29,7 +29,7 @@ from pathlib import Path
 
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
-from federation.controller.triggers import RunsSoFar, decide
+from federation.controller.triggers import RunsSoFar, decide, kind_of
 from federation.registry import publisher
 from federation.rounds import checkpoint
 from streams.contract.documents import Document, RoundEvent, RoundKind
@@ -160,6 +160,7 @@ class RunTracker:
         self._finished: set[str] = set()
         self._starts: dict[str, float] = {}  # by run, wall time; 0 if it resumes another one
         self._failed: float | None = None
+        self._refused, self._refusal = 0, ""  # the runs that one reason has refused in a row
         self._held_back: str | None = None
         self._wanted = self._folder / "superlink-wanted"
         self._due = False
@@ -173,13 +174,14 @@ class RunTracker:
     @property
     def so_far(self) -> RunsSoFar:
         starts = tuple(filter(None, self._starts.values()))
-        return RunsSoFar(self._run is not None, starts, self._failed)
+        return RunsSoFar(self._run is not None, starts, self._failed, self._refused, self._refusal)
 
     def take(self, event: RoundEvent, *, live: bool = True) -> None:
         """Process an event of `rounds`; `live` is False for events from before this controller."""
         if event.kind == "asked":
             self.evidence.ask(event.reason, event.time_us / 1e6)
             return
+        self._note_verdict(event)
         self._note_start(event)
         if event.run in self._finished or event.run in self._resumer.earlier:
             # "requested" may come after all other events of a short run, and a run that was resumed
@@ -201,6 +203,13 @@ class RunTracker:
             self._run = None
         if live:
             log.info("run %s finished: %s", event.run, event.reason)
+
+    def _note_verdict(self, event: RoundEvent) -> None:
+        if event.kind == "promoted":
+            self._refused, self._refusal = 0, ""
+        elif event.kind == "rejected":
+            again = kind_of(event.reason) == kind_of(self._refusal)
+            self._refused, self._refusal = self._refused + 1 if again else 1, event.reason
 
     def want_superlink(self) -> None:
         """Say whether a run needs the SuperLink."""

@@ -17,11 +17,13 @@ metric beyond its limit counts again once it was clearly within, or another mode
 after `again_s`, because a run may have learned too little. Any run, whoever started it, answers all
 current causes.
 
-Budgets delay a cause but do not remove it: one run at a time, `runs_per_day`, `min_interval_s`.
+Budgets delay a cause but do not remove it: one run at a time, `runs_per_day`, `min_interval_s`,
+which is twice as long with each run that is refused for the reason of the one before.
 A manual request is only limited by the first one. Times are
 wall-clock seconds, so that budgets outlive the controller's process.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,11 +38,14 @@ RETRY_S = 10.0  # after a run that could not be started
 @dataclass(frozen=True)
 class RunsSoFar:
     """The runs so far: `starts_s` of at least those of the last day and the last one, in any order;
-    `failed_s`, when one could not be started."""
+    `failed_s`, when one could not be started; how many of the last were `refused` for one
+    `reason`."""
 
     running: bool = False
     starts_s: tuple[float, ...] = ()
     failed_s: float | None = None
+    refused: int = 0
+    reason: str = ""
 
     @property
     def began_s(self) -> float | None:
@@ -115,9 +120,21 @@ def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
     today = sum(now_s - start < DAY_S for start in runs.starts_s)
     if rules.runs_per_day is not None and today >= rules.runs_per_day:
         return f"{today} runs began in the last 24 hours, {rules.runs_per_day} are allowed"
-    if runs.began_s is not None and now_s - runs.began_s < rules.min_interval_s:
-        return f"the last run began less than {rules.min_interval_s:.0f} s ago"
-    return None
+    wait_s = min(rules.min_interval_s * 2.0 ** max(runs.refused - 1, 0), DAY_S)
+    if runs.began_s is None or now_s - runs.began_s >= wait_s:
+        return None
+    if runs.refused < 2:
+        return f"the last run began less than {wait_s:.0f} s ago"
+    return (
+        f"the last {runs.refused} runs were refused for one reason ({runs.reason}), so the next "
+        f"one begins {wait_s:.0f} s after the last; more labels, another teacher or another "
+        "Task.retrain may change it"
+    )
+
+
+def kind_of(reason: str) -> str:
+    """Return the gate's reason without its figures."""
+    return " ".join(re.sub(r"[-+]?[0-9][0-9.,]*", "", reason).split())
 
 
 def _names(devices: Iterable[str]) -> str:

@@ -93,9 +93,13 @@ class CandidateEvaluation:
             self._on_held_out(first, candidate),
             self._on_recent(first, candidate),
         )
-        verdict = promotion_gate.decide(evidence, GateRules(margin, metric_of(self.task).name))
+        verdict = promotion_gate.decide(evidence, self._rules(margin))
         more = {"devices_limited": float(limited), **self._audited(first, candidate)}
         return replace(verdict, evidence={**verdict.evidence, **more})
+
+    def _rules(self, margin: float) -> GateRules:
+        trades = self.task.may_trade_classes
+        return GateRules(margin, metric_of(self.task).name, trades_classes=trades)
 
     def _audited(self, first: Tensors, candidate: Tensors) -> dict[str, float]:
         """Return the audit's metrics, which no rule reads."""

@@ -15,6 +15,7 @@ from streams.contract.window_metrics import digits
 ROUNDING = 1e-9  # so that a gain of exactly the margin passes
 
 Rows = Paired | Valued
+RECALL = "recall of "
 CLASS = "class "  # how the name of a class as a cohort begins
 
 
@@ -46,14 +47,16 @@ class GateEvidence:
 class GateRules:
     """margin: the required gain in `metric`; tolerance: the allowed loss on held-out people while
     the fleet gains; cohort_bound: the allowed loss of a cohort, and of recent windows;
-    significance: a higher p counts as chance; minimum: the number of rows below which nothing is
-    decided."""
+    significance: a higher p counts as chance; trades_classes: whether a class may fall on held-out
+    devices where its F1 rises or the fall is within the bound; minimum: the number of rows below
+    which nothing is decided."""
 
     margin: float
     metric: str = "accuracy"
     tolerance: float = 0.01
     cohort_bound: float = 0.05
     significance: float = 0.05
+    trades_classes: bool = False
     minimum: int = 20
 
 
@@ -72,7 +75,7 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     The fleet's own rows must gain the margin while held-out people lose at most the tolerance. If
     too few rows were compared on devices, held-out people must gain the margin. At least one of
     both must gain it significantly. Recent windows and cohorts must not lose more than the bound
-    significantly.
+    significantly, a class on held-out devices nothing.
     """
     metrics = _metrics(evidence, rules)
     known = [part for part in evidence.named() if part[2].rows.n >= rules.minimum]
@@ -90,10 +93,14 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
         for why in _loss(name, title, found.rows, rules)
     ]
     against += _worse_cohorts(evidence, rules)
+    fallen = _fallen_classes(evidence, rules)
+    if not rules.trades_classes:
+        against += [f"{why} (Task.may_trade_classes allows it)" for why in fallen[:1]]
     if against:
         name = "" if rules.metric == "accuracy" else f"{named(rules.metric)} "
         return Verdict(False, name + "; ".join(against) + few, metrics)
     changes = ", ".join(_change(title, found.rows) for _, title, found in known)
+    changes = "; ".join([changes, *fallen])
     return Verdict(True, f"{named(rules.metric)} {changes}{few}", metrics)
 
 
@@ -130,19 +137,23 @@ def _worse(rows: Rows, rules: GateRules, significance: float) -> bool:
     return beyond and not rows.recognizes_better and rows.chance_of_loss <= significance
 
 
+def _cohorts(found: Comparison, rules: GateRules) -> dict[str, Rows]:
+    """Return the cohorts that decide something. Classes are cohorts by what is answered, which says
+    nothing where the metric has no threshold."""
+    return {
+        f"{RECALL}{c}" if c.startswith(CLASS) else c: rows
+        for c, rows in found.cohorts.items()
+        if rows.n >= rules.minimum and not (c.startswith(CLASS) and rules.metric in NO_THRESHOLD)
+    }
+
+
 def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
     """Return the worst failing cohort and the number of others. The significance is divided by the
     number of cohorts (Bonferroni), because otherwise one of many cohorts would refuse every
-    candidate. Classes are cohorts by what is answered, which says nothing where the metric has no
-    threshold."""
+    candidate."""
     found = []
     for _, title, comparison in evidence.named():
-        cohorts = {
-            f"recall of {c}" if c.startswith(CLASS) else c: rows
-            for c, rows in comparison.cohorts.items()
-            if rows.n >= rules.minimum
-            and not (c.startswith(CLASS) and rules.metric in NO_THRESHOLD)
-        }
+        cohorts = _cohorts(comparison, rules)
         found += [
             (rows.gain, f"{cohort} {_change(title, rows)}")
             for cohort, rows in cohorts.items()
@@ -152,6 +163,16 @@ def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
         return []
     more = f", as {len(found) - 1} more do" if len(found) > 1 else ""
     return [f"{min(found)[1]} loses more than {rules.cohort_bound:.3f}{more}"]
+
+
+def _fallen_classes(evidence: GateEvidence, rules: GateRules) -> list[str]:
+    """Return the classes that fall on held-out devices beyond chance, by however much."""
+    cohorts = _cohorts(evidence.held_out, rules)
+    return [
+        f"{cohort} {_change('on held-out devices', rows)} falls beyond chance"
+        for cohort, rows in cohorts.items()
+        if cohort.startswith(RECALL) and rows.chance_of_loss <= rules.significance / len(cohorts)
+    ]
 
 
 def _metrics(evidence: GateEvidence, rules: GateRules) -> dict[str, float]:

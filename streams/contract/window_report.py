@@ -3,6 +3,9 @@
 from streams.contract.documents import Count, Document, Figure, Micros, release_of
 from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
 
+LABELLED = 0.5  # of a window's events: then true labels judge it, not the teacher
+CONFUSED, OTHER = 12, "other"
+
 
 class ModelWindow(Document):
     """One model version's counts in a window; `compared` events have a teacher's answer.
@@ -97,7 +100,9 @@ class WindowReport(Document):
     The counts of a window's revisions add up. `late`: the rows came after the first report.
     `confidence` is the mean of the answers' largest softmax, None for targets. `metric`: what
     windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts by the class
-    of the reference, the teacher or, where none was asked, the true labels; `errors` (for targets)
+    of the reference: the true labels, `by_labels`, where no teacher was asked or LABELLED of the
+    events have one, else the teacher. `truth` counts the labelled events by true class and answer;
+    of more than CONFUSED classes by whether the answer is right or OTHER. `errors` (for targets)
     compares with the teacher. `drift` covers the device's last windows up to this one, None if the
     teacher's artifact has no reference.
     """
@@ -113,7 +118,9 @@ class WindowReport(Document):
     metric: WindowMetric = "accuracy"
     late: bool = False
     confidence: float | None = None
+    by_labels: bool = False
     classes: dict[str, ClassAgreement] = {}
+    truth: dict[str, dict[str, Count]] = {}
     errors: dict[str, TargetError] = {}
     drift: DriftReport | None = None
 
@@ -132,9 +139,9 @@ class WindowReport(Document):
     @property
     def judged(self) -> dict[str, tuple[int, float]]:
         """By release, the events that the reference judges, and those that are right by it, or the
-        sum of their errors. Without a teacher (`upload="prediction"`) true labels are it."""
+        sum of their errors."""
         error = self.metric in ERRORS
-        if self.teacher_model:
+        if not self.by_labels:
             return {
                 name: (m.compared, m.error if error else m.agreeing)
                 for name, m in self.by_release.items()

@@ -40,7 +40,7 @@ class Agreement:
     def add(self, report: WindowReport, release: str, part: ModelWindow) -> None:
         if report.metric != self.metric:  # another task file: what was before does not add up
             self.metric, self.sums = report.metric, {}
-        self.by_labels = not report.teacher_model
+        self.by_labels = report.by_labels
         self.sums = added((self.sums, report.sums(release)))
         self.windows += 1
         for name in COUNTS:

@@ -17,6 +17,7 @@ from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
+from streams.fleet.truth import Worse
 from streams.fleet.wording import counted, decision_text, digits, evaluation, short_runs
 
 ENTRIES = 2000
@@ -97,6 +98,7 @@ class Timeline:
     latest: dict[str, tuple[int, int]] = field(default_factory=dict)  # window, revision
     alarms: dict[str, Alarm] = field(default_factory=dict)  # by device
     refusals: dict[str, dict[str, str]] = field(default_factory=dict)  # device -> version, reason
+    worsened: dict[str, str] = field(default_factory=dict)  # device -> the last version that did it
 
     @property
     def entries(self) -> list[Entry]:
@@ -162,6 +164,13 @@ class Timeline:
             return  # a late row revises the past
         self.latest[report.device] = place
         self._drift(at_us, report)
+
+    def worse(self, at_us: int, found: Worse) -> None:
+        """A device that a release made worse, once for each release."""
+        if self.worsened.get(found.device) != found.after:
+            self.worsened[found.device] = found.after
+            text = f"device {found.device} answers worse with {found.after} than {found.before}"
+            self.add(Entry(at_us, "device", found.device, text, found.text))
 
     def _begin(self, day: str, release: str) -> Day:
         for (_, other), each in self.days.items():

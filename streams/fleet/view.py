@@ -22,6 +22,7 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement, Evidence
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import PAIRS, Timeline
+from streams.fleet.truth import Truth
 from streams.fleet.wording import counted, decision_line, round_line
 from streams.kafka.reader import Received
 
@@ -42,10 +43,10 @@ class FleetView:
     producers: devices that have no agent, but events in windows; what is known of them in the form
     of a state. ended: the last states of a device's earlier epochs, the newest last. scored: events
     by the second of their report. drift: by device, as its latest report has it, with the worst
-    channel alone and no histogram. evidence: of the controller, whose snapshots alone have it.
-    earlier: events of runs that are not kept, by kind. offsets: the next ones to read, by topic and
-    partition. unseen: messages that were never read because there were too many. slot: of the last
-    snapshot, see `following`.
+    channel alone and no histogram. truth: what labels say by device and release. evidence: of the
+    controller, whose snapshots alone have it. earlier: events of runs that are not kept, by kind.
+    offsets: the next ones to read, by topic and partition. unseen: messages that were never read
+    because there were too many. slot: of the last snapshot, see `following`.
     """
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
@@ -58,6 +59,7 @@ class FleetView:
     windows: int = 0
     windows_late: int = 0
     drift: dict[str, DriftReport] = field(default_factory=dict)
+    truth: Truth = field(default_factory=Truth)
     evidence: Evidence = field(default_factory=Evidence)
     scored: Counter[int] = field(default_factory=Counter)
     decisions: dict[int, Decision] = field(default_factory=dict)  # by number
@@ -124,6 +126,9 @@ class FleetView:
             del self.agreement[next(iter(self.agreement))]
         at_us = time_ms * 1000 or report.end_us
         self.timeline.window(at_us, report)
+        self.truth.add(report)
+        for worse in self.truth.worse([report.device]) if report.truth else ():
+            self.timeline.worse(at_us, worse)
         if report.device not in self.devices:
             self._producer(report, at_us)
         if self.timeline.latest[report.device] == (report.window_us, report.revision):

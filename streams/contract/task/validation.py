@@ -124,7 +124,7 @@ TASK: Mapping[str, Kind] = {
     "idle_close_s": POSITIVE, 
     "max_gap_s": Number(0, above=True, optional=True), "tolerance": SECONDS,
     "retrain": Number(0, optional=True),
-    "metric": Of((str, Metric)), "margin": Number(),
+    "metric": Of((str, Metric)), "margin": Number(), "may_trade_classes": Of((bool,)),
     "threshold": Number(0, 1), "latency_budget_ms": Number(0, above=True, optional=True),
     "training": Of((Training,)),
 }  # fmt: skip

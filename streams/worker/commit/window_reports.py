@@ -15,10 +15,10 @@ from streams.contract.documents import encode_fields
 from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Task
 from streams.contract.task.metrics import window_errors, window_metric
-from streams.contract.window_report import ModelWindow, TargetError
+from streams.contract.window_report import CONFUSED, LABELLED, OTHER, ModelWindow, TargetError
 from streams.worker.scoring.drift_watch import report_text
 
-MODELS, OTHER = 50, "other"
+MODELS = 50
 DIGITS = 6  # of metrics that are not counts
 MODEL_FIELDS = tuple(ModelWindow.model_fields)
 ERROR_FIELDS = tuple(TargetError.model_fields)
@@ -50,7 +50,7 @@ class _Rows:
     names: list[str]  # sorted
     outputs: np.ndarray  # (rows, outputs)
     teacher: np.ndarray  # (rows, outputs)
-    asked: np.ndarray  # whether the window's rows have a teacher
+    taught: np.ndarray  # whether the teacher judges the window's rows, not their labels
     compared: np.ndarray
     agrees: np.ndarray
     labelled: np.ndarray
@@ -79,8 +79,11 @@ def window_reports(
     their `drift_reports`."""
     begins, counts = edges[:-1], np.diff(edges)
     teachers = rows.column("teacher_model").take(pa.array(begins)).to_pylist()
-    found = _rows(task, rows, counts, np.array([bool(name) for name in teachers], bool))
+    labelled = np.add.reduceat(_valid(rows.column("correct")), begins)
+    taught = np.array([bool(name) for name in teachers], bool) & (labelled < LABELLED * counts)
+    found = _rows(task, rows, counts, taught)
     models, classes, errors = _by_model(task, found), _classes(task, found), _errors(task, found)
+    truth = _truth(task, found)
     confidence = _confidence(found).tolist() if task.classes else [None] * len(keys)
     metric = window_metric(task)
     reports = []
@@ -99,14 +102,16 @@ def window_reports(
             "metric": metric,
             "late": revision > 0,
             "confidence": confidence[i],
+            "by_labels": not taught[i],
             "classes": classes[i],
+            "truth": truth[i],
             "errors": errors[i],
         }
         reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drift[i]))
     return reports
 
 
-def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, asked: np.ndarray) -> _Rows:
+def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, taught: np.ndarray) -> _Rows:
     models = rows.column("model").dictionary_encode()
     names: list[str] = models.dictionary.to_pylist()
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
@@ -120,7 +125,7 @@ def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, asked: np.ndarra
         names=[names[place] for place in order],
         outputs=float_rows(rows.column("outputs"), task.outputs),
         teacher=filled_rows(rows.column("teacher"), task.outputs),
-        asked=asked[owner],
+        taught=taught[owner],
         compared=_valid(rows.column("agrees")),
         agrees=rows.column("agrees").fill_null(False).to_numpy(zero_copy_only=False),
         labelled=_valid(rows.column("correct")),
@@ -190,14 +195,14 @@ def _confidence(rows: _Rows) -> np.ndarray:
 
 
 def _classes(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
-    """Return each window's agreement by the class of the reference: the teacher's answers or, where
-    none was asked, the true labels."""
+    """Return each window's agreement by the class of the reference: the teacher's answers, or the
+    true labels."""
     if not task.classes:
         return [{} for _ in rows.counts]
     labels = rows.labels[:, 0].astype(np.int64)
-    classes = np.where(rows.asked, task.answers(rows.teacher), labels)
-    by = np.where(rows.asked, rows.compared, rows.labelled)
-    right = by & np.where(rows.asked, rows.agrees, rows.correct)
+    classes = np.where(rows.taught, task.answers(rows.teacher), labels)
+    by = np.where(rows.taught, rows.compared, rows.labelled)
+    right = by & np.where(rows.taught, rows.agrees, rows.correct)
     cells, size = rows.owner * task.outputs + classes, len(rows.counts) * task.outputs
     events = np.bincount(cells[by], minlength=size).reshape(-1, task.outputs).tolist()
     agreeing = np.bincount(cells[right], minlength=size).reshape(-1, task.outputs).tolist()
@@ -209,6 +214,24 @@ def _classes(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
         }
         for counts in zip(events, agreeing, strict=True)
     ]
+
+
+def _truth(task: Task, rows: _Rows) -> list[dict[str, dict[str, int]]]:
+    """Return each window's labelled events by true class and answer."""
+    made: list[dict[str, dict[str, int]]] = [{} for _ in rows.counts]
+    if not task.classes:
+        return made
+    known, size = rows.labelled, task.outputs
+    labels = rows.labels[known, 0].astype(np.int64)
+    answers = task.answers(rows.outputs[known])
+    if size > CONFUSED:
+        answers = np.where(rows.correct[known], labels, -1)
+    names = [*task.classes, OTHER]
+    keys = np.stack([rows.owner[known], labels, answers], axis=1)
+    cells, counts = np.unique(keys, axis=0, return_counts=True)
+    for (window, label, answer), count in zip(cells.tolist(), counts.tolist(), strict=True):
+        made[window].setdefault(names[label], {})[names[answer]] = count
+    return made
 
 
 def _errors(task: Task, rows: _Rows) -> list[dict[str, Fields]]:

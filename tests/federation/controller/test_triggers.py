@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerRules
-from federation.controller.triggers import RunsSoFar, TriggerDecision, decide
+from federation.controller.triggers import RunsSoFar, TriggerDecision, decide, kind_of
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
 from tests.rig.made_up.documents import device_state, window_report
@@ -25,7 +25,8 @@ def window(
 def unscored(report: WindowReport, labelled: int, correct: int) -> WindowReport:
     """The same with `upload="prediction"`: no teacher was asked."""
     part = ModelWindow(events=60, agreeing=0, labelled=labelled, correct=correct)
-    return report.model_copy(update={"teacher_model": "", "models": {"1-a": part}})
+    changes = {"teacher_model": "", "models": {"1-a": part}, "by_labels": True}
+    return report.model_copy(update=changes)
 
 
 def evidence(*reports: WindowReport, rules: TriggerRules = RULES) -> FleetEvidence:
@@ -324,3 +325,26 @@ def test_the_agreement_is_a_share_over_recent_windows(rows: list[tuple[int, int,
     last = [list(windows.values())[-RECENT:] for windows in counted.values()]
     assert seen.events == 50 * sum(map(len, last))
     assert seen.value * seen.events == pytest.approx(sum(map(sum, last)))
+
+
+def test_a_reason_that_refuses_again_makes_runs_wait_twice_as_long() -> None:
+    waits = []
+    for refused in range(5):
+        runs = RunsSoFar(starts_s=(NOW,), refused=refused, reason="on devices 0.80 → 0.80")
+        seconds = range(1, 2000)
+        waits.append(
+            next(s for s in seconds if decide(RULES, evidence(*LOW), runs, NOW + s, NOW).start)
+        )
+    assert waits == [60, 60, 120, 240, 480]
+    held = decide(
+        RULES, evidence(*LOW), RunsSoFar(starts_s=(NOW,), refused=3, reason="why"), NOW + 61, NOW
+    )
+    assert held.held_back is not None
+    assert "refused for one reason (why)" in held.held_back
+    assert "more labels" in held.held_back
+
+
+def test_figures_do_not_make_another_reason() -> None:
+    found = {kind_of(f"on devices 0.8{n} → 0.81 gains less than 0.010") for n in range(5)}
+    assert len(found) == 1
+    assert kind_of("on devices 0.80 → 0.90 may be chance (3 segments better)") not in found

@@ -127,10 +127,32 @@ def cohort(n: int, base: int, gained: int, lost: int, *false: int) -> Comparison
     ],
 )
 def test_no_cohort_may_be_much_worse(where: str, part: Comparison, promoted: bool) -> None:
-    verdict = decide(replace(GateEvidence(devices=BETTER), **{where: part}), RULES)
+    rules = replace(RULES, trades_classes=True)
+    verdict = decide(replace(GateEvidence(devices=BETTER), **{where: part}), rules)
     assert verdict.promote == promoted, verdict.reason
     if not promoted:
         assert "class walking" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("part", "falls"),
+    [
+        (cohort(100, 90, 0, 5), True),
+        (cohort(100, 99, 0, 30, 100, 5), True),  # had been taken for much else
+        (cohort(100, 90, 12, 18), False),  # chance
+        (cohort(19, 19, 0, 19), False),  # too few
+    ],
+)
+def test_a_class_that_falls_on_held_out_devices_needs_the_tasks_consent(
+    part: Comparison, falls: bool
+) -> None:
+    evidence = GateEvidence(devices=BETTER, held_out=part)
+    asked, given = (decide(evidence, replace(RULES, trades_classes=t)) for t in (False, True))
+    assert asked.promote != falls, asked.reason
+    assert given.promote
+    for verdict in (asked, given):
+        assert ("recall of class walking on held-out devices" in verdict.reason) == falls
+    assert decide(GateEvidence(devices=part), RULES).promote or not falls
 
 
 def test_of_many_cohorts_one_has_to_be_worse_by_more_than_chance() -> None:

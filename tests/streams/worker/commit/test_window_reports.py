@@ -109,8 +109,15 @@ def test_a_report_says_what_its_rows_say(task: Task) -> None:
                 sum(error(task, r, "label") for r in told), abs=1e-6
             )
         assert sum(m.events for m in report.models.values()) == len(own)
-        reference = [r for r in own if r["teacher" if report.teacher_model else "label"]]
+        labelled = [r for r in own if r["label"] is not None]
+        assert report.by_labels == (not report.teacher_model or 2 * len(labelled) >= len(own))
+        judges = "label" if report.by_labels and task.classes else "teacher"
+        reference = [r for r in own if r[judges] is not None]
         if task.classes:
+            told = [n for row in report.truth.values() for n in row.values()]
+            assert sum(told) == len(labelled)
+            right = sum(row.get(name, 0) for name, row in report.truth.items())
+            assert right == sum(r["correct"] is True for r in own)
             assert sum(c.events for c in report.classes.values()) == len(reference)
             means = [max_softmax(numbers(r["outputs"])) for r in own]
             assert report.confidence == pytest.approx(np.mean(means), abs=1e-6)

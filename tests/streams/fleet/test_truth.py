@@ -1,0 +1,70 @@
+"""What labels say of devices by release, and which devices a release made worse."""
+
+import numpy as np
+import pytest
+
+from streams.contract.window_report import ModelWindow, WindowReport
+from streams.fleet.truth import LEAST, Truth, of_class, right, together
+
+CLASSES = ("ST", "ER")
+
+
+def report(
+    device: str, release: str, table: dict[str, tuple[int, int]], others: int = 0
+) -> WindowReport:
+    """table: right and labelled events by class; others: labelled ones of another release."""
+    truth = {name: {name: ok, "other": of - ok} for name, (ok, of) in table.items()}
+    labelled = sum(of for _, of in table.values())
+    models = {f"{release}.a1": ModelWindow(events=labelled, agreeing=0, labelled=labelled)}
+    if others:
+        models["9-z"] = ModelWindow(events=others, agreeing=0, labelled=others)
+    return WindowReport(
+        task="t", device=device, window_us=0, end_us=1, revision=0, events=labelled,
+        teacher_model="", models=models, truth=truth, by_labels=True,
+    )  # fmt: skip
+
+
+def seen(*reports: WindowReport) -> Truth:
+    found = Truth()
+    for each in reports:
+        found.add(each)
+    return found
+
+
+def test_a_device_and_its_class_that_a_release_harmed_are_named() -> None:
+    before, after = {"ST": (150, 165), "ER": (43, 50)}, {"ST": (135, 165), "ER": (7, 50)}
+    found = seen(
+        report("d0", "1-a", before), report("d0", "2-b", after),
+        report("d1", "1-a", before), report("d1", "2-b", before),
+    )  # fmt: skip
+    whole, kind = found.worse()
+    assert [(w.device, w.kind, w.before, w.after) for w in (whole, kind)] == [
+        ("d0", "", "1-a", "2-b"), ("d0", "ER", "1-a", "2-b"),
+    ]  # fmt: skip
+    assert whole.text == "0.90 → 0.66 on 215 and 215 labels"
+    assert kind.text == "class ER: 0.86 → 0.14 on 50 and 50 labels"
+    assert right(together(found.of_release("2-b"))) == (142 + 193, 430)
+    assert of_class(together(found.of_release("2-b")), "ER") == (50, 100)
+
+
+@pytest.mark.parametrize("labels", [LEAST, 100, 1000])
+def test_chance_harms_nobody(labels: int) -> None:
+    dice, named = np.random.default_rng(labels), 0
+    for n in range(300):
+        tables = [{name: (int(dice.binomial(labels, 0.8)), labels) for name in CLASSES}
+                  for _ in range(2)]  # fmt: skip
+        found = seen(report(f"d{n}", "1-a", tables[0]), report(f"d{n}", "2-b", tables[1]))
+        named += any(found.worse())
+    assert named <= 6
+
+
+def test_few_labels_and_windows_of_several_releases_say_nothing() -> None:
+    good, bad = {"ST": (LEAST - 1, LEAST - 1)}, {"ST": (0, LEAST - 1)}
+    assert not list(seen(report("d0", "1-a", good), report("d0", "2-b", bad)).worse())
+    mixed = report("d0", "2-b", {"ST": (0, 50)}, others=50)
+    assert seen(report("d0", "1-a", {"ST": (50, 50)}), mixed).devices["d0"].keys() == {"1-a"}
+
+
+def test_it_keeps_a_few_releases_of_a_device() -> None:
+    found = seen(*(report("d0", f"{n}-a", {"ST": (40, 50)}) for n in range(1, 50)))
+    assert list(found.devices["d0"]) == ["47-a", "48-a", "49-a"]
