@@ -121,7 +121,6 @@ class Trainer:
     def _exchange(
         self, request: WorkRequest, weights: bytes, rows: str, served: str
     ) -> tuple[WorkReply, bytes]:
-        connection = self._connected()
         job = TrainerJob(
             device=self._device,
             request=request,
@@ -131,10 +130,13 @@ class Trainer:
             scaffold=str(self._folder / SCAFFOLD),
             served=served,
         )
-        connection.settimeout(max(request.time_budget_s + _START_S, request.limit_s))
-        send_frame(connection, job.encode(), weights)
-        header, body = receive_frame(connection)
-        return WorkReply.decode(header), body
+        wait_s = max(request.time_budget_s + _START_S, request.limit_s)
+        try:
+            return _asked(self._connected(), job, weights, wait_s)
+        except (BrokenPipeError, ConnectionResetError, MalformedRecord):
+            if not self._ended_idle():
+                raise
+            return _asked(self._connected(), job, weights, wait_s)
 
     def _connected(self) -> socket.socket:
         """Return the socket to a running child; start one if needed."""
@@ -156,6 +158,12 @@ class Trainer:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
+    def _ended_idle(self) -> bool:
+        """Return whether the child ended for want of work, just as a request came."""
+        child = self._child
+        self._reap()
+        return child is not None and child.returncode == 0
+
     def _reap(self) -> None:
         if self._connection is not None:
             self._connection.close()  # the child ends when it reads the end of the stream
@@ -175,6 +183,15 @@ class Trainer:
         with self._lock:
             self._reap()
         self._stop_file.unlink(missing_ok=True)
+
+
+def _asked(
+    connection: socket.socket, job: TrainerJob, weights: bytes, wait_s: float
+) -> tuple[WorkReply, bytes]:
+    connection.settimeout(wait_s)
+    send_frame(connection, job.encode(), weights)
+    header, body = receive_frame(connection)
+    return WorkReply.decode(header), body
 
 
 def served_by(slots: "Slots") -> Served:
