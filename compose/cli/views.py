@@ -1,7 +1,8 @@
 """Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `query`, `console`."""
 
 import time
-from collections.abc import Iterator
+from contextlib import closing, suppress
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +30,6 @@ from streams.contract.task import load_task
 if TYPE_CHECKING:
     from streams.fleet.timeline import Entry
     from streams.fleet.view import FleetView
-    from streams.kafka.reader import Reader, Received
 
 
 def timeline(
@@ -139,12 +139,12 @@ def tail(
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
     last: Annotated[int, typer.Option(min=0, help="Messages of each partition before now.")] = 5,
-    follow: Annotated[
-        bool, typer.Option("--follow/--no-follow", help="Continue until Ctrl-C.")
-    ] = True,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", help="End with the last message there is.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
-    """Print the messages of a topic readably: the last ones, then new ones.
+    """Print the messages of a topic readably: the last ones, then new ones until Ctrl-C.
 
     --json prints a JSON object a line with every field. What cannot be decoded is printed with the
     reason.
@@ -154,16 +154,17 @@ def tail(
     from streams.kafka.reader import Reader
 
     loaded = load_task(task)
-    reader = Reader(broker_of(state, kafka), [topic_name(loaded.id, topic)], from_beginning=False)
-    try:
-        for message in _last_then_new(reader, last, follow=follow):
-            for row in rows_of(loaded, topic, message):
-                text = dumps(row, default=str) if json else row_line(row)
-                typer.echo(text)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        reader.close()
+    topics = [topic_name(loaded.id, topic)]
+    with (
+        closing(Reader(broker_of(state, kafka), topics, from_beginning=False)) as reader,
+        suppress(KeyboardInterrupt),
+    ):
+        bounds = reader.bounds()
+        for place, (begin, end) in bounds.items():
+            reader.seek(*place, max(begin, end - last))
+        while not no_follow or reader.before({place: end for place, (_, end) in bounds.items()}):
+            for row in chain(*(rows_of(loaded, topic, message) for message in reader.poll(0.5))):
+                typer.echo(dumps(row, default=str) if json else row_line(row))
 
 
 def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
@@ -176,14 +177,6 @@ def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
     text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"
     terminal.console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
     return found
-
-
-def _last_then_new(reader: "Reader", last: int, *, follow: bool) -> Iterator["Received"]:
-    bounds = reader.bounds()
-    for place, (begin, end) in bounds.items():
-        reader.seek(*place, max(begin, end - last))
-    while follow or reader.before({place: end for place, (_, end) in bounds.items()}):
-        yield from reader.poll(0.5)
 
 
 def query(

@@ -1,7 +1,7 @@
 """The console's routes: values of `pages`, `learning` and `device` in HTML templates, and JSON."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +30,8 @@ STATIC = HERE / "static"
 JOBS = 100  # that are shown, the newest
 PAGES = (
     ("/", "Overview"), ("/fleet", "Fleet"), ("/learning", "Learning"), ("/releases", "Releases"),
-    ("/quality", "Data quality"), ("/jobs", "Batch jobs"), ("/docs", "JSON"),
+    ("/quality", "Data quality"), ("/jobs", "Batch jobs"),
+    ("/api/openapi.json", "JSON"),
 )  # fmt: skip
 SPANS = {"10 minutes": 600, "1 hour": pages.HOUR_S, "24 hours": pages.DAY_S}
 DECISIONS = {
@@ -141,27 +142,6 @@ def add_pages(app: FastAPI, site: Site) -> None:
     def all_jobs() -> HTMLResponse:
         found, wrong = jobs.read_jobs(site.state, JOBS)
         return site.show("jobs", "Batch jobs", lambda _: {"jobs": found, "wrong": wrong})
-
-    @get("/docs")
-    def docs() -> HTMLResponse:
-        return site.show("docs", "JSON", lambda _: {"paths": documented(app.openapi())})
-
-
-def documented(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return description, parameters and names of fields of each path of an OpenAPI schema."""
-
-    def fields(kind: Mapping[str, Any]) -> list[str]:
-        kind = kind.get("items", kind)
-        name = kind.get("$ref", "").rpartition("/")[2]
-        return list(schema["components"]["schemas"][name]["properties"])
-
-    found = {}
-    for path, methods in schema["paths"].items():
-        answer = methods["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-        about = {"parameters": methods["get"].get("parameters", [])}
-        about |= {"description": methods["get"]["description"], "fields": fields(answer)}
-        found[path] = about
-    return found
 
 
 def add_api(app: FastAPI, site: Site) -> None:

@@ -217,13 +217,13 @@ class Schedules:
         """Return the last intervals that were queued, the newest first, with what became of their
         jobs."""
         rows = []
-        for interval in sorted(schedule.intervals.items())[: -most - 1 : -1]:
-            entry = schedule.entry(interval, self.queue.state)
+        for begin, end in sorted(schedule.intervals.items())[: -most - 1 : -1]:
+            entry = schedule.entry((begin, end), self.queue.state)
             found = entry.job.state()
             waits = found.state == "Submitted" and self.queue.entry(entry.id)
-            about = {"start_us": interval[0], "end_us": interval[1], "job": entry.id}
-            about |= {"folder": entry.folder, "state": "Scheduled" if waits else found.state}
-            rows.append({**about, "reason": found.reason})
+            about = {"start_us": begin, "end_us": end, "job": entry.id, "folder": entry.folder}
+            now = "Scheduled" if waits else found.state
+            rows.append({**about, "state": now, "reason": found.reason})
         return rows
 
     @property

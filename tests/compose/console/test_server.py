@@ -141,10 +141,6 @@ def test_json_is_what_the_commands_print() -> None:
     assert asked.get("/api/timeline?last=0").status_code == 422
     paths = asked.get("/api/openapi.json").json()["paths"]
     assert set(paths) == {f"/api/{name}" for name in (*wanted, "dead-letters", "timeline")}
-    docs = asked.get("/docs")
-    assert all(f'href="{path}"' in docs.text for path in ("/api/openapi.json", *paths))
-    assert "agreement" in docs.text  # a field of the status
-    assert "http" not in docs.text.replace("http-equiv", "")  # it loads nothing from elsewhere
 
 
 def test_what_is_not_there_is_not_found_and_past_that_is_not_read_is_not_ready() -> None:

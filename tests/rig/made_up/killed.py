@@ -1,4 +1,7 @@
-"""A process that is killed at a failpoint, in the process of the test."""
+"""Failpoints in the process of the test: what happens there, or that the process is killed."""
+
+from collections.abc import Callable
+from itertools import count
 
 from streams.runtime.failpoints import Failpoint
 
@@ -7,14 +10,21 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def killed_at(point: str, time: int = 1) -> Failpoint:
-    """A failpoint that ends the process when `point` is reached for the `time`-th time."""
-    left = time
+def once_at(point: str, act: Callable[[], object], time: int = 1) -> Failpoint:
+    """A failpoint that acts when `point` is reached for the `time`-th time."""
+    seen = count(1)
 
     def reached(name: str) -> None:
-        nonlocal left
-        left -= name == point
-        if name == point and left == 0:
-            raise Killed
+        if name == point and next(seen) == time:
+            act()
 
     return reached
+
+
+def killed_at(point: str, time: int = 1) -> Failpoint:
+    """A failpoint that ends the process when `point` is reached for the `time`-th time."""
+
+    def kill() -> None:
+        raise Killed
+
+    return once_at(point, kill, time)

@@ -1,8 +1,6 @@
 """A disk that fills up, a clock that is set back, and input that goes away during a job."""
 
 import time
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +8,14 @@ import pytest
 
 from streams.batch.records.progress import Manifest
 from streams.contract.errors import TidewheelError, UsageError
+from streams.runtime.failpoints import unarmed
+from tests.rig.made_up.killed import once_at
 from tests.rig.processes.small_disk import fill, small_disk
 from tests.streams.batch.support import Submitted, good_rows, submitted, write_parquet
 from tests.streams.batch.test_sinks import Sink
 
 __all__ = ["small_disk"]
 ROWS = 100
-
-
-def once_at(point: str, number: int, act: Callable[[], object]) -> Callable[[str], None]:
-    """A failpoint that acts when `point` is reached for the `number`th time."""
-    seen = count(1)
-
-    def reached(name: str) -> None:
-        if name == point and next(seen) == number:
-            act()
-
-    return reached
 
 
 def ended_on_a_full_disk(job: Submitted, **more: Any) -> None:
@@ -63,10 +52,10 @@ def test_a_full_disk_ends_a_job_with_one_line_and_nothing_is_lost_or_doubled(
     rows = good_rows(ROWS)
     job = submitted(small_disk, write_parquet(tmp_path / "a.parquet", rows))
     if point:
-        reached = once_at(point, number, lambda: fill(small_disk))
+        reached = once_at(point, lambda: fill(small_disk), number)
     else:
         fill(small_disk)
-        reached = once_at("", 0, lambda: None)
+        reached = unarmed
     ended_on_a_full_disk(job, reached=reached, processes=processes)
     assert len(set(ids(job))) == len(ids(job))
     (small_disk / "filler").unlink()
@@ -90,7 +79,7 @@ def test_a_table_on_a_full_disk_has_every_row_once_after_there_is_room(
     sink = Sink(kind, small_disk, request)
     job = sink.job(path, job=tmp_path / "sink.job")
     ended_on_a_full_disk(
-        job, reached=once_at("score-step-5", 2, lambda: fill(small_disk)), processes=1
+        job, reached=once_at("score-step-5", lambda: fill(small_disk), 2), processes=1
     )
     (small_disk / "filler").unlink()
     found = job.run()
@@ -116,7 +105,7 @@ def test_a_clock_that_is_set_back_makes_no_time_negative(
     def set_back() -> None:
         monkeypatch.setattr(time, "time_ns", lambda: real() - back_ns)
 
-    found = job.run(reached=once_at("score-step-3", 2, set_back))
+    found = job.run(reached=once_at("score-step-3", set_back, 2))
     assert found.state == "Completed"
     assert found.ended_us >= found.started_us
     assert 0 < found.seconds < 60
@@ -132,7 +121,7 @@ def test_input_that_is_removed_during_a_job_fails_it_by_name_until_it_is_back(
     path = write_parquet(tmp_path / "a.parquet", rows)
     data = path.read_bytes()
     job = submitted(tmp_path, path)
-    found: Manifest = job.run(reached=once_at(point, 1, path.unlink))
+    found: Manifest = job.run(reached=once_at(point, path.unlink))
     assert found.state == "Failed"
     assert "a.parquet cannot be read: No such file" in found.reason
     with pytest.raises(UsageError, match=r"the input .*a\.parquet of this job is gone"):

@@ -1,7 +1,6 @@
 """A job: every row once, in order; what stops it, what it refuses, and that its sums agree."""
 
 import json
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import TidewheelError, UsageError
 from streams.learning.onnx_model import OnnxModel
+from tests.rig.made_up.killed import once_at
 from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
     asked,
@@ -146,11 +146,7 @@ def test_an_input_that_has_changed_is_refused_at_resume_by_name(
 def test_an_input_that_changes_during_the_job_fails_it_by_name(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(60))
     job = submitted(tmp_path, path)
-
-    def change(point: str) -> None:
-        if point == "score-step-5":
-            write_parquet(path, good_rows(60, 1))
-
+    change = once_at("score-step-5", lambda: write_parquet(path, good_rows(60, 1)))
     found = job.run(reached=change)
     assert found.state == "Failed"
     assert "a.parquet was changed" in found.reason
@@ -186,13 +182,8 @@ def test_an_output_file_that_another_has_replaced_is_noticed_before_the_job_is_c
     tmp_path: Path,
 ) -> None:
     job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(60)))
-    seen = count()
-
-    def damage(point: str) -> None:
-        if point == "score-step-5" and next(seen) == 2:
-            (job.output / "part-00000.parquet").write_bytes(b"x")
-
-    found = job.run(reached=damage)
+    first = job.output / "part-00000.parquet"
+    found = job.run(reached=once_at("score-step-5", lambda: first.write_bytes(b"x"), 3))
     assert found.state == "Failed"
     assert "part-00000.parquet" in found.reason
     assert job.run().state == "Completed"

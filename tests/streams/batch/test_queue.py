@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,11 @@ from streams.batch.records.progress import OVER, State
 from streams.batch.records.specification import Settings
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
+from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import Submitted, good_rows, small, submitted, write_parquet
 
 PLAIN = Settings(task="t", inputs=["i"], to="o")
-
-
-class Killed(BaseException):
-    """What a step raises in place of SIGKILL."""
-
-
-def at(point: str, number: int = 1) -> Failpoint:
-    """A failpoint that is armed once."""
-    seen = count(1)
-
-    def reached(name: str) -> None:
-        if name == point and next(seen) == number:
-            raise Killed
-
-    return reached
-
-
 Work = Callable[[Entry], object]
 
 
@@ -209,8 +192,8 @@ def test_of_a_backfill_only_a_few_run_at_once(queued: Queued) -> None:
 def test_an_attempt_that_ends_at_any_step_is_followed_by_one_that_ends_the_job(
     queued: Queued, step: int, of: str
 ) -> None:
-    job, crash = queued.add(), at(f"attempt-step-{step}")
-    inside = at("score-step-4", step) if step < 3 else crash
+    job, crash = queued.add(), killed_at(f"attempt-step-{step}")
+    inside = killed_at("score-step-4", step) if step < 3 else crash
     if of == "the runner":
         with suppress(Killed):
             queued.run(reached=crash)

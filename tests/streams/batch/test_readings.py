@@ -33,6 +33,7 @@ from streams.learning.onnx_model import OnnxModel
 from streams.segments.segmentation import IRREGULAR, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.rig.made_up.event_rows import event_rows
+from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import asked, model, submitted, write_csv, write_lines
 from tests.streams.worker.commit.test_committer import LATER, resume
@@ -313,14 +314,10 @@ def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on
     whole = submitted(tmp_path, path, to="whole", **options)
     whole.run()
 
-    def killed(point: str) -> None:
-        if point == "score-step-5":
-            raise KeyboardInterrupt
-
     job = submitted(tmp_path, path, to="out", **options)
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            job.run(reached=killed)
+        with pytest.raises(Killed):
+            job.run(reached=killed_at("score-step-5"))
     assert job.run().state == "Completed"
     assert job.rows() == whole.rows()
 

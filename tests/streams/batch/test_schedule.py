@@ -15,6 +15,7 @@ from streams.batch.queue.job_queue import JobQueue
 from streams.batch.queue.schedules import NOTED, Cron, Schedules, fill, local, micros
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
+from tests.rig.made_up.killed import Killed, killed_at
 
 ZONES = ["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "America/Santiago",
          "Africa/Casablanca", "Europe/Dublin", "Pacific/Apia", "Asia/Kathmandu", "UTC"]  # fmt: skip
@@ -193,25 +194,13 @@ def test_a_schedule_that_fires_for_years_keeps_its_newest_intervals(tmp_path: Pa
     assert list(schedules.fire()) == []
 
 
-class Killed(BaseException):
-    """What a step raises in place of SIGKILL."""
-
-
 @pytest.mark.parametrize("step", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     tmp_path: Path, step: int, count: int
 ) -> None:
-    left = count
-
-    def reached(point: str) -> None:
-        nonlocal left
-        left -= point == f"schedule-step-{step}"
-        if left == 0:
-            raise Killed
-
     clock = Clock("2026-11-01T12:00Z")
-    schedules = made(tmp_path, clock, reached=reached)
+    schedules = made(tmp_path, clock, reached=killed_at(f"schedule-step-{step}", count))
     clock.now = at("2026-11-04T12:00Z")
     with pytest.raises(Killed):
         list(schedules.fire())

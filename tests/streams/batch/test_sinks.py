@@ -7,7 +7,6 @@ import uuid
 from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 from deltalake import DeltaTable
 
 from streams.contract.errors import UsageError
-from tests.rig.made_up.killed import Killed, killed_at
+from tests.rig.made_up.killed import Killed, killed_at, once_at
 from tests.rig.processes.polling import until
 from tests.rig.servers.postgresql import Server
 from tests.streams.batch.support import (
@@ -231,7 +230,7 @@ def test_a_retry_replaces_the_rows_of_shards_with_errors(tmp_path: Path, sink: S
 def test_a_database_that_goes_away_and_comes_back_gets_each_shard_once(
     tmp_path: Path, sink: Sink, database: Server
 ) -> None:
-    rows, seen = good_rows(60), count(1)
+    rows = good_rows(60)
     job = sink.job(write_parquet(tmp_path / "a.parquet", rows))
 
     def said() -> bool:
@@ -243,11 +242,11 @@ def test_a_database_that_goes_away_and_comes_back_gets_each_shard_once(
 
     returning = threading.Thread(target=back)
 
-    def restarted(point: str) -> None:
-        if point == "score-step-5" and next(seen) == 2:
-            database.stop()
-            returning.start()
+    def restart() -> None:
+        database.stop()
+        returning.start()
 
+    restarted = once_at("score-step-5", restart, 2)
     assert job.run(reached=restarted, pause_s=(0.5, 2.0)).state == "Completed"
     returning.join()
     assert sink.ids() == [row["event"] for row in rows]
