@@ -154,7 +154,8 @@ class Server:
         """Let messages go that were on the topics `days` calls ago, read or not."""
         topics = [topic_name(self.task.id, name) for name in (EVENTS, SCORES, WINDOWS)]
         with closing(Reader(self.broker, topics, from_beginning=False)) as reader:
-            self._ends.append({TopicPartition(*at): end for at, end in reader.ends().items()})
+            bounds = reader.bounds()
+        self._ends.append({TopicPartition(*at): end for at, (_, end) in bounds.items()})
         if len(self._ends) <= days:
             return
         admin = KafkaAdminClient(**self.broker.client_options())
