@@ -10,8 +10,7 @@ from rich.table import Table
 
 from streams.contract.errors import TaskError
 from streams.contract.task import ROLES, Device, Task, check_model
-from streams.segments.findings import Finding, findings
-from streams.segments.outcomes import outcome_finding
+from streams.segments.findings import Finding, findings, outcome_finding
 from streams.segments.survey import READINGS, Survey, survey
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
