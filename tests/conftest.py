@@ -12,7 +12,7 @@ from tests.rig.processes import forks
 from tests.rig.servers.kafka import java_options, require, serving, with_kafka
 from tests.rig.servers.postgresql import Server, postgresql
 from tests.rig.servers.s3 import s3_server
-from tests.rig.servers.secure_node import SecureNode, running
+from tests.rig.servers.secure_node import SecureNode
 
 # No test is timed: how long an example takes says how busy the machine is.
 settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,10 +65,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerSetting
 @pytest.fixture(scope="session")
 def secure_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureNode]:
     """A real Kafka of our own with TLS and passwords, and a door that leads through a proxy."""
-    environ = with_kafka()
-    require(broker.choose(tmp_path_factory.mktemp("choice"), None, environ), environ)
-    with running(tmp_path_factory.mktemp("secure"), environ) as node:
-        yield node
+    node = SecureNode(tmp_path_factory.mktemp("secure"))
+    yield node
+    node.kill()
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from streams.contract.errors import TaskError
 from streams.contract.task import ROLES, Device, Task, check_model, load_task
-from streams.segments.findings import Finding, findings
-from streams.segments.outcomes import outcome_finding
+from streams.segments.findings import Finding, findings, outcome_finding
 from streams.segments.survey import READINGS, Survey, own_line, survey
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`

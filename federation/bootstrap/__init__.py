@@ -1,4 +1,5 @@
 """Before there is a fleet: the first model and the teacher, from central data.
 
-initial_model, dataset, onnx_export, drift_reference, teacher (its replacement). Uses torch.
+initial_model, dataset (with the drift reference), onnx_export, teacher (its replacement). Uses
+torch.
 """

@@ -27,9 +27,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap import drift_reference, onnx_export
-from federation.bootstrap.dataset import Segments, TeacherWindows, group, segments_of_device, stack
-from federation.bootstrap.drift_reference import make_reference
+from federation.bootstrap import dataset, onnx_export
+from federation.bootstrap.dataset import Segments, TeacherWindows, group, make_reference, stack
 from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation import onnx_runner
 from federation.evaluation.accuracy import HeldOut, score
@@ -140,7 +139,7 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             path = getattr(value, "__file__", None)
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
-    parts = (learning, onnx_export, onnx_runner, reference, drift_reference)
+    parts = (learning, onnx_export, onnx_runner, reference, dataset)
     sources |= {__file__, *(str(part.__file__) for part in parts)}
     settings = [
         task.version,
@@ -214,14 +213,14 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
 def held_out(task: Task) -> HeldOut:
     """Return the held-out segments as `prepare` stores them."""
     names = task.device_names("held-out")
-    return _capped(stack(task, [segments_of_device(task, name) for name in names]))
+    return _capped(stack(task, [dataset.segments_of_device(task, name) for name in names]))
 
 
 def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
     names, found = list(names), []
     progress(f"reading the recordings of {', '.join(names)}")
     for name in names:
-        found.append(segments_of_device(task, name))
+        found.append(dataset.segments_of_device(task, name))
     return found
 
 

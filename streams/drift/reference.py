@@ -15,7 +15,7 @@ the channel's effect threshold. People and machines differ without drift; the re
 much: each of its devices is compared, over as many windows, with all the others. The largest PSI
 found, times MARGIN, is the channel's effect threshold, at least EFFECT. Cells are few and wide
 (BINS between the TAIL quantiles), so that such differences mostly stay within a cell.
-`federation.bootstrap.drift_reference` builds the reference. WINDOWS, MINIMUM, BINS, TAIL and MARGIN
+`federation.bootstrap.dataset` builds the reference. WINDOWS, MINIMUM, BINS, TAIL and MARGIN
 were chosen on the built-in data, see docs/decisions/0011-drift-over-twelve-windows.md.
 
 **Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,

@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 class Election:
     """One member of the election; ask `leads` repeatedly to stay in the group."""
 
-    def __init__(self, settings: BrokerSettings, group: str, topic: str) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: BrokerSettings, group: str, topic: str, asked_s: float = ASKED_S
+    ) -> None:
+        self._settings, self._asked_s = settings, asked_s
         with translated(settings):
             self._consumer = KafkaConsumer(
                 topic,
@@ -75,8 +77,8 @@ class Election:
         try:
             with translated(self._settings):
                 while not self._ending.is_set():
-                    if time.monotonic() - self._asked > ASKED_S:
-                        raise BrokerUnavailable(f"nobody asked for {ASKED_S:.0f} s who leads")
+                    if time.monotonic() - self._asked > self._asked_s:
+                        raise BrokerUnavailable(f"nobody asked for {self._asked_s:.0f} s who leads")
                     if mine := self._consumer.assignment():
                         self._consumer.pause(*mine)  # no message is read
                     self._consumer.poll(timeout_ms=POLL_MS)

@@ -29,14 +29,13 @@ from streams.kafka.admin import GroupPosition, group_positions
 from streams.kafka.reader import Reader, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
-from streams.worker.commit.hole_keeper import Survey
+from streams.worker.commit.hole_keeper import Survey, insisted
 from streams.worker.commit.incoming import Incoming
 from streams.worker.commit.publications import Outgoing
 from streams.worker.windows.tumbling import ListeningClock, Message
 
 PUBLISH_TIMEOUT_S = 30.0
 STOP_S = 5.0
-PAUSE_S = 1.0  # before the broker is asked again
 READ_S = 15.0
 MAX_BATCH_BYTES = 900_000  # below the brokers' default limit of 1,048,588
 
@@ -252,12 +251,7 @@ class TopicSurvey:
 
     async def positions(self) -> dict[int, GroupPosition]:
         """Return the workers' position in each partition; wait for an unavailable broker."""
-        while True:
-            try:
-                return await asyncio.to_thread(self._positions)
-            except BrokerUnavailable as exc:
-                log.warning("%s; trying again in %.0f s", exc, PAUSE_S)
-                await asyncio.sleep(PAUSE_S)
+        return await insisted(asyncio.to_thread, self._positions)
 
     def survey(self, partition: int) -> Survey:
         """Return the partition's end, and the events that its devices had delivered before. Raises

@@ -33,8 +33,7 @@ from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
 from streams.worker.settings import WorkerSettings
-from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.maintenance import Maintenance
+from streams.worker.store.delta_store import DeltaStore, Maintenance
 from streams.worker.store.place import claim
 from streams.worker.teacher_source import TeacherSource
 
@@ -106,7 +105,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     tracing.close()
     if not all(ended):
         log.error("worker %s: %s; a thread did not end", settings.instance, failure or "stopped")
-        os._exit(failure.exit_code if failure else 0)  # safe, see maintenance.py
+        os._exit(failure.exit_code if failure else 0)  # safe, see delta_store.py
     if failure is not None:
         raise failure
 

@@ -205,44 +205,54 @@ def test_every_room_says_what_lives_there() -> None:
     assert silent == []
 
 
-CONTRACT = [module for module in MODULES if room_of(module) == "streams.contract"]
+def below(*rooms: str) -> list[str]:
+    return [m for m in MODULES if m.startswith(tuple(f"{room}." for room in rooms))]
 
 
-def test_the_contract_of_a_device_needs_no_torch() -> None:
-    heavy = ("torch", "faust", "flwr", "onnxruntime", "deltalake", "kafka")
-    assert not libraries(loaded(*CONTRACT), *heavy)
+SHOWN = [f"compose.console.{name}" for name in (
+    "charts", "device", "history", "learning", "moment", "pages"
+)]  # fmt: skip
+LAKE = "streams.batch.sinks.delta"  # loaded only where the output is one
+# What is imported, and the libraries that a process of it must not load.
+LIGHT: dict[str, tuple[list[str], str]] = {
+    "what a device shares": (
+        below("streams.contract"), "torch faust flwr onnxruntime deltalake kafka"
+    ),
+    "har": (["streams.tasks.har"], "torch faust flwr pandas deltalake"),
+    "hapt": (["streams.tasks.hapt"], "torch faust flwr pandas deltalake"),
+    "an agent": (
+        ["compose.cli.edge", "edge_client.process", "streams.tasks.har"],
+        "torch faust flwr deltalake duckdb onnx opentelemetry pyarrow "
+        "paho prometheus_client "  # seldom
+        "rich asyncio pydantic_settings "  # for a person
+        "http urllib.request tarfile",  # to fetch
+    ),
+    "a device's modules": (below("edge_client", "streams.tasks"), "pyarrow"),
+    "a ClientApp": (["edge_client.client_app"], "torch faust onnxruntime kafka pyarrow"),
+    "a batch job": (
+        [m for m in below("streams.batch") if m != LAKE],
+        "torch faust flwr kafka deltalake onnx ray",
+    ),
+    "the public package": (["tidewheel"], "numpy pydantic pyarrow cryptography"),
+    "the console": (
+        [m for m in MODULES if m.startswith("compose.console")], "torch faust flwr deltalake"
+    ),
+    "what the console shows": (SHOWN, "jinja2 fastapi starlette torch"),
+    "up": (["compose.launcher.up"], "torch onnx flwr faust duckdb deltalake pandas pyarrow"),
+    "a worker": (["streams.worker.app"], "flwr onnxruntime opentelemetry"),
+    "a ServerApp": (["federation.server_app"], "faust deltalake"),
+    "the controller": (["federation.controller.controller"], "faust deltalake flwr torch"),
+    "rounds": (
+        [m for m in MODULES if m.startswith(("federation.rounds", "federation.aggregation"))],
+        "flwr torch",
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["streams.tasks.har", "streams.tasks.hapt"])
-def test_a_task_loads_no_torch(module: str) -> None:
-    assert not libraries(loaded(module), "torch", "faust", "flwr", "pandas", "deltalake")
-
-
-def test_the_agent_holds_no_torch_no_faust_and_no_flower() -> None:
-    modules = loaded("compose.cli.edge", "edge_client.process", "streams.tasks.har")
-    heavy = ("torch", "faust", "flwr", "deltalake", "duckdb", "onnx", "opentelemetry", "pyarrow")
-    seldom = ("paho", "prometheus_client")
-    person = ("rich", "asyncio", "pydantic_settings")
-    fetched = ("http", "urllib.request", "tarfile")
-    assert not libraries(modules, *heavy, *seldom, *person, *fetched)
-
-
-def test_no_module_of_a_device_loads_arrow() -> None:
-    modules = [m for m in MODULES if m.startswith(("edge_client.", "streams.tasks."))]
-    assert not libraries(loaded(*modules), "pyarrow")
-
-
-def test_the_client_app_holds_no_torch_and_no_arrow() -> None:
-    modules = loaded("edge_client.client_app")
-    assert not libraries(modules, "torch", "faust", "onnxruntime", "kafka", "pyarrow")
-
-
-def test_a_batch_job_needs_neither_torch_nor_a_broker() -> None:
-    lake = "streams.batch.sinks.delta"  # loaded only where the output is one
-    modules = [m for m in MODULES if m.startswith("streams.batch.") and m != lake]
-    assert not libraries(
-        loaded(*modules), "torch", "faust", "flwr", "kafka", "deltalake", "onnx", "ray"
-    )
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_process_loads_no_library_that_it_does_not_need(name: str) -> None:
+    modules, heavy = LIGHT[name]
+    assert not libraries(loaded(*modules), *heavy.split())
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
@@ -261,50 +271,12 @@ main()
     assert not libraries(modules, "numpy", "pydantic", "rich", "pyarrow", "cryptography", "kafka")
 
 
-def test_importing_the_public_package_imports_no_library() -> None:
-    assert not libraries(loaded("tidewheel"), "numpy", "pydantic", "pyarrow", "cryptography")
-
-
 def test_a_task_file_imports_numpy_alone() -> None:
     code = "from tidewheel import Task, Device; import sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert not libraries(frozenset(done.stdout.split()), "pydantic", "pyarrow", "cryptography")
-
-
-def test_the_console_needs_neither_torch_nor_faust_nor_flower() -> None:
-    modules = [m for m in MODULES if m.startswith("compose.console")]
-    assert not libraries(loaded(*modules), "torch", "faust", "flwr", "deltalake")
-
-
-def test_what_the_console_shows_is_made_without_its_web_library() -> None:
-    names = ("charts", "device", "history", "learning", "moment", "pages")
-    modules = [f"compose.console.{name}" for name in names]
-    assert not libraries(loaded(*modules), "jinja2", "fastapi", "starlette", "torch")
-
-
-def test_what_runs_all_the_time_under_up_holds_no_torch() -> None:
-    heavy = ("torch", "onnx", "flwr", "faust", "duckdb", "deltalake", "pandas", "pyarrow")
-    assert not libraries(loaded("compose.launcher.up"), *heavy)
-
-
-def test_the_worker_knows_no_flower() -> None:
-    assert not libraries(loaded("streams.worker.app"), "flwr", "onnxruntime", "opentelemetry")
-
-
-@pytest.mark.parametrize("module", ["federation.server_app", "federation.controller.controller"])
-def test_the_federation_knows_no_faust(module: str) -> None:
-    assert not libraries(loaded(module), "faust", "deltalake")
-
-
-def test_rounds_and_aggregation_know_no_flower() -> None:
-    modules = [m for m in MODULES if m.startswith(("federation.rounds", "federation.aggregation"))]
-    assert not libraries(loaded(*modules), "flwr", "torch")
-
-
-def test_the_controller_needs_neither_flower_nor_torch() -> None:
-    assert not libraries(loaded("federation.controller.controller"), "flwr", "torch")
 
 
 FLOWER = {

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from streams.kafka.settings import BrokerSettings
 from streams.segments.segmentation import segments_of
 from tests.chaos.test_chaos import Crew
 from tests.rig.processes.edge import FILE, Edge, line
 from tests.rig.processes.small_disk import fill, small_disk
 from tests.rig.processes.workers import Fleet, fleet, until
-from tests.rig.servers.node import Node
 from tests.rig.servers.proxy import Proxy
+from tests.rig.servers.secure_node import SecureNode
 
 __all__ = ["small_disk"]
 KILLS = 30
@@ -41,23 +42,23 @@ ONLINE = [
     "uplink-step-4:3",
 ]
 SMALL_MB = "0.1"
+NOWHERE = BrokerSettings(bootstrap="127.0.0.1:1")
 HOUR_US = 3600 * 1_000_000
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    made = Node(tmp_path_factory.mktemp("node"))
-    made.start()
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureNode]:
+    made = SecureNode(tmp_path_factory.mktemp("node"))
     yield made
     made.kill()
 
 
 @pytest.fixture(scope="module")
-def crew(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+def crew(node: SecureNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     """One worker, which is started again where an outage of the broker ends it."""
-    with fleet(node.settings, tmp_path_factory.mktemp("fleet"), 1) as served:
+    with fleet(node.settings("plain"), tmp_path_factory.mktemp("fleet"), 1) as served:
         made = Crew(served)
         made.start("w0")
         made.until(made.shares_all, "the worker is ready")
@@ -101,22 +102,22 @@ def finish(edge: Edge, *words: str) -> dict[str, int]:
     return edge.check()
 
 
-def test_killed_at_each_step_of_append_send_and_acknowledge(edge: Edge, node: Node) -> None:
+def test_killed_at_each_step_of_append_send_and_acknowledge(edge: Edge, node: SecureNode) -> None:
     words = ["--speed", "150", "--spool-mb", SMALL_MB]
     for point in OFFLINE:
-        edge.start(node.nowhere, *words, failpoint=point)
+        edge.start(NOWHERE, *words, failpoint=point)
         edge.dies()
     for point in ONLINE:
-        edge.start(node.settings, *words, failpoint=point)
+        edge.start(node.settings("plain"), *words, failpoint=point)
         edge.dies()
     dropped = finish(edge, *words)
     assert dropped.keys() == {"spool-full"}
 
 
-def test_killed_at_random(edge: Edge, node: Node) -> None:
+def test_killed_at_random(edge: Edge, node: SecureNode) -> None:
     with chance() as dice:
         for _ in range(KILLS):
-            edge.start(node.settings, "--speed", "100", "--spool-mb", SMALL_MB)
+            edge.start(node.settings("plain"), "--speed", "100", "--spool-mb", SMALL_MB)
             edge.goes_on(dice.randrange(1, 12))
             edge.kill()
         dropped = finish(edge, "--spool-mb", SMALL_MB)
@@ -124,9 +125,9 @@ def test_killed_at_random(edge: Edge, node: Node) -> None:
         assert dropped.keys() <= {"spool-full"}, dropped
 
 
-def test_at_its_cap(edge: Edge, node: Node) -> None:
+def test_at_its_cap(edge: Edge, node: SecureNode) -> None:
     words = ["--spool-mb", SMALL_MB]
-    edge.start(node.nowhere, "--speed", "200", *words)
+    edge.start(NOWHERE, "--speed", "200", *words)
     until(lambda: edge.written() > 30 * FILE, "some 30 files were begun")
     size = sum(path.stat().st_size for path in edge.spool_folder.glob("*.seg"))
     assert size < 2**20 * float(SMALL_MB) + 20_000
@@ -136,10 +137,10 @@ def test_at_its_cap(edge: Edge, node: Node) -> None:
     assert dropped["spool-full"] > 30
 
 
-def test_on_a_full_disk_for_a_while(served: Fleet, node: Node, small_disk: Path) -> None:
+def test_on_a_full_disk_for_a_while(served: Fleet, node: SecureNode, small_disk: Path) -> None:
     edge = Edge(served, "full-disk", small_disk)
     try:
-        edge.start(node.settings, "--speed", "100")
+        edge.start(node.settings("plain"), "--speed", "100")
         edge.goes_on()
         filler = fill(small_disk)
         until(lambda: "the spool cannot be written" in edge.log, "the disk is full")
@@ -154,7 +155,7 @@ def test_on_a_full_disk_for_a_while(served: Fleet, node: Node, small_disk: Path)
         edge.end()
 
 
-def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
+def test_with_a_clock_that_is_set_back(edge: Edge, node: SecureNode) -> None:
     """The times of readings go back an hour. Files have times in the future, as those that were
     written before the device's clock was set back: nothing of them is too old. Then the clock is
     right again and they are."""
@@ -166,7 +167,7 @@ def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
         for row in rows
     ]
     words = ["--spool-age", "1", "--spool-mb", "0.5"]
-    edge.start(node.nowhere, "--source", "stdin", "--stay", *words, stdin=subprocess.PIPE)
+    edge.start(NOWHERE, "--source", "stdin", "--stay", *words, stdin=subprocess.PIPE)
     assert edge.process is not None
     assert edge.process.stdin is not None
     edge.process.stdin.write(b"".join(map(line, readings)))
@@ -180,7 +181,7 @@ def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
         at_s = time.time() + 3600 * hours
         for path in edge.spool_folder.glob("*.seg"):
             os.utime(path, (at_s, at_s))
-        edge.start(node.nowhere, "--speed", "50", *words)
+        edge.start(NOWHERE, "--speed", "50", *words)
         edge.goes_on()
         edge.kill()
         assert edge.look() == reasons
@@ -189,17 +190,18 @@ def test_with_a_clock_that_is_set_back(edge: Edge, node: Node) -> None:
     assert dropped["spool-age"] < made  # the first file is where the reader is
 
 
-def test_where_acknowledgements_are_swallowed(edge: Edge, node: Node) -> None:
-    proxy = Proxy(node.proxy_port, node.proxied_port)
+def test_where_acknowledgements_are_swallowed(edge: Edge, node: SecureNode) -> None:
+    proxy = Proxy(node.proxy_port, node.ports["proxied"])
     try:
-        edge.start(node.through_proxy, "--speed", "100")
+        through = node.settings("proxied", bootstrap=f"127.0.0.1:{node.proxy_port}")
+        edge.start(through, "--speed", "100")
         edge.goes_on()
         proxy.swallowing = True
         until(lambda: proxy.swallowed > 0, "an acknowledgement is swallowed")
         edge.goes_on(5)
         edge.kill()
         proxy.swallowing = False
-        edge.start(node.through_proxy, "--speed", "100")
+        edge.start(through, "--speed", "100")
         edge.goes_on(5)
         proxy.swallowing = True
         swallowed = proxy.swallowed
@@ -212,9 +214,9 @@ def test_where_acknowledgements_are_swallowed(edge: Edge, node: Node) -> None:
         proxy.close()
 
 
-def test_whose_broker_is_killed_in_mid_send(edge: Edge, node: Node, crew: Crew) -> None:
+def test_whose_broker_is_killed_in_mid_send(edge: Edge, node: SecureNode, crew: Crew) -> None:
     """The last case: all others need the broker."""
-    edge.start(node.settings, "--speed", "100")
+    edge.start(node.settings("plain"), "--speed", "100")
     edge.goes_on(5)
     node.kill()
     back_at = time.monotonic() + OUTAGE_S

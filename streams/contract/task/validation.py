@@ -5,8 +5,7 @@ field takes, then what fields have to do with each other.
 import math
 import numbers
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from streams.contract.task.metrics import NAMES, window_metric
@@ -22,111 +21,96 @@ PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noi
 MAX_SEGMENT_VALUES = 200_000  # float32: 800 kB, under the brokers' default limit of 1 MB
 
 
-@dataclass(frozen=True)
-class Number:
+Check = Callable[[object], str | None]  # what is wrong with a value
+
+
+def number(
+    least: float = -math.inf, most: float = math.inf, *,
+    above: bool = False, whole: bool = False, optional: bool = False,
+) -> Check:  # fmt: skip
     """A number in a range; `least` itself is allowed unless `above`."""
+    kind = "a whole number" if whole else "a number"
+    types = numbers.Integral if whole else numbers.Real
+    span = f"above {least:g}" if above else f"from {least:g}"
+    span += f" to {most:g}" if math.isfinite(most) else ""
 
-    least: float = -math.inf
-    most: float = math.inf
-    above: bool = False
-    whole: bool = False
-    optional: bool = False
-
-    def problem(self, value: object) -> str | None:
-        if value is None and self.optional:
+    def check(value: object) -> str | None:
+        if value is None and optional:
             return None
-        kind = "a whole number" if self.whole else "a number"
-        types = numbers.Integral if self.whole else numbers.Real
         if not isinstance(value, types) or isinstance(value, bool) or not math.isfinite(value):
             return f"must be {kind}, not {value!r}"
         found = float(value)
-        low = found <= self.least if self.above else found < self.least
-        if low or found > self.most:
-            return f"must be {kind} {self._range()}, not {value!r}"
+        if (found <= least if above else found < least) or found > most:
+            return f"must be {kind} {span}, not {value!r}"
         return None
 
-    def _range(self) -> str:
-        least = f"above {self.least:g}" if self.above else f"from {self.least:g}"
-        return f"{least} to {self.most:g}" if math.isfinite(self.most) else least
+    return check
 
 
-@dataclass(frozen=True)
-class Names:
-    """A tuple of names."""
-
-    def problem(self, value: object) -> str | None:
-        right = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
-        return None if right else f"must be a tuple of names, not {value!r}"
+def names(value: object) -> str | None:
+    right = isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
+    return None if right else f"must be a tuple of names, not {value!r}"
 
 
-@dataclass(frozen=True)
-class Numbers:
+def each_of(check: Check) -> Check:
     """A tuple of numbers of one kind."""
 
-    each: Number
-
-    def problem(self, value: object) -> str | None:
+    def checked(value: object) -> str | None:
         if not isinstance(value, tuple | list):
             return f"must be a tuple of numbers, not {value!r}"
-        return next((found for one in value if (found := self.each.problem(one))), None)
+        return next((found for one in value if (found := check(one))), None)
+
+    return checked
 
 
-@dataclass(frozen=True)
-class Of:
+def of(*types: type, optional: bool = False) -> Check:
     """A value of one of some types."""
+    text = " or ".join("text" if t is str else t.__name__ for t in types)
 
-    types: tuple[type, ...]
-    optional: bool = False
+    def check(value: object) -> str | None:
+        right = isinstance(value, types) or (value is None and optional)
+        return None if right else f"must be {text}, not {value!r}"
 
-    def problem(self, value: object) -> str | None:
-        if (value is None and self.optional) or isinstance(value, self.types):
-            return None
-        names = " or ".join("text" if t is str else t.__name__ for t in self.types)
-        return f"must be {names}, not {value!r}"
+    return check
 
 
-@dataclass(frozen=True)
-class Function:
+def function(value: object) -> str | None:
+    return None if callable(value) else f"must be a function, not {value!r}"
+
+
+def perhaps(value: object) -> str | None:
     """A function, or None."""
-
-    optional: bool = False
-
-    def problem(self, value: object) -> str | None:
-        if callable(value) or (value is None and self.optional):
-            return None
-        return f"must be a function, not {value!r}"
+    return None if value is None else function(value)
 
 
-Kind = Number | Numbers | Names | Of | Function
+SHARE, COUNT = number(0, 1), number(1, whole=True)
+POSITIVE, SECONDS = number(0, above=True), number(0)
 
-TEXT, SHARE, COUNT = Of((str,)), Number(0, 1), Number(1, whole=True)
-POSITIVE, SECONDS = Number(0, above=True), Number(0)
-
-SEGMENT: Mapping[str, Kind] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
-TRAINING: Mapping[str, Kind] = {
+SEGMENT: Mapping[str, Check] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
+TRAINING: Mapping[str, Check] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
-    "train_only": Names(), "max_steps": Number(1, whole=True, optional=True),
-    "central_epochs": COUNT, "class_weights": Numbers(POSITIVE), "label_share": SHARE,
+    "train_only": names, "max_steps": number(1, whole=True, optional=True),
+    "central_epochs": COUNT, "class_weights": each_of(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "minimum_samples": COUNT, "samples": COUNT,
-    "personal": Of((bool,)), "server_learning_rate": POSITIVE,
-    "shared": Names(), "devices_per_round": Number(0, whole=True),
-    "privacy": Of((Privacy,), optional=True), "interpolation": Number(0, 1, above=True),
+    "personal": of(bool), "server_learning_rate": POSITIVE,
+    "shared": names, "devices_per_round": number(0, whole=True),
+    "privacy": of(Privacy, optional=True), "interpolation": number(0, 1, above=True),
 }  # fmt: skip
-PRIVACY: Mapping[str, Kind] = {
-    "clip": Number(), "noise_multiplier": Number(), "epsilon": Number(optional=True),
+PRIVACY: Mapping[str, Check] = {
+    "clip": number(), "noise_multiplier": number(), "epsilon": number(optional=True),
 }  # fmt: skip
-TASK: Mapping[str, Kind] = {
-    "name": TEXT, "version": COUNT, "channels": Names(), "classes": Names(), "targets": Names(),
-    "rate_hz": Number(0, above=True, optional=True), "segment": Of((Segment,)),
-    "build_model": Function(), "readings": Function(), "devices": Function(),
-    "build_teacher": Function(optional=True), "augment": Function(optional=True),
-    "outcomes": Function(optional=True), "window_s": Number(1e-3), "lateness_s": SECONDS,
-    "idle_close_s": POSITIVE, 
-    "max_gap_s": Number(0, above=True, optional=True), "tolerance": SECONDS,
-    "retrain": Number(0, optional=True),
-    "metric": Of((str, Metric)), "margin": Number(), "may_trade_classes": Of((bool,)),
-    "threshold": Number(0, 1), "latency_budget_ms": Number(0, above=True, optional=True),
-    "training": Of((Training,)),
+TASK: Mapping[str, Check] = {
+    "name": of(str), "version": COUNT, "channels": names, "classes": names, "targets": names,
+    "rate_hz": number(0, above=True, optional=True), "segment": of(Segment),
+    "build_model": function, "readings": function, "devices": function,
+    "build_teacher": perhaps, "augment": perhaps,
+    "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
+    "idle_close_s": POSITIVE,
+    "max_gap_s": number(0, above=True, optional=True), "tolerance": SECONDS,
+    "retrain": number(0, optional=True),
+    "metric": of(str, Metric), "margin": number(), "may_trade_classes": of(bool),
+    "threshold": number(0, 1), "latency_budget_ms": number(0, above=True, optional=True),
+    "training": of(Training),
 }  # fmt: skip
 
 
@@ -144,9 +128,9 @@ def first_problem(task: Any) -> str | None:
     )
 
 
-def _problem(part: object, kinds: Mapping[str, Kind], prefix: str) -> str | None:
-    for name, kind in kinds.items():
-        if found := kind.problem(getattr(part, name)):
+def _problem(part: object, kinds: Mapping[str, Check], prefix: str) -> str | None:
+    for name, check in kinds.items():
+        if found := check(getattr(part, name)):
             return f"{prefix}{name} {found}"[:300]
     return None
 

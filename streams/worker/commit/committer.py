@@ -44,10 +44,10 @@ from streams.worker.commit.incoming import (
     refused_letters,
 )
 from streams.worker.commit.publications import Outgoing, publications
-from streams.worker.commit.window_spans import WindowSpans
 from streams.worker.commit.work import (
     Broker,
     CommitWork,
+    WindowSpans,
     publish_all,
     store_declared,
     store_scored,

@@ -24,6 +24,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Count, Document
@@ -37,6 +38,9 @@ from streams.worker.windows.partition import PartitionState, Source, StorePositi
 LOST = "lost-by-retention"
 
 AGAIN_S = 10.0  # between two attempts to survey
+PAUSE_S = 1.0  # before the broker is asked again
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +108,16 @@ def remove_hole(store: Place, partition: int) -> None:
     open_store(store).remove(hole_name(partition))
 
 
+async def insisted(ask: Callable[..., Awaitable[T]], *given: Any) -> T:
+    """Return the answer; wait for a broker that is away."""
+    while True:
+        try:
+            return await ask(*given)
+        except BrokerUnavailable as exc:
+            log.warning("%s; trying again in %.0f s", exc, PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
+
+
 Survey = tuple[int, Mapping[Source, int]]  # a partition's end, and what devices had delivered
 
 
@@ -152,7 +166,8 @@ class HoleKeeper:
         """Steps 1 and 2 where they are due; before offsets are committed."""
         jumps, self._jumps = self._jumps, {}
         for partition, (expected, offset) in jumps.items():
-            if (begin := await self._begin(partition)) > expected:
+            # an offset behind a hole must not be committed before
+            if (begin := await insisted(self.begin, partition)) > expected:
                 await self._found(partition, expected, min(begin, offset))
             elif expected == self._starts.get(partition):
                 await self._refuse_passed_over(partition, expected, offset)
@@ -166,27 +181,12 @@ class HoleKeeper:
     async def _refuse_passed_over(self, partition: int, expected: int, offset: int) -> None:
         """Raise ProcessFailed if the first message of an assignment came although earlier ones are
         there: the commit of its offset would pass them for good. A restart reads them."""
-        while True:
-            try:
-                found = await asyncio.to_thread(self.first_in, partition, expected, offset)
-                break
-            except BrokerUnavailable as exc:
-                log.warning("%s; trying again in 1 s", exc)
-                await asyncio.sleep(1.0)
+        found = await insisted(asyncio.to_thread, self.first_in, partition, expected, offset)
         if found is not None:
             raise ProcessFailed(
                 f"events-{partition}: message {offset} came first, {found} was passed over: the "
                 "worker has to be started again"
             )
-
-    async def _begin(self, partition: int) -> int:
-        """Return the first offset; an offset behind a hole must not be committed before."""
-        while True:
-            try:
-                return await self.begin(partition)
-            except BrokerUnavailable as exc:
-                log.warning("%s; trying again in 1 s", exc)
-                await asyncio.sleep(1.0)
 
     async def _survey(self, partition: int, hole: Hole) -> None:
         try:

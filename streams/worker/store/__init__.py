@@ -1,5 +1,5 @@
 """The store: two Delta Lake tables and their fence.
 
-delta_store (the only module that imports deltalake), position (of a partition, with snapshots),
-maintenance (compaction on its own thread), query (DuckDB, and the server's event account).
+delta_store (commits, and maintenance on its own thread), position (of a partition, with snapshots),
+query (DuckDB, and the server's event account).
 """

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 
 from compose.launcher.state_dir import StateDir
 from compose.reports.lag import read_lag
@@ -22,6 +22,7 @@ from streams.contract.decisions import Ref
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, WINDOWS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
+from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
@@ -152,10 +153,9 @@ class Server:
     def pass_retention(self, days: int) -> None:
         """Let messages go that were on the topics `days` calls ago, read or not."""
         topics = [topic_name(self.task.id, name) for name in (EVENTS, SCORES, WINDOWS)]
-        with closing(KafkaConsumer(**self.broker.client_options())) as consumer:
-            found = [(topic, consumer.partitions_for_topic(topic) or ()) for topic in topics]
-            places = [TopicPartition(topic, n) for topic, numbers in found for n in numbers]
-            self._ends.append(consumer.end_offsets(places))
+        with closing(Reader(self.broker, topics, from_beginning=False)) as reader:
+            bounds = reader.bounds()
+        self._ends.append({TopicPartition(*at): end for at, (_, end) in bounds.items()})
         if len(self._ends) <= days:
             return
         admin = KafkaAdminClient(**self.broker.client_options())

@@ -8,8 +8,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.bootstrap import initial_model
-from federation.bootstrap.dataset import segments_of_device
-from federation.bootstrap.drift_reference import make_reference
+from federation.bootstrap.dataset import make_reference, segments_of_device
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut, score
 from federation.evaluation.onnx_runner import run_graph

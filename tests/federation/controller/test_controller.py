@@ -194,24 +194,6 @@ def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(rig: Rig) ->
     rig.wait("it is not wanted", lambda: not wanted.exists())
 
 
-def test_reports_with_another_metric_start_no_run_and_that_is_said_once(
-    rig: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A worker that still has the task file of before."""
-    first = rig.serve(1)
-    rig.start(runs_per_day=1)
-    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
-    for number in range(20):
-        rig.window(number, first, 0, metric="mae")
-    rig.wait("it is said", lambda: "reports of windows tell mae, which this task" in caplog.text)
-    rig.disagree_until(first, lambda: bool(rig.flower.started))
-    assert caplog.text.count("reports of windows tell") == 1
-    rig.wait("the request is told", lambda: ("r1", "requested") in rig.kinds())
-    events = int(rig.events[0].reason.partition(" in ")[2].partition(" ")[0])
-    assert "accuracy" not in rig.events[0].reason
-    assert events < 200  # those of accuracy alone
-
-
 def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it(rig: Rig) -> None:
     first = rig.serve(1)
     rig.start(runs_per_day=1)
@@ -279,19 +261,6 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     assert rig.reasons("requested") == {
         "r1": "resumes run r9: the run ended without a result (finished:failed)"
     }
-
-
-def test_a_restart_finds_the_run_that_is_going_on(rig: Rig) -> None:
-    first = rig.serve(1)
-    rig.say("started", "r9")
-    rig.flower.answers["r9"] = "running"
-    stop = rig.start(schedule_s=0.0)
-    rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
-    stop.set()
-    rig.start(schedule_s=0.0)
-    rig.say("finished", "r9")
-    rig.disagree_until(first, lambda: bool(rig.flower.started))
-    assert ("r9", "finished") in rig.kinds()
 
 
 def test_a_run_that_flower_refuses_is_tried_again_later(

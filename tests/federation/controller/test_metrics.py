@@ -1,18 +1,14 @@
 """What Prometheus is told of runs, counted once however often the topic is read."""
 
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 
 from compose.security.certificates import make_certificates
-from federation.controller.metrics import SILENT_S, FederationMetrics
+from federation.controller.metrics import FederationMetrics
 from federation.registry import manual
 from streams.contract.documents import DeviceState, RoundEvent, RoundKind
-from streams.runtime.health import serve
 from tests.rig.made_up.documents import device_state
 from tests.rig.made_up.registries import OLD, model, offer, registry_in
 from tests.rig.made_up.registries import serve as let_serve
@@ -61,24 +57,6 @@ def test_each_event_counts_once_whatever_is_read_again() -> None:
         for one in EVENTS:
             metrics.take(one)
     assert told(metrics) == LINES
-
-
-def test_it_is_ready_while_the_controller_looks_at_its_topics() -> None:
-    now = [0.0]
-    metrics = FederationMetrics(lambda: now[0])
-    server = serve(metrics, 0)
-    try:
-        with pytest.raises(urllib.error.HTTPError, match="503"):
-            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/ready", timeout=5)
-        metrics.looked(leading=True)
-        for path in ("ready", "live"):
-            url = f"http://127.0.0.1:{server.port}/{path}"
-            assert urllib.request.urlopen(url, timeout=5).status == 200
-        now[0] = SILENT_S
-        with pytest.raises(urllib.error.HTTPError, match="503"):
-            urllib.request.urlopen(f"http://127.0.0.1:{server.port}/live", timeout=5)
-    finally:
-        server.close()
 
 
 def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Path) -> None:

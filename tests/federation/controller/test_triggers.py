@@ -282,17 +282,6 @@ def test_a_window_that_comes_again_counts_once_and_revisions_sum() -> None:
     assert (low.events, low.value) == (100, 0.5)
 
 
-def test_another_model_or_a_run_starts_the_evidence_anew() -> None:
-    low = evidence(*LOW)
-    low.serve("1-a")
-    assert low.events == 200
-    low.run_began(NOW)
-    assert low.events == 0
-    low = evidence(*LOW)
-    low.serve("2-b")
-    assert (low.events, low.devices) == (0, 0)
-
-
 def test_new_true_labels_are_a_cause_once() -> None:
     seen = FleetEvidence(TriggerRules(limit=0.9, new_labels=10))
     seen.add_device(device_state("d0", labels_told=6))

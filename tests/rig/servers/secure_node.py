@@ -7,30 +7,18 @@ password  TLS and SASL; settings for PLAIN are `plain-password`, those for SCRAM
 proxied   as `plain`, but the broker tells clients to come to another port: a proxy's
 """
 
-import datetime
-import ipaddress
 import os
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kafka import KafkaAdminClient
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.rig.servers.kafka import stop
+from tests.rig.servers.kafka import require, with_kafka
 
 PASSWORD = "correct horse"
 HOST = "127.0.0.1"
@@ -41,19 +29,12 @@ class Authority:
     """Signs certificates; `cafile` is its own."""
 
     folder: Path
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
 
     @classmethod
     def create(cls, folder: Path, name: str) -> "Authority":
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = _name(name)
-        certificate = _builder(subject, subject, key).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
-        ).sign(key, hashes.SHA256())  # fmt: skip
         folder.mkdir()
-        made = cls(folder, key, certificate)
-        made.cafile.write_bytes(certificate.public_bytes(Encoding.PEM))
+        made = cls(folder)
+        made._certify("ca", name)
         return made
 
     @property
@@ -62,51 +43,56 @@ class Authority:
 
     def issue(self, name: str) -> tuple[Path, Path]:
         """The files of a certificate for 127.0.0.1 and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))])
-        uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        certificate = (
-            _builder(_name(name), self.certificate.subject, key)
-            .add_extension(address, critical=False)
-            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        certfile, keyfile = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certfile.write_bytes(certificate.public_bytes(Encoding.PEM))
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        keyfile.write_bytes(pem)
-        return certfile, keyfile
+        fields = (f"subjectAltName=IP:{HOST}", "basicConstraints=CA:FALSE",
+                  "extendedKeyUsage=serverAuth,clientAuth")  # fmt: skip
+        more = [word for field in fields for word in ("-addext", field)]
+        self._certify(name, name, "-CA", self.cafile, "-CAkey", self.folder / "ca.key", *more)
+        return self.folder / f"{name}.pem", self.folder / f"{name}.key"
+
+    def _certify(self, file: str, subject: str, *more: str | Path) -> None:
+        command: list[str | Path] = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+        command += ["ec_paramgen_curve:prime256v1", "-noenc", "-days", "2", "-subj"]
+        command += [f"/CN={subject}", "-keyout", self.folder / f"{file}.key"]
+        command += ["-out", self.folder / f"{file}.pem", *more]
+        subprocess.run(command, check=True, capture_output=True)
 
 
-def _name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - day)
-        .not_valid_after(now + day)
-    )
-
-
-@dataclass(frozen=True)
 class SecureNode:
-    """Where the node's doors are, and what opens them."""
+    """Where the node's doors are, and what opens them; it can be killed and started again."""
 
-    authority: Authority
-    stranger: Authority  # whom nobody trusts
-    ports: Mapping[str, int]
-    controller_port: int
-    proxy_port: int  # where clients of `proxied` are sent
+    def __init__(self, state: Path) -> None:
+        self._environ = with_kafka()
+        self._choice = broker.choose(state, None, self._environ)
+        require(self._choice, self._environ)
+        self._state = state
+        plain = int(self._choice.settings.bootstrap.rpartition(":")[2])
+        tls, password, proxied, self.proxy_port = broker.free_ports(4)
+        self.ports = {"plain": plain, "tls": tls, "password": password, "proxied": proxied}
+        self.authority = Authority.create(state / "authority", "authority")
+        self.stranger = Authority.create(state / "stranger", "stranger")  # whom nobody trusts
+        self.start()
+        _create_user(self)
+
+    def start(self) -> None:
+        launch = broker.command(self._choice, self._state)
+        properties = Path(launch.argv[1])
+        properties.write_text(properties.read_text() + _doors(self, self._state))
+        log = self._state / "broker.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                launch.argv,
+                env={**self._environ, **launch.env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        broker._wait_until_it_answers(self._choice, self._process, log, 90.0)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
 
     def settings(self, door: str, **fields: str | None) -> BrokerSettings:
         """Settings for a door; `fields` replace or add some."""
@@ -124,40 +110,7 @@ class SecureNode:
         return BrokerSettings.model_validate(given | fields)
 
 
-@contextmanager
-def running(state: Path, environ: Mapping[str, str] = os.environ) -> Iterator[SecureNode]:
-    """Start the node under `state`, wait until it answers, end it on the way out."""
-    choice = broker.choose(state, None, environ)
-    assert choice.kind == "kafka", choice.why
-    plain = int(choice.settings.bootstrap.rpartition(":")[2])
-    tls, password, proxied, proxy = broker.free_ports(4)
-    ports = {"plain": plain, "tls": tls, "password": password, "proxied": proxied}
-    authority = Authority.create(state / "authority", "authority")
-    stranger = Authority.create(state / "stranger", "stranger")
-    controller_port = broker._ports(state)["controller"]
-    node = SecureNode(authority, stranger, ports, controller_port, proxy)
-    launch = broker.command(choice, state)
-    properties = Path(launch.argv[1])
-    properties.write_text(properties.read_text() + _doors(node))
-    log = state / "broker.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            launch.argv,
-            env={**environ, **launch.env},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        broker._wait_until_it_answers(choice, process, log, 60.0)
-        _create_user(node)
-        yield node
-    finally:
-        stop(process)
-
-
-def _doors(node: SecureNode) -> str:
+def _doors(node: SecureNode, state: Path) -> str:
     """What server.properties needs beyond a plain node's own; the last of two lines counts."""
     certfile, keyfile = node.authority.issue("broker")
     keystore = certfile.with_name("keystore.pem")
@@ -184,10 +137,11 @@ def _doors(node: SecureNode) -> str:
         "super.users": "User:ANONYMOUS",
         "allow.everyone.if.no.acl.found": "true",
     }
+    controller = f"CONTROLLER://{HOST}:{broker._ports(state)['controller']}"
     plainly = f"PLAINTEXT://{HOST}:{node.ports['plain']}"
     for name, addresses in (("listeners", doors), ("advertised.listeners", told)):
         more = [f"{door.upper()}://{address}" for door, address in addresses.items()]
-        settings[name] = ",".join([plainly, *more, f"CONTROLLER://{HOST}:{node.controller_port}"])
+        settings[name] = ",".join([plainly, *more, controller])
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 

@@ -26,7 +26,6 @@ from streams.drift.reference import (
     Feature,
     Reference,
     frozen_edges,
-    minimum_segments,
     observe,
 )
 from tests.rig.made_up.tiny_task import task
@@ -300,14 +299,6 @@ def test_many_windows_at_once_are_judged_as_each_alone() -> None:
         assert DriftReport.decode(report.encode()) == report
 
 
-def test_counts_of_windows_add_up_to_those_of_all_their_segments() -> None:
-    frozen, noise = reference(), np.random.default_rng(2)
-    segments, outputs = noise.normal(size=(90, 2, 20)), noise.normal(size=(90, 3))
-    parts = [frozen.count(observe(task, segments[a:b], outputs[a:b])) for a, b in ((0, 7), (7, 90))]
-    whole = frozen.count(observe(task, segments, outputs))
-    assert (parts[0] + parts[1]).tolist() == whole.tolist()
-
-
 def test_without_segments_the_predictions_alone_are_watched() -> None:
     frozen = reference()
     outputs = np.zeros((600, 3))
@@ -333,10 +324,6 @@ def test_a_constant_channel_has_a_cell_of_its_own() -> None:
         assert found[0] == 0
         assert found[len(at)] == 1  # another value lies beyond
     assert frozen_edges(task, "mean", np.array([math.nan])).size == BINS + 1
-
-
-def test_a_decision_needs_half_of_what_the_windows_usually_hold() -> None:
-    assert minimum_segments(task) == 60  # 12 windows of 5 s, a segment every half second
 
 
 @pytest.mark.parametrize(

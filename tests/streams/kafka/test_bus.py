@@ -4,24 +4,15 @@ import dataclasses
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any
 
 import pytest
-from confluent_kafka import Producer as OtherProducer
 
-from streams.contract import topics
-from streams.contract.decisions import Delivery
-from streams.contract.errors import MalformedRecord, TopicMissing, UsageError
-from streams.contract.events.records import decode_event_message
+from streams.contract.errors import TopicMissing, UsageError
 from streams.contract.topics import TopicSpec, topic_specs
-from streams.fleet.following import newest_of
 from streams.kafka.admin import ensure_topics
-from streams.kafka.artifact_download import Download
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from tests.rig.made_up.tiny_task import task as tiny
-from tests.rig.processes.flower import wait_for
 
 
 def spec(**other: object) -> TopicSpec:
@@ -83,52 +74,6 @@ def test_other_settings_of_a_topic_are_named_with_what_to_do(
         f"topic {asked.name} on {broker.bootstrap} has {has}, this task needs {wants}: "
         f"{command}, or use another cluster"
     )
-
-
-@pytest.mark.kafka
-def test_a_tidy_topic_is_compacted_while_it_is_written(
-    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By default Kafka would wait for a day or a gigabyte; here the ten minutes are two seconds."""
-    monkeypatch.setattr(topics, "TIDY_MS", 2000)
-    there = spec(partitions=1, cleanup="compact", retention_ms=-1, tidy=True)
-    ensure_topics(kafka, [there])
-    sent = 0
-
-    def compacted() -> bool:
-        nonlocal sent
-        for key in (b"d0", b"d1"):
-            producer.put(there.name, key, b"state")
-            sent += 1
-        with closing(Reader(kafka, [there.name])) as reader:
-            return len(reader.read_to_end()) < sent / 2
-
-    with closing(Producer(kafka)) as producer:
-        wait_for("old states are gone", compacted, 120)
-
-
-@pytest.mark.kafka
-def test_a_header_whose_value_is_null_is_an_empty_one(kafka: BrokerSettings) -> None:
-    """kafka-python does not send such headers; Kafka and other clients do."""
-    there = spec(partitions=1)
-    ensure_topics(kafka, [there])
-    producer = OtherProducer({"bootstrap.servers": kafka.bootstrap})
-    names = ("schema", "device", "index", "chunks", "id", "count")
-    headers: list[tuple[str, Any]] = [(name, None) for name in names]
-    producer.produce(there.name, b"value", b"d0", headers=headers)
-    assert producer.flush(30) == 0
-    with closing(Reader(kafka, [there.name])) as reader:
-        [message] = reader.read_to_end()
-    assert dict(message.headers) == dict.fromkeys(names, b"")
-    with pytest.raises(MalformedRecord):
-        decode_event_message(tiny, message.key, message.value, message.headers)
-    with pytest.raises(MalformedRecord):
-        decode_event_message(tiny, message.key, message.value, headers)
-    assert newest_of([message], "tiny") is None
-    asked = Delivery(model="1-aaaaaaaa", sha256="0" * 64, size=9, chunks=1, offset=0)
-    download = Download(asked)
-    download.take(message)
-    assert download.missing == 1
 
 
 @pytest.mark.kafka

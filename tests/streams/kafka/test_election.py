@@ -11,7 +11,6 @@ import pytest
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
-from streams.kafka import election
 from streams.kafka.admin import ensure_topics
 from streams.kafka.election import SESSION_S, Election
 from streams.kafka.settings import BrokerSettings
@@ -61,28 +60,9 @@ def test_one_leads_and_another_takes_over(kafka: BrokerSettings) -> None:
         first.communicate()
 
 
-def test_the_thread_that_polls_is_the_one_that_leaves(kafka: BrokerSettings) -> None:
-    ensure_topics(kafka, topic_specs("leaving"))
-    member = Election(kafka, "g-leaving", "leaving.releases")
-    until(member.leads, "it leads")
-    close, closed = member._consumer.close, list[str]()
-
-    def noted(**given: int) -> None:
-        closed.append(threading.current_thread().name)
-        close(**given)
-
-    member._consumer.close = noted
-    member.close()
-    assert closed == ["election"]
-    assert not member.leads()
-
-
-def test_who_no_longer_asks_gives_up_the_lead(
-    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(election, "ASKED_S", 3.0)
+def test_who_no_longer_asks_gives_up_the_lead(kafka: BrokerSettings) -> None:
     ensure_topics(kafka, topic_specs("silent"))
-    hanging = Election(kafka, "g-silent", "silent.releases")
+    hanging = Election(kafka, "g-silent", "silent.releases", asked_s=3.0)
     until(hanging.leads, "it leads")
     other = Election(kafka, "g-silent", "silent.releases")
     until(other.leads, "the other leads")

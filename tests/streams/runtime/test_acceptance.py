@@ -114,23 +114,6 @@ def test_keys_are_rotated_by_decisions_and_a_revoked_one_counts_no_more(path: Pa
     assert device.accept(decision(3, second.digest, NEW, standing=gone)).seq == 3
 
 
-@pytest.mark.parametrize("seq", [3, 9])
-def test_no_key_brings_a_revoked_one_back(path: Path, seq: int) -> None:
-    """Whoever signs it, and however many decisions the device has missed."""
-    old = key_id(OLD.public_key())
-    device = opened(path)
-    first = decision(1, kind="keys", standing=DesiredState(keys=KEYS))
-    device.accept(first)
-    gone = DesiredState(keys=KEYS, revoked=[old])
-    second = decision(2, first.digest, NEW, kind="keys", standing=gone)
-    device.accept(second)
-    for life in (device, opened(path)):
-        for key in (OLD, NEW):
-            back = decision(seq, second.digest, key, standing=DesiredState(keys=KEYS))
-            refused(life, back, "revoked")
-        assert [key_id(k) for k in life.trusted] == [key_id(NEW.public_key())]
-
-
 def test_a_key_that_is_named_no_more_is_known_still(path: Path) -> None:
     """What it signed and a device has installed is served after a restart as well."""
     new = key_id(NEW.public_key())

@@ -9,8 +9,8 @@ import pytest
 from compose.preflight.check import check_data, check_quickly
 from streams.contract.errors import TaskError
 from streams.contract.task import Answered, Outcome, load_task
-from streams.segments import outcomes
-from streams.segments.outcomes import outcome_finding
+from streams.segments import findings
+from streams.segments.findings import outcome_finding
 from tests.streams.contract.test_task import made
 
 
@@ -64,7 +64,7 @@ def test_what_is_wrong_with_outcomes_is_named(function: object, says: str | None
 
 
 def test_one_that_waits_for_the_world_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "WITHIN_S", 0.1)
+    monkeypatch.setattr(findings, "WITHIN_S", 0.1)
     ever = threading.Event()
 
     def waits(_device: str, _answered: Iterator[Answered]) -> Iterator[Outcome]:

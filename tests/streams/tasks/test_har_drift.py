@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from federation.bootstrap.dataset import Segments, segments_of_device
-from federation.bootstrap.drift_reference import accumulated, make_reference
+from federation.bootstrap.dataset import Segments, accumulated, make_reference, segments_of_device
 from streams.contract.window_report import DriftReport
 from streams.drift.detector import compare
 from streams.drift.reference import WINDOWS, Reference

@@ -1,7 +1,9 @@
 """A broker and a store in memory, behind the seams of the worker's commit."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,10 @@ from streams.worker.store.position import REFUSED
 from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Message
+from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.workers import encoded
+
+LATER = 1e9  # every device has been silent by then
 
 
 class Crash(BaseException):
@@ -161,11 +166,27 @@ class CallersClock:
         return now_s
 
 
+def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any) -> None:
+    """The life of a process: it owns the partition, takes in all messages from the committed offset
+    on, and flushes at these times."""
+
+    async def life() -> None:
+        made = committer(of, log, store, **options)
+        await made.assign(0)
+        for offset in range(log.committed, len(log.messages)):
+            made.receive(log.incoming(offset), offset, 0.0)
+        for at_s in now_s:
+            await made.flush(at_s)
+
+    asyncio.run(life())
+
+
 def committer(
     task: Task,
     log: Log,
     store: object,
     *,
+    teacher: Any = None,
     fails_on: int = 0,
     crash_at: str = "",
     reference: Reference | None = None,
@@ -180,7 +201,7 @@ def committer(
 
     return Committer(
         task,
-        Doubler(task, fails_on, reference),
+        teacher or Doubler(task, fails_on, reference),
         store,  # type: ignore[arg-type]
         log,
         now_us=lambda: now_us,

@@ -27,10 +27,9 @@ from tests.rig.made_up.tiny_task import task as recorded
 from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
 from tests.streams.kafka.test_poison import BAD_NAME
 from tests.streams.kafka.test_poison import send as send_raw
-from tests.streams.worker.model import Log, MemoryStore, committer
+from tests.streams.worker.model import LATER, Log, MemoryStore, committer, live
 
 task = replace(recorded, source="live")  # whose event times are held against the clock
-LATER = 1e9
 LATER_S = FUTURE_S + 1  # the model's clock stands at 0
 RawMessage = tuple[bytes | None, bytes | None, Headers]
 
@@ -62,20 +61,15 @@ BAD: dict[str, tuple[RawMessage, str]] = {  # tests/streams/contract/test_record
 }
 
 
-async def served(log: Log, store: MemoryStore, task: Task = task) -> None:
-    made = committer(task, log, store)
-    await made.assign(0)
-    for offset in range(len(log.messages)):
-        made.receive(log.incoming(offset), offset, 0.0)
-    await made.flush(LATER)
-    await made.flush(LATER)
+def served(log: Log, store: MemoryStore, task: Task = task) -> None:
+    live(log, store, LATER, LATER, of=task)
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_it_is_parked_with_its_reason_and_the_next_message_is_served(name: str) -> None:
     (bad, reason), log, store = BAD[name], Log(), MemoryStore()
     log.messages += [bad, good(10)]
-    asyncio.run(served(log, store))
+    served(log, store)
     (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
     headers = dict(letter.headers)
     assert headers["reason"].decode() == reason
@@ -90,7 +84,7 @@ def test_it_is_parked_with_its_reason_and_the_next_message_is_served(name: str) 
 def test_a_dead_letter_of_json_says_where_json_may_go(headers: list[tuple[str, bytes]]) -> None:
     log, store = Log(), MemoryStore()
     log.messages.append((b"d0", b'{"time_us": 1, "values": [0.5, 0.5]}', headers))
-    asyncio.run(served(log, store))
+    served(log, store)
     (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
     assert "looks like JSON" in dict(letter.headers)["detail"].decode()
     assert "tidewheel edge run" in dict(letter.headers)["detail"].decode()
@@ -100,7 +94,7 @@ def test_events_of_one_time_are_scored_each_in_its_order() -> None:
     log, store = Log(), MemoryStore()
     log.append(batch("d0", 0, [1, 1, 1, 2]))
     log.append(batch("d0", 4, [2, 2, 2, 3]))
-    asyncio.run(served(log, store))
+    served(log, store)
     assert store.tables[SCORES].column("seq").to_pylist() == list(range(8))
 
 
@@ -108,7 +102,7 @@ def test_an_epoch_that_goes_back_has_its_own_account() -> None:
     log, store = Log(), MemoryStore()
     for epoch, first in (("e2", 0), ("e1", 0), ("e2", 3), ("e1", 3)):
         log.append(batch("d0", first, [1, 2, 3], epoch=epoch))
-    asyncio.run(served(log, store))
+    served(log, store)
     rows = store.tables[SCORES].select(["epoch", "seq"]).to_pylist()
     assert sorted((r["epoch"], r["seq"]) for r in rows) == [
         (epoch, seq) for epoch in ("e1", "e2") for seq in range(6)
@@ -119,7 +113,7 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
     log, store = Log(), MemoryStore()
     log.messages.append(good(0, (1, LATER_S, 2)))
     log.messages.append(good(3, (3, 4)))
-    asyncio.run(served(log, store))
+    served(log, store)
     assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 2, 3, 4]
     (drop,) = store.tables[DROPS].to_pylist()
     assert (drop["first"], drop["last"], drop["reason"]) == (1, 1, "from-the-future")
@@ -174,7 +168,7 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
     """The first sound copy of a seq counts; a first copy from the future is refused for good."""
     log, store = Log(), MemoryStore()
     log.messages += stream
-    asyncio.run(served(log, store))
+    served(log, store)
     scored: set[tuple[str, str, int]] = set()
     refused: set[tuple[str, str, int]] = set()
     malformed = 0
@@ -309,6 +303,6 @@ def letters(made: Fleet) -> int:
 def test_a_recordings_times_are_not_held_against_the_clock() -> None:
     log, store = Log(), MemoryStore()
     log.messages.append(good(0, (1, 1000 * LATER_S, 1000 * LATER_S + 1)))
-    asyncio.run(served(log, store, recorded))
+    served(log, store, recorded)
     assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [0, 1, 2]
     assert store.tables[DROPS].num_rows == 0

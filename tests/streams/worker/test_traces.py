@@ -16,7 +16,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.processes import workers as support
-from tests.rig.processes.workers import Fleet, batch, device_on, encoded, fleet, stop, until
+from tests.rig.processes.workers import Fleet, fleet, stop, until
 from tests.rig.servers.collector import Collector, collecting
 
 pytestmark = pytest.mark.kafka
@@ -106,19 +106,3 @@ def test_one_event_is_followed_from_the_device_to_the_store(
         followed |= {window.parent, *(span for _, span in window.links)}
     assert followed == delivered.keys()
     assert names(served, "scores") == names(served, "windows") == {w.span for w in windows}
-
-
-def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded_and_no_header_is_written(
-    served: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = "\nprint('loaded', sorted(m for m in sys.modules if m.startswith('opentelemetry')))\n"
-    monkeypatch.setattr(support, "START", support.START + loaded)
-    worker = served.start()
-    served.ready("w0", ALL)
-    key, value, headers = encoded(batch(device_on(0), 0, [1, 2, 3], task=served.task))
-    served.producer.put(f"{served.task.id}.events", key, value, headers)
-    until(lambda: len(served.read("windows")) == 1, "the window is published")
-    assert stop(worker) == 0
-    assert "loaded []" in served.log("w0")
-    for topic in ("scores", "windows"):
-        assert names(served, topic) == {""}

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -15,25 +16,14 @@ from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.window_report import WindowReport
 from streams.learning.teacher import Teacher
-from streams.worker.commit.committer import Committer
 from streams.worker.commit.publications import publications
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import batch, labels, reference
-from tests.streams.worker.model import CallersClock, Crash, Log, MemoryStore, committer
+from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
-LATER = 1e9  # every device has been silent by then
 STEPS = [f"worker-step-{n}" for n in range(1, 6)]
-
-
-async def resume(log: Log, store: object, **options: object) -> Committer:
-    """A new process: own the partition, and take all messages from the committed offset on."""
-    made = committer(task, log, store, **options)  # type: ignore[arg-type]
-    await made.assign(0)
-    for offset in range(log.committed, len(log.messages)):
-        made.receive(log.incoming(offset), offset, 0.0)
-    return made
 
 
 def scored(store: MemoryStore) -> list[tuple[str, str, int]]:
@@ -115,17 +105,9 @@ def test_every_event_is_accounted_once_over_any_crashes(
             target = drops if isinstance(record, Drop) else of_labels
             target.update((record.device, record.epoch, seq) for seq in seqs)
 
-        async def live(crash_at: str, now_s: float) -> None:
-            made = await resume(
-                log, store, fails_on=fails_on, crash_at=crash_at, reference=REFERENCE
-            )
-            try:
-                await made.flush(now_s)
-                await made.flush(now_s)
-            except Crash:
-                pass
-
-        asyncio.run(live(crash_at, now_s))
+        options = {"fails_on": fails_on, "crash_at": crash_at, "reference": REFERENCE}
+        with contextlib.suppress(Crash):
+            live(log, store, now_s, now_s, **options)
 
     assert log.committed == len(log.messages)
     assert max(Counter(scored(store)).values(), default=0) <= 1
@@ -163,10 +145,7 @@ def test_a_long_garbage_message_is_parked_in_parts() -> None:
     log, store = Log(), MemoryStore()
     log.messages.append((None, bytes(1_000_000), [(f"h{i}", bytes(5000)) for i in range(100)]))
 
-    async def live() -> None:
-        await (await resume(log, store)).flush(LATER)
-
-    asyncio.run(live())
+    live(log, store, LATER)
     assert b"".join(m.value for m in log.published) == bytes(1_000_000)
     for letter in log.published:
         size = len(letter.value) + sum(len(n) + len(v) for n, v in letter.headers)
@@ -177,10 +156,7 @@ def test_a_window_the_teacher_fails_on_is_parked_and_counted() -> None:
     log, store = Log(), MemoryStore()
     log.append(batch("d0", 0, [1, 2, 6]))
 
-    async def live() -> None:
-        await (await resume(log, store, fails_on=2)).flush(LATER)
-
-    asyncio.run(live())
+    live(log, store, LATER, fails_on=2)
     (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
     fields = dict(letter.headers)
     assert fields["reason"] == b"teacher-failed"
@@ -200,17 +176,8 @@ def test_a_gpu_that_fails_ends_the_worker_and_refuses_no_event() -> None:
     log, store = Log(), MemoryStore()
     log.append(batch("d0", 0, [1, 2, 6]))
 
-    async def live() -> None:
-        made = Committer(
-            task, Teacher(task, Lost(), "1-x"), store, log,
-            now_us=lambda: 0, clock=CallersClock(), failpoint=lambda _: None,
-        )  # fmt: skip
-        await made.assign(0)
-        made.receive(log.incoming(0), 0, 0.0)
-        await made.flush(LATER)
-
     with pytest.raises(ProcessorFailed, match="unspecified launch failure"):
-        asyncio.run(live())
+        live(log, store, LATER, teacher=Teacher(task, Lost(), "1-x"))
     assert (log.published, scored(store), dropped(store), log.committed) == ([], [], [], 0)
 
 
@@ -224,13 +191,9 @@ def test_a_broker_that_is_away_delays_the_commit_and_loses_nothing(
     async def sleep(wait_s: float) -> None:
         waits.append(wait_s)
 
-    async def live() -> None:
-        made = await resume(log, store)
-        log.away = 3
-        monkeypatch.setattr("streams.worker.commit.committer.asyncio.sleep", sleep)
-        await made.flush(LATER)
-
-    asyncio.run(live())
+    log.away = 3
+    monkeypatch.setattr("streams.worker.commit.committer.asyncio.sleep", sleep)
+    live(log, store, LATER)
     assert waits == [0.5, 1.0, 2.0]
     assert len(log.published) == 2
     assert log.committed == 1
@@ -241,13 +204,16 @@ def test_memory_is_bounded_by_closing_windows_early() -> None:
     for i in range(11):
         log.append(batch(f"d{i}", 100 * i, [1.0] * 100))
 
-    async def live() -> None:
-        made = await resume(log, store, buffer_bytes=150_000)
+    async def relieved() -> None:
+        made = committer(task, log, store, buffer_bytes=150_000)
+        await made.assign(0)
+        for offset in range(11):
+            made.receive(log.incoming(offset), offset, 0.0)
         assert made.full
         await made.flush(0.0)
         assert not made.full
 
-    asyncio.run(live())
+    asyncio.run(relieved())
     assert len(scored(store)) == 600
     assert log.committed == 6
 
@@ -257,13 +223,7 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     log, store = Log(), MemoryStore()
     log.append(batch("d0", 0, [1, 2, 3], task=quiet))
 
-    async def live() -> None:
-        made = committer(quiet, log, store)
-        await made.assign(0)
-        made.receive(log.incoming(0), 0, 0.0)
-        await made.flush(LATER)
-
-    asyncio.run(live())
+    live(log, store, LATER, of=quiet)
     for row in store.tables[SCORES].to_pylist():
         assert (row["teacher"], row["teacher_model"], row["agrees"]) == ([], "", None)
     (report,) = [

@@ -17,9 +17,9 @@ from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, events, reference
-from tests.streams.worker.model import Crash, Log, MemoryStore, committer
+from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer
+from tests.streams.worker.model import live as life
 
-LATER = 1e9
 EVERY = 0.25  # seconds: twenty events in a window of five
 
 
@@ -162,13 +162,7 @@ def test_without_a_reference_there_is_no_drift() -> None:
     log, store = Log(), MemoryStore()
     log.append(batch("d0", 0, times(0)))
 
-    async def run() -> None:
-        made = committer(task, log, store)
-        await made.assign(0)
-        made.receive(log.incoming(0), 0, 0.0)
-        await made.flush(LATER)
-
-    asyncio.run(run())
+    life(log, store, LATER)
     assert reports(log)[0, 0].drift is None
     assert set(store.tables[SCORES].column("drift").to_pylist()) == {None}
 

@@ -7,8 +7,8 @@ import pytest
 
 from streams.contract.errors import TidewheelError
 from streams.worker.metrics import Metrics
-from streams.worker.store import maintenance
-from streams.worker.store.maintenance import Maintenance
+from streams.worker.store import delta_store
+from streams.worker.store.delta_store import Maintenance
 from tests.rig.processes.workers import until
 
 
@@ -36,7 +36,7 @@ class Kept:
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
     made = Kept()
-    monkeypatch.setattr(maintenance, "DeltaStore", made)
+    monkeypatch.setattr(delta_store, "DeltaStore", made)
     return made
 
 
