@@ -26,6 +26,7 @@ from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.paired import Paired
 from streams.contract.task import Task
 from streams.learning import learning
+from streams.learning.input_adapter import InputAdapter
 from streams.segments.segmentation import segments_of
 from streams.tasks import akl, pedestrians
 
@@ -38,6 +39,8 @@ DAY_US = 24 * akl.HOUR_US
 BEGIN_US = int(np.datetime64(f"{pedestrians.YEAR}-01-01", "us").astype(np.int64))
 PILOT_DAYS, TEST_FROM, TEST_DAYS = 7, 56, 28  # from the year's begin
 Models = Mapping[str, Tensors]  # by device
+Adapters = Mapping[str, InputAdapter]
+NO_ADAPTERS: Adapters = {}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class Ground:
     rows: Mapping[str, Rows]
     known: Mapping[str, Rows]
 
-    def figures(self, models: Models, weights: Tensors) -> list[float]:
+    def figures(
+        self, models: Models, weights: Tensors, adapters: Adapters = NO_ADAPTERS
+    ) -> list[float]:
         """Return how well each device's model does, and `weights` on devices of no fleet."""
         raise NotImplementedError
 
@@ -93,13 +98,15 @@ class People(Ground):
     the worst change in points, percent right of people of no fleet (others)."""
 
     study: Study
+    unlabelled: Mapping[str, np.ndarray]
 
-    def figures(self, models: Models, weights: Tensors) -> list[float]:
+    def figures(
+        self, models: Models, weights: Tensors, adapters: Adapters = NO_ADAPTERS
+    ) -> list[float]:
         fleet, task = self.study.fleet, self.task
-        before, after = (
-            {p.name: right(task, w[p.name], p) for p in fleet}
-            for w in (dict.fromkeys(models, self.first), models)
-        )
+        read = [each.seen_by(adapters.get(each.name)) for each in fleet]
+        before = {p.name: right(task, self.first, p) for p in fleet}
+        after = {p.name: right(task, models[p.name], p) for p in read}
         each = {name: 100 * float(rows.mean()) for name, rows in after.items()}
         changes = [each[name] - 100 * float(rows.mean()) for name, rows in before.items()]
         own = 100 * float(np.concatenate(list(after.values())).mean())
@@ -118,7 +125,8 @@ def people(study: Study, setting: str, seed: int) -> People:
         return {p.name: Rows(p.segments[chosen[p.name]], p.labels[chosen[p.name]])
                 for p in study.fleet}  # fmt: skip
 
-    return People(study.task, study.first_model(seed), of(TRAIN), of(HELD_OUT), study)
+    others = {p.name: p.segments[~labelled[p.name] & (p.split == TRAIN)] for p in study.fleet}
+    return People(study.task, study.first_model(seed), of(TRAIN), of(HELD_OUT), study, others)
 
 
 @cache
@@ -154,7 +162,9 @@ class Streets(Ground):
 
     tests: Mapping[str, Rows]
 
-    def figures(self, models: Models, weights: Tensors) -> list[float]:
+    def figures(
+        self, models: Models, weights: Tensors, adapters: Adapters = NO_ADAPTERS
+    ) -> list[float]:
         after, before = (self.rmses(w) for w in (models, dict.fromkeys(models, self.first)))
         changes = [100 * (after[n] / before[n] - 1) for n in self.tests]
         errors = [self.errors(n, self.outputs(models[n], rows)) for n, rows in self.tests.items()]

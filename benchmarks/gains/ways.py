@@ -8,10 +8,12 @@ import numpy as np
 from torch import nn
 
 from benchmarks.frame import Bench, Cell, Figure
-from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, people, streets
+from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, People, people, streets
 from benchmarks.support.in_process import BASE, Tally, Tensors, round_seed, rounds
 from benchmarks.support.study import Study, in_two_processes, study_here
+from edge_client.samples.table import ALIGNED, LABELLED
 from edge_client.training import scaffold
+from edge_client.training.adapter_fit import Fitter
 from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from edge_client.training.scaffold import Remembered
 from federation.admission.update import Update
@@ -19,7 +21,9 @@ from federation.aggregation import strategies
 from federation.bootstrap.initial_model import LEARNING_RATE
 from streams.contract.task import is_under
 from streams.contract.weights import payload
+from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning as loops
+from streams.learning.input_adapter import InputAdapter
 from streams.learning.interpolation import interpolated
 
 DAYS = 7
@@ -162,6 +166,23 @@ def alone(
     return {name: course.fit(name, weights, seed, weights, epochs, pace) for name in ground.rows}
 
 
+def adapters(ground: People, weights: Tensors) -> dict[str, InputAdapter]:
+    """Return each device's input adapter, fitted on its own rows."""
+    task = ground.task
+    request = WorkRequest(
+        op="adapt", run="bench", round=0, task=task.name, task_version=task.version, base=BASE,
+        epochs=1, batch_size=1, learning_rate=1.0, time_budget_s=3600.0,
+    )  # fmt: skip
+    job = TrainerJob(device="", request=request, samples="", stop="/nonexistent")
+    model = loops.load_state(task.build_model(), weights)
+    fitter, found = Fitter(task, model, job), {}
+    for name, rows in ground.rows.items():
+        x, y, more = rows.x[-LABELLED:], rows.y[-LABELLED:], ground.unlabelled[name][-ALIGNED:]
+        unknown = np.full((len(more), task.label_size), np.nan, np.float32)
+        found[name] = fitter.fit(np.concatenate([x, more]), np.concatenate([y, unknown]))
+    return found
+
+
 def central(ground: Ground, seed: int, epochs: int) -> Tensors:
     """Return what the first model becomes with all rows in one place."""
     task, t = ground.task, ground.task.training
@@ -221,6 +242,7 @@ def _goals(bench: Bench, found: Sequence[Sequence[Found]]) -> None:
     bench.goal("federated, own, %", of(f"{Course.name}, all", 0), at_least=86.8)
     bench.goal("federated, others, %", of(f"{Course.name}, all", 4), at_least=92.1)
     bench.goal("offered, then a copy, own, %", of("offered, then a copy", 0), at_least=90.1)
+    bench.goal("behind an adapter, own, %", of("offered, behind an adapter", 0), at_least=96.0)
     bench.goal("offered: devices worse by more than a point", of("offered", 2), at_most=0)
 
 
@@ -252,6 +274,10 @@ def _measured(
     yield Found("offered", _of_one(ground, offered), True, count)
     copies = alone(ground, offered, 1, EPOCHS, SHARE_OF_RATE)
     yield Found("offered, then a copy", ground.figures(copies, offered), False, count)
+    if isinstance(ground, People):
+        whole = dict.fromkeys(ground.rows, offered)
+        behind = ground.figures(whole, offered, adapters(ground, offered))
+        yield Found("offered, behind an adapter", behind, False, count)
     for kind in others:
         yield from _after(kind(ground), kind.name, seed, count)
     everything = central(ground, seed, t.epochs * count)

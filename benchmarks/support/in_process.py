@@ -5,7 +5,7 @@ aggregation."""
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning
 from streams.learning.clipping import update_norm
+from streams.learning.input_adapter import InputAdapter
 from streams.segments.segmentation import segments_of
 
 BASE = "1"  # the version that all work begins from
@@ -42,6 +43,10 @@ class Person:
     labels: np.ndarray
     split: np.ndarray
     windows: np.ndarray
+
+    def seen_by(self, adapter: InputAdapter | None) -> "Person":
+        """Return what a model reads behind an adapter."""
+        return self if adapter is None else replace(self, segments=adapter.apply(self.segments))
 
     @property
     def classes(self) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Readings are cut as on the device, whatever the files and shards are, and have its very bits."""
 
-import asyncio
 import itertools
 import threading
 from pathlib import Path
@@ -36,8 +35,7 @@ from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import asked, model, submitted, write_csv, write_lines
-from tests.streams.worker.commit.test_committer import LATER, resume
-from tests.streams.worker.model import Log
+from tests.streams.worker.model import LATER, Log, live
 
 STEP_US = 50_000  # 20 readings a second
 DAY_US = 1_700_000_000_000_000
@@ -107,10 +105,7 @@ def stored(events: dict[str, list[Event]], folder: Path) -> list[dict[str, Any]]
         )  # fmt: skip
         log.append(EventBatch(device, "e1", 0, rows))
 
-    async def live() -> None:
-        await (await resume(log, store)).flush(LATER)
-
-    asyncio.run(live())
+    live(log, store, LATER)
     return ds.dataset(folder / "scores", format="parquet").to_table().to_pylist()
 
 
