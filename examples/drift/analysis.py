@@ -91,37 +91,27 @@ class Recovery:
         """Those people's, the phone as in the lab."""
         return self._answered([r for _, r in self._of(self.worn) if not self._otherwise(r)])
 
-    def otherwise(self, model: str, *, by: bool) -> AnsweredWindow:
-        """Those people with remounted phones, answered by `model`, or by any other."""
-        found = []
-        for _, report in self._of(self.worn):
-            if self._otherwise(report) and (model in report.by_release) == by:
-                found.append(report)
+    def otherwise(self) -> AnsweredWindow:
+        """Those people with remounted phones, answered by what is served as it is."""
+        found = [r for _, r in self._of(self.worn) if self._otherwise(r) and not _is_adapted(r)]
         return self._answered(found)
 
-    def held_out(self, model: str) -> HeldOutAnswers:
-        """Those people's held-out segments answered by `model` so far."""
-        scores = [
-            self.view.devices[device].accuracy.get(model)
+    def adapted(self, devices: Sequence[str]) -> AnsweredWindow:
+        """These people with remounted phones, answered behind an input adapter alone."""
+        found = [r for _, r in self._of(devices) if self._otherwise(r) and _is_adapted(r)]
+        return self._answered(found)
+
+    def held_out(self) -> HeldOutAnswers:
+        """Those people's held-out segments answered so far, by all versions."""
+        known = [
+            score
             for device in self.worn
             if device in self.view.devices
+            for score in self.view.devices[device].accuracy.values()
         ]
-        known = [score for score in scores if score is not None]
         return HeldOutAnswers(
             sum(score.held_out for score in known), sum(score.held_out_correct for score in known)
         )
-
-    def cause(self, devices: Sequence[str]) -> list[str]:
-        """The devices whose drift started the first run that was requested, as its reason names
-        them; none where the reason is another one."""
-        reasons = [event.reason for event in self.view.rounds if event.kind == "requested"]
-        if not reasons or "drift" not in reasons[0]:
-            return []
-        return [device for device in devices if device in reasons[0]]
-
-    def alarmed(self, device: str) -> bool:
-        """Whether one of its windows has had an alarm."""
-        return any(r.drift is not None and r.drift.alarm for _, r in self._of([device]))
 
     def windows_by(self, model: str, device: str) -> int:
         return sum(model in r.by_release for _, r in self._of([device]))
@@ -182,3 +172,7 @@ class Recovery:
 
     def _otherwise(self, report: WindowReport) -> bool:
         return report.window_us >= self._origin_us[report.device] + self.after_us
+
+
+def _is_adapted(report: WindowReport) -> bool:
+    return bool(report.models) and all(".a" in model for model in report.models)

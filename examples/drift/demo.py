@@ -4,8 +4,8 @@ A whole fleet runs (`tidewheel up`) on examples/drift/har_remounted.py, where th
 people are remounted at some time. Nobody intervenes until accuracy has recovered:
 
 1 the fleet serves; the phones are remounted, and the windows show it
-2 a run starts, its candidate passes the gate and the canary, every device serves it
-3 agreement and accuracy on those people have recovered
+2 each of those devices fits an input adapter, and answers behind it
+3 agreement and accuracy on those people have recovered, with whatever version is served
 
 Then, on the same fleet:
 
@@ -78,7 +78,7 @@ class Demo:
         with self._fleet:
             try:
                 self._fleet.connect()
-                self._mends_itself()
+                self._corrects_itself()
                 self._refuses()
             except ProcessFailed as exc:
                 self._outcome.missing.append(str(exc))
@@ -91,72 +91,46 @@ class Demo:
 
     # --- steps 1 to 3 ---------------------------------------------------------------------------
 
-    def _mends_itself(self) -> None:
-        look = self._recovery
+    def _corrects_itself(self) -> None:
+        look, o = self._recovery, self._outcome
         self._fleet.until(lambda: look.began_s, "a phone is remounted")
         self._say(f"{', '.join(self._worn)} have their phones remounted from now on")
-        for request in look.view.rounds:
-            if request.kind == "requested":
-                raise ProcessFailed(f"a run began before the phones were moved: {request.reason}")
         self._fleet.until(look.alarm_s, "the windows show that inputs have drifted")
-        base, so_far = self._stable, look.held_out(self._stable)
-        self._fleet.until(lambda: look.view.count("requested"), "a run starts by itself")
-        cause = self._outcome.cause = look.cause(self._devices)
-        self._outcome.never_moved = [name for name in cause if name not in self._worn]
-        self._fleet.until(lambda: look.decided("stage"), "a candidate passes the gate")
-        self._fleet.until(lambda: look.decided("served"), "its canary is judged, and it is served")
-        self._fleet.until(self._all_serve_it, "every device serves it")
-        served_s = time.time()
-        self._fleet.until(self._seen_enough, "windows by it of all those people")
+        o.held_before = look.held_out()
+        self._fleet.until(self._all_adapted, "each of them answers behind an input adapter")
+        self._adapted = look.moment("each answers behind an input adapter", time.time())
+        so_far = look.held_out()
+        self._fleet.until(self._seen_enough, "windows behind it of all those people")
+        o.held_otherwise, o.held_recovered = so_far - o.held_before, look.held_out() - so_far
         self._figures()
-        self._served = look.moment("every device serves it", served_s)
-        o = self._outcome
-        o.held_before, o.held_otherwise = so_far, look.held_out(base) - so_far
-        o.held_recovered = look.held_out(self._stable)
-        self._check_cause()
         of_windows = [a.agreement for a in (o.before, o.otherwise, o.recovered)]
-        held = [a.accuracy for a in (o.held_before, o.held_otherwise, o.held_recovered)]
-        for name, (first, low, now) in (("agreement", of_windows), ("accuracy, held out", held)):
+        right = [a.accuracy for a in (o.before, o.otherwise, o.recovered)]
+        for name, (first, low, now) in (("agreement", of_windows), ("accuracy", right)):
             if not _regained(first, low, now):
                 o.missing.append(f"{name} went {share(first)}, {share(low)}, {share(now)}")
 
-    def _check_cause(self) -> None:
-        """The run is one for drift, of a remounted phone; whoever else is named had an alarm."""
-        o = self._outcome
-        if not set(o.cause) & set(self._worn):
-            o.missing.append(
-                f"no remounted phone started the run, but {o.cause or 'another cause'}"
-            )
-        quiet = [name for name in o.cause if not self._recovery.alarmed(name)]
-        if quiet:
-            o.missing.append(f"the run names {', '.join(quiet)}, which had no alarm")
-
-    @property
-    def _stable(self) -> str:
-        stable = self._recovery.view.standing.stable
-        return stable.model if stable else ""
-
-    def _all_serve_it(self) -> bool:
-        return all(self._serves(device) == self._stable for device in self._devices)
+    def _all_adapted(self) -> bool:
+        states = [self._recovery.view.devices.get(device) for device in self._worn]
+        own = [state.challenger for state in states if state is not None]
+        return sum(c is not None and c.answers and c.origin == "adapter" for c in own) == len(
+            self._worn
+        )
 
     def _serves(self, device: str) -> str | None:
         state = self._recovery.view.devices.get(device)
         return state.active if state else None
 
     def _seen_enough(self) -> bool:
-        by = self._recovery.windows_by
-        return all(by(self._stable, device) >= WINDOWS for device in self._worn)
+        return all(self._recovery.adapted([name]).windows >= WINDOWS for name in self._worn)
 
     def _figures(self) -> None:
         look, o = self._recovery, self._outcome
-        decided = look.decided("served")
-        if not o.recovered.windows and decided is not None and decided.model:
-            o.before = look.before()
-            o.otherwise = look.otherwise(decided.model, by=False)
-            o.recovered = look.otherwise(decided.model, by=True)
+        if not o.recovered.windows:
+            o.before, o.recovered = look.before(), look.adapted(self._worn)
+            o.otherwise = look.otherwise()
         o.moments = list(look.moments())
-        if hasattr(self, "_served"):
-            o.moments = sorted([*o.moments, self._served], key=lambda m: m.seconds)
+        if hasattr(self, "_adapted"):
+            o.moments = sorted([*o.moments, self._adapted], key=lambda m: m.seconds)
 
     # --- steps 4 to 7 ---------------------------------------------------------------------------
 
