@@ -228,7 +228,7 @@ class Challenger:
             self._stand(base, state, new.weights, answer=False)
             assert self._standing is not None
             engine = self._standing.engine
-            drifting = self._samples.drifting
+            drifting = bool(self._samples.drifting)
             if enough:
                 better = choice.adapter_answers(compared, drifting=drifting)
             else:

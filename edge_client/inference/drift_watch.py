@@ -1,16 +1,25 @@
-"""Whether the device's own sensor has drifted from the reference that is signed with the release.
+"""Whether the device's own sensor has drifted: by the reference that is signed with the release, or
+by the device's labels.
 
 The device looks itself, as streams.drift.detector does in the worker: it needs no line for it, and
 a task that uploads no segments has the same alarm. It has no state of its own: what it compares are
-the latest segments in memory, of at most the reference's windows. A drift begins when there is an
-alarm for LASTING windows, and ends when there is none for as many; Samples.mark_drift notes both,
-and a restart finds it.
+the segments in memory.
+
+    inputs   the latest segments, of at most the reference's windows, alarm. It begins when there is
+             an alarm for LASTING windows, and ends when there is none for as many
+    labels   answers in those windows are worse than before by WORSE of a loss and by SIGMA standard
+             errors, for LASTING windows: what the inputs do not show, or not enough. It ends once
+             SETTLED segments have come
+
+Samples.mark_drift notes either, and a restart finds it.
 """
 
 import logging
+import math
 
 import numpy as np
 
+from edge_client.inference import choice
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
@@ -19,11 +28,13 @@ from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport
 from streams.drift.detector import compare
-from streams.drift.reference import Reference, observe
+from streams.drift.reference import WINDOWS, Reference, observe
 
 log = logging.getLogger(__name__)
 
 LASTING = 3  # windows
+EARLIER, WORSE, SIGMA = 20, 0.1, 3.0  # labels to compare with; losses; standard errors
+SETTLED = 512  # segments
 RETURNED = 0.25
 
 
@@ -46,24 +57,44 @@ class DriftWatch:
     def look(self, base: Engine) -> None:
         """Compare what the device has seen, once a window."""
         self._read(base.model)
-        if (reference := self.reference) is None:
-            return
-        windows, times, segments, answers = self._samples.latest(reference.windows)
+        windows = self.reference.windows if self.reference is not None else WINDOWS
+        found, times, segments, answers = self._samples.latest(windows)
         if not len(times) or (window := int(times[-1]) // self._task.window_us) == self._window:
             return
-        self._window = window
-        report = compare(reference, self._counted(segments, answers), windows=windows)
-        if not report.decided or report.alarm == self._samples.drifting:
+        self._window, samples = window, self._samples
+        if samples.drifting == "labels" and samples.added_since >= SETTLED:
+            samples.drifting = ""
+        report = None
+        if self.reference is not None and samples.drifting != "labels":
+            report = compare(self.reference, self._counted(segments, answers), windows=found)
+        now = samples.drifting
+        if report is not None and report.decided:
+            now = "inputs" if report.alarm else ""
+        if now == samples.drifting and self._is_worse(int(times[0])):
+            now = "labels"
+        elif now == samples.drifting:
             self._other_since = None
             return
         if self._other_since is None:
             self._other_since = window
         if window - self._other_since + 1 >= LASTING:
             self._other_since = None
-            log.warning(
-                "drift: %s", f"{report.worst} has drifted" if report.alarm else "it is over"
-            )
-            self._samples.mark_drift(report.alarm, int(times[-1]))
+            channel = report.worst if report is not None and now == "inputs" else "the answers"
+            log.warning("drift: %s", f"{channel} by {now}" if now else "it is over")
+            samples.mark_drift(now, int(times[-1]))
+
+    def _is_worse(self, since_us: int) -> bool:
+        """Return whether answers from then on are worse than before, by labels."""
+        times, outputs, labels = self._samples.answered()
+        losses, late = choice.losses(self._task, outputs, labels), times >= since_us
+        before, now = losses[~late], losses[late]
+        if len(before) < EARLIER or len(now) < choice.LEAST:
+            return False
+        scale = 1.0 if self._task.classes else float(losses.mean())
+        least = (0.1 * scale) ** 2  # of a variance, of answers that are all right
+        error = math.sqrt(max(before.var(), least) / len(before) + max(now.var(), least) / len(now))
+        error /= math.sqrt(choice.independent_share(self._task, times))
+        return bool(now.mean() - before.mean() > max(WORSE * scale, SIGMA * error))
 
     def is_mended(self, engine: Engine) -> bool:
         """Return whether the latest segments, as an adapter's engine reads and answers them, are

@@ -91,7 +91,7 @@ class Samples:
         self.added = 0  # segments since the start
         self.labels_told = 0  # true labels ever, including those of evicted segments
         self.scores_read = 0  # the next offset to read of `scores`
-        self.drifting, self.since_us = False, 0  # what the drift watch found, and since when
+        self.drifting, self.since_us = "", 0  # by what the drift watch found it, and since when
         self._labels_before = self._added_before = 0  # labels told and segments until then
         self.behind: InputAdapter | None = None  # the adapter that answers
         self._load()
@@ -212,8 +212,9 @@ class Samples:
         self._table.labelled[rows] = int(self._wall() * 1e6)
         self._table.rate(rows)
 
-    def mark_drift(self, drifting: bool, now_us: int) -> None:
-        """Note that the sensor has drifted, or has been put right, at the event time `now_us`."""
+    def mark_drift(self, drifting: str, now_us: int) -> None:
+        """Note that the sensor has drifted, found by "inputs" or "labels", or has been put right
+        (""), at the event time `now_us`."""
         with self._lock:
             self.drifting, self.since_us = drifting, now_us
             self._labels_before, self._added_before = self.labels_told, self.added
@@ -239,6 +240,14 @@ class Samples:
             last = np.unique(numbers)[-windows:]
             rows = rows[np.isin(numbers, last)]
             return len(last), table.times[rows], table.segments[rows], table.answers[rows]
+
+    def answered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return event times (n,), answers (n, outputs) and true labels (n, label_size) of the
+        labelled segments since the last drift."""
+        with self._lock:
+            rows, table = self._rows(), self._table
+            rows = rows[(table.times[rows] >= self.since_us) & table.has_true(rows)]
+            return table.times[rows], table.answers[rows], table.true[rows]
 
     def write_adapter_rows(self, file: IO[bytes]) -> None:
         """Write the rows to fit and to test an input adapter on: segment, label, fold, time."""
@@ -364,7 +373,7 @@ class Samples:
             drifting, since_us, before = metadata["drift"]
         except (OSError, ValueError, KeyError, TypeError):
             return
-        self.drifting, self.since_us = bool(drifting), int(since_us)
+        self.drifting, self.since_us = str(drifting), int(since_us)
         self._labels_before = int(before)
         recent = min(self._recent_limit, n)
         self._free = list(range(self._capacity - 1, n - 1, -1))

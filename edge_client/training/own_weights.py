@@ -125,10 +125,11 @@ class OwnWeights:
         tried, samples = self._tried["adapter"], self._samples
         labels, segments = samples.labels_since, samples.added_since
         if (base, samples.since_us) != tried[:2]:  # a release or a drift does not wait
-            enough = labels >= choice.LEAST or (samples.drifting and segments >= UNLABELLED)
+            drifts = samples.drifting != ""
+            enough = labels >= choice.LEAST or (drifts and segments >= UNLABELLED)
             return enough and not (self._failed[-1:] == [base] and self._waits(base))
         then = labels - (samples.labels_told - tried.labels)
-        more = labels >= max(choice.LEAST, math.ceil(MORE[samples.drifting] * then))
+        more = labels >= max(choice.LEAST, math.ceil(MORE[bool(samples.drifting)] * then))
         if labels < choice.LEAST and samples.drifting:
             more = segments >= 2 * tried.segments
         return more and not self._waits(base)
@@ -166,7 +167,7 @@ class OwnWeights:
         if origin == "adapter" and DRIFT in artifact.files:
             reference = Reference.decode(artifact.files[DRIFT])
             inputs = reference.inputs(self._task.channels)
-            about = {"inputs": inputs, "drifting": self._samples.drifting}
+            about = {"inputs": inputs, "drifting": bool(self._samples.drifting)}
             request = request.model_copy(update=about)
         reply, block = self._work(request, artifact.files[WEIGHTS])
         if reply.error is not None:

@@ -18,8 +18,7 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.splits import split_of
 from edge_client.training import trainer_process
 from edge_client.training.own_weights import PAUSE_S, OwnWeights
-from federation.bootstrap.dataset import Segments
-from federation.bootstrap.drift_reference import make_reference
+from federation.bootstrap.dataset import Segments, make_reference
 from streams.contract.artifact import DRIFT, Manifest, files_of, pack
 from streams.contract.documents import ChallengerState, release_of
 from streams.contract.task import Task
@@ -176,6 +175,19 @@ def test_a_device_whose_sensor_has_changed_answers_as_before(tmp_path: Path, nor
     assert device.state.text.startswith(f"input adapter {device.answering} answers: error 0.0")
 
 
+def test_labels_show_what_the_inputs_do_not(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.windows(20)
+    device.sensor = lambda segments: segments[:, ::-1].copy()  # each channel as before
+    assert device.accuracy() < 0.7
+    device.windows(30)
+    assert device.samples.drifting == "labels"
+    assert device.accuracy() > 0.95
+    device.windows(60)
+    assert device.samples.drifting == ""
+    assert device.accuracy() > 0.95
+
+
 def test_nothing_answers_for_a_sensor_that_is_as_it_was(tmp_path: Path) -> None:
     device = Device(tmp_path)
     device.windows(40)
@@ -215,9 +227,10 @@ def test_it_ends_when_the_sensor_is_put_right(tmp_path: Path) -> None:
     device.sensor = right
     assert device.accuracy() < 0.7
     device.windows(30)
-    assert not device.samples.drifting
     assert device.accuracy() > 0.95
     assert device.answering == device.slots.active
+    device.windows(60)
+    assert not device.samples.drifting
 
 
 def test_a_restart_and_a_release_find_what_answered(tmp_path: Path) -> None:
@@ -227,7 +240,7 @@ def test_a_restart_and_a_release_find_what_answered(tmp_path: Path) -> None:
     device.requests = []
     device.start()
     device.other.consider()
-    assert (device.answering, device.samples.drifting) == (answering, True)
+    assert (device.answering, device.samples.drifting) == (answering, "inputs")
     assert device.requests == []
     assert device.accuracy() > 0.95
     second = device.serve(2)
