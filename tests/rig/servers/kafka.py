@@ -80,14 +80,20 @@ def serving(
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + timeout_s
-        while not probe(choice.settings, 1.0):
-            late = process.poll() is not None or time.monotonic() > deadline
-            assert not late, f"{choice.why}: {log.read_text(errors='replace')[-500:]}"
-            time.sleep(0.1)
+        await_answer(choice, process, log, timeout_s)
         yield process
     finally:
         stop(process)
+
+
+def await_answer(
+    choice: BrokerChoice, process: "subprocess.Popen[bytes]", log: Path, timeout_s: float
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not probe(choice.settings, 1.0):
+        late = process.poll() is not None or time.monotonic() > deadline
+        assert not late, f"{choice.why}: {log.read_text(errors='replace')[-500:]}"
+        time.sleep(0.1)
 
 
 def stop(process: "subprocess.Popen[bytes]", patience_s: float = 15.0) -> None:

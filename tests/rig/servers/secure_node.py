@@ -18,7 +18,7 @@ from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.rig.servers.kafka import require, with_kafka
+from tests.rig.servers.kafka import await_answer, require, with_kafka
 
 PASSWORD = "correct horse"
 HOST = "127.0.0.1"
@@ -87,7 +87,7 @@ class SecureNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        broker._wait_until_it_answers(self._choice, self._process, log, 90.0)
+        await_answer(self._choice, self._process, log, 90.0)
 
     def kill(self) -> None:
         if self._process.poll() is None:
