@@ -45,7 +45,7 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
         "histograms": list(histograms(drift, moment.classes)) if drift else [],
         "scores": scores,
         "confusion": confusion(view.truth.devices.get(name, {}).get(state.active, {})),
-        "worse": [worse.text for worse in view.truth.worse([name])],
+        "worse": [worse.text for worse in view.worse if worse.device == name],
         "reports": reports[::-1][:REPORTS],
         "happenings": happenings[::-1][:HAPPENINGS],
     }

@@ -101,7 +101,7 @@ def _truth(status: Status) -> Iterator[Problem]:
             "Look at its classes by device; more labels or another teacher let a run learn them",
             f"/devices/{worst}",
         )
-    found = list(truth.worse())
+    found = status.view.worse
     for worse in found[:NAMED]:
         yield Problem(
             "warning",

@@ -186,7 +186,7 @@ def summarize(
         store=str(store / "scores"), sql=query_line(state, shown.metric),
         runs=runs,
         worse=[f"{w.device} answers worse with {w.after} than {w.before}: {w.text}"
-               for w in view.truth.worse()],
+               for w in view.worse],
         decisions=[f"{d.kind} {d.model}" for d in view.decided if d.kind not in OF_KEYS],
     )  # fmt: skip
 

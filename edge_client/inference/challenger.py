@@ -12,12 +12,12 @@ is one at a time, of one of three origins:
 it is better on the device's own labelled segments, of which neither it nor the served version has
 seen the label in training. Both are compared when the challenger is new, when another version is
 served, and when the labels are a quarter more; with too few labels, or labels of too few classes,
-nothing changes. While a version is offered to a part of the fleet its canary answers with it, so
-that the canary is judged by what was offered.
+nothing changes. While a version is offered to a part of the fleet its canary answers with it, and
+trains nothing, so that the canary is judged by what was offered.
 
-An adapter comes with its evidence, and stands only if it answers: in place of any other, and
-against every later version and in canaries too, because it is about the sensor. It ends when the
-labels show that the served version is better without it. On a device whose sensor has drifted
+An adapter comes with its evidence, and stands only if it answers: in place of any other, against
+every later version, and after a drift in canaries too, because it is about the sensor. It ends when
+the labels show that the served version is better without it. On a device whose sensor has drifted
 (drift_watch.py) and that has too few labels it answers if its inputs are a quarter as far from what
 the model was trained on, and the drift is gone behind it.
 
@@ -143,20 +143,20 @@ class Challenger:
         base, training = self._slots.engine, self._task.training
         if base is None or not (training.personal or training.choice == "device"):
             return
-        self._watch.look(base)
         if base is not self._base:
             self._base, self._told_then = base, 0
             self._take_up(base)
         if self._standing is not None and (why := self._outdated(self._standing.state, base)):
             self._forget(why)
+        if self._slots.stable not in (None, base.model):  # it is offered to a part of the fleet
+            if not (self._adapts and self._samples.since_us):
+                self._answer(None)
+            return
+        self._watch.look(base)
         new = self._own.consider(base, adapted=self._adapts)
         if new is not None and new.base == base.model:
             (self._stand_adapter if new.origin == "adapter" else self._stand_copy)(base, new)
         stable = self._slots.stable
-        if stable not in (None, base.model):  # it is offered to a part of the fleet
-            if not self._adapts:
-                self._answer(None)
-            return
         told = self._samples.labels_told
         if not choice.is_time_to_look(told, self._told_then):
             return

@@ -10,13 +10,13 @@ people are remounted at some time. Nobody intervenes until accuracy has recovere
 Then, on the same fleet:
 
 4 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
-5 poisoned candidates are put before the gate: none passes
-6 a hostile device takes part in two runs, through a SuperNode as any, first with the step turned
+5 a run of the fleet alone: what is learned is served
+6 poisoned candidates are put before the gate: none passes
+7 a hostile device takes part in two runs, through a SuperNode as any, first with the step turned
   round, then with labels exchanged: what comes of it is refused
-7 a run without it: what the same fleet would have learned
 
-Exits 0 only when 1 to 6 happened. 7 is told: a run that is refused then, too, says that the refusal
-in 6 proves little.
+Exits 0 only when all of it happened, but for 5: a run that is refused there, too, says that the
+refusal in 7 proves little.
 """
 
 import json as json_module
@@ -147,7 +147,23 @@ class Demo:
         self._fleet.pace(self._devices, SLOW)
         base = self._offered(registry, key, recordings, windows)
         self._fleet.pace(self._devices, self._speed)
+        self._learns()
+        base = registry.serving() or base
         self._attacked(first, base, self._poisoned(recordings, first, base))
+
+    def _learns(self) -> None:
+        """Let the fleet learn alone, and wait until what it has learned is served or dropped."""
+        verdict, _ = self._run_asked("the fleet alone")
+        self._outcome.control = f"{verdict.kind}, {verdict.reason}"
+        if verdict.kind != "promoted":
+            return
+        view, ends = self._recovery.view, ("served", "rolled-back", "dropped")
+        self._fleet.until(
+            lambda: any(
+                d.model == verdict.model and d.kind in ends for d in view.decisions.values()
+            ),
+            f"{verdict.model} is served, or taken back",
+        )
 
     def _offered(
         self,
@@ -249,8 +265,6 @@ class Demo:
         with HostileDevice(self._state, {}) as device:
             for name, device.step in steps.items():
                 self._outcome.attacks[name] = self._attack(f"a hostile device: {name}")
-        verdict, _ = self._run_asked("the same without the hostile device")
-        self._outcome.control = f"{verdict.kind}, {verdict.reason}"
 
     def _attack(self, reason: str) -> str:
         """Ask for a run; return what came of the hostile device's updates."""

@@ -70,7 +70,7 @@ def show(outcome: DemoResult, terminal: Console) -> None:
         "answers of it",
         *(f"poisoned, {name}: put before the gate: {why}" for name, why in o.gate.items()),
         *(f"a hostile device, {name}: {what}" for name, what in o.attacks.items()),
-        f"a run without it: {o.control or 'not reached'}",
+        f"a run of the fleet alone: {o.control or 'not reached'}",
         *(f"MISSING: {text}" for text in o.missing),
     ]
     for line in lines:

@@ -22,7 +22,7 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement, Evidence
 from streams.fleet.recent_reports import RecentReports
 from streams.fleet.timeline import PAIRS, Timeline
-from streams.fleet.truth import Truth
+from streams.fleet.truth import Truth, Worse
 from streams.fleet.wording import counted, decision_line, round_line
 from streams.kafka.reader import Received
 
@@ -268,6 +268,12 @@ class FleetView:
         kept = [e for e in old if not (e.kind in OF_A_DEVICE and e.device)][-RUN_EVENTS // 4 :]
         self.earlier += Counter(e.kind for e in old) - Counter(e.kind for e in kept)
         self.rounds = kept + new
+
+    @property
+    def worse(self) -> list[Worse]:
+        """The devices that the release which they serve made worse, by their labels."""
+        served = {name: state.active for name, state in self.everyone.items()}
+        return [each for each in self.truth.worse() if served.get(each.device) == each.after]
 
     @property
     def latest_agreement(self) -> Agreement:
