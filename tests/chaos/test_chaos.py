@@ -16,7 +16,8 @@ import pytest
 
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
-from streams.worker.store.query import open_store, server_account
+from streams.worker.store.query import server_account
+from tests.rig.asked import asked
 from tests.rig.processes.forks import Forked
 from tests.rig.processes.load import Load
 from tests.rig.processes.workers import Fleet, all_published, check_topics, fleet, stop, until
@@ -143,18 +144,8 @@ def more(load: Load, batches: int) -> Callable[[], bool]:
     return lambda: load.batches >= wanted
 
 
-def rows(served: Fleet, sql: str) -> list[tuple]:  # type: ignore[type-arg]
-    if not (served.store / "drops" / "_delta_log").is_dir():
-        return []
-    connection = open_store(served.store)
-    try:
-        return connection.execute(sql).fetchall()
-    finally:
-        connection.close()
-
-
 def stored(served: Fleet) -> int:
-    found = rows(served, "select count(*) from scores")
+    found = asked(served.store, "select count(*) from scores")
     return int(found[0][0]) if found else 0
 
 
@@ -170,10 +161,10 @@ def check(served: Fleet, crew: Crew, load: Load) -> None:
     load.finish()
     expected = account(load)
     crew.until(lambda: server_account(served.store) == expected, "the account is whole", DRAIN_S)
-    found = rows(served, "select device, epoch, seq from scores")
+    found = asked(served.store, "select device, epoch, seq from scores")
     assert len(found) == len(set(found))
     assert set(found) == {(d, e, seq) for (d, e), seqs in load.sent.items() for seq in seqs}
-    declared = rows(served, "select device, epoch, first, last from drops")
+    declared = asked(served.store, "select device, epoch, first, last from drops")
     assert {(d, e, seq) for d, e, first, last in declared for seq in range(first, last + 1)} == {
         (d, e, seq) for (d, e), seqs in load.dropped.items() for seq in seqs
     }

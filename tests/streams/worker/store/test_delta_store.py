@@ -21,6 +21,7 @@ from streams.worker.store.query import open_store, server_account
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, label_rows
 from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message, Window, split
+from tests.rig.asked import asked
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, events, labels
 
@@ -84,7 +85,7 @@ def test_two_owners_of_a_partition_cannot_both_commit(place: Place) -> None:
     one.commit(SCORES, rows(0, [1]), {0: 1})
     with pytest.raises(PartitionLost, match="partition 0"):
         two.commit(SCORES, rows(0, [1]), {0: 1})
-    assert open_store(place).execute("select count(*) from scores").fetchone() == (1,)
+    assert asked(place, "select count(*) from scores") == [(1,)]
 
 
 def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
@@ -230,7 +231,7 @@ def test_upkeep_and_commits_do_not_disturb_each_other(tmp_path: Path) -> None:
         assert position.commit == 40
         assert position.taken == {("d0", "e1"): IntervalSet([(1, 40)])}
     query = "select count(*), count(distinct (partition, seq)) from scores"
-    assert open_store(tmp_path).execute(query).fetchone() == (80, 80)
+    assert asked(tmp_path, query) == [(80, 80)]
 
 
 def test_the_account_counts_an_event_that_came_after_its_drop_as_scored(tmp_path: Path) -> None:
@@ -277,8 +278,7 @@ def test_events_of_one_time_have_each_its_own_label(tmp_path: Path) -> None:
     store.commit(SCORES, rows(0, [1, 1, 1, 2]), {0: 1})
     spans: list[tuple[float, float]] = [(1, 1), (1, 1), (0, 2)]
     store.commit(LABELS, told(0, spans, 1, classes=[1, 2, 1], events=[1, 2, 3]), {0: 1})
-    with open_store(tmp_path) as connection:
-        found = connection.execute("select seq, label[1] from labelled order by seq").fetchall()
+    found = asked(tmp_path, "select seq, label[1] from labelled order by seq")
     assert found == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 1.0)]
 
 
@@ -289,11 +289,11 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
     first = told(0, [(2, 2), (3, 3), (9, 9)], 1, classes=[1, 2, 0], told_s=10.0)
     store.commit(LABELS, first, {0: 1})
     store.commit(LABELS, told(3, [(2.5, 5)], 2, classes=[1], told_s=20.0), {0: 2})
-    with open_store(tmp_path) as connection:
-        found = connection.execute(
-            "select seq, label[1], source, epoch_us(told) // 1000000 from labelled order by seq"
-        ).fetchall()
-        [(before,)] = connection.execute("select count(label) from scores").fetchall()
+    found = asked(
+        tmp_path,
+        "select seq, label[1], source, epoch_us(told) // 1000000 from labelled order by seq",
+    )
+    [(before,)] = asked(tmp_path, "select count(label) from scores")
     assert found == [
         (0, 0.0, "event", None), (1, 1.0, "outcome", 10), (2, 1.0, "outcome", 20),
         (3, 1.0, "outcome", 20),
@@ -309,23 +309,19 @@ def test_rows_of_long_windows_lie_by_month(tmp_path: Path) -> None:
     folders = sorted(path.name for path in (tmp_path / SCORES).glob("day=*"))
     assert folders[:2] == ["day=1970-01-01", "day=1970-02-01"]
     assert len(folders) == 14
-    with open_store(tmp_path) as connection:
-        [(count,)] = connection.execute("select count(*) from scores").fetchall()
-    assert count == len(hours)
+    assert asked(tmp_path, "select count(*) from scores") == [(len(hours),)]
 
 
 def test_windows_of_numbers_have_their_errors(tmp_path: Path) -> None:
     pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"))
     DeltaStore(tmp_path / "pump").commit(SCORES, rows(0, [1, 2, 3], task=pump), {0: 1})
-    with open_store(tmp_path / "pump") as connection:
-        outputs = connection.execute("select outputs from scores order by seq").fetchnumpy()
-        [(mae, rmse)] = connection.execute("select mae, rmse from windows").fetchall()
-    away = np.abs(np.array([list(row) for row in outputs["outputs"]]))  # the teacher says 0
+    outputs = asked(tmp_path / "pump", "select outputs from scores")
+    [(mae, rmse)] = asked(tmp_path / "pump", "select mae, rmse from windows")
+    away = np.abs(np.array([list(row) for (row,) in outputs]))  # the teacher says 0
     assert mae == pytest.approx(away.mean(), rel=1e-5)
     assert rmse == pytest.approx(np.sqrt((away**2).mean()), rel=1e-5)
     DeltaStore(tmp_path / "tiny").commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
-    with open_store(tmp_path / "tiny") as connection:
-        names = [name for name, *_ in connection.execute("describe windows").fetchall()]
+    names = [name for name, *_ in asked(tmp_path / "tiny", "describe windows")]
     assert "agreeing" in names
     assert "rmse" not in names
 
