@@ -106,14 +106,14 @@ def busy_fleet(kafka: BrokerSettings, folder: Path, partitions: int) -> Iterator
 
 
 @contextlib.contextmanager
-def chance(served: Fleet) -> Iterator[random.Random]:
+def chance(logs: Path | None = None) -> Iterator[random.Random]:
     """Chance from a seed that a failure tells, with what the workers said last."""
     seed = int(os.environ.get("TIDEWHEEL_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     try:
         yield random.Random(seed)
     except BaseException as exc:
         exc.add_note(f"TIDEWHEEL_CHAOS_SEED={seed}")
-        for log in sorted(served.folder.glob("w*.log")):
+        for log in sorted(logs.glob("w*.log")) if logs else ():
             exc.add_note(f"the end of {log}: {log.read_text(errors='replace')[-2000:]}")
         raise
 
@@ -178,7 +178,7 @@ def test_workers_that_are_killed_at_random_lose_and_double_nothing(
 ) -> None:
     with (
         busy_fleet(kafka, tmp_path, PARTITIONS) as served,
-        chance(served) as dice,
+        chance(served.folder) as dice,
         crew_of(served, "w0", "w1") as crew,
         load_on(served, dice) as load,
     ):
@@ -194,7 +194,7 @@ def test_a_worker_that_joins_and_leaves_under_load_loses_and_doubles_nothing(
 ) -> None:
     with (
         busy_fleet(kafka, tmp_path, SHARED_BY_THREE) as served,
-        chance(served) as dice,
+        chance(served.folder) as dice,
         crew_of(served, "w0", "w1") as crew,
         load_on(served, dice) as load,
     ):
