@@ -1,5 +1,6 @@
 import dataclasses
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_the_position_is_read_from_the_rows(place: Place) -> None:
     store.commit(DROPS, drops(3, 4), {0: 1})
     store.commit(DROPS, drops(20, 22, commit=2, reason="teacher-failed"), {0: 2})
     position = DeltaStore(place).position(0)
-    assert (position.commit, position.drops_commit) == (2, 2)
+    assert (position.commit, position.commits[DROPS]) == (2, 2)
     assert position.taken == {("d0", "e1"): IntervalSet([(0, 2), (7, 8), (20, 22)])}
     assert position.refused == {("d0", "e1"): IntervalSet([(20, 22)])}
     assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4), (20, 22)])}
@@ -142,7 +143,7 @@ def test_upkeep_keeps_rows_positions_and_fence(tmp_path: Path) -> None:
     assert found.taken == {("d0", "e1"): IntervalSet([(1, 60), (100, 104)])}
     assert found.refused == {("d0", "e1"): IntervalSet([(100, 101), (103, 104)])}
     assert found.dropped == {("d0", "e1"): IntervalSet([(100, 104), (200, 206)])}
-    assert (found.commit, found.drops_commit) == (61, 3)
+    assert (found.commit, found.commits[DROPS]) == (61, 3)
     assert found.watermark == {"d0": 900 * SECOND}
     assert again.rows_of(0, 60).column("seq").to_pylist() == [60]
     assert len(again._refreshed(SCORES).file_uris()) < 30
@@ -196,7 +197,7 @@ def test_a_snapshot_that_does_not_fit_is_passed_over(kind: str, tmp_path: Path) 
     path = tmp_path / "a" / snapshot_name(0)
     ids = ["other", "tables"] if kind == "another" else store._ids()
     wrong = StorePosition(
-        commit=9 if kind == "ahead" else 1, taken={("d0", "e1"): IntervalSet([(5, 9)])}
+        Counter({SCORES: 9 if kind == "ahead" else 1}), taken={("d0", "e1"): IntervalSet([(5, 9)])}
     )
     write_snapshot(tmp_path / "a", 0, wrong, ids)
     if kind == "garbage":
@@ -267,7 +268,7 @@ def test_the_position_knows_the_labels_of_rows_and_snapshot(tmp_path: Path) -> N
     store.keep_up(0)
     store.commit(LABELS, told(5, [(3, 3)], 2), {0: 2})
     position = DeltaStore(tmp_path).position(0)
-    assert position.labels_commit == 2
+    assert position.commits[LABELS] == 2
     assert position.labelled == {("d0", "l1"): IntervalSet([(0, 1), (5, 5)])}
     with pytest.raises(PartitionLost, match="labels has its commit 2"):
         store.commit(LABELS, told(6, [(3, 3)], 2), {0: 2})

@@ -1,5 +1,6 @@
 """Rows age out; what they were in the account and the position stays."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_what_is_old_goes_by_the_median_device(
     newest_days: dict[str, int], before_day: int
 ) -> None:
     newest = {name: day * DAY_US + 7 * SECOND for name, day in newest_days.items()}
-    found = next_aging(StorePosition(commit=9, newest=newest), 3, 10.0)
+    found = next_aging(StorePosition(Counter({SCORES: 9}), newest=newest), 3, 10.0)
     assert found.before_us == before_day * DAY_US
     assert found == Aging(3, before_day * DAY_US, 8 if newest else 0)
 
