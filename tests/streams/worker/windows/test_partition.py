@@ -8,15 +8,14 @@ from streams.worker.windows.partition import PartitionState, StorePosition, due_
 from streams.worker.windows.tumbling import Window
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, events
+from tests.rig.unwrap import unwrap
 
 Span = tuple[int, int]
 spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
 
 
 def message(state: PartitionState, offset: int):  # type: ignore[no-untyped-def]
-    found = state.track(offset, offset)
-    assert found is not None
-    return found
+    return unwrap(state.track(offset, offset))
 
 
 def seqs_of(windows) -> list[int]:  # type: ignore[no-untyped-def]
@@ -92,15 +91,13 @@ def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
 
 def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
     state = PartitionState(0, StorePosition())
-    for offset, size in ((4, 100), (6, 50)):
-        found = state.track(offset, None, size)
-        assert found is not None
-        found.unsealed = 1
+    first, second = (unwrap(state.track(at, None, size)) for at, size in ((4, 100), (6, 50)))
+    first.unsealed = 1
     assert (state.bytes, state.in_flight, state.done) == (150, 2, 4)
-    found.unsealed = 0
+    assert second.unsealed == 0
     assert state.acknowledgeable() == []
     assert state.bytes == 150
-    state._messages[0].unsealed = 0
+    first.unsealed = 0
     state.acknowledgeable()
     assert (state.bytes, state.in_flight, state.done) == (0, 0, 7)
 
