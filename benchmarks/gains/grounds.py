@@ -28,14 +28,14 @@ from streams.contract.task import Task
 from streams.learning import learning
 from streams.learning.input_adapter import InputAdapter
 from streams.segments.segmentation import segments_of
-from streams.tasks import akl, pedestrians
+from streams.tasks import pedestrians
 
 SETTINGS = {
     "all labels": every_label,
     "five labels a class": five_a_class,
     "labels of 3 of 6 classes": half_of_classes,
 }
-DAY_US = 24 * akl.HOUR_US
+DAY_US = 24 * pedestrians.HOUR_US
 BEGIN_US = int(np.datetime64(f"{pedestrians.YEAR}-01-01", "us").astype(np.int64))
 PILOT_DAYS, TEST_FROM, TEST_DAYS = 7, 56, 28  # from the year's begin
 Models = Mapping[str, Tensors]  # by device
@@ -140,7 +140,7 @@ def _hours(sensor: str) -> tuple[np.ndarray, Rows]:
         if label is not None and last < end_us
     ]  # fmt: skip
     x, y = (np.stack([row[i] for row in found]).astype(np.float32) for i in (1, 2))
-    return np.array([(last - BEGIN_US) // akl.HOUR_US for last, *_ in found]), Rows(x, y)
+    return np.array([(last - BEGIN_US) // pedestrians.HOUR_US for last, *_ in found]), Rows(x, y)
 
 
 def rows_of(sensors: Sequence[str], first_day: int, days: int) -> Rows:

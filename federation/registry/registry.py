@@ -131,7 +131,8 @@ class Registry:
 
     def models(self) -> list[str]:
         """Return the stored versions, oldest first, without reading the files."""
-        return self._kept("models")
+        names = (n.removesuffix(".twa") for n in self.store.names("models") if n.endswith(".twa"))
+        return sorted((n for n in names if _number(n)), key=_number)
 
     def next_number(self) -> int:
         """Return the highest number that any version has had here plus 1."""
@@ -293,10 +294,6 @@ class Registry:
         if artifact.digest != ref.digest:
             raise ArtifactError("digest", f"{ref.model} is not the decided artifact")
         return artifact
-
-    def _kept(self, folder: str) -> list[str]:
-        names = [n.removesuffix(".twa") for n in self.store.names(folder) if n.endswith(".twa")]
-        return sorted((n for n in names if _number(n)), key=_number)
 
     def _read(self, name: str, model: str) -> bytes:
         try:

@@ -87,7 +87,7 @@ class BrokerSettings(FromEnvironment):
     def client_options(self) -> dict[str, Any]:
         """The settings as kafka-python's keyword arguments."""
         options = {
-            "bootstrap_servers": self.bootstrap,
+            "bootstrap_servers": self.bootstrap.replace(" ", ""),
             "security_protocol": self.security_protocol,
             "sasl_mechanism": self.sasl_mechanism or ("PLAIN" if self.sasl else None),
             "sasl_plain_username": self.username,

@@ -190,9 +190,11 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
     return found
 
 
-def outcome_finding(task: Task, device: str, readings: int = READINGS) -> Finding | None:
+def outcome_finding(
+    task: Task, device: str, readings: int = READINGS, within_s: float = WITHIN_S
+) -> Finding | None:
     """Return what is wrong with the labels that `outcomes` gives for answers of zeros to the
-    device's first `readings`; None if nothing is, or it takes longer than WITHIN_S. Readings that
+    device's first `readings`; None if nothing is, or it takes longer than `within_s`. Readings that
     fail are the survey's finding."""
     if task.outcomes is None:
         return None
@@ -202,7 +204,7 @@ def outcome_finding(task: Task, device: str, readings: int = READINGS) -> Findin
     )
     thread.start()
     try:
-        return found.get(timeout=WITHIN_S)
+        return found.get(timeout=within_s)
     except queue.Empty:
         return None
 

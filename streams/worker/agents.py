@@ -217,18 +217,9 @@ class EventIntake:
 
 def client_options(broker: BrokerSettings) -> dict[str, Any]:
     """Return the broker settings as aiokafka's keyword arguments."""
-    options: dict[str, Any] = {
-        "bootstrap_servers": [server.strip() for server in broker.bootstrap.split(",")],
-        "security_protocol": broker.security_protocol,
-        "ssl_context": ssl_context(broker),
-    }
-    if broker.security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": broker.sasl_mechanism or "PLAIN",
-            "sasl_plain_username": broker.username,
-            "sasl_plain_password": broker.password,
-        }
-    return options
+    found = broker.client_options().items()
+    options = {name: value for name, value in found if not name.startswith("ssl_")}
+    return {**options, "ssl_context": ssl_context(broker)}
 
 
 def ssl_context(broker: BrokerSettings) -> ssl.SSLContext | None:

@@ -16,7 +16,8 @@ import pytest
 
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
-from streams.worker.store.query import open_store, server_account
+from streams.worker.store.query import server_account
+from tests.rig.asked import asked
 from tests.rig.processes.forks import Forked
 from tests.rig.processes.load import Load
 from tests.rig.processes.workers import Fleet, all_published, check_topics, fleet, stop, until
@@ -105,14 +106,14 @@ def busy_fleet(kafka: BrokerSettings, folder: Path, partitions: int) -> Iterator
 
 
 @contextlib.contextmanager
-def chance(served: Fleet) -> Iterator[random.Random]:
+def chance(logs: Path | None = None) -> Iterator[random.Random]:
     """Chance from a seed that a failure tells, with what the workers said last."""
     seed = int(os.environ.get("TIDEWHEEL_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
     try:
         yield random.Random(seed)
     except BaseException as exc:
         exc.add_note(f"TIDEWHEEL_CHAOS_SEED={seed}")
-        for log in sorted(served.folder.glob("w*.log")):
+        for log in sorted(logs.glob("w*.log")) if logs else ():
             exc.add_note(f"the end of {log}: {log.read_text(errors='replace')[-2000:]}")
         raise
 
@@ -143,18 +144,8 @@ def more(load: Load, batches: int) -> Callable[[], bool]:
     return lambda: load.batches >= wanted
 
 
-def rows(served: Fleet, sql: str) -> list[tuple]:  # type: ignore[type-arg]
-    if not (served.store / "drops" / "_delta_log").is_dir():
-        return []
-    connection = open_store(served.store)
-    try:
-        return connection.execute(sql).fetchall()
-    finally:
-        connection.close()
-
-
 def stored(served: Fleet) -> int:
-    found = rows(served, "select count(*) from scores")
+    found = asked(served.store, "select count(*) from scores")
     return int(found[0][0]) if found else 0
 
 
@@ -170,10 +161,10 @@ def check(served: Fleet, crew: Crew, load: Load) -> None:
     load.finish()
     expected = account(load)
     crew.until(lambda: server_account(served.store) == expected, "the account is whole", DRAIN_S)
-    found = rows(served, "select device, epoch, seq from scores")
+    found = asked(served.store, "select device, epoch, seq from scores")
     assert len(found) == len(set(found))
     assert set(found) == {(d, e, seq) for (d, e), seqs in load.sent.items() for seq in seqs}
-    declared = rows(served, "select device, epoch, first, last from drops")
+    declared = asked(served.store, "select device, epoch, first, last from drops")
     assert {(d, e, seq) for d, e, first, last in declared for seq in range(first, last + 1)} == {
         (d, e, seq) for (d, e), seqs in load.dropped.items() for seq in seqs
     }
@@ -187,7 +178,7 @@ def test_workers_that_are_killed_at_random_lose_and_double_nothing(
 ) -> None:
     with (
         busy_fleet(kafka, tmp_path, PARTITIONS) as served,
-        chance(served) as dice,
+        chance(served.folder) as dice,
         crew_of(served, "w0", "w1") as crew,
         load_on(served, dice) as load,
     ):
@@ -203,7 +194,7 @@ def test_a_worker_that_joins_and_leaves_under_load_loses_and_doubles_nothing(
 ) -> None:
     with (
         busy_fleet(kafka, tmp_path, SHARED_BY_THREE) as served,
-        chance(served) as dice,
+        chance(served.folder) as dice,
         crew_of(served, "w0", "w1") as crew,
         load_on(served, dice) as load,
     ):

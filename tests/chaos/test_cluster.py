@@ -38,7 +38,7 @@ def test_brokers_of_a_cluster_that_are_killed_in_turn_lose_and_double_nothing(
     with (
         three_nodes(tmp_path / "kafka", choice.program) as cluster,
         busy_fleet(cluster.settings, tmp_path / "fleet", PARTITIONS) as served,
-        chance(served) as dice,
+        chance(served.folder) as dice,
         contextlib.ExitStack() as stack,
     ):
         crew = stack.enter_context(crew_of(served, "w0", "w1"))

@@ -6,9 +6,7 @@ and each declaration. After each death produced = delivered + dropped + pending,
 pending in the spool. TIDEWHEEL_CHAOS_SEED as in test_chaos.
 """
 
-import contextlib
 import os
-import random
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ import pytest
 
 from streams.kafka.settings import BrokerSettings
 from streams.segments.segmentation import segments_of
-from tests.chaos.test_chaos import Crew
+from tests.chaos.test_chaos import Crew, chance
 from tests.rig.processes.edge import FILE, Edge, line
 from tests.rig.processes.small_disk import fill, small_disk
 from tests.rig.processes.workers import Fleet, fleet, until
@@ -82,16 +80,6 @@ def edge(request: pytest.FixtureRequest, served: Fleet, tmp_path: Path) -> Itera
         raise
     finally:
         made.end()
-
-
-@contextlib.contextmanager
-def chance() -> Iterator[random.Random]:
-    seed = int(os.environ.get("TIDEWHEEL_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-    try:
-        yield random.Random(seed)
-    except BaseException as exc:
-        exc.add_note(f"TIDEWHEEL_CHAOS_SEED={seed}")
-        raise
 
 
 def finish(edge: Edge, *words: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pytest
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import LABELS, queue_folder
 from streams.kafka.settings import BrokerSettings
-from streams.worker.store.query import open_store
+from tests.rig.asked import asked
 from tests.rig.processes.edge import Edge
 from tests.rig.processes.workers import Fleet, fleet, until
 
@@ -51,8 +51,7 @@ def sent(edge: Edge, count: int) -> bool:
 
 
 def stored(served: Fleet) -> list[tuple[str, int]]:
-    with open_store(served.store) as connection:
-        return connection.execute("select epoch, number from labels").fetchall()
+    return asked(served.store, "select epoch, number from labels")
 
 
 def test_each_label_is_stored_once_when_device_and_worker_are_killed(
@@ -81,11 +80,11 @@ def test_each_label_is_stored_once_when_device_and_worker_are_killed(
     wanted = [(queue.epoch, number) for number in range(account.produced)]
     until(lambda: len(stored(served)) >= len(wanted), "all labels are stored", 120)
     assert sorted(stored(served)) == wanted
-    with open_store(served.store) as connection:
-        [(labelled, wrong)] = connection.execute(
-            "select count(label), count(*) filter ("
-            "  source = 'outcome' and label[1] <> (epoch_us(\"time\") // 1000) % 3"
-            ") from labelled"
-        ).fetchall()
+    [(labelled, wrong)] = asked(
+        served.store,
+        "select count(label), count(*) filter ("
+        "  source = 'outcome' and label[1] <> (epoch_us(\"time\") // 1000) % 3"
+        ") from labelled",
+    )
     assert wrong == 0
     assert labelled >= len(wanted) * 0.9  # those of answers that a kill took from memory are alone

@@ -6,7 +6,6 @@ Part of `make chaos` alone. TIDEWHEEL_CHAOS_SEED=<number> takes the same chances
 
 import contextlib
 import os
-import random
 import signal
 import time
 from collections import defaultdict
@@ -14,6 +13,7 @@ from collections import defaultdict
 import pytest
 
 from compose.reports.rounds import from_journals
+from tests.chaos.test_chaos import chance
 from tests.e2e.conftest import cache, kafka_place
 from tests.rig.processes.fleet import Place, check_account, until
 
@@ -55,9 +55,7 @@ def runs_ended(place: Place) -> list[str]:
 
 def test_kills_of_all_kinds_lose_nothing_and_a_run_comes_to_its_end(kafka_place: Place) -> None:
     place = kafka_place
-    seed = int(os.environ.get("TIDEWHEEL_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
-    dice = random.Random(seed)
-    try:
+    with chance() as dice:
         running = place.up("up", "--devices", "3", "--speed", "30", "--rounds", "3")
         running.until_said(" started: agreement with the teacher of 1-", 240)
         killed: list[str] = []
@@ -76,6 +74,3 @@ def test_kills_of_all_kinds_lose_nothing_and_a_run_comes_to_its_end(kafka_place:
         assert running.ends(180) == 0, running.said[-3000:]
         place.nothing_is_left()
         check_account(place, running.summary())
-    except BaseException as exc:
-        exc.add_note(f"TIDEWHEEL_CHAOS_SEED={seed}")
-        raise

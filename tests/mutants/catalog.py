@@ -267,14 +267,14 @@ MUTANTS = [
         "windows/partition.py",
         "self._messages[0].unsealed == 0",
         "True",
-        "windows",
+        "commit",
     ),
     _worker(
         "events that come again are scored again",
         "windows/partition.py",
         "taken.missing(events.first, events.last)",
         "IntervalSet().missing(events.first, events.last)",
-        "windows",
+        "commit",
     ),
     _worker(
         "messages are acknowledged before their rows are stored",

@@ -80,20 +80,7 @@ def _is_list_of(have: pa.DataType, want: pa.DataType) -> bool:
 
 def encode_batch(batch: pa.RecordBatch) -> bytes:
     """Encode one batch as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return bytes(sink.getvalue())
-
-
-class BatchEncoder:
-    """Encodes many batches with the same columns: `encode_batch` with the schema written once."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._head = bytes(schema.serialize())
-
-    def encode(self, batch: pa.RecordBatch) -> bytes:
-        return b"".join((self._head, batch.serialize(), END))
+    return b"".join((batch.schema.serialize(), batch.serialize(), END))
 
 
 def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.contract.events.batches import BatchEncoder, filled_rows
+from streams.contract.events.batches import encode_batch, filled_rows
 from streams.contract.events.compact import encode_taught
 from streams.contract.events.messages import TAUGHT, Headers
 from streams.contract.events.records import SCORES_1, score_schema
@@ -38,7 +38,6 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
     """Return a commit's messages: scores and a report per (device, window, revision)."""
     scores, edges, order = _by_window(rows)
     messages, step = list[Outgoing](), rows_per_message(task)
-    encoder = BatchEncoder(scores.schema)
     scores_topic, windows_topic = topic_name(task.id, SCORES), topic_name(task.id, WINDOWS)
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
@@ -53,7 +52,7 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
         ]
         for part, first in enumerate(range(begin, end, step)):
             last = min(first + step, end)
-            value = encoder.encode(scores.slice(first, last - first))
+            value = encode_batch(scores.slice(first, last - first))
             extra = [("schema", SCORES_1.encode()), *headers, ("part", b"%d" % part)]
             extra += taught.header(first, last)
             messages.append(Outgoing(scores_topic, partition, device, value, extra))

@@ -23,7 +23,6 @@ from streams.worker.windows.partition import DeclaredDrop, NewLabels, StorePosit
 from streams.worker.windows.tumbling import Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
-COMMIT_OF = {DROPS: "drops_commit", LABELS: "labels_commit"}  # in a StorePosition
 
 LINKS = 128  # of a span; OpenTelemetry's own limit
 
@@ -82,10 +81,8 @@ def _store(
     if not declared:
         return
     partitions = {partition for partition, _ in declared}
-    versions = {p: getattr(positions[p], COMMIT_OF[table]) + 1 for p in partitions}
-    store.commit(table, rows_of(declared, versions, now_us), versions)
-    for partition, version in versions.items():
-        setattr(positions[partition], COMMIT_OF[table], version)
+    versions = {p: positions[p].commits[table] + 1 for p in partitions}
+    _commit(store, positions, table, rows_of(declared, versions, now_us), versions)
 
 
 def store_scored(
@@ -96,10 +93,16 @@ def store_scored(
         return None
     rows = score_rows(task, batch.teacher, batch.scored)
     versions = {one.window.partition: one.commit for one in batch.scored}
-    store.commit(SCORES, rows, versions)
-    for partition, version in versions.items():
-        positions[partition].commit = version
+    _commit(store, positions, SCORES, rows, versions)
     return rows
+
+
+def _commit(
+    store: DeltaStore, positions: Positions, table: str, rows: pa.Table, versions: dict[int, int]
+) -> None:
+    store.commit(table, rows, versions)
+    for partition, version in versions.items():
+        positions[partition].commits[table] = version
 
 
 async def publish_all(broker: Broker, messages: Sequence[Outgoing]) -> None:

@@ -71,17 +71,16 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     windows = [one for one in scored for _ in one.window.pieces]
     owner = np.repeat(np.arange(len(pieces)), counts)
     starts = np.array([piece.window for piece in pieces])[owner]
-    ends = np.cumsum(counts)
-    firsts = np.array([own.first for own in events]) - (
-        ends - counts
-    )  # seq less place in the table
+    places = np.cumsum(counts) - counts
+    firsts = np.array([own.first for own in events]) - places
     drift: list[str | None] = [None] * len(owner)
     place = 0
     for one in scored:  # on the first row of each window
         drift[place] = one.drift
         place += one.window.rows
     outputs = np.concatenate([own.outputs for own in events])
-    labels, known = np.concatenate([own.labels for own in events]), _known(events)
+    labels = np.concatenate([own.labels for own in events])
+    known = np.concatenate([own.known for own in events])  # which events have a label
     columns = {
         "device": _texts([p.events.device for p in pieces], owner),
         "epoch": _texts([p.events.epoch for p in pieces], owner),
@@ -101,11 +100,6 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     }
     schema = store_schema()
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _known(events: Sequence[Columns]) -> np.ndarray:
-    """Return (rows,) bool: which events have a label."""
-    return np.concatenate([own.known for own in events])
 
 
 def _models(events: Sequence[Columns], owner: np.ndarray) -> pa.Array:

@@ -29,6 +29,7 @@ import queue
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import sleep
 
@@ -76,19 +77,16 @@ class DeltaStore:
 
     def position(self, partition: int) -> StorePosition:
         """Return the position of `partition`, from a snapshot and the rows after it."""
-        scores, drops = self._refreshed(SCORES), self._refreshed(DROPS)  # in this order
-        labels = self._refreshed(LABELS)
-        commit = scores.transaction_version(f"events/{partition}") or 0
-        drops_commit = drops.transaction_version(f"drops/{partition}") or 0
-        labels_commit = labels.transaction_version(f"labels/{partition}") or 0
-        commits = commit, drops_commit, labels_commit
+        commits = Counter[str]()
+        for name in TABLES:  # `scores` before `drops`, see read_rows
+            application = f"{APPLICATION[name]}/{partition}"
+            commits[name] = self._refreshed(name).transaction_version(application) or 0
         position = read_snapshot(self._place, partition, self._ids(), commits)
         if not position.commit:  # no snapshot: the seqs of deleted rows are in `aged` alone
             self._refreshed(AGED)
             read_aged(position, self._rows(AGED), partition)
         read_rows(position, self._rows(SCORES), self._rows(DROPS), self._rows(LABELS), partition)
-        position.commit, position.drops_commit = commit, drops_commit
-        position.labels_commit = labels_commit
+        position.commits = commits
         return position
 
     def _ids(self) -> list[str]:

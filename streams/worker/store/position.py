@@ -1,8 +1,7 @@
 """The store's position in a partition, from its rows and a snapshot of the older ones.
 
     <store>/positions/<partition>.jsonl.zst   replaced as a whole
-        line 1     {"tables": [ids of `scores`, `drops` and `labels`], "commit": n,
-                    "drops_commit": n, "labels_commit": n}
+        line 1     {"tables": [ids of `scores`, `drops` and `labels`], "commits": {table: n}}
         the rest   one `DevicePosition` per device
 
 A snapshot summarizes the rows up to its commits, so any worker may write it at any time; an old
@@ -11,7 +10,8 @@ and all rows are read.
 """
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import pyarrow.dataset as ds
@@ -25,6 +25,7 @@ from streams.drift.reference import WINDOWS
 from streams.runtime.object_store import open_store
 from streams.worker.scoring.drift_watch import without_report
 from streams.worker.store.place import Place
+from streams.worker.store.tables import DROPS, LABELS, SCORES
 from streams.worker.windows.partition import Source, StorePosition
 
 # Reasons of drops that the worker declares: the events are complete on `dead-letters` and are tried
@@ -33,6 +34,7 @@ TEACHER_FAILED = "teacher-failed"
 FROM_THE_FUTURE = "from-the-future"
 REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
 
+SETS = ("taken", "refused", "dropped", "labelled")  # of a StorePosition
 Spans = dict[str, list[tuple[int, int]]]  # by epoch
 
 LARGEST = 1 << 32  # bytes of a snapshot
@@ -57,9 +59,7 @@ class Head(Document):
     """The first line of a snapshot."""
 
     tables: list[str]
-    commit: int
-    drops_commit: int
-    labels_commit: int
+    commits: dict[str, int]
 
 
 def read_rows(
@@ -78,18 +78,20 @@ def read_rows(
         connection.register("scores", scores)
         connection.register("drops", drops)
         connection.register("labels", labels)
-        since = [partition, position.drops_commit]
+        since = [partition, position.commits[DROPS]]
         for device, epoch, first, last, reason in connection.execute(DECLARED, since).fetchall():
             source = device, epoch
             _add(position.dropped, source, first, last)
             if reason in REFUSED:
                 _add(position.taken, source, first, last)
                 _add(position.refused, source, first, last)
-        since = [partition, position.labels_commit]
-        for device, epoch, first, last in connection.execute(LABELLED, since).fetchall():
+        since = [partition, position.commits[LABELS]]
+        sql = ISLANDS.format(number="number", table=LABELS)
+        for device, epoch, first, last in connection.execute(sql, since).fetchall():
             _add(position.labelled, (device, epoch), first, last)
         since = [partition, position.commit]
-        for device, epoch, first, last in connection.execute(ISLANDS, since).fetchall():
+        sql = ISLANDS.format(number="seq", table=SCORES)
+        for device, epoch, first, last in connection.execute(sql, since).fetchall():
             _add(position.taken, (device, epoch), first, last)
             if (device, epoch) in position.refused:
                 position.refused[device, epoch].remove(first, last)
@@ -126,27 +128,17 @@ def write_snapshot(
     store: Place, partition: int, position: StorePosition, tables: Sequence[str]
 ) -> None:
     """Write the snapshot of `position`, for the tables with these ids."""
-    head = Head(
-        tables=list(tables),
-        commit=position.commit,
-        drops_commit=position.drops_commit,
-        labels_commit=position.labels_commit,
-    )
-    taken, refused, dropped = map(_by_device, (position.taken, position.refused, position.dropped))
-    labelled = _by_device(position.labelled)
-    lines = [head.encode()]
-    for device in sorted(taken.keys() | dropped.keys() | labelled.keys()):
+    spans = {name: _by_device(getattr(position, name)) for name in SETS}
+    lines = [Head(tables=list(tables), commits=position.commits).encode()]
+    for device in sorted(set().union(*spans.values())):
         drift = position.drift.get(device, [])
         last = sorted({window for window, _ in drift})[-WINDOWS:]
         found = DevicePosition(
             device=device,
             watermark=position.watermark.get(device),
             newest=position.newest.get(device),
-            taken=taken.get(device, {}),
-            refused=refused.get(device, {}),
-            dropped=dropped.get(device, {}),
-            labelled=labelled.get(device, {}),
             drift=[(window, without_report(text)) for window, text in drift if window in last],
+            **{name: found.get(device, {}) for name, found in spans.items()},
         )
         lines.append(found.encode())
     data = compressed(b"\n".join(lines))
@@ -162,7 +154,7 @@ def _by_device(sets: dict[Source, IntervalSet]) -> dict[str, Spans]:
 
 
 def read_snapshot(
-    store: Place, partition: int, tables: Sequence[str], commits: tuple[int, int, int]
+    store: Place, partition: int, tables: Sequence[str], commits: Mapping[str, int]
 ) -> StorePosition:
     """Return the snapshot's position; an empty one if it cannot be used for these tables, which
     have these commits."""
@@ -174,9 +166,8 @@ def read_snapshot(
     except (OSError, ValueError, MalformedRecord, ValidationError, ZstdError) as exc:
         log.warning("reading all rows instead of %s: %s: %s", path, type(exc).__name__, exc)
         return StorePosition()
-    fits = head.tables == list(tables)
-    known = head.commit, head.drops_commit, head.labels_commit
-    if not fits or any(a > b for a, b in zip(known, commits, strict=True)):
+    ahead = (n > commits.get(table, 0) for table, n in head.commits.items())
+    if head.tables != list(tables) or any(ahead):
         log.warning("reading all rows: %s belongs to another store", path)
         return StorePosition()
     return position
@@ -185,20 +176,15 @@ def read_snapshot(
 def _read(data: bytes) -> tuple[Head, StorePosition]:
     first, *rest = decompressed(data, LARGEST).split(b"\n")
     head = Head.decode(first)
-    position = StorePosition(head.commit, head.drops_commit, head.labels_commit)
+    position = StorePosition(Counter(head.commits))
     for line in rest:
         found = DevicePosition.decode(line)
         if found.watermark is not None and found.newest is not None:
             position.watermark[found.device] = found.watermark
             position.newest[found.device] = found.newest
-        for sets, spans in (
-            (position.taken, found.taken),
-            (position.refused, found.refused),
-            (position.dropped, found.dropped),
-            (position.labelled, found.labelled),
-        ):
-            for epoch, intervals in spans.items():
-                sets[found.device, epoch] = IntervalSet(intervals)
+        for name in SETS:
+            for epoch, intervals in getattr(found, name).items():
+                getattr(position, name)[found.device, epoch] = IntervalSet(intervals)
         if found.drift:
             position.drift[found.device] = list(found.drift)
     return head, position
@@ -207,18 +193,11 @@ def _read(data: bytes) -> tuple[Head, StorePosition]:
 # Consecutive seqs have the same difference to their rank: each such island is one interval.
 # The largest seq is not enough: a later event may be sealed before an earlier one.
 ISLANDS = """
-    select device, epoch, min(seq), max(seq) from (
-        select device, epoch, seq,
-               seq - row_number() over (partition by device, epoch order by seq) as island
-        from scores where partition = ? and "commit" > ?
-    ) group by device, epoch, island order by device, epoch, min(seq)
-"""
-LABELLED = """
-    select device, epoch, min(number), max(number) from (
-        select device, epoch, number,
-               number - row_number() over (partition by device, epoch order by number) as island
-        from labels where partition = ? and "commit" > ?
-    ) group by device, epoch, island order by device, epoch, min(number)
+    select device, epoch, min({number}), max({number}) from (
+        select device, epoch, {number},
+               {number} - row_number() over (partition by device, epoch order by {number}) as island
+        from {table} where partition = ? and "commit" > ?
+    ) group by device, epoch, island order by device, epoch, min({number})
 """
 NEWEST = """
     select device, epoch_us(max("time")), epoch_us(max("window"))

@@ -14,7 +14,7 @@ Repeated events are taken once. A message is acknowledged when all its rows are 
 messages before it are acknowledged, so a committed offset never passes an event of an open window.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -41,9 +41,7 @@ Source = tuple[str, str]  # (device, epoch)
 class StorePosition:
     """The store's position in one partition."""
 
-    commit: int = 0  # of `scores`
-    drops_commit: int = 0
-    labels_commit: int = 0
+    commits: Counter[str] = field(default_factory=Counter)  # by table
     taken: dict[Source, IntervalSet] = field(default_factory=dict)
     refused: dict[Source, IntervalSet] = field(default_factory=dict)
     dropped: dict[Source, IntervalSet] = field(default_factory=dict)
@@ -51,6 +49,11 @@ class StorePosition:
     watermark: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # the latest window with a report
     drift: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # of the last windows
+
+    @property
+    def commit(self) -> int:
+        """The last commit of `scores`."""
+        return self.commits["scores"]
 
 
 @dataclass(frozen=True)

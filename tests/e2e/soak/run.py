@@ -10,10 +10,11 @@ from pathlib import Path
 from streams.contract.documents import Document
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
-from streams.worker.store.query import open_store, server_account
+from streams.worker.store.query import server_account
 from tests.e2e.soak.fleet import Context, Fleet, Shared
 from tests.e2e.soak.scenario import STEP_H, Scenario
 from tests.e2e.soak.server import WORKERS, Server, resident_mb
+from tests.rig.asked import asked
 
 SETTLE_S = 600.0
 BEHIND_DAYS = 2.0  # that workers may be behind, in messages
@@ -191,13 +192,10 @@ class _Run:
             f"{release.decision.kind} {release.decision.model}"
             for release in self.server.registry.history(after=0)
         ]
-        with open_store(store) as connection:
-            rows = connection.execute(
-                "select count(*), count(distinct (device, epoch, seq)) from scores"
-            ).fetchall()
-            dropped = connection.execute(
-                "select reason, sum(last - first + 1) from drops group by all order by all"
-            ).fetchall()
+        rows = asked(store, "select count(*), count(distinct (device, epoch, seq)) from scores")
+        dropped = asked(
+            store, "select reason, sum(last - first + 1) from drops group by all order by all"
+        )
         found.rows, found.repeated = rows[0][0], rows[0][0] - rows[0][1]
         found.dropped = {reason: int(count) for reason, count in dropped}
 

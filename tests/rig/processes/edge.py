@@ -20,7 +20,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.task import Reading
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
-from streams.worker.store.query import open_store
+from tests.rig.asked import asked
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.processes.workers import Fleet, until
 
@@ -166,35 +166,18 @@ class Edge:
 
     def stored(self, epoch: str) -> dict[str, int]:
         """How many rows the store has of this device, and how many events were dropped why."""
-        return self._ask(
+        sql = (
             "select 'rows', count(*) from scores where device = ? and epoch = ? union all "
             "select reason, sum(last - first + 1)::bigint from drops "
-            "where device = ? and epoch = ? group by reason",
-            [self.name, epoch] * 2,
+            "where device = ? and epoch = ? group by reason"
         )
+        return dict(asked(self.served.store, sql, *[self.name, epoch] * 2))
 
     def _seqs(self, epoch: str) -> tuple[list[int], list[tuple[int, int]]]:
-        connection = open_store(self.served.store)
-        try:
-            mine = [self.name, epoch]
-            rows = connection.execute(
-                "select seq from scores where device = ? and epoch = ?", mine
-            ).fetchall()
-            drops = connection.execute(
-                "select first, last from drops where device = ? and epoch = ?", mine
-            ).fetchall()
-        finally:
-            connection.close()
-        return [int(seq) for (seq,) in rows], [(int(a), int(b)) for a, b in drops]
-
-    def _ask(self, sql: str, values: list[str]) -> dict[str, int]:
-        if not (self.served.store / "drops" / "_delta_log").is_dir():
-            return {}
-        connection = open_store(self.served.store)
-        try:
-            return {str(name): int(n) for name, n in connection.execute(sql, values).fetchall()}
-        finally:
-            connection.close()
+        store, mine = self.served.store, "where device = ? and epoch = ?"
+        scored = asked(store, f"select seq from scores {mine}", self.name, epoch)
+        dropped = asked(store, f"select first, last from drops {mine}", self.name, epoch)
+        return [seq for (seq,) in scored], dropped
 
     def end(self) -> None:
         if self.process is not None and self.running():

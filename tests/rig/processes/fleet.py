@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from compose.reports.summary import DeviceLine
 from streams.contract.accounting import IntervalSet
-from streams.worker.store.query import open_store
+from tests.rig.asked import asked
 from tests.rig.processes import polling
 from tests.rig.servers.kafka import with_kafka
 
@@ -168,14 +168,7 @@ class Place:
     # --- the store ------------------------------------------------------------------------------
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """A query over the store; nothing where there is no store yet."""
-        if not (self.store / "drops" / "_delta_log").is_dir():
-            return []
-        connection = open_store(self.store)
-        try:
-            return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
+        return asked(self.store, sql)
 
     def scored(self, device: str = "%") -> int:
         rows = self.rows(f"select count(*) from scores where device like '{device}'")

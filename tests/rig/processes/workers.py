@@ -32,7 +32,8 @@ from streams.kafka.reader import Reader, Received, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
-from streams.worker.store.place import Place, has_table
+from streams.worker.store.place import Place
+from tests.rig.asked import asked
 from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.tiny_task import task as tiny
@@ -251,22 +252,11 @@ class Fleet:
 
     def scored(self) -> list[tuple[str, str, int]]:
         """(device, epoch, seq) of every row in the store, with repetitions."""
-        from streams.worker.store.query import open_store
-
-        if not has_table(self.store, "drops"):
-            return []
-        connection = open_store(self.store)
-        try:
-            return connection.execute("select device, epoch, seq from scores").fetchall()
-        finally:
-            connection.close()
+        return asked(self.store, "select device, epoch, seq from scores")
 
     def labels(self) -> list[tuple[str, str, int]]:
         """(device, epoch, number) of every label in the store, with repetitions."""
-        from streams.worker.store.query import open_store
-
-        with open_store(self.store) as connection:
-            return connection.execute("select device, epoch, number from labels").fetchall()
+        return asked(self.store, "select device, epoch, number from labels")
 
     def wait_until_scored(self, timeout_s: float = 60.0) -> None:
         """Wait until every event sent is in the store, and check that each is there once."""

@@ -9,7 +9,6 @@ import pytest
 from compose.preflight.check import check_data, check_quickly
 from streams.contract.errors import TaskError
 from streams.contract.task import Answered, Outcome, load_task
-from streams.segments import findings
 from streams.segments.findings import outcome_finding
 from tests.streams.contract.test_task import made
 
@@ -63,15 +62,14 @@ def test_what_is_wrong_with_outcomes_is_named(function: object, says: str | None
             check_quickly(task, lambda _text: None)
 
 
-def test_one_that_waits_for_the_world_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(findings, "WITHIN_S", 0.1)
+def test_one_that_waits_for_the_world_is_not_waited_for() -> None:
     ever = threading.Event()
 
     def waits(_device: str, _answered: Iterator[Answered]) -> Iterator[Outcome]:
         ever.wait(60)
         yield Outcome(0, 0, 7)
 
-    assert outcome_finding(made(outcomes=waits), "d0") is None
+    assert outcome_finding(made(outcomes=waits), "d0", within_s=0.1) is None
     ever.set()
 
 

@@ -9,21 +9,21 @@ import pytest
 from streams.contract.task import check_model
 from streams.segments.findings import findings
 from streams.segments.survey import survey
-from streams.tasks import akl
-from streams.tasks.pedestrians import WEEK, outcomes, readings, task
+from streams.tasks.pedestrians import HOUR_US, WEEK, counts, outcomes, readings, series, task
 from tidewheel import Answered, Outcome
 
 NEW_YEAR_US = 1_704_067_200_000_000  # 2024
 
 
 def test_a_new_years_night_is_where_it_belongs() -> None:
-    times, counts = akl.series("210 Queen Street", 2024)
+    sensors = counts().column_names[1:]
+    times, passed = series(sensors.index("210 Queen Street"))
     assert times[0] == NEW_YEAR_US
-    assert counts[0] == 1886  # the row of 2023-12-31, hour 0
+    assert passed[0] == 1886  # the row of 2023-12-31, hour 0
     assert len(times) == 8783
     assert (np.diff(times) <= 0).sum() == 1  # the hour that comes twice when clocks go back
-    assert (np.diff(times) > akl.HOUR_US).sum() == 2
-    assert len(akl.sensors()) == 21
+    assert (np.diff(times) > HOUR_US).sum() == 2
+    assert len(sensors) == 21
 
 
 def test_an_hours_label_is_the_next_hours_count_and_a_week_ago_is_that_hours() -> None:
@@ -31,8 +31,8 @@ def test_an_hours_label_is_the_next_hours_count_and_a_week_ago_is_that_hours() -
     by_time = {reading.time_us: reading for reading in found}
     checked = 0
     for reading in found[WEEK:-1]:
-        coming = by_time.get(reading.time_us + akl.HOUR_US)
-        before = by_time.get(reading.time_us + akl.HOUR_US - WEEK * akl.HOUR_US)
+        coming = by_time.get(reading.time_us + HOUR_US)
+        before = by_time.get(reading.time_us + HOUR_US - WEEK * HOUR_US)
         if coming is None or before is None:
             continue
         assert reading.label == coming.values[0]
@@ -46,8 +46,8 @@ def test_an_hours_label_is_the_next_hours_count_and_a_week_ago_is_that_hours() -
 def test_an_outcome_comes_with_the_next_hour_and_not_over_a_gap() -> None:
     def answered(hour: int, count: float) -> Answered:
         segment = np.full((6, 6), count, np.float32)
-        last = hour * akl.HOUR_US
-        return Answered(last - 5 * akl.HOUR_US, last, segment, np.zeros(1, np.float32))
+        last = hour * HOUR_US
+        return Answered(last - 5 * HOUR_US, last, segment, np.zeros(1, np.float32))
 
     given = [answered(10, 1.0), answered(11, 2.0), answered(13, 3.0), answered(14, 4.0)]
     assert list(outcomes("sensor-00", iter(given))) == [

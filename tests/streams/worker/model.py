@@ -1,6 +1,7 @@
 """A broker and a store in memory, behind the seams of the worker's commit."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,11 +73,8 @@ class MemoryStore:
         self.versions: dict[tuple[str, int], int] = {}
 
     def position(self, partition: int) -> StorePosition:
-        position = StorePosition(
-            commit=self.versions.get((SCORES, partition), 0),
-            drops_commit=self.versions.get((DROPS, partition), 0),
-            labels_commit=self.versions.get((LABELS, partition), 0),
-        )
+        commits = Counter({name: n for (name, of), n in self.versions.items() if of == partition})
+        position = StorePosition(commits)
         for row in self.tables[LABELS].to_pylist():
             known = position.labelled.setdefault((row["device"], row["epoch"]), IntervalSet())
             known.add(row["number"])

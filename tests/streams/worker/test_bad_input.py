@@ -98,17 +98,6 @@ def test_events_of_one_time_are_scored_each_in_its_order() -> None:
     assert store.tables[SCORES].column("seq").to_pylist() == list(range(8))
 
 
-def test_an_epoch_that_goes_back_has_its_own_account() -> None:
-    log, store = Log(), MemoryStore()
-    for epoch, first in (("e2", 0), ("e1", 0), ("e2", 3), ("e1", 3)):
-        log.append(batch("d0", first, [1, 2, 3], epoch=epoch))
-    served(log, store)
-    rows = store.tables[SCORES].select(["epoch", "seq"]).to_pylist()
-    assert sorted((r["epoch"], r["seq"]) for r in rows) == [
-        (epoch, seq) for epoch in ("e1", "e2") for seq in range(6)
-    ]
-
-
 def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_again() -> None:
     log, store = Log(), MemoryStore()
     log.messages.append(good(0, (1, LATER_S, 2)))

@@ -13,7 +13,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.topics import topic_name
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.hole_keeper import LOST, hole_name
-from streams.worker.store.query import open_store
+from tests.rig.asked import asked
 from tests.rig.processes.workers import Fleet, batch, device_on, fleet, stop, until
 
 pytestmark = pytest.mark.kafka
@@ -54,10 +54,7 @@ def say_delivered(served: Fleet, device: str, produced: int, pending: int = 0) -
 
 def lost(served: Fleet) -> dict[str, list[tuple[int, int]]]:
     """The declared ranges by device."""
-    with open_store(served.store) as connection:
-        rows = connection.execute(
-            "select device, first, last, reason from drops order by first"
-        ).fetchall()
+    rows = asked(served.store, "select device, first, last, reason from drops order by first")
     assert {reason for *_, reason in rows} <= {LOST}
     found: dict[str, list[tuple[int, int]]] = {}
     for device, first, last, _ in rows:

@@ -14,12 +14,10 @@ from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import server_account
 from tests.rig.processes.workers import (
     PARTITIONS,
-    SECOND,
     Fleet,
     all_published,
     batch,
     check_topics,
-    decoded_windows,
     device_on,
     fleet,
     labels,
@@ -112,22 +110,6 @@ def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> Non
     served.ready("w1", ALL)
     until(lambda: all_published(served), "all revisions are published")
     check_topics(served)
-
-
-def test_late_rows_revise_their_window_across_a_restart(served: Fleet) -> None:
-    worker = served.start()
-    served.ready("w0", ALL)
-    send_seconds(served, LEFT, 0, 20)
-    served.wait_until_scored()
-    assert stop(worker) == 0
-    served.send(batch(LEFT, 100, [3.5], task=served.task))
-    served.start()
-    served.wait_until_scored()
-    until(lambda: (LEFT, 0, 1) in decoded_windows(served.read("windows")), "revision 1")
-    reports = decoded_windows(served.read("windows"))
-    assert reports[LEFT, 0, 0][0].events == 5
-    assert reports[LEFT, 0, 1][0].events == 1
-    assert reports[LEFT, 0, 1][0].end_us == 5 * SECOND
 
 
 def ask(served: Fleet, path: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streams.contract.task import Task
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.drift.detector import compare
 from streams.drift.histograms import CELLS, HISTOGRAMS, Histograms
@@ -167,8 +168,7 @@ def test_without_a_reference_there_is_no_drift() -> None:
     assert set(store.tables[SCORES].column("drift").to_pylist()) == {None}
 
 
-def one(watch: DriftWatch, window: Window) -> str:
-    of = watch._task
+def one(watch: DriftWatch, window: Window, of: Task = task) -> str:
     segments = segments_of(of, [window]) if of.upload == "segment" else None
     (text,) = watch.observe([window], segments, outputs_of(of, [window]))
     return text
@@ -190,6 +190,6 @@ def test_a_task_that_uploads_no_segments_watches_its_predictions() -> None:
     quiet = dataclasses.replace(task, upload="prediction")
     seen = events("d0", 0, times(0), task=quiet)
     window = Window(0, "d0", 0, tuple(split(quiet, Message(0, None), seen)))
-    found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window).encode()).report
+    found = WindowDrift.decode(one(DriftWatch(quiet, reference()), window, quiet).encode()).report
     assert [c.channel for c in found.channels] == ["predictions"]
     assert found.decided

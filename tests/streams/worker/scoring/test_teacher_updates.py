@@ -20,9 +20,9 @@ from streams.learning.learning import build_teacher, to_safetensors
 from streams.learning.teacher import Teacher
 from streams.runtime.key_files import create_key, load_private_key
 from streams.worker.settings import WorkerSettings
-from streams.worker.store.query import open_store
 from streams.worker.teacher_source import TeacherSource
 from tests.federation.controller.test_bad_messages import deliver, send
+from tests.rig.asked import asked
 from tests.rig.made_up.mangled import mangled
 from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
 
@@ -65,11 +65,7 @@ def weights(served: Fleet, seed: int) -> bytes:
 
 def scored_by(served: Fleet) -> dict[int, str]:
     """seq -> the teacher's version."""
-    connection = open_store(served.store)
-    try:
-        return dict(connection.execute("select seq, teacher_model from scores").fetchall())
-    finally:
-        connection.close()
+    return dict(asked(served.store, "select seq, teacher_model from scores"))
 
 
 def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(

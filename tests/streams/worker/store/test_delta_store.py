@@ -1,11 +1,13 @@
 import dataclasses
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from streams.contract.accounting import IntervalSet
@@ -18,9 +20,18 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.place import Place
 from streams.worker.store.position import snapshot_name, write_snapshot
 from streams.worker.store.query import open_store, server_account
-from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_schema, label_rows
+from streams.worker.store.tables import (
+    DROPS,
+    LABELS,
+    SCORES,
+    TABLES,
+    drop_schema,
+    label_rows,
+    open_table,
+)
 from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message, Window, split
+from tests.rig.asked import asked
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, events, labels
 
@@ -70,7 +81,7 @@ def test_the_position_is_read_from_the_rows(place: Place) -> None:
     store.commit(DROPS, drops(3, 4), {0: 1})
     store.commit(DROPS, drops(20, 22, commit=2, reason="teacher-failed"), {0: 2})
     position = DeltaStore(place).position(0)
-    assert (position.commit, position.drops_commit) == (2, 2)
+    assert (position.commit, position.commits[DROPS]) == (2, 2)
     assert position.taken == {("d0", "e1"): IntervalSet([(0, 2), (7, 8), (20, 22)])}
     assert position.refused == {("d0", "e1"): IntervalSet([(20, 22)])}
     assert position.dropped == {("d0", "e1"): IntervalSet([(3, 4), (20, 22)])}
@@ -84,7 +95,7 @@ def test_two_owners_of_a_partition_cannot_both_commit(place: Place) -> None:
     one.commit(SCORES, rows(0, [1]), {0: 1})
     with pytest.raises(PartitionLost, match="partition 0"):
         two.commit(SCORES, rows(0, [1]), {0: 1})
-    assert open_store(place).execute("select count(*) from scores").fetchone() == (1,)
+    assert asked(place, "select count(*) from scores") == [(1,)]
 
 
 def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
@@ -92,9 +103,8 @@ def test_a_commit_from_a_stale_snapshot_is_fenced_by_the_table(
 ) -> None:
     """The other owner commits between the look at the version and the write."""
     one, two = DeltaStore(place), DeltaStore(place)
-    stale = two._refreshed(SCORES)
-    monkeypatch.setattr(two, "_refreshed", lambda table: stale)
     one.commit(SCORES, rows(0, [1]), {0: 1})
+    monkeypatch.setattr(DeltaTable, "update_incremental", lambda _table: None)
     with pytest.raises(PartitionLost):
         two.commit(SCORES, rows(0, [1]), {0: 1})
 
@@ -141,10 +151,10 @@ def test_upkeep_keeps_rows_positions_and_fence(tmp_path: Path) -> None:
     assert found.taken == {("d0", "e1"): IntervalSet([(1, 60), (100, 104)])}
     assert found.refused == {("d0", "e1"): IntervalSet([(100, 101), (103, 104)])}
     assert found.dropped == {("d0", "e1"): IntervalSet([(100, 104), (200, 206)])}
-    assert (found.commit, found.drops_commit) == (61, 3)
+    assert (found.commit, found.commits[DROPS]) == (61, 3)
     assert found.watermark == {"d0": 900 * SECOND}
     assert again.rows_of(0, 60).column("seq").to_pylist() == [60]
-    assert len(again._refreshed(SCORES).file_uris()) < 30
+    assert len(open_table(tmp_path, SCORES).file_uris()) < 30
     with pytest.raises(PartitionLost):
         again.commit(SCORES, rows(60, [60], commit=60), {0: 60})
 
@@ -163,7 +173,7 @@ def test_upkeep_of_a_store_in_a_bucket_keeps_rows_positions_and_fence(s3_environ
     object_store.open_store(place).remove(snapshot_name(0))
     assert before.taken == {("d0", "e1"): IntervalSet([(1, 12)])}
     assert found.taken == again.position(0).taken == {("d0", "e1"): IntervalSet([(1, 13)])}
-    assert len(again._refreshed(SCORES).file_uris()) < 6
+    assert len(open_table(place, SCORES).file_uris()) < 6
     assert server_account(place) == {("d0", "e1"): (13, 0)}
     with pytest.raises(PartitionLost):
         again.commit(SCORES, rows(13, [65], commit=13), {0: 13})
@@ -193,9 +203,10 @@ def test_a_snapshot_that_does_not_fit_is_passed_over(kind: str, tmp_path: Path) 
     store = DeltaStore(tmp_path / "a")
     store.commit(SCORES, rows(0, [1, 2]), {0: 1})
     path = tmp_path / "a" / snapshot_name(0)
-    ids = ["other", "tables"] if kind == "another" else store._ids()
+    ids = [str(open_table(tmp_path / "a", name).metadata().id) for name in TABLES]
+    ids = ["other", "tables"] if kind == "another" else ids
     wrong = StorePosition(
-        commit=9 if kind == "ahead" else 1, taken={("d0", "e1"): IntervalSet([(5, 9)])}
+        Counter({SCORES: 9 if kind == "ahead" else 1}), taken={("d0", "e1"): IntervalSet([(5, 9)])}
     )
     write_snapshot(tmp_path / "a", 0, wrong, ids)
     if kind == "garbage":
@@ -230,7 +241,7 @@ def test_upkeep_and_commits_do_not_disturb_each_other(tmp_path: Path) -> None:
         assert position.commit == 40
         assert position.taken == {("d0", "e1"): IntervalSet([(1, 40)])}
     query = "select count(*), count(distinct (partition, seq)) from scores"
-    assert open_store(tmp_path).execute(query).fetchone() == (80, 80)
+    assert asked(tmp_path, query) == [(80, 80)]
 
 
 def test_the_account_counts_an_event_that_came_after_its_drop_as_scored(tmp_path: Path) -> None:
@@ -266,7 +277,7 @@ def test_the_position_knows_the_labels_of_rows_and_snapshot(tmp_path: Path) -> N
     store.keep_up(0)
     store.commit(LABELS, told(5, [(3, 3)], 2), {0: 2})
     position = DeltaStore(tmp_path).position(0)
-    assert position.labels_commit == 2
+    assert position.commits[LABELS] == 2
     assert position.labelled == {("d0", "l1"): IntervalSet([(0, 1), (5, 5)])}
     with pytest.raises(PartitionLost, match="labels has its commit 2"):
         store.commit(LABELS, told(6, [(3, 3)], 2), {0: 2})
@@ -277,8 +288,7 @@ def test_events_of_one_time_have_each_its_own_label(tmp_path: Path) -> None:
     store.commit(SCORES, rows(0, [1, 1, 1, 2]), {0: 1})
     spans: list[tuple[float, float]] = [(1, 1), (1, 1), (0, 2)]
     store.commit(LABELS, told(0, spans, 1, classes=[1, 2, 1], events=[1, 2, 3]), {0: 1})
-    with open_store(tmp_path) as connection:
-        found = connection.execute("select seq, label[1] from labelled order by seq").fetchall()
+    found = asked(tmp_path, "select seq, label[1] from labelled order by seq")
     assert found == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 1.0)]
 
 
@@ -289,11 +299,11 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
     first = told(0, [(2, 2), (3, 3), (9, 9)], 1, classes=[1, 2, 0], told_s=10.0)
     store.commit(LABELS, first, {0: 1})
     store.commit(LABELS, told(3, [(2.5, 5)], 2, classes=[1], told_s=20.0), {0: 2})
-    with open_store(tmp_path) as connection:
-        found = connection.execute(
-            "select seq, label[1], source, epoch_us(told) // 1000000 from labelled order by seq"
-        ).fetchall()
-        [(before,)] = connection.execute("select count(label) from scores").fetchall()
+    found = asked(
+        tmp_path,
+        "select seq, label[1], source, epoch_us(told) // 1000000 from labelled order by seq",
+    )
+    [(before,)] = asked(tmp_path, "select count(label) from scores")
     assert found == [
         (0, 0.0, "event", None), (1, 1.0, "outcome", 10), (2, 1.0, "outcome", 20),
         (3, 1.0, "outcome", 20),
@@ -309,23 +319,19 @@ def test_rows_of_long_windows_lie_by_month(tmp_path: Path) -> None:
     folders = sorted(path.name for path in (tmp_path / SCORES).glob("day=*"))
     assert folders[:2] == ["day=1970-01-01", "day=1970-02-01"]
     assert len(folders) == 14
-    with open_store(tmp_path) as connection:
-        [(count,)] = connection.execute("select count(*) from scores").fetchall()
-    assert count == len(hours)
+    assert asked(tmp_path, "select count(*) from scores") == [(len(hours),)]
 
 
 def test_windows_of_numbers_have_their_errors(tmp_path: Path) -> None:
     pump = dataclasses.replace(task, classes=(), targets=("flow", "heat"))
     DeltaStore(tmp_path / "pump").commit(SCORES, rows(0, [1, 2, 3], task=pump), {0: 1})
-    with open_store(tmp_path / "pump") as connection:
-        outputs = connection.execute("select outputs from scores order by seq").fetchnumpy()
-        [(mae, rmse)] = connection.execute("select mae, rmse from windows").fetchall()
-    away = np.abs(np.array([list(row) for row in outputs["outputs"]]))  # the teacher says 0
+    outputs = asked(tmp_path / "pump", "select outputs from scores")
+    [(mae, rmse)] = asked(tmp_path / "pump", "select mae, rmse from windows")
+    away = np.abs(np.array([list(row) for (row,) in outputs]))  # the teacher says 0
     assert mae == pytest.approx(away.mean(), rel=1e-5)
     assert rmse == pytest.approx(np.sqrt((away**2).mean()), rel=1e-5)
     DeltaStore(tmp_path / "tiny").commit(SCORES, rows(0, [1, 2, 3]), {0: 1})
-    with open_store(tmp_path / "tiny") as connection:
-        names = [name for name, *_ in connection.execute("describe windows").fetchall()]
+    names = [name for name, *_ in asked(tmp_path / "tiny", "describe windows")]
     assert "agreeing" in names
     assert "rmse" not in names
 

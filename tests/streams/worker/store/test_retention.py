@@ -1,5 +1,6 @@
 """Rows age out; what they were in the account and the position stays."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import snapshot_name
-from streams.worker.store.query import open_store, server_account
+from streams.worker.store.query import server_account
 from streams.worker.store.retention import Aging, next_aging
 from streams.worker.store.tables import DROPS, LABELS, SCORES, label_rows
 from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message
+from tests.rig.asked import asked
 from tests.rig.processes.workers import SECOND, labels
 from tests.streams.worker.store.test_delta_store import drops, rows
 
@@ -33,14 +35,12 @@ def filled(folder: Path, days: int = 20) -> DeltaStore:
 
 
 def days_left(folder: Path) -> list[int]:
-    with open_store(folder) as connection:
-        query = 'select distinct epoch_us("window") from scores order by 1'
-        return sorted({us // DAY_US for (us,) in connection.execute(query).fetchall()})
+    found = asked(folder, 'select distinct epoch_us("window") from scores')
+    return sorted({us // DAY_US for (us,) in found})
 
 
 def labels_left(folder: Path) -> int:
-    with open_store(folder) as connection:
-        return int(connection.execute("select count(*) from labels").fetchall()[0][0])
+    return int(asked(folder, "select count(*) from labels")[0][0])
 
 
 def test_old_rows_go_and_the_account_and_the_position_stay(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_is_old_goes_by_the_median_device(
     newest_days: dict[str, int], before_day: int
 ) -> None:
     newest = {name: day * DAY_US + 7 * SECOND for name, day in newest_days.items()}
-    found = next_aging(StorePosition(commit=9, newest=newest), 3, 10.0)
+    found = next_aging(StorePosition(Counter({SCORES: 9}), newest=newest), 3, 10.0)
     assert found.before_us == before_day * DAY_US
     assert found == Aging(3, before_day * DAY_US, 8 if newest else 0)
 

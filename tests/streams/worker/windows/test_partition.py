@@ -2,22 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
 from streams.contract.events.messages import Drop
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import Window
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, events
+from tests.rig.unwrap import unwrap
 
 Span = tuple[int, int]
 spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
 
 
 def message(state: PartitionState, offset: int):  # type: ignore[no-untyped-def]
-    found = state.track(offset, offset)
-    assert found is not None
-    return found
+    return unwrap(state.track(offset, offset))
 
 
 def seqs_of(windows) -> list[int]:  # type: ignore[no-untyped-def]
@@ -29,40 +27,6 @@ def close(state: PartitionState, now_s: float, limit: int) -> list[Window]:
     """What one flush takes."""
     state.queue_due(now_s)
     return state.take_due(limit)
-
-
-@given(
-    st.lists(st.tuples(st.booleans(), spans, st.integers(0, 30)), min_size=1, max_size=25),
-    st.sets(st.integers(0, 50)),
-)
-def test_each_seq_is_sealed_once_and_no_open_event_is_passed(
-    actions: list[tuple[bool, Span, int]], stored: set[int]
-) -> None:
-    """Any order and repetition of spans, event times all over, flushes in between."""
-    position = StorePosition(taken={("d0", "e1"): IntervalSet((s, s) for s in stored)})
-    state = PartitionState(0, position)
-    sealed: list[int] = []
-    content: list[set[int]] = []
-    committed = 0
-    for flush, (first, last), at_s in actions:
-        offset = len(content)
-        content.append(set(range(first, last + 1)))
-        times = [at_s + 0.7 * i for i in range(last - first + 1)]
-        state.add_events(task, message(state, offset), events("d0", first, times), 0.0)
-        if flush:
-            closed = close(state, 0.0, 10**9)
-            sealed += seqs_of(closed)
-            state.seal([p for window in closed for p in window.pieces])
-        committed += len(state.acknowledgeable())
-        assert set().union(*content[:committed], set()) <= set(sealed) | stored
-    rest = close(state, 1e9, 10**9)
-    sealed += seqs_of(rest)
-    state.seal([p for window in rest for p in window.pieces])
-    committed += len(state.acknowledgeable())
-    assert committed == len(content)
-    assert state.rows == 0
-    assert len(sealed) == len(set(sealed))
-    assert set(sealed) == set().union(*content) - stored
 
 
 @given(st.lists(spans, max_size=8), st.lists(spans, min_size=1, max_size=8))
@@ -85,13 +49,6 @@ def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
     wanted = {s for first, last in drops for s in range(first, last + 1)} - have
     assert len(taken) == len(set(taken))
     assert set(taken) == wanted
-
-
-def test_an_event_that_was_declared_dropped_is_scored_all_the_same() -> None:
-    state = PartitionState(0, StorePosition())
-    state.add_drop(message(state, 0), Drop("d0", "e1", 0, 9, "full"))
-    state.add_events(task, message(state, 1), events("d0", 4, [1.0, 1.0]), 0.0)
-    assert seqs_of(close(state, 1e9, 10**9)) == [4, 5]
 
 
 def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
@@ -134,15 +91,13 @@ def test_a_flush_takes_so_many_rows_and_the_rest_in_order() -> None:
 
 def test_what_is_in_flight_is_weighed_until_it_is_acknowledged() -> None:
     state = PartitionState(0, StorePosition())
-    for offset, size in ((4, 100), (6, 50)):
-        found = state.track(offset, None, size)
-        assert found is not None
-        found.unsealed = 1
+    first, second = (unwrap(state.track(at, None, size)) for at, size in ((4, 100), (6, 50)))
+    first.unsealed = 1
     assert (state.bytes, state.in_flight, state.done) == (150, 2, 4)
-    found.unsealed = 0
+    assert second.unsealed == 0
     assert state.acknowledgeable() == []
     assert state.bytes == 150
-    state._messages[0].unsealed = 0
+    first.unsealed = 0
     state.acknowledgeable()
     assert (state.bytes, state.in_flight, state.done) == (0, 0, 7)
 

@@ -1,5 +1,3 @@
-import dataclasses
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,21 +38,6 @@ def test_a_window_closes_in_time_though_the_devices_event_time_stands_still() ->
     assert windows.due(last_s) == [0]
 
 
-def test_the_watermark_belongs_to_the_device() -> None:
-    ahead, behind = filled([86_400]), filled([1])
-    assert ahead.due(0.0) == []
-    assert behind.due(0.0) == []
-
-
-def test_rows_of_a_passed_window_are_due_at_once() -> None:
-    windows = filled([0, 20])
-    windows.take(0)
-    for piece in split(task, Message(1, None), events("d0", 2, [3])):
-        windows.add(piece, 0.0)
-    assert windows.due(0.0) == [0]
-    assert windows.watermark == 20 * SECOND
-
-
 def test_a_watermark_from_the_store_makes_old_rows_late() -> None:
     windows = DeviceWindows(task, 100 * SECOND, 0.0)
     for piece in split(task, Message(0, None), events("d0", 0, [3])):
@@ -81,9 +64,3 @@ def test_the_pieces_of_a_window_are_taken_in_event_time() -> None:
             windows.add(piece, 0.0)
     assert [piece.events.first for piece in windows.take(0)] == [9, 2, 5]
     assert windows.open == {}
-
-
-def test_lateness_is_the_tasks() -> None:
-    patient = dataclasses.replace(task, lateness_s=30)
-    assert filled([0, 34], of=patient).due(0.0) == []
-    assert filled([0, 36], of=patient).due(0.0) == [0]

@@ -1,0 +1,14 @@
+"""What a store says."""
+
+from typing import Any
+
+from streams.worker.store.place import Place, has_table
+from streams.worker.store.query import open_store
+
+
+def asked(store: Place, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """The rows of a query; none where there is no store yet."""
+    if not has_table(store, "drops"):
+        return []
+    with open_store(store) as connection:
+        return connection.execute(sql, list(values)).fetchall()
