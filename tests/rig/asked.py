@@ -8,7 +8,7 @@ from streams.worker.store.query import open_store
 
 def asked(store: Place, sql: str, *values: object) -> list[tuple[Any, ...]]:
     """The rows of a query; none where there is no store yet."""
-    if not has_table(store, "drops"):
+    if not has_table(store, "aged"):  # the last one that a worker makes
         return []
     with open_store(store) as connection:
         return connection.execute(sql, list(values)).fetchall()
