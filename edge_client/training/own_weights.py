@@ -40,6 +40,7 @@ RENEW = 64  # labels until another copy
 MORE = {False: 2.0, True: 1.5}  # times as many labels until another adapter; during a drift
 UNLABELLED = 150  # segments since a drift from which an adapter is fitted without labels
 PAUSE_S, PAUSE_MOST_S = 60.0, 1800.0  # between two trainings; the longest after failed ones
+DRIFT_PAUSE_S = 15.0  # during a drift
 BUDGET_S = 30.0
 EPOCHS, SHARE_OF_RATE = 10, 0.25  # of `Training.learning_rate`
 
@@ -137,7 +138,8 @@ class OwnWeights:
     def _waits(self, base: str) -> bool:
         """Whether the last training was too short a time ago: after failed ones twice as long each
         time, so that the trainer's process ends meanwhile."""
-        pause_s = min(PAUSE_S * 2.0 ** self._failed.count(base), PAUSE_MOST_S)
+        usual_s = DRIFT_PAUSE_S if self._samples.drifting else PAUSE_S
+        pause_s = min(usual_s * 2.0 ** self._failed.count(base), PAUSE_MOST_S)
         return self._clock() - self._tried_at < pause_s
 
     def _train(self, base: str, origin: Origin) -> None:

@@ -96,9 +96,13 @@ class Recovery:
         found = [r for _, r in self._of(self.worn) if self._otherwise(r) and not _is_adapted(r)]
         return self._answered(found)
 
-    def adapted(self, devices: Sequence[str]) -> AnsweredWindow:
-        """These people with remounted phones, answered behind an input adapter alone."""
-        found = [r for _, r in self._of(devices) if self._otherwise(r) and _is_adapted(r)]
+    def adapted(self, devices: Sequence[str], last: int) -> AnsweredWindow:
+        """The last windows of each of these people, but for those that were not answered behind an
+        input adapter alone, or not with a remounted phone."""
+        found = []
+        for device in devices:
+            reports = sorted((r for _, r in self._of([device])), key=lambda r: r.window_us)
+            found += [r for r in reports[-last:] if self._otherwise(r) and _is_adapted(r)]
         return self._answered(found)
 
     def held_out(self) -> HeldOutAnswers:

@@ -28,10 +28,10 @@ def test_windows_count_before_and_after_by_what_answered() -> None:
         window("d0", 35, model=f"{NEW}.a1", agreeing=6, labelled=4, correct=3),
     )
     assert found.before().agreement == pytest.approx(1.0)
-    low, now = found.otherwise(), found.adapted(["d0"])
+    low, now = found.otherwise(), found.adapted(["d0"], 3)
     assert (low.agreement, low.windows) == (pytest.approx(6 / 16), 2)
     assert (now.agreement, now.accuracy) == (pytest.approx(6 / 8), pytest.approx(3 / 4))
-    assert found.adapted(["d1"]).windows == 0
+    assert found.adapted(["d1"], 3).windows == 0
 
 
 def test_each_device_counts_from_its_own_first_window() -> None:
