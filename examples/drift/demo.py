@@ -50,7 +50,6 @@ from streams.contract.decisions import rollout_position
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import ProcessFailed, TidewheelError
 from streams.contract.task import load_task
-from streams.fleet.wording import share
 from streams.kafka.reader import Reader
 from streams.runtime.key_files import load_private_key
 
