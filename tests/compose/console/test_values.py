@@ -37,7 +37,7 @@ from tests.compose.console.made_up import (
     observed,
     report,
 )  # fmt: skip
-from tests.compose.messages import TASK
+from tests.compose.messages import TASK, received, window
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.unwrap import unwrap
 
@@ -59,6 +59,42 @@ def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
     assert any(text.startswith("Inputs drift on 1 of 1") for text in texts)
     assert all(p.advice for p in found if p.severity != "critical")
     assert next(p for p in found if "in error" in p.text).advice == f"d3 says: {HTML}"
+
+
+def labelled(device: str, model: str, start_s: int, right: int, of: int) -> Received:
+    """A window with labels of the class `slow`, of which the device names so many."""
+    counts = {"events": of, "agreeing": of, "compared": of, "labelled": of, "correct": right}
+    made = WindowReport.decode(window(device, start_s, model=model, **counts).value)
+    truth = {"slow": {"slow": right, "fast": of - right}}
+    changed = WindowReport.model_validate({**made.model_dump(), "truth": truth})
+    return made_up.at(received("windows", device, changed), 5)
+
+
+def test_a_version_that_is_wrong_by_labels_comes_first_with_device_and_class() -> None:
+    served = made_up.decision(1, "served", STABLE, 60, stable=STABLE)
+    good, bad = labelled("d0", STABLE, 0, 90, 100), labelled("d1", STABLE, 0, 10, 200)
+    first, *_ = observed(served, good, bad).problems
+    assert (first.severity, first.text) == ("critical", (
+        f"{STABLE} is right on 0.33 of 300 labels, by true labels; worst: device d1 0.05 of 200 "
+        "labels, class slow 0.33 of 300 labels"
+    ))  # fmt: skip
+    assert not observed(served, good).problems
+
+
+def test_a_device_that_a_version_made_worse_is_named_until_it_serves_another() -> None:
+    seen = [labelled("d0", STABLE, 0, 90, 100), labelled("d0", CANARY, 5, 60, 100)]
+    text, shares = (
+        f"d0 answers worse with {CANARY} than {STABLE}",
+        "0.90 → 0.60 on 100 and 100 labels",
+    )
+    said = [f"{text}: {shares}", f"{text}: class slow: {shares}"]
+    for active, expected in ((CANARY, said), (STABLE, [])):
+        moment = observed(made_up.device("d0", active=active), *seen)
+        assert [p.text for p in moment.problems] == expected
+        shown = unwrap(device(moment, "d0"))
+        assert len(shown["worse"]) == len(expected)
+        [(name, right, of, _)] = unwrap(shown["confusion"])["rows"]
+        assert (name, right, of) == ("slow", 60 if active == CANARY else 90, 100)
 
 
 def test_in_an_outage_everything_is_of_the_moment_at_which_the_broker_answered_last() -> None:
