@@ -97,6 +97,12 @@ def steps(first: Tensors, served: Tensors, poisoned: Mapping[str, Tensors]) -> d
     }
 
 
+def mean_share(recordings: Recordings, base: Artifact, weights: Tensors) -> float:
+    """Return the mean of `shares` over the devices."""
+    found = shares(recordings, base, weights)
+    return sum(found.values()) / len(found)
+
+
 def shares(recordings: Recordings, base: Artifact, weights: Tensors) -> dict[str, float]:
     """Of each person's segments those that are right."""
     task, graph = recordings.task, base.files[GRAPH]

@@ -13,7 +13,7 @@ Then, on the same fleet:
 5 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
 6 poisoned candidates are put before the gate: none passes
 7 a hostile device takes part in two runs, through a SuperNode as any, first with the step turned
-  round, then with labels exchanged: what comes of it is refused
+  round, then with labels exchanged: what comes of it is refused, or harms nobody's recordings
 
 Exits 0 only when all of it happened, but for 4: a run that is refused there, too, says that the
 refusal in 7 proves little.
@@ -57,6 +57,7 @@ WINDOWS = 8  # the last ones of each of those people, before it is said to have 
 REGAINED = 0.5  # of the agreement and accuracy lost
 OFFERS = 3  # of a bad candidate, where the fleet has learned meanwhile
 SLOW = 10.0  # speed while it is offered: a window comes after the controller has seen the last
+HARM = 0.01  # of the share of all recordings that is right
 SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
 SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
 
@@ -149,7 +150,7 @@ class Demo:
         self._fleet.pace(self._devices, SLOW)
         base = self._offered(registry, key, recordings, windows)
         self._fleet.pace(self._devices, self._speed)
-        self._attacked(first, base, self._poisoned(recordings, first, base))
+        self._attacked(first, base, recordings, self._poisoned(recordings, first, base))
 
     def _learns(self) -> None:
         """Let the fleet learn alone, and wait until what it has learned is served or dropped."""
@@ -258,22 +259,34 @@ class Demo:
         return candidates
 
     def _attacked(
-        self, first: Artifact, base: Artifact, poisoned: dict[str, bad_candidates.Tensors]
+        self,
+        first: Artifact,
+        base: Artifact,
+        recordings: bad_candidates.Recordings,
+        poisoned: dict[str, bad_candidates.Tensors],
     ) -> None:
         then, served = bad_candidates.weights_of(first), bad_candidates.weights_of(base)
         steps = bad_candidates.steps(then, served, poisoned)
         with HostileDevice(self._state, {}) as device:
             for name, device.step in steps.items():
-                self._outcome.attacks[name] = self._attack(f"a hostile device: {name}")
+                reason = f"a hostile device: {name}"
+                self._outcome.attacks[name] = self._attack(reason, base, recordings)
 
-    def _attack(self, reason: str) -> str:
+    def _attack(self, reason: str, base: Artifact, recordings: bad_candidates.Recordings) -> str:
         """Ask for a run; return what came of the hostile device's updates."""
         verdict, events = self._run_asked(reason)
         told, missing = {e.kind: e for e in events if e.device == NAME}, self._outcome.missing
         if "admitted" in told:
-            if verdict.kind == "promoted":
-                missing.append(f"the gate lets what {NAME} sent pass ({reason}): {verdict.reason}")
-            return f"its updates were admitted; the run: {verdict.kind}, {verdict.reason}"
+            text = f"its updates were admitted; the run: {verdict.kind}, {verdict.reason}"
+            if verdict.kind != "promoted":
+                return text
+            was, now = (
+                bad_candidates.mean_share(recordings, base, bad_candidates.weights_of(each))
+                for each in (base, self._registry.load(verdict.model or ""))
+            )
+            if now < was - HARM:
+                missing.append(f"what {NAME} sent does harm ({reason}): {was:.3f}, then {now:.3f}")
+            return f"{text}; right on {now:.3f} of all recordings, {was:.3f} before"
         if "refused" in told:
             return f"its updates were refused: {told['refused'].reason}"
         missing.append(f"{NAME} did not take part ({reason})")
