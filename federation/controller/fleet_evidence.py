@@ -4,7 +4,7 @@ A window is delivered at least once and may be revised; what it tells is summed 
 last windows with the served model. See `federation.controller.triggers` for what follows from it.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 
 from streams.contract.documents import DeviceState
@@ -88,7 +88,7 @@ class FleetEvidence:
     served: str | None = None
     bad_looks: int = 0
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
-    by_labels: bool = False
+    judged: Counter[bool] = field(default_factory=Counter)  # windows, by true labels or not
     weak: dict[str, float] = field(default_factory=dict)
     drifting: dict[str, int] = field(default_factory=dict)
     devices: int = 0
@@ -128,6 +128,7 @@ class FleetEvidence:
     def _begin_anew(self) -> None:
         self.bad_looks = 0
         self.sums.clear()
+        self.judged.clear()
         self._new.clear()
         self.weak.clear()
         self.devices = 0
@@ -151,7 +152,7 @@ class FleetEvidence:
         sums = report.sums(self.served or "") if report.metric == self.rules.metric else {}
         if not sums:
             return
-        self.by_labels = report.by_labels
+        self.judged[report.by_labels] += 1
         self.devices += not device.recent
         self._count(device.recent, sums)
         self._note_weak(report.device, device)
@@ -209,7 +210,7 @@ class FleetEvidence:
 
     @property
     def called(self) -> str:
-        return named(self.rules.metric, by_labels=self.by_labels)
+        return named(self.rules.metric, by_labels=self.judged[True] > self.judged[False])
 
     @property
     def events(self) -> int:

@@ -21,13 +21,18 @@ class Agreement:
     agreeing: int = 0
     labelled: int = 0
     correct: int = 0
-    by_labels: bool = False
+    judged_by_labels: int = 0  # windows
     sums: Sums = field(default_factory=dict)
 
     @property
     def value(self) -> float | None:
         """The metric that windows tell; None without a judged event."""
         return value_of(self.metric, self.sums)
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether true labels have judged most windows."""
+        return 2 * self.judged_by_labels > self.windows
 
     @property
     def lower_is_better(self) -> bool:
@@ -40,7 +45,7 @@ class Agreement:
     def add(self, report: WindowReport, release: str, part: ModelWindow) -> None:
         if report.metric != self.metric:  # another task file: what was before does not add up
             self.metric, self.sums = report.metric, {}
-        self.by_labels = report.by_labels
+        self.judged_by_labels += report.by_labels
         self.sums = added((self.sums, report.sums(release)))
         self.windows += 1
         for name in COUNTS:

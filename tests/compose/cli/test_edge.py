@@ -263,7 +263,7 @@ def test_lines_that_are_nothing_end_the_agent_with_what_to_write(place: Place) -
     assert "write time_us,x,y[,label]" in said.splitlines()[-1]
 
 
-ADAPTS = LEARNER.replace('choice="offered"', 'choice="device"')
+ADAPTS = LEARNER.replace('choice="offered"', 'choice="device"').replace("learner", "adapts")
 
 
 @pytest.mark.parametrize(

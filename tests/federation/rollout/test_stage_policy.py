@@ -97,7 +97,7 @@ def test_a_useless_version_goes_back_within_two_windows_a_device() -> None:
 def unscored(heard: list[Heard]) -> list[Heard]:
     """The same with `upload="prediction"`: the labels say what the teacher would have said."""
     return [(
-        report.model_copy(update={"teacher_model": "", "models": {
+        report.model_copy(update={"teacher_model": "", "by_labels": True, "models": {
             name: ModelWindow(events=m.events, agreeing=0, labelled=m.compared, correct=m.agreeing)
             for name, m in report.models.items()
         }}), at,
