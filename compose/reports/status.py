@@ -162,7 +162,7 @@ def _kept(view: FleetView) -> Iterator[str]:
     if found:
         answer = "answers" if len(found) == 1 else "answer"
         every = counted(len(view.devices), "device")
-        yield f"{len(found)} of {every} {answer} with an earlier version or a copy:"
+        yield f"{len(found)} of {every} {answer} with an adapter, an earlier version or a copy:"
         for _, device, text in sorted(found, reverse=True)[:KEPT]:
             yield f"  {device} {text}"
 

@@ -112,7 +112,7 @@ def test_status_shows_devices_rates_versions_and_the_lag() -> None:
     )  # fmt: skip
     for line in (
         "5 devices, 1 without an agent",
-        "1 of 4 devices answers with an earlier version or a copy:\n"
+        "1 of 4 devices answers with an adapter, an earlier version or a copy:\n"
         "  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39",
         "workers are 7 messages behind (by partition 0: 3, 1: 4)\n",
         "1-aaaaaaaa: agreement with the teacher 0.75 in 1,360 events\n",
