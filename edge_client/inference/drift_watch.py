@@ -1,15 +1,14 @@
 """Whether the device's own sensor has drifted: by the reference that is signed with the release, or
 by the device's labels.
 
-The device looks itself, as streams.drift.detector does in the worker: it needs no line for it, and
-a task that uploads no segments has the same alarm. It has no state of its own: what it compares are
-the segments in memory.
+The device compares as streams.drift.detector does in the worker. It needs no connection for that,
+and a task that uploads no segments has the same alarm. What it compares are the segments in memory.
 
     inputs   the latest segments, of at most the reference's windows, alarm. It begins when there is
              an alarm for LASTING windows, and ends when there is none for as many
-    labels   answers in those windows are worse than before by WORSE of a loss and by SIGMA standard
-             errors, for LASTING windows: what the inputs do not show, or not enough. It ends once
-             SETTLED segments have come
+    labels   answers in those windows are worse than earlier ones under the same release, by WORSE
+             of a loss and by SIGMA standard errors, for LASTING windows: what the inputs do not
+             show, or not enough. It ends once SETTLED segments have come
 
 Samples.mark_drift notes either, and a restart finds it.
 """
@@ -52,13 +51,16 @@ class DriftWatch:
         self._model: str | None = None
         self.reference: Reference | None = None
         self._window = -1  # the last one that was compared
+        self._served_us = 0  # the event time since which the release is served; 0: not known
         self._other_since: int | None = None  # the window in which the alarm changed
 
     def look(self, base: Engine) -> None:
         """Compare what the device has seen, once a window."""
-        self._read(base.model)
+        another = self._read(base.model)
         windows = self.reference.windows if self.reference is not None else WINDOWS
         found, times, segments, answers = self._samples.latest(windows)
+        if another and len(times):
+            self._served_us = int(times[-1])
         if not len(times) or (window := int(times[-1]) // self._task.window_us) == self._window:
             return
         self._window, samples = window, self._samples
@@ -87,7 +89,7 @@ class DriftWatch:
         """Return whether answers from then on are worse than before, by labels."""
         times, outputs, labels = self._samples.answered()
         losses, late = choice.losses(self._task, outputs, labels), times >= since_us
-        before, now = losses[~late], losses[late]
+        before, now = losses[~late & (times > self._served_us)], losses[late]
         if len(before) < EARLIER or len(now) < choice.LEAST:
             return False
         scale = 1.0 if self._task.classes else float(losses.mean())
@@ -117,14 +119,15 @@ class DriftWatch:
         assert self.reference is not None
         return self.reference.count(observe(self._task, segments, answers))
 
-    def _read(self, model: str) -> None:
-        """Read the reference of a release, once."""
+    def _read(self, model: str) -> bool:
+        """Read the reference of a release, once; return whether another was served before."""
         if model == self._model:
-            return
-        self._model, self.reference = model, None
+            return False
+        another, self._model, self.reference = self._model is not None, model, None
         try:
             self.reference = Reference.decode(self._slots.kept(model).files[DRIFT])
         except KeyError:
             log.debug("%s has no reference", model)
         except (ArtifactError, MalformedRecord, OSError) as exc:
             log.warning("%s: no drift is looked for: %s", model, exc)
+        return another

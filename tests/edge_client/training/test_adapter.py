@@ -12,10 +12,11 @@ from torch import nn
 
 from edge_client.inference import challenger
 from edge_client.inference.challenger import Challenger
+from edge_client.inference.drift_watch import DriftWatch
 from edge_client.inference.slots import Slots
 from edge_client.samples.sample_file import read_all
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import split_of
+from edge_client.samples.splits import TRAIN, split_of
 from edge_client.training import trainer_process
 from edge_client.training.own_weights import PAUSE_S, OwnWeights
 from federation.bootstrap.dataset import Segments, make_reference
@@ -186,6 +187,23 @@ def test_labels_show_what_the_inputs_do_not(tmp_path: Path) -> None:
     device.windows(60)
     assert device.samples.drifting == ""
     assert device.accuracy() > 0.95
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_release_that_is_worse_here_is_no_drift(tmp_path: Path, released: bool) -> None:
+    device = Device(tmp_path)
+    watch = DriftWatch(device.task, device.slots, device.samples)
+    for window in range(40):
+        if window == 20 and released:
+            device.serve(2)
+        segments, labels = drawn(10, device.seen)
+        for segment, label in zip(segments, labels, strict=True):
+            answer = np.eye(3, dtype=np.float32)[int(label[0] + (window >= 20)) % 3]
+            device.samples.add(device.seen, HOP * device.seen, segment, answer, TRAIN, label)
+            device.seen += 1
+        assert device.slots.engine is not None
+        watch.look(device.slots.engine)
+    assert device.samples.drifting == ("" if released else "labels")
 
 
 def test_nothing_answers_for_a_sensor_that_is_as_it_was(tmp_path: Path) -> None:
