@@ -11,8 +11,9 @@ it. While the sensor has not drifted the rows without a label count, too, with A
 distance from what the model answers to them without the adapter: so a few labels change nothing
 that they do not speak of.
 
-Evidence: the rows of each fold are answered by an adapter that was fitted without them; those that
-are held out by the one that is returned.
+The evidence is cross-validated: the labelled rows of each fold are answered behind an adapter that
+was fitted without that fold, the held-out ones behind the adapter that is returned, which is fitted
+on all folds.
 """
 
 import time
@@ -132,25 +133,28 @@ def alignment(inputs: Sequence[Statistics]) -> Tensor:
 
 
 def adapted(task: Task, job: TrainerJob, model: nn.Module) -> tuple[WorkReply, bytes]:
-    """Return the adapter's tensors with `loss`, `base_loss` and `time` of the labelled rows (n,),
-    which did not fit it. Metrics: `covered`, the share of the rows whose answer behind the adapter
-    is of a class that has labels, and the alignment of what is held out, before and behind it."""
+    """Return the adapter's tensors with `loss`, `base_loss` and `time` of labelled rows (n,), each
+    answered behind an adapter that was fitted without it. Metrics: `covered`, the share of the rows
+    whose answer behind the adapter is of a class that has labels, and the alignment of what is held
+    out, before and behind it."""
     rows = read_all(Path(job.samples))
     segments, labels, fold = rows["segment"].copy(), rows["label"].copy(), rows["fold"]
     reply = WorkReply(device=job.device, base=job.request.base, samples=len(rows))
     fitter = Fitter(task, model, job)
     try:
         adapter = fitter.fit(segments[fold < FOLDS], labels[fold < FOLDS])
-        judged, own = known(labels), np.zeros((len(rows), task.outputs), np.float32)
+        judged = np.zeros(len(rows), np.bool_)
+        own = np.zeros((len(rows), task.outputs), np.float32)
         for chosen, fitted in _folds(fitter, segments, labels, fold, adapter):
             own[chosen] = learning.predict(model, fitted.apply(segments[chosen]))
+            judged |= chosen
     except Stopped:
         return reply.model_copy(update={"error": "stopped: an adapter was fitted"}), b""
     served = learning.predict(model, segments[judged]) if judged.any() else own[:0]
     behind = adapter.apply(segments)
     apart = fold == FOLDS if (fold == FOLDS).any() else fold < FOLDS
     metrics = {
-        "covered": covered(task, learning.predict(model, behind), labels[judged]),
+        "covered": covered(task, learning.predict(model, behind), labels[known(labels)]),
         "alignment": fitter.alignment(behind[apart]),
         "base_alignment": fitter.alignment(segments[apart]),
     }

@@ -2,7 +2,8 @@
 
     adapter   with `Training.choice` "device": an input adapter (adapter_fit.py). It is fitted after
               a release and after a drift as soon as LEAST labels were told since then, or, if a
-              drift goes on, from segments alone; and again with half or twice as many labels more
+              drift lasts, from segments alone; then again when the labels are 1.5 times as many
+              during a drift, else twice as many
     copy      with `Training.personal`, where no adapter answers: the served version, fine-tuned
               after a release, and again after every RENEW true labels
 
@@ -76,6 +77,9 @@ class OwnWeights:
         few = len(task.channels) <= MOST_CHANNELS
         self._able = importlib.util.find_spec("torch") is not None
         self._adapts = task.training.choice == "device" and few
+        if task.training.choice == "device" and not (few and self._able):
+            why = "torch is not installed" if few else f"more than {MOST_CHANNELS} channels"
+            log.info("no input adapters: %s", why)
         self._made: Trained | None = None
         self._tried: dict[Origin, Tried] = {"adapter": Tried(), "copy": Tried()}
         self._tried_at = float("-inf")
