@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from streams.contract.window_metrics import ALMOST_ALL
 from streams.contract.window_report import WindowReport
 
-RELEASES = 3  # of a device
+RELEASES = 2  # of a device: the one before is what the last is compared with
 LEAST, WORSE, CLASS_WORSE, CHANCE = 20, 0.05, 0.1, 0.01
 OVERLAP = 2.0
 

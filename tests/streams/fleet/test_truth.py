@@ -67,4 +67,4 @@ def test_few_labels_and_windows_of_several_releases_say_nothing() -> None:
 
 def test_it_keeps_a_few_releases_of_a_device() -> None:
     found = seen(*(report("d0", f"{n}-a", {"ST": (40, 50)}) for n in range(1, 50)))
-    assert list(found.devices["d0"]) == ["47-a", "48-a", "49-a"]
+    assert list(found.devices["d0"]) == ["48-a", "49-a"]
