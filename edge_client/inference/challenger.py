@@ -10,10 +10,10 @@ is one at a time, of one of three origins:
 
 (edge_client.training.own_weights trains adapters and copies). It answers while choice.py shows that
 it is better on the device's own labelled segments, of which neither it nor the served version has
-seen the label in training. Both are compared when the challenger is new, when another version is
-served, and when the labels are a quarter more; with too few labels, or labels of too few classes,
-nothing changes. While a version is offered to a part of the fleet its canary answers with it, and
-trains nothing, so that the canary is judged by what was offered.
+seen the label in training; an adapter is cross-validated. Both are compared when the challenger is
+new, when another version is served, and when the labels are a quarter more; with too few labels, or
+labels of too few classes, nothing changes. While a version is offered to a part of the fleet its
+canary answers with it, and trains nothing, so that the canary is judged by what was offered.
 
 An adapter comes with its evidence, and stands only if it answers: in place of any other, against
 every later version, and after a drift in canaries too, because it is about the sensor. It ends when
@@ -213,8 +213,8 @@ class Challenger:
             self._answer(base if answered else None)
 
     def _stand_adapter(self, base: Engine, new: Trained) -> None:
-        """Let a new adapter answer if its evidence says so; else none does that was there with as
-        many labels."""
+        """Let a new adapter answer if its evidence says so. Otherwise the challenger before it
+        stays, but for an adapter where the evidence is against one."""
         assert new.compared is not None
         compared, model = new.compared, f"{base.model}.a{new.number}"
         enough = compared.rows >= choice.FEWEST and new.covered >= choice.COVERED

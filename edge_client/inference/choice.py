@@ -1,10 +1,10 @@
 """Whether a device keeps the version that it served before a release. Pure.
 
 Two versions have answered the same labelled segments. Each segment on which one is better is a
-vote; one that overlaps with the one before counts for as much as it has of its own. Whether the old
+vote; an overlapping one counts by the share of it that is in no segment before. Whether the old
 version has more votes than chance gives it is decided by the exact sign test (McNemar 1947; Dixon
 and Mood 1946), one sided, at LEVEL; and its mean loss must be smaller by MARGIN. A device that
-keeps goes on as long as the test holds at BACK: one more label does not switch it to and fro. It
+keeps continues while the test holds at BACK: one more label does not switch it to and fro. It
 looks at LEAST rows, and again when its labels are a quarter more, so a device that has seen a
 thousand labels has looked about twenty times; of devices with two versions that are equally good
 about one in ten keeps the old one (`tests/edge_client/inference/test_choice.py`), which makes none

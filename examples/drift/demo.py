@@ -13,7 +13,8 @@ Then, on the same fleet:
 5 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
 6 poisoned candidates are put before the gate: none passes
 7 a hostile device takes part in two runs, through a SuperNode as any, first with the step turned
-  round, then with labels exchanged: what comes of it is refused, or harms nobody's recordings
+  round, then with labels exchanged: its updates or the run are refused, or the candidate is no
+  worse on all recordings
 
 Exits 0 only when all of it happened, but for 4: a run that is refused there, too, says that the
 refusal in 7 proves little.
