@@ -94,7 +94,8 @@ def _truth(status: Status) -> Iterator[Problem]:
         worst = min(shares, key=lambda name: shares[name][0] / max(shares[name][1], LEAST))
         classes = {name: of_class(together(tables), name) for name in together(tables)}
         kind = min(classes, key=lambda name: classes[name][0] / max(classes[name][1], 1))
-        parts = f"worst: device {worst} {_of(shares[worst])}, class {kind} {_of(classes[kind])}"
+        parts = f"worst: device {worst} {_of(shares[worst])}"
+        parts += f", class {kind} {_of(classes[kind])}" if kind else ""
         yield Problem(
             "critical" if known < of / 2 else "warning",
             f"{stable.model} is right on {_of((known, of))}, by true labels; {parts}",
