@@ -19,9 +19,11 @@ from typing import TypeVar
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, digits
 from streams.contract.window_report import OTHER, WindowReport
+from streams.fleet.wording import counted
 
 RELEASES = 2  # of a device: the one before is what the last is compared with
 LEAST, WORSE, CLASS_WORSE, CHANCE = 20, 0.05, 0.1, 0.01
+LABELS, WRONG = 100, 0.75  # of a release, and the share of right answers that is too little
 OVERLAP = 2.0
 WINDOWS, MORE = 8, 0.1  # of errors
 
@@ -86,6 +88,15 @@ class Worse:
         return f"{what}{figures} on {self.was[1]:,} and {self.now[1]:,} labels"
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """A release that is right too seldom, in words, and the device on which it is worst."""
+
+    text: str
+    device: str
+    share: float
+
+
 @dataclass
 class Truth:
     """devices: by device and release, the oldest release first; errors likewise."""
@@ -115,6 +126,21 @@ class Truth:
     def of_release(self, release: str) -> dict[str, Confusion]:
         """Return what devices that have answered with it know of a release."""
         return {name: found[release] for name, found in self.devices.items() if release in found}
+
+    def wrong(self, release: str) -> Wrong | None:
+        """Return that a release is right on less than WRONG of at least LABELS labels."""
+        tables = self.of_release(release)
+        total = together(tables)
+        if (found := right(total))[1] < LABELS or _share(found) >= WRONG:
+            return None
+        shares = {name: right(table) for name, table in tables.items()}
+        worst = min(shares, key=lambda name: shares[name][0] / max(shares[name][1], LEAST))
+        classes = {name: of_class(total, name) for name in total if name != ALL}
+        kind = min(classes, key=lambda name: _share(classes[name]), default=ALL)
+        parts = f"worst: device {worst} {_of(shares[worst])}"
+        parts += f", class {kind} {_of(classes[kind])}" if kind else ""
+        text = f"{release} is right on {_of(found)}, by true labels; {parts}"
+        return Wrong(text, worst, _share(found))
 
     def worse(self, among: Iterable[str] | None = None) -> Iterator[Worse]:
         """Yield the devices that the release which they answered with last made worse, and the
@@ -175,6 +201,10 @@ def _latest(kept: dict[str, dict[str, Kept]], device: str, release: str, empty: 
     while len(releases) > RELEASES:
         del releases[next(iter(releases))]
     return found
+
+
+def _of(counts: tuple[int, int]) -> str:
+    return f"{_share(counts):.2f} of {counted(counts[1], 'label')}"
 
 
 def _share(of: tuple[float, int]) -> float:
