@@ -11,7 +11,7 @@ from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
 from tests.rig.made_up.documents import device_state, window_report
 
-RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2)
+RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2, drift_windows=3)
 NOW = datetime(2026, 1, 5, 12).timestamp()
 
 
