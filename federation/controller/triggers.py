@@ -106,8 +106,6 @@ def _cause(
             f"{evidence.called} of {evidence.served} is {digits(worst)} at worst on {len(weak)} "
             f"devices ({_names(weak)}), each {beyond} {digits(rules.weak_limit)}"
         )
-    if rules.new_labels is not None and evidence.new_labels >= rules.new_labels:
-        return f"{evidence.new_labels} new true labels, at least {rules.new_labels}"
     last = since_s if runs.began_s is None else runs.began_s
     if rules.schedule_s is not None and now_s - last >= rules.schedule_s:
         return f"{now_s - last:.0f} s have passed, a run is due every {rules.schedule_s:.0f} s"
