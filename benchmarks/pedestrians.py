@@ -16,7 +16,7 @@ from benchmarks.gains.grounds import Streets, rms, streets
 from benchmarks.gains.ways import Course, Scaffold, alone, central
 from benchmarks.support.study import in_two_processes
 from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
-from streams.learning.interpolation import interpolated
+from streams.learning.interpolation import SHARE, interpolated
 
 ROUNDS = 10
 COUNT, WEEK_AGO = 0, 1  # channels
@@ -78,7 +78,7 @@ def _of_seed(days: int, seed: int) -> Found:
         (ALONE, alone(ground, first, seed, epochs)),
         ("federated by FedAvg", _each(ground, federated[Course])),
         (FEDERATED, _each(ground, best)),
-        ("half of the way to that", _each(ground, interpolated(first, best, t.interpolation))),
+        ("half of the way to that", _each(ground, interpolated(first, best, SHARE))),
         (COPY, alone(ground, best, seed, EPOCHS, SHARE_OF_RATE)),
         (CENTRAL, _each(ground, central(ground, seed, epochs))),
     ):

@@ -170,7 +170,6 @@ class Agent:
             self._reachable,
             self,
             heartbeat_s=settings.heartbeat_s,
-            gather_s=settings.gather_s,
             bytes_per_s=settings.uplink_bytes_per_s,
             failpoint=self._failpoint,
         )

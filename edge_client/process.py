@@ -17,7 +17,6 @@ from pathlib import Path
 from edge_client.agent import Agent
 from edge_client.control.ending import end_process, show_threads
 from edge_client.settings import EdgeSettings
-from edge_client.uplink.pacing import check as check_gathering
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.runtime.failpoints import read_failpoint
@@ -82,7 +81,6 @@ def run(settings: EdgeSettings) -> DeviceState:
     """The process: one device until SIGTERM or SIGINT; its last state."""
     spare_memory()
     task = load_task(settings.task_ref)
-    check_gathering(task, settings.gather_s)
     tracing = open_tracing(os.environ, "tidewheel-edge", settings.device, task.name)
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     give_back()

@@ -36,15 +36,6 @@ class EdgeSettings:
     ] = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     heartbeat_s: float = 10.0
-    gather_s: Annotated[
-        float,
-        option(
-            "Seconds that an event may wait for more, so that messages are fewer; at most half of "
-            "the task's idle_close_s.",
-            name="--gather",
-            ge=0,
-        ),
-    ] = 0.0
     uplink_bytes_per_s: int | None = None
     metered: Annotated[
         float,

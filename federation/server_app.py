@@ -163,7 +163,7 @@ def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
     training, strategy = task.training, run_strategy(task, config)
     if training.privacy is not None:
         return private(strategy, training, Ledger(state / "privacy.json"))
-    return strategies.make(strategy, training.server_learning_rate, training.shared)
+    return strategies.make(strategy, training.shared)
 
 
 def _path(config: RunConfig, name: str, default: Path) -> Path:

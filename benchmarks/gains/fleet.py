@@ -33,7 +33,7 @@ from federation.registry.registry import Registry
 from federation.rounds.fleet_reports import teacher_shares
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
-from streams.contract.task import Task, load_task
+from streams.contract.task import BATCH_SIZE, MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.drift.detector import compare
@@ -170,7 +170,7 @@ class Installation:
         for device in devices:
             device.samples.hear_of_teacher(known)
         trainees, run = _Trainees(task, devices, self.folder), uuid4().hex
-        able = [d.name for d in devices if d.samples.trainable() >= training.minimum_samples]
+        able = [d.name for d in devices if d.samples.trainable() >= MINIMUM_SAMPLES]
         aggregator = strategies.make(training.strategy, shared=training.shared)
         *_, learned = rounds(
             task, able, served, training.rounds, aggregator,
@@ -230,7 +230,7 @@ class _Trainees(Trainees):
         safetensors.numpy.save_file(served, path)
         request = WorkRequest(
             op="evaluate", run="bench", round=t.rounds, task=self.task.name,
-            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=t.batch_size,
+            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=BATCH_SIZE,
             learning_rate=t.learning_rate, seed=0, time_budget_s=3600.0, payload=t.payload,
         )  # fmt: skip
         block, found = payload.encode_weights(learned, t.payload), {}

@@ -19,12 +19,12 @@ from edge_client.training.scaffold import Remembered
 from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.bootstrap.initial_model import LEARNING_RATE
-from streams.contract.task import is_under
+from streams.contract.task import BATCH_SIZE, is_under
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning as loops
 from streams.learning.input_adapter import InputAdapter
-from streams.learning.interpolation import interpolated
+from streams.learning.interpolation import SHARE, interpolated
 
 DAYS = 7
 SENSORS = "pedestrians"
@@ -78,8 +78,8 @@ class Course:
         model, rows = loops.load_state(task.build_model(), start), self.ground.rows[name]
         fitted = loops.fit(
             model, len(rows), loops.segment_loss(task, model, rows.x, rows.y), epochs=epochs,
-            batch_size=t.batch_size, learning_rate=pace * t.learning_rate, seed=seed,
-            optimizer=t.optimizer, proximal=self.proximal, correction=self.correction(name, sent),
+            batch_size=BATCH_SIZE, learning_rate=pace * t.learning_rate, seed=seed,
+            proximal=self.proximal, correction=self.correction(name, sent),
         )  # fmt: skip
         trained = {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
         self.learned(name, sent, trained, fitted.steps)
@@ -185,13 +185,13 @@ def adapters(ground: People, weights: Tensors) -> dict[str, InputAdapter]:
 
 def central(ground: Ground, seed: int, epochs: int) -> Tensors:
     """Return what the first model becomes with all rows in one place."""
-    task, t = ground.task, ground.task.training
+    task = ground.task
     parts = list(ground.rows.values())
     x, y = (np.concatenate(each) for each in ([p.x for p in parts], [p.y for p in parts]))
     model = loops.load_state(task.build_model(), ground.first)
     loops.fit(
         model, len(y), loops.segment_loss(task, model, x, y), epochs=epochs,
-        batch_size=t.batch_size, learning_rate=LEARNING_RATE, seed=seed,
+        batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed,
         optimizer="adamw",
     )  # fmt: skip
     return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
@@ -270,7 +270,7 @@ def _measured(
     yield from both
     offered = made[count - 1]
     if both[1].offered:
-        offered = interpolated(first, offered, t.interpolation)
+        offered = interpolated(first, offered, SHARE)
     yield Found("offered", _of_one(ground, offered), True, count)
     copies = alone(ground, offered, 1, EPOCHS, SHARE_OF_RATE)
     yield Found("offered, then a copy", ground.figures(copies, offered), False, count)
@@ -296,10 +296,9 @@ def _after(course: Course, way: str, seed: int, count: int) -> Iterator[Found]:
 def _both(course: Course, way: str, learned: Tensors, rounds: int) -> Iterator[Found]:
     """All and half of the way from the first model to what was learned."""
     ground = course.ground
-    share = ground.task.training.interpolation
     whole = {name: course.of(name, learned) for name in ground.rows}
-    half = {name: interpolated(ground.first, each, share) for name, each in whole.items()}
+    half = {name: interpolated(ground.first, each, SHARE) for name, each in whole.items()}
     goes_all = ground.goes_all(half, whole)
     yield Found(f"{way}, all", ground.figures(whole, learned), goes_all, rounds)
-    between = interpolated(ground.first, learned, share)
+    between = interpolated(ground.first, learned, SHARE)
     yield Found(f"{way}, half", ground.figures(half, between), not goes_all, rounds)

@@ -90,22 +90,6 @@ def remove(
     say(f"{device} is no longer registered")
 
 
-@app.command("proxy-certificate")
-def proxy_certificate(
-    host: Annotated[
-        str, typer.Argument(metavar="HOST", help="The name or address by which devices reach it.")
-    ],
-    state: State = DEFAULT_STATE,
-) -> None:
-    """Create the TLS certificate of the proxy in front of the SuperLink, or renew one that ends
-    within a month. It is signed by the CA whose certificate every SuperNode gets."""
-    from compose.security.certificates import proxy_certificate
-
-    tls = proxy_certificate(StateDir(state).keys, host)
-    say(f"proxy     {tls.certificate} and {tls.key}")
-    say(f"devices   {tls.ca}")
-
-
 def superlink(
     state: State = DEFAULT_STATE,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 8000,

@@ -59,11 +59,11 @@ GROUPS = {
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 HELP = {  # of a group of commands; that of a command is its function's docstring
     "edge": "One device: run, status, drain, label, wipe.",
-    "node": "The SuperNodes that may connect: add, list, remove, proxy-certificate.",
+    "node": "The SuperNodes that may connect: add, list, remove.",
     "dead-letters": "Messages that could not be decoded or scored: list, replay.",
-    "jobs": "Jobs of `tidewheel score`: run, list, stop, resume, prune.",
+    "jobs": "Jobs of `tidewheel score`: run, list, stop, resume.",
     "schedule": "Batch jobs at set times: add, list, backfill, remove.",
-    "models": "Versions in the registry: list, verify, promote, rollback, pause, resume, prune.",
+    "models": "Versions in the registry: list, verify, promote, rollback, rollout, prune.",
     "keys": "Signing keys: list, trust, use, revoke.",
 }
 

@@ -4,7 +4,7 @@ needs a broker."""
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -200,24 +200,24 @@ def rollback(
     options.decide(lambda where, key, *more: manual.roll_back(where, key, to, *more), options.moved)
 
 
-def pause(options: Decisive) -> None:
-    """Keep the offered version at its stage until `resume`; devices change nothing.
+def rollout(
+    options: Decisive,
+    what: Annotated[
+        Literal["pause", "resume"], typer.Argument(metavar="pause|resume", help="What to do.")
+    ],
+) -> None:
+    """Pause the rollout: keep the offered version at its stage until `resume`, which continues from
+    there; its time limit begins again.
 
-    The controller still takes it back if it is worse. No run starts meanwhile.
+    Devices change nothing. The controller still takes the version back if it is worse. No run
+    starts meanwhile.
     """
     from federation.registry import manual
 
-    options.decide(manual.pause)
+    options.decide(manual.pause if what == "pause" else manual.resume)
 
 
-def resume(options: Decisive) -> None:
-    """Continue a paused rollout from its stage, whose time limit begins again."""
-    from federation.registry import manual
-
-    options.decide(manual.resume)
-
-
-for made in (promote, rollback, pause, resume):
+for made in (promote, rollback, rollout):
     app.command(made.__name__)(taking(made, options_of(Decisive), lambda given: Decisive(**given)))
 
 

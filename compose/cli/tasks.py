@@ -80,12 +80,24 @@ def run_up(options: UpOptions) -> None:
 up = taking(run_up, options_of(UpOptions), lambda given: UpOptions(**given))
 
 
-def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
+def prepare(
+    task: TaskArgument,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also create the TLS certificate of the proxy in front of the SuperLink, which "
+            "devices reach by this name or address; one that ends within a month is renewed.",
+        ),
+    ] = None,
+    state: State = DEFAULT_STATE,
+) -> None:
     """Create the signing key, the first model and the teacher; `up` does this too.
 
     Training is cached. Prints the files that workers and devices on other machines need.
     """
     from compose.launcher.preparation import look, make_models
+    from compose.security.certificates import proxy_certificate
 
     reference, layout = absolute_reference(task), StateDir(state)
     loaded = load_task(reference)
@@ -93,6 +105,9 @@ def prepare(task: TaskArgument, state: State = DEFAULT_STATE) -> None:
     model = make_models(reference, loaded, layout, say)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
+    if host is not None:  # signed by the CA whose certificate every SuperNode gets
+        tls = proxy_certificate(layout.keys, host)
+        say(f"proxy     {tls.certificate} and {tls.key}; devices trust {tls.ca}")
 
 
 # --- the file that `new` writes -----------------------------------------------------------------

@@ -1,9 +1,8 @@
 #!/bin/sh
 # Keys, first model and teacher, and what the proxy shows to devices. A second run changes nothing.
 set -eu
-tidewheel prepare "$TASK" --state /state
 name=${PROXY_NAME:-superlink}
-tidewheel node proxy-certificate "$name" --state /state
+tidewheel prepare "$TASK" --host "$name" --state /state
 umask 077
 cp "/state/keys/superlink/$name.pem" /proxy/proxy.pem
 cp "/state/keys/superlink/$name.key" /proxy/proxy.key

@@ -147,7 +147,9 @@ def why_open(view: FleetView, task: Task) -> str:
         gone = counted(len(back), "candidate")
         return f"{gone} rolled back, the last one, {back[-1].model}: {back[-1].reason}"
     if standing.paused:
-        return "a person has paused the rollout; `tidewheel models resume` continues it"
+        return (
+            "a person has paused the rollout: `tidewheel models rollout TASK resume` continues it"
+        )
     if judged or run:
         return "a run or a rollout is under way: give it more time with --timeout"
     agreed = view.agreement.get(view.last_model or "")

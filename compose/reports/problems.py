@@ -151,7 +151,7 @@ def _release(status: Status) -> Iterator[Problem]:
     if (paused := standing.paused) is not None and standing.offered is not None:
         advice = f"{paused.reason}, signed by key {paused.key}. No run starts until it is resumed: "
         text = f"A person has paused the rollout of {standing.offered.model}"
-        about = f"{advice}tidewheel models resume", "/releases", paused.time_us
+        about = f"{advice}tidewheel models rollout TASK resume", "/releases", paused.time_us
         yield Problem("warning", text, *about)
     elif last is not None and last.kind == "held":
         text = f"The rollout of {last.model} is paused"

@@ -131,11 +131,6 @@ class Spool:
     def next_seq(self) -> int:
         return self._next
 
-    @property
-    def settled_seq(self) -> int:
-        """The first seq that is not settled."""
-        return self._cursor.settled_seq
-
     def append(self, count: int, payload: bytes, mark: int) -> int:
         """Write `count` events as one frame, sync it, and return the first event's seq.
 

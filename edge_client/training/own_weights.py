@@ -29,7 +29,7 @@ from edge_client.samples.samples import Samples
 from streams.contract.artifact import DRIFT, WEIGHTS
 from streams.contract.documents import Origin
 from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
-from streams.contract.task import Task
+from streams.contract.task import BATCH_SIZE, MINIMUM_SAMPLES, Task
 from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, WorkReply, WorkRequest
 from streams.drift.reference import Reference
@@ -122,7 +122,7 @@ class OwnWeights:
         enough = samples.labels_told - tried.labels >= RENEW
         if not self._task.training.personal or adapted or not (base != tried.base or enough):
             return None
-        if self._waits(base) or samples.trainable() < self._task.training.minimum_samples:
+        if self._waits(base) or samples.trainable() < MINIMUM_SAMPLES:
             return None
         return "copy"
 
@@ -165,7 +165,7 @@ class OwnWeights:
         request = WorkRequest(
             op="train" if origin == "copy" else "adapt", run=PERSONAL, round=0,
             task=self._task.name, task_version=self._task.version, base=base, epochs=EPOCHS,
-            batch_size=training.batch_size,
+            batch_size=BATCH_SIZE,
             learning_rate=SHARE_OF_RATE * training.learning_rate, seed=number,
             time_budget_s=BUDGET_S,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from edge_client.samples.sample_file import read_all
 from edge_client.training import adapter_fit, local_layers
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
-from streams.contract.task import Task, load_task
+from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.task.metrics import metric_of, value
 from streams.contract.weights import payload
 from streams.contract.work import (
@@ -40,7 +40,7 @@ from streams.contract.work import (
 )
 from streams.learning import learning
 from streams.learning.clipping import clipped
-from streams.learning.interpolation import interpolated
+from streams.learning.interpolation import SHARE, interpolated
 
 IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 
@@ -110,19 +110,16 @@ def _against_served(
     task: Task, job: TrainerJob, received: Mapping[str, np.ndarray], rows: Rows
 ) -> dict[str, float]:
     """Return the metrics of the received weights beside the served ones, and of those at
-    `Training.interpolation` of the way, see streams.contract.work."""
+    `SHARE` of the way, see streams.contract.work."""
 
     def beside(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
         base, model = (learning.load_state(task.build_model(), each) for each in (served, weights))
         return compare(task, base, model, *rows.held_out)
 
     served = payload.to_float32(safetensors.numpy.load_file(job.served))
-    found, share = beside(received), task.training.interpolation
-    if share < 1:
-        between = interpolated(served, received, share)
-        part = beside(payload.round_candidate(between, served, job.request.payload))
-        found |= {PART + name: value for name, value in part.items()}
-    return found
+    between = interpolated(served, received, SHARE)
+    part = beside(payload.round_candidate(between, served, job.request.payload))
+    return beside(received) | {PART + name: value for name, value in part.items()}
 
 
 def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float]:
@@ -146,8 +143,8 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     if request.op == "evaluate":
         return reply.model_copy(update={"samples": int(metrics["evaluated"])}), b""
     samples = len(rows.train[0])
-    if samples < task.training.minimum_samples:
-        text = f"{samples} samples, {task.training.minimum_samples} are needed"
+    if samples < MINIMUM_SAMPLES:
+        text = f"{samples} samples, {MINIMUM_SAMPLES} are needed"
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
     return _trained(task, job, model, received, rows, reply)
 
@@ -176,13 +173,11 @@ def _trained(
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,
         seed=request.seed,
-        optimizer=task.training.optimizer,
         proximal=task.training.proximal,
         correction=steered.correction if steered is not None else None,
         train_only=task.training.train_only,
         # `clipped` puts the received statistics back: weights must be trained for those.
         keep_statistics=task.training.privacy is not None and not personal,
-        max_steps=task.training.max_steps,
         should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
     )
     if not fitted.steps:

@@ -1,7 +1,6 @@
 """From the spool to Kafka, in order, with bounded messages in flight.
 
-1. read frames after the last one sent, as many as the rate limit allows; with `gather_s` not before
-   the oldest has waited so long, or a message is full (pacing.py)
+1. read frames after the last one sent, as many as the rate limit allows (pacing.py)
 2. join event frames into one events/2 message of at most 512 rows and BYTES bytes; DROPS frames
    become one message per declaration, after merging adjacent ones of the same reason
 3. pass the message to the producer; at most IN_FLIGHT messages of IN_FLIGHT_BYTES are in flight
@@ -32,7 +31,7 @@ from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
 from edge_client.uplink.heartbeat import EVERY_S, Heartbeat, Reporter
 from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups
-from edge_client.uplink.pacing import Gathering, TokenBucket
+from edge_client.uplink.pacing import TokenBucket
 from edge_client.uplink.refusals import Refusals
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.topics import EVENTS, FLEET, topic_name
@@ -59,8 +58,7 @@ class Uplink(threading.Thread):
     id `task`, and the device's state, if there is one: when something has changed, and every
     `heartbeat_s`.
 
-    `bytes_per_s` is the rate limit. `gather_s`: how long an event may wait for more, so that
-    messages are fewer.
+    `bytes_per_s` is the rate limit.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class Uplink(threading.Thread):
         *,
         bytes_per_s: int | None = None,
         heartbeat_s: float = EVERY_S,
-        gather_s: float = 0.0,
         stall_s: float = STALL_S,
         clock: Callable[[], float] = time.monotonic,
         failpoint: Failpoint = unarmed,
@@ -91,16 +88,15 @@ class Uplink(threading.Thread):
         self._clock = clock
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
-        self._gathering = Gathering(gather_s, clock)
         self._refusals = Refusals(clock)
         self._messages = messages
         self._ending = threading.Event()
         self._sender: Sender | None = None
         self._next = spool.position
-        self._unsent = spool.settled_seq  # the first seq that is not sent
         self._flight: deque[BatchInFlight] = deque()
         self._flight_bytes = 0
         self._busy = False  # many events came: poll again soon
+        self._draining = False
         self._beat = Heartbeat(heartbeat_s)
         self._heartbeat_waits = False
         self._backoff_s = 0.2
@@ -135,7 +131,7 @@ class Uplink(threading.Thread):
 
     def _pause(self) -> None:
         """Wait for more to send; the loop stops soon after `stop`, and looks often before."""
-        if len(self._flight) > 1 or self._busy or self._gathering.ended:
+        if len(self._flight) > 1 or self._busy or self._draining:
             self._ending.wait(SOON_S)
         else:
             limited = self._rate_limit.bytes_per_s is not None  # it lets a second's bytes wait
@@ -143,7 +139,7 @@ class Uplink(threading.Thread):
 
     def stop(self, drain_s: float) -> bool:
         """Send pending events for at most `drain_s`, then end; return whether none is left."""
-        self._gathering.end()
+        self._draining = True
         self._spool.grown.set()
         deadline = time.monotonic() + drain_s
         while self._spool.account().pending and time.monotonic() < deadline:
@@ -167,7 +163,7 @@ class Uplink(threading.Thread):
         """Run the four steps once; return whether more can be sent at once."""
         if self._sender is None:
             self._sender = self._connect()
-            self._next, self._unsent = self._spool.position, self._spool.settled_seq
+            self._next = self._spool.position
             self._flight.clear()
             self._flight_bytes = 0
             self._heartbeat_waits = False
@@ -176,7 +172,7 @@ class Uplink(threading.Thread):
         self.connected, self.error = True, None
         self._settle()
         self._heartbeat()
-        more = self._gathering.ready(self._spool.next_seq - self._unsent)
+        more = True
         while more and not self._full:
             more = self._forward()
         self._watch()
@@ -201,8 +197,6 @@ class Uplink(threading.Thread):
             self._send(group)
         size = sum(len(frame.payload) for frame in frames)
         self._busy = size > BYTES / 8
-        if size < allowed:
-            self._gathering.emptied()
         return size >= allowed
 
     def _send(self, frames: list[Frame]) -> None:
@@ -214,7 +208,6 @@ class Uplink(threading.Thread):
         self._flight.append(entry)
         self._flight_bytes += size
         self._next = frames[-1].end
-        self._unsent = max(self._unsent, frames[-1].first + frames[-1].count)
         topic = topic_name(self._task, EVENTS)
         assert self._sender is not None
         for message in messages:

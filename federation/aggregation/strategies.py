@@ -115,7 +115,7 @@ class TrimmedMean(StatelessRule):
         return median(moves)
 
 
-BETAS, TAU = (0.9, 0.99), 1e-3  # the paper's
+BETAS, TAU, RATE = (0.9, 0.99), 1e-3, 0.01  # the paper's
 
 
 class ServerOptimizer:
@@ -124,15 +124,14 @@ class ServerOptimizer:
     least = 1
     by_tensor = False  # it counts its steps
 
-    def __init__(self, learning_rate: float, *, yogi: bool = False) -> None:
-        self.name = "fedyogi" if yogi else "fedadam"
-        self._learning_rate, self._yogi = learning_rate, yogi
+    def __init__(self, *, yogi: bool = False) -> None:
+        self.name, self._yogi = "fedyogi" if yogi else "fedadam", yogi
         self._rounds = 0
         self._m: dict[str, np.ndarray] = {}
         self._v: dict[str, np.ndarray] = {}
 
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
-        rate, (beta_1, beta_2) = self._learning_rate, BETAS
+        rate, (beta_1, beta_2) = RATE, BETAS
         mean = weighted_mean(moves)
         self._check(mean)
         self._rounds += 1
@@ -212,21 +211,20 @@ def scores(moves: Sequence[Move], near: int) -> np.ndarray:
     return np.asarray(others[:, :near].sum(axis=1))
 
 
-RULES: dict[str, Callable[[float], Rule]] = {
-    "fedavg": lambda _: FedAvg(),
-    "fedprox": lambda _: FedAvg("fedprox"),
-    "scaffold": lambda _: FedAvg(SCAFFOLD),
-    "fedbuff": lambda _: FedAvg("fedbuff"),
+RULES: dict[str, Callable[[], Rule]] = {
+    "fedavg": FedAvg,
+    "fedprox": lambda: FedAvg("fedprox"),
+    "scaffold": lambda: FedAvg(SCAFFOLD),
+    "fedbuff": lambda: FedAvg("fedbuff"),
     "fedadam": ServerOptimizer,
-    "fedyogi": lambda rate: ServerOptimizer(rate, yogi=True),
-    "median": lambda _: Median(),
-    "trimmed-mean": lambda _: TrimmedMean(),
-    "krum": lambda _: Krum(),
-    "multi-krum": lambda _: Krum(many=True),
+    "fedyogi": lambda: ServerOptimizer(yogi=True),
+    "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "krum": Krum,
+    "multi-krum": lambda: Krum(many=True),
 }
 
 
-def make(strategy: str, learning_rate: float = 0.01, shared: Sequence[str] = ()) -> Aggregator:
-    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES,
-    `learning_rate` that of the server's optimizers."""
-    return RuleAggregator(RULES[strategy](learning_rate), shared)
+def make(strategy: str, shared: Sequence[str] = ()) -> Aggregator:
+    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES."""
+    return RuleAggregator(RULES[strategy](), shared)

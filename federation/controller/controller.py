@@ -23,7 +23,7 @@ from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import Rollout
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Release
-from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import retrain_limit, window_metric
@@ -94,7 +94,6 @@ class Controller:
             min_events=settings.min_events,
             min_devices=settings.min_devices,
             min_interval_s=settings.min_interval_s,
-            new_labels=settings.new_labels,
             schedule_s=settings.schedule_s,
             runs_per_day=settings.runs_per_day,
         )
@@ -248,8 +247,6 @@ class Controller:
         self._fleet = view
         if self.metrics is not None:
             self.metrics.view = view
-        for state in view.devices.values():
-            self._runs.evidence.add_device(state)
         for event in view.rounds:
             self._take_round(event, live=False)
 
@@ -267,8 +264,6 @@ class Controller:
                 self._windows.add(found, message.time_ms * 1000)
                 if message.time_ms >= began_ms:
                     self._runs.evidence.add_window(found)
-            case DeviceState():
-                self._runs.evidence.add_device(found)
             case RoundEvent():
                 self._take_round(found, live=live)
 

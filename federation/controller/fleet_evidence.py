@@ -7,7 +7,6 @@ last windows with the served model. See `federation.controller.triggers` for wha
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 
-from streams.contract.documents import DeviceState
 from streams.contract.window_metrics import (
     ERRORS,
     Sums,
@@ -46,7 +45,6 @@ class TriggerRules:
     again_s: float = 3600.0
     weak_windows: int = 10
     drift_windows: int = 8
-    new_labels: int | None = None
     schedule_s: float | None = None
     min_interval_s: float = 60.0
     runs_per_day: int | None = None
@@ -99,8 +97,6 @@ class FleetEvidence:
     _bad_answered: bool = False
     _began_s: float = 0.0  # start of the last run
     _asked: tuple[float, str] | None = None
-    _labels: dict[str, int] = field(default_factory=dict)
-    _labels_before: dict[str, int] = field(default_factory=dict)
 
     def serve(self, model: str) -> None:
         """Reset the observations if another model is served; drift concerns the inputs and
@@ -123,7 +119,6 @@ class FleetEvidence:
         if self._asked is not None and self._asked[0] <= at_s:
             self._asked = None
         self._began_s = max(self._began_s, at_s)
-        self._labels_before = dict(self._labels)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -199,12 +194,6 @@ class FleetEvidence:
         last = list(recent)[-self.rules.weak_windows :]
         return value_of(self.rules.metric, added(last)) or 0.0
 
-    def add_device(self, state: DeviceState) -> None:
-        self._labels[state.device] = state.labels_told
-        # The count of a device that lost its labels starts again.
-        before = self._labels_before.get(state.device, 0)
-        self._labels_before[state.device] = min(before, state.labels_told)
-
     @property
     def asked(self) -> str | None:
         return None if self._asked is None else self._asked[1]
@@ -241,9 +230,3 @@ class FleetEvidence:
     def is_newly_bad(self, now_s: float) -> bool:
         again = now_s - self._began_s >= self.rules.again_s
         return self.is_bad and (again or not self._bad_answered)
-
-    @property
-    def new_labels(self) -> int:
-        return sum(
-            count - self._labels_before.get(device, 0) for device, count in self._labels.items()
-        )

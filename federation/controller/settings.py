@@ -33,9 +33,6 @@ class ControllerSettings:
     min_interval_s: Annotated[float, option("Seconds between two runs.", name="--min-interval")] = (
         60.0
     )
-    new_labels: Annotated[
-        int | None, option("New true labels that start a run; default: never.")
-    ] = None
     schedule_s: Annotated[
         float | None, option("Seconds after which a run starts anyway.", name="--schedule")
     ] = None

@@ -107,8 +107,6 @@ def _cause(
             f"devices ({_names(weak)}), each {beyond} {digits(rules.weak_limit)} (Task.retrain "
             f"is {digits(rules.limit)})"
         )
-    if rules.new_labels is not None and evidence.new_labels >= rules.new_labels:
-        return f"{evidence.new_labels} new true labels, at least {rules.new_labels} (--new-labels)"
     last = since_s if runs.began_s is None else runs.began_s
     if rules.schedule_s is not None and now_s - last >= rules.schedule_s:
         due = f"a run is due every {rules.schedule_s:.0f} s (--schedule)"

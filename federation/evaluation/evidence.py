@@ -1,6 +1,6 @@
 """The evidence for the promotion gate: from devices, held-out people, and the teacher; and how far
 a run's candidate goes from the served weights: the whole way to what was learned, or a part of it
-(`Training.interpolation`).
+(`interpolation.SHARE`).
 
 A part is the rule: it keeps most of what the served version knows and the learned weights have
 forgotten. The whole way is taken if it is shown to be better, on the devices or on held-out ones,
@@ -26,7 +26,7 @@ from streams.contract.task import Task
 from streams.contract.task.metrics import gain, measured, metric_of
 from streams.contract.weights import payload
 from streams.contract.work import PART
-from streams.learning.interpolation import interpolated
+from streams.learning.interpolation import SHARE, interpolated
 
 Results = Mapping[str, DeviceResult]  # by device
 
@@ -62,19 +62,16 @@ class CandidateEvaluation:
         """
         training = self.task.training
         whole = results("")
-        if training.interpolation == 1:
-            return self.decide(first, learned, whole, margin), learned
-        between = interpolated(first, learned, training.interpolation)
+        between = interpolated(first, learned, SHARE)
         part, of_part = payload.round_candidate(between, first, training.payload), results(PART)
         chosen = choose_step(self.task, of_part, whole, self._on_held_out(part, learned).rows)
         candidate, devices = (learned, whole) if chosen.whole else (part, of_part)
         verdict = self.decide(first, candidate, devices, margin)
-        part_of = "half" if training.interpolation == 0.5 else f"{training.interpolation:.0%}"
-        way = f"; {part_of} of the learned change is applied"
+        way = "; half of the learned change is applied"
         return replace(
             verdict,
             reason=verdict.reason + ("" if chosen.whole else way),
-            evidence={**verdict.evidence, **chosen.metrics(training.interpolation)},
+            evidence={**verdict.evidence, **chosen.metrics(SHARE)},
         ), candidate
 
     def decide(
@@ -98,8 +95,7 @@ class CandidateEvaluation:
         return replace(verdict, evidence={**verdict.evidence, **more})
 
     def _rules(self, margin: float) -> GateRules:
-        trades = self.task.may_trade_classes
-        return GateRules(margin, metric_of(self.task).name, trades_classes=trades)
+        return GateRules(margin, metric_of(self.task).name)
 
     def _audited(self, first: Tensors, candidate: Tensors) -> dict[str, float]:
         """Return the audit's metrics, which no rule reads."""

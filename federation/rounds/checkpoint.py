@@ -140,7 +140,7 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
 
 # --- resuming ---
 
-OWN = {"run", "runs", "resume", "minimum_nodes", "node_wait_s", "round_deadline_s", "round_limit_s"}
+OWN = {"run", "runs", "resume", "minimum_nodes", "node_wait_s", "round_deadline_s"}
 
 Value = bool | int | float | str
 

@@ -9,19 +9,19 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from streams.contract.documents import DeviceState
-from streams.contract.task import Training
+from streams.contract.task import MINIMUM_SAMPLES, Training
 
 GOING = ("draining", "stopped")
 OVER_SELECTION = 1.25
 LATELY_US = 600_000_000
 
 
-def unfit(state: DeviceState, base: str, training: Training) -> str | None:
+def unfit(state: DeviceState, base: str) -> str | None:
     """Return why a device need not get work; None if it may."""
     if state.unable is not None:
         return state.unable
-    if state.samples < training.minimum_samples:
-        return f"{state.samples} samples, {training.minimum_samples} are needed"
+    if state.samples < MINIMUM_SAMPLES:
+        return f"{state.samples} samples, {MINIMUM_SAMPLES} are needed"
     if state.held_back is not None:
         return f"held back: {state.held_back}"
     if base in state.refused:
@@ -32,14 +32,14 @@ def unfit(state: DeviceState, base: str, training: Training) -> str | None:
 
 
 def to_invite(
-    states: Sequence[DeviceState], base: str, training: Training, count: int, least: int, seed: int
+    states: Sequence[DeviceState], base: str, count: int, least: int, seed: int
 ) -> list[str]:
     """Return the devices that a round wants: `count` (0 for all) of those that may get work. Those
     on a metered line come last, then those that were invited to a run of late (in steps of
     LATELY_US); at random otherwise. If fewer than `least` may get work, the others that are not
     about to end are wanted as well."""
     here = [s for s in states if s.phase not in GOING and s.unable is None]
-    fit = [s for s in here if unfit(s, base, training) is None]
+    fit = [s for s in here if unfit(s, base) is None]
     found = sorted(fit if len(fit) >= least else here, key=lambda s: s.device)
     if count and count < len(found):
         random.Random(seed).shuffle(found)

@@ -187,7 +187,6 @@ class Participants:
         self._wanted = client_sampling.to_invite(
             self.reports.states(FRESH_S),
             base,
-            self.task.training,
             self.policy.asked,
             self.settings.minimum_nodes,
             self.settings.seed_of(number),
@@ -224,10 +223,7 @@ class Participants:
         heard = self.collector.heard(free)
         free = heard if len(heard) >= self._fewest else free
         said = self.reports.by_node() if self.reports is not None else {}
-        training = self.task.training
-        fit = [
-            n for n in free if n not in said or not client_sampling.unfit(said[n], base, training)
-        ]
+        fit = [n for n in free if n not in said or not client_sampling.unfit(said[n], base)]
         fit = fit if len(fit) >= min(self.settings.minimum_nodes, len(free)) else free
         count, seed = self.policy.asked, self.settings.seed_of(number)
         return client_sampling.choose(fit, said, base, count, seed, self._wanted)

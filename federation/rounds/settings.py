@@ -32,10 +32,8 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
     "minimum-nodes": 2,
     "node-wait-s": 60.0,
     "round-deadline-s": 60.0,
-    "round-limit-s": 0.0,
     "superlink": "",  # HOST:PORT where devices join it; "": none is invited
     "epochs": 0,
-    "batch-size": 0,
     "learning-rate": 0.0,
     "strategy": "",
     "margin": -1.0,
@@ -47,9 +45,7 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
 @dataclass(frozen=True)
 class RunSettings:
     """Settings of one run. `runs` is the folder of checkpoints and event logs, `resume` the earlier
-    run to resume, "" for none. round_deadline_s is for devices that say nothing of their work,
-    round_limit_s for those at work; 0: three times the slowest training of the run, at least five
-    minutes in a fleet of up to SMALL."""
+    run to resume, "" for none. round_deadline_s is for devices that say nothing of their work."""
 
     run: str
     rounds: int
@@ -57,13 +53,11 @@ class RunSettings:
     node_wait_s: float
     round_deadline_s: float
     epochs: int
-    batch_size: int
     learning_rate: float
     margin: float
     seed: int
     runs: Path
     resume: str = ""
-    round_limit_s: float = 0.0
 
     def seed_of(self, number: int) -> int:
         """Return the seed of a round's random choices and trainings."""
@@ -71,9 +65,9 @@ class RunSettings:
         return int.from_bytes(digest[:4])
 
     def limit_s(self, slowest_s: float, devices: int) -> float:
-        """Return how long a device at work is waited for; slowest_s: 0 before the first update."""
-        if self.round_limit_s:
-            return self.round_limit_s
+        """Return how long a device at work is waited for: three times the slowest training of the
+        run, at least five minutes in a fleet of up to SMALL; slowest_s: 0 before the first update.
+        """
         least_s = SMALL_LIMIT_S if devices <= SMALL else self.round_deadline_s
         return max(least_s, 3 * (slowest_s or self.round_deadline_s))
 
@@ -90,13 +84,11 @@ def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSetting
             node_wait_s=float(config["node-wait-s"]),
             round_deadline_s=float(config["round-deadline-s"]),
             epochs=int(config["epochs"]) or training.epochs,
-            batch_size=int(config["batch-size"]) or training.batch_size,
             learning_rate=float(config["learning-rate"]) or training.learning_rate,
             margin=task.margin if margin < 0 else margin,
             seed=int(config["seed"]),
             runs=runs,
             resume=str(config.get("resume") or ""),
-            round_limit_s=float(config["round-limit-s"]) or training.round_limit_s or 0.0,
         )
     except (KeyError, ValueError, TypeError) as exc:
         raise UsageError(f"run setting: {exc!r}") from exc

@@ -18,9 +18,8 @@ segments of other classes that were predicted as this one. Where the task's metr
 `metric` is its value with the received weights and `metric_base` with the served version; they are
 absent where it is not defined for the device's rows.
 
-With `Training.interpolation` below 1 all metrics of a comparison are there twice: with the prefix
-`PART` they compare the served version with the weights at that share of the way from it to the
-received ones, in the payload's precision.
+All metrics of a comparison are there twice: with the prefix `PART` they compare the served version
+with the weights halfway from it to the received ones, in the payload's precision.
 
 On the device the same documents are headers on Unix sockets. The command line sends AgentRequest to
 the agent, which answers AgentReply; the agent sends TrainerJob to its trainer.

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+SHARE = 0.5  # of the way that a run offers, unless all of it is shown to be better
+
 
 def interpolated(
     base: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray], share: float

@@ -57,7 +57,6 @@ def fit(
     correction: Mapping[str, np.ndarray] | None = None,
     train_only: Sequence[str] = (),
     keep_statistics: bool = False,
-    max_steps: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """Train `model` in place on `rows` examples; `loss_of(row numbers, generator)` is the mean loss
@@ -89,7 +88,7 @@ def fit(
     for _ in range(epochs):
         order = torch.randperm(rows, generator=generator)
         for batch in torch.split(order, batch_size):
-            if should_stop() or step == max_steps:
+            if should_stop():
                 return Fit(step, last, stopped=True)
             rate = learning_rate
             if optimizer == "adamw":

@@ -45,11 +45,11 @@ def old(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
 
 @pytest.fixture
 def new(old: Fleet, tmp_path: Path) -> Iterator[Fleet]:
-    """The fleet of version 2, whose events have another column: its own state folder and store."""
+    """The fleet of version 2, without segments: its own state folder and store."""
     folder = tmp_path / "new"
     folder.mkdir()
     text = (old.folder / "task.py").read_text()
-    edited = text.replace("name=", "version=2, upload_dtype='float16', name=")
+    edited = text.replace("name=", "version=2, upload='prediction', name=")
     (folder / "task.py").write_text(edited)
     task = load_task(f"{folder / 'task.py'}:task")
     write_teacher(task, folder)

@@ -9,7 +9,7 @@ from compose.cli.arguments import DEFAULT_STATE, AsJson, State
 from compose.cli.batch.run import run
 from compose.cli.batch.score import option_of, run_job, warn
 from compose.reports.terminal import moment, print_json, say
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
@@ -155,36 +155,3 @@ def resume(
         JobIndex(state).add(found.id, job)
         job.write_state("Scheduled")
         say(found.id)
-
-
-@app.command("prune")
-def prune(
-    days: Annotated[
-        float, typer.Option("--older-than", min=0, metavar="DAYS", help="Since the job's end.")
-    ] = 30.0,
-    state: State = DEFAULT_STATE,
-    json: AsJson = False,
-) -> None:
-    """Remove the folders of jobs that are over. Their outputs stay."""
-    from streams.batch.jobs.job_folder import JobIndex, now_us
-    from streams.batch.records.progress import OVER
-
-    removed, before_us = [], now_us() - days * 86_400_000_000
-    for job in JobIndex(state).jobs():
-        try:
-            status = job.state()
-            over = status.state in OVER and status.updated_us < before_us and not job.running
-        except TidewheelError as exc:
-            warn(f"left alone: {exc}")
-            continue
-        if over:
-            with job.locked():
-                job.remove()
-            removed.append(str(job.folder))
-    JobIndex(state).forget_missing()
-    if json:
-        print_json(removed)
-        return
-    for folder in removed:
-        say(f"removed {folder}")
-    say(f"{len(removed)} of the jobs in {state} are removed")

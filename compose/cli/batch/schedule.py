@@ -40,10 +40,6 @@ def add(
     timezone: Annotated[
         str, typer.Option(metavar="ZONE", help="The time zone, as Europe/Madrid.")
     ] = "UTC",
-    max_catch_up: Annotated[
-        int,
-        typer.Option(min=1, help="Intervals that are run after an outage; older ones are skipped."),
-    ] = 10,
     state: State = DEFAULT_STATE,
     json: AsJson = False,
 ) -> None:
@@ -51,7 +47,8 @@ def add(
     before.
 
     The command is written behind `--`. Each interval of event time is run once, from its start to
-    before its end. The first one begins with the last fire up to now.
+    before its end. The first one begins with the last fire up to now. After an outage the newest
+    ten are run, older ones are skipped.
     """
     from streams.batch.queue.schedules import Cron
 
@@ -59,7 +56,7 @@ def add(
         raise UsageError(f"{name!r}: letters, digits, '.', '_' and '-' only, at most 63")
     times = Cron(cron, timezone)
     times.check()
-    found = _schedules(state).add(name, times, _checked(words, times), max_catch_up)
+    found = _schedules(state).add(name, times, _checked(words, times))
     if json:
         print_json([_row(found)])
     else:
@@ -126,15 +123,15 @@ def backfill(
     name: Name,
     begin: Begin,
     end: End,
-    max_active: Annotated[int, typer.Option(min=1, help="Jobs of it that run at once.")] = 2,
     state: State = DEFAULT_STATE,
     json: AsJson = False,
 ) -> None:
-    """Queue the intervals between two times that have ended and have not run, the oldest first."""
+    """Queue the intervals between two times that have ended and have not run, the oldest first;
+    two run at once."""
     schedules = _schedules(state)
     zone = schedules.find(name).cron.zone
     first, last = (_time(text, option, zone) for text, option in ((begin, "--from"), (end, "--to")))
-    queued, left_out = schedules.backfill(name, first, last, max_active)
+    queued, left_out = schedules.backfill(name, first, last)
     if not queued and not left_out:
         raise UsageError(f"no interval of {name} lies between {begin} and {end} and has ended")
     if json:
@@ -173,7 +170,6 @@ def _row(schedule: "Schedule") -> dict[str, Any]:
         "settings": schedule.settings,
         "covered_until_us": schedule.cursor_us,
         "next_us": next(schedule.cron.after(schedule.cursor_us)),
-        "max_catch_up": schedule.max_catch_up,
         "problem": schedule.problem,
         "skipped": schedule.skipped,
     }

@@ -4,7 +4,6 @@ knows."""
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -218,11 +217,6 @@ class JobFolder:
         else:
             path.unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Remove the folder, which the caller holds; there is no job from the first moment on."""
-        (self.folder / "specification.json").unlink()
-        shutil.rmtree(self.folder)
-
     def sweep(self, specification: Specification) -> None:
         """Remove what a killed process left half-written."""
         folders = [self.folder, *(self.folder / name for name in ("shards", "staged", "carry"))]
@@ -266,9 +260,13 @@ class JobIndex:
         link.symlink_to(job.folder)
 
     def jobs(self) -> Iterator[JobFolder]:
-        """Yield the jobs whose folders are there, damaged ones too, the newest first."""
+        """Yield the jobs whose folders are there, damaged ones too, the newest first; forget those
+        whose folders are gone."""
         for link in sorted((self.state / "jobs").glob("*"), key=_made_ns, reverse=True):
-            if (job := JobFolder(link.resolve())).submitted:
+            if not link.exists():
+                with suppress(OSError):
+                    link.unlink()
+            elif (job := JobFolder(link.resolve())).submitted:
                 yield job
 
     def find(self, name: str) -> JobFolder:
@@ -279,12 +277,6 @@ class JobIndex:
         if not link.exists():
             raise UsageError(f"the folder of job {name} is gone")
         return JobFolder(link.resolve())
-
-    def forget_missing(self) -> None:
-        """Remove the links whose folders are gone."""
-        for link in (self.state / "jobs").glob("*"):
-            if not link.exists():
-                link.unlink()
 
 
 def _made_ns(link: Path) -> int:

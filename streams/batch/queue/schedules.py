@@ -129,6 +129,8 @@ def fill(text: str, start: datetime, end: datetime) -> str:
 # --- the schedules of a state folder ------------------------------------------------------------
 
 NOT_RUN = ("Failed", "Expired", "Stopped")
+CATCH_UP = 10  # intervals that are run after an outage
+BACKFILLED = 2  # jobs of a backfill that run at once
 NOTED = 10_000  # intervals, the newest; of older ones the jobs' folders tell
 
 
@@ -144,7 +146,6 @@ class Schedule:
     settings: Settings
     created_us: int
     cursor_us: int
-    max_catch_up: int
     problem: str = ""
     skipped: str = ""
     intervals: dict[int, int] = field(default_factory=dict)
@@ -192,7 +193,7 @@ class Schedules:
             return found
         raise UsageError(f"there is no schedule {name} in {self.queue.state}")
 
-    def add(self, name: str, cron: Cron, settings: Settings, max_catch_up: int) -> Schedule:
+    def add(self, name: str, cron: Cron, settings: Settings) -> Schedule:
         """Add a schedule, whose first interval begins with the last fire up to now."""
         cron.check()
         now = self.queue.now()
@@ -200,7 +201,7 @@ class Schedules:
         with self._locked():
             if (self._folder / name / "schedule.json").exists():
                 raise UsageError(f"there is a schedule {name}: tidewheel schedule remove {name}")
-            return self.write(Schedule(name, cron, settings, now, begin, max_catch_up))
+            return self.write(Schedule(name, cron, settings, now, begin))
 
     def remove(self, name: str) -> None:
         """Remove a schedule and its history; its jobs stay."""
@@ -257,7 +258,7 @@ class Schedules:
         """Queue what has ended since the cursor; a clock that was set back makes nothing due."""
         now = self.queue.now()
         found = list(schedule.cron.intervals(schedule.cursor_us, now))
-        skipped, found = found[: -schedule.max_catch_up], found[-schedule.max_catch_up :]
+        skipped, found = found[:-CATCH_UP], found[-CATCH_UP:]
         if skipped:
             whole = skipped[0][0], skipped[-1][1]
             text = f"{len(skipped):,} intervals {schedule.span(whole)}"
@@ -265,7 +266,7 @@ class Schedules:
                 if (fresh := self._due(schedule, whole)) is None:
                     return  # another runner has done it
                 self.write(replace(fresh, cursor_us=whole[1], skipped=text))
-            yield f"schedule {schedule.name} skips {text}: more than --max-catch-up were due"
+            yield f"schedule {schedule.name} skips {text}: more than {CATCH_UP} were due"
         for interval in found:
             self.reached("schedule-step-1")
             with self._locked():
@@ -288,10 +289,8 @@ class Schedules:
             return None
         return fresh if fresh.cursor_us == interval[0] else None
 
-    def backfill(
-        self, name: str, begin_us: int, end_us: int, max_active: int
-    ) -> tuple[list[Entry], int]:
-        """Queue the intervals within a time that have ended and have not run, at most so many of
+    def backfill(self, name: str, begin_us: int, end_us: int) -> tuple[list[Entry], int]:
+        """Queue the intervals within a time that have ended and have not run, at most BACKFILLED of
         them at once; return their jobs, and how many have run already."""
         schedule, now = self.find(name), self.queue.now()
         first = next(schedule.cron.after(begin_us - 1))
@@ -299,7 +298,7 @@ class Schedules:
         done, left_out = [], 0
         for interval in found:
             plain = schedule.entry(interval, self.queue.state, now)
-            entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=max_active)
+            entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=BACKFILLED)
             with self._locked():
                 fresh = self.find(name)
                 queued = self._queue(fresh, interval, entry)

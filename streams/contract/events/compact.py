@@ -9,8 +9,8 @@ a block has values alone, little endian:
     times      u8 width; i64 the first time; count - 1 differences, signed, of `width` bytes
     labels     (count + 7) // 8 bytes, bit i: whether row i has one; float32 for each row that has
     outputs    count x outputs float32
-    segments   zeros up to a multiple of ALIGN bytes from the block's start, count x size float32 or
-               float16; nothing if the task uploads predictions only
+    segments   zeros up to a multiple of ALIGN bytes from the block's start, count x size
+               float32; nothing if the task uploads predictions only
 
     number     unsigned LEB128: 7 bits a byte, lowest first, bit 7 set in all bytes but the last
     text       u8 length n, n bytes of ASCII; or u8 128 + n, n bytes of a big-endian number: a 1,
@@ -51,17 +51,16 @@ WIDTHS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Layout:
-    """How many values an answer, a label and a segment have, and the type of a segment's: float32
-    or float16; "" if the task uploads predictions only."""
+    """How many values an answer, a label and a segment have; a segment has none if the task uploads
+    predictions only."""
 
     outputs: int
     label: int
     segment: int
-    dtype: str
 
     @property
     def text(self) -> str:
-        return f"{self.outputs}-{self.label}-{self.segment}-{self.dtype}"
+        return f"{self.outputs}-{self.label}-{self.segment}"
 
     @property
     def digest(self) -> str:
@@ -71,8 +70,8 @@ class Layout:
     @classmethod
     def of(cls, text: str) -> "Layout":
         """Return the layout with this text; raise ValueError if there is none."""
-        outputs, label, segment, dtype = text.split("-")
-        return cls(int(outputs), int(label), int(segment), dtype)
+        outputs, label, segment = text.split("-")
+        return cls(int(outputs), int(label), int(segment))
 
 
 @lru_cache(maxsize=64)
@@ -240,7 +239,7 @@ class _Body:
         known = bits[:count].astype(bool)
         told = self.array("<f4", int(known.sum()), layout.label)
         outputs = self.array("<f4", count, layout.outputs)
-        segments = self.aligned(layout.dtype, count, layout.segment) if layout.segment else None
+        segments = self.aligned("<f4", count, layout.segment) if layout.segment else None
         labels = np.zeros((count, layout.label), np.float32)
         labels[known] = told
         return Columns(first, times, models, outputs, labels, known, segments)

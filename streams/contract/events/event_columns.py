@@ -70,7 +70,7 @@ def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> Eve
 @lru_cache(maxsize=64)
 def schema_of(layout: Layout) -> pa.Schema:
     """Return the columns of an event; see records.py:event_schema."""
-    segment = _floats(layout.segment, layout.dtype) if layout.segment else pa.null()
+    segment = _floats(layout.segment) if layout.segment else pa.null()
     return pa.schema(
         [
             pa.field("seq", pa.int64(), nullable=False),
@@ -90,14 +90,12 @@ def layout_of(schema: pa.Schema) -> Layout | None:
         return None
     outputs, label, segment = (schema.field(name).type for name in NAMES[3:])
     sizes = [int(getattr(kind, "list_size", 0)) for kind in (outputs, label, segment)]
-    half = sizes[2] and segment.value_type == pa.float16()
-    dtype = ("float16" if half else "float32") if sizes[2] else ""
-    layout = Layout(sizes[0], sizes[1], sizes[2], dtype)
+    layout = Layout(sizes[0], sizes[1], sizes[2])
     return layout if schema_of(layout).equals(schema) else None
 
 
-def _floats(size: int, dtype: str = "float32") -> pa.DataType:
-    return pa.list_(pa.from_numpy_dtype(dtype), size)
+def _floats(size: int) -> pa.DataType:
+    return pa.list_(pa.float32(), size)
 
 
 def batch_of(layout: Layout, columns: Columns) -> pa.RecordBatch:

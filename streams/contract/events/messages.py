@@ -42,9 +42,9 @@ class Drop:
 def task_layout(task: Task) -> Layout:
     """Return the columns of the task's events."""
     if task.upload != "segment":
-        return Layout(task.outputs, task.label_size, 0, "")
+        return Layout(task.outputs, task.label_size, 0)
     channels, samples = task.segment_shape
-    return Layout(task.outputs, task.label_size, channels * samples, task.upload_dtype)
+    return Layout(task.outputs, task.label_size, channels * samples)
 
 
 def event_columns(
@@ -60,26 +60,19 @@ def event_columns(
     """Return consecutive events as they are sent.
 
     times (n,) int64 us; outputs (n, outputs); labels (label_size,) or None each; segments
-    (n, channels, samples), None if the task uploads predictions only. For float16 values are
-    clipped to +-65,504, because infinite ones would be refused.
+    (n, channels, samples), None if the task uploads predictions only.
     """
     values = np.zeros((len(labels), task.label_size), np.float32)
     known = np.zeros(len(labels), bool)
     for i, label in enumerate(labels):
         if label is not None:
             values[i], known[i] = label, True
-    sent = None if segments is None else _uploaded(segments, task.upload_dtype)
+    sent = segments
+    if segments is not None:
+        sent = np.ascontiguousarray(segments, np.float32).reshape(len(segments), -1)
     return Columns(
         first, times, model, np.ascontiguousarray(outputs, np.float32), values, known, sent
     )  # fmt: skip
-
-
-def _uploaded(segments: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the segments, flattened, in the upload type."""
-    if dtype == "float16":
-        most = np.finfo(np.float16).max
-        segments = np.clip(segments, -most, most)
-    return np.ascontiguousarray(segments, dtype).reshape(len(segments), -1)
 
 
 def encode_block_message(device: str, epoch: str, first: int, block: bytes, layout: Layout) -> Wire:

@@ -89,7 +89,7 @@ class EventBatch:
 def event_schema(task: Task) -> pa.Schema:
     """Return the columns of an event.
 
-    `segment` is (channels x samples) flattened, channel by channel, of the task's `upload_dtype`;
+    `segment` is (channels x samples) flattened, channel by channel;
     if the task uploads predictions only, its Arrow type is null, which takes no space. `label` is
     null without a true label.
 

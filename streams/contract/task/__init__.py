@@ -24,6 +24,8 @@ from streams.contract.task.parts import (
     Segment,
 )
 from streams.contract.task.training import (
+    BATCH_SIZE,
+    MINIMUM_SAMPLES,
     STRATEGIES,
     Privacy,
     Strategy,
@@ -36,7 +38,9 @@ from streams.contract.task.validation import (
 )
 
 __all__ = [
+    "BATCH_SIZE",
     "DEVICE_NAME",
+    "MINIMUM_SAMPLES",
     "NAME",
     "ROLES",
     "STRATEGIES",

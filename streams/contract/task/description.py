@@ -60,7 +60,6 @@ class Task:
     lateness_s       how long after its end a window stays open for late events, seconds
     idle_close_s     a silent device's windows are closed after this wall time, seconds
     upload           "segment", or "prediction": raw data never leaves the device
-    upload_dtype     type of the segments that leave the device; float16 halves them
     tolerance        regression: answers within it count as agreeing, and as correct
     metric           what candidates are judged by, what starts runs, and what tables show:
                      accuracy, balanced_accuracy, macro_f1, auc or average_precision; for targets
@@ -70,8 +69,6 @@ class Task:
                      a share of 0.9, a Brier distance of 0.05, an error of half of `tolerance`
     margin           by how much a candidate must be better than the served version in that metric:
                      of scores the difference, of errors the share by which they shrink
-    may_trade_classes  whether a candidate may recognize a class less often on held-out devices,
-                     beyond chance, where it gains on the whole and the class's F1 does not fall
     threshold        of two classes: an answer is the second one where its softmax is at least this
     latency_budget_ms  99th percentile of an answer, milliseconds; None: the time between segments
     training         how devices, first model and teacher are trained
@@ -110,12 +107,10 @@ class Task:
     source: Literal["recorded", "live"] = "recorded"
     max_gap_s: float | None = None
     upload: Literal["segment", "prediction"] = "segment"
-    upload_dtype: Literal["float32", "float16"] = "float32"
     tolerance: float = 0.1
     retrain: float | None = None
     metric: str | Metric = ""
     margin: float = 0.01
-    may_trade_classes: bool = False
     threshold: float = 0.5
     latency_budget_ms: float | None = None
     training: Training = field(default_factory=Training)

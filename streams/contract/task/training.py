@@ -10,6 +10,9 @@ Strategy = Literal[
 ]  # fmt: skip
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
+BATCH_SIZE = 32
+MINIMUM_SAMPLES = 32  # a device trains from here on
+
 
 @dataclass(frozen=True)
 class Privacy:
@@ -34,19 +37,15 @@ class Privacy:
 class Training:
     """How a device fine-tunes, and how the first model and the teacher are trained.
 
-    On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
-    `train_only` (names of modules; empty: all), `max_steps`. It keeps at most `samples` segments
-    and 16 MB, and trains from `minimum_samples` on. Of a recording's true labels it gets
-    `label_share`; accuracy is measured on the others.
+    On the device SGD takes `epochs` with `learning_rate`, in batches of BATCH_SIZE; `proximal` is
+    FedProx's mu, `train_only` names the modules that learn; empty: all. A device keeps at most
+    `samples` segments and 16 MB, and trains from MINIMUM_SAMPLES on. Of a recording's true labels
+    it gets `label_share`; accuracy is measured on the others.
 
-    On the server: `strategy` makes one model of the updates; `server_learning_rate` is that of
-    fedadam and fedyogi. `shared` names the modules that are averaged, as "features"; the others
-    stay on the device; empty: all. A run has `rounds`; a round ends with `devices_per_round`
-    updates of a quarter more sampled devices; 0: all devices. A device at work is waited for until
-    `round_limit_s`; None: three times the slowest training of the run, at least five minutes in a
-    fleet of up to 20. `payload` is the type of floats on the way. `privacy` adds noise. What a run
-    offers is `interpolation` of the way from the served weights to the learned ones, unless all of
-    it is shown to be better; 1: always all.
+    On the server `strategy` makes one model of the updates. `shared` names the modules that are
+    averaged, as "features"; the others stay on the device; empty: all. A run has `rounds`; a round
+    ends with `devices_per_round` updates of a quarter more sampled devices; 0: all devices.
+    `payload` is the type of floats on the way. `privacy` adds noise.
 
     Personalization: with `personal` a device may fine-tune its own copy of a release, without the
     task's augmentation, which answers only while it is better on the device's labels.
@@ -66,27 +65,20 @@ class Training:
 
     learning_rate: float = 0.02
     epochs: int = 3
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adamw"] = "sgd"
     proximal: float = 0.0
     train_only: tuple[str, ...] = ()
-    max_steps: int | None = None
     central_epochs: int = 20
     class_weights: tuple[float, ...] = ()
     label_share: float = 0.1
     rounds: int = 3
-    minimum_samples: int = 32
     samples: int = 2048
     personal: bool = False
     choice: Literal["device", "offered"] = "device"
     strategy: Strategy = "fedavg"
-    server_learning_rate: float = 0.01
     shared: tuple[str, ...] = ()
     devices_per_round: int = 0
-    round_limit_s: float | None = None
     payload: Literal["float32", "float16"] = "float32"
     privacy: Privacy | None = None
-    interpolation: float = 0.5
 
 
 def is_under(name: str, modules: Sequence[str]) -> bool:

@@ -109,7 +109,7 @@ def outcomes(device, answered):
         yield Outcome(one.first_us, one.last_us, round(float(one.segment.mean()) / 2))
 
 task = replace(
-    tiny, name="learner", outcomes=outcomes, upload_dtype="float16",
+    tiny, name="learner", outcomes=outcomes,
     training=replace(
         tiny.training, personal=True, choice="offered", learning_rate=0.2, label_share=0.0,
     ),

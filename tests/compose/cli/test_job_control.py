@@ -1,6 +1,7 @@
 """Many processes, a time, errors, and what `tidewheel jobs` does with jobs: as real processes."""
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -118,13 +119,11 @@ def test_retry_scores_only_shards_with_errors_again(tmp_path: Path, lake: Path) 
     assert ids(tmp_path) == expected()
 
 
-def test_prune_removes_old_jobs_that_are_over_and_no_output(tmp_path: Path, lake: Path) -> None:
+def test_a_job_whose_folder_is_removed_is_forgotten_and_its_output_stays(
+    tmp_path: Path, lake: Path
+) -> None:
     tidewheel(*words(lake), folder=tmp_path)
-    tidewheel(*words(lake, to="open"), folder=tmp_path, TIDEWHEEL_FAILPOINT="score-step-3:1")
-    kept = tidewheel("jobs", "prune", "--json", folder=tmp_path)
-    assert json.loads(kept.stdout) == []
-    gone = tidewheel("jobs", "prune", "--older-than", "0", "--json", folder=tmp_path)
-    assert json.loads(gone.stdout) == [str(tmp_path / "out.job")]
-    assert not (tmp_path / "out.job").exists()
+    shutil.rmtree(tmp_path / "out.job")
+    assert json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout) == []
+    assert list((tmp_path / ".tidewheel" / "jobs").iterdir()) == []
     assert ids(tmp_path) == expected()
-    assert len(json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)) == 1

@@ -96,16 +96,18 @@ def test_a_rollout_is_paused_and_resumed_by_hand(
     tmp_path: Path, registry: Registry, refs: list[Ref]
 ) -> None:
     third = refs[2].model
-    unasked = tidewheel("models", "pause", TINY, folder=tmp_path)
+    unasked = tidewheel("models", "rollout", TINY, "pause", folder=tmp_path)
     fails(unasked, 2, f"{third} stays at stage 1", "no device changes", "--yes")
-    text = told(tmp_path, "pause", "--reason", "look first", "--yes")
+    text = told(tmp_path, "rollout", "pause", "--reason", "look first", "--yes")
     assert text.startswith(f"decision 4: {third} stays at stage 1, until it is")
     assert "within 2 s" in text
-    assert "paused already, manual: look first: nothing to do" in told(tmp_path, "pause")
+    assert "paused already, manual: look first: nothing to do" in told(tmp_path, "rollout", "pause")
     assert "offered in stage 1, paused" in told(tmp_path, "list")
-    fails(tidewheel("models", "resume", TINY, folder=tmp_path), 2, "time limit", "--yes")
-    assert f"decision 5: {third} goes on from stage 1" in told(tmp_path, "resume", "--yes")
-    assert "nothing to resume" in told(tmp_path, "resume")
+    resume = ("rollout", "resume")
+    unasked = tidewheel("models", "rollout", TINY, "resume", folder=tmp_path)
+    fails(unasked, 2, "time limit", "--yes")
+    assert f"decision 5: {third} goes on from stage 1" in told(tmp_path, *resume, "--yes")
+    assert "nothing to resume" in told(tmp_path, *resume)
     assert [d.kind for d in registry.decisions()][3:] == ["held", "stage"]
 
 

@@ -123,7 +123,7 @@ def test_candidates_that_went_back_are_the_reason() -> None:
     assert "--timeout" in why_open(loop.view, tiny)
     pause = Pause(reason="manual", time_us=3, key="0" * 16)
     loop.see(decided(3, "held", pause, stable=FIRST, offered=NEXT))
-    assert "tidewheel models resume" in why_open(loop.view, tiny)
+    assert "tidewheel models rollout TASK resume" in why_open(loop.view, tiny)
     loop.see(decided(4, "rolled-back", stable=FIRST))
     assert why_open(loop.view, tiny) == f"1 candidate rolled back, the last one, {NEXT}: a test"
 

@@ -14,7 +14,7 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import own_weights, trainer_process
 from edge_client.training.own_weights import PAUSE_MOST_S, PAUSE_S, RENEW, OwnWeights
 from edge_client.training.trainer_client import Trainer
-from streams.contract.task import Task
+from streams.contract.task import MINIMUM_SAMPLES, Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.documents import work_request
@@ -165,7 +165,7 @@ def test_a_round_ends_the_devices_own_training(
 def test_a_device_with_too_few_samples_starts_no_trainer_until_there_are_enough(
     device: Device,
 ) -> None:
-    few = TASK.training.minimum_samples - 1
+    few = MINIMUM_SAMPLES - 1
     device.see(few, held_out=False)
     for _ in range(3):
         device.consider()

@@ -150,12 +150,11 @@ def trained(
     """The weights that a device makes of those it is sent in a round."""
     more = {"epochs": 2, "batch_size": 8, "seed": number, "scaffold": with_it}
     request = work_request(run=run, round=number, **more)
-    made = replace(task, training=replace(task.training, minimum_samples=8))
     job = TrainerJob(
-        device="d0", request=request, samples=str(rows_file(task, folder)),
+        device="d0", request=request, samples=str(rows_file(task, folder, 48)),
         stop=str(folder / "stop"), own=str(folder / "own"), scaffold=str(folder / SCAFFOLD),
     )  # fmt: skip
-    reply, block = trainer_process.work(made, job, payload.encode_weights(sent, "float32"))
+    reply, block = trainer_process.work(task, job, payload.encode_weights(sent, "float32"))
     assert reply.error is None
     return payload.restore_update(payload.unpack(block), sent)
 

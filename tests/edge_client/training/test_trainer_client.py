@@ -22,7 +22,7 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold
 from edge_client.training.trainer_client import Trainer, served_by
-from streams.contract.task import Task, load_task
+from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.work import SCAFFOLD, Op, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
@@ -224,7 +224,7 @@ def test_too_few_samples_are_an_error_in_the_reply(
     reference: str, task: Task, tmp_path: Path, weights: bytes
 ) -> None:
     empty = Samples(task, tmp_path / "none.arrow")
-    for i in range(task.training.minimum_samples - 1):
+    for i in range(MINIMUM_SAMPLES - 1):
         label = np.zeros(1, np.float32)
         segment = np.zeros(task.segment_shape, np.float32)
         empty.add(i, i, segment, np.zeros(3, np.float32), TRAIN, label)

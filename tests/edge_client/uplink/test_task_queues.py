@@ -14,14 +14,14 @@ from streams.contract.documents import DeviceState
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, Headers, encode_label_lines
 from streams.contract.events.records import EventBatch, decode_event_message
-from streams.contract.task import Task
+from streams.contract.task import Segment, Task
 from tests.rig.made_up.tiny_task import task
 from tests.rig.made_up.uplink_broker import Done
 from tests.rig.processes.workers import until
 
-OTHER_COLUMNS = replace(task, version=2, upload_dtype="float16")
+OTHER_COLUMNS = replace(task, version=2, segment=Segment(samples=16, hop=8))
 SAME_COLUMNS = replace(task, version=2, classes=("a", "b", "c"))
-NOT_RAISED = replace(task, upload_dtype="float16")  # edited, with the version as it was
+NOT_RAISED = replace(task, segment=Segment(samples=16, hop=8))  # edited, with the version as it was
 LABEL = {"from": 1, "to": 2, "label": [1.0], "told": 3, "source": "user"}
 
 

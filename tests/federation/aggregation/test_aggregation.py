@@ -14,7 +14,7 @@ from federation.admission.admission import NORM_FACTOR, Round, admit
 from federation.admission.update import Update
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import SAMPLES_CAP, Move
-from federation.aggregation.strategies import BETAS, TAU
+from federation.aggregation.strategies import BETAS, RATE, TAU
 from streams.contract.task import STRATEGIES
 from streams.learning.clipping import update_norm
 from tests.flower_arithmetic import aggregated, optimised
@@ -205,7 +205,7 @@ def test_the_arithmetic_is_that_of_flowers_own_class(
         samples = [1] * len(samples)
     draw = np.random.default_rng(seed)
     moves = [Move({"w": draw.normal(0, 1, (2, 3)), "b": draw.normal(0, 9, 4)}, n) for n in samples]
-    found = strategies.RULES[name](0.01).step(moves)
+    found = strategies.RULES[name]().step(moves)
     expected = aggregated(FLOWER[name](len(moves)), moves)
     assert found.keys() == expected.keys()
     for key, value in found.items():
@@ -218,8 +218,8 @@ def test_a_server_optimiser_is_flowers_own(
     name: str, kind: Callable[..., FedAdam | FedYogi], rounds: int, seed: int
 ) -> None:
     """Flower corrects FedAdam's rate with its round + 1, one too many, so it gets one less."""
-    ours, draw = strategies.RULES[name](0.03), np.random.default_rng(seed)
-    theirs = kind(eta=0.03, beta_1=BETAS[0], beta_2=BETAS[1], tau=TAU)
+    ours, draw = strategies.RULES[name](), np.random.default_rng(seed)
+    theirs = kind(eta=RATE, beta_1=BETAS[0], beta_2=BETAS[1], tau=TAU)
     for number in range(rounds):
         moves = [
             Move({"w": draw.normal(0, 0.01, 5)}, int(draw.integers(1, 2000))) for _ in range(3)

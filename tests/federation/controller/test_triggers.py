@@ -9,7 +9,7 @@ from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerR
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide, kind_of
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
-from tests.rig.made_up.documents import device_state, window_report
+from tests.rig.made_up.documents import window_report
 
 RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2, drift_windows=3)
 NOW = datetime(2026, 1, 5, 12).timestamp()
@@ -285,19 +285,6 @@ def test_what_was_asked_before_a_run_is_answered_in_any_order() -> None:
 def test_a_window_that_comes_again_counts_once_and_revisions_sum() -> None:
     low = evidence(LOW[0], LOW[0], window("d0", 0, 10, revision=1))
     assert (low.events, low.value) == (100, 0.5)
-
-
-def test_new_true_labels_are_a_cause_once() -> None:
-    seen = FleetEvidence(TriggerRules(limit=0.9, new_labels=10))
-    seen.add_device(device_state("d0", labels_told=6))
-    assert reason(seen) is None
-    seen.add_device(device_state("d1", labels_told=4))
-    assert reason(seen) == "10 new true labels, at least 10 (--new-labels)"
-    seen.run_began(NOW)
-    assert seen.new_labels == 0
-    seen.add_device(device_state("d0", labels_told=0))  # it lost its labels
-    seen.add_device(device_state("d0", labels_told=3))
-    assert seen.new_labels == 3
 
 
 def test_a_schedule_counts_from_the_last_run_or_from_the_start() -> None:

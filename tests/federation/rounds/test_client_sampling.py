@@ -4,7 +4,6 @@ from hypothesis import strategies as st
 
 from federation.rounds.client_sampling import choose, to_invite, unfit
 from streams.contract.documents import DeviceState
-from streams.contract.task import Training
 from tests.rig.made_up.documents import device_state
 
 BASE = "2-bbbb"
@@ -27,7 +26,7 @@ def state(**changes: object) -> DeviceState:
     ],
 )
 def test_who_need_not_be_asked(changes: dict[str, object], reason: str | None) -> None:
-    assert unfit(state(**changes), BASE, Training()) == reason
+    assert unfit(state(**changes), BASE) == reason
 
 
 @given(st.sets(st.integers(1, 60), max_size=40), st.integers(0, 30), st.integers(0, 5))
@@ -57,12 +56,12 @@ def test_a_round_invites_those_on_free_lines_that_have_waited_longest() -> None:
         state(device="here", last_run_us=9 * hour_us + 1, run="7"),
         state(device="going", phase="draining"),
     ]
-    order = [to_invite(fleet, BASE, Training(), count, 1, seed=count) for count in range(1, 6)]
+    order = [to_invite(fleet, BASE, count, 1, seed=count) for count in range(1, 6)]
     assert order[0] in (["here"], ["new"])
     assert order[1:3] == [["here", "new"], ["earlier", "here", "new"]]
     assert order[3] == ["earlier", "here", "lately", "new"]
     assert order[4] == ["earlier", "here", "lately", "new", "paid"]
-    assert to_invite(fleet, BASE, Training(), 0, 1, seed=0) == order[4]
-    drawn = {tuple(to_invite([state(device=f"d{i}") for i in range(20)], BASE, Training(), 3, 1, s))
+    assert to_invite(fleet, BASE, 0, 1, seed=0) == order[4]
+    drawn = {tuple(to_invite([state(device=f"d{i}") for i in range(20)], BASE, 3, 1, s))
              for s in range(10)}  # fmt: skip
     assert len(drawn) == 10

@@ -141,10 +141,10 @@ def queue_of(state: Path, clock: Callable[[], int], most: int = 1000) -> JobQueu
 
 
 def made(
-    state: Path, clock: Callable[[], int], most: int = 10, max_waiting: int = 1000, **more: object
+    state: Path, clock: Callable[[], int], max_waiting: int = 1000, **more: object
 ) -> Schedules:
     found = Schedules(queue_of(state, clock, max_waiting), **more)  # type: ignore[arg-type]
-    found.add("nightly", MADRID, SETTINGS, most)
+    found.add("nightly", MADRID, SETTINGS)
     return found
 
 
@@ -171,12 +171,12 @@ def test_an_interval_is_queued_once_when_it_has_ended(tmp_path: Path) -> None:
 
 def test_after_an_outage_the_newest_are_run_and_the_others_are_named(tmp_path: Path) -> None:
     clock = Clock("2026-11-01T12:00Z")
-    schedules = made(tmp_path, clock, most=2)
-    clock.now = at("2026-11-09T12:00Z")
+    schedules = made(tmp_path, clock)
+    clock.now = at("2026-11-17T12:00Z")
     lines = list(schedules.fire())
-    assert len(lines) == 3
+    assert len(lines) == 11
     assert "skips 6 intervals 2026-11-01T02:30:00+01:00..2026-11-07T02:30:00+01:00" in lines[0]
-    assert inputs_of(tmp_path) == ["lake/day=2026-11-07", "lake/day=2026-11-08"]
+    assert inputs_of(tmp_path) == [f"lake/day=2026-11-{day:02}" for day in range(7, 17)]
     assert "6 intervals 2026-11-01" in schedules.find("nightly").skipped
 
 
@@ -222,7 +222,7 @@ def test_a_runner_that_was_paused_before_it_queued_an_interval_queues_it_no_more
                 JobQueue(tmp_path).finish(entry.id)
         elif point == "schedule-step-1":
             other.remove("nightly")
-            other.add("nightly", MADRID, SETTINGS, 10)
+            other.add("nightly", MADRID, SETTINGS)
 
     schedules = made(tmp_path, clock, reached=reached)
     clock.now = at("2026-11-02T12:00Z")
@@ -245,16 +245,17 @@ def test_a_full_queue_makes_an_interval_wait_and_is_said_once(tmp_path: Path) ->
 
 def test_a_backfill_runs_what_has_not_run_and_a_few_at_once(tmp_path: Path) -> None:
     clock = Clock("2026-11-06T12:00Z")
-    schedules = made(tmp_path, clock, most=1)
+    schedules = made(tmp_path, clock)
+    clock.now = at("2026-11-07T12:00Z")
+    list(schedules.fire())  # the 6th runs
     clock.now = at("2026-11-08T12:00Z")
-    list(schedules.fire())  # the 6th is skipped, the 7th runs
     queued, left_out = schedules.backfill("nightly", at("2026-11-03T00:00Z"),
-                                          at("2026-11-30T00:00Z"), 2)  # fmt: skip
+                                          at("2026-11-30T00:00Z"))  # fmt: skip
     assert (len(queued), left_out) == (4, 1)
-    assert schedules.backfill("nightly", at("2026-11-03T00:00Z"), clock.now, 2) == ([], 5)
+    assert schedules.backfill("nightly", at("2026-11-03T00:00Z"), clock.now) == ([], 5)
     taken = [schedules.queue.take() for _ in range(4)]
     assert [found and found[0].settings.inputs[0] for found in taken] == [
-        "lake/day=2026-11-07", "lake/day=2026-11-03", "lake/day=2026-11-04", None,
+        "lake/day=2026-11-06", "lake/day=2026-11-03", "lake/day=2026-11-04", None,
     ]  # fmt: skip
     for found in taken:
         if found is not None:
@@ -266,12 +267,12 @@ def test_a_removed_schedule_may_come_back_with_jobs_of_its_own(tmp_path: Path) -
     schedules = made(tmp_path, clock)
     first = schedules.find("nightly").entry((0, 1), tmp_path, 0)
     with pytest.raises(UsageError, match="there is a schedule nightly"):
-        schedules.add("nightly", MADRID, SETTINGS, 1)
+        schedules.add("nightly", MADRID, SETTINGS)
     schedules.remove("nightly")
     with pytest.raises(UsageError, match="no schedule nightly"):
         schedules.remove("nightly")
     clock.now += 1
-    schedules.add("nightly", MADRID, SETTINGS, 1)
+    schedules.add("nightly", MADRID, SETTINGS)
     second = schedules.find("nightly").entry((0, 1), tmp_path, 0)
     assert first.id != second.id
     assert first.folder != second.folder

@@ -150,11 +150,6 @@ def test_a_layer_whose_statistics_are_kept_trains_as_it_answers() -> None:
     assert changed == set(dict(model.named_parameters()))
 
 
-def test_a_number_of_steps_ends_it() -> None:
-    _, how = fitted(1, max_steps=7)
-    assert (how.steps, how.stopped) == (7, True)
-
-
 def test_the_rows_of_a_class_count_by_its_weight() -> None:
     labels = torch.tensor([[0.0], [1.0], [1.0], [2.0]])
     segments = np.zeros((4, 2, 20), np.float32)
