@@ -24,7 +24,6 @@ from streams.contract.task.parts import (
     Segment,
 )
 from streams.contract.task.training import (
-    BATCH_SIZE,
     MINIMUM_SAMPLES,
     STRATEGIES,
     Privacy,
@@ -38,7 +37,6 @@ from streams.contract.task.validation import (
 )
 
 __all__ = [
-    "BATCH_SIZE",
     "DEVICE_NAME",
     "MINIMUM_SAMPLES",
     "NAME",
