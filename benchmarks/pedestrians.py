@@ -30,6 +30,7 @@ from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from streams.contract.task import Task
 from streams.contract.task.parts import one_by_one
 from streams.learning.interpolation import SHARE, interpolated
+from streams.learning.learning import build_model
 from streams.tasks import pedestrians
 from streams.tasks.pedestrians import HOUR_US, HOURS
 
@@ -95,7 +96,7 @@ def _of_seed(days: int, seed: int) -> Found:
 
     note(HOUR, {n: rows.x[:, COUNT, -1:] for n, rows in ground.tests.items()})
     note(WEEK, {n: rows.x[:, WEEK_AGO, -1:] for n, rows in ground.tests.items()})
-    scratch = {n: v.detach().numpy().copy() for n, v in task.build_model().state_dict().items()}
+    scratch = {n: v.detach().numpy().copy() for n, v in build_model(task).state_dict().items()}
     federated = {kind: list(kind(ground).rounds(seed, ROUNDS))[-1] for kind in (Course, Scaffold)}
     best = federated[Scaffold]
     for way, models in (

@@ -30,6 +30,7 @@ from compose.reports.summary import ServerCounts, Summary, render, summarize
 from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import (
+    NOTHING_LEARNS,
     absolute_reference,
     load_task,
     strategy_problem,
@@ -58,6 +59,8 @@ class Up:
         self._options = options
         self._reference = absolute_reference(options.task)
         self._task = load_task(self._reference)
+        if options.until_closed and not self._task.learns:
+            raise UsageError(f"--until-closed waits for a learned version: {NOTHING_LEARNS}")
         strategy, training = options.strategy, self._task.training
         if strategy is not None and (problem := strategy_problem(strategy, training)):
             raise UsageError(f"--strategy {strategy}: {problem}")

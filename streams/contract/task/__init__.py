@@ -11,6 +11,7 @@ from streams.contract.task.loading import (
     check_model,
     load_task,
 )
+from streams.contract.task.onnx_file import NOTHING_LEARNS, OnnxFile
 from streams.contract.task.parts import (
     DEVICE_NAME,
     ROLES,
@@ -40,11 +41,13 @@ __all__ = [
     "DEVICE_NAME",
     "MINIMUM_SAMPLES",
     "NAME",
+    "NOTHING_LEARNS",
     "ROLES",
     "STRATEGIES",
     "Answered",
     "Device",
     "Metric",
+    "OnnxFile",
     "Outcome",
     "Privacy",
     "Reading",
