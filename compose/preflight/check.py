@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streams.contract.errors import TaskError
-from streams.contract.task import ROLES, Device, Task, check_model, load_task
+from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
 from streams.segments.findings import Finding, findings, outcome_finding
 from streams.segments.survey import READINGS, Survey, own_line, survey
 
@@ -112,14 +112,14 @@ def _try_models(task: Task) -> int:
     """Build the models, train the device model for two steps, export it; its parameters."""
     import numpy as np
 
-    from federation.bootstrap.onnx_export import export_graph
+    from federation.bootstrap.onnx_export import export_graph, read_graph
     from streams.learning.learning import build_model, fit, segment_loss
 
     check_model(task)
-    model = build_model(task)
-    if not task.learns:
-        export_graph(task, model)
+    if isinstance(task.build_model, OnnxFile):
+        read_graph(task, task.build_model)
         return 0
+    model = build_model(task)
     draw = np.random.default_rng(0)
     count = STEPS * task.training.batch_size
     segments = draw.normal(0, 1, (count, *task.segment_shape)).astype(np.float32)

@@ -1,15 +1,14 @@
 """A model that a user brings: the next candidate of a fleet that serves one already.
 
-    1 read the file; check that it fits the task
-    2 the gate compares it with the served version on the held-out devices' segments
-    3 store it, signed, with the file's name and digest
-    4 decide: it waits for its canary
+    1 read the file, check that it fits the task; the gate compares it with the served version on
+      the held-out devices' segments
+    2 store it, signed, with the file's name and digest
+    3 decide: it waits for its canary
 
-Killed before 4 no device is offered anything, and the command can be run again; a version that was
+Killed before 3 no device is offered anything, and the command can be run again; a version that was
 stored without a decision is removed by `models prune`.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
@@ -32,7 +31,6 @@ from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.weights import payload
 from streams.learning.learning import build_model
-from streams.learning.onnx_module import OnnxModule
 
 Tensors = dict[str, np.ndarray]
 
@@ -58,7 +56,7 @@ def import_candidate(
     first = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
     weights = payload.round_candidate(weights, first, task.training.payload)
     verdict = evaluation.decide(first, weights, {}, task.margin)
-    failpoint("import-step-2")
+    failpoint("import-step-1")
     if not verdict.promote:
         return verdict, None
     manifest = Manifest(
@@ -73,7 +71,7 @@ def import_candidate(
         PROBE: renew_probe(base, weights, graph, task.build_model),
     }
     artifact = registry.add(pack(manifest, files, key))
-    failpoint("import-step-3")
+    failpoint("import-step-2")
     reason = f"{path.name} was imported: {verdict.reason}"
     propose(registry, key, artifact, reason, verdict.evidence)
     return verdict, artifact.model
@@ -82,9 +80,8 @@ def import_candidate(
 def _read(task: Task, path: Path) -> tuple[Tensors, bytes | None, str]:
     """Return a file's weights, its graph where it is one, and its name with its digest."""
     if isinstance(task.build_model, OnnxFile):
-        around = replace(task.build_model, path=path)
-        graph = export_graph(task, OnnxModule(data := around.read(), around))
-        return {}, graph, f"{path.name} sha256:{hashlib.sha256(data).hexdigest()}"
+        given = read_graph(task, replace(task.build_model, path=path))
+        return {}, given.graph, f"{path.name} sha256:{given.digest}"
     tensors, source = read_weights(path)
     model = loaded(build_model(task), tensors, path)
     return {name: value.numpy() for name, value in model.state_dict().items()}, None, source

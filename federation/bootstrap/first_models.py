@@ -2,7 +2,6 @@
 them."""
 
 import copy
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from federation.bootstrap.dataset import Segments, TeacherWindows, group
-from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import OnnxFile, Task
@@ -35,9 +34,8 @@ Progress = Callable[[str], None]
 def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tuple[nn.Module, str]:
     """Return the first device model, trained or as it is given, and where it is from."""
     if isinstance(task.build_model, OnnxFile):
-        model = build_model(task)
-        digest = hashlib.sha256(task.build_model.read()).hexdigest()
-        return model.eval(), f"{Path(task.build_model.path).name} sha256:{digest}"
+        given = read_graph(task, task.build_model)
+        return given, f"{Path(task.build_model.path).name} sha256:{given.digest}"
     if task.first_model:
         path = Path(task.first_model)
         progress(f"reading the first model's weights from {path}")
@@ -52,9 +50,12 @@ def first_teacher(
 ) -> nn.Module:
     """Return the teacher; where the task has none of its own it begins as a model that is `given`,
     and learns nothing where nothing is labelled or it is a file of ONNX."""
-    teacher = build_teacher(task)
+    if isinstance(task.build_teacher, OnnxFile):
+        return PerSegment(read_graph(task, task.build_teacher))
     if task.build_teacher is None and given is not None:
-        teacher = PerSegment(copy.deepcopy(given))
+        teacher: nn.Module = PerSegment(copy.deepcopy(given))
+    else:
+        teacher = build_teacher(task)
     data = group(task, central)
     learns = any(parameter.requires_grad for parameter in teacher.parameters())
     if not learns or not (data.mask & ~np.isnan(data.labels).any(axis=2)).any():
@@ -63,10 +64,10 @@ def first_teacher(
     return fit_teacher(task, data, seed, teacher)
 
 
-def graph_of(task: Task, teacher: nn.Module) -> bytes:
-    """Return the graph of a teacher that is a file of ONNX, after a look at it; else nothing."""
+def graph_of(teacher: nn.Module) -> bytes:
+    """Return the graph of a teacher that is a file of ONNX; else nothing."""
     inside = teacher.model if isinstance(teacher, PerSegment) else None
-    return export_graph(task, inside) if isinstance(inside, OnnxModule) else b""
+    return inside.graph if isinstance(inside, OnnxModule) else b""
 
 
 def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:

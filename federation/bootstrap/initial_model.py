@@ -187,7 +187,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         "model.safetensors": to_safetensors(model.state_dict()),
         "model.onnx": export_graph(task, model),
         "teacher.safetensors": to_safetensors(teacher.state_dict()),
-        "teacher.onnx": graph_of(task, teacher),
+        "teacher.onnx": graph_of(teacher),
         "source": source.encode(),
     }
     weights, seen = safetensors.numpy.load(files["model.safetensors"]), known.segments

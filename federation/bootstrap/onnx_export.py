@@ -18,7 +18,7 @@ from torch import nn
 
 from federation.evaluation.onnx_runner import INPUT, OUTPUT, run_graph
 from streams.contract.errors import TaskError
-from streams.contract.task import Task
+from streams.contract.task import OnnxFile, Task
 from streams.learning.learning import predict
 from streams.learning.onnx_module import OnnxModule
 
@@ -29,9 +29,8 @@ OPSET = 18
 
 def export_graph(task: Task, model: nn.Module) -> bytes:
     """Return the ONNX graph of `model`, checked against torch; raise TaskError if it cannot be
-    exported. Of a file of ONNX it is that file, if it is sound."""
+    exported. Of a file of ONNX it is that file."""
     if isinstance(model, OnnxModule):
-        _check_file(task, model)
         return model.graph
     model = model.eval()
     try:
@@ -83,40 +82,47 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_file(task: Task, model: OnnxModule) -> None:
-    """Raise TaskError unless a graph that was made elsewhere has all that it needs in itself, and
-    answers segments of the task."""
-    where = f"task {task.name!r}: {model.around.path}"
+def read_graph(task: Task, file: OnnxFile) -> OnnxModule:
+    """Return the model of a file of ONNX; raise TaskError unless the graph has all that it needs in
+    itself and answers segments of the task. Nothing runs before the first has been seen."""
+    data, where = file.read(), f"task {task.name!r}: {file.path}"
     try:
-        found = onnx.load_from_string(model.graph)
-        onnx.checker.check_model(found)
-    except Exception as exc:  # protobuf's and the checker's own
-        raise TaskError(f"{where} is no sound ONNX graph: {_line(exc)}") from exc
-    if any(onnx.external_data_helper.uses_external_data(t) for t in _tensors(found)):
+        found = onnx.load_from_string(data)
+        tensors = list(_tensors(found))
+    except Exception as exc:  # protobuf's own
+        raise TaskError(f"{where} is no ONNX graph: {_line(exc)}") from exc
+    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in tensors):
         raise TaskError(f"{where} has weights in other files: save it as one file")
     if unknown := {each.domain for each in found.opset_import} - DOMAINS:
         raise TaskError(f"{where} needs operators of {min(unknown)!r}, which devices do not have")
-    probe = np.zeros((2, *task.segment_shape), np.float32)
+    probe = torch.zeros(2, *task.segment_shape)
     try:
-        shape = run_graph(model.graph, probe, None, model.around).shape
-    except Exception as exc:  # onnxruntime, or the task's functions
-        raise TaskError(f"{where} fails on segments {probe.shape}: {_line(exc)}") from exc
+        onnx.checker.check_model(found)
+        model = OnnxModule(data, file)
+        shape = tuple(model(probe).shape)
+    except Exception as exc:  # the checker's, onnxruntime's, or of the task's functions
+        raise TaskError(f"{where} fails on segments {tuple(probe.shape)}: {_line(exc)}") from exc
     if shape != (2, task.outputs):
-        given = f"answers {shape} to segments {probe.shape}, the task has {task.outputs} outputs"
-        raise TaskError(f"{where} {given}: make them fit by OnnxFile's `before` and `after`")
+        raise TaskError(
+            f"{where} answers {shape} to segments {tuple(probe.shape)}, the task has "
+            f"{task.outputs} outputs: make them fit by OnnxFile's `before` and `after`"
+        )
+    return model
 
 
 def _tensors(found: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of a graph and of the graphs in its nodes."""
-    graphs = [found.graph]
-    while graphs:
-        graph = graphs.pop()
-        yield from graph.initializer
-        for attribute in (a for node in graph.node for a in node.attribute):
-            yield from (attribute.t, *attribute.tensors)
-            graphs += (
-                [attribute.g, *attribute.graphs] if attribute.HasField("g") else [*attribute.graphs]
-            )
+    """Yield the tensors of a graph, of the graphs in its nodes, and of its functions."""
+    graphs, nodes = [found.graph], [node for f in found.functions for node in f.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            nodes += graph.node
+        while nodes:
+            for attribute in nodes.pop().attribute:
+                yield from (attribute.t, *attribute.tensors)
+                graphs += [attribute.g] if attribute.HasField("g") else []
+                graphs += attribute.graphs
 
 
 def _line(exc: Exception) -> str:

@@ -4,7 +4,6 @@ The drift reference is copied from the old teacher: it describes the central dat
 device model's answers, not the teacher.
 """
 
-import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,13 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
-from streams.learning.learning import build_teacher, to_safetensors
-from streams.learning.onnx_module import OnnxModule
+from streams.learning.learning import PerSegment, build_teacher, to_safetensors
 
 
 def replace_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path) -> Artifact:
@@ -54,11 +52,9 @@ def _read(task: Task, path: Path) -> tuple[nn.Module, dict[str, bytes], str]:
     """Return the teacher of a file, its files in the artifact, and its name with its digest."""
     build = task.build_model if task.build_teacher is None else task.build_teacher
     if isinstance(build, OnnxFile):
-        around = replace(build, path=path)
-        graph = export_graph(task, OnnxModule(around.read(), around))
-        teacher = build_teacher(task, graph)
-        source = f"{path.name} sha256:{hashlib.sha256(graph).hexdigest()}"
-        return teacher, {WEIGHTS: to_safetensors({}), GRAPH: graph}, source
+        given = read_graph(task, replace(build, path=path))
+        files = {WEIGHTS: to_safetensors({}), GRAPH: given.graph}
+        return PerSegment(given), files, f"{path.name} sha256:{given.digest}"
     tensors, source = read_weights(path)
     teacher = loaded(build_teacher(task), tensors, path)
     return teacher, {WEIGHTS: to_safetensors(teacher.state_dict())}, source

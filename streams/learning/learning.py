@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streams.contract.task import OnnxFile, Task
+from streams.contract.errors import TaskError
+from streams.contract.task import NOTHING_LEARNS, OnnxFile, Task
 from streams.learning.clipping import is_statistic
-from streams.learning.onnx_module import OnnxModule
 from streams.learning.optimizers import step_of
 
 
@@ -205,18 +205,20 @@ class PerSegment(nn.Module):
 
 
 def build_model(task: Task) -> nn.Module:
-    """Return the task's device model: a new one, or that of its file."""
+    """Return a new device model, of a task that learns."""
     if isinstance(task.build_model, OnnxFile):
-        return OnnxModule(task.build_model.read(), task.build_model)
+        raise TaskError(f"task {task.name!r}: {NOTHING_LEARNS}")
     return task.build_model()
 
 
 def build_teacher(task: Task, graph: bytes | None = None) -> nn.Module:
-    """Return the task's teacher, or its device model applied per segment if it has none; of a file
-    of ONNX that one, or `graph`."""
-    build = task.build_model if task.build_teacher is None else task.build_teacher
+    """Return the task's teacher, or its device model applied per segment if it has none; where it
+    is a file of ONNX, that of its `graph`."""
+    build = task.build_teacher or task.build_model
     if isinstance(build, OnnxFile):
-        return PerSegment(OnnxModule(build.read() if graph is None else graph, build))
+        from streams.learning.onnx_module import OnnxModule  # a worker needs no onnxruntime else
+
+        return PerSegment(OnnxModule(graph or b"", build))
     return build() if task.build_teacher is not None else PerSegment(build())
 
 

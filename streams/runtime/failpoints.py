@@ -31,7 +31,7 @@ STEPS = (
     "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
-    "keys-step-[1-4]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-3]"
+    "keys-step-[1-4]|import-step-[12]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-3]"
 )
 Failpoint = Callable[[str], None]
 

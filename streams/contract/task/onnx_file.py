@@ -26,6 +26,12 @@ class OnnxFile:
 
     Both are plain functions of numpy, the same on device, worker and in a batch job. Only `prepare`
     and `models import` read the file: what others run is in the signed artifact.
+
+    >>> from tidewheel import OnnxFile
+    >>> model = OnnxFile("model.onnx", before=lambda segments: {"input": segments / 9.81})
+    >>> model.read()
+    Traceback (most recent call last):
+    streams.contract.errors.TaskError: cannot read the model model.onnx: No such file or directory
     """
 
     path: str | Path

@@ -75,7 +75,11 @@ def test_what_is_wrong_is_named_and_nothing_is_kept(
     done = tidewheel("teacher", reference, "absent", *broker, folder=folder, PYTHONPATH=path)
     fails(done, 2, "cannot read absent")
     words = ("teacher", reference, "bad.safetensors", *broker)
-    fails(tidewheel(*words, folder=folder, PYTHONPATH=path), 2, "bad.safetensors does not fit")
+    fails(
+        tidewheel(*words, folder=folder, PYTHONPATH=path),
+        2,
+        "bad.safetensors has no weights that can be read",
+    )
     nowhere = ("--kafka", f"127.0.0.1:{port_without_listener()}")
     words = ("teacher", reference, "new.safetensors", *nowhere)
     fails(tidewheel(*words, folder=folder, PYTHONPATH=path), 1, "no Kafka broker answers")
