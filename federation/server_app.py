@@ -24,8 +24,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
-from federation.admission.registered_nodes import registered
-from federation.admission.update import Refusal, Tensors, Update, Weights
+from federation.admission import Refusal, Tensors, Update, Weights, registered
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.privacy import Ledger, private

@@ -68,7 +68,7 @@ def read_output(output: str | Path) -> "Dataset":
 
     place = str(output)
     if not is_url(place) and (Path(place) / "_delta_log").is_dir():
-        from streams.batch.sinks.delta import dataset_of
+        from streams.batch.sinks.tables import dataset_of
 
         return dataset_of(place)
     found = [path for _, path in find(place, lambda name: PurePosixPath(name).match("part-*.*"))]

@@ -53,7 +53,7 @@ def check(task: TaskArgument, json: AsJson = False) -> None:
 
     Each finding comes with advice. Exits 1 if something cannot work, 0 with warnings otherwise.
     """
-    from compose.preflight.check import check_task, import_finding, show
+    from compose.preflight import check_task, import_finding, show
 
     report = check_task(load_task(task))
     if (found := import_finding(task)) is not None:

@@ -82,7 +82,7 @@ def status(
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
     workers' speed and lag. Without a broker it shows what `up` saw last."""
-    from compose.reports.lag import Lag
+    from compose.reports.follower import Lag
     from compose.reports.problems import Status
     from compose.reports.status import print_status, read_status
 
@@ -195,8 +195,8 @@ def query(
     """
     import duckdb
 
-    from streams.worker.store.place import place_of
     from streams.worker.store.query import open_store
+    from streams.worker.store.tables import place_of
 
     connection = open_store(place_of(store) if store else StateDir(state).store)
     try:

@@ -61,7 +61,7 @@ def run_worker(
     """
     from streams.learning.torch_device import torch_device
     from streams.worker.app import run
-    from streams.worker.store.place import beside, place_of
+    from streams.worker.store.tables import beside, place_of
 
     layout = StateDir(state)
     configure_log()

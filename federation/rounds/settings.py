@@ -1,12 +1,12 @@
 """Settings of one run, read from `flwr run`'s configuration."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from federation.rounds import client_sampling
 from federation.rounds.collector import Policy
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
@@ -15,6 +15,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # also the name of a folder
 
 SMALL, SMALL_LIMIT_S = 20, 300.0
 BUFFER = 10  # updates per step of fedbuff, as in its paper
+OVER_SELECTION = 1.25  # nodes that are asked, for the wanted updates
 STALENESS = 4  # rounds by which an update may be late; it counts for less then, see mean.py
 
 Config = Mapping[str, str | int | float | bool]
@@ -105,5 +106,5 @@ def policy(task: Task, strategy: str) -> Policy:
     """Return how a round collects its replies with this strategy."""
     if strategy == "fedbuff":
         return Policy(True, target=BUFFER, max_staleness=STALENESS)
-    training = task.training
-    return Policy(False, client_sampling.to_ask(training), training.devices_per_round, STALENESS)
+    wanted = task.training.devices_per_round
+    return Policy(False, math.ceil(wanted * OVER_SELECTION), wanted, STALENESS)

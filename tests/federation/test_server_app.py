@@ -19,7 +19,7 @@ from flwr.app import (
 from flwr.supercore.task_identity import TaskIdentity
 
 from federation import server_app
-from federation.admission.registered_nodes import Node, registered
+from federation.admission import Node, registered
 from federation.rounds import collector
 from federation.rounds.messages import Reply
 from federation.rounds.settings import RUN_CONFIG, run_settings

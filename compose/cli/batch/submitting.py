@@ -9,8 +9,8 @@ from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
 from federation.registry.catalog import TEACHER, named
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
+from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.submission import folder_of, specify
-from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.specification import Settings, Specification
 from streams.contract.artifact import challenger_header, files_of, unpack
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError

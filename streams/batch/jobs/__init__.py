@@ -7,4 +7,6 @@ answers        rows answered by a model; what they look like, and drift
 processes      several processes that score
 manifest       the sums of a job, and its report as a page
 job_folder     the job's folder on disk, and the jobs of a state folder
+job_queue      jobs that wait, and their runner
+schedules      jobs at set times
 """

@@ -20,8 +20,8 @@ from streams.contract.task.parts import (
     Readings,
     Role,
     Segment,
+    Training,
 )
-from streams.contract.task.training import Training
 from streams.contract.task.validation import problem_of
 from streams.contract.topics import task_id
 

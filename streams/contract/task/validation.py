@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from streams.contract.task.metrics import NAMES, window_metric
-from streams.contract.task.parts import EVEN, Metric, Segment
-from streams.contract.task.training import STRATEGIES, Privacy, Training
+from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
 from streams.contract.window_metrics import ERRORS
 
 if TYPE_CHECKING:
