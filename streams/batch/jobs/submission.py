@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 
 from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.jobs.scoring import load_teacher
 from streams.batch.records.specification import (
     FILES,
     Settings,
@@ -41,13 +40,9 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         _refuse_output(Path(target.place), settings.to)
     artifact = models.artifact
     files, kind = find_inputs(settings.inputs)
-    teaches = artifact.manifest.kind == "teacher"
-    columns = columns_of(task, kind, files, settings, teaches=teaches)
+    columns = columns_of(task, kind, files, settings)
     try:
-        if teaches:
-            load_teacher(task, artifact)
-        else:
-            OnnxModel(task, artifact, models.weights)
+        OnnxModel(task, artifact, models.weights)
     except ArtifactError as exc:
         raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     weights = models.weights
@@ -58,7 +53,6 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         task=shape_of(task, absolute_reference(settings.task)),
         model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
-        kind="teacher" if teaches else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
         inputs=files,
         input_format=kind,
