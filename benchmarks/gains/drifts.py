@@ -1,5 +1,5 @@
-"""Twenty drawn drifts of the built-in task: are they found and recovered from, and is nobody else
-worse off?
+"""Twenty drawn drifts of a task, by default the built-in one: are they found and recovered from,
+and is nobody else worse off?
 
 Every device replays its recordings, keeps samples, and is told a tenth of its labels. After
 ORDINARY windows one run makes the version that is served when the drift begins; from then on the
@@ -32,7 +32,7 @@ from benchmarks.gains.recordings import (
     untold,
 )
 from benchmarks.support.in_process import Tensors
-from benchmarks.support.study import TASK, in_two_processes, study_here
+from benchmarks.support.study import in_two_processes, study_here
 from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.triggers import DRIFTING
 from federation.evaluation.promotion_gate import Verdict
@@ -71,8 +71,8 @@ class Place:
 
 
 @cache
-def _place() -> Place:
-    made = installed(TASK, study_here().folder)
+def _place(reference: str) -> Place:
+    made = installed(reference, study_here().folder)
     task = made.task
     people = {name: Person.read(task, name) for name in task.device_names("fleet")}
     first = {n: outputs_of(task, made.first, p.calm.segments) for n, p in people.items()}
@@ -213,17 +213,18 @@ def _share(right: Iterator[np.ndarray]) -> float:
     return float(np.concatenate(list(right)).mean())
 
 
-def _of_draw(number: int) -> Outcome:
-    shared = _place()
+def _of_draw(reference: str, number: int) -> Outcome:
+    shared = _place(reference)
     return _Course(shared, drawn(number, list(shared.people))).outcome()
 
 
 def drifts(bench: Bench) -> None:
-    installed(TASK, bench.folder / "prepared")  # trained once: both processes find it
-    jobs = [(number,) for number in range(1, bench.size(DRAWS, 1) + 1)]
+    reference = bench.asked.task
+    fleet = installed(reference, bench.folder / "prepared").task.device_names("fleet")
+    jobs = [(reference, number) for number in range(1, bench.size(DRAWS, 1) + 1)]
     found = in_two_processes(bench.folder, bench.quick, _of_draw, jobs)
     text = (
-        "15 devices; percent right of the devices that drifted, on segments that only report. "
+        f"{len(fleet)} devices; percent right of those that drifted, on segments that only report. "
         "Alarm and run: windows from the drift. Worst other: points of a device without drift."
     )
     report(bench, text, found)

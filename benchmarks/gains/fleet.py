@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.gains.recordings import Recording, Window, is_revealed
 from benchmarks.support.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
-from edge_client.inference.challenger import Challenger
+from edge_client.inference.challenger import Challenger, Trained
 from edge_client.inference.challenger import answers as engine_answers
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
@@ -78,6 +78,13 @@ class Device:
         self.challenger.consider()
         self._own.stop(600.0)
         self.challenger.consider()
+
+    def trained(self) -> Trained | None:
+        """Return what the device trains now, whether or not it would answer with it."""
+        assert self.slots.engine is not None
+        self._own.consider(self.slots.engine)
+        self._own.stop(600.0)
+        return self._own.consider(self.slots.engine)
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         rows = self._folder / "own.rows"

@@ -59,6 +59,7 @@ def list_models(
         return
     metric = named(metric_of(loaded).name)
     columns = ("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
+    title = f"{loaded.id}: {metric} on the segments of held-out devices by which the gate decides"
     rows = (
         (
             one.model,
@@ -72,7 +73,7 @@ def list_models(
         )
         for one in found
     )
-    console().print(table("", columns, rows))
+    console().print(table(title, columns, rows))
 
 
 def _show(registry: "Registry", model: str, *, json: bool) -> None:

@@ -76,7 +76,7 @@ def model_lines(report: PilotReport) -> list[str]:
         f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
         f"          {named(report.metric)} on the fleet {digits(report.model_fleet)}, "
         f"the teacher's {digits(report.teacher_fleet)}",
-        f"          on held-out devices {digits(report.model_held_out)}, "
+        f"          on all segments of held-out devices {digits(report.model_held_out)}, "
         f"the teacher's {digits(report.teacher_held_out)}",
     ]
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines

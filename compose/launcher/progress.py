@@ -155,7 +155,7 @@ def why_open(view: FleetView, task: Task) -> str:
     agreed = view.agreement.get(view.last_model or "")
     found = "" if agreed is None or agreed.value is None else f", now {agreed.value:.3g}"
     metric, limit = window_metric(task), f"{retrain_limit(task):g}"
-    called = window_name(metric, by_labels=task.upload == "prediction")
+    called = window_name(metric) if agreed is None else agreed.called
     side, change = ("above", "lower") if metric in ERRORS else ("below", "raise")
     return (
         f"no federated run has started: it starts where the {called} is {side} "

@@ -9,14 +9,12 @@ from typing import Literal
 from compose.reports.follower import Lag, retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
-from streams.fleet.truth import LEAST, of_class, right, together
 from streams.fleet.view import Condition, FleetView
-from streams.fleet.wording import NAMED, counted, digits, failure, listed, short_runs
+from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
 
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
 STALLED_S = 120.0
-LABELS, WRONG = 100, 0.75  # of a release, and the share of right answers that is too little
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
@@ -86,20 +84,13 @@ def _workers(status: Status) -> Iterator[Problem]:
 
 def _truth(status: Status) -> Iterator[Problem]:
     """What true labels say: a release that is wrong too often, and devices that it made worse."""
-    truth, stable = status.view.truth, status.view.standing.stable
-    tables = truth.of_release(stable.model) if stable is not None else {}
-    known, of = right(together(tables))
-    if stable is not None and of >= LABELS and known < WRONG * of:
-        shares = {name: right(table) for name, table in tables.items()}
-        worst = min(shares, key=lambda name: shares[name][0] / max(shares[name][1], LEAST))
-        classes = {name: of_class(together(tables), name) for name in together(tables)}
-        kind = min(classes, key=lambda name: classes[name][0] / max(classes[name][1], 1))
-        parts = f"worst: device {worst} {_of(shares[worst])}, class {kind} {_of(classes[kind])}"
+    stable = status.view.standing.stable
+    if stable is not None and (wrong := status.view.truth.wrong(stable.model)) is not None:
         yield Problem(
-            "critical" if known < of / 2 else "warning",
-            f"{stable.model} is right on {_of((known, of))}, by true labels; {parts}",
+            "critical" if wrong.share < 0.5 else "warning",
+            wrong.text,
             "Look at its classes by device; more labels or another teacher let a run learn them",
-            f"/devices/{worst}",
+            f"/devices/{wrong.device}",
         )
     found = status.view.worse
     for worse in found[:NAMED]:
@@ -113,10 +104,6 @@ def _truth(status: Status) -> Iterator[Problem]:
     if len(found) > NAMED:
         more = listed(sorted({each.device for each in found[NAMED:]}))
         yield Problem("warning", f"So do {more}", "", "/fleet")
-
-
-def _of(counts: tuple[int, int]) -> str:
-    return f"{digits(counts[0] / max(counts[1], 1))} of {counted(counts[1], 'label')}"
 
 
 def _devices(status: Status) -> Iterator[Problem]:

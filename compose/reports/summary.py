@@ -94,7 +94,7 @@ class Summary(BaseModel):
     restarts: dict[str, int] = {}
     why_unscored: str = ""  # what becomes of events that no worker has scored
     silent: list[str] = []  # devices that were started and reported nothing
-    worse: list[str] = []  # devices, and classes of them, that a release made worse
+    worse: list[str] = []  # what labels say: the last release is wrong; devices that it made worse
     closed: bool = False
 
     @computed_field  # type: ignore[prop-decorator]
@@ -185,8 +185,9 @@ def summarize(
         held_out_after=_audit(passed[-1])[1] if passed else None,
         store=str(store / "scores"), sql=query_line(state, shown.metric),
         runs=runs,
-        worse=[f"{w.device} answers worse with {w.after} than {w.before}: {w.text}"
-               for w in view.worse],
+        worse=[*([wrong.text] if (wrong := view.truth.wrong(last or "")) is not None else []),
+               *(f"{w.device} answers worse with {w.after} than {w.before}: {w.text}"
+                 for w in view.worse)],
         decisions=[f"{d.kind} {d.model}" for d in view.decided if d.kind not in OF_KEYS],
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ and a task that uploads no segments has the same alarm. What it compares are the
              of a loss and by SIGMA standard errors, for LASTING windows: what the inputs do not
              show, or not enough. It ends once SETTLED segments have come
 
-Samples.mark_drift notes either, and a restart finds it.
+Samples.mark_drift notes either, since the first of these windows, and a restart finds it.
 """
 
 import logging
@@ -80,10 +80,10 @@ class DriftWatch:
         if self._other_since is None:
             self._other_since = window
         if window - self._other_since + 1 >= LASTING:
-            self._other_since = None
             channel = report.worst if report is not None and now == "inputs" else "the answers"
             log.warning("drift: %s", f"{channel} by {now}" if now else "it is over")
-            samples.mark_drift(now, int(times[-1]))
+            samples.mark_drift(now, self._other_since * self._task.window_us)
+            self._other_since = None
 
     def _is_worse(self, since_us: int) -> bool:
         """Return whether answers from then on are worse than before, by labels."""

@@ -212,12 +212,15 @@ class Samples:
         self._table.labelled[rows] = int(self._wall() * 1e6)
         self._table.rate(rows)
 
-    def mark_drift(self, drifting: str, now_us: int) -> None:
+    def mark_drift(self, drifting: str, since_us: int) -> None:
         """Note that the sensor has drifted, found by "inputs" or "labels", or has been put right
-        (""), at the event time `now_us`."""
+        (""), at the event time `since_us`."""
         with self._lock:
-            self.drifting, self.since_us = drifting, now_us
-            self._labels_before, self._added_before = self.labels_told, self.added
+            self.drifting, self.since_us = drifting, since_us
+            rows = np.array(self._recent, np.int64)
+            rows = rows[self._table.times[rows] >= since_us]
+            self._labels_before = self.labels_told - int(self._table.has_true(rows).sum())
+            self._added_before = self.added - len(rows)
             self.changed = self.urgent = True
 
     @property

@@ -37,7 +37,7 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError
 from streams.contract.task import BATCH_SIZE, Task
-from streams.contract.task.metrics import gain, metric_of
+from streams.contract.task.metrics import gain, measured, metric_of
 from streams.drift import reference
 from streams.learning import learning
 from streams.learning.learning import (
@@ -84,10 +84,11 @@ class PilotReport:
 
 @dataclass(frozen=True)
 class _Result:
-    """The cached files by name, and the metrics of the report."""
+    """The cached files by name, the metrics of the report, and those of the first version."""
 
     files: dict[str, bytes]
     metrics: dict[str, float]
+    first: dict[str, float]
 
 
 def prepare(
@@ -111,7 +112,8 @@ def prepare(
         result = _train(task, seed, progress)
         for name, data in result.files.items():
             write_atomic(folder / name, data)
-        write_atomic(folder / "report.json", json.dumps(result.metrics).encode())
+        figures = {"metrics": result.metrics, "first": result.first}
+        write_atomic(folder / "report.json", json.dumps(figures).encode())
     model = _register(task, registry, key, result)
     metrics = result.metrics
     metric = metric_of(task)
@@ -165,9 +167,9 @@ def _cached(folder: Path) -> _Result | None:
     trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
     names = (*trained, "heldout.safetensors", DRIFT, PROBE)
     try:
-        metrics = json.loads((folder / "report.json").read_text())
-        return _Result({name: (folder / name).read_bytes() for name in names}, metrics)
-    except (OSError, ValueError):
+        figures = json.loads((folder / "report.json").read_text())
+        return _Result({name: (folder / name).read_bytes() for name in names}, **figures)
+    except (OSError, TypeError, ValueError):
         return None
 
 
@@ -206,8 +208,22 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
         metrics[f"model_{name}"] = score(task, outputs, segments.labels).value
         metrics[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
-    files["heldout.safetensors"] = _capped(stack(task, held)).encode()
-    return _Result(files, metrics)
+    kept = _capped(stack(task, held))
+    files["heldout.safetensors"] = kept.encode()
+    return _Result(files, metrics, _as_the_gate_measures(task, model, kept))
+
+
+def _as_the_gate_measures(task: Task, model: nn.Module, kept: HeldOut) -> dict[str, float]:
+    """Return the metrics that a run's version has too, on the same segments."""
+    decides, audit = kept.audited(task)
+    found = {"audit_segments": float(len(audit.labels))} if len(audit.labels) else {}
+    for name, part in (("held_out", decides), ("audit", audit)):
+        if len(part.labels):
+            outputs = predict(model, part.segments)
+            found[name] = score(task, outputs, part.labels).value
+            if part is audit:
+                found |= {f"audit_{n}": v for n, v in measured(task, outputs, part.labels).items()}
+    return found
 
 
 def held_out(task: Task) -> HeldOut:
@@ -292,7 +308,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         task_version=task.version,
         number=1,
         created_us=time.time_ns() // 1000,
-        metrics={k: v for k, v in result.metrics.items() if k.startswith("model_")},
+        metrics=result.first,
         key="",
         files=[],
     )

@@ -101,8 +101,7 @@ class Controller:
         self._runs = RunTracker(
             task.id, settings.state, settings.submission, config, rules, clock, failpoint
         )
-        by_labels = task.upload == "prediction"
-        staged = replace(settings.plan.rules, metric=window_metric(task), by_labels=by_labels)
+        staged = replace(settings.plan.rules, metric=window_metric(task))
         self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
         self._fleet = FleetView(task.id)
         self._windows = WindowHistory(metric=window_metric(task), classes=task.classes)

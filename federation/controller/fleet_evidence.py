@@ -33,7 +33,8 @@ class TriggerRules:
     limit: of `metric`, beyond which answers are too bad. patience: consecutive checks that find it
     so; a check is due when `min_devices` devices have sent new windows. A device is weak if its
     last `weak_windows` are beyond the limit by `weak_by`: of a share a difference, of an error a
-    share of the limit. drift_windows: consecutive reports with an alarm.
+    share of the limit. drift_windows: consecutive reports with an alarm, in which devices may have
+    fitted an adapter: a run that comes before it learns the drift.
     """
 
     limit: float
@@ -43,7 +44,7 @@ class TriggerRules:
     patience: int = 3
     again_s: float = 3600.0
     weak_windows: int = 10
-    drift_windows: int = 3
+    drift_windows: int = 8
     schedule_s: float | None = None
     min_interval_s: float = 60.0
     runs_per_day: int | None = None

@@ -98,17 +98,19 @@ def _cause(
         return (
             f"{evidence.called} of {evidence.served} is {digits(evidence.value)} in "
             f"{evidence.events} events from {evidence.devices} devices, {beyond} "
-            f"{digits(rules.limit)}"
+            f"{digits(rules.limit)} (Task.retrain)"
         )
     if enough and len(weak) >= rules.min_devices:
         worst = (max if rules.metric in ERRORS else min)(weak.values())
         return (
             f"{evidence.called} of {evidence.served} is {digits(worst)} at worst on {len(weak)} "
-            f"devices ({_names(weak)}), each {beyond} {digits(rules.weak_limit)}"
+            f"devices ({_names(weak)}), each {beyond} {digits(rules.weak_limit)} (Task.retrain "
+            f"is {digits(rules.limit)})"
         )
     last = since_s if runs.began_s is None else runs.began_s
     if rules.schedule_s is not None and now_s - last >= rules.schedule_s:
-        return f"{now_s - last:.0f} s have passed, a run is due every {rules.schedule_s:.0f} s"
+        due = f"a run is due every {rules.schedule_s:.0f} s (--schedule)"
+        return f"{now_s - last:.0f} s have passed, {due}"
     return None
 
 
@@ -117,12 +119,13 @@ def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
     once."""
     today = sum(now_s - start < DAY_S for start in runs.starts_s)
     if rules.runs_per_day is not None and today >= rules.runs_per_day:
-        return f"{today} runs began in the last 24 hours, {rules.runs_per_day} are allowed"
+        allowed = f"{rules.runs_per_day} are allowed (--runs-per-day)"
+        return f"{today} runs began in the last 24 hours, {allowed}"
     wait_s = min(rules.min_interval_s * 2.0 ** max(runs.refused - 1, 0), DAY_S)
     if runs.began_s is None or now_s - runs.began_s >= wait_s:
         return None
     if runs.refused < 2:
-        return f"the last run began less than {wait_s:.0f} s ago"
+        return f"the last run began less than {wait_s:.0f} s ago (--min-interval)"
     return (
         f"the last {runs.refused} runs were refused for one reason ({runs.reason}), so the next "
         f"one begins {wait_s:.0f} s after the last; more labels, another teacher or another "

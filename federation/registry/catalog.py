@@ -24,14 +24,14 @@ from streams.contract.window_metrics import ERRORS
 SERVED, BEST = "served", "best:"
 AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
 PARTS = ("_base", "audit_segments")  # of the version before, and no metric
-HELD_OUT = ("held_out", "model_held_out")  # of a run's version, of the first one
+HELD_OUT = "held_out"  # by which the gate decides
 
 
 @dataclass(frozen=True)
 class Version:
-    """One stored version; `held_out` is the task's metric on held-out
-    people. `problem` is the reason why the
-    artifact cannot be read; then only model, status and size are known."""
+    """One stored version; `held_out` is the task's metric on the segments of held-out devices by
+    which the gate decides. `problem` is the reason why the artifact cannot be read; then only
+    model, status and size are known."""
 
     model: str
     holds: str
@@ -65,15 +65,11 @@ def versions(registry: Registry) -> list[Version]:
                 base=manifest.base,
                 run=manifest.run,
                 round=manifest.round,
-                held_out=held_out(manifest.metrics),
+                held_out=manifest.metrics.get(HELD_OUT),
                 key=manifest.key,
             )
         )
     return found
-
-
-def held_out(metrics: Mapping[str, float]) -> float | None:
-    return next((metrics[name] for name in HELD_OUT if name in metrics), None)
 
 
 def holds(desired: DesiredState, model: str) -> str:
@@ -144,7 +140,7 @@ def best_model(registry: Registry, task: Task, metric: str) -> str:
         except ArtifactError:
             continue
         known |= {name.removeprefix(AUDIT) for name in metrics if _of_audit(name)}
-        value = held_out(metrics) if metric == own.name else _audited(metrics, metric)
+        value = metrics.get(HELD_OUT) if metric == own.name else _audited(metrics, metric)
         if value is not None and math.isfinite(value) and model not in withdrawn:
             found[model] = -value if lowest else value
     if not found:

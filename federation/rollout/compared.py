@@ -113,11 +113,11 @@ class Comparison:
             yield Compared(part, self)
 
     def told(self, stage_began_us: int) -> dict[str, float]:
-        """Return how many windows there are, and the accuracies where events have a true label: for
-        information only."""
+        """Return how many windows and labelled events with the new version there are, and the
+        accuracies where events have a true label: for information only."""
         sums = sum((part.told(stage_began_us) for part in self.parts()), np.zeros(6))
         windows, stage, *labels = sums.tolist()
-        found: dict[str, float] = {"windows": int(windows), "stage_windows": int(stage)}
+        found = {"windows": windows, "stage_windows": stage, "labelled": labels[0]}
         if labels[0]:
             found["accuracy"] = labels[1] / labels[0]
         if labels[2]:

@@ -12,6 +12,7 @@ from federation.rollout.compared import Comparison
 from federation.rollout.sequential_test import compare
 from federation.rollout.window_history import WindowHistory
 from streams.contract.window_metrics import ERRORS, WindowMetric, digits, named
+from streams.contract.window_report import LABELLED
 
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
 SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
@@ -25,8 +26,7 @@ class StageRules:
     """alpha: probability of rolling back an equally good version in a whole rollout; beta: of
     passing one that is worse by `worse_by` in `metric`: of a share the difference, of an error the
     share of the expected one; None: 0.05, of an error 0.1. `minimum_windows`: of a stage, over all
-    devices; `max_wait_s`: wall time; `by_labels`: true labels are the reference, because no teacher
-    is asked."""
+    devices; `max_wait_s`: wall time."""
 
     alpha: float = 0.05
     beta: float = 0.05
@@ -34,7 +34,6 @@ class StageRules:
     minimum_windows: int = 6
     max_wait_s: float = 6 * 3600.0
     metric: WindowMetric = "accuracy"
-    by_labels: bool = False
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -122,8 +121,9 @@ def _found(candidate: str, evidence: dict[str, float], rules: StageRules) -> str
     if not evidence["events"]:
         return f"no window answered by {candidate} yet"
     devices, windows = int(evidence["devices"]), int(evidence["windows"])
+    by_labels = evidence["labelled"] >= LABELLED * evidence["events"]
     return (
         f"{devices} device{'s' * (devices != 1)}, {windows} window{'s' * (windows != 1)}, "
-        f"{named(rules.metric, by_labels=rules.by_labels)} {digits(evidence['value'])} "
+        f"{named(rules.metric, by_labels=by_labels)} {digits(evidence['value'])} "
         f"({digits(evidence['expected'])} expected)"
     )

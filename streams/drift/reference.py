@@ -16,7 +16,7 @@ much: each of its devices is compared, over as many windows, with all the others
 found, times MARGIN, is the channel's effect threshold, at least EFFECT. Cells are few and wide
 (BINS between the TAIL quantiles), so that such differences mostly stay within a cell.
 `federation.bootstrap.dataset` builds the reference. WINDOWS, MINIMUM, BINS, TAIL and MARGIN
-were chosen on the built-in data, see docs/decisions/0011-drift-over-twelve-windows.md.
+were chosen on the built-in data, see docs/decisions.md, decision 11.
 
 **Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,
 null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
@@ -31,10 +31,10 @@ from pydantic import Field, model_validator
 from streams.contract.documents import Document
 from streams.contract.task import Task
 
-WINDOWS = 12
-MINIMUM = 150  # segments needed for an alarm; WINDOWS windows usually hold twice as many
+WINDOWS = 6
+MINIMUM = 75  # segments needed for an alarm; WINDOWS windows usually hold twice as many
 EFFECT = 0.25  # the usual threshold of credit scoring for "the population has changed"
-MARGIN = 2.0
+MARGIN = 3.0
 BINS, TAIL = 4, 0.03
 BLOCK_NUMBERS = 100_000  # of segments that are summed up at once
 CHANNELS = 256  # input channels that are watched: the task's first ones

@@ -125,8 +125,8 @@ class FleetView:
             del self.agreement[next(iter(self.agreement))]
         at_us = time_ms * 1000 or report.end_us
         self.timeline.window(at_us, report)
-        self.truth.add(report)
-        for worse in self.truth.worse([report.device]) if report.truth else ():
+        labels = self.truth.add(report)
+        for worse in self.truth.worse([report.device]) if labels else ():
             self.timeline.worse(at_us, worse)
         if report.device not in self.devices:
             self._producer(report, at_us)

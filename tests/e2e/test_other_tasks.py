@@ -74,6 +74,24 @@ task = replace(
     lateness_s=20 * 3600,
 )
 """
+# What others call "slow" is "middle" on d1 and on the pilot, so what the fleet learns harms d1.
+CONTRARY = """
+from dataclasses import replace
+from tidewheel import load_task
+tiny = load_task("{tiny}")
+CALLED = (1.0, 0.0, 2.0)
+
+def readings(device):
+    other = device in ("d1", "pilot-0")
+    for reading in tiny.readings("pilot-0" if other else device):
+        yield reading._replace(label=CALLED[int(reading.label)]) if other else reading
+
+training = replace(tiny.training, label_share=0.8, choice="offered", epochs=20)
+task = replace(
+    tiny, name="contrary", metric="balanced_accuracy", readings=readings, training=training,
+    may_trade_classes=True,
+)
+"""
 
 
 def write(place: Place, text: str) -> str:
@@ -115,6 +133,23 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
         'select count(*), min(len(outputs)), max(len(outputs)), year(min("time")) from scores'
     )
     assert row[1:] == (1, 1, 2024)
+
+
+@pytest.mark.timeout(400)
+def test_a_device_that_the_fleets_version_harms_is_named(embedded_place: Place) -> None:
+    """True labels judge the canary, which the others carry, and say who lost what."""
+    task = write(embedded_place, CONTRARY)
+    words = [*LOOP, "--devices", "6", "--rounds", "2"]
+    running = embedded_place.up("up", *words, task=task)
+    summary = closes(embedded_place, running)
+    before, after = summary["first_model"], summary["last_model"]
+    assert summary["agreement_called"] == "balanced agreement with true labels"
+    assert re.search(r"canary passed: .* balanced agreement with true labels 0\.\d+", running.said)
+    named = f"d1 answers worse with {after} than {before}: "
+    warnings = [text.removeprefix(named) for text in summary["warnings"] if named in text]
+    assert any(re.match(r"class (slow|middle): [01]\.\d+ → 0\.\d+ on ", text) for text in warnings)
+    shown = embedded_place.tidewheel("timeline", task, "--state", embedded_place.state)
+    assert named.removesuffix(": ") in shown  # without a broker: what `up` saw last
 
 
 @pytest.mark.timeout(400)

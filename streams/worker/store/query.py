@@ -117,7 +117,10 @@ def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
 
 
 def server_account(store: Place) -> dict[tuple[str, str], tuple[int, int]]:
-    """Return (device, epoch) -> (events scored, events dropped and not scored)."""
+    """Return (device, epoch) -> (events scored, events dropped and not scored): nothing where no
+    worker has made the tables yet."""
+    if not all(has_table(store, name) for name in (SCORES, DROPS, LABELS, AGED)):
+        return {}
     with open_store(store) as connection:
         rows = connection.execute(ACCOUNT).fetchall()
     return {(device, epoch): (int(s), int(d)) for device, epoch, s, d in rows}

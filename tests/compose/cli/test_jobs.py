@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
 import safetensors.numpy
 
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
+from streams.learning.input_adapter import InputAdapter
+from streams.learning.learning import predict
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
@@ -172,10 +175,24 @@ def test_a_challenger_is_named_as_a_model(tmp_path: Path, lake: Path) -> None:
         {name: value.numpy() for name, value in plain(5).state_dict().items()},
         {"base": first, "model": f"{first}.p2", "state": "{}"},
     )
-    (tmp_path / "challenger.safetensors").write_bytes(personal)
-    done = tidewheel(*base, "own", "--model", "challenger.safetensors", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert {row["model"] for row in rows_of(tmp_path / "own")} == {f"{first}.p2"}
+    turned = InputAdapter(np.array([[0, 2], [-1, 0]], np.float32), np.ones(2, np.float32))
+    adapter = safetensors.numpy.save(
+        turned.tensors(), {"base": first, "model": f"{first}.a3", "state": "{}"}
+    )
+    models = {"p2": (plain(5), personal), "a3": (plain(1), adapter)}
+    for name, (model, file) in models.items():
+        (tmp_path / "challenger.safetensors").write_bytes(file)
+        done = tidewheel(*base, name, "--model", "challenger.safetensors", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = rows_of(tmp_path / name)
+        assert {row["model"] for row in rows} == {f"{first}.{name}"}
+        sent = [row["segment"] for n in range(FILES) for row in good_rows(ROWS, n)]
+        segments = np.array(sent, np.float32).reshape(-1, 2, 20)
+        answers = predict(model, turned.apply(segments) if name == "a3" else segments)
+        answered = [(row["outputs"], answer) for row, answer in zip(rows, answers, strict=True)
+                    if row["outputs"] is not None]  # fmt: skip
+        assert len(answered) == FILES * (ROWS - 1)
+        np.testing.assert_allclose(*zip(*answered, strict=True), rtol=1e-4, atol=1e-4)
     (tmp_path / "challenger.safetensors").write_bytes(b"x")
     wrong = tidewheel(*base, "other", "--model", "challenger.safetensors", folder=tmp_path)
     fails(wrong, 2, "not the file of a challenger")

@@ -303,7 +303,7 @@ def test_a_restarted_controller_knows_todays_runs(
     rig.wait("it has ended", lambda: "run r1 finished" in caplog.text)
     stop.set()
     rig.start(runs_per_day=1)
-    held = "1 runs began in the last 24 hours, 1 are allowed"
+    held = "1 runs began in the last 24 hours, 1 are allowed (--runs-per-day)"
     rig.disagree_until(first, lambda: held in caplog.text)
     assert len(rig.flower.started) == 1
     assert caplog.text.count(held) == 1

@@ -11,7 +11,7 @@ from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
 from tests.rig.made_up.documents import window_report
 
-RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2)
+RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2, drift_windows=3)
 NOW = datetime(2026, 1, 5, 12).timestamp()
 
 
@@ -44,7 +44,8 @@ def test_true_labels_judge_where_no_teacher_is_asked() -> None:
         return decide(RULES, found, RunsSoFar(), NOW, NOW)
 
     assert seen(correct=12).cause == (
-        "agreement with true labels of 1-a is 0.600 in 160 events from 2 devices, below 0.900"
+        "agreement with true labels of 1-a is 0.600 in 160 events from 2 devices, "
+        "below 0.900 (Task.retrain)"
     )
     assert seen(correct=19).cause is None
     nothing = evidence(*(unscored(window(d, 0, 0), 0, 0) for d in ("d0", "d1")))
@@ -86,7 +87,7 @@ def test_errors_above_the_limit_are_a_cause(metric: WindowMetric, sums: float, t
         return evidence(*reports, rules=rules)
 
     said = f"{told} from the teacher of 1-a is 3.000 in 300 events from 2 devices, above 2.000"
-    assert reason(seen(sums)) == said
+    assert reason(seen(sums)) == f"{said} (Task.retrain)"
     assert reason(seen(sums / 4)) is None
     # two of four devices err, and the mean hides it
     mixed = [
@@ -121,7 +122,7 @@ def test_balanced_accuracy_sees_the_rare_class() -> None:
     blind = evidence(*(rare(d, n, 0) for n in range(3) for d in ("d0", "d1")), rules=rules)
     assert reason(blind) == (
         "balanced agreement with the teacher of 1-a is 0.500 in 600 events from 2 devices, "
-        "below 0.900"
+        "below 0.900 (Task.retrain)"
     )
     seeing = evidence(*(rare(d, n, 3) for n in range(3) for d in ("d0", "d1")), rules=rules)
     assert reason(seeing) is None
@@ -193,7 +194,7 @@ def test_weak_devices_that_the_mean_hides_are_a_cause_once() -> None:
     said = reason(seen)
     assert said == (
         "agreement with the teacher of 1-a is 0.700 at worst on 2 devices (d0, d1), "
-        "each below 0.800"
+        "each below 0.800 (Task.retrain is 0.900)"
     )
     seen.run_began(NOW)
     for report in weeks(12, 35):
@@ -238,14 +239,18 @@ def test_budgets_hold_back_and_say_which() -> None:
     low = evidence(*LOW)
     cases = [
         (RULES, RunsSoFar(True, (0.0,)), "a run is active"),
-        (RULES, RunsSoFar(False, (NOW - 59,)), "the last run began less than 60 s ago"),
+        (
+            RULES,
+            RunsSoFar(False, (NOW - 59,)),
+            "the last run began less than 60 s ago (--min-interval)",
+        ),
         (RULES, RunsSoFar(False, (NOW - 61,)), None),
         (RULES, RunsSoFar(False, (), NOW - 9), "the last attempt failed less than 10 s ago"),
         (RULES, RunsSoFar(False, (), NOW - 11), None),
         (
             TriggerRules(0.9, runs_per_day=2),
             RunsSoFar(False, (NOW - 3600, NOW - 7200, NOW - 90_000)),
-            "2 runs began in the last 24 hours, 2 are allowed",
+            "2 runs began in the last 24 hours, 2 are allowed (--runs-per-day)",
         ),
         (TriggerRules(0.9, runs_per_day=2), RunsSoFar(False, (NOW - 3600, NOW - 90_000)), None),
     ]

@@ -14,7 +14,7 @@ from tests.federation.registry.test_registry import FILES, KEY, MANIFEST
 from tests.rig.made_up.models import tiny
 
 FIGURES: list[dict[str, float]] = [
-    {"model_held_out": 0.7},
+    {"held_out": 0.7},
     {"held_out": 0.9, "audit_auc": 0.6, "audit_auc_base": 0.99, "audit_segments": 50.0},
     {"held_out": 0.9, "audit_auc": 0.8, "audit_rmse": 3.0},
     {"held_out": 0.8, "audit_auc": float("nan"), "audit_rmse": 2.0},

@@ -109,6 +109,8 @@ def test_true_labels_judge_where_no_teacher_is_asked(canary: int, verdict: str) 
     heard = [*past(windows=100), *since(canary=canary, windows=60)]
     found, by_teacher = finding(unscored(heard)), finding(heard)
     assert found.verdict == by_teacher.verdict == verdict
+    assert "agreement with true labels 0." in found.reason
+    assert "agreement with the teacher 0." in by_teacher.reason
     assert found.evidence["e_worse"] == by_teacher.evidence["e_worse"]
     assert found.evidence["accuracy"] == pytest.approx(canary / 20, abs=0.02)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.fleet.truth import LEAST, Truth, of_class, right, together
 
@@ -55,6 +56,55 @@ def test_chance_harms_nobody(labels: int) -> None:
                   for _ in range(2)]  # fmt: skip
         found = seen(report(f"d{n}", "1-a", tables[0]), report(f"d{n}", "2-b", tables[1]))
         named += any(found.worse())
+    assert named <= 6
+
+
+def measured(
+    device: str, release: str, errors: np.ndarray, metric: WindowMetric
+) -> list[WindowReport]:
+    """A window for each row of errors."""
+    return [
+        WindowReport(
+            task="t", device=device, window_us=i, end_us=i + 1, revision=0, events=len(row),
+            teacher_model="", by_labels=True, metric=metric,
+            models={release: ModelWindow(
+                events=len(row), agreeing=0, labelled=len(row), label_error=float(row.sum()),
+                correct=int((row < 1).sum()),
+            )},
+        )
+        for i, row in enumerate(errors)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        ("mae", "MAE 1.116 → 2.231 on 240 and 240 labels"),
+        ("rmse", "RMSE 1.056 → 1.494 on 240 and 240 labels"),
+        ("within", "0.59 → 0.31 on 240 and 240 labels"),
+    ],
+)
+def test_a_device_whose_errors_a_release_made_larger_is_named(
+    metric: WindowMetric, text: str
+) -> None:
+    errors = np.random.default_rng(0).exponential(1.0, (30, 8))
+    found = seen(
+        *measured("d0", "1-a", errors, metric), *measured("d0", "2-b", 2 * errors, metric),
+        *measured("d1", "1-a", errors, metric), *measured("d1", "2-b", errors[::-1], metric),
+        *measured("d2", "1-a", errors[:3], metric), *measured("d2", "2-b", 2 * errors[:3], metric),
+    )  # fmt: skip
+    assert [(w.device, w.kind, w.before, w.after) for w in found.worse()] == [
+        ("d0", "", "1-a", "2-b")
+    ]
+    assert next(found.worse()).text == text
+
+
+def test_chance_enlarges_nobodys_errors() -> None:
+    dice, named = np.random.default_rng(3), 0
+    for n in range(300):
+        parts = [dice.exponential(1.0, (30, 8)) for _ in range(2)]
+        named += any(seen(*measured(f"d{n}", "1-a", parts[0], "mae"),
+                          *measured(f"d{n}", "2-b", parts[1], "mae")).worse())  # fmt: skip
     assert named <= 6
 
 

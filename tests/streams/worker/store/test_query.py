@@ -13,6 +13,7 @@ from deltalake import write_deltalake
 from streams.contract.errors import UsageError
 from streams.runtime.arrow_files import arrow_files
 from streams.worker.scoring.rows import store_schema
+from streams.worker.store.query import server_account
 from streams.worker.store.tables import SCORES, Place, open_table
 
 TIDEWHEEL = str(Path(sys.executable).parent / "tidewheel")
@@ -54,8 +55,10 @@ def fill(place: Place) -> None:
 
 def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place) -> None:
     fill(place)
+    assert server_account(place) == {}  # a worker is at making the tables
     for table in ("drops", "labels", "aged"):
         open_table(place, table)
+    assert sum(scored for scored, _ in server_account(place).values()) == FILES * ROWS
     for sql, told in (
         ("select seq from scores limit 1", {"seq": 0}),
         ("select count(*) as n from scores", {"n": FILES * ROWS}),
