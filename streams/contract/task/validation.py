@@ -6,14 +6,11 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streams.contract.task.metrics import NAMES, window_metric
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
 from streams.contract.window_metrics import ERRORS
-
-if TYPE_CHECKING:
-    from streams.contract.task.description import Task
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
@@ -134,7 +131,7 @@ def _problem(part: object, kinds: Mapping[str, Check], prefix: str) -> str | Non
     return None
 
 
-def problem_of(task: "Task") -> str | None:
+def problem_of(task: Any) -> str | None:
     """The first thing wrong with a task's fields, for a person; None when all is well."""
     if found := first_problem(task):
         return found
@@ -165,7 +162,7 @@ def problem_of(task: "Task") -> str | None:
     return None
 
 
-def _metric_problem(task: "Task") -> str | None:
+def _metric_problem(task: Any) -> str | None:
     known = NAMES[bool(task.classes)]
     if isinstance(task.metric, Metric):
         return _own_metric_problem(task.metric)
