@@ -98,8 +98,6 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     state = Path(str(config["state"]))
     key = load_private_key(_path(config, "signing-key", state / "keys" / "signing.pem"))
     trusted = [key.public_key(), *map(load_public_key, sorted((state / "keys").glob("*.pub")))]
-    if config.get("trusted-key"):
-        trusted.append(load_public_key(Path(str(config["trusted-key"]))))
     place = str(config.get("registry") or state / "registry")
     settings = run_settings(task, run, config, state / "runs")
     broker = _broker(str(config.get("kafka") or ""))

@@ -14,6 +14,7 @@ from streams.contract.task import Task
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # also the name of a folder
 
 SMALL, SMALL_LIMIT_S = 20, 300.0
+NODE_WAIT_S = 60.0  # for as many nodes as a round needs
 BUFFER = 10  # updates per step of fedbuff, as in its paper
 OVER_SELECTION = 1.25  # nodes that are asked, for the wanted updates
 STALENESS = 4  # rounds by which an update may be late; it counts for less then, see mean.py
@@ -27,17 +28,13 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
     "state": ".tidewheel",
     "registry": "",  # default: <state>/registry
     "signing-key": "",  # default: <state>/keys/signing.pem
-    "trusted-key": "",  # another public key whose models are trusted
     "kafka": "",
     "rounds": 0,
     "minimum-nodes": 2,
-    "node-wait-s": 60.0,
     "round-deadline-s": 60.0,
     "superlink": "",  # HOST:PORT where devices join it; "": none is invited
     "epochs": 0,
-    "learning-rate": 0.0,
     "strategy": "",
-    "margin": -1.0,
     "seed": 0,
     "resume": "",  # the earlier run to resume
 }
@@ -74,19 +71,18 @@ class RunSettings:
 
 
 def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSettings:
-    """Return the run's settings; zero (or a negative margin) means the task's value."""
+    """Return the run's settings; zero means the task's value."""
     training = task.training
     try:
-        margin = float(config["margin"])
         settings = RunSettings(
             run=run,
             rounds=int(config["rounds"]) or training.rounds,
             minimum_nodes=int(config["minimum-nodes"]),
-            node_wait_s=float(config["node-wait-s"]),
+            node_wait_s=NODE_WAIT_S,
             round_deadline_s=float(config["round-deadline-s"]),
             epochs=int(config["epochs"]) or training.epochs,
-            learning_rate=float(config["learning-rate"]) or training.learning_rate,
-            margin=task.margin if margin < 0 else margin,
+            learning_rate=training.learning_rate,
+            margin=task.margin,
             seed=int(config["seed"]),
             runs=runs,
             resume=str(config.get("resume") or ""),
