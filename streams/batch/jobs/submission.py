@@ -16,9 +16,8 @@ from streams.batch.sinks.output import open_sink, target_of
 from streams.batch.sources.inputs import columns_of, find_inputs
 from streams.batch.sources.text import MODEL_INPUT
 from streams.contract.artifact import challenger_header
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.errors import UsageError
 from streams.contract.task import Task, absolute_reference
-from streams.learning.onnx_model import OnnxModel
 
 
 def folder_of(settings: Settings) -> JobFolder:
@@ -41,10 +40,6 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
     artifact = models.artifact
     files, kind = find_inputs(settings.inputs)
     columns = columns_of(task, kind, files, settings)
-    try:
-        OnnxModel(task, artifact, models.weights)
-    except ArtifactError as exc:
-        raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
     weights = models.weights
     found = Specification(
         id=uuid.uuid4().hex[:12],
