@@ -43,7 +43,7 @@ RELEASED_US = BEGIN_US + TEST_FROM * DAY_US
 DAYS = 28  # that the version served has learned from
 SINCE = {3: 4, 7: 28, 28: 28}  # days since the change, and those that are measured after them
 CLOSED, MOVED = "A closed street", "A moved sensor"
-STILL_PASS = (0.02, 0.2)  # share of the pedestrians at a closed street
+PASSERS = (0.02, 0.2)  # of the pedestrians, who still pass a closed street
 TUNED = (3, 10, 30)  # epochs, of which the oracle has the best
 CALM, SERVED, ORACLE, TRAINED = "without a change", "served", "oracle", "copy as trained"
 COPIES = replace(pedestrians.task, training=replace(SETTINGS, choice="offered", personal=True))
@@ -158,7 +158,7 @@ def _of_changes(seed: int) -> list[tuple[tuple[str, int], dict[str, float]]]:
         calm = calm[calm.first_us >= RELEASED_US - DAYS * DAY_US]
         begin_us = RELEASED_US + int(dice.integers(7 * 24)) * HOUR_US
         street = str(dice.choice([other for other in read if other != name]))
-        share = dice.uniform(*STILL_PASS)
+        share = dice.uniform(*PASSERS)
         for how, to in ((CLOSED, _closed(calm, share)), (MOVED, read[street])):
             moved = _changed(calm, to, begin_us)
             later = {days: _later(moved, begin_us, days) for days in SINCE}

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from streams.contract.errors import TaskError
-from streams.contract.task import BATCH_SIZE, ROLES, Device, Task, check_model, load_task
+from streams.contract.task import ROLES, Device, Task, check_model, load_task
 from streams.segments.findings import Finding, findings, outcome_finding
 from streams.segments.survey import READINGS, Survey, own_line, survey
 
@@ -118,13 +118,13 @@ def _try_models(task: Task) -> int:
     check_model(task)
     model = task.build_model()
     draw = np.random.default_rng(0)
-    count = STEPS * BATCH_SIZE
+    count = STEPS * task.training.batch_size
     segments = draw.normal(0, 1, (count, *task.segment_shape)).astype(np.float32)
     labels = np.zeros((count, task.label_size), np.float32)
     try:
         fit(
             model, count, segment_loss(task, model, segments, labels), epochs=1,
-            batch_size=BATCH_SIZE, learning_rate=task.training.learning_rate, seed=0,
+            batch_size=task.training.batch_size, learning_rate=task.training.learning_rate, seed=0,
         )  # fmt: skip
         export_graph(task, model.eval())
     except TaskError:

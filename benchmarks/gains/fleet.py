@@ -33,7 +33,7 @@ from federation.registry.registry import Registry
 from federation.rounds.fleet_reports import teacher_shares
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
-from streams.contract.task import BATCH_SIZE, MINIMUM_SAMPLES, Task, load_task
+from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.drift.detector import compare
@@ -237,7 +237,7 @@ class _Trainees(Trainees):
         safetensors.numpy.save_file(served, path)
         request = WorkRequest(
             op="evaluate", run="bench", round=t.rounds, task=self.task.name,
-            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=BATCH_SIZE,
+            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=t.batch_size,
             learning_rate=t.learning_rate, seed=0, time_budget_s=3600.0, payload=t.payload,
         )  # fmt: skip
         block, found = payload.encode_weights(learned, t.payload), {}

@@ -19,7 +19,7 @@ from edge_client.training.scaffold import Remembered
 from federation.admission import Update
 from federation.aggregation import strategies
 from federation.bootstrap.initial_model import LEARNING_RATE
-from streams.contract.task import BATCH_SIZE, is_under
+from streams.contract.task import is_under
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning as loops
@@ -78,7 +78,7 @@ class Course:
         model, rows = loops.load_state(task.build_model(), start), self.ground.rows[name]
         fitted = loops.fit(
             model, len(rows), loops.segment_loss(task, model, rows.x, rows.y), epochs=epochs,
-            batch_size=BATCH_SIZE, learning_rate=pace * t.learning_rate, seed=seed,
+            batch_size=t.batch_size, learning_rate=pace * t.learning_rate, seed=seed,
             proximal=self.proximal, correction=self.correction(name, sent),
         )  # fmt: skip
         trained = {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
@@ -191,7 +191,7 @@ def central(ground: Ground, seed: int, epochs: int) -> Tensors:
     model = loops.load_state(task.build_model(), ground.first)
     loops.fit(
         model, len(y), loops.segment_loss(task, model, x, y), epochs=epochs,
-        batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=seed,
+        batch_size=task.training.batch_size, learning_rate=LEARNING_RATE, seed=seed,
         optimizer="adamw",
     )  # fmt: skip
     return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}

@@ -19,7 +19,7 @@ from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import socket_path
 from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable
-from streams.contract.task import BATCH_SIZE, load_task
+from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
 from streams.contract.work import AgentRequest, Label, WorkRequest
 from streams.kafka.admin import ensure_topics
@@ -108,7 +108,7 @@ class Device:
         t = task.training
         request = WorkRequest(
             op="train", run="1", round=1, task=task.name, task_version=task.version, base="1-b",
-            epochs=t.epochs, batch_size=BATCH_SIZE, learning_rate=t.learning_rate,
+            epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate,
         )  # fmt: skip
         reply, _ = call(self.socket, request, weights, 120.0)
         if reply.error is not None:

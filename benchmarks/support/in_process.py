@@ -19,7 +19,7 @@ from federation.aggregation.aggregator import Aggregator
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from federation.rounds.update_intake import UpdateIntake
-from streams.contract.task import BATCH_SIZE, Role, Task
+from streams.contract.task import Role, Task
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning
@@ -117,7 +117,7 @@ class Trainees:
         t = task.training
         request = WorkRequest(
             op="train", run="in-process", round=1, task=task.name, task_version=task.version,
-            base=BASE, epochs=t.epochs, batch_size=BATCH_SIZE, learning_rate=t.learning_rate,
+            base=BASE, epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate,
             seed=seed, time_budget_s=3600.0, payload=t.payload,
         ).model_copy(update=changes)  # fmt: skip
         path = self.path(name)

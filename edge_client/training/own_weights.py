@@ -29,7 +29,7 @@ from edge_client.samples.samples import Samples
 from streams.contract.artifact import DRIFT, WEIGHTS
 from streams.contract.documents import Origin
 from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
-from streams.contract.task import BATCH_SIZE, MINIMUM_SAMPLES, Task
+from streams.contract.task import MINIMUM_SAMPLES, Task
 from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, WorkReply, WorkRequest
 from streams.drift.reference import Reference
@@ -165,7 +165,7 @@ class OwnWeights:
         request = WorkRequest(
             op="train" if origin == "copy" else "adapt", run=PERSONAL, round=0,
             task=self._task.name, task_version=self._task.version, base=base, epochs=EPOCHS,
-            batch_size=BATCH_SIZE,
+            batch_size=training.batch_size,
             learning_rate=SHARE_OF_RATE * training.learning_rate, seed=number,
             time_budget_s=BUDGET_S,
         )  # fmt: skip

@@ -173,6 +173,7 @@ def _trained(
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,
         seed=request.seed,
+        optimizer=task.training.optimizer,
         proximal=task.training.proximal,
         correction=steered.correction if steered is not None else None,
         train_only=task.training.train_only,

@@ -36,7 +36,7 @@ from federation.evaluation.onnx_runner import make_probe
 from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError
-from streams.contract.task import BATCH_SIZE, Task
+from streams.contract.task import Task
 from streams.contract.task.metrics import gain, measured, metric_of
 from streams.drift import reference
 from streams.learning import learning
@@ -252,7 +252,7 @@ def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
         len(data.labels),
         segment_loss(task, model, data.segments, data.labels),
         epochs=t.central_epochs,
-        batch_size=BATCH_SIZE,
+        batch_size=t.batch_size,
         learning_rate=LEARNING_RATE,
         seed=seed,
         optimizer="adamw",

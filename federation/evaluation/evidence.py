@@ -95,7 +95,8 @@ class CandidateEvaluation:
         return replace(verdict, evidence={**verdict.evidence, **more})
 
     def _rules(self, margin: float) -> GateRules:
-        return GateRules(margin, metric_of(self.task).name)
+        trades = self.task.may_trade_classes
+        return GateRules(margin, metric_of(self.task).name, trades_classes=trades)
 
     def _audited(self, first: Tensors, candidate: Tensors) -> dict[str, float]:
         """Return the audit's metrics, which no rule reads."""

@@ -47,14 +47,16 @@ class GateEvidence:
 class GateRules:
     """margin: the required gain in `metric`; tolerance: the allowed loss on held-out people while
     the fleet gains; cohort_bound: the allowed loss of a cohort, and of recent windows;
-    significance: a higher p counts as chance; minimum: the number of rows below which nothing is
-    decided."""
+    significance: a higher p counts as chance; trades_classes: whether a class may fall on held-out
+    devices where its F1 rises or the fall is within the bound; minimum: the number of rows below
+    which nothing is decided."""
 
     margin: float
     metric: str = "accuracy"
     tolerance: float = 0.01
     cohort_bound: float = 0.05
     significance: float = 0.05
+    trades_classes: bool = False
     minimum: int = 20
 
 
@@ -91,11 +93,14 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
         for why in _loss(name, title, found.rows, rules)
     ]
     against += _worse_cohorts(evidence, rules)
-    against += _fallen_classes(evidence, rules)[:1]
+    fallen = _fallen_classes(evidence, rules)
+    if not rules.trades_classes:
+        against += [f"{why} (Task.may_trade_classes allows it)" for why in fallen[:1]]
     if against:
         name = "" if rules.metric == "accuracy" else f"{named(rules.metric)} "
         return Verdict(False, name + "; ".join(against) + few, metrics)
     changes = ", ".join(_change(title, found.rows) for _, title, found in known)
+    changes = "; ".join([changes, *fallen])
     return Verdict(True, f"{named(rules.metric)} {changes}{few}", metrics)
 
 

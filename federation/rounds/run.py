@@ -54,7 +54,7 @@ from streams.contract.errors import (
     TidewheelError,
     UsageError,
 )
-from streams.contract.task import BATCH_SIZE, Task
+from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.work import Work
 from streams.learning.clipping import update_norm
@@ -367,7 +367,7 @@ class FederatedRun:
             task_version=self.task.version,
             base=base,
             epochs=s.epochs,
-            batch_size=BATCH_SIZE,
+            batch_size=self.task.training.batch_size,
             learning_rate=s.learning_rate,
             seed=self.settings.seed_of(number),
             time_budget_s=max(1.0, 0.8 * s.round_deadline_s),

@@ -8,7 +8,6 @@ every process imports it. Devices import it without torch, so `import torch` bel
 from streams.contract.task.description import Task
 from streams.contract.task.loading import absolute_reference, check_model, load_task
 from streams.contract.task.parts import (
-    BATCH_SIZE,
     DEVICE_NAME,
     MINIMUM_SAMPLES,
     ROLES,
@@ -32,7 +31,6 @@ from streams.contract.task.validation import (
 )
 
 __all__ = [
-    "BATCH_SIZE",
     "DEVICE_NAME",
     "MINIMUM_SAMPLES",
     "NAME",

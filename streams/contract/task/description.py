@@ -69,6 +69,8 @@ class Task:
                      a share of 0.9, a Brier distance of 0.05, an error of half of `tolerance`
     margin           by how much a candidate must be better than the served version in that metric:
                      of scores the difference, of errors the share by which they shrink
+    may_trade_classes  whether a candidate may recognize a class less often on held-out devices,
+                     beyond chance, where it gains on the whole and the class's F1 does not fall
     threshold        of two classes: an answer is the second one where its softmax is at least this
     latency_budget_ms  99th percentile of an answer, milliseconds; None: the time between segments
     training         how devices, first model and teacher are trained
@@ -111,6 +113,7 @@ class Task:
     retrain: float | None = None
     metric: str | Metric = ""
     margin: float = 0.01
+    may_trade_classes: bool = False
     threshold: float = 0.5
     latency_budget_ms: float | None = None
     training: Training = field(default_factory=Training)

@@ -195,7 +195,6 @@ Strategy = Literal[
 ]  # fmt: skip
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
-BATCH_SIZE = 32
 MINIMUM_SAMPLES = 32  # a device trains from here on
 
 
@@ -222,10 +221,10 @@ class Privacy:
 class Training:
     """How a device fine-tunes, and how the first model and the teacher are trained.
 
-    On the device SGD takes `epochs` with `learning_rate`, in batches of BATCH_SIZE; `proximal` is
-    FedProx's mu, `train_only` names the modules that learn; empty: all. A device keeps at most
-    `samples` segments and 16 MB, and trains from MINIMUM_SAMPLES on. Of a recording's true labels
-    it gets `label_share`; accuracy is measured on the others.
+    On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
+    `train_only` (names of modules; empty: all). It keeps at most `samples` segments and 16 MB, and
+    trains from MINIMUM_SAMPLES on. Of a recording's true labels it gets `label_share`; accuracy is
+    measured on the others.
 
     On the server `strategy` makes one model of the updates. `shared` names the modules that are
     averaged, as "features"; the others stay on the device; empty: all. A run has `rounds`; a round
@@ -250,6 +249,8 @@ class Training:
 
     learning_rate: float = 0.02
     epochs: int = 3
+    batch_size: int = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     proximal: float = 0.0
     train_only: tuple[str, ...] = ()
     central_epochs: int = 20

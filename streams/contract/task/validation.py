@@ -84,7 +84,7 @@ POSITIVE, SECONDS = number(0, above=True), number(0)
 
 SEGMENT: Mapping[str, Check] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
 TRAINING: Mapping[str, Check] = {
-    "learning_rate": POSITIVE, "epochs": COUNT, "proximal": SECONDS,
+    "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
     "train_only": names,
     "central_epochs": COUNT, "class_weights": each_of(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "samples": COUNT,
@@ -104,7 +104,7 @@ TASK: Mapping[str, Check] = {
     "idle_close_s": POSITIVE,
     "max_gap_s": number(0, above=True, optional=True), "tolerance": SECONDS,
     "retrain": number(0, optional=True),
-    "metric": of(str, Metric), "margin": number(),
+    "metric": of(str, Metric), "margin": number(), "may_trade_classes": of(bool),
     "threshold": number(0, 1), "latency_budget_ms": number(0, above=True, optional=True),
     "training": of(Training),
 }  # fmt: skip
@@ -147,6 +147,8 @@ def problem_of(task: Any) -> str | None:
         return "segment needs hop <= samples"
     if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
         return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
+    if task.training.optimizer not in ("sgd", "adamw"):
+        return f"training.optimizer must be 'sgd' or 'adamw', not {task.training.optimizer!r}"
     if task.source not in ("recorded", "live"):
         return f"source must be 'recorded' or 'live', not {task.source!r}"
     if task.upload not in ("segment", "prediction"):
@@ -194,6 +196,8 @@ def strategy_problem(strategy: str, training: Training) -> str | None:
         return f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
     if strategy == "fedprox" and not training.proximal > 0:
         return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
+    if strategy == "scaffold" and training.optimizer != "sgd":
+        return "strategy scaffold needs training.optimizer sgd: it reckons with how far a step goes"
     if (privacy := training.privacy) is not None:
         if strategy not in PRIVATE:
             return f"strategy {strategy} cannot be private: {', '.join(PRIVATE)} can"

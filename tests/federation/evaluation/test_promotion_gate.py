@@ -114,7 +114,7 @@ def cohort(n: int, base: int, gained: int, lost: int, *false: int) -> Comparison
     return Comparison(BETTER.rows, {"class walking": Paired(n, base, gained, lost, *false)})
 
 
-@pytest.mark.parametrize("where", ["devices", "recent"])
+@pytest.mark.parametrize("where", ["devices", "held_out", "recent"])
 @pytest.mark.parametrize(
     ("part", "promoted"),
     [
@@ -127,7 +127,8 @@ def cohort(n: int, base: int, gained: int, lost: int, *false: int) -> Comparison
     ],
 )
 def test_no_cohort_may_be_much_worse(where: str, part: Comparison, promoted: bool) -> None:
-    verdict = decide(replace(GateEvidence(devices=BETTER), **{where: part}), RULES)
+    rules = replace(RULES, trades_classes=True)
+    verdict = decide(replace(GateEvidence(devices=BETTER), **{where: part}), rules)
     assert verdict.promote == promoted, verdict.reason
     if not promoted:
         assert "class walking" in verdict.reason
@@ -142,10 +143,15 @@ def test_no_cohort_may_be_much_worse(where: str, part: Comparison, promoted: boo
         (cohort(19, 19, 0, 19), False),  # too few
     ],
 )
-def test_no_class_may_fall_on_held_out_devices(part: Comparison, falls: bool) -> None:
-    verdict = decide(GateEvidence(devices=BETTER, held_out=part), RULES)
-    assert verdict.promote != falls, verdict.reason
-    assert ("recall of class walking on held-out devices" in verdict.reason) == falls
+def test_a_class_that_falls_on_held_out_devices_needs_the_tasks_consent(
+    part: Comparison, falls: bool
+) -> None:
+    evidence = GateEvidence(devices=BETTER, held_out=part)
+    asked, given = (decide(evidence, replace(RULES, trades_classes=t)) for t in (False, True))
+    assert asked.promote != falls, asked.reason
+    assert given.promote
+    for verdict in (asked, given):
+        assert ("recall of class walking on held-out devices" in verdict.reason) == falls
     assert decide(GateEvidence(devices=part), RULES).promote or not falls
 
 

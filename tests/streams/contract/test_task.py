@@ -67,9 +67,14 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"lateness_s": -1.0}, "lateness_s"),
         ({"latency_budget_ms": 0.0}, "latency_budget_ms must be a number above 0"),
         ({"upload": "everything"}, "upload"),
+        ({"training": Training(optimizer="adam")}, "training.optimizer"),  # type: ignore[arg-type]
         ({"training": Training(proximal=-1)}, "training.proximal"),
         ({"training": Training(strategy="sgd")}, "training.strategy"),  # type: ignore[arg-type]
         ({"training": Training(strategy="fedprox")}, "needs training.proximal"),
+        (
+            {"training": Training(strategy="scaffold", optimizer="adamw")},
+            "needs training.optimizer",
+        ),
         (
             {"training": Training(strategy="scaffold", privacy=Privacy(1.0, 1.0))},
             "strategy scaffold cannot be private",

@@ -8,7 +8,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from streams.contract.task import BATCH_SIZE, load_task
+from streams.contract.task import load_task
 from streams.learning import learning
 
 app = ClientApp()
@@ -30,7 +30,7 @@ def train(message: Message, context: Context) -> Message:
     x, y = data["x"], data["y"]
     learning.fit(
         model, len(x), learning.segment_loss(task, model, x, y),
-        epochs=int(context.run_config["epochs"]), batch_size=BATCH_SIZE,
+        epochs=int(context.run_config["epochs"]), batch_size=task.training.batch_size,
         learning_rate=task.training.learning_rate, seed=number,
     )  # fmt: skip
     if random.Random(f"{node['device']}/{number}").random() < float(node.get("drop", 0.0)):
