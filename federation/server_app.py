@@ -129,7 +129,7 @@ def _broker(kafka: str) -> BrokerSettings | None:
     """Return the broker's settings; None for a run without Kafka."""
     if kafka == NO_KAFKA:
         return None
-    return BrokerSettings.model_validate({"bootstrap": kafka} if kafka else {})
+    return BrokerSettings.at(kafka)
 
 
 def _reports(task: Task, broker: BrokerSettings) -> FleetReports:

@@ -12,6 +12,7 @@ from compose.cli.arguments import (
     AsJson,
     State,
     TaskArgument,
+    checked_strategy,
     options_of,
     shares_of,
     taking,
@@ -74,6 +75,8 @@ def run_up(options: UpOptions) -> None:
     from compose.launcher.up import Up
 
     shares_of(options.stages)
+    if options.strategy is not None:
+        checked_strategy(load_task(options.task), options.strategy)
     raise typer.Exit(Up(options, console(stderr=options.json)).run())
 
 

@@ -17,7 +17,6 @@ from compose.cli.arguments import (
     State,
     StorePlace,
     TaskArgument,
-    broker_from,
     broker_of,
     configure_log,
 )
@@ -26,6 +25,7 @@ from compose.reports import terminal
 from compose.reports.terminal import moment
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
+from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from streams.fleet.timeline import Entry
@@ -113,7 +113,7 @@ def rounds(
     name = load_task(task).id
     events = shown.from_journals(state / "runs")
     if kafka is not None:
-        view = read_view(broker_from(kafka), name, CONNECT_S, (ROUNDS,))
+        view = read_view(BrokerSettings.at(kafka), name, CONNECT_S, (ROUNDS,))
         events += view.rounds
         if left_out := view.earlier.total():
             text = f"{left_out} events of older updates are left out"
