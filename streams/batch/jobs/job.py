@@ -32,8 +32,7 @@ from streams.batch.jobs.manifest import (
     write_manifest,
     write_report,
 )
-from streams.batch.jobs.processes import Scorers
-from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.jobs.scoring import Scorers, ShardScorer
 from streams.batch.jobs.submission import check_task
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.records.rows import line_of, may_pass
