@@ -34,7 +34,7 @@ from streams.contract.weights import payload
 from streams.contract.work import AgentRequest
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
-from streams.learning.learning import fit, load_state, segment_loss
+from streams.learning.learning import build_model, fit, load_state, segment_loss
 from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key
 
@@ -69,7 +69,7 @@ class Server:
         """Return the first model, taught by the people of lab and pilot."""
         task, names = self.task, self.task.device_names("lab", "pilot")
         known = stack(task, [segments_of_device(task, name) for name in names])
-        model = load_state(task.build_model(), self.first)
+        model = load_state(build_model(task), self.first)
         fit(
             model, len(known.labels), segment_loss(task, model, known.segments, known.labels),
             epochs=2, batch_size=64, learning_rate=1e-3, seed=seed, optimizer="adamw",

@@ -113,10 +113,13 @@ def _try_models(task: Task) -> int:
     import numpy as np
 
     from federation.bootstrap.onnx_export import export_graph
-    from streams.learning.learning import fit, segment_loss
+    from streams.learning.learning import build_model, fit, segment_loss
 
     check_model(task)
-    model = task.build_model()
+    model = build_model(task)
+    if not task.learns:
+        export_graph(task, model)
+        return 0
     draw = np.random.default_rng(0)
     count = STEPS * task.training.batch_size
     segments = draw.normal(0, 1, (count, *task.segment_shape)).astype(np.float32)

@@ -96,6 +96,7 @@ class Participation:
         self.refused: Counter[str] = Counter()
         missing = [name for module, name in NEEDED.items() if not _installed(module)]
         self.unable = f"{' and '.join(missing)} not installed" if missing else None
+        self.unable = self.unable if task.learns else "a model of ONNX does not learn"
 
     @property
     def run(self) -> str | None:

@@ -22,6 +22,7 @@ Describe what is learned
     Answered    what `Task.outcomes` gets: a segment as the device answered it
     Outcome     what `Task.outcomes` yields: a true label that is known later
     Metric      a figure of merit of your own, for `Task.metric`
+    OnnxFile    a graph that was trained elsewhere, for `Task.build_model` and `build_teacher`
 
 Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         Answered,
         Device,
         Metric,
+        OnnxFile,
         Outcome,
         Privacy,
         Reading,
@@ -85,6 +87,7 @@ __all__ = [
     "MalformedRecord",
     "Manifest",
     "Metric",
+    "OnnxFile",
     "Outcome",
     "Privacy",
     "Reading",

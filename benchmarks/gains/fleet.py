@@ -124,7 +124,7 @@ class Device:
 
 
 def outputs_of(task: Task, weights: Tensors, segments: np.ndarray) -> np.ndarray:
-    return learning.predict(learning.load_state(task.build_model(), weights), segments)
+    return learning.predict(learning.load_state(learning.build_model(task), weights), segments)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from benchmarks.support.in_process import (
 from benchmarks.support.study import WORSE, Study
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
-from federation.bootstrap.initial_model import fit_model
+from federation.bootstrap.first_models import fit_model
 from federation.evaluation import device_metrics, evidence
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.device_metrics import DeviceResult
@@ -82,7 +82,8 @@ class Ground:
         return outputs_of(self.task, weights, rows.x)
 
     def _compared(self, name: str, weights: Tensors) -> DeviceResult | None:
-        models = [learning.load_state(self.task.build_model(), w) for w in (self.first, weights)]
+        build, load = learning.build_model, learning.load_state
+        models = [load(build(self.task), w) for w in (self.first, weights)]
         rows = self.known[name]
         said = trainer_process.compare(self.task, models[0], models[1], rows.x, rows.y)
         return device_metrics.read(self.task, said)

@@ -18,7 +18,7 @@ from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from edge_client.training.scaffold import Remembered
 from federation.admission import Update
 from federation.aggregation import strategies
-from federation.bootstrap.initial_model import LEARNING_RATE
+from federation.bootstrap.first_models import LEARNING_RATE
 from streams.contract.task import is_under
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
@@ -75,7 +75,7 @@ class Course:
     ) -> Tensors:
         """Return what a device makes of weights on its rows; `pace` times the task's rate."""
         task, t = self.ground.task, self.ground.task.training
-        model, rows = loops.load_state(task.build_model(), start), self.ground.rows[name]
+        model, rows = loops.load_state(loops.build_model(task), start), self.ground.rows[name]
         fitted = loops.fit(
             model, len(rows), loops.segment_loss(task, model, rows.x, rows.y), epochs=epochs,
             batch_size=t.batch_size, learning_rate=pace * t.learning_rate, seed=seed,
@@ -110,7 +110,7 @@ class FedBN(Course):
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
-        modules = ground.task.build_model().named_modules()
+        modules = loops.build_model(ground.task).named_modules()
         inner = {n: m for n, m in modules if n and list(m.parameters(recurse=False))}
         found = tuple(n for n, m in inner.items() if not isinstance(m, nn.BatchNorm1d))
         self.shared = found if len(found) < len(inner) else ()
@@ -124,7 +124,7 @@ class Scaffold(Course):
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
-        self._names = [n for n, _ in ground.task.build_model().named_parameters()]
+        self._names = [n for n, _ in loops.build_model(ground.task).named_parameters()]
         self._before: dict[str, Remembered] = {}
         self._used: dict[str, Tensors] = {}
         self._number = 1
@@ -174,7 +174,7 @@ def adapters(ground: People, weights: Tensors) -> dict[str, InputAdapter]:
         epochs=1, batch_size=1, learning_rate=1.0, time_budget_s=3600.0,
     )  # fmt: skip
     job = TrainerJob(device="", request=request, samples="", stop="/nonexistent")
-    model = loops.load_state(task.build_model(), weights)
+    model = loops.load_state(loops.build_model(task), weights)
     fitter, found = Fitter(task, model, job), {}
     for name, rows in ground.rows.items():
         x, y, more = rows.x[-LABELLED:], rows.y[-LABELLED:], ground.unlabelled[name][-ALIGNED:]
@@ -188,7 +188,7 @@ def central(ground: Ground, seed: int, epochs: int) -> Tensors:
     task = ground.task
     parts = list(ground.rows.values())
     x, y = (np.concatenate(each) for each in ([p.x for p in parts], [p.y for p in parts]))
-    model = loops.load_state(task.build_model(), ground.first)
+    model = loops.load_state(loops.build_model(task), ground.first)
     loops.fit(
         model, len(y), loops.segment_loss(task, model, x, y), epochs=epochs,
         batch_size=task.training.batch_size, learning_rate=LEARNING_RATE, seed=seed,

@@ -218,5 +218,5 @@ def share(task: Task, weights: Tensors, people: Sequence[Person]) -> float:
 
 
 def _right(task: Task, weights: Tensors, segments: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    model = learning.load_state(task.build_model(), weights)
+    model = learning.load_state(learning.build_model(task), weights)
     return task.correct(learning.predict(model, segments), labels)

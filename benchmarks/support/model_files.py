@@ -14,6 +14,7 @@ from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation.onnx_runner import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
+from streams.learning.learning import build_model
 from streams.runtime.key_files import create_key
 
 
@@ -21,7 +22,7 @@ def write_model(task: Task, folder: Path) -> None:
     """Write model.twa, signing.pem and .pub, model.onnx with the weights in its graph, and
     model.safetensors."""
     torch.manual_seed(0)
-    model = task.build_model().eval()
+    model = build_model(task).eval()
     graph = export_graph(task, model)
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     segments = np.random.default_rng(1).standard_normal((64, *task.segment_shape), np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.support.in_process import Person, Tensors, read_people
-from federation.bootstrap.initial_model import fit_model
+from federation.bootstrap.first_models import fit_model
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import Task, load_task
 

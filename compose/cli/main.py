@@ -63,7 +63,7 @@ HELP = {  # of a group of commands; that of a command is its function's docstrin
     "dead-letters": "Messages that could not be decoded or scored: list, replay.",
     "jobs": "Jobs of `tidewheel score`: run, list, stop, resume.",
     "schedule": "Batch jobs at set times: add, list, backfill, remove.",
-    "models": "Versions in the registry: list, verify, promote, rollback, rollout, prune.",
+    "models": "Versions in the registry: list, import, verify, promote, rollback, rollout, prune.",
     "keys": "Signing keys: list, trust, use, revoke.",
 }
 

@@ -1,6 +1,7 @@
 """`tidewheel models`: the versions in the registry, and a person's decisions about them; none
 needs a broker."""
 
+import os
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -74,6 +75,35 @@ def list_models(
         for one in found
     )
     console().print(table(title, columns, rows))
+
+
+@app.command("import")
+def import_model(
+    task: TaskArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The state dict of the task's model, as safetensors or as torch saves it; of a "
+            "task whose model is an OnnxFile another ONNX graph."
+        ),
+    ],
+    state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
+) -> None:
+    """Offer a model that was made elsewhere as the next candidate: signed, judged by the gate on
+    the held-out devices' segments, then by its canary. Exits 1 if the gate refuses it."""
+    from federation.bootstrap.candidate_import import import_candidate
+    from streams.runtime.failpoints import read_failpoint
+    from streams.runtime.key_files import load_private_key
+
+    loaded, layout = load_task(task), StateDir(state)
+    key = load_private_key(layout.signing_key)
+    where = registry_of(loaded, state, registry)
+    verdict, model = import_candidate(loaded, where, key, file, read_failpoint(os.environ))
+    if model is None:
+        say(f"{file} is refused by the gate: {verdict.reason}")
+        raise typer.Exit(1)
+    say(f"{model} waits for its canary: {verdict.reason}")
 
 
 def _show(registry: "Registry", model: str, *, json: bool) -> None:

@@ -34,7 +34,7 @@ from compose.reports.terminal import console
 from federation.controller.settings import ControllerSettings
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import UsageError
-from streams.contract.task import absolute_reference, load_task
+from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.interrupts import by_thread
@@ -43,7 +43,11 @@ from streams.runtime.interrupts import by_thread
 def teacher(
     task: TaskArgument,
     weights: Annotated[
-        Path, typer.Argument(help="The state dict of the task's teacher, as safetensors.")
+        Path,
+        typer.Argument(
+            help="The state dict of the task's teacher, as safetensors or as torch saves it; of an "
+            "OnnxFile another ONNX graph."
+        ),
     ],
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
@@ -57,13 +61,9 @@ def teacher(
     loaded, layout = load_task(task), StateDir(state)
     key = load_private_key(layout.signing_key)
     registry = registry_of(loaded, state, None)
-    try:
-        data = weights.read_bytes()
-    except OSError as exc:
-        raise UsageError(f"cannot read {weights}: {exc}") from exc
     broker = broker_of(state, kafka)
     with closing(Producer(broker)) as producer:  # fails before anything is stored
-        artifact = replace_teacher(loaded, registry, key, data, str(weights))
+        artifact = replace_teacher(loaded, registry, key, weights)
         registry.offer_teacher(key, "manual")
         announce(producer, registry, read_announced(broker, loaded.id))
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
@@ -153,7 +153,10 @@ def train(
 ) -> None:
     """Request a federated run from the controller, regardless of budgets; it starts after an active
     one."""
-    console().print(ask_for_run(broker_of(state, kafka), load_task(task).id, reason))
+    loaded = load_task(task)
+    if not loaded.learns:
+        raise UsageError(f"task {loaded.name!r}: {NOTHING_LEARNS}")
+    console().print(ask_for_run(broker_of(state, kafka), loaded.id, reason))
 
 
 def ask_for_run(broker: BrokerSettings, task: str, reason: str) -> str:

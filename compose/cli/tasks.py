@@ -93,6 +93,15 @@ def prepare(
             "devices reach by this name or address; one that ends within a month is renewed.",
         ),
     ] = None,
+    first: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="The first model's weights, which is then not trained: safetensors, or a state "
+            "dict as torch saves it; default: Task.first_model.",
+        ),
+    ] = None,
     state: State = DEFAULT_STATE,
 ) -> None:
     """Create the signing key, the first model and the teacher; `up` does this too.
@@ -104,6 +113,8 @@ def prepare(
 
     reference, layout = absolute_reference(task), StateDir(state)
     loaded = load_task(reference)
+    if first is not None:
+        loaded = replace(loaded, first_model=first)
     look(loaded, say)
     model = make_models(reference, loaded, layout, say)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")

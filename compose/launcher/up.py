@@ -28,8 +28,8 @@ from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
 from compose.reports.summary import ServerCounts, Summary, render, summarize
 from compose.security.certificates import Tls, make_certificates
-from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.contract.task import absolute_reference, load_task
+from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
+from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import topic_specs
 from streams.fleet.view import FleetView
@@ -54,6 +54,8 @@ class Up:
         self._options = options
         self._reference = absolute_reference(options.task)
         self._task = load_task(self._reference)
+        if options.until_closed and not self._task.learns:
+            raise UsageError(f"--until-closed waits for a learned version: {NOTHING_LEARNS}")
         self._layout = StateDir(options.state)
         self._devices = chosen_devices(self._task, options.devices)
         self._supervisor = Supervisor(self._layout.logs)

@@ -146,13 +146,13 @@ class Challenger:
         if base is not self._base:
             self._base, self._told_then = base, 0
             self._take_up(base)
-        if self._standing is not None and (why := self._outdated(self._standing.state, base)):
-            self._forget(why)
+        self._end_outdated(base)
         if self._slots.stable not in (None, base.model):  # it is offered to a part of the fleet
             if not (self._adapts and self._samples.since_us):
                 self._answer(None)
             return
         self._watch.look(base)
+        self._end_outdated(base)
         new = self._own.consider(base, adapted=self._adapts)
         if new is not None and new.base == base.model:
             (self._stand_adapter if new.origin == "adapter" else self._stand_copy)(base, new)
@@ -221,8 +221,8 @@ class Challenger:
         before, adapted, better = self._standing, self._adapts, None
         state = ChallengerState(
             origin="adapter", model=model, base=base.model, answers=True, made_us=new.made_us,
-            since_us=int(self._wall() * 1e6), segments=compared.rows if enough else 0,
-            loss=compared.old, base_loss=compared.offered,
+            since_us=int(self._wall() * 1e6), drift_us=self._samples.since_us,
+            segments=compared.rows if enough else 0, loss=compared.old, base_loss=compared.offered,
         )  # fmt: skip
         try:
             self._stand(base, state, new.weights, answer=False)
@@ -281,6 +281,10 @@ class Challenger:
         except (OSError, ArtifactError) as exc:
             log.warning("the version before is not compared: %s", exc)
 
+    def _end_outdated(self, base: Engine) -> None:
+        if self._standing is not None and (why := self._outdated(self._standing.state, base)):
+            self._forget(why)
+
     def _outdated(self, state: ChallengerState, base: Engine) -> str:
         """Return why a challenger does not stand any longer, empty if it does."""
         version = state.model.rpartition(".k")[2]
@@ -288,6 +292,8 @@ class Challenger:
             return reason
         if version == base.model:
             return "it is served"
+        if state.origin == "adapter" and state.drift_us != self._samples.since_us:
+            return "the sensor has changed since"
         hours = (self._wall() * 1e6 - state.since_us) / 3600e6
         if hours > LONGEST_H and state.origin != "adapter":
             self._done_with = state.base

@@ -140,6 +140,8 @@ def adapted(task: Task, job: TrainerJob, model: nn.Module) -> tuple[WorkReply, b
     rows = read_all(Path(job.samples))
     segments, labels, fold = rows["segment"].copy(), rows["label"].copy(), rows["fold"]
     reply = WorkReply(device=job.device, base=job.request.base, samples=len(rows))
+    if not (fold < FOLDS).any():
+        return reply.model_copy(update={"error": "too-few-samples: all segments are held out"}), b""
     fitter = Fitter(task, model, job)
     try:
         adapter = fitter.fit(segments[fold < FOLDS], labels[fold < FOLDS])

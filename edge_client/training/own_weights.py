@@ -75,10 +75,12 @@ class OwnWeights:
         self._task, self._slots, self._samples = task, slots, samples
         self._work, self._clock, self._wall = work, clock, wall
         few = len(task.channels) <= MOST_CHANNELS
-        self._able = importlib.util.find_spec("torch") is not None
+        installed = importlib.util.find_spec("torch") is not None
+        self._able = installed and task.learns
         self._adapts = task.training.choice == "device" and few
         if task.training.choice == "device" and not (few and self._able):
             why = "torch is not installed" if few else f"more than {MOST_CHANNELS} channels"
+            why = why if task.learns else "a model of ONNX does not learn"
             log.info("no input adapters: %s", why)
         self._made: Trained | None = None
         self._tried: dict[Origin, Tried] = {"adapter": Tried(), "copy": Tried()}

@@ -113,7 +113,8 @@ def _against_served(
     `SHARE` of the way, see streams.contract.work."""
 
     def beside(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-        base, model = (learning.load_state(task.build_model(), each) for each in (served, weights))
+        both = (learning.build_model(task), served), (learning.build_model(task), weights)
+        base, model = (learning.load_state(each, tensors) for each, tensors in both)
         return compare(task, base, model, *rows.held_out)
 
     served = payload.to_float32(safetensors.numpy.load_file(job.served))
@@ -131,7 +132,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     """Run one request: evaluate the received weights, and for "train" fine-tune them."""
     request = job.request
     received = payload.to_float32(payload.unpack(block))
-    model = learning.load_state(task.build_model(), received)
+    model = learning.load_state(learning.build_model(task), received)
     if request.op == "adapt":
         return adapter_fit.adapted(task, job, model)
     rows = Rows(Path(job.samples))

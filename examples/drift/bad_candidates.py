@@ -28,7 +28,7 @@ from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest,
 from streams.contract.decisions import Ref, Release
 from streams.contract.task import Task
 from streams.contract.weights import payload
-from streams.learning.learning import fit, load_state, segment_loss
+from streams.learning.learning import build_model, fit, load_state, segment_loss
 
 Tensors = dict[str, np.ndarray]
 EPOCHS, BATCH, RATE = 6, 64, 1e-3
@@ -169,7 +169,7 @@ def _tuned(
 ) -> Tensors:
     plain = replace(task, augment=None)
     x, y = np.concatenate(segments), np.concatenate(labels)
-    model = load_state(task.build_model(), weights)
+    model = load_state(build_model(task), weights)
     loss = segment_loss(plain, model, x, y)
     fit(
         model, len(y), loss, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, seed=1,

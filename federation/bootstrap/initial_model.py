@@ -17,8 +17,8 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,15 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap import dataset, onnx_export
+from federation.bootstrap import dataset, first_models, onnx_export, weights_file
 from federation.bootstrap.dataset import Segments, TeacherWindows, group, make_reference, stack
+from federation.bootstrap.first_models import (
+    WINDOWS_PER_BATCH,
+    Progress,
+    first_model,
+    first_teacher,
+    graph_of,
+)
 from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation import onnx_runner
 from federation.evaluation.accuracy import HeldOut, score
@@ -36,17 +43,13 @@ from federation.evaluation.onnx_runner import make_probe
 from federation.registry.registry import Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError
-from streams.contract.task import Task
+from streams.contract.task import OnnxFile, Task
 from streams.contract.task.metrics import gain, measured, metric_of
 from streams.drift import reference
 from streams.learning import learning
 from streams.learning.learning import (
-    build_teacher,
-    fit,
     predict,
-    segment_loss,
     to_safetensors,
-    window_loss,
 )
 from streams.runtime.disk import write_atomic
 from streams.segments.findings import no_labels
@@ -54,11 +57,7 @@ from streams.segments.survey import TaskReadings, survey
 
 SEED = 1
 LOOKED_AT = 1000  # readings of a device, for the digest of the data
-WINDOWS_PER_BATCH = 12
-LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-3, 3e-3
 HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
-
-Progress = Callable[[str], None]
 
 
 NOT_BETTER = (
@@ -130,9 +129,11 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
     another one has functions of both. Of the data it takes the first LOOKED_AT readings of each
     device that is trained on: to read all would take as long as what the cache saves.
     """
-    functions = (task.build_model, task.build_teacher, task.readings, task.devices, task.augment)
-    sources = set()
-    for name in {function.__module__ for function in functions if function is not None}:
+    used = (task.build_model, task.build_teacher, task.readings, task.devices, task.augment)
+    given = [each.path for each in used if isinstance(each, OnnxFile)]
+    sources = {str(path) for path in (task.first_model, *given) if path}
+    functions = [each for each in used if each is not None and not isinstance(each, OnnxFile)]
+    for name in {function.__module__ for function in functions}:
         module = sys.modules[name]
         if getattr(module, "__file__", None) is None:  # `devices=list`, a function in a notebook
             continue
@@ -141,7 +142,7 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             path = getattr(value, "__file__", None)
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
-    parts = (learning, onnx_export, onnx_runner, reference, dataset)
+    parts = (learning, onnx_export, onnx_runner, reference, dataset, first_models, weights_file)
     sources |= {__file__, *(str(part.__file__) for part in parts)}
     settings = [
         task.version,
@@ -165,7 +166,7 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
 
 def _cached(folder: Path) -> _Result | None:
     trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
-    names = (*trained, "heldout.safetensors", DRIFT, PROBE)
+    names = (*trained, "teacher.onnx", "source", "heldout.safetensors", DRIFT, PROBE)
     try:
         figures = json.loads((folder / "report.json").read_text())
         return _Result({name: (folder / name).read_bytes() for name in names}, **figures)
@@ -175,30 +176,26 @@ def _cached(folder: Path) -> _Result | None:
 
 def _train(task: Task, seed: int, progress: Progress) -> _Result:
     pilot = _read(task, task.device_names("pilot"), progress)
-    known = stack(task, pilot)
-    if not len(known.labels):
-        pilots = [survey(task, device) for device in task.devices() if device.role == "pilot"]
-        why = no_labels(task, pilots) if pilots else "give a device that role"
-        raise TaskError(
-            f"task {task.name!r}: no device of role 'pilot' has a labelled segment: {why}"
-        )
-    progress("training the first device model")
-    model = fit_model(task, known, seed)
+    known, given = stack(task, pilot), bool(task.first_model) or not task.learns
+    _check_pilots(task, pilot, known, given=given)
+    model, source = first_model(task, known, seed, progress)
     lab = _read(task, task.device_names("lab"), progress)
-    progress("training the teacher")
-    teacher = fit_teacher(task, group(task, pilot + lab), seed)
-    progress("exporting the device model to ONNX")
+    central = pilot + lab
+    teacher = first_teacher(task, model if given else None, central, seed, progress)
+    progress("exporting the device model to ONNX" if task.learns else "checking the ONNX graph")
     files = {
         "model.safetensors": to_safetensors(model.state_dict()),
         "model.onnx": export_graph(task, model),
         "teacher.safetensors": to_safetensors(teacher.state_dict()),
+        "teacher.onnx": graph_of(task, teacher),
+        "source": source.encode(),
     }
-    weights = safetensors.numpy.load(files["model.safetensors"])
-    files[PROBE] = make_probe(files["model.onnx"], weights, known.segments)
-    central = pilot + lab
+    weights, seen = safetensors.numpy.load(files["model.safetensors"]), known.segments
+    seen = seen if len(seen) else np.concatenate([device.segments for device in pilot])
+    files[PROBE] = make_probe(files["model.onnx"], weights, seen, task.build_model)
     answers = [predict(model, device.segments) for device in central]
     files[DRIFT] = make_reference(task, central, answers).encode()
-    del pilot, known, lab, central
+    del pilot, known, lab, central, seen
     metrics = {}
     held = _read(task, task.device_names("held-out"), progress)
     fleet = _read(task, task.device_names("fleet"), progress)
@@ -211,6 +208,17 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     kept = _capped(stack(task, held))
     files["heldout.safetensors"] = kept.encode()
     return _Result(files, metrics, _as_the_gate_measures(task, model, kept))
+
+
+def _check_pilots(task: Task, pilot: list[Segments], known: HeldOut, *, given: bool) -> None:
+    """Raise TaskError unless the pilots have what the first model needs: labelled segments to learn
+    from; of one that is given segments to try it on."""
+    if len(known.labels) or (given and any(len(device.segments) for device in pilot)):
+        return
+    pilots = [survey(task, device) for device in task.devices() if device.role == "pilot"]
+    why = no_labels(task, pilots) if pilots else "give a device that role"
+    what = "segment" if given else "labelled segment"
+    raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a {what}: {why}")
 
 
 def _as_the_gate_measures(task: Task, model: nn.Module, kept: HeldOut) -> dict[str, float]:
@@ -238,44 +246,6 @@ def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments
     for name in names:
         found.append(dataset.segments_of_device(task, name))
     return found
-
-
-def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
-    """Return the first device model, trained on the pilot's data without augmentation: the
-    variation between devices, which the augmentation imitates, is left for the fleet to learn."""
-    task = replace(task, augment=None)
-    torch.manual_seed(seed)  # the initial weights
-    model = task.build_model()
-    t = task.training
-    fit(
-        model,
-        len(data.labels),
-        segment_loss(task, model, data.segments, data.labels),
-        epochs=t.central_epochs,
-        batch_size=t.batch_size,
-        learning_rate=LEARNING_RATE,
-        seed=seed,
-        optimizer="adamw",
-    )
-    return model.eval()
-
-
-def fit_teacher(task: Task, data: TeacherWindows, seed: int) -> nn.Module:
-    """Return the teacher, trained on windows of the pilot and the lab."""
-    torch.manual_seed(seed)
-    teacher = build_teacher(task)
-    t = task.training
-    fit(
-        teacher,
-        len(data.mask),
-        window_loss(task, teacher, data.windows, data.mask, data.labels),
-        epochs=t.central_epochs,
-        batch_size=WINDOWS_PER_BATCH,
-        learning_rate=TEACHER_LEARNING_RATE,
-        seed=seed,
-        optimizer="adamw",
-    )
-    return teacher.eval()
 
 
 @torch.no_grad()
@@ -309,6 +279,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         number=1,
         created_us=time.time_ns() // 1000,
         metrics=result.first,
+        source=result.files["source"].decode(),
         key="",
         files=[],
     )
@@ -316,12 +287,14 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
     teacher = manifest.model_copy(
         update={
             "kind": "teacher",
+            "source": "",
             "metrics": {k: v for k, v in result.metrics.items() if k.startswith("teacher_")},
         }
     )
     drift_file = {DRIFT: result.files[DRIFT]}
-    weights = {WEIGHTS: result.files["teacher.safetensors"]}
-    registry.add_teacher(pack(teacher, {**weights, **drift_file}, key))
+    theirs = {WEIGHTS: result.files["teacher.safetensors"], GRAPH: result.files["teacher.onnx"]}
+    theirs = {name: data for name, data in theirs.items() if data}
+    registry.add_teacher(pack(teacher, {**theirs, **drift_file}, key))
     serving = registry.serving()
     if serving is not None:
         return serving.model

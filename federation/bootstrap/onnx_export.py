@@ -20,21 +20,25 @@ from federation.evaluation.onnx_runner import INPUT, OUTPUT, run_graph
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
 from streams.learning.learning import predict
+from streams.learning.onnx_module import OnnxModule
 
+DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # of operators that onnxruntime has
 TOLERANCE = 1e-4
 OPSET = 18
 
 
 def export_graph(task: Task, model: nn.Module) -> bytes:
     """Return the ONNX graph of `model`, checked against torch; raise TaskError if it cannot be
-    exported."""
+    exported. Of a file of ONNX it is that file, if it is sound."""
+    if isinstance(model, OnnxModule):
+        _check_file(task, model)
+        return model.graph
     model = model.eval()
     try:
         graph = _export(task, model)
     except Exception as exc:  # the exporter raises whatever its passes raise
-        text = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
         raise TaskError(
-            f"task {task.name!r}: build_model cannot be exported to ONNX ({text}): "
+            f"task {task.name!r}: build_model cannot be exported to ONNX ({_line(exc)}): "
             "use layers that ONNX supports"
         ) from exc
     _check_names(task, model, graph)
@@ -77,6 +81,46 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _check_file(task: Task, model: OnnxModule) -> None:
+    """Raise TaskError unless a graph that was made elsewhere has all that it needs in itself, and
+    answers segments of the task."""
+    where = f"task {task.name!r}: {model.around.path}"
+    try:
+        found = onnx.load_from_string(model.graph)
+        onnx.checker.check_model(found)
+    except Exception as exc:  # protobuf's and the checker's own
+        raise TaskError(f"{where} is no sound ONNX graph: {_line(exc)}") from exc
+    if any(onnx.external_data_helper.uses_external_data(t) for t in _tensors(found)):
+        raise TaskError(f"{where} has weights in other files: save it as one file")
+    if unknown := {each.domain for each in found.opset_import} - DOMAINS:
+        raise TaskError(f"{where} needs operators of {min(unknown)!r}, which devices do not have")
+    probe = np.zeros((2, *task.segment_shape), np.float32)
+    try:
+        shape = run_graph(model.graph, probe, None, model.around).shape
+    except Exception as exc:  # onnxruntime, or the task's functions
+        raise TaskError(f"{where} fails on segments {probe.shape}: {_line(exc)}") from exc
+    if shape != (2, task.outputs):
+        given = f"answers {shape} to segments {probe.shape}, the task has {task.outputs} outputs"
+        raise TaskError(f"{where} {given}: make them fit by OnnxFile's `before` and `after`")
+
+
+def _tensors(found: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a graph and of the graphs in its nodes."""
+    graphs = [found.graph]
+    while graphs:
+        graph = graphs.pop()
+        yield from graph.initializer
+        for attribute in (a for node in graph.node for a in node.attribute):
+            yield from (attribute.t, *attribute.tensors)
+            graphs += (
+                [attribute.g, *attribute.graphs] if attribute.HasField("g") else [*attribute.graphs]
+            )
+
+
+def _line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
 
 
 def _check_names(task: Task, model: nn.Module, graph: onnx.ModelProto) -> None:

@@ -4,52 +4,73 @@ The drift reference is copied from the old teacher: it describes the central dat
 device model's answers, not the teacher.
 """
 
+import hashlib
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import nn
 
+from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.weights_file import loaded, read_weights
 from federation.registry.registry import Registry
-from streams.contract.artifact import DRIFT, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import UsageError
-from streams.contract.task import Task
-from streams.learning.learning import build_teacher, load_weights
+from streams.contract.task import OnnxFile, Task
+from streams.learning.learning import build_teacher, to_safetensors
+from streams.learning.onnx_module import OnnxModule
 
 
-def replace_teacher(
-    task: Task, registry: Registry, key: Ed25519PrivateKey, weights: bytes, where: str
-) -> Artifact:
-    """Keep `weights` (safetensors, the state dict of the task's teacher) as the next teacher.
+def replace_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path) -> Artifact:
+    """Keep the weights in a file (the state dict of the task's teacher), or a file of ONNX in place
+    of the task's, as the next teacher.
 
     UsageError, and nothing is kept, where they do not fit or cannot score a window.
     """
     before = registry.teacher()
     if before is None:
         raise UsageError(f"{registry.where} has no teacher yet: run `tidewheel prepare` first")
-    _check(task, weights, where)
+    teacher, files, source = _read(task, path)
+    _check(task, teacher, path)
     manifest = Manifest(
         kind="teacher",
         task=task.name,
         task_version=task.version,
         number=before.manifest.number + 1,
         base=before.model,
+        source=source,
         created_us=time.time_ns() // 1000,
         key="",
         files=[],
     )
     kept = {DRIFT: before.files[DRIFT]} if DRIFT in before.files else {}
-    return registry.add_teacher(pack(manifest, {WEIGHTS: weights, **kept}, key))
+    return registry.add_teacher(pack(manifest, {**files, **kept}, key))
+
+
+def _read(task: Task, path: Path) -> tuple[nn.Module, dict[str, bytes], str]:
+    """Return the teacher of a file, its files in the artifact, and its name with its digest."""
+    build = task.build_model if task.build_teacher is None else task.build_teacher
+    if isinstance(build, OnnxFile):
+        around = replace(build, path=path)
+        graph = export_graph(task, OnnxModule(around.read(), around))
+        teacher = build_teacher(task, graph)
+        source = f"{path.name} sha256:{hashlib.sha256(graph).hexdigest()}"
+        return teacher, {WEIGHTS: to_safetensors({}), GRAPH: graph}, source
+    tensors, source = read_weights(path)
+    teacher = loaded(build_teacher(task), tensors, path)
+    return teacher, {WEIGHTS: to_safetensors(teacher.state_dict())}, source
 
 
 @torch.no_grad()
-def _check(task: Task, weights: bytes, where: str) -> None:
+def _check(task: Task, teacher: nn.Module, path: Path) -> None:
     shape = (1, 2, *task.segment_shape)
     try:
-        teacher = load_weights(build_teacher(task), weights).eval()
         outputs = teacher(torch.zeros(shape), torch.ones(shape[:2], dtype=torch.bool)).numpy()
-    except Exception as exc:  # safetensors, torch and the task's own code: all say "does not fit"
+    except Exception as exc:  # torch and the task's own code: all say "does not fit"
         text = f"{type(exc).__name__}: {exc}".splitlines()[0]
-        raise UsageError(f"{where} does not fit the task's teacher: {text}") from exc
+        raise UsageError(f"{path} does not fit the task's teacher: {text}") from exc
     if outputs.shape != (1, 2, task.outputs) or not np.isfinite(outputs).all():
-        raise UsageError(f"{where}: the teacher gives {outputs.shape} or values not finite")
+        raise UsageError(f"{path}: the teacher gives {outputs.shape} or values not finite")

@@ -196,7 +196,7 @@ class Controller:
         if decided is not None:
             self._reached("release-step-1")
             self.announce(producer)
-        elif self._rollout.is_free(last):
+        elif self._rollout.is_free(last) and self._task.learns:
             self._runs.start_if_due(producer)
 
     def announce(self, producer: publisher.Publisher) -> None:

@@ -37,6 +37,7 @@ class CandidateEvaluation:
 
     held_out: what the gate decides by; recent: reads the stored windows, None if there are none;
     audit: further held-out segments, which decide nothing: they measure what the gate lets pass.
+    graph: of a candidate that was made elsewhere; None: the base's.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class CandidateEvaluation:
     held_out: HeldOut
     recent: Callable[[], RecentWindows | None] | None = None
     audit: HeldOut | None = None
+    graph: bytes | None = None
 
     def central(self, weights: Tensors) -> Score:
         """Return the task's metric on held-out people."""
@@ -104,8 +106,8 @@ class CandidateEvaluation:
             return {}
         labels = self.audit.labels
         found = {"audit_segments": float(len(labels))}
-        for suffix, weights in (("_base", first), ("", candidate)):
-            outputs = self._outputs(self.audit.segments, weights)
+        for suffix, weights, graph in (("_base", first, None), ("", candidate, self.graph)):
+            outputs = self._outputs(self.audit.segments, weights, graph)
             found[f"audit{suffix}"] = accuracy.score(self.task, outputs, labels).value
             for name, value in measured(self.task, outputs, labels).items():
                 found[f"audit_{name}{suffix}"] = value
@@ -136,7 +138,7 @@ class CandidateEvaluation:
         clusters: np.ndarray,
         groups: Mapping[str, np.ndarray] | None = None,
     ) -> Comparison:
-        outputs = self._outputs(segments, first), self._outputs(segments, candidate)
+        outputs = self._outputs(segments, first), self._outputs(segments, candidate, self.graph)
         return accuracy.compare(self.task, outputs, labels, clusters, groups)
 
     def _groups(self, devices: np.ndarray) -> dict[str, np.ndarray]:
@@ -147,8 +149,11 @@ class CandidateEvaluation:
                 members.setdefault(device.group, []).append(device.name)
         return {group: np.isin(devices, names) for group, names in members.items()}
 
-    def _outputs(self, segments: np.ndarray, weights: Tensors) -> np.ndarray:
-        return run_graph(self.base.files[GRAPH], segments, weights)
+    def _outputs(
+        self, segments: np.ndarray, weights: Tensors, graph: bytes | None = None
+    ) -> np.ndarray:
+        graph = self.base.files[GRAPH] if graph is None else graph
+        return run_graph(graph, segments, weights, self.task.build_model)
 
 
 # --- how far the candidate goes -------------------------------------------------------------------

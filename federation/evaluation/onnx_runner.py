@@ -21,16 +21,20 @@ PROBES = 8
 
 
 def run_graph(
-    graph: bytes, segments: np.ndarray, weights: Mapping[str, np.ndarray] | None = None
+    graph: bytes,
+    segments: np.ndarray,
+    weights: Mapping[str, np.ndarray] | None = None,
+    around: object = None,
 ) -> np.ndarray:
     """Return outputs (n, outputs) float32 of segments (n, channels, samples); `weights` replace
-    those of the graph by name.
+    those of the graph by name. around: the task's `build_model`, see OnnxSession.
 
     Weights that the graph does not use, such as batch norm counters, are ignored.
     """
     names = {tensor.name for tensor in onnx.load_from_string(graph).graph.initializer}
     given = weights or {}
-    session = OnnxSession(graph, {name: given[name] for name in given if name in names})
+    used = {name: given[name] for name in given if name in names}
+    session = OnnxSession(graph, used, around)
     parts = [
         session.run(segments[at : at + BATCH]) for at in range(0, max(len(segments), 1), BATCH)
     ]
@@ -40,16 +44,24 @@ def run_graph(
 # --- self-test ------------------------------------------------------------------------------------
 
 
-def make_probe(graph: bytes, weights: Mapping[str, np.ndarray], segments: np.ndarray) -> bytes:
+def make_probe(
+    graph: bytes, weights: Mapping[str, np.ndarray], segments: np.ndarray, around: object = None
+) -> bytes:
     """Return the probe with at most PROBES of the segments (n, channels, samples), evenly
     spaced."""
     rows = np.unique(np.linspace(0, len(segments) - 1, PROBES).astype(np.int64))
     inputs = np.ascontiguousarray(segments[rows], np.float32)
-    outputs = run_graph(graph, inputs, weights)
+    outputs = run_graph(graph, inputs, weights, around)
     return safetensors.numpy.save({"inputs": inputs, "outputs": outputs})
 
 
-def renew_probe(base: Artifact, weights: Mapping[str, np.ndarray]) -> bytes:
-    """Return the probe with the base's inputs and the graph's answers with other weights."""
+def renew_probe(
+    base: Artifact,
+    weights: Mapping[str, np.ndarray],
+    graph: bytes | None = None,
+    around: object = None,
+) -> bytes:
+    """Return the probe with the base's inputs and the answers of its graph, or of another one, with
+    other weights."""
     inputs = safetensors.numpy.load(base.files[PROBE])["inputs"]
-    return make_probe(base.files[GRAPH], weights, inputs)
+    return make_probe(base.files[GRAPH] if graph is None else graph, weights, inputs, around)

@@ -16,13 +16,14 @@ there is, `agree` is told before it is decided, and may raise to stop it.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.key_rotation import keys_of, last_decision
-from federation.registry.registry import NOT_OFFERED, Registry
+from federation.registry.registry import NOT_OFFERED, Registry, Stale
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import (
     MANUAL,
@@ -39,6 +40,8 @@ from streams.contract.signing import key_id
 
 ASIDE = ("keys", "teacher", "candidate", "dropped")  # kinds that change nothing on devices
 
+
+ATTEMPTS = 5
 
 Agree = Callable[[str], None]
 
@@ -84,6 +87,29 @@ def promote(
     agree(text)
     made = _decide(registry, key, "served", after.model_copy(update=fields), last, model, reason)
     return ManualDecision(text, made)
+
+
+def propose(
+    registry: Registry,
+    key: Ed25519PrivateKey,
+    artifact: Artifact,
+    reason: str,
+    evidence: Mapping[str, float],
+    run: str = "",
+) -> None:
+    """Let a stored version wait for its canary; it replaces one that waits, which has the same base
+    and is older."""
+    ref = Ref.of(artifact)
+    for _ in range(ATTEMPTS):
+        after = registry.last()
+        desired = registry.desired().model_copy(update={"candidate": ref})
+        with suppress(Stale):
+            registry.decide(
+                key, "candidate", desired, after,
+                model=artifact.model, reason=reason, evidence=evidence, run=run,
+            )  # fmt: skip
+            return
+    raise Stale(f"other processes made {ATTEMPTS} decisions in a row")
 
 
 def roll_back(

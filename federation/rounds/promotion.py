@@ -10,17 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.admission import Tensors
 from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
-from federation.registry.registry import Registry, Stale
+from federation.registry.manual import propose
+from federation.registry.registry import Registry
 from federation.rounds.event_log import EventLog
 from streams.contract.artifact import PROBE, WEIGHTS, Artifact, Manifest, pack
-from streams.contract.decisions import Ref
 from streams.contract.errors import ProcessFailed
 from streams.contract.signing import key_id
 from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.runtime.failpoints import Failpoint
-
-ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -99,16 +97,4 @@ class Promotion:
         if not self.rollout:
             self.registry.serve(artifact.model, self.key, reason, evidence=evidence, run=run)
             return
-        ref = Ref.of(artifact)
-        for _ in range(ATTEMPTS):
-            after = self.registry.last()
-            desired = self.registry.desired().model_copy(update={"candidate": ref})
-            try:
-                self.registry.decide(
-                    self.key, "candidate", desired, after,
-                    model=artifact.model, reason=reason, evidence=evidence, run=run,
-                )  # fmt: skip
-            except Stale:
-                continue
-            return
-        raise Stale(f"other processes made {ATTEMPTS} decisions in a row")
+        propose(self.registry, self.key, artifact, reason, evidence, run)

@@ -46,7 +46,8 @@ class FileEntry(Document):
 
 
 class Manifest(Document):
-    """Content and origin of an artifact. `kind` is "model" or "teacher"."""
+    """Content and origin of an artifact. `kind` is "model" or "teacher"; `source` is the file that
+    its weights or its graph were read from, and the file's SHA-256: "" if they were learned."""
 
     format: int = 1
     kind: str = "model"
@@ -54,6 +55,7 @@ class Manifest(Document):
     task_version: int
     number: int = Field(ge=1)
     base: str | None = None
+    source: str = ""
     run: str | None = None
     round: int = 0
     created_us: int

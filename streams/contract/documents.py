@@ -119,6 +119,8 @@ class ChallengerState(Document):
     model: the name under which they answer. loss, base_loss: means of the challenger and of the
     served version on the same `segments` of the device: the share of wrong answers, the Brier
     distance, or the mean error. made_us: what was labelled later was not in their training.
+    drift_us: the event time of the device's last drift when an adapter was fitted: it ends with the
+    next one.
     """
 
     origin: Origin
@@ -130,6 +132,7 @@ class ChallengerState(Document):
     answers: bool = False
     made_us: Micros
     since_us: Micros
+    drift_us: Micros = 0
 
     @property
     def text(self) -> str:

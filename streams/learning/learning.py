@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from streams.contract.task import Task
+from streams.contract.task import OnnxFile, Task
 from streams.learning.clipping import is_statistic
+from streams.learning.onnx_module import OnnxModule
 from streams.learning.optimizers import step_of
 
 
@@ -203,11 +204,20 @@ class PerSegment(nn.Module):
         return torch.unflatten(flat, 0, windows.shape[:2])
 
 
-def build_teacher(task: Task) -> nn.Module:
-    """Return the task's teacher, or its device model applied per segment if it has none."""
-    if task.build_teacher is not None:
-        return task.build_teacher()
-    return PerSegment(task.build_model())
+def build_model(task: Task) -> nn.Module:
+    """Return the task's device model: a new one, or that of its file."""
+    if isinstance(task.build_model, OnnxFile):
+        return OnnxModule(task.build_model.read(), task.build_model)
+    return task.build_model()
+
+
+def build_teacher(task: Task, graph: bytes | None = None) -> nn.Module:
+    """Return the task's teacher, or its device model applied per segment if it has none; of a file
+    of ONNX that one, or `graph`."""
+    build = task.build_model if task.build_teacher is None else task.build_teacher
+    if isinstance(build, OnnxFile):
+        return PerSegment(OnnxModule(build.read() if graph is None else graph, build))
+    return build() if task.build_teacher is not None else PerSegment(build())
 
 
 def to_safetensors(state: Mapping[str, Tensor | np.ndarray]) -> bytes:

@@ -38,7 +38,8 @@ class OnnxModel:
                 self.adapter, tensors = taken_from(tensors, len(task.channels))
                 tensors = tensors or safetensors.numpy.load(artifact.files[WEIGHTS])
             tensors = to_float32(tensors)
-            self._session = OnnxSession(artifact.files[GRAPH], _used(artifact, tensors))
+            graph, used = artifact.files[GRAPH], _used(artifact, tensors)
+            self._session = OnnxSession(graph, used, task.build_model)
             answer = self.run(np.zeros((1, *task.segment_shape), np.float32))[0]
             if answer.shape != (task.outputs,) or not np.isfinite(answer).all():
                 raise ArtifactError("not-runnable", f"{self.model} answers {answer.shape}")

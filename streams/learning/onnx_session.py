@@ -6,6 +6,9 @@ keys, so a model version is a set of initializers for the same graph. onnxruntim
 are off: its fusion of a convolution with bias and batch norm (seen in 1.32) keeps the graph's own
 weights although others were given, and answers wrongly without a message. They would save a tenth
 of the time in the HAR task.
+
+A graph that was made elsewhere (OnnxFile) has the task's functions around it. One whose first axis
+is fixed is called with as many segments, of which the last is repeated.
 """
 
 from collections.abc import Mapping
@@ -13,12 +16,17 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime as ort
 
+from streams.contract.task.onnx_file import OnnxFile
+
 
 class OnnxSession:
     """A graph that answers segments; what onnxruntime raises passes through."""
 
-    def __init__(self, graph: bytes, weights: Mapping[str, np.ndarray]) -> None:
-        """Build the session; `weights` replace those of the graph and must all be in it."""
+    def __init__(
+        self, graph: bytes, weights: Mapping[str, np.ndarray], around: object = None
+    ) -> None:
+        """Build the session; `weights` replace those of the graph and must all be in it. around: a
+        task's `build_model` or `build_teacher`; an OnnxFile's functions are called."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -34,8 +42,34 @@ class OnnxSession:
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
+        self._around = around if isinstance(around, OnnxFile) else None
+        first = self._session.get_inputs()[0].shape[:1]
+        self._block = first[0] if first and isinstance(first[0], int) else 0  # rows a call
+        if self._around is not None and self._around.after is not None:
+            self._outputs = [each.name for each in self._session.get_outputs()]
 
     def run(self, segments: np.ndarray) -> np.ndarray:
         """Return the outputs (n, outputs) float32 of segments (n, channels, samples) float32."""
+        if self._around is not None:
+            return self._run_around(self._around, segments)
         answers: np.ndarray = self._session.run(self._outputs, {self._input: segments})[0]
         return answers
+
+    def _run_around(self, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
+        if self._block and len(segments) != self._block:
+            starts = range(0, len(segments), self._block)
+            return np.concatenate([self._padded(around, segments[at:]) for at in starts])
+        fed = segments if around.before is None else around.before(segments)
+        found = self._session.run(
+            self._outputs, dict(fed) if isinstance(fed, Mapping) else {self._input: fed}
+        )
+        if around.after is None:
+            answers = found[0]
+        else:
+            answers = around.after(dict(zip(self._outputs, found, strict=True)))
+        return np.asarray(answers, np.float32)
+
+    def _padded(self, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
+        """Answer the first rows of a call, or those that there are and the last one again."""
+        rows = np.minimum(np.arange(self._block), len(segments) - 1)
+        return self._run_around(around, segments[rows])[: len(segments)]

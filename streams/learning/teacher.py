@@ -11,7 +11,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torch import nn
 
-from streams.contract.artifact import DRIFT, WEIGHTS, Artifact, unpack
+from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Artifact, unpack
 from streams.contract.errors import (
     ArtifactError,
     MalformedRecord,
@@ -178,7 +178,8 @@ def teacher_of(
     if WEIGHTS not in artifact.files:
         raise ArtifactError("files", f"the teacher {where} has no {WEIGHTS}")
     try:
-        model = load_weights(build_teacher(task), artifact.files[WEIGHTS])
+        model = build_teacher(task, artifact.files.get(GRAPH))
+        model = load_weights(model, artifact.files[WEIGHTS])
     except Exception as exc:  # from safetensors, torch or the task's code
         text = f"{type(exc).__name__}: {exc}".splitlines()[0]
         raise ArtifactError(

@@ -7,6 +7,7 @@ every process imports it. Devices import it without torch, so `import torch` bel
 
 from streams.contract.task.description import Task
 from streams.contract.task.loading import absolute_reference, check_model, load_task
+from streams.contract.task.onnx_file import NOTHING_LEARNS, OnnxFile
 from streams.contract.task.parts import (
     DEVICE_NAME,
     MINIMUM_SAMPLES,
@@ -34,11 +35,13 @@ __all__ = [
     "DEVICE_NAME",
     "MINIMUM_SAMPLES",
     "NAME",
+    "NOTHING_LEARNS",
     "ROLES",
     "STRATEGIES",
     "Answered",
     "Device",
     "Metric",
+    "OnnxFile",
     "Outcome",
     "Privacy",
     "Reading",

@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from streams.contract.errors import TaskError
+from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import (
     EVEN,
     Answered,
@@ -43,10 +45,13 @@ class Task:
     channels         names of the values of a reading
     rate_hz          readings a second; None where they come at no fixed rate
     segment          how readings are cut
-    build_model      () -> module: (batch, channels, samples) -> (batch, outputs)
+    build_model      () -> module: (batch, channels, samples) -> (batch, outputs); or an OnnxFile,
+                     which answers and does not learn
     build_teacher    () -> module: (batch, segments, channels, samples), and a mask
                      (batch, segments) of the segments that exist -> (batch, segments, outputs);
-                     None: the teacher answers each segment by itself
+                     or an OnnxFile; None, and of an OnnxFile: it answers each segment by itself
+    first_model      a file with the first model's weights, which is then not trained: safetensors,
+                     or a state dict that torch has saved; "": it is trained on the pilots
     readings         (device) -> iterable of Reading, or of Readings: many as arrays
     source           "recorded": `readings` is a recording, replayed at any speed and repeated;
                      "live": a sensor, taken as it comes
@@ -95,12 +100,13 @@ class Task:
     channels: tuple[str, ...]
     rate_hz: float | None
     segment: Segment
-    build_model: "Callable[[], torch.nn.Module]"
+    build_model: "Callable[[], torch.nn.Module] | OnnxFile"
     readings: Callable[[str], Iterable[Reading | Readings]]
     devices: Callable[[], Sequence[Device]]
     classes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
-    build_teacher: "Callable[[], torch.nn.Module] | None" = None
+    build_teacher: "Callable[[], torch.nn.Module] | OnnxFile | None" = None
+    first_model: str | Path = ""
     augment: "Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None" = None
     window_s: float = 30.0
     lateness_s: float = 5.0
@@ -127,6 +133,11 @@ class Task:
     def id(self) -> str:
         """Name and version, which the names of its topics and groups begin with: `har.v2`."""
         return task_id(self.name, self.version)
+
+    @property
+    def learns(self) -> bool:
+        """Whether devices can train its model."""
+        return not isinstance(self.build_model, OnnxFile)
 
     @property
     def outputs(self) -> int:

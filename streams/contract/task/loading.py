@@ -9,6 +9,7 @@ from pathlib import Path
 
 from streams.contract.errors import TaskError
 from streams.contract.task.description import Task
+from streams.contract.task.onnx_file import OnnxFile
 
 
 def load_task(reference: str) -> Task:
@@ -70,14 +71,16 @@ def _import(location: str, reference: str) -> object:
 
 
 def check_model(task: Task) -> None:
-    """Build the task's models and run each once; TaskError names a wrong shape. Needs torch."""
+    """Build the task's models and run each once; TaskError names a wrong shape. Needs torch. Files
+    of ONNX are checked where they are signed."""
     import torch
 
     channels, samples = task.segment_shape
-    probes: list[tuple[str, Callable[[], torch.nn.Module], tuple[int, ...], tuple[int, ...]]] = [
-        ("build_model", task.build_model, (2, channels, samples), (2, task.outputs))
-    ]
-    if task.build_teacher is not None:
+    probes: list[tuple[str, Callable[[], torch.nn.Module], tuple[int, ...], tuple[int, ...]]] = []
+    if not isinstance(task.build_model, OnnxFile):
+        one = (2, channels, samples)
+        probes.append(("build_model", task.build_model, one, (2, task.outputs)))
+    if task.build_teacher is not None and not isinstance(task.build_teacher, OnnxFile):
         window = (2, 3, channels, samples)
         probes.append(("build_teacher", task.build_teacher, window, (2, 3, task.outputs)))
     for name, build, given, expected in probes:
@@ -103,7 +106,7 @@ def _check_named_modules(task: Task) -> None:
     """Each module of train_only and shared holds parameters, and some are both trained and shared
     where both are given."""
     training = task.training
-    if not training.train_only and not training.shared:
+    if isinstance(task.build_model, OnnxFile) or not (training.train_only or training.shared):
         return
     names = [name for name, _ in task.build_model().named_parameters()]
     found: dict[str, set[str]] = {}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streams.contract.task.metrics import NAMES, window_metric
+from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
 from streams.contract.window_metrics import ERRORS
 
@@ -74,9 +75,14 @@ def function(value: object) -> str | None:
     return None if callable(value) else f"must be a function, not {value!r}"
 
 
+def builds(value: object) -> str | None:
+    """A function that makes a model, or an OnnxFile."""
+    return None if isinstance(value, OnnxFile) else function(value)
+
+
 def perhaps(value: object) -> str | None:
-    """A function, or None."""
-    return None if value is None else function(value)
+    """The same, or None."""
+    return None if value is None else builds(value)
 
 
 SHARE, COUNT = number(0, 1), number(1, whole=True)
@@ -98,7 +104,7 @@ PRIVACY: Mapping[str, Check] = {
 TASK: Mapping[str, Check] = {
     "name": of(str), "version": COUNT, "channels": names, "classes": names, "targets": names,
     "rate_hz": number(0, above=True, optional=True), "segment": of(Segment),
-    "build_model": function, "readings": function, "devices": function,
+    "build_model": builds, "readings": function, "devices": function,
     "build_teacher": perhaps, "augment": perhaps,
     "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE,

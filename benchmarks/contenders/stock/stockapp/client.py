@@ -18,7 +18,7 @@ def _begin(message: Message, context: Context):
     torch.set_num_threads(1)
     task = load_task(str(context.run_config["task"]))
     data = np.load(str(context.node_config["data"]))
-    model = task.build_model()
+    model = learning.build_model(task)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     return task, data, model
 

@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     task, nodes = load_task(str(config["task"])), int(config["nodes"])
     first = safetensors.numpy.load(Path(str(config["weights"])).read_bytes())
     held = safetensors.numpy.load(Path(str(config["heldout"])).read_bytes())
-    model = task.build_model()
+    model = learning.build_model(task)
 
     def evaluated(number: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(arrays.to_torch_state_dict())

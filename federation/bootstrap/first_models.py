@@ -1,0 +1,109 @@
+"""The first device model and the first teacher: trained on central data, or as a user gives
+them."""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from federation.bootstrap.dataset import Segments, TeacherWindows, group
+from federation.bootstrap.onnx_export import export_graph
+from federation.bootstrap.weights_file import loaded, read_weights
+from federation.evaluation.accuracy import HeldOut
+from streams.contract.task import OnnxFile, Task
+from streams.learning.learning import (
+    PerSegment,
+    build_model,
+    build_teacher,
+    fit,
+    segment_loss,
+    window_loss,
+)
+from streams.learning.onnx_module import OnnxModule
+
+WINDOWS_PER_BATCH = 12
+LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-3, 3e-3
+
+Progress = Callable[[str], None]
+
+
+def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tuple[nn.Module, str]:
+    """Return the first device model, trained or as it is given, and where it is from."""
+    if isinstance(task.build_model, OnnxFile):
+        model = build_model(task)
+        digest = hashlib.sha256(task.build_model.read()).hexdigest()
+        return model.eval(), f"{Path(task.build_model.path).name} sha256:{digest}"
+    if task.first_model:
+        path = Path(task.first_model)
+        progress(f"reading the first model's weights from {path}")
+        tensors, source = read_weights(path)
+        return loaded(build_model(task), tensors, path), source
+    progress("training the first device model")
+    return fit_model(task, known, seed), ""
+
+
+def first_teacher(
+    task: Task, given: nn.Module | None, central: list[Segments], seed: int, progress: Progress
+) -> nn.Module:
+    """Return the teacher; where the task has none of its own it begins as a model that is `given`,
+    and learns nothing where nothing is labelled or it is a file of ONNX."""
+    teacher = build_teacher(task)
+    if task.build_teacher is None and given is not None:
+        teacher = PerSegment(copy.deepcopy(given))
+    data = group(task, central)
+    learns = any(parameter.requires_grad for parameter in teacher.parameters())
+    if not learns or not (data.mask & ~np.isnan(data.labels).any(axis=2)).any():
+        return teacher.eval()
+    progress("training the teacher")
+    return fit_teacher(task, data, seed, teacher)
+
+
+def graph_of(task: Task, teacher: nn.Module) -> bytes:
+    """Return the graph of a teacher that is a file of ONNX, after a look at it; else nothing."""
+    inside = teacher.model if isinstance(teacher, PerSegment) else None
+    return export_graph(task, inside) if isinstance(inside, OnnxModule) else b""
+
+
+def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
+    """Return the first device model, trained on the pilot's data without augmentation: the
+    variation between devices, which the augmentation imitates, is left for the fleet to learn."""
+    task = replace(task, augment=None)
+    torch.manual_seed(seed)  # the initial weights
+    model = build_model(task)
+    t = task.training
+    fit(
+        model,
+        len(data.labels),
+        segment_loss(task, model, data.segments, data.labels),
+        epochs=t.central_epochs,
+        batch_size=t.batch_size,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        optimizer="adamw",
+    )
+    return model.eval()
+
+
+def fit_teacher(
+    task: Task, data: TeacherWindows, seed: int, teacher: nn.Module | None = None
+) -> nn.Module:
+    """Return the teacher, trained on windows of the pilot and the lab, from a new one or this."""
+    torch.manual_seed(seed)
+    teacher = build_teacher(task) if teacher is None else teacher
+    t = task.training
+    fit(
+        teacher,
+        len(data.mask),
+        window_loss(task, teacher, data.windows, data.mask, data.labels),
+        epochs=t.central_epochs,
+        batch_size=WINDOWS_PER_BATCH,
+        learning_rate=TEACHER_LEARNING_RATE,
+        seed=seed,
+        optimizer="adamw",
+    )
+    return teacher.eval()

@@ -1,0 +1,74 @@
+"""Weights that a user brings: a file of safetensors, or a state dict that torch has saved.
+
+Nothing is unpickled but tensors in plain containers: torch.load with `weights_only`.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from streams.contract.errors import UsageError
+from streams.learning.learning import load_state
+
+NAMED = 3  # tensors in an error
+WRAPPED = ("state_dict", "model")  # keys under which trainers save it
+
+
+def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Return the tensors of a file, and its name with its SHA-256; raise UsageError."""
+    state: Any
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load(data)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as exc:
+        text = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
+        raise UsageError(
+            f"{path} has no weights that can be read ({text}): save model.state_dict(), by "
+            "safetensors.torch.save_file or torch.save"
+        ) from exc
+    for key in WRAPPED:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+        raise UsageError(f"{path} holds {type(state).__name__}, not a state dict of tensors")
+    tensors = {str(name): _array(tensor) for name, tensor in state.items()}
+    return tensors, f"{path.name} sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def loaded(model: nn.Module, tensors: Mapping[str, np.ndarray], where: Path) -> nn.Module:
+    """Load the tensors into a model whose names and shapes they have; counters of batch norm may be
+    missing. Raise UsageError."""
+    expected = {name: value.numpy() for name, value in model.state_dict().items()}
+    lacks = [n for n, v in expected.items() if n not in tensors and v.dtype.kind == "f"]
+    more = [name for name in tensors if name not in expected]
+    other = [f"{n} {tensors[n].shape}, not {expected[n].shape}" for n in tensors
+             if n in expected and tensors[n].shape != expected[n].shape]  # fmt: skip
+    for what, names in (("lacks", lacks), ("has also", more), ("has", other)):
+        if names:
+            rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            raise UsageError(
+                f"{where} does not fit the task's model: it {what} {', '.join(names[:NAMED])}{rest}"
+            )
+    if not all(np.isfinite(value).all() for value in tensors.values() if value.dtype.kind == "f"):
+        raise UsageError(f"{where} has weights that are not finite")
+    cast = {n: np.asarray(tensors.get(n, v), v.dtype) for n, v in expected.items()}
+    return load_state(model, cast).eval()
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    whole = tensor.detach().cpu()
+    found: np.ndarray = (whole.float() if whole.is_floating_point() else whole).numpy()
+    return found
