@@ -138,13 +138,14 @@ def tail(
     ],
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    last: Annotated[int, typer.Option(min=0, help="Messages of each partition before now.")] = 5,
-    no_follow: Annotated[
-        bool, typer.Option("--no-follow", help="End with the last message there is.")
-    ] = False,
+    last: Annotated[
+        int | None,
+        typer.Option(min=0, help="End after the last so many messages of each partition."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Print the messages of a topic readably: the last ones, then new ones until Ctrl-C.
+    """Print the messages of a topic readably: the last five, then new ones until Ctrl-C; with
+    --last those alone.
 
     --json prints a JSON object a line with every field. What cannot be decoded is printed with the
     reason.
@@ -161,8 +162,8 @@ def tail(
     ):
         bounds = reader.bounds()
         for place, (begin, end) in bounds.items():
-            reader.seek(*place, max(begin, end - last))
-        while not no_follow or reader.before({place: end for place, (_, end) in bounds.items()}):
+            reader.seek(*place, max(begin, end - (SHOWN_BEFORE if last is None else last)))
+        while last is None or reader.before({place: end for place, (_, end) in bounds.items()}):
             for row in chain(*(rows_of(loaded, topic, message) for message in reader.poll(0.5))):
                 typer.echo(dumps(row, default=str) if json else row_line(row))
 
@@ -217,6 +218,7 @@ def query(
 
 
 SHOWN = 4  # of a vector's numbers
+SHOWN_BEFORE = 5  # messages of each partition, before those that `tail` follows
 
 
 def row_line(row: dict[str, Any]) -> str:

@@ -175,7 +175,7 @@ def add_api(app: FastAPI, site: Site) -> None:
 
     @get("dead-letters", list[dead_letters.LetterReport])
     def get_letters() -> Response:
-        """`tidewheel dead-letters list --json`, of the newest"""
+        """`tidewheel dead-letters --json`, of the newest"""
         return json(watch.look(lambda seen: dead_letters.reports_of(pages.letters_of(seen))))
 
     @app.get("/live", include_in_schema=False)
