@@ -42,7 +42,7 @@ GROUPS = {
         "query": "views:query",
         "tail": "views:tail",
         "console": "views:console",
-        "dead-letters": "dead_letters:dead_letters",
+        "dead-letters": "views:dead_letters",
     },
     "Batch": {
         "score": "batch.score:score",

@@ -1,4 +1,5 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `query`, `console`."""
+"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `dead-letters`,
+`query`, `console`."""
 
 import time
 from contextlib import closing, suppress
@@ -178,6 +179,43 @@ def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
     text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"
     terminal.console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def dead_letters(
+    task: TaskArgument,
+    offsets: Annotated[list[int] | None, typer.Argument(help="Those alone, whole.")] = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Send those to `events` again, once the cause is fixed."),
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """List the messages that could not be decoded or scored, oldest first, show some, or send them
+    to `events` again."""
+    from compose.reports import dead_letters as letters
+    from streams.fleet.wording import counted
+
+    if replay and bool(offsets) == bool(reason):
+        raise UsageError("--replay: give offsets, or a --reason")
+    settings, name = broker_of(state, kafka), load_task(task).id
+    found = letters.read_letters(settings, name)
+    if offsets:
+        found = [letters.find(found, offset) for offset in offsets]
+    else:
+        found = [letter for letter in found if reason in (None, letter.reason)]
+    if replay:
+        sent = letters.replay(settings, name, found)
+        terminal.say(f"{counted(sent, 'dead letter')} sent to {name}.events")
+    elif json:
+        terminal.print_json(letters.reports_of(found))
+    elif offsets:
+        for letter in found:
+            letters.print_letter(letter, terminal.console())
+    else:
+        letters.print_letters(found, terminal.console())
 
 
 def query(
