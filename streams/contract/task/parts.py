@@ -118,6 +118,9 @@ class Segment:
     one. With targets its label is that of its last reading, when at least `label_share` of its
     readings have one; without a label on the last reading it has none.
 
+    Between two of its readings are at most `max_gap_s` seconds; None: 2.5 sample periods, or any
+    time where `Task.rate_hz` is None.
+
     >>> from tidewheel import Segment
     >>> Segment(samples=128, hop=64).label_share
     0.75
@@ -126,6 +129,7 @@ class Segment:
     samples: int
     hop: int
     label_share: float = 0.75
+    max_gap_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,12 @@ def perhaps(value: object) -> str | None:
 SHARE, COUNT = number(0, 1), number(1, whole=True)
 POSITIVE, SECONDS = number(0, above=True), number(0)
 
-SEGMENT: Mapping[str, Check] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
+SEGMENT: Mapping[str, Check] = {
+    "samples": COUNT,
+    "hop": COUNT,
+    "label_share": SHARE,
+    "max_gap_s": number(0, above=True, optional=True),
+}
 TRAINING: Mapping[str, Check] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
     "train_only": names,
@@ -108,7 +113,7 @@ TASK: Mapping[str, Check] = {
     "build_teacher": perhaps, "augment": perhaps,
     "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE,
-    "max_gap_s": number(0, above=True, optional=True), "tolerance": SECONDS,
+    "tolerance": SECONDS,
     "retrain": number(0, optional=True),
     "metric": of(str, Metric), "margin": number(), "may_trade_classes": of(bool),
     "threshold": number(0, 1), "latency_budget_ms": number(0, above=True, optional=True),
