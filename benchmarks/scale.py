@@ -21,7 +21,7 @@ from benchmarks.frame import MB, Bench, Cell, Figure, main, number
 from benchmarks.support.backlog import ORIGIN_US, SMALL, Source
 from benchmarks.support.processes import Failed, topic_bytes
 from benchmarks.support.workers import drain, fill, plan_of
-from streams.contract.events.event_columns import columns_of
+from streams.contract.events.batches import columns_of
 from streams.contract.events.records import encode_events
 from streams.contract.task import Task, load_task
 from streams.worker.commit.committer import OVERHEAD

@@ -3,9 +3,9 @@
 cli        one module a command group
 console    the live console
 launcher   everything on one machine: processes, broker, screen
-preflight  a task file for a start, and a look at its data and models
+preflight  a look at a task's data and models
 reports    what commands read from the topics, and how they show it
-security   certificates, signing keys, node keys
+security   certificates, node keys
 
 `proxy/` and `systemd/` hold configuration for real deployments.
 """

@@ -24,8 +24,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Message
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 
-from federation.admission.registered_nodes import registered
-from federation.admission.update import Refusal, Tensors, Update, Weights
+from federation.admission import Refusal, Tensors, Update, Weights, registered
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.privacy import Ledger, private
@@ -99,8 +98,6 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     state = Path(str(config["state"]))
     key = load_private_key(_path(config, "signing-key", state / "keys" / "signing.pem"))
     trusted = [key.public_key(), *map(load_public_key, sorted((state / "keys").glob("*.pub")))]
-    if config.get("trusted-key"):
-        trusted.append(load_public_key(Path(str(config["trusted-key"]))))
     place = str(config.get("registry") or state / "registry")
     settings = run_settings(task, run, config, state / "runs")
     broker = _broker(str(config.get("kafka") or ""))
@@ -132,7 +129,7 @@ def _broker(kafka: str) -> BrokerSettings | None:
     """Return the broker's settings; None for a run without Kafka."""
     if kafka == NO_KAFKA:
         return None
-    return BrokerSettings.model_validate({"bootstrap": kafka} if kafka else {})
+    return BrokerSettings.at(kafka)
 
 
 def _reports(task: Task, broker: BrokerSettings) -> FleetReports:

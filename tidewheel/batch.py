@@ -21,7 +21,7 @@ def score(task: str, source: Any, sink: str | Path, **options: Any) -> Manifest:
 
     `source` is a path, folder, glob, Delta table or URL, several of them, or a table in memory
     (pyarrow, pandas, Polars: whatever exports an Arrow stream). The options are those of the
-    command, with `_` for `-`: model, id, columns, drop, keep, label_column, where, time, device,
+    command, with `_` for `-`: model, id, columns, drop, keep, label_column, where, time,
     start (--from), until, rows (--as), output_format, table, max_errors, timeout, processes, job,
     state, registry, trust; lists may be Python's, times a number of seconds. A job that ends early
     is continued with `tidewheel jobs resume`. Raises UsageError for what cannot work, before
@@ -68,7 +68,7 @@ def read_output(output: str | Path) -> "Dataset":
 
     place = str(output)
     if not is_url(place) and (Path(place) / "_delta_log").is_dir():
-        from streams.batch.sinks.delta import dataset_of
+        from streams.batch.sinks.tables import dataset_of
 
         return dataset_of(place)
     found = [path for _, path in find(place, lambda name: PurePosixPath(name).match("part-*.*"))]

@@ -24,8 +24,7 @@ from benchmarks.support.in_process import (
     share,
 )
 from benchmarks.support.study import Study, in_two_processes, study_here
-from federation.admission.admission import NORM_FACTOR, digest
-from federation.admission.update import Update
+from federation.admission import NORM_FACTOR, Update, digest
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Move
 from streams.learning.clipping import is_statistic, update_norm

@@ -16,7 +16,7 @@ from edge_client.training import scaffold
 from edge_client.training.adapter_fit import Fitter
 from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from edge_client.training.scaffold import Remembered
-from federation.admission.update import Update
+from federation.admission import Update
 from federation.aggregation import strategies
 from federation.bootstrap.first_models import LEARNING_RATE
 from streams.contract.task import is_under

@@ -14,7 +14,7 @@ import numpy as np
 from edge_client.samples.sample_file import write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
 from edge_client.training import trainer_process
-from federation.admission.update import Update
+from federation.admission import Update
 from federation.aggregation.aggregator import Aggregator
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply

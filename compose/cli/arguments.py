@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from compose.launcher.state_dir import StateDir
@@ -197,19 +196,8 @@ def checked_strategy(task: Task, strategy: str) -> str:
     return strategy
 
 
-def broker_from(kafka: str | None) -> BrokerSettings:
-    """Return the cluster's settings from the environment, with the address `kafka` if given."""
-    try:
-        settings = BrokerSettings()  # type: ignore[call-arg]  # pydantic fills it from the alias
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
-    return settings.model_copy(update={"bootstrap": kafka}) if kafka else settings
-
-
 def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
-    """Return broker_from, but with the state folder's broker if no other is named; UsageError if
+    """Return the cluster's settings, by default of the state folder's broker; raise UsageError if
     there is no such folder either."""
     ports = state / "broker" / "ports.json"
     named = kafka is not None or "TIDEWHEEL_KAFKA" in os.environ
@@ -218,7 +206,7 @@ def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
             kafka = f"127.0.0.1:{int(json.loads(ports.read_bytes())['broker'])}"
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise UsageError(f"{ports} cannot be read ({exc}): use --kafka HOST:PORT") from exc
-    settings = broker_from(kafka)
+    settings = BrokerSettings.at(kafka)
     if not named and not state.is_dir():
         raise UsageError(
             f"there is no state folder {state}: check --state, or name a broker with "

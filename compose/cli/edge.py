@@ -18,7 +18,6 @@ from compose.cli.arguments import (
     TaskArgument,
     Trust,
     address,
-    broker_from,
     broker_of,
     configure_log,
     device_name,
@@ -33,6 +32,7 @@ from edge_client.settings import EdgeSettings
 from edge_client.spool.limits import SpoolLimits
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
+from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings
@@ -100,7 +100,7 @@ def run_edge(
             task_ref=task,
             device=device_name(device),
             folder=layout.device(device),
-            broker=broker_from(kafka),
+            broker=BrokerSettings.at(kafka),
             trusted=trusted_keys(layout, trust),
             model=model or served_model(layout),
             source=kind,

@@ -14,11 +14,11 @@ from compose.cli.arguments import (
     State,
     SuperlinkCa,
     address,
-    broker_from,
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, print_json, say, table
 from streams.contract.errors import UsageError
+from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from compose.launcher.broker import Launch
@@ -116,7 +116,7 @@ def superexec(
     from compose.launcher import flower_processes
     from compose.security.certificates import make_certificates
 
-    extra = {"TIDEWHEEL_KAFKA": broker_from(kafka).bootstrap}
+    extra = {"TIDEWHEEL_KAFKA": BrokerSettings.at(kafka).bootstrap}
     tls = make_certificates(StateDir(state).keys)
     _become(flower_processes.superexec(state, port, extra, tls.ca))
 

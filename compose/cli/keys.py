@@ -28,8 +28,8 @@ def list_keys(
 
     Devices: trusted, revoked, or not announced to them.
     """
-    from compose.security.keyring import StoredKey, kept_keys
     from federation.registry.key_rotation import keys_of
+    from streams.runtime.key_files import StoredKey, kept_keys
 
     layout = StateDir(state)
     kept = {key.id: key for key in kept_keys(layout.keys)}
@@ -68,10 +68,14 @@ def trust(
 
     Without a file a key is created: <state>/keys/ID.pem (0600) and ID.pub.
     """
-    from compose.security.keyring import keep_public
     from federation.registry import key_rotation
     from streams.contract.signing import key_id
-    from streams.runtime.key_files import load_private_key, load_public_key, write_private_key
+    from streams.runtime.key_files import (
+        keep_public,
+        load_private_key,
+        load_public_key,
+        write_private_key,
+    )
 
     layout = StateDir(state)
     signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
@@ -99,10 +103,10 @@ def use(
 
     A controller takes it within 2 s; a running federated run still signs with the old one.
     """
-    from compose.security.keyring import private_key, take_over
     from federation.registry import key_rotation
     from streams.contract.signing import key_id
     from streams.runtime.failpoints import read_failpoint
+    from streams.runtime.key_files import private_key, take_over
 
     layout = StateDir(state)
     key, where = private_key(layout.keys, name), _registry(layout, registry)

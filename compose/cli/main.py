@@ -42,7 +42,7 @@ GROUPS = {
         "query": "views:query",
         "tail": "views:tail",
         "console": "views:console",
-        "dead-letters": "dead_letters:app",
+        "dead-letters": "views:dead_letters",
     },
     "Batch": {
         "score": "batch.score:score",
@@ -60,7 +60,6 @@ COMMANDS = {name: place for group in GROUPS.values() for name, place in group.it
 HELP = {  # of a group of commands; that of a command is its function's docstring
     "edge": "One device: run, status, drain, label, wipe.",
     "node": "The SuperNodes that may connect: add, list, remove.",
-    "dead-letters": "Messages that could not be decoded or scored: list, replay.",
     "jobs": "Jobs of `tidewheel score`: run, list, stop, resume.",
     "schedule": "Batch jobs at set times: add, list, backfill, remove.",
     "models": "Versions in the registry: list, import, verify, promote, rollback, rollout, prune.",

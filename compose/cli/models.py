@@ -146,7 +146,7 @@ def verify(
 
     With MODEL the chain and that version. Prints one line per problem; exits 1 if there is one.
     """
-    from federation.registry.audit import verify as look
+    from federation.registry.catalog import verify as look
     from streams.runtime.key_files import load_public_key
 
     where = registry_of(load_task(task), state, registry)

@@ -21,7 +21,6 @@ from compose.cli.arguments import (
     SuperlinkCa,
     TaskArgument,
     address,
-    broker_from,
     broker_of,
     checked_strategy,
     configure_log,
@@ -108,7 +107,7 @@ def run_controller(
     layout = StateDir(state)
     place = registry or str(layout.registry)
     where = address(superlink)
-    broker = broker_from(kafka)
+    broker = BrokerSettings.at(kafka)
     config: dict[str, Any] = {
         "task": absolute_reference(task),
         "state": str(state.resolve()),

@@ -12,6 +12,7 @@ from compose.cli.arguments import (
     AsJson,
     State,
     TaskArgument,
+    checked_strategy,
     options_of,
     shares_of,
     taking,
@@ -53,7 +54,7 @@ def check(task: TaskArgument, json: AsJson = False) -> None:
 
     Each finding comes with advice. Exits 1 if something cannot work, 0 with warnings otherwise.
     """
-    from compose.preflight.check import check_task, import_finding, show
+    from compose.preflight import check_task, import_finding, show
 
     report = check_task(load_task(task))
     if (found := import_finding(task)) is not None:
@@ -74,6 +75,8 @@ def run_up(options: UpOptions) -> None:
     from compose.launcher.up import Up
 
     shares_of(options.stages)
+    if options.strategy is not None:
+        checked_strategy(load_task(options.task), options.strategy)
     raise typer.Exit(Up(options, console(stderr=options.json)).run())
 
 

@@ -1,4 +1,5 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `query`, `console`."""
+"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `dead-letters`,
+`query`, `console`."""
 
 import time
 from contextlib import closing, suppress
@@ -17,7 +18,6 @@ from compose.cli.arguments import (
     State,
     StorePlace,
     TaskArgument,
-    broker_from,
     broker_of,
     configure_log,
 )
@@ -26,6 +26,7 @@ from compose.reports import terminal
 from compose.reports.terminal import moment
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
+from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from streams.fleet.timeline import Entry
@@ -82,7 +83,7 @@ def status(
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
     workers' speed and lag. Without a broker it shows what `up` saw last."""
-    from compose.reports.lag import Lag
+    from compose.reports.follower import Lag
     from compose.reports.problems import Status
     from compose.reports.status import print_status, read_status
 
@@ -113,7 +114,7 @@ def rounds(
     name = load_task(task).id
     events = shown.from_journals(state / "runs")
     if kafka is not None:
-        view = read_view(broker_from(kafka), name, CONNECT_S, (ROUNDS,))
+        view = read_view(BrokerSettings.at(kafka), name, CONNECT_S, (ROUNDS,))
         events += view.rounds
         if left_out := view.earlier.total():
             text = f"{left_out} events of older updates are left out"
@@ -138,13 +139,14 @@ def tail(
     ],
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
-    last: Annotated[int, typer.Option(min=0, help="Messages of each partition before now.")] = 5,
-    no_follow: Annotated[
-        bool, typer.Option("--no-follow", help="End with the last message there is.")
-    ] = False,
+    last: Annotated[
+        int | None,
+        typer.Option(min=0, help="End after the last so many messages of each partition."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Print the messages of a topic readably: the last ones, then new ones until Ctrl-C.
+    """Print the messages of a topic readably: the last five, then new ones until Ctrl-C; with
+    --last those alone.
 
     --json prints a JSON object a line with every field. What cannot be decoded is printed with the
     reason.
@@ -161,8 +163,8 @@ def tail(
     ):
         bounds = reader.bounds()
         for place, (begin, end) in bounds.items():
-            reader.seek(*place, max(begin, end - last))
-        while not no_follow or reader.before({place: end for place, (_, end) in bounds.items()}):
+            reader.seek(*place, max(begin, end - (SHOWN_BEFORE if last is None else last)))
+        while last is None or reader.before({place: end for place, (_, end) in bounds.items()}):
             for row in chain(*(rows_of(loaded, topic, message) for message in reader.poll(0.5))):
                 typer.echo(dumps(row, default=str) if json else row_line(row))
 
@@ -177,6 +179,43 @@ def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
     text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"
     terminal.console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def dead_letters(
+    task: TaskArgument,
+    offsets: Annotated[list[int] | None, typer.Argument(help="Those alone, whole.")] = None,
+    state: State = DEFAULT_STATE,
+    kafka: Kafka = None,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Send those to `events` again, once the cause is fixed."),
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """List the messages that could not be decoded or scored, oldest first, show some, or send them
+    to `events` again."""
+    from compose.reports import dead_letters as letters
+    from streams.fleet.wording import counted
+
+    if replay and bool(offsets) == bool(reason):
+        raise UsageError("--replay: give offsets, or a --reason")
+    settings, name = broker_of(state, kafka), load_task(task).id
+    found = letters.read_letters(settings, name)
+    if offsets:
+        found = [letters.find(found, offset) for offset in offsets]
+    else:
+        found = [letter for letter in found if reason in (None, letter.reason)]
+    if replay:
+        sent = letters.replay(settings, name, found)
+        terminal.say(f"{counted(sent, 'dead letter')} sent to {name}.events")
+    elif json:
+        terminal.print_json(letters.reports_of(found))
+    elif offsets:
+        for letter in found:
+            letters.print_letter(letter, terminal.console())
+    else:
+        letters.print_letters(found, terminal.console())
 
 
 def query(
@@ -195,8 +234,8 @@ def query(
     """
     import duckdb
 
-    from streams.worker.store.place import place_of
     from streams.worker.store.query import open_store
+    from streams.worker.store.tables import place_of
 
     connection = open_store(place_of(store) if store else StateDir(state).store)
     try:
@@ -217,6 +256,7 @@ def query(
 
 
 SHOWN = 4  # of a vector's numbers
+SHOWN_BEFORE = 5  # messages of each partition, before those that `tail` follows
 
 
 def row_line(row: dict[str, Any]) -> str:

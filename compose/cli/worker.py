@@ -13,13 +13,13 @@ from compose.cli.arguments import (
     StorePlace,
     TaskArgument,
     Trust,
-    broker_from,
     configure_log,
     options_of,
     taking,
     trusted_keys,
 )
 from compose.launcher.state_dir import StateDir
+from streams.kafka.settings import BrokerSettings
 from streams.worker.settings import WorkerSettings, hold
 
 
@@ -61,7 +61,7 @@ def run_worker(
     """
     from streams.learning.torch_device import torch_device
     from streams.worker.app import run
-    from streams.worker.store.place import beside, place_of
+    from streams.worker.store.tables import beside, place_of
 
     layout = StateDir(state)
     configure_log()
@@ -72,7 +72,7 @@ def run_worker(
     run(
         WorkerSettings(
             task=task,
-            broker=broker_from(kafka).model_copy(update={"replication": replication}),
+            broker=BrokerSettings.at(kafka).model_copy(update={"replication": replication}),
             store=place,
             workers=workers,
             trusted=trusted_keys(layout, trust),

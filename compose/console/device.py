@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from compose.console.charts import PALETTE, chart, metric_title, series, share_axis
 from compose.console.history import Window
-from compose.console.moment import Moment
+from compose.console.pages import PALETTE, chart, metric_title, series, share_axis
+from compose.console.watch import Moment
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from compose.console.charts import PALETTE, Points, chart, colour, metric_title, series, share_axis
 from compose.console.history import SLOT_S
-from compose.console.moment import Moment
+from compose.console.pages import PALETTE, Points, chart, colour, metric_title, series, share_axis
+from compose.console.watch import Moment
 from compose.reports.rounds import RunSummary, history
 from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules

@@ -14,10 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic_core import to_json
 
 from compose.console import learning, pages
-from compose.console.charts import colour, spark
 from compose.console.device import device, trend
-from compose.console.moment import Moment
-from compose.console.watch import Watch
+from compose.console.pages import colour, spark
+from compose.console.watch import Moment, Watch
 from compose.reports import dead_letters, jobs, rounds, status
 from streams.contract.task import Task
 from streams.fleet import wording
@@ -176,7 +175,7 @@ def add_api(app: FastAPI, site: Site) -> None:
 
     @get("dead-letters", list[dead_letters.LetterReport])
     def get_letters() -> Response:
-        """`tidewheel dead-letters list --json`, of the newest"""
+        """`tidewheel dead-letters --json`, of the newest"""
         return json(watch.look(lambda seen: dead_letters.reports_of(pages.letters_of(seen))))
 
     @app.get("/live", include_in_schema=False)

@@ -24,8 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
@@ -74,7 +72,7 @@ def choose(state: Path, kafka: str | None, environ: Mapping[str, str]) -> Broker
     """
     if address := kafka or environ.get("TIDEWHEEL_KAFKA"):
         why = f"Kafka at {address}, named by " + ("--kafka" if kafka else "TIDEWHEEL_KAFKA")
-        return BrokerChoice("external", _external(address, environ), why)
+        return BrokerChoice("external", BrokerSettings.at(address), why)
     home, java = _kafka_home(environ), _java(environ)
     if home and java:
         settings = _local(_ports(state)["broker"])
@@ -92,19 +90,6 @@ def choose(state: Path, kafka: str | None, environ: Mapping[str, str]) -> Broker
         f"{lacking}no Kafka: name a cluster with --kafka HOST:PORT, or set KAFKA_HOME to an "
         "unpacked Apache Kafka and install a Java 17, or pip install 'tidewheel[embedded]'"
     )
-
-
-def _external(address: str, environ: Mapping[str, str]) -> BrokerSettings:
-    fields = {
-        name: environ.get(f"TIDEWHEEL_KAFKA_{name.upper()}") or field.default
-        for name, field in BrokerSettings.model_fields.items()
-    }
-    try:
-        return BrokerSettings.model_validate({**fields, "bootstrap": address})
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        name = str(first["loc"][0]).upper()
-        raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
 
 
 def _local(port: int) -> BrokerSettings:

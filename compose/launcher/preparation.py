@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import LOOKED
-from compose.preflight.check import check_quickly
+from compose.preflight import check_quickly
 from federation.bootstrap.initial_model import PilotReport, prepare, source_digest
 from federation.registry.registry import Registry
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError

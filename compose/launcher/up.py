@@ -29,12 +29,7 @@ from compose.reports.follower import Follower
 from compose.reports.summary import ServerCounts, Summary, render, summarize
 from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
-from streams.contract.task import (
-    NOTHING_LEARNS,
-    absolute_reference,
-    load_task,
-    strategy_problem,
-)
+from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import topic_specs
 from streams.fleet.view import FleetView
@@ -61,9 +56,6 @@ class Up:
         self._task = load_task(self._reference)
         if options.until_closed and not self._task.learns:
             raise UsageError(f"--until-closed waits for a learned version: {NOTHING_LEARNS}")
-        strategy, training = options.strategy, self._task.training
-        if strategy is not None and (problem := strategy_problem(strategy, training)):
-            raise UsageError(f"--strategy {strategy}: {problem}")
         self._layout = StateDir(options.state)
         self._devices = chosen_devices(self._task, options.devices)
         self._supervisor = Supervisor(self._layout.logs)

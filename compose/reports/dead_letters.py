@@ -94,7 +94,7 @@ def find(letters: list[DeadLetter], offset: int) -> DeadLetter:
     for letter in letters:
         if letter.offset == offset:
             return letter
-    raise UsageError(f"no dead letter at offset {offset}: see `tidewheel dead-letters list`")
+    raise UsageError(f"no dead letter at offset {offset}: see `tidewheel dead-letters`")
 
 
 def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
@@ -120,7 +120,7 @@ def place(source: str) -> str:
 
 
 class LetterReport(BaseModel):
-    """A dead letter as `dead-letters list --json` prints it; headers: the message's."""
+    """A dead letter as `dead-letters --json` prints it; headers: the message's."""
 
     offset: int
     reason: str

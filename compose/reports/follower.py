@@ -1,20 +1,28 @@
-"""A thread that keeps up to date what is made of the topics, through broker outages; and a file of
-a FleetView, `last-seen.view` (streams.fleet.following), which `status` and `timeline` read when no
-broker answers.
+"""What is made of the topics, kept up to date through broker outages by a thread; a file of a
+FleetView, `last-seen.view` (streams.fleet.following), which `status` and `timeline` read when no
+broker answers; and how far the scoring workers are behind the devices, from Kafka's offsets.
+
+The lag counts messages of `events`, not events: those from the committed offset of the workers'
+group to the partition's end. A worker commits a message once all its events are stored, so messages
+of open windows count too: the lag of a running fleet is never 0. Kafka deletes what is older than
+`retention.ms`, read or not.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
+from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.fleet.following import TOPICS, decode, encode, open_view
 from streams.fleet.view import FleetView
-from streams.kafka.reader import Received
+from streams.kafka.admin import GroupPosition, group_positions, retention_s
+from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.disk import write_atomic
 
@@ -111,3 +119,100 @@ class Follower(Following[FleetView]):
                 write_atomic(path, data)
             except OSError as exc:
                 log.warning("%s is not written: %s", path, exc)
+
+
+# --- lag ------------------------------------------------------------------------------------------
+
+WARN = 0.5  # of the retention: a message that has waited longer is reported
+
+
+@dataclass(frozen=True)
+class PartitionLag:
+    """One partition of `events`. committed: None if no worker has committed; deleted: messages that
+    were deleted before a worker read them; waits_s: age of the first message that waits."""
+
+    partition: int
+    end: int
+    committed: int | None
+    messages: int
+    deleted: int = 0
+    waits_s: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Lag:
+    """All partitions, and after how long `events` deletes a message; None for never."""
+
+    partitions: Sequence[PartitionLag] = ()
+    keeps_s: float | None = None
+
+    @property
+    def messages(self) -> int:
+        return sum(lag.messages for lag in self.partitions)
+
+
+def read_lag(settings: BrokerSettings, task: str, timeout_s: float = 3.0) -> Lag:
+    """Return the lag of each partition; raise BrokerUnavailable without a broker."""
+    events = topic_name(task, EVENTS)
+    positions = group_positions(settings, worker_group(task), events, timeout_s)
+    found = [lag_of(position) for position in positions]
+    waits = _waits(settings, events, found, timeout_s) if any(x.messages for x in found) else {}
+    lags = [replace(each, waits_s=waits.get(each.partition)) for each in found]
+    return Lag(lags, retention_s(settings, events, timeout_s))
+
+
+def lag_of(position: GroupPosition) -> PartitionLag:
+    """Return a partition's lag. Messages deleted by retention do not count; without a commit a
+    worker starts at the beginning."""
+    done = max(position.begin, position.committed or 0)
+    deleted = 0 if position.committed is None else max(0, position.begin - position.committed)
+    behind = max(0, position.end - done)
+    return PartitionLag(position.partition, position.end, position.committed, behind, deleted)
+
+
+def _waits(
+    settings: BrokerSettings, topic: str, lags: Sequence[PartitionLag], timeout_s: float
+) -> dict[int, float]:
+    """Return by partition how long its first unread message waits, by the message's timestamp;
+    without those that do not come in time."""
+    waiting = {lag.partition for lag in lags if lag.messages}
+    found: dict[int, float] = {}
+    deadline = time.monotonic() + timeout_s
+    with closing(Reader(settings, [topic], from_beginning=False)) as reader:
+        for lag in lags:
+            if lag.messages:
+                reader.seek(topic, lag.partition, lag.end - lag.messages)
+        while waiting - set(found) and time.monotonic() < deadline:
+            for message in reader.poll(0.2):
+                age_s = max(0.0, time.time() - message.time_ms / 1000)
+                found.setdefault(message.partition, age_s if message.time_ms else 0.0)
+    return found
+
+
+def lag_line(lag: Lag) -> str:
+    """Return the lag in total and by partition, for a person."""
+    each = ", ".join(f"{lag.partition}: {lag.messages}" for lag in lag.partitions)
+    line = f"workers are {lag.messages} messages behind (by partition {each})"
+    idle = all(each.committed is None for each in lag.partitions)
+    return f"{line}; no worker has committed yet" if idle else line
+
+
+def retention_lines(lag: Lag) -> Iterator[str]:
+    """Yield what retention has deleted unread, and what it will delete soon."""
+    for each in lag.partitions:
+        if each.deleted:
+            yield (
+                f"partition {each.partition}: {each.deleted} messages were deleted before a worker "
+                "read them: the next worker declares their events as lost-by-retention"
+            )
+    worst = max(lag.partitions, key=lambda each: each.waits_s or 0.0, default=None)
+    if worst is None or worst.waits_s is None or not lag.keeps_s:
+        return
+    if worst.waits_s > WARN * lag.keeps_s:
+        left_h = (lag.keeps_s - worst.waits_s) / 3600
+        yield (
+            f"partition {worst.partition}: messages wait for {worst.waits_s / 3600:.1f} h, and the "
+            f"topic keeps them for {lag.keeps_s / 3600:.1f} h: start workers, or raise "
+            f"retention.ms, or the first ones are lost "
+            + (f"in {left_h:.1f} h" if left_h > 0 else "at any moment")
+        )

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, JobIndex
+from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.manifest import manifest_of
-from streams.batch.queue.job_queue import Entry, JobQueue
 from streams.batch.records.progress import OVER
 from streams.contract.errors import TidewheelError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from compose.reports.lag import Lag, retention_lines
+from compose.reports.follower import Lag, retention_lines
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
 from streams.fleet.view import Condition, FleetView

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.lag import Lag, lag_line, read_lag
+from compose.reports.follower import Lag, lag_line, read_lag
 from compose.reports.problems import Problem, Status, problems
 from compose.reports.terminal import moment, print_json, table
 from streams.contract.decisions import DesiredState

@@ -1,2 +1,2 @@
-"""Keys and certificates of a state folder: `certificates` (the SuperLink's TLS), `keyring` (signing
-keys) and `node_registry` (the SuperNodes that are admitted)."""
+"""Certificates and node keys of a state folder: `certificates` (the SuperLink's TLS) and
+`node_registry` (the SuperNodes that are admitted)."""

@@ -30,7 +30,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.admission.registered_nodes import Node
+from federation.admission import Node
 from federation.controller.flwr_cli import Flwr, rows
 from streams.contract.errors import MalformedRecord, ProcessFailed, UsageError
 from streams.contract.task import DEVICE_NAME

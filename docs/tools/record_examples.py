@@ -25,8 +25,7 @@ from streams.contract.artifact import head_of as artifact_head
 from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Release, sign
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import decode_batch
-from streams.contract.events.event_columns import batch_of, columns_of
+from streams.contract.events.batches import batch_of, columns_of, decode_batch
 from streams.contract.events.messages import (
     TAUGHT,
     Drop,
@@ -45,8 +44,7 @@ from streams.contract.events.records import (
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
-from streams.worker.commit.incoming import Incoming, dead_letters_of, decode
-from streams.worker.commit.publications import Outgoing, publications
+from streams.worker.commit.messages import Incoming, Outgoing, dead_letters_of, decode, publications
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.windows.tumbling import Message, Window, split
 

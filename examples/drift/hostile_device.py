@@ -18,7 +18,7 @@ from compose.launcher import flower_processes
 from compose.launcher.state_dir import StateDir
 from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.supernode import NodeSettings, command
-from federation.admission.admission import MAX_SAMPLES
+from federation.admission import MAX_SAMPLES
 from streams.contract.errors import ProcessFailed
 from streams.contract.weights import payload
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest

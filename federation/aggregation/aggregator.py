@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from federation.admission.update import Update, Weights
+from federation.admission import Update, Weights
 from streams.contract.task import is_under
 from streams.learning.clipping import is_statistic
 

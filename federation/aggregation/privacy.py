@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from federation.admission.update import Update, Weights
+from federation.admission import Update, Weights
 from federation.aggregation.aggregator import Move, RuleAggregator, State
 from federation.aggregation.strategies import weighted_mean
 from streams.contract.documents import Document

@@ -18,7 +18,7 @@ from streams.contract.window_metrics import (
     value_of,
 )
 from streams.contract.window_report import WindowReport
-from streams.fleet.recent_reports import RecentReports
+from streams.fleet.agreement import RecentReports
 
 RECENT = 30  # reports per device that count: older windows are outdated
 KNOWN = 240  # reports per device that are recognized when they are repeated

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import safetensors.numpy
 
-from federation.admission.update import most_claimed
+from federation.admission import most_claimed
 from federation.evaluation import valued
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, Rows

@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from federation.admission.admission import MAX_SAMPLES
-from federation.admission.update import most_claimed
+from federation.admission import MAX_SAMPLES, most_claimed
 from federation.evaluation import valued
 from federation.evaluation.accuracy import DEVICE_CAP, LARGEST, counts_rows
 from federation.evaluation.paired import Paired

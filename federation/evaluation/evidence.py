@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from federation.admission.update import Tensors
+from federation.admission import Tensors
 from federation.evaluation import accuracy, device_metrics, promotion_gate, valued
 from federation.evaluation.accuracy import HeldOut, Score
 from federation.evaluation.device_metrics import DeviceResult

@@ -1,5 +1,5 @@
 """Signed model versions and the decisions about them.
 
-registry (the chain and its files), publisher (announces to devices), catalog and audit (reading and
+registry (the chain and its files), publisher (announces to devices), catalog (reading and
 verifying), key_rotation, manual (promote, roll back, pause, resume, prune).
 """

@@ -28,7 +28,7 @@ import safetensors.numpy
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 
-from federation.admission.admission import QuarantineRecord
+from federation.admission import QuarantineRecord
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
 from streams.runtime.disk import write_atomic

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from federation.admission.update import Tensors
+from federation.admission import Tensors
 from federation.rounds.messages import Fleet, Reply, cutoff_s
 from streams.contract.work import Op, Work
 

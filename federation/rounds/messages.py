@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from federation.admission.update import Refusal, Tensors, Update
+from federation.admission import Refusal, Tensors, Update
 from streams.contract.work import Op, Work
 
 QUORUM = 1 / 2

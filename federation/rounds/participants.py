@@ -16,27 +16,96 @@ SuperLink is away, SuperNodes continue until their lease ends.
 An invitation (streams.contract.invitations) is repeated every REPEAT_S with a lease of LEASE_S, so
 that a device takes part as long as the run lasts, and LEASE_S at most after the server has died.
 The end is said once; a device that does not receive it leaves when its lease ends.
+
+The samplings are pure, from device states on `fleet`. A node without a recent state may be chosen:
+it replies with an error if it cannot train.
 """
 
 import logging
 import math
+import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.aggregation.aggregator import Aggregator
-from federation.rounds import client_sampling
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import ClosablePublisher, EventLog
 from federation.rounds.fleet_reports import FRESH_S, FleetReports
 from federation.rounds.messages import QUORUM, Fleet
 from federation.rounds.settings import RunSettings
+from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.invitations import NAMES, Invitation, sign_invitation
-from streams.contract.task import Task
+from streams.contract.task import MINIMUM_SAMPLES, Task
 from streams.contract.topics import INVITATIONS, topic_name
+
+GOING = ("draining", "stopped")
+LATELY_US = 600_000_000
+
+
+def unfit(state: DeviceState, base: str) -> str | None:
+    """Return why a device need not get work; None if it may."""
+    if state.unable is not None:
+        return state.unable
+    if state.samples < MINIMUM_SAMPLES:
+        return f"{state.samples} samples, {MINIMUM_SAMPLES} are needed"
+    if state.held_back is not None:
+        return f"held back: {state.held_back}"
+    if base in state.refused:
+        return f"refused {base}: {state.refused[base]}"
+    if state.phase in GOING:
+        return state.phase
+    return None
+
+
+def to_invite(
+    states: Sequence[DeviceState], base: str, count: int, least: int, seed: int
+) -> list[str]:
+    """Return the devices that a round wants: `count` (0 for all) of those that may get work. Those
+    on a metered line come last, then those that were invited to a run of late (in steps of
+    LATELY_US); at random otherwise. If fewer than `least` may get work, the others that are not
+    about to end are wanted as well."""
+    here = [s for s in states if s.phase not in GOING and s.unable is None]
+    fit = [s for s in here if unfit(s, base) is None]
+    found = sorted(fit if len(fit) >= least else here, key=lambda s: s.device)
+    if count and count < len(found):
+        random.Random(seed).shuffle(found)
+        found = sorted(found, key=_burden)[:count]  # sorted is stable
+    return sorted(s.device for s in found)
+
+
+def _burden(state: DeviceState) -> tuple[bool, int]:
+    """Return by what a device is preferred, least first. One that is in the run now stays in it."""
+    last_us = 0 if state.run is not None else state.last_run_us or 0
+    return state.metered, last_us // LATELY_US
+
+
+def choose(
+    nodes: Sequence[int],
+    said: Mapping[int, DeviceState],
+    base: str,
+    count: int,
+    seed: int,
+    wanted: Collection[str] = (),
+) -> list[int]:
+    """Return `count` of `nodes` (0 for all) at random, preferring the `wanted` devices, and then
+    those that serve `base` or have no state."""
+    if not count or count >= len(nodes):
+        return list(nodes)
+    drawn = random.Random(seed).sample(sorted(nodes), len(nodes))
+
+    def rank(node: int) -> tuple[bool, bool]:
+        if (state := said.get(node)) is None:
+            return False, False
+        return bool(wanted) and state.device not in wanted, state.active != base
+
+    return sorted(sorted(drawn, key=rank)[:count])  # sorted is stable
+
+
+# --- participants ---------------------------------------------------------------------------------
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +253,7 @@ class Participants:
         """Invite the devices that the round wants, where devices can be invited."""
         if self.inviter is None or self.reports is None:
             return
-        self._wanted = client_sampling.to_invite(
+        self._wanted = to_invite(
             self.reports.states(FRESH_S),
             base,
             self.policy.asked,
@@ -223,10 +292,10 @@ class Participants:
         heard = self.collector.heard(free)
         free = heard if len(heard) >= self._fewest else free
         said = self.reports.by_node() if self.reports is not None else {}
-        fit = [n for n in free if n not in said or not client_sampling.unfit(said[n], base)]
+        fit = [n for n in free if n not in said or not unfit(said[n], base)]
         fit = fit if len(fit) >= min(self.settings.minimum_nodes, len(free)) else free
         count, seed = self.policy.asked, self.settings.seed_of(number)
-        return client_sampling.choose(fit, said, base, count, seed, self._wanted)
+        return choose(fit, said, base, count, seed, self._wanted)
 
     @property
     def _fewest(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.admission.update import Tensors
+from federation.admission import Tensors
 from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
 from federation.registry.manual import propose

@@ -29,8 +29,7 @@ from typing import Any
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.admission.admission import Quarantine
-from federation.admission.update import Tensors
+from federation.admission import Quarantine, Tensors
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.strategies import SCAFFOLD
 from federation.evaluation import accuracy

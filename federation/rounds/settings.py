@@ -1,12 +1,12 @@
 """Settings of one run, read from `flwr run`'s configuration."""
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from federation.rounds import client_sampling
 from federation.rounds.collector import Policy
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
@@ -14,7 +14,9 @@ from streams.contract.task import Task
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{0,63}")  # also the name of a folder
 
 SMALL, SMALL_LIMIT_S = 20, 300.0
+NODE_WAIT_S = 60.0  # for as many nodes as a round needs
 BUFFER = 10  # updates per step of fedbuff, as in its paper
+OVER_SELECTION = 1.25  # nodes that are asked, for the wanted updates
 STALENESS = 4  # rounds by which an update may be late; it counts for less then, see mean.py
 
 Config = Mapping[str, str | int | float | bool]
@@ -26,17 +28,13 @@ RUN_CONFIG: dict[str, str | int | float | bool] = {
     "state": ".tidewheel",
     "registry": "",  # default: <state>/registry
     "signing-key": "",  # default: <state>/keys/signing.pem
-    "trusted-key": "",  # another public key whose models are trusted
     "kafka": "",
     "rounds": 0,
     "minimum-nodes": 2,
-    "node-wait-s": 60.0,
     "round-deadline-s": 60.0,
     "superlink": "",  # HOST:PORT where devices join it; "": none is invited
     "epochs": 0,
-    "learning-rate": 0.0,
     "strategy": "",
-    "margin": -1.0,
     "seed": 0,
     "resume": "",  # the earlier run to resume
 }
@@ -73,19 +71,18 @@ class RunSettings:
 
 
 def run_settings(task: Task, run: str, config: Config, runs: Path) -> RunSettings:
-    """Return the run's settings; zero (or a negative margin) means the task's value."""
+    """Return the run's settings; zero means the task's value."""
     training = task.training
     try:
-        margin = float(config["margin"])
         settings = RunSettings(
             run=run,
             rounds=int(config["rounds"]) or training.rounds,
             minimum_nodes=int(config["minimum-nodes"]),
-            node_wait_s=float(config["node-wait-s"]),
+            node_wait_s=NODE_WAIT_S,
             round_deadline_s=float(config["round-deadline-s"]),
             epochs=int(config["epochs"]) or training.epochs,
-            learning_rate=float(config["learning-rate"]) or training.learning_rate,
-            margin=task.margin if margin < 0 else margin,
+            learning_rate=training.learning_rate,
+            margin=task.margin,
             seed=int(config["seed"]),
             runs=runs,
             resume=str(config.get("resume") or ""),
@@ -105,5 +102,5 @@ def policy(task: Task, strategy: str) -> Policy:
     """Return how a round collects its replies with this strategy."""
     if strategy == "fedbuff":
         return Policy(True, target=BUFFER, max_staleness=STALENESS)
-    training = task.training
-    return Policy(False, client_sampling.to_ask(training), training.devices_per_round, STALENESS)
+    wanted = task.training.devices_per_round
+    return Policy(False, math.ceil(wanted * OVER_SELECTION), wanted, STALENESS)

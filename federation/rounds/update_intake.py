@@ -7,8 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from federation.admission.admission import Quarantine, Round, admit, well_formed
-from federation.admission.update import Refusal, Tensors, Update, most_claimed
+from federation.admission import (
+    Quarantine,
+    Refusal,
+    Round,
+    Tensors,
+    Update,
+    admit,
+    most_claimed,
+    well_formed,
+)
 from federation.evaluation import device_metrics
 from federation.evaluation.device_metrics import DeviceResult
 from federation.rounds.event_log import EventLog

@@ -19,8 +19,7 @@ from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
-from streams.fleet.agreement import Agreement, Evidence
-from streams.fleet.recent_reports import RecentReports
+from streams.fleet.agreement import Agreement, Evidence, RecentReports
 from streams.fleet.timeline import PAIRS, Timeline
 from streams.fleet.truth import Truth, Worse
 from streams.fleet.wording import counted, decision_line, round_line

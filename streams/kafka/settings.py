@@ -3,16 +3,19 @@ variables or from the secrets of a container."""
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+
+from streams.contract.errors import UsageError
 
 SECRETS = Path("/run/secrets")  # of a container
 
@@ -79,6 +82,17 @@ class BrokerSettings(FromEnvironment):
         if value is not None and not os.access(value, os.R_OK):
             raise ValueError(f"{value} is not a readable file")
         return value
+
+    @classmethod
+    def at(cls, bootstrap: str | None = None) -> Self:
+        """Return what the environment says, with another address if one is given; raise
+        UsageError for a setting that cannot be right."""
+        try:
+            return cls.model_validate({"bootstrap": bootstrap} if bootstrap else {})
+        except ValidationError as exc:
+            first = exc.errors(include_url=False)[0]
+            name = "_".join(str(part) for part in first["loc"]).upper()
+            raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
 
     @property
     def sasl(self) -> bool:

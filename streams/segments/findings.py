@@ -25,7 +25,7 @@ WITHIN_S = 3.0  # a generator that waits for something outside is not waited for
 
 CAUSES = {  # why a reading breaks a segment, and what to do
     "gap": (
-        "more time between two readings than max_gap_s (2.5 sample periods by default)",
+        "more time between two readings than Segment.max_gap_s (2.5 sample periods by default)",
         "raise max_gap_s, or correct rate_hz",
     ),
     "backwards": ("times that go back", "sort the readings"),

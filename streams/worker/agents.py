@@ -30,8 +30,7 @@ from streams.kafka.reader import Reader, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import Survey, insisted
-from streams.worker.commit.incoming import Incoming
-from streams.worker.commit.publications import Outgoing
+from streams.worker.commit.messages import Incoming, Outgoing
 from streams.worker.windows.tumbling import ListeningClock, Message
 
 PUBLISH_TIMEOUT_S = 30.0

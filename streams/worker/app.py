@@ -34,7 +34,7 @@ from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.delta_store import DeltaStore, Maintenance
-from streams.worker.store.place import claim
+from streams.worker.store.tables import claim
 from streams.worker.teacher_source import TeacherSource
 
 SESSION_S = 10.0

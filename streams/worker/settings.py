@@ -20,7 +20,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.torch_device import CPU
 from streams.runtime.health import HOST
 from streams.runtime.options import option
-from streams.worker.store.place import Place, beside
+from streams.worker.store.tables import Place, beside
 
 MAX_THREADS = 4
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

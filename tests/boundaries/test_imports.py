@@ -33,7 +33,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "streams.batch.sources": ("streams.batch.records", "streams.runtime", "streams.segments"),
     "streams.batch.sinks": ("streams.batch.sources", "streams.runtime"),
     "streams.batch.jobs": ("streams.batch.sinks", "streams.learning"),
-    "streams.batch.queue": ("streams.batch.jobs",),
     "streams.worker.metrics": (),
     "streams.worker.windows": ("streams.contract",),
     "streams.worker.scoring": (*COMMON, "streams.worker.windows"),
@@ -68,7 +67,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *COMMON,
         "streams.fleet",
         "federation.registry",
-        "streams.batch.queue",
+        "streams.batch.jobs",
         "streams.worker.store",
     ),
     "compose.console": ("compose.reports", "federation.rollout"),
@@ -83,7 +82,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "compose.cli": (
         "compose.console",
         "compose.launcher",
-        "streams.batch.queue",
+        "streams.batch.jobs",
         "streams.worker",
         "federation",
         "edge_client",
@@ -209,10 +208,8 @@ def below(*rooms: str) -> list[str]:
     return [m for m in MODULES if m.startswith(tuple(f"{room}." for room in rooms))]
 
 
-SHOWN = [f"compose.console.{name}" for name in (
-    "charts", "device", "history", "learning", "moment", "pages"
-)]  # fmt: skip
-LAKE = "streams.batch.sinks.delta"  # loaded only where the output is one
+SHOWN = [f"compose.console.{name}" for name in ("device", "history", "learning", "pages")]
+LAKE = "streams.batch.sinks.tables"  # loaded only where the output is one
 # What is imported, and the libraries that a process of it must not load.
 LIGHT: dict[str, tuple[list[str], str]] = {
     "what a device shares": (
@@ -321,10 +318,9 @@ def importers(library: str) -> set[str]:
         (
             "deltalake",
             {
-                "streams.batch.sinks.delta",
+                "streams.batch.sinks.tables",
                 "streams.batch.sources.tables",
                 "streams.worker.store.delta_store",
-                "streams.worker.store.place",
                 "streams.worker.store.tables",
                 "tidewheel.stored",
             },
@@ -343,7 +339,7 @@ def importers(library: str) -> set[str]:
             "fastapi",
             {"compose.console.server", "compose.console.site"},
         ),
-        ("adbc_driver_postgresql", {"streams.batch.sinks.databases"}),
+        ("adbc_driver_postgresql", {"streams.batch.sinks.tables"}),
         ("fsspec", {"streams.runtime.object_store", "streams.batch.sources.places"}),
         ("opentelemetry", {"streams.runtime.tracing"}),
         ("opacus", {"federation.aggregation.privacy"}),
@@ -352,7 +348,7 @@ def importers(library: str) -> set[str]:
         (
             "duckdb",
             {
-                "streams.batch.sinks.databases",
+                "streams.batch.sinks.tables",
                 "streams.batch.sources.selection",
                 "streams.worker.store.retention",
                 "streams.worker.store.position",

@@ -252,7 +252,7 @@ def metric_names() -> set[str]:
     import edge_client.metrics as device
     import federation.controller.metrics as controller
     import streams.worker.metrics as worker
-    from streams.batch.queue.job_queue import JobQueue
+    from streams.batch.jobs.job_queue import JobQueue
     from streams.contract.documents import DeviceState
 
     class Agent:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from compose.cli.batch.score import EXIT_CODES, read_words
-from streams.batch.queue.schedules import fill
+from streams.batch.jobs.schedules import fill
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scheduled-jobs.md"
 TEXT = PAGE.read_text()

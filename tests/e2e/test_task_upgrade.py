@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compose.reports import dead_letters
-from compose.reports.lag import read_lag
+from compose.reports.follower import read_lag
 from edge_client.inference.slots import SlotState
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task

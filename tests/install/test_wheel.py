@@ -229,9 +229,7 @@ def test_a_device_that_is_installed_by_itself_learns_in_a_run(
         with site.running(*words, *common) as own_log:
 
             def admitted() -> bool:
-                told = everything.tidewheel(
-                    "tail", task, "rounds", "--last", "1000", "--no-follow", "--json", *on
-                )
+                told = everything.tidewheel("tail", task, "rounds", "--last", "1000", "--json", *on)
                 steps = [json.loads(line) for line in told.splitlines()]
                 return any(s.get("kind") == "admitted" and s["device"] == names[2] for s in steps)
 

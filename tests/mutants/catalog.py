@@ -14,7 +14,7 @@ class Mutant:
 
 
 def _admission(name: str, old: str, new: str = "False") -> Mutant:
-    file, tests = "federation/admission/admission.py", "tests/federation/admission"
+    file, tests = "federation/admission.py", "tests/federation/admission"
     return Mutant(f"admission: {name}", file, old, new, tests)
 
 
@@ -79,7 +79,7 @@ MUTANTS = [
     ),
     Mutant(
         "admission: strikes have no consequence",
-        "federation/admission/admission.py",
+        "federation/admission.py",
         "if self._strikes[node] >= STRIKES:",
         "if False:",
         "tests/federation/admission",
@@ -135,7 +135,7 @@ MUTANTS = [
     ),
     Mutant(
         "admission: other devices decide in a private run",
-        "federation/admission/admission.py",
+        "federation/admission.py",
         "if not expected.clip and expected.earlier and digest",
         "if expected.earlier and digest",
         "tests/federation/aggregation/test_privacy.py",
@@ -447,7 +447,7 @@ MUTANTS = [
     ),
     Mutant(
         "view: a report that comes again counts again",
-        "streams/fleet/recent_reports.py",
+        "streams/fleet/agreement.py",
         "if (self._names[row] == name).any():",
         "if False:",
         "tests/streams/fleet",
@@ -496,9 +496,9 @@ MUTANTS = [
     ),
     Mutant(
         "batch: a retry adds to the rows that it replaces",
-        "streams/batch/sinks/delta.py",
-        "if again:",
-        "if False:",
+        "streams/batch/sinks/tables.py",
+        "if again:\n                query",
+        "if False:\n                query",
         "tests/streams/batch/test_sinks.py",
     ),
     Mutant(

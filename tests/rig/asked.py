@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from streams.worker.store.place import Place, has_table
 from streams.worker.store.query import open_store
+from streams.worker.store.tables import Place, has_table
 
 
 def asked(store: Place, sql: str, *values: object) -> list[tuple[Any, ...]]:

@@ -86,7 +86,7 @@ def stop(name: Name, state: State = DEFAULT_STATE) -> None:
     """Take a job from the queue, or ask the process that works on it to end after the shards that
     it scores now."""
     from streams.batch.jobs.job_folder import Held, JobIndex
-    from streams.batch.queue.job_queue import JobQueue
+    from streams.batch.jobs.job_queue import JobQueue
 
     queue, named = JobQueue(state), str(Path(name).absolute())
     entry = next((e for e in queue.entries() if named == e.folder or name == e.id), None)
@@ -133,7 +133,7 @@ def resume(
     job's limit. Exits as `score`.
     """
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.queue.job_queue import Entry, JobQueue
+    from streams.batch.jobs.job_queue import Entry, JobQueue
 
     if failed and detach:
         raise UsageError("--failed and --detach: give one of them")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.exposition import generate_latest
 
-from streams.batch.queue.job_queue import Event, JobQueue
+from streams.batch.jobs.job_queue import Event, JobQueue
 from streams.batch.records.progress import OVER
 from streams.contract.errors import TidewheelError
 

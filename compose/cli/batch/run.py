@@ -45,8 +45,8 @@ def run(
     they wait again; a second signal ends them at once. With --until-empty it exits 1 if a job
     failed, and 3 if one is partial.
     """
-    from streams.batch.queue.job_queue import Event, JobQueue, Runner
-    from streams.batch.queue.schedules import Schedules
+    from streams.batch.jobs.job_queue import Event, JobQueue, Runner
+    from streams.batch.jobs.schedules import Schedules
 
     def tell(event: Event) -> None:
         if metrics is not None:
@@ -132,11 +132,11 @@ def main() -> None:
 
 
 def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool]) -> None:
-    """Do the steps 2 and 3 of streams/batch/queue/job_queue.py."""
+    """Do the steps 2 and 3 of streams/batch/jobs/job_queue.py."""
     from compose.cli.batch.submitting import specified
     from streams.batch.jobs.job import Job
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.queue.job_queue import JobQueue
+    from streams.batch.jobs.job_queue import JobQueue
     from streams.batch.records.progress import OVER
     from streams.batch.records.rows import line_of, may_pass
     from streams.contract.task import load_task

@@ -12,7 +12,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import DEVICE_NAME, load_task
 
 if TYPE_CHECKING:
-    from streams.batch.queue.schedules import Cron, Schedule, Schedules
+    from streams.batch.jobs.schedules import Cron, Schedule, Schedules
     from streams.batch.records.specification import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
@@ -50,7 +50,7 @@ def add(
     before its end. The first one begins with the last fire up to now. After an outage the newest
     ten are run, older ones are skipped.
     """
-    from streams.batch.queue.schedules import Cron
+    from streams.batch.jobs.schedules import Cron
 
     if not DEVICE_NAME.fullmatch(name):
         raise UsageError(f"{name!r}: letters, digits, '.', '_' and '-' only, at most 63")
@@ -67,7 +67,7 @@ def _checked(words: list[str], cron: "Cron") -> "Settings":
     """Return the settings of a schedule's jobs; raise UsageError for a command that cannot be
     one."""
     from compose.cli.batch.score import read_words
-    from streams.batch.queue.schedules import fill
+    from streams.batch.jobs.schedules import fill
     from streams.batch.records.specification import FILES
     from streams.batch.sinks.output import target_of
 
@@ -144,14 +144,14 @@ def backfill(
 
 
 def _schedules(state: Path) -> "Schedules":
-    from streams.batch.queue.job_queue import JobQueue
-    from streams.batch.queue.schedules import Schedules
+    from streams.batch.jobs.job_queue import JobQueue
+    from streams.batch.jobs.schedules import Schedules
 
     return Schedules(JobQueue(state))
 
 
 def _time(text: str, option: str, zone: Any) -> int:
-    from streams.batch.queue.schedules import micros
+    from streams.batch.jobs.schedules import micros
 
     try:
         found = datetime.fromisoformat(text)
@@ -176,7 +176,7 @@ def _row(schedule: "Schedule") -> dict[str, Any]:
 
 
 def _say(schedules: "list[Schedule]") -> None:
-    from streams.batch.queue.schedules import local
+    from streams.batch.jobs.schedules import local
 
     for one in schedules:
         covered, following = (

@@ -32,8 +32,7 @@ from streams.batch.jobs.manifest import (
     write_manifest,
     write_report,
 )
-from streams.batch.jobs.processes import Scorers
-from streams.batch.jobs.scoring import ShardScorer
+from streams.batch.jobs.scoring import Scorers, ShardScorer
 from streams.batch.jobs.submission import check_task
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.records.rows import line_of, may_pass
@@ -43,7 +42,6 @@ from streams.batch.sinks.output import open_sink
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
-from streams.batch.sources.windows import ShardRows, plan_windows
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -143,9 +141,6 @@ class Job:
             plan = plan_readings(
                 plan, self.task, found.input_format, found.columns, self.folder.folder, self._check
             )
-        if found.kind == "teacher":
-            reading, unplaced = ShardRows(self.folder.folder, found, self.task), plan
-            plan = plan_windows(plan, lambda number: reading.keys(unplaced, number))
         self.plan = plan
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")

@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 
 from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.jobs.scoring import load_teacher
 from streams.batch.records.specification import (
     FILES,
     Settings,
@@ -17,9 +16,8 @@ from streams.batch.sinks.output import open_sink, target_of
 from streams.batch.sources.inputs import columns_of, find_inputs
 from streams.batch.sources.text import MODEL_INPUT
 from streams.contract.artifact import challenger_header
-from streams.contract.errors import ArtifactError, UsageError
+from streams.contract.errors import UsageError
 from streams.contract.task import Task, absolute_reference
-from streams.learning.onnx_model import OnnxModel
 
 
 def folder_of(settings: Settings) -> JobFolder:
@@ -41,15 +39,7 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         _refuse_output(Path(target.place), settings.to)
     artifact = models.artifact
     files, kind = find_inputs(settings.inputs)
-    teaches = artifact.manifest.kind == "teacher"
-    columns = columns_of(task, kind, files, settings, teaches=teaches)
-    try:
-        if teaches:
-            load_teacher(task, artifact)
-        else:
-            OnnxModel(task, artifact, models.weights)
-    except ArtifactError as exc:
-        raise UsageError(f"model {artifact.model} cannot be used: {exc}") from exc
+    columns = columns_of(task, kind, files, settings)
     weights = models.weights
     found = Specification(
         id=uuid.uuid4().hex[:12],
@@ -58,7 +48,6 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         task=shape_of(task, absolute_reference(settings.task)),
         model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
-        kind="teacher" if teaches else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
         inputs=files,
         input_format=kind,

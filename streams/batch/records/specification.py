@@ -78,10 +78,9 @@ class Settings(Document):
     )
     model: Place = _option(
         "served",
-        "The model: an artifact, a device's challenger.safetensors, a version, the served one, the "
-        "best one by a metric that was measured before its promotion, or the teacher, which "
-        "answers whole windows of a device.",
-        "FILE|VERSION|served|best:METRIC|teacher",
+        "The model: an artifact, a device's challenger.safetensors, a version, the served one, or "
+        "the best one by a metric that was measured before its promotion.",
+        "FILE|VERSION|served|best:METRIC",
     )
     id: str | None = _option(None, "The column that names a row.", "COLUMN")
     columns: Names = _option(
@@ -100,9 +99,6 @@ class Settings(Document):
     label_column: str | None = _option(None, "The column of true labels.", "COLUMN")
     where: str | None = _option(None, "Score only these rows: a DuckDB expression.", "EXPRESSION")
     time: str | None = _option(None, "The column of the event time.", "COLUMN")
-    device: str | None = _option(
-        None, "The column of the device, for a teacher's windows.", "COLUMN"
-    )
     start: str | None = _option(
         None, "Score only rows from this event time on.", "TIME", name="--from"
     )
@@ -227,7 +223,6 @@ class Columns(Document):
     id: str | None = None
     label: str | None = None
     keep: list[str] = []
-    device: str | None = None  # of a teacher's windows
     where: str | None = None
     typed: list[Typed] = []
     time: str | None = None
@@ -250,8 +245,7 @@ class Columns(Document):
 
 class Specification(Document):
     """specification.json: what was asked for, and what that was when the job was submitted;
-    `weights` is the SHA-256 of weights.safetensors, where a challenger answers; `kind` is the
-    model's: a teacher answers whole windows."""
+    `weights` is the SHA-256 of weights.safetensors, where a challenger answers."""
 
     format: int = 1
     id: str
@@ -260,7 +254,6 @@ class Specification(Document):
     task: TaskShape
     model: str
     digest: str
-    kind: Literal["model", "teacher"] = "model"
     weights: str | None = None
     inputs: list[Named]
     input_format: InputFormat
@@ -289,8 +282,7 @@ class Shard(Document):
     """Rows of one file: row groups `start` to `stop` of Parquet, bytes of CSV and JSON Lines.
 
     Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
-    that of its first reading. Where a teacher answers, `around` are the first and the last shard
-    that have rows of its windows.
+    that of its first reading.
     """
 
     file: Count
@@ -299,7 +291,6 @@ class Shard(Document):
     first_row: Count
     rows: Count
     readings: Count = 0
-    around: tuple[Count, Count] | None = None
 
 
 class Plan(Document):

@@ -2,6 +2,5 @@
 
 files          the output file of a shard
 output         what --to names, and what a database, a table or objects must do
-delta          Delta tables
-databases      DuckDB, SQLite, PostgreSQL
+tables         databases (DuckDB, SQLite, PostgreSQL) and Delta tables
 """

@@ -143,10 +143,10 @@ def open_sink(specification: Specification) -> Sink | None:
     if kind in FILES:
         return ObjectsSink(place, kind)
     if kind == "delta":
-        from streams.batch.sinks.delta import DeltaSink
+        from streams.batch.sinks.tables import DeltaSink
 
         return DeltaSink(place, specification.id)
-    from streams.batch.sinks import databases
+    from streams.batch.sinks import tables
 
-    kinds = {"duckdb": databases.DuckDbSink, "sqlite": databases.SqliteSink}
-    return kinds.get(kind, databases.PostgresqlSink)(place, table, specification.id)
+    kinds = {"duckdb": tables.DuckDbSink, "sqlite": tables.SqliteSink}
+    return kinds.get(kind, tables.PostgresqlSink)(place, table, specification.id)

@@ -33,11 +33,14 @@ import pyarrow as pa
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import (
     TIMESTAMP,
+    EventColumns,
+    columns_of,
     decode_batch,
     encode_batch,
+    layout_of,
+    schema_of,
 )
 from streams.contract.events.compact import MOST, Columns, decode_rows, encode_block
-from streams.contract.events.event_columns import EventColumns, columns_of, layout_of, schema_of
 from streams.contract.events.labels import LabelBatch, decode_label_lines
 from streams.contract.events.messages import (
     DROPS_1,

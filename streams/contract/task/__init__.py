@@ -6,28 +6,22 @@ every process imports it. Devices import it without torch, so `import torch` bel
 """
 
 from streams.contract.task.description import Task
-from streams.contract.task.loading import (
-    absolute_reference,
-    check_model,
-    load_task,
-)
+from streams.contract.task.loading import absolute_reference, check_model, load_task
 from streams.contract.task.onnx_file import NOTHING_LEARNS, OnnxFile
 from streams.contract.task.parts import (
     DEVICE_NAME,
+    MINIMUM_SAMPLES,
     ROLES,
+    STRATEGIES,
     Answered,
     Device,
     Metric,
     Outcome,
+    Privacy,
     Reading,
     Readings,
     Role,
     Segment,
-)
-from streams.contract.task.training import (
-    MINIMUM_SAMPLES,
-    STRATEGIES,
-    Privacy,
     Strategy,
     Training,
     is_under,

@@ -22,8 +22,8 @@ from streams.contract.task.parts import (
     Readings,
     Role,
     Segment,
+    Training,
 )
-from streams.contract.task.training import Training
 from streams.contract.task.validation import problem_of
 from streams.contract.topics import task_id
 
@@ -55,8 +55,6 @@ class Task:
     readings         (device) -> iterable of Reading, or of Readings: many as arrays
     source           "recorded": `readings` is a recording, replayed at any speed and repeated;
                      "live": a sensor, taken as it comes
-    max_gap_s        the longest time between two readings of one segment, seconds;
-                     None: 2.5 sample periods, or any time where `rate_hz` is None
     devices          () -> all Devices
     outcomes         (device, iterator of Answered) -> iterable of Outcome: labels that become
                      known later; it runs on a thread of its own
@@ -113,7 +111,6 @@ class Task:
     idle_close_s: float = 10.0
     outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
     source: Literal["recorded", "live"] = "recorded"
-    max_gap_s: float | None = None
     upload: Literal["segment", "prediction"] = "segment"
     tolerance: float = 0.1
     retrain: float | None = None
@@ -163,8 +160,8 @@ class Task:
     @property
     def max_gap_us(self) -> float:
         """The longest time between two readings of one segment, microseconds."""
-        if self.max_gap_s is not None:
-            return self.max_gap_s * 1e6
+        if self.segment.max_gap_s is not None:
+            return self.segment.max_gap_s * 1e6
         return SAMPLE_PERIODS_IN_A_GAP * 1e6 / self.rate_hz if self.rate_hz else math.inf
 
     @property

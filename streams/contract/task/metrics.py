@@ -16,15 +16,12 @@ has, and those that all have, do not count. Several targets count by their mean.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from streams.contract.task.parts import Metric
 from streams.contract.window_metrics import ERRORS, RowMetric, WindowMetric
-
-if TYPE_CHECKING:
-    from streams.contract.task.description import Task
 
 Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
@@ -33,7 +30,28 @@ BY_CLASS = ("balanced_accuracy", "macro_f1")
 NO_THRESHOLD = ("auc", "average_precision")  # the softmax counts, not the class that is answered
 
 
-def metric_of(task: "Task") -> Metric:
+class Judged(Protocol):
+    """What metrics read of a Task."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def metric(self) -> str | Metric: ...
+
+    @property
+    def outputs(self) -> int: ...
+
+    @property
+    def retrain(self) -> float | None: ...
+
+    @property
+    def tolerance(self) -> float: ...
+
+    def decided(self, outputs: np.ndarray) -> np.ndarray: ...
+
+
+def metric_of(task: Judged) -> Metric:
     """Return `Task.metric`; by default accuracy, for targets the mean absolute error."""
     if isinstance(task.metric, Metric):
         return task.metric
@@ -41,7 +59,7 @@ def metric_of(task: "Task") -> Metric:
     return Metric(name, _kind(task)[name], greater_is_better=name not in ERRORS)
 
 
-def value(task: "Task", metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
+def value(task: Judged, metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Return the metric of outputs (n, outputs) and labels (n, label_size); NaN where it is not
     defined for these labels, or there are none."""
     if not len(labels):
@@ -50,7 +68,7 @@ def value(task: "Task", metric: Metric, outputs: np.ndarray, labels: np.ndarray)
     return float(metric.of(decided, np.asarray(labels, np.float64)))
 
 
-def measured(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measured(task: Judged, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return all metrics of the task's kind, and its own, for outputs (n, outputs) and labels (n,
     label_size); none without rows. One that is not defined for these labels is left out."""
     kinds = {name: Metric(name, of) for name, of in _kind(task).items()}
@@ -64,7 +82,7 @@ def named(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " "))
 
 
-def row_metric(task: "Task") -> RowMetric:
+def row_metric(task: Judged) -> RowMetric:
     """Return what a device's running score is measured in, answer by answer: accuracy, or for
     targets the root of the mean squared error, unless the task has the mean absolute error or the
     share within its tolerance."""
@@ -74,7 +92,7 @@ def row_metric(task: "Task") -> RowMetric:
     return "mae" if name == "mae" else "within" if name == "within" else "rmse"
 
 
-def window_metric(task: "Task") -> WindowMetric:
+def window_metric(task: Judged) -> WindowMetric:
     """Return what windows tell of the task's metric."""
     name = metric_of(task).name
     if name in BY_CLASS:
@@ -82,7 +100,7 @@ def window_metric(task: "Task") -> WindowMetric:
     return "brier" if name in NO_THRESHOLD else row_metric(task)
 
 
-def window_errors(task: "Task", outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def window_errors(task: Judged, outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return (n,) errors of answers (n, outputs) by `window_metric`, from a teacher's outputs of
     the same shape or from labels (n, label_size); 0 where it is a share."""
     if window_metric(task) != "brier":
@@ -94,7 +112,7 @@ def window_errors(task: "Task", outputs: np.ndarray, reference: np.ndarray) -> n
     return np.asarray(((_softmax(outputs) - truth) ** 2).sum(axis=1) / 2)
 
 
-def retrain_limit(task: "Task") -> float:
+def retrain_limit(task: Judged) -> float:
     """Return the value of `window_metric` that starts a run when answers are worse: by default a
     share of 0.9, a Brier distance of 0.05, or an error of half the task's tolerance, with which
     about 0.9 of normal errors are within it."""
@@ -107,7 +125,7 @@ def retrain_limit(task: "Task") -> float:
     return usual if task.retrain is None else task.retrain
 
 
-def row_errors(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def row_errors(task: Judged, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (n,) absolute or squared errors, by `row_metric`, means over the targets; 0 where
     answers are right or wrong."""
     if row_metric(task) not in ERRORS:
@@ -125,7 +143,7 @@ def gain(metric: Metric, base: float, new: float) -> float:
     return float(np.clip((base - new) / most, -1.0, 1.0)) if most else 0.0
 
 
-def _kind(task: "Task") -> dict[str, Of]:
+def _kind(task: Judged) -> dict[str, Of]:
     return CLASSES if task.classes else {**TARGETS, "within": _within(task.tolerance)}
 
 

@@ -1,4 +1,4 @@
-"""What a task is made of, beside its training: readings, segments, devices, labels, a metric."""
+"""What a task is made of: readings, segments, devices, labels, a metric, its training."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,6 +118,9 @@ class Segment:
     one. With targets its label is that of its last reading, when at least `label_share` of its
     readings have one; without a label on the last reading it has none.
 
+    Between two of its readings are at most `max_gap_s` seconds; None: 2.5 sample periods, or any
+    time where `Task.rate_hz` is None.
+
     >>> from tidewheel import Segment
     >>> Segment(samples=128, hop=64).label_share
     0.75
@@ -126,6 +129,7 @@ class Segment:
     samples: int
     hop: int
     label_share: float = 0.75
+    max_gap_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -185,3 +189,88 @@ class Metric:
     name: str
     of: Callable[[np.ndarray, np.ndarray], float]
     greater_is_better: bool = True
+
+
+# --- how it is trained ----------------------------------------------------------------------------
+
+Strategy = Literal[
+    "fedavg", "fedprox", "scaffold", "fedbuff", "fedadam", "fedyogi",
+    "median", "trimmed-mean", "krum", "multi-krum",
+]  # fmt: skip
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+MINIMUM_SAMPLES = 32  # a device trains from here on
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Central differential privacy of a device (McMahan et al. 2018, arXiv:1710.06963).
+
+    The device clips its update to the length `clip`; the server adds noise with standard deviation
+    noise_multiplier * clip to the sum. Rounds end before `epsilon` (at DELTA) of the aggregate
+    would be exceeded, over all runs of the task; None: it is only reported. Counts of held-out
+    segments, by which a candidate is chosen and judged, are outside of it. Needs the extra `dp`.
+
+    >>> from tidewheel import Privacy
+    >>> Privacy(clip=1.0, noise_multiplier=0.8, epsilon=8.0).clip
+    1.0
+    """
+
+    clip: float
+    noise_multiplier: float
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a device fine-tunes, and how the first model and the teacher are trained.
+
+    On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
+    `train_only` (names of modules; empty: all). It keeps at most `samples` segments and 16 MB, and
+    trains from MINIMUM_SAMPLES on. Of a recording's true labels it gets `label_share`; accuracy is
+    measured on the others.
+
+    On the server `strategy` makes one model of the updates. `shared` names the modules that are
+    averaged, as "features"; the others stay on the device; empty: all. A run has `rounds`; a round
+    ends with `devices_per_round` updates of a quarter more sampled devices; 0: all devices.
+    `payload` is the type of floats on the way. `privacy` adds noise.
+
+    Personalization: with `personal` a device may fine-tune its own copy of a release, without the
+    task's augmentation, which answers only while it is better on the device's labels.
+
+    Choice: with `choice` "device" a device keeps the version before, for at most 30
+    days, while its own labels show that the served one is worse for it; with "offered" it always
+    serves what the server decides.
+
+    Central: first model and teacher are trained for `central_epochs`.
+
+    `class_weights`: how much a row of each class counts in all these losses; empty: the same.
+
+    >>> from tidewheel import Training
+    >>> Training(strategy="median", rounds=5).epochs
+    3
+    """
+
+    learning_rate: float = 0.02
+    epochs: int = 3
+    batch_size: int = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    proximal: float = 0.0
+    train_only: tuple[str, ...] = ()
+    central_epochs: int = 20
+    class_weights: tuple[float, ...] = ()
+    label_share: float = 0.1
+    rounds: int = 3
+    samples: int = 2048
+    personal: bool = False
+    choice: Literal["device", "offered"] = "device"
+    strategy: Strategy = "fedavg"
+    shared: tuple[str, ...] = ()
+    devices_per_round: int = 0
+    payload: Literal["float32", "float16"] = "float32"
+    privacy: Privacy | None = None
+
+
+def is_under(name: str, modules: Sequence[str]) -> bool:
+    """Whether a tensor lies in one of `modules`; every one does where none is named."""
+    return not modules or any(name == m or name.startswith(f"{m}.") for m in modules)

@@ -6,16 +6,12 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streams.contract.task.metrics import NAMES, window_metric
 from streams.contract.task.onnx_file import OnnxFile
-from streams.contract.task.parts import EVEN, Metric, Segment
-from streams.contract.task.training import STRATEGIES, Privacy, Training
+from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
 from streams.contract.window_metrics import ERRORS
-
-if TYPE_CHECKING:
-    from streams.contract.task.description import Task
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 PRIVATE = ("fedavg", "fedprox", "fedbuff")  # whose step is a mean, of which noise is calibrated
@@ -92,7 +88,12 @@ def perhaps(value: object) -> str | None:
 SHARE, COUNT = number(0, 1), number(1, whole=True)
 POSITIVE, SECONDS = number(0, above=True), number(0)
 
-SEGMENT: Mapping[str, Check] = {"samples": COUNT, "hop": COUNT, "label_share": SHARE}
+SEGMENT: Mapping[str, Check] = {
+    "samples": COUNT,
+    "hop": COUNT,
+    "label_share": SHARE,
+    "max_gap_s": number(0, above=True, optional=True),
+}
 TRAINING: Mapping[str, Check] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
     "train_only": names,
@@ -112,7 +113,7 @@ TASK: Mapping[str, Check] = {
     "build_teacher": perhaps, "augment": perhaps,
     "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE,
-    "max_gap_s": number(0, above=True, optional=True), "tolerance": SECONDS,
+    "tolerance": SECONDS,
     "retrain": number(0, optional=True),
     "metric": of(str, Metric), "margin": number(), "may_trade_classes": of(bool),
     "threshold": number(0, 1), "latency_budget_ms": number(0, above=True, optional=True),
@@ -141,7 +142,7 @@ def _problem(part: object, kinds: Mapping[str, Check], prefix: str) -> str | Non
     return None
 
 
-def problem_of(task: "Task") -> str | None:
+def problem_of(task: Any) -> str | None:
     """The first thing wrong with a task's fields, for a person; None when all is well."""
     if found := first_problem(task):
         return found
@@ -174,7 +175,7 @@ def problem_of(task: "Task") -> str | None:
     return None
 
 
-def _metric_problem(task: "Task") -> str | None:
+def _metric_problem(task: Any) -> str | None:
     known = NAMES[bool(task.classes)]
     if isinstance(task.metric, Metric):
         return _own_metric_problem(task.metric)

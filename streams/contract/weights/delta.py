@@ -20,7 +20,7 @@ Encodings of a file:
                tensor that the base lacks, or has in another shape, is encoded against zeros.
     3  grid    safetensors as in 2, but before the tensors' bytes there is a signed byte for each
                tensor: -128 if it has steps, else the exponent of its grid about the base (float16,
-               streams.contract.weights.grid), whose codes, modulo 2^16, are in place of steps
+               streams.contract.weights.payload), whose codes, modulo 2^16, are in place of steps
 
 `make` takes the smallest encoding. The delta is lossless: the result is bit-identical to the
 artifact and is verified as a complete download is. The manifest's signature is verified before
@@ -40,7 +40,7 @@ from safetensors import SafetensorError
 from streams.contract.artifact import files_of, head_of, read_manifest, split_head
 from streams.contract.decisions import MAX_BYTES
 from streams.contract.errors import ArtifactError
-from streams.contract.weights import grid
+from streams.contract.weights import payload
 from streams.contract.zstd import ZstdError, compressed, decompressed
 
 MAGIC = b"TWDELT01"
@@ -148,16 +148,16 @@ def _codes(tensor: np.ndarray, reference: np.ndarray) -> tuple[int, np.ndarray]:
     """Return the exponent of a tensor's grid, with its codes; or NO_GRID, with its steps."""
     kind = reference.dtype
     flat = tensor.reshape(-1)
-    if grid.suits(tensor):
+    if payload.suits_grid(tensor):
         base = reference.view(np.float16)
         with np.errstate(over="ignore", invalid="ignore"):
-            size = grid.exponent_of(flat.astype(np.float64) - base.astype(np.float64))
+            size = payload.grid_exponent(flat.astype(np.float64) - base.astype(np.float64))
         # what is on a grid has a little more or less than the size that the grid was made for
         for exponent in () if size is None else (size + 1, size, size - 1):
-            codes = grid.codes_of(flat, base, exponent)
+            codes = payload.grid_codes(flat, base, exponent)
             if not (np.abs(codes) < 1 << 15).all():
                 continue
-            if np.array_equal(grid.at(base, codes, exponent).view(kind), flat.view(kind)):
+            if np.array_equal(payload.on_grid(base, codes, exponent).view(kind), flat.view(kind)):
                 return exponent, codes.astype(np.int16).view(kind)
     return NO_GRID, flat.view(kind) - reference
 
@@ -192,7 +192,7 @@ def _on_grid(reference: np.ndarray, codes: np.ndarray, exponent: int) -> np.ndar
     """Return the bits of the numbers that are `codes` from the reference's (both uint16)."""
     if reference.dtype != np.uint16:
         raise ArtifactError("delta", "a grid is for float16 alone")
-    found = grid.at(reference.view(np.float16), codes.view(np.int16), exponent)
+    found = payload.on_grid(reference.view(np.float16), codes.view(np.int16), exponent)
     return found.view(reference.dtype)
 
 

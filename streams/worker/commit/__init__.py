@@ -1,6 +1,5 @@
 """The numbered commit of a worker: effects first, position after.
 
-committer (the steps), incoming (messages, and dead letters), work (what a flush takes, stores and
-publishes), publications and window_reports (messages on `scores` and `windows`), hole_keeper (what
-retention deleted unread).
+committer (the steps), messages (in and out, and dead letters), work (what a flush takes, stores and
+publishes), window_reports, hole_keeper (what retention deleted unread).
 """

@@ -36,14 +36,15 @@ from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
 from streams.worker.commit.hole_keeper import HoleKeeper
-from streams.worker.commit.incoming import (
+from streams.worker.commit.messages import (
     Incoming,
+    Outgoing,
     dead_letters_of,
     decode,
     is_sent_again,
+    publications,
     refused_letters,
 )
-from streams.worker.commit.publications import Outgoing, publications
 from streams.worker.commit.work import (
     Broker,
     CommitWork,

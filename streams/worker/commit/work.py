@@ -14,7 +14,7 @@ from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
 from streams.contract.task import Task
 from streams.runtime.tracing import About, Span, Tracing
-from streams.worker.commit.publications import Outgoing
+from streams.worker.commit.messages import Outgoing
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.scoring.scoring_step import Batch
 from streams.worker.store.delta_store import DeltaStore

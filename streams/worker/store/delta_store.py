@@ -41,7 +41,6 @@ from deltalake.exceptions import DeltaError
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.rows import store_schema
-from streams.worker.store.place import Place, rows_in, table_at
 from streams.worker.store.position import (
     read_aged,
     read_rows,
@@ -57,7 +56,10 @@ from streams.worker.store.tables import (
     SCORES,
     TABLES,
     Crowded,
+    Place,
     open_table,
+    rows_in,
+    table_at,
     translated,
 )
 from streams.worker.windows.partition import StorePosition

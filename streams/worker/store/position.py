@@ -24,8 +24,7 @@ from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.drift.reference import WINDOWS
 from streams.runtime.object_store import open_store
 from streams.worker.scoring.drift_watch import without_report
-from streams.worker.store.place import Place
-from streams.worker.store.tables import DROPS, LABELS, SCORES
+from streams.worker.store.tables import DROPS, LABELS, SCORES, Place
 from streams.worker.windows.partition import Source, StorePosition
 
 # Reasons of drops that the worker declares: the events are complete on `dead-letters` and are tried

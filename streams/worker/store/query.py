@@ -4,9 +4,17 @@ import duckdb
 import pyarrow.dataset as ds
 
 from streams.contract.errors import UsageError
-from streams.worker.store.place import Place, has_table, rows_in, table_at
 from streams.worker.store.retention import AGED
-from streams.worker.store.tables import DROPS, LABELS, SCORES, open_table
+from streams.worker.store.tables import (
+    DROPS,
+    LABELS,
+    SCORES,
+    Place,
+    has_table,
+    open_table,
+    rows_in,
+    table_at,
+)
 
 ACCOUNT = """
     with agings as (

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
-from streams.contract.events.event_columns import EventColumns
+from streams.contract.events.batches import EventColumns
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.task import Task

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from streams.contract.events.event_columns import EventColumns
+from streams.contract.events.batches import EventColumns
 from streams.contract.task import Task
 
 STEP_S = 3.0  # that one answer counts at most; Faust's consumer waits 1.5 s for messages

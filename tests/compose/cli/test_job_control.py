@@ -31,7 +31,7 @@ def ids(tmp_path: Path) -> list[str]:
 def workers_of(process: int) -> list[psutil.Process]:
     """The children of a process that score."""
     found = psutil.Process(process).children()
-    return [each for each in found if "streams.batch.jobs.processes" in " ".join(each.cmdline())]
+    return [each for each in found if "streams.batch.jobs.scoring" in " ".join(each.cmdline())]
 
 
 def open_by(process: psutil.Process) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from streams.batch.queue.job_queue import JobQueue
+from streams.batch.jobs.job_queue import JobQueue
 from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import MANY, expected, words
 from tests.rig.processes.forks import Forked, fork

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from streams.batch.jobs.job_folder import now_us
-from streams.batch.queue.job_queue import JobQueue
-from streams.batch.queue.schedules import Cron, Schedules, local
+from streams.batch.jobs.job_queue import JobQueue
+from streams.batch.jobs.schedules import Cron, Schedules, local
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.compose.cli.test_queue import run, runner
 from tests.rig.unwrap import unwrap

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from compose.console.history import History
-from compose.console.moment import Link, Moment
-from compose.console.watch import Watch
-from compose.reports.lag import Lag, PartitionLag
+from compose.console.watch import Link, Moment, Watch
+from compose.reports.follower import Lag, PartitionLag
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.window_report import WindowReport
 from streams.fleet.agreement import Odds

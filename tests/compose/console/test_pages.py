@@ -164,7 +164,7 @@ def test_a_page_shows_the_command_of_what_can_be_done_and_does_nothing_itself(vi
         ("/releases", "tidewheel models rollback tiny.py:task"),
         ("/releases", "tidewheel models rollout tiny.py:task pause"),
         ("/releases", f"tidewheel models promote tiny.py:task {CANARY}"),
-        ("/quality?offset=0", "tidewheel dead-letters replay tiny.py:task 0"),
+        ("/quality?offset=0", "tidewheel dead-letters tiny.py:task 0 --replay"),
     ):
         page = visit.open(path)
         shown = page.locator("code.copyable", has_text=command)

@@ -22,9 +22,8 @@ import httpx
 import pytest
 from rich.console import Console
 
-from compose.console.moment import Moment
 from compose.console.server import ConsoleSettings, make_console
-from compose.console.watch import Watch
+from compose.console.watch import Moment, Watch
 from compose.reports import dead_letters, rounds, status
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name, topic_specs

@@ -19,8 +19,8 @@ from compose.console.history import (
     History,
 )
 from compose.console.learning import gate_words, learning, releases
-from compose.console.moment import Link, Moment
 from compose.console.pages import SORTS, FleetQuery, fleet, overview, quality, rates
+from compose.console.watch import Link, Moment
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received

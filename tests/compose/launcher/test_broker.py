@@ -34,14 +34,12 @@ def java(tmp_path: Path) -> Path:
     return path.parent.parent
 
 
-def test_an_address_comes_before_everything_else(tmp_path: Path) -> None:
-    environ = {
-        "TIDEWHEEL_KAFKA": "env:1",
-        "KAFKA_HOME": "/nowhere",
-        "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-        "TIDEWHEEL_KAFKA_USERNAME": "me",
-        "TIDEWHEEL_KAFKA_PASSWORD": "secret",
-    }
+def test_an_address_comes_before_everything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"TIDEWHEEL_KAFKA": "env:1", "KAFKA_HOME": "/nowhere"}
+    for name, value in {"SECURITY_PROTOCOL": "SASL_SSL", "USERNAME": "me", "PASSWORD": "x"}.items():
+        monkeypatch.setenv(f"TIDEWHEEL_KAFKA_{name}", value)
     by_flag = broker.choose(tmp_path, "flag:2", environ)
     by_env = broker.choose(tmp_path, None, environ)
     assert (by_flag.kind, by_flag.settings.bootstrap) == ("external", "flag:2")

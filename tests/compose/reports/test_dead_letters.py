@@ -10,7 +10,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker.commit.incoming import PART_BYTES, Incoming, dead_letters_of
+from streams.worker.commit.messages import PART_BYTES, Incoming, dead_letters_of
 from tests.rig.made_up.tiny_task import task
 
 

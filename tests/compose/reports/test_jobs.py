@@ -5,7 +5,7 @@ from pathlib import Path
 
 from compose.reports.jobs import read_jobs
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models
-from streams.batch.queue.job_queue import Entry, JobQueue
+from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.records.progress import Counts, ShardRecord, State
 from streams.batch.records.specification import (
     Columns,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from compose.reports.lag import Lag, PartitionLag, lag_of, read_lag, retention_lines
+from compose.reports.follower import Lag, PartitionLag, lag_of, read_lag, retention_lines
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_name, topic_specs, worker_group
 from streams.kafka.admin import GroupPosition, ensure_topics

@@ -82,7 +82,7 @@ def test_the_command_prints_the_last_messages_and_ends_where_it_is_told(
         producer.put(topic_name(name, "fleet"), b"d0", state("d0", produced=number).value or b"")
     producer.put(topic_name(name, "fleet"), b"d0", b"no document")
     producer.close()
-    words = ["tail", reference, "fleet", "--kafka", kafka.bootstrap, "--no-follow"]
+    words = ["tail", reference, "fleet", "--kafka", kafka.bootstrap]
     done = tidewheel(*words, "--last", "3", "--json", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -16,8 +16,7 @@ from rich.console import Console
 
 from compose.cli.views import ago, entry_line
 from compose.launcher.state_dir import StateDir
-from compose.reports.follower import Follower, last_seen
-from compose.reports.lag import Lag, PartitionLag
+from compose.reports.follower import Follower, Lag, PartitionLag, last_seen
 from compose.reports.problems import Status
 from compose.reports.status import ROWS, print_status, read_status, report_of
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, sign

@@ -15,7 +15,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient, TopicPartition
 
 from compose.launcher.state_dir import StateDir
-from compose.reports.lag import read_lag
+from compose.reports.follower import read_lag
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Manifest, pack
 from streams.contract.decisions import Ref

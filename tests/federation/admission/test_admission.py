@@ -8,16 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from federation.admission.admission import (
+from federation.admission import (
+    CLAIM_FACTOR,
     MAX_SAMPLES,
     QUARANTINE_ROUNDS,
     STRIKES,
     Quarantine,
     Round,
+    Update,
     admit,
     digest,
+    most_claimed,
 )
-from federation.admission.update import CLAIM_FACTOR, Update, most_claimed
 from federation.server_app import park
 
 BASE = {

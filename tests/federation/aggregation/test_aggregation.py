@@ -10,8 +10,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.admission.admission import NORM_FACTOR, Round, admit
-from federation.admission.update import Update
+from federation.admission import NORM_FACTOR, Round, Update, admit
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import SAMPLES_CAP, Move
 from federation.aggregation.strategies import BETAS, RATE, TAU

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.admission.admission import Round, admit, digest
-from federation.admission.update import Update
+from federation.admission import Round, Update, admit, digest
 from federation.aggregation.privacy import Ledger, Private, epsilon, private
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint

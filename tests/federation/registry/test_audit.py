@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation.registry import key_rotation
-from federation.registry.audit import verify
+from federation.registry.catalog import verify
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, Release, sign
 from streams.contract.signing import key_id

@@ -7,8 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.registry import key_rotation, manual
-from federation.registry.audit import verify
-from federation.registry.catalog import versions
+from federation.registry.catalog import verify, versions
 from federation.registry.registry import NOT_OFFERED, Registry
 from streams.contract.decisions import Ref
 from streams.contract.errors import UsageError

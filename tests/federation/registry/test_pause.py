@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from federation.registry import key_rotation, manual
-from federation.registry.audit import verify
-from federation.registry.catalog import versions
+from federation.registry.catalog import verify, versions
 from federation.registry.registry import Registry
 from streams.contract.decisions import Ref
 from streams.contract.signing import key_id

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.registry import key_rotation
-from federation.registry.audit import verify
+from federation.registry.catalog import verify
 from federation.registry.publisher import check_revocations
 from federation.registry.registry import Registry
 from streams.contract.decisions import Decision, DesiredState, Release, sign

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federation.admission.admission import QuarantineRecord
+from federation.admission import QuarantineRecord
 from federation.rounds import checkpoint
 from federation.rounds.checkpoint import About, Checkpoint
 from streams.contract.errors import MalformedRecord

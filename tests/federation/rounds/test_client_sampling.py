@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.rounds.client_sampling import choose, to_invite, unfit
+from federation.rounds.participants import choose, to_invite, unfit
 from streams.contract.documents import DeviceState
 from tests.rig.made_up.documents import device_state
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from federation.admission.update import Tensors, Update
+from federation.admission import Tensors, Update
 from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy
 from federation.rounds.messages import Reply
 from streams.contract.work import Op, Work

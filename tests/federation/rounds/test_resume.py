@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.admission.update import Tensors, Update
+from federation.admission import Tensors, Update
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.messages import Reply

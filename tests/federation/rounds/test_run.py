@@ -11,10 +11,10 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 
-from compose.reports.lag import Lag
+from compose.reports.follower import Lag
 from compose.reports.problems import Status
 from compose.reports.status import print_status
-from federation.admission.update import Tensors, Update
+from federation.admission import Tensors, Update
 from federation.aggregation import strategies
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.onnx_runner import run_graph

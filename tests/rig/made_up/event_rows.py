@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from streams.contract.events.event_columns import batch_of
+from streams.contract.events.batches import batch_of
 from streams.contract.events.messages import event_columns, task_layout
 from streams.contract.task import Task
 

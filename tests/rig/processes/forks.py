@@ -57,7 +57,7 @@ PRELOAD = (
     "uvicorn",
     "streams.worker.app",
     "streams.batch.jobs.job",
-    "streams.batch.queue.job_queue",
+    "streams.batch.jobs.job_queue",
     "streams.kafka.reader",
     "edge_client.control.socket_server",
     "edge_client.samples.samples",

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.contract.artifact import DRIFT, WEIGHTS, Manifest, pack
-from streams.contract.events.event_columns import EventColumns, columns_of
+from streams.contract.events.batches import EventColumns, columns_of
 from streams.contract.events.labels import LabelBatch, label_schema
 from streams.contract.events.messages import (
     Drop,
@@ -32,7 +32,7 @@ from streams.kafka.reader import Reader, Received, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.key_files import create_key
-from streams.worker.store.place import Place
+from streams.worker.store.tables import Place
 from tests.rig.asked import asked
 from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.own_task import own_task
@@ -171,7 +171,7 @@ from streams.contract.errors import TidewheelError
 from streams.runtime.logs import configure
 from streams.worker.app import run
 from streams.worker.settings import WorkerSettings
-from streams.worker.store.place import place_of
+from streams.worker.store.tables import place_of
 configure()
 task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
 try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams.batch.jobs.job import Job
-from streams.batch.queue.job_queue import DIED, MAX_PAUSE_US, Entry, Event, JobQueue, Runner
+from streams.batch.jobs.job_queue import DIED, MAX_PAUSE_US, Entry, Event, JobQueue, Runner
 from streams.batch.records.progress import OVER, State
 from streams.batch.records.specification import Settings
 from streams.contract.errors import TidewheelError, UsageError

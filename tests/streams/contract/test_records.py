@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import encode_batch
+from streams.contract.events.batches import EventColumns, columns_of, encode_batch
 from streams.contract.events.compact import decode_rows, encode_block
-from streams.contract.events.event_columns import EventColumns, columns_of
 from streams.contract.events.messages import EVENTS_2, Drop, Headers, encode_drop, task_layout
 from streams.contract.events.records import (
     MAX_ROWS,

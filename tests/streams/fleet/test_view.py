@@ -14,8 +14,8 @@ from streams.contract.decisions import Decision, Release
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import DriftReport, WindowReport
+from streams.fleet.agreement import RECENT, RecentReports
 from streams.fleet.following import decode, encode
-from streams.fleet.recent_reports import RECENT, RecentReports
 from streams.fleet.timeline import ENTRIES
 from streams.fleet.view import EPOCHS, NO_AGENT, RUN_EVENTS, SILENT_S, FleetView, model_number
 from streams.kafka.reader import Received

@@ -30,7 +30,7 @@ from streams.kafka.readable import TOPICS, rows_of
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.worker import faust_patches
-from streams.worker.commit.incoming import Incoming, decode
+from streams.worker.commit.messages import Incoming, decode
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.polling import until
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from compose.preflight.check import check_data, check_quickly
+from compose.preflight import check_data, check_quickly
 from streams.contract.errors import TaskError
 from streams.contract.task import Answered, Outcome, load_task
 from streams.segments.findings import outcome_finding

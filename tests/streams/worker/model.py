@@ -18,8 +18,7 @@ from streams.contract.task import Task
 from streams.drift.reference import Reference
 from streams.learning.teacher import TeacherFailed
 from streams.worker.commit.committer import Committer
-from streams.worker.commit.incoming import Incoming
-from streams.worker.commit.publications import Outgoing
+from streams.worker.commit.messages import Incoming, Outgoing
 from streams.worker.store.position import REFUSED
 from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition

@@ -16,7 +16,7 @@ from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.window_report import WindowReport
 from streams.learning.teacher import Teacher
-from streams.worker.commit.publications import publications
+from streams.worker.commit.messages import publications
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import batch, labels, reference

@@ -12,7 +12,7 @@ from streams.contract.events.compact import decode_taught
 from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport, WindowReport
-from streams.worker.commit.publications import publications
+from streams.worker.commit.messages import publications
 from streams.worker.commit.window_reports import MODELS, OTHER
 from streams.worker.scoring.drift_watch import WindowDrift
 from streams.worker.scoring.rows import store_schema

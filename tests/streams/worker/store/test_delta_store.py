@@ -17,7 +17,6 @@ from streams.runtime import object_store
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.store import delta_store
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.place import Place
 from streams.worker.store.position import snapshot_name, write_snapshot
 from streams.worker.store.query import open_store, server_account
 from streams.worker.store.tables import (
@@ -25,6 +24,7 @@ from streams.worker.store.tables import (
     LABELS,
     SCORES,
     TABLES,
+    Place,
     drop_schema,
     label_rows,
     open_table,

@@ -13,9 +13,8 @@ from deltalake import write_deltalake
 from streams.contract.errors import UsageError
 from streams.runtime.arrow_files import arrow_files
 from streams.worker.scoring.rows import store_schema
-from streams.worker.store.place import Place
 from streams.worker.store.query import server_account
-from streams.worker.store.tables import SCORES, open_table
+from streams.worker.store.tables import SCORES, Place, open_table
 
 TIDEWHEEL = str(Path(sys.executable).parent / "tidewheel")
 FILES, ROWS = 40, 20

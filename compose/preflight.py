@@ -218,7 +218,7 @@ WITHIN_S = 60.0
 def import_finding(reference: str) -> Finding | None:
     """Return where the file of a task imports torch; None if it does not. A separate process
     imports it, in which torch cannot be imported."""
-    command = [sys.executable, "-m", "compose.preflight.check", reference]
+    command = [sys.executable, "-m", "compose.preflight", reference]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S)
     except subprocess.TimeoutExpired:

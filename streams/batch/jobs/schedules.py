@@ -32,7 +32,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 from pydantic import TypeAdapter
 
-from streams.batch.queue.job_queue import Entry, JobQueue, read_document, write_document
+from streams.batch.jobs.job_queue import Entry, JobQueue, read_document, write_document
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.runtime.failpoints import Failpoint, unarmed

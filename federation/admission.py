@@ -1,4 +1,5 @@
-"""The checks that a device's update must pass to be averaged. Pure; one reason per refusal.
+"""Admission: the checks that a device's update must pass to be averaged, one reason per refusal;
+and the devices whose SuperNodes are registered.
 
     reason            the update
     stale             answers work of too many rounds ago (in `federation.rounds.update_intake`)
@@ -26,20 +27,75 @@ A node with STRIKES refused updates gets no work in the next QUARANTINE_ROUNDS r
 its count starts again. The reasons `name` and `duplicate` are no strikes: of two nodes with the
 same name the server cannot tell which one lies, and the honest one must not be excluded by the
 other. `stale` and errors are no strikes either.
+
+Where `<state>/keys/nodes/<device>/node.json` are, which compose.security.node_registry writes, a
+node is one device's: its replies count under that name alone, and nodes that are not among them
+belong to other tasks of the same SuperLink.
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from pydantic import ConfigDict
 
-from federation.admission.update import Refusal, Update, Weights
 from streams.contract.documents import Document
+from streams.contract.errors import MalformedRecord
 from streams.contract.task import DEVICE_NAME
 from streams.learning.clipping import update_norm
+
+Tensors = dict[str, np.ndarray]
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Update:
+    """The untrusted update of one device.
+
+    `staleness` is how many rounds ago its work was sent, `sent` the weights that it started from,
+    None for those of this round; both are set by the server.
+    """
+
+    device: str
+    task: str
+    task_version: int
+    base: str
+    samples: int
+    weights: Weights
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    staleness: int = 0
+    sent: Weights | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The reason to refuse an update: a slug to count by, and the details."""
+
+    reason: str
+    detail: str
+
+
+CLAIM_FACTOR = 2.0
+
+
+def most_claimed(claims: Sequence[float] | np.ndarray) -> float:
+    """Return the most with which one of the devices may count, of what they claim to have: samples
+    in a round's mean, rows at the gate.
+
+    A device counts with CLAIM_FACTOR times the median claim at most. Where all have the same,
+    devices that are less than a third of all then have less than half of the weight, whatever they
+    claim. The median is over the claims, so it stays an honest one while liars are fewer than half;
+    beside unequal honest claims they can raise it to one of the larger ones. One or two devices are
+    not limited: no claim is above twice their mean.
+    """
+    return CLAIM_FACTOR * float(np.median(claims))
+
+
+# --- the checks -----------------------------------------------------------------------------------
 
 MAX_SAMPLES = 1_000_000
 STRIKES = 2
@@ -227,3 +283,29 @@ class Quarantine:
             Counter(dict(record.offences)),
             dict(record.until),
         )
+
+
+# --- registered nodes -----------------------------------------------------------------------------
+
+log = logging.getLogger(__name__)
+
+
+class Node(Document):
+    """The file node.json: a device, its public key (OpenSSH, no comment) and Flower's id of its
+    node."""
+
+    device: str
+    public_key: str
+    node: str
+
+
+def registered(keys: Path) -> dict[int, str]:
+    """Return the devices by node; none in a state folder that registered no node."""
+    found: dict[int, str] = {}
+    for path in sorted((keys / "nodes").glob("*/node.json")):
+        try:
+            entry = Node.decode(path.read_bytes())
+            found[int(entry.node)] = entry.device
+        except (OSError, MalformedRecord, ValueError) as exc:
+            log.warning("%s cannot be read, its node takes no part: %s", path, exc)
+    return found

@@ -1,0 +1,200 @@
+"""The messages of a worker: one of `events` as it arrived, those on `scores` and `windows` for a
+commit's rows, and dead letters: what could not be understood, believed or scored, whole, with the
+reason. Pure.
+
+The same rows give the same messages, whether they are new or read from the store.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.events.batches import EventColumns, encode_batch, filled_rows
+from streams.contract.events.compact import encode_taught
+from streams.contract.events.labels import LabelBatch
+from streams.contract.events.messages import TAUGHT, Drop, Headers
+from streams.contract.events.records import (
+    AGAIN,
+    SCORES_1,
+    EventBatch,
+    decode_columns,
+    encode_events,
+    score_schema,
+)
+from streams.contract.task import Task
+from streams.contract.topics import DEAD_LETTERS, EVENTS, SCORES, WINDOWS, topic_name
+from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
+from streams.worker.scoring.rows import DRIFT
+from streams.worker.windows.tumbling import WindowSlice
+
+ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
+ORDER = ("device", "window", "revision", "time", "epoch", "seq")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One message to send."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
+    """Return a commit's messages: scores and a report per (device, window, revision)."""
+    scores, edges, order = _by_window(rows)
+    messages, step = list[Outgoing](), rows_per_message(task)
+    scores_topic, windows_topic = topic_name(task.id, SCORES), topic_name(task.id, WINDOWS)
+    keys = keys_of(scores, edges[:-1])
+    drift = drift_reports(rows.column(DRIFT.name), order, edges)
+    taught = Taught(scores, task.outputs)
+    reports = window_reports(task, scores, edges, keys, drift)
+    for i, (begin, end) in enumerate(pairwise(edges.tolist())):
+        device, partition = keys.devices[i].encode(), keys.partitions[i]
+        headers: Headers = [
+            ("device", device),
+            ("window", b"%d" % keys.starts[i]),
+            ("revision", b"%d" % keys.revisions[i]),
+        ]
+        for part, first in enumerate(range(begin, end, step)):
+            last = min(first + step, end)
+            value = encode_batch(scores.slice(first, last - first))
+            extra = [("schema", SCORES_1.encode()), *headers, ("part", b"%d" % part)]
+            extra += taught.header(first, last)
+            messages.append(Outgoing(scores_topic, partition, device, value, extra))
+        messages.append(Outgoing(windows_topic, partition, device, reports[i], headers))
+    return messages
+
+
+class Taught:
+    """The teacher's outputs of rows of `scores`, as a device reads them."""
+
+    def __init__(self, scores: pa.RecordBatch, outputs: int) -> None:
+        teacher, self._epochs = scores.column("teacher"), scores.column("epoch")
+        self._seqs = scores.column("seq").to_numpy()
+        self._there = teacher.value_lengths().to_numpy() == outputs
+        self._outputs = filled_rows(teacher, outputs)
+        epochs = self._epochs.dictionary_encode().indices.to_numpy()
+        broken = (np.diff(self._seqs) != 1) | (np.diff(epochs) != 0) | np.diff(self._there)
+        self._breaks = np.flatnonzero(broken) + 1
+
+    def header(self, begin: int, end: int) -> Headers:
+        """Return the header of the rows from `begin` to before `end`; none where none has any."""
+        inside = slice(*np.searchsorted(self._breaks, (begin + 1, end)))
+        edges = [begin, *self._breaks[inside].tolist(), end]
+        runs = [self._run(*edge) for edge in pairwise(edges) if self._there[edge[0]]]
+        return [(TAUGHT, b"".join(runs))] if runs else []
+
+    def _run(self, begin: int, end: int) -> bytes:
+        epoch, first = self._epochs[begin].as_py(), int(self._seqs[begin])
+        return encode_taught(epoch, first, self._outputs[begin:end])
+
+
+def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
+    """Return the rows with the columns of `scores` in ORDER; edges, of which two successive ones
+    delimit a window's revision; and from which row each one is."""
+    table = rows.select(score_schema().names)
+    order = pc.sort_indices(table, [(name, "ascending") for name in ORDER])
+    (batch,) = table.take(order).combine_chunks().to_batches()
+    changed = np.zeros(batch.num_rows - 1, bool)
+    for name in ORDER[:3]:
+        codes = batch.column(name).dictionary_encode().indices.to_numpy()
+        changed |= codes[1:] != codes[:-1]
+    edges = np.array([0, *(np.flatnonzero(changed) + 1).tolist(), batch.num_rows])
+    return batch, edges, order.to_numpy()
+
+
+def rows_per_message(task: Task) -> int:
+    """Return how many rows of `scores` fit into a message even if all names have 63 bytes."""
+    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 12 * task.outputs + 4 * task.label_size)))
+
+
+# --- messages of `events`, and dead letters -------------------------------------------------------
+
+PART_BYTES = 800_000  # leaves room for the headers under the brokers' limit
+HEADER_BYTES = 1_000
+HEADERS = 32
+NO_FORM = ("no-header", "unknown-schema", "not-arrow")
+JSON = (
+    "the value looks like JSON; `events` takes Arrow. Readings as JSON go to `tidewheel edge run` "
+    "with --source stdin or mqtt://HOST:PORT/TOPIC"
+)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """One message of `events` as it came."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes]]
+
+
+def decode(task: Task, incoming: Incoming) -> EventColumns | Drop | LabelBatch:
+    """Return what a message says; whatever is wrong with it is a MalformedRecord."""
+    try:
+        headers = {name: text if text is not None else b"" for name, text in incoming.headers}
+        return decode_columns(task, incoming.key, incoming.value, headers)
+    except MalformedRecord as exc:
+        if exc.reason in NO_FORM and (incoming.value or b"").lstrip()[:1] in (b"{", b"["):
+            raise MalformedRecord(exc.reason, f"{str(exc).partition(': ')[2]}; {JSON}") from exc
+        raise
+    except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
+        detail = f"{type(exc).__name__}: {exc}"[:200]
+        raise MalformedRecord("undecodable", detail) from exc
+
+
+def is_sent_again(incoming: Incoming) -> bool:
+    """Whether the message is a dead letter that was sent to `events` again."""
+    return any(name == AGAIN for name, _ in incoming.headers)
+
+
+def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:
+    """The dead letters of a malformed message: one, or several parts of one too long."""
+    headers = _headers(task, error.reason, str(error), incoming.partition, incoming.offset)
+    original = [(f"original-{name}"[:200], text) for name, text in incoming.headers]
+    kept = [(name, (text or b"")[:HEADER_BYTES]) for name, text in original[:HEADERS]]
+    key = None if incoming.key is None else incoming.key[:HEADER_BYTES]
+    return _letters(task, key, incoming.value or b"", headers + kept)
+
+
+def refused_letters(
+    task: Task, partition: int, piece: WindowSlice, reason: str, detail: str
+) -> list[Outgoing]:
+    """The dead letters of events that are refused, as an events/2 message."""
+    found = piece.events
+    events = EventBatch(found.device, found.epoch, found.first, found.rows)
+    key, value, original = encode_events(events)
+    headers = _headers(task, reason, detail, partition, piece.message.offset)
+    kept = [(f"original-{name}", text) for name, text in original]
+    return _letters(task, key, value, headers + kept)
+
+
+def _headers(task: Task, reason: str, detail: str, partition: int, offset: int) -> Headers:
+    return [
+        ("reason", reason.encode()),
+        ("detail", detail.encode(errors="replace")[:HEADER_BYTES]),
+        ("source-topic", topic_name(task.id, EVENTS).encode()),
+        ("source-partition", str(partition).encode()),
+        ("source-offset", str(offset).encode()),
+    ]
+
+
+def _letters(task: Task, key: bytes | None, value: bytes, headers: Headers) -> list[Outgoing]:
+    topic = topic_name(task.id, DEAD_LETTERS)  # which has one partition
+    parts = [value[at : at + PART_BYTES] for at in range(0, max(len(value), 1), PART_BYTES)]
+    if len(parts) == 1:
+        return [Outgoing(topic, 0, key, value, headers)]
+    return [
+        Outgoing(topic, 0, key, part, [*headers, ("part", f"{i}/{len(parts)}".encode())])
+        for i, part in enumerate(parts)
+    ]
