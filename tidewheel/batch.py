@@ -21,7 +21,7 @@ def score(task: str, source: Any, sink: str | Path, **options: Any) -> Manifest:
 
     `source` is a path, folder, glob, Delta table or URL, several of them, or a table in memory
     (pyarrow, pandas, Polars: whatever exports an Arrow stream). The options are those of the
-    command, with `_` for `-`: model, id, columns, drop, keep, label_column, where, time,
+    command, with `_` for `-`: model, id, columns, drop, keep, label_column, where, time, device,
     start (--from), until, rows (--as), output_format, table, max_errors, timeout, processes, job,
     state, registry, trust; lists may be Python's, times a number of seconds. A job that ends early
     is continued with `tidewheel jobs resume`. Raises UsageError for what cannot work, before

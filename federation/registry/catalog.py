@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from federation.registry.manual import needed, pruned
-from federation.registry.registry import TEACHER, Registry
+from federation.registry.registry import TEACHER as TEACHER_FILE
+from federation.registry.registry import Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import Decision, DesiredState, Ref
 from streams.contract.errors import ArtifactError, UsageError
@@ -21,7 +22,7 @@ from streams.contract.task.metrics import metric_of
 from streams.contract.weights import delta
 from streams.contract.window_metrics import ERRORS
 
-SERVED, BEST = "served", "best:"
+SERVED, BEST, TEACHER = "served", "best:", "teacher"
 AUDIT = "audit_"  # of metrics on held-out segments that decide nothing
 PARTS = ("_base", "audit_segments")  # of the version before, and no metric
 HELD_OUT = "held_out"  # by which the gate decides
@@ -110,8 +111,11 @@ def describe_decision(decision: Decision) -> dict[str, Any]:
 
 
 def named(registry: Registry, task: Task, name: str) -> tuple[Artifact, bytes]:
-    """Return a verified version and its bytes: by its name, the served one, or the best one by a
-    metric."""
+    """Return a verified version and its bytes: by its name, the served one, the best one by a
+    metric, or the teacher."""
+    if name == TEACHER:
+        data = registry.read_teacher()
+        return registry.verify(data, kind="teacher"), data
     if name == SERVED:
         serving = registry.serving()
         if serving is None:
@@ -273,16 +277,16 @@ def _key_problems(artifact: Artifact, walk: Walk) -> Iterator[str]:
 def _teacher_problems(registry: Registry, walk: Walk) -> Iterator[str]:
     ref = walk.last.teacher
     try:
-        artifact = registry.verify(registry.store.read(TEACHER), "teacher")
+        artifact = registry.verify(registry.store.read(TEACHER_FILE), "teacher")
     except FileNotFoundError:
         if ref is not None:
-            yield f"teacher {ref.model}: {TEACHER} is missing"
+            yield f"teacher {ref.model}: {TEACHER_FILE} is missing"
         return
     except ArtifactError as exc:
-        yield f"{TEACHER}: {exc}"
+        yield f"{TEACHER_FILE}: {exc}"
         return
     if ref is not None and artifact.digest != ref.digest:
-        yield f"{TEACHER} holds {artifact.model}, but {ref.model} was decided"
+        yield f"{TEACHER_FILE} holds {artifact.model}, but {ref.model} was decided"
     yield from (f"teacher {artifact.model}: {text}" for text in _key_problems(artifact, walk))
 
 

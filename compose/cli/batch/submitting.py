@@ -7,12 +7,12 @@ from pathlib import Path
 
 from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
-from federation.registry.catalog import named
+from federation.registry.catalog import TEACHER, named
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
 from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.submission import folder_of, specify
 from streams.batch.records.specification import Settings, Specification
-from streams.contract.artifact import challenger_header, unpack
+from streams.contract.artifact import challenger_header, files_of, unpack
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import Task, load_task
 from streams.runtime.failpoints import read_failpoint
@@ -53,8 +53,8 @@ def submitted(settings: Settings, *, queued: bool = False) -> Iterator[tuple[Job
 
 def model_of(task: Task, settings: Settings) -> Models:
     """Return what --model names, verified: an artifact's file, a version of the registry, the
-    served one, the best one by a metric, or what a device answers with in place of a version.
-    Raise UsageError if there is none."""
+    served one, the best one by a metric, the teacher, or what a device answers with in place of a
+    version. Raise UsageError if there is none."""
     layout, trust, name = StateDir(settings.state), settings.trust, settings.model
     if not trust and not layout.public_key.exists():
         raise UsageError(
@@ -69,7 +69,8 @@ def model_of(task: Task, settings: Settings) -> Models:
             name, _, _ = challenger_header(weights)
         elif path.is_file():
             data = path.read_bytes()
-            found = unpack(data, keys, task=task.name, task_version=task.version)
+            kind = TEACHER if files_of(data)[0].kind == TEACHER else "model"
+            found = unpack(data, keys, task=task.name, task_version=task.version, kind=kind)
             return Models(found, data)
         elif path.suffix in (".twa", CHALLENGER):
             raise UsageError(f"--model {name}: there is no such file")

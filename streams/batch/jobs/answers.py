@@ -119,11 +119,12 @@ def output_fields(task: Task, found: Specification, file: PlannedFile | Named) -
 
 @dataclass(frozen=True)
 class Answering:
-    """Answers the rows of one file with one model version."""
+    """Answers the rows of one file with one model version; `run` is None where that is a teacher,
+    whose outputs the rows have."""
 
     task: Task
     model: str
-    run: Model
+    run: Model | None
     schema: pa.Schema
     file: str
     reference: Reference | None
@@ -135,7 +136,10 @@ class Answering:
         right[list(rows.problems)] = False
         good = np.flatnonzero(right)
         outputs = np.zeros((len(rows), self.task.outputs), np.float32)
-        outputs[good] = self._outputs(_where(rows.segments, right))
+        if rows.outputs is not None:
+            outputs[good] = rows.outputs[good]
+        elif self.run is not None:
+            outputs[good] = self._outputs(self.run, _where(rows.segments, right))
         for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
             rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
             right[i], outputs[i] = False, 0.0
@@ -166,9 +170,9 @@ class Answering:
             ),
         )
 
-    def _outputs(self, segments: np.ndarray) -> np.ndarray:
+    def _outputs(self, run: Model, segments: np.ndarray) -> np.ndarray:
         size = self.batch
-        parts = [self.run(segments[at : at + size]) for at in range(0, len(segments), size)]
+        parts = [run(segments[at : at + size]) for at in range(0, len(segments), size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
 
     def _origin(self, rows: Rows) -> dict[str, pa.Array]:

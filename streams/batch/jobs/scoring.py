@@ -30,12 +30,12 @@ import numpy as np
 from streams.batch.jobs.answers import Answering, Model, output_fields, reference_of
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.progress import Counts
-from streams.batch.records.rows import line_of, may_pass
+from streams.batch.records.rows import Rows, line_of, may_pass
 from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path, writing
 from streams.batch.sources.plan import Sources
-from streams.batch.sources.readings import rows_of
 from streams.batch.sources.tables import Failures
+from streams.batch.sources.windows import ShardRows, Teacher
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.errors import ArtifactError, Retryable, TidewheelError, UsageError
 from streams.contract.task import Task, load_task
@@ -78,9 +78,14 @@ class ShardScorer:
     def __init__(self, folder: JobFolder, specification: Specification, task: Task) -> None:
         """Load the model; raise UsageError if it cannot be used."""
         self.specification, self._task = specification, task
-        self._folder, artifact = folder.folder, artifact_of(folder, specification)
+        self._reading = ShardRows(folder.folder, specification, task)
+        artifact = artifact_of(folder, specification)
+        self._run, self._teacher = None, None
         try:
-            self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
+            if specification.kind == "teacher":
+                self._teacher = load_teacher(task, artifact)
+            else:
+                self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
             self.reference = reference_of(artifact)
         except ArtifactError as exc:
             raise UsageError(f"the job's model {folder.model}: {exc}") from exc
@@ -88,7 +93,7 @@ class ShardScorer:
     @cached_property
     def batch(self) -> int:
         """How many segments the model answers at once."""
-        return fastest_batch(self._task, self._run)
+        return 1 if self._run is None else fastest_batch(self._task, self._run)
 
     def score(self, plan: Plan, number: int, sources: Sources, part: Path) -> Counts:
         """Write the rows of a shard to `part`, which is replaced as a whole; raise TidewheelError
@@ -110,7 +115,7 @@ class ShardScorer:
         )
         counts = Counts()
         with writing(part, specification.output_format, schema, texts) as write:
-            for rows in rows_of(self._folder, specification, self._task, plan, number):
+            for rows in self._rows(plan, number):
                 table, found = answering.answer(rows)
                 write(table)
                 counts = counts.plus(found)
@@ -120,6 +125,22 @@ class ShardScorer:
                     f"{file.name} gave {counts.read} of {shard.rows} rows of a shard"
                 )
         return counts
+
+    def _rows(self, plan: Plan, number: int) -> Iterator[Rows]:
+        if self._teacher is None:
+            return self._reading.rows(plan, number)
+        return self._reading.taught(plan, number, self._teacher)
+
+
+def load_teacher(task: Task, artifact: Artifact) -> Teacher:
+    """Return a teacher that scores each window in a forward pass of its own, on one thread of the
+    CPU; raise ArtifactError if it does not fit the task."""
+    try:
+        from streams.learning.teacher import pin_threads, teacher_of
+    except ImportError as exc:
+        raise ArtifactError("not-runnable", f"a teacher needs torch: {exc}") from exc
+    pin_threads()
+    return teacher_of(task, artifact, artifact.model, rows_per_call=1).score
 
 
 TOGETHER = 64  # segments

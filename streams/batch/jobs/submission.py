@@ -39,7 +39,8 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         _refuse_output(Path(target.place), settings.to)
     artifact = models.artifact
     files, kind = find_inputs(settings.inputs)
-    columns = columns_of(task, kind, files, settings)
+    teaches = artifact.manifest.kind == "teacher"
+    columns = columns_of(task, kind, files, settings, teaches=teaches)
     weights = models.weights
     found = Specification(
         id=uuid.uuid4().hex[:12],
@@ -48,6 +49,7 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         task=shape_of(task, absolute_reference(settings.task)),
         model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
+        kind="teacher" if teaches else "model",
         weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
         inputs=files,
         input_format=kind,

@@ -53,6 +53,7 @@ class Rows:
     excluded  how many rows the selection has left out
     readings  how many readings were cut into these rows
     broken    those of them that break a segment, by reason
+    outputs   (n, outputs) float32 of a teacher, zeros where a row has a problem; None without one
     """
 
     numbers: np.ndarray
@@ -64,6 +65,7 @@ class Rows:
     excluded: int = 0
     readings: int = 0
     broken: dict[str, int] = field(default_factory=dict)
+    outputs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.segments)

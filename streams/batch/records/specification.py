@@ -78,9 +78,10 @@ class Settings(Document):
     )
     model: Place = _option(
         "served",
-        "The model: an artifact, a device's challenger.safetensors, a version, the served one, or "
-        "the best one by a metric that was measured before its promotion.",
-        "FILE|VERSION|served|best:METRIC",
+        "The model: an artifact, a device's challenger.safetensors, a version, the served one, the "
+        "best one by a metric that was measured before its promotion, or the teacher, which "
+        "answers whole windows of a device.",
+        "FILE|VERSION|served|best:METRIC|teacher",
     )
     id: str | None = _option(None, "The column that names a row.", "COLUMN")
     columns: Names = _option(
@@ -99,6 +100,9 @@ class Settings(Document):
     label_column: str | None = _option(None, "The column of true labels.", "COLUMN")
     where: str | None = _option(None, "Score only these rows: a DuckDB expression.", "EXPRESSION")
     time: str | None = _option(None, "The column of the event time.", "COLUMN")
+    device: str | None = _option(
+        None, "The column of the device, for a teacher's windows.", "COLUMN"
+    )
     start: str | None = _option(
         None, "Score only rows from this event time on.", "TIME", name="--from"
     )
@@ -223,6 +227,7 @@ class Columns(Document):
     id: str | None = None
     label: str | None = None
     keep: list[str] = []
+    device: str | None = None  # of a teacher's windows
     where: str | None = None
     typed: list[Typed] = []
     time: str | None = None
@@ -245,7 +250,8 @@ class Columns(Document):
 
 class Specification(Document):
     """specification.json: what was asked for, and what that was when the job was submitted;
-    `weights` is the SHA-256 of weights.safetensors, where a challenger answers."""
+    `weights` is the SHA-256 of weights.safetensors, where a challenger answers; `kind` is the
+    model's: a teacher answers whole windows."""
 
     format: int = 1
     id: str
@@ -254,6 +260,7 @@ class Specification(Document):
     task: TaskShape
     model: str
     digest: str
+    kind: Literal["model", "teacher"] = "model"
     weights: str | None = None
     inputs: list[Named]
     input_format: InputFormat
@@ -282,7 +289,8 @@ class Shard(Document):
     """Rows of one file: row groups `start` to `stop` of Parquet, bytes of CSV and JSON Lines.
 
     Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
-    that of its first reading.
+    that of its first reading. Where a teacher answers, `around` are the first and the last shard
+    that have rows of its windows.
     """
 
     file: Count
@@ -291,6 +299,7 @@ class Shard(Document):
     first_row: Count
     rows: Count
     readings: Count = 0
+    around: tuple[Count, Count] | None = None
 
 
 class Plan(Document):

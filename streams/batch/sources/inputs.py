@@ -96,13 +96,25 @@ def head_of(kind: InputFormat, file: Named) -> Head:
     return Head(file.name, columns, None, rows)
 
 
-def columns_of(task: Task, kind: InputFormat, files: Sequence[Named], wanted: Settings) -> Columns:
+def columns_of(
+    task: Task,
+    kind: InputFormat,
+    files: Sequence[Named],
+    wanted: Settings,
+    *,
+    teaches: bool = False,
+) -> Columns:
     """Return the columns to read, of segments or of readings; raise UsageError where the input
-    cannot have them, or has them in other types."""
+    cannot have them, or has them in other types. teaches: a teacher answers."""
+    if wanted.device is not None and (wanted.rows == "readings" or not teaches):
+        raise UsageError("--device is for segments that a teacher answers")
     head = head_of(kind, files[0])
     if wanted.rows == "segments":
+        if teaches and wanted.time is None:
+            raise UsageError("a teacher answers windows of a device: name --time and --device, "
+                             "or --as readings")  # fmt: skip
         columns = choose_columns(task, kind, head, wanted)
-        check_files(task, kind, files, columns)
+        check_files(task, kind, files, with_keys(columns) if teaches else columns)
         return columns
     if clash := sorted(set(wanted.keep) & set(READINGS)):
         raise UsageError(f"--keep {clash[0]}: rows of readings have that column anyway")
@@ -128,6 +140,12 @@ def as_read(columns: Columns) -> Columns:
     return columns.model_copy(update={"keep": keep, "from_us": -EVER, "to_us": EVER})
 
 
+def with_keys(columns: Columns) -> Columns:
+    """Return the columns as a teacher's rows are read: device and time are carried along."""
+    more = [name for name in (columns.device, columns.time) if name is not None]
+    return columns.model_copy(update={"keep": list(dict.fromkeys([*columns.keep, *more]))})
+
+
 def choose_columns(task: Task, kind: InputFormat, head: Head, wanted: Settings) -> Columns:
     """Return the columns to read; raise UsageError where the input cannot have them."""
     keep = list(dict.fromkeys(wanted.keep))
@@ -145,6 +163,7 @@ def choose_columns(task: Task, kind: InputFormat, head: Head, wanted: Settings) 
         id=RECORD_ID if kind == "bedrock" and wanted.id is None else wanted.id,
         label=wanted.label_column,
         keep=keep,
+        device=wanted.device,
         where=wanted.where,
         typed=[] if wanted.where is None else _where_columns(kind, head, wanted.where),
         time=wanted.time,
@@ -161,7 +180,7 @@ def _segment(task: Task, head: Head, wanted: Settings, keep: list[str]) -> tuple
     if wanted.drop:
         if names:
             raise UsageError("--drop and --columns: name either what is left out, or what is read")
-        named = (wanted.id, wanted.label_column, wanted.time)
+        named = (wanted.id, wanted.label_column, wanted.time, wanted.device)
         others = {*wanted.drop, *keep, *named}
         names = [name for name in head.columns if name not in others]
     elif not names and samples == 1 and set(task.channels) <= set(head.columns):

@@ -23,7 +23,6 @@ from streams.batch.records.specification import (
     Plan,
     PlannedFile,
     Shard,
-    Specification,
 )
 from streams.batch.sources.inputs import as_read, one_sample, read_shard
 from streams.batch.sources.selection import times_of
@@ -158,18 +157,6 @@ def plan_readings(
         file.model_copy(update={"rows": rows}) for file, rows in zip(plan.files, ended, strict=True)
     ]
     return Plan(files=files, shards=shards)
-
-
-def rows_of(
-    folder: Path, specification: Specification, task: Task, plan: Plan, number: int
-) -> Iterator[Rows]:
-    """Yield the rows of a shard in batches: those of its file, or the segments that end in it;
-    `folder` is the job's."""
-    shard = plan.shards[number]
-    about = task, specification.input_format, plan.files[shard.file], shard, specification.columns
-    if specification.settings.rows == "segments":
-        return read_shard(*about)
-    return read_readings(*about, carry_path(folder, number))
 
 
 def read_readings(

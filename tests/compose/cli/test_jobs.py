@@ -21,9 +21,10 @@ from streams.learning.learning import predict
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
-from tests.rig.made_up.models import artifact, plain
+from tests.rig.made_up.models import artifact, plain, tiny
 from tests.rig.processes.forks import fork
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
+from tests.streams.batch.test_readings import recording, table_of, write_readings
 
 FILES, ROWS, MANY = 4, 30, 120
 
@@ -165,12 +166,20 @@ def test_the_served_version_is_the_default_and_every_stored_one_can_be_named(
         fails(wrong, 2, f"--model {name}", "no model")
 
 
-def test_a_challenger_is_named_as_a_model(tmp_path: Path, lake: Path) -> None:
+def test_the_teacher_and_a_challenger_are_named_as_models(tmp_path: Path, lake: Path) -> None:
     layout = StateDir(tmp_path / ".tidewheel")
     key = create_key(layout.signing_key)
     registry = Registry(layout.registry, "tiny", 1, [key.public_key()])
     base = [*words(lake)[:3], "--to"]
     first = registry.add(artifact(key, plain(1), 1)).model
+    assert tiny.build_teacher is not None
+    made = artifact(key, tiny.build_teacher(), kind="teacher", graph=b"-", probe=b"-")
+    taught = registry.add_teacher(made).model
+    write_readings(tmp_path / "readings.parquet", table_of({"d0": recording("d0", 300)}))
+    command = ["score", TINY, "readings.parquet", "--as", "readings", "--to"]
+    done = tidewheel(*command, "taught", "--model", "teacher", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {row["model"] for row in rows_of(tmp_path / "taught")} == {taught}
     personal = safetensors.numpy.save(
         {name: value.numpy() for name, value in plain(5).state_dict().items()},
         {"base": first, "model": f"{first}.p2", "state": "{}"},

@@ -1,0 +1,172 @@
+"""A teacher's windows: it scores the rows of one device's window together, by the code of the
+worker (streams.learning.teacher). Windows are those of the worker, `Task.window_s` long.
+
+A window's rows may lie in several shards, and a teacher needs all of them. Of each window the
+planning keeps a hash of 8 bytes for each shard that has rows of it, so that a shard knows the first
+and the last one around it that share a window: of two windows with one hash the shards that are
+read are too many, never too few. Each window is a forward pass of its own, its rows in the order of
+their event times: the outputs of a row do not depend on where shards end.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from streams.batch.records.rows import RowProblem, Rows
+from streams.batch.records.specification import Columns, Plan, Specification
+from streams.batch.sources.inputs import read_shard, with_keys
+from streams.batch.sources.readings import carry_path, read_readings
+from streams.batch.sources.selection import times_of
+from streams.contract.task import Task
+
+AT_ONCE = 256  # windows
+
+Teacher = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray | Exception]]
+
+
+class Key(NamedTuple):
+    device: str
+    window: int  # its start, microseconds
+    time: int
+
+
+Keyed = tuple[Rows, list[Key | None]]
+Place = tuple[int, int]  # a part of the shard, and a row of it
+Window = list[tuple[tuple[int, int, int], Place | None, np.ndarray]]
+
+
+def plan_windows(plan: Plan, keys_in: Callable[[int], Iterable[Key]]) -> Plan:
+    """Return a plan whose shards name those around them; `keys_in` yields the keys of a shard."""
+    hashes, owners = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for number in range(len(plan.shards)):
+        found = {hash((key.device, key.window)) for key in keys_in(number)}
+        hashes.append(np.fromiter(found, np.int64, len(found)))
+        owners.append(np.full(len(found), number))
+    first, last = _extents(np.concatenate(hashes), np.concatenate(owners), len(plan.shards))
+    shards = [
+        shard.model_copy(update={"around": (int(low), int(high))})
+        for shard, low, high in zip(plan.shards, first, last, strict=True)
+    ]
+    return plan.model_copy(update={"shards": shards})
+
+
+def _extents(hashes: np.ndarray, owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each shard the first and the last one that share a window with it."""
+    first, last = np.arange(count), np.arange(count)
+    _, window = np.unique(hashes, return_inverse=True)
+    windows = int(window.max(initial=-1)) + 1
+    low, high = np.full(windows, count), np.full(windows, -1)
+    np.minimum.at(low, window, owners)
+    np.maximum.at(high, window, owners)
+    np.minimum.at(first, owners, low[window])
+    np.maximum.at(last, owners, high[window])
+    return first, last
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """Reads the shards of one job; `folder` is the job's."""
+
+    folder: Path
+    specification: Specification
+    task: Task
+
+    def rows(self, plan: Plan, number: int) -> Iterator[Rows]:
+        """Yield the rows of a shard in batches."""
+        return self._read(plan, number, self.specification.columns)
+
+    def keys(self, plan: Plan, number: int) -> Iterator[Key]:
+        """Yield the keys of a shard's rows that have one."""
+        for _, keys in self._keyed(plan, number):
+            yield from (key for key in keys if key is not None)
+
+    def taught(self, plan: Plan, number: int, teacher: Teacher) -> Iterator[Rows]:
+        """Yield the rows of a shard with the outputs of a teacher."""
+        low, high = plan.shards[number].around or (number, number)
+        own = list(self._keyed(plan, number))
+        windows: dict[tuple[str, int], Window] = {}
+        for at, (key, segment, place) in enumerate(_rows(own)):
+            windows.setdefault(key[:2], []).append(((key.time, number, at), place, segment))
+        for other in range(low, high + 1):
+            parts = self._keyed(plan, other) if other != number else ()
+            for at, part in enumerate(parts):
+                for i, (key, segment, _) in enumerate(_rows([part])):
+                    if key[:2] in windows:  # a copy: the part is not kept
+                        order = key.time, other, at * 2**32 + i
+                        windows[key[:2]].append((order, None, segment.copy()))
+        for rows, _ in own:
+            rows.outputs = np.zeros((len(rows), self.task.outputs), np.float32)
+        waiting = list(windows.values())
+        for begin in range(0, len(waiting), AT_ONCE):
+            _score(teacher, waiting[begin : begin + AT_ONCE], [rows for rows, _ in own])
+        keep = self.specification.columns.keep
+        for rows, _ in own:
+            kept = {name: rows.kept[name] for name in keep} if self._files else rows.kept
+            yield replace(rows, kept=kept)
+
+    @property
+    def _files(self) -> bool:
+        """Whether the device and the time of a row are columns of the input."""
+        return self.specification.settings.rows == "segments"
+
+    def _keyed(self, plan: Plan, number: int) -> Iterator[Keyed]:
+        columns = self.specification.columns
+        device, time = "device", "time"  # of rows that are cut from readings
+        if self._files:
+            device, time = columns.device or "", str(columns.time)
+            columns = with_keys(columns)
+        stem = PurePosixPath(plan.files[plan.shards[number].file].name).stem
+        for rows in self._read(plan, number, columns):
+            yield rows, self._keys(rows, device, time, stem)
+
+    def _keys(self, rows: Rows, device: str, time: str, stem: str) -> list[Key | None]:
+        """Return the key of each row, None for those that have a problem; without a column of the
+        device all rows are those of `stem`."""
+        times = times_of(rows.kept[time], rows.problems)
+        names: Sequence[str | None] = [stem] * len(rows)
+        if device:
+            names = rows.kept[device].cast(pa.string()).to_pylist()
+        for i in np.flatnonzero([name is None for name in names]).tolist():
+            rows.problems.setdefault(i, RowProblem("missing", "the row has no device"))
+        starts = (times - times % self.task.window_us).tolist()
+        return [
+            None if name is None or i in rows.problems else Key(name, start, moment)
+            for i, (name, start, moment) in enumerate(
+                zip(names, starts, times.tolist(), strict=True)
+            )
+        ]
+
+    def _read(self, plan: Plan, number: int, columns: Columns) -> Iterator[Rows]:
+        shard = plan.shards[number]
+        about = self.specification.input_format, plan.files[shard.file], shard, columns
+        if self._files:
+            return read_shard(self.task, *about)
+        return read_readings(self.task, *about, carry_path(self.folder, number))
+
+
+def _rows(parts: Sequence[Keyed]) -> Iterator[tuple[Key, np.ndarray, Place]]:
+    for index, (rows, keys) in enumerate(parts):
+        for i, key in enumerate(keys):
+            if key is not None:
+                yield key, rows.segments[i], (index, i)
+
+
+def _score(teacher: Teacher, windows: Sequence[Window], parts: Sequence[Rows]) -> None:
+    """Score windows, and put the outputs where their rows are."""
+    for window in windows:
+        window.sort(key=lambda row: row[0])
+    scored = teacher([np.stack([row[2] for row in window]) for window in windows])
+    for window, outputs in zip(windows, scored, strict=True):
+        for i, (_, place, _) in enumerate(window):
+            if place is None:
+                continue
+            rows, row = parts[place[0]], place[1]
+            if isinstance(outputs, np.ndarray):
+                assert rows.outputs is not None
+                rows.outputs[row] = outputs[i]
+            else:
+                rows.problems[row] = RowProblem("teacher-failed", str(outputs))
