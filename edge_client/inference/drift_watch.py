@@ -5,7 +5,8 @@ The device compares as streams.drift.detector does in the worker. It needs no co
 and a task that uploads no segments has the same alarm. What it compares are the segments in memory.
 
     inputs   the latest segments, of at most the reference's windows, alarm. It begins when there is
-             an alarm for LASTING windows, and ends when there is none for as many
+             an alarm for LASTING windows, and ends when there is none for longer: what has
+             drifted need not show in each of the device's activities
     labels   answers in those windows are worse than earlier ones under the same release, by WORSE
              of a loss and by SIGMA standard errors, for LASTING windows: what the inputs do not
              show, or not enough. It ends once SETTLED segments have come
@@ -31,7 +32,7 @@ from streams.drift.reference import WINDOWS, Reference, observe
 
 log = logging.getLogger(__name__)
 
-LASTING = 3  # windows
+LASTING = {True: 3, False: 12}  # windows, until an alarm begins, and until it ends
 EARLIER, WORSE, SIGMA = 20, 0.1, 3.0  # labels to compare with; losses; standard errors
 SETTLED = 512  # segments
 RETURNED = 0.25
@@ -79,7 +80,7 @@ class DriftWatch:
             return
         if self._other_since is None:
             self._other_since = window
-        if window - self._other_since + 1 >= LASTING:
+        if window - self._other_since + 1 >= LASTING[bool(now)]:
             channel = report.worst if report is not None and now == "inputs" else "the answers"
             log.warning("drift: %s", f"{channel} by {now}" if now else "it is over")
             samples.mark_drift(now, self._other_since * self._task.window_us)
