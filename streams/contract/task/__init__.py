@@ -30,7 +30,9 @@ from streams.contract.task.training import (
     Privacy,
     Strategy,
     Training,
+    is_local,
     is_under,
+    travels,
 )
 from streams.contract.task.validation import (
     NAME,
@@ -59,7 +61,9 @@ __all__ = [
     "Training",
     "absolute_reference",
     "check_model",
+    "is_local",
     "is_under",
     "load_task",
     "strategy_problem",
+    "travels",
 ]

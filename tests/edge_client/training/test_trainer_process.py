@@ -191,8 +191,7 @@ def test_the_head_of_a_shared_body_stays_on_the_device_and_goes_on_learning(
     heads = []
     for _ in range(2):
         sent, weights, _ = work(made, tmp_path)
-        for name in HEAD:
-            np.testing.assert_array_equal(weights[name], sent[name])
+        assert set(weights) == set(sent) - HEAD
         assert not np.array_equal(weights["0.weight"], sent["0.weight"])
         heads.append(safetensors.numpy.load((tmp_path / OWN).read_bytes()))
     assert set(heads[0]) == HEAD
@@ -218,8 +217,6 @@ def test_a_copy_of_ones_own_begins_with_ones_own_head_and_is_not_cut(
 def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     made = replace(task, training=replace(task.training, shared=("0", "1")))
-    sent = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
-    trained = {name: tensor + 1 for name, tensor in sent.items()}
-    found = local_layers.save(made, tmp_path / "file" / OWN, trained, sent)
-    assert all(np.array_equal(found[name], sent[name]) for name in HEAD)
-    assert np.array_equal(found["0.weight"], trained["0.weight"])
+    trained = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
+    local_layers.save(made, tmp_path / "file" / OWN, trained)
+    assert local_layers.read(made, tmp_path / "file" / OWN, trained) == {}
