@@ -133,6 +133,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     sent is the base's."""
     request = job.request
     received = payload.to_float32(payload.unpack(block))
+    came = set(received)
     if request.part:
         received = payload.to_float32(safetensors.numpy.load_file(job.served)) | received
     model = learning.load_state(learning.build_model(task), received)
@@ -150,6 +151,9 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     if samples < MINIMUM_SAMPLES:
         text = f"{samples} samples, {MINIMUM_SAMPLES} are needed"
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
+    if request.run != PERSONAL and came != {n for n in received if travels(n, task.training)}:
+        text = "train_only and shared differ from the server's: update the task file"
+        return reply.model_copy(update={"error": f"other-part: {text}"}), b""
     return _trained(task, job, model, received, rows, reply)
 
 

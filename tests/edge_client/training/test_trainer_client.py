@@ -206,9 +206,11 @@ def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_
 
 
 def test_a_part_of_a_model_is_filled_in_from_the_base_or_refused(
-    reference: str, samples: Samples, weights: bytes, tmp_path: Path
+    samples: Samples, weights: bytes, tmp_path: Path
 ) -> None:
-    trainer = Trainer(reference, "d0", tmp_path, samples, served={"1-aaaaaaaa": weights}.get)
+    path, only = tmp_path / "head.py", 'dataclasses.replace(task.training, train_only=("5",))'
+    path.write_text(f"{TASK}\ntask = dataclasses.replace(task, training={only})\n")
+    trainer = Trainer(f"{path}:task", "d0", tmp_path, samples, served={"1-aaaaaaaa": weights}.get)
     whole = payload.unpack(weights)
     part = payload.pack({name: whole.pop(name) for name in ("5.weight", "5.bias")})
     try:

@@ -27,6 +27,7 @@ from federation.rounds import checkpoint
 from federation.rounds.run import FederatedRun
 from federation.server_app import FlowerFleet
 from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.errors import ProcessFailed
 from streams.contract.task import Privacy, Task
 from streams.contract.weights import delta, payload
 from streams.contract.work import OWN, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
@@ -67,7 +68,7 @@ class Grid:
     are the bytes of the messages by their type, both ways."""
 
     def __init__(self, task: Task, base: Artifact, folder: Path) -> None:
-        self._task, self._folder, self._base = task, folder, folder / "base.safetensors"
+        self.task, self._folder, self._base = task, folder, folder / "base.safetensors"
         folder.mkdir(parents=True)
         self._base.write_bytes(base.files[WEIGHTS])
         self._replies: dict[str, Message] = {}
@@ -108,7 +109,7 @@ class Grid:
             paths = {field: str(self.at(node, each)) for field, each in names.items()}
             served = str(self._base) if request.part or request.op == "evaluate" else ""
             job = TrainerJob(device=f"d{node}", request=request, served=served, **paths)
-            return trainer_process.work(self._task, job, block)
+            return trainer_process.work(self.task, job, block)
 
         context = Context(7, node, {"device": f"d{node}"}, RecordDict(), {})
         op = "train" if kind == "train" else "evaluate"
@@ -203,6 +204,18 @@ def test_a_release_is_as_small_as_what_learned(large: Task, go: Go) -> None:
     path = rig.registry.folder / "models" / f"{candidate.model}.twa"
     made = delta.make(path.read_bytes(), files)
     assert len(made) <= 0.02 * whole
+
+
+def test_a_device_whose_task_trains_another_part_says_so(large: Task, go: Go) -> None:
+    for device in (large, training(large, train_only=("body",))):
+        _, run, grid = go(
+            training(large, train_only=("head",)), str(len(device.training.train_only))
+        )
+        grid.task = device
+        with pytest.raises(ProcessFailed, match="0 of 3 asked devices"):
+            run.run()
+        assert all(error.startswith("other-part: train_only and shared") for error in grid.errors)
+        assert len(grid.errors) == 6  # each is asked twice
 
 
 def test_scaffold_remembers_and_corrects_what_travels(large: Task, go: Go) -> None:
