@@ -135,7 +135,8 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     received = payload.to_float32(payload.unpack(block))
     came = set(received)
     if request.part:
-        received = payload.to_float32(safetensors.numpy.load_file(job.served)) | received
+        base = payload.to_float32(safetensors.numpy.load_file(job.served))
+        received = payload.round_weights(base, request.payload) | received
     model = learning.load_state(learning.build_model(task), received)
     if request.op == "adapt":
         return adapter_fit.adapted(task, job, model)
