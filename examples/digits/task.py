@@ -3,8 +3,9 @@
     python -m examples.digits.pretrain
     tidewheel up examples/digits/task.py:task --devices 6 --speed 20 --until-closed
 
-A reading is a line of eight pixels, eight lines are an image. Each camera has a brightness of its
-own. The weights come from a file; devices fine-tune the head, a thousandth of them.
+A reading is a line of eight pixels, eight lines are an image. The cameras stand in poor light, each
+in its own; the network has only seen clean images. Its weights come from a file; devices fine-tune
+the head, a thousandth of them, and only the head travels in rounds.
 
 The 1,797 images (E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine
 Learning Repository, 1998, CC BY 4.0) are in scikit-learn's package, which is fetched once.
@@ -55,11 +56,11 @@ def devices() -> list[Device]:
 def readings(device: str) -> Iterator[Readings]:
     """Every CAMERAS-th image, again and again for ten minutes, as this camera sees it."""
     dice = np.random.default_rng(zlib.crc32(device.encode()))
-    gain, dark = dice.uniform(0.4, 1.2), dice.uniform(0, 0.4)
+    gain, dark = dice.uniform(0.3, 0.5), dice.uniform(0.35, 0.5)
     own = images()[int(device[-2:]) :: CAMERAS]
     for n in range(600):
         row = own[dice.integers(len(own))]
-        seen = gain * row[:-1].reshape(SIDE, SIDE) / 16 + dark + dice.normal(0, 0.05, (SIDE, SIDE))
+        seen = gain * row[:-1].reshape(SIDE, SIDE) / 16 + dark + dice.normal(0, 0.06, (SIDE, SIDE))
         times = (n * SIDE + np.arange(SIDE)) * LINE_US
         yield Readings(times, seen.astype(np.float32), float(row[-1]))
 
@@ -95,6 +96,7 @@ task = Task(
     classes=tuple("0123456789"),
     build_model=build_model, first_model=WEIGHTS, readings=readings, devices=devices,
     window_s=20, lateness_s=2, idle_close_s=4,
-    training=Training(train_only=("head",), payload="float16", learning_rate=0.05,
+    may_trade_classes=True,  # in poor light nearly everything looks like an 8 to the first version
+    training=Training(train_only=("head",), payload="float16", learning_rate=0.05, label_share=0.3,
                       central_epochs=3),
 )  # fmt: skip
