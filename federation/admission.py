@@ -6,7 +6,7 @@ and the devices whose SuperNodes are registered.
     task              is for another task, task version, or base model
     device-name       has an invalid device name
     duplicate         is a device's second one in this round
-    keys              has tensors that the model lacks, or lacks some
+    keys              has tensors that were not sent, or lacks some that were
     shape, dtype      has a tensor of another shape or type
     not-finite        has a NaN or an infinity
     variance          has a negative batch norm variance, of which inference takes the root

@@ -157,10 +157,10 @@ def run_strategy(task: Task, config: RunConfig) -> str:
 
 def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
     """Return the aggregator of the run's strategy; the state folder has the spent privacy."""
-    training, strategy = task.training, run_strategy(task, config)
-    if training.privacy is not None:
-        return private(strategy, training, Ledger(state / "privacy.json"))
-    return strategies.make(strategy, training.shared)
+    privacy, strategy = task.training.privacy, run_strategy(task, config)
+    if privacy is not None:
+        return private(strategy, privacy, Ledger(state / "privacy.json"))
+    return strategies.make(strategy)
 
 
 def _path(config: RunConfig, name: str, default: Path) -> Path:

@@ -178,7 +178,7 @@ class Installation:
             device.samples.hear_of_teacher(known)
         trainees, run = _Trainees(task, devices, self.folder), uuid4().hex
         able = [d.name for d in devices if d.samples.trainable() >= MINIMUM_SAMPLES]
-        aggregator = strategies.make(training.strategy, shared=training.shared)
+        aggregator = strategies.make(training.strategy)
         *_, learned = rounds(
             task, able, served, training.rounds, aggregator,
             lambda name, weights, number: trainees.train(

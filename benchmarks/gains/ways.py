@@ -44,7 +44,7 @@ class Course:
     def rounds(self, seed: int, count: int) -> Iterator[Tensors]:
         """Yield the shared weights after each round."""
         task = self.ground.task
-        aggregator = strategies.make("fedavg", shared=self.shared)
+        aggregator = strategies.make("fedavg")
         for weights in rounds(
             task, list(self.ground.rows), self.ground.first, count, aggregator,
             lambda name, sent, number: self._train(name, sent, round_seed(seed, number)), Tally(),

@@ -41,7 +41,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from streams.contract.task import Task, is_under
+from streams.contract.task import Task, travels
 from streams.contract.work import TrainerJob
 from streams.learning.optimizers import MOMENTUM
 from streams.runtime.disk import write_atomic
@@ -143,7 +143,7 @@ def save(path: Path, found: Remembered) -> None:
 @dataclass(frozen=True)
 class Steered:
     """A training in a run with SCAFFOLD: its correction and what it received, float32 by parameter
-    that the fleet shares."""
+    that travels."""
 
     job: TrainerJob
     received: Tensors
@@ -157,7 +157,7 @@ class Steered:
         request = job.request
         if not request.scaffold or not job.scaffold:
             return None
-        names = [n for n, _ in model.named_parameters() if is_under(n, task.training.shared)]
+        names = [n for n, _ in model.named_parameters() if travels(n, task.training)]
         mine = {name: received[name] for name in names}
         before = read(Path(job.scaffold))
         found = correction(before, request.run, request.round, mine)

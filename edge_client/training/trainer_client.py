@@ -32,7 +32,7 @@ Served = Callable[[str], bytes | None]
 class Trainer:
     """The owner of the child process.
 
-    `served` returns the verified weights of a version, None if the device does not serve it.
+    `served` returns the verified weights of a version, None if the device does not have it.
     """
 
     def __init__(
@@ -85,7 +85,11 @@ class Trainer:
                 self.busy = self._yields = False
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
-        served = self._served(request.base) if request.op == "evaluate" else None
+        wanted = request.part or request.op == "evaluate"
+        served = self._served(request.base) if wanted else None
+        if request.part and served is None:
+            error = f"base: {request.base}, of which a part was sent, is not on this device"
+            return WorkReply(device=self._device, error=error), b""
         with shared_file(self._folder) as (file, name), shared_file(self._folder) as (base, path):
             if request.op == "adapt":
                 self._samples.write_adapter_rows(file)
@@ -195,15 +199,15 @@ def _asked(
 
 
 def served_by(slots: "Slots") -> Served:
-    """Return a Trainer's `served`: the active version's weights, None if they are unreadable."""
+    """Return a Trainer's `served`: weights of the versions in the slots, None if unreadable."""
 
     def served(model: str) -> bytes | None:
-        if model != slots.active:
+        if model not in (slots.active, slots.previous):
             return None
         try:
-            artifact = slots.artifact()
+            artifact = slots.kept(model)
         except (OSError, ArtifactError) as exc:
-            log.warning("%s cannot be read for a comparison: %s", model, exc)
+            log.warning("%s cannot be read for a run: %s", model, exc)
             return None
         return artifact.files.get(WEIGHTS) if artifact.model == model else None
 

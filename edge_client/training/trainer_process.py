@@ -24,7 +24,7 @@ from edge_client.samples.sample_file import read_all
 from edge_client.training import adapter_fit, local_layers
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
-from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
+from streams.contract.task import MINIMUM_SAMPLES, Task, load_task, travels
 from streams.contract.task.metrics import metric_of, value
 from streams.contract.weights import payload
 from streams.contract.work import (
@@ -129,9 +129,14 @@ def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float
 
 
 def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
-    """Run one request: evaluate the received weights, and for "train" fine-tune them."""
+    """Run one request: evaluate the received weights, and for "train" fine-tune them. What was not
+    sent is the base's."""
     request = job.request
     received = payload.to_float32(payload.unpack(block))
+    came = set(received)
+    if request.part:
+        base = payload.to_float32(safetensors.numpy.load_file(job.served))
+        received = payload.round_weights(base, request.payload) | received
     model = learning.load_state(learning.build_model(task), received)
     if request.op == "adapt":
         return adapter_fit.adapted(task, job, model)
@@ -147,6 +152,9 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     if samples < MINIMUM_SAMPLES:
         text = f"{samples} samples, {MINIMUM_SAMPLES} are needed"
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
+    if request.run != PERSONAL and came != {n for n in received if travels(n, task.training)}:
+        text = "train_only and shared differ from the server's: update the task file"
+        return reply.model_copy(update={"error": f"other-part: {text}"}), b""
     return _trained(task, job, model, received, rows, reply)
 
 
@@ -197,7 +205,9 @@ def _trained(
     if steered is not None:
         steered.remember(trained, fitted.steps)
     if not personal:  # it leaves the device
-        trained = local_layers.save(task, Path(job.own), trained, received)
+        local_layers.save(task, Path(job.own), trained)
+        trained = {n: tensor for n, tensor in trained.items() if travels(n, task.training)}
+        received = {n: received[n] for n in trained}
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
     return reply, payload.encode_update(trained, received, request.payload)

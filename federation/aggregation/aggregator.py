@@ -1,15 +1,14 @@
 """Aggregation of admitted updates: the interface, and the treatment of each kind of tensor.
 
-learned       floats of the shared modules. The rule of a paper sees their differences from the
-              weights that were sent, in double precision: next to the squares of complete float32
-              weights, Krum would lose small distances between updates.
+learned       floats. The rule of a paper sees their differences from the weights that were sent,
+              in double precision: next to the squares of complete float32 weights, Krum would lose
+              small distances between updates.
 statistics    running mean and variance of batch norm. Optimizers and distances ignore them; they
               take the mean weighted by samples, or with a robust rule the median, because one
               device could undo the rule through a mean.
 late updates  are differences from the weights that were sent to them; with staleness s they are
               scaled by 1 / sqrt(1 + s) (Nguyen et al. 2022, arXiv 2106.06639, section 5).
 integers      counters keep the value that was sent: they have no meaningful mean.
-not shared    tensors outside of `Training.shared` keep the value that was sent.
 """
 
 import math
@@ -19,7 +18,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from federation.admission import Update, Weights
-from streams.contract.task import is_under
 from streams.learning.clipping import is_statistic
 
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
@@ -101,11 +99,9 @@ class RuleAggregator:
 
     clip = 0.0
 
-    def __init__(
-        self, rule: Rule, shared: Sequence[str] = (), samples_cap: int = SAMPLES_CAP
-    ) -> None:
+    def __init__(self, rule: Rule, samples_cap: int = SAMPLES_CAP) -> None:
         self.name, self.least = rule.name, rule.least
-        self._rule, self._shared, self._cap = rule, tuple(shared), samples_cap
+        self._rule, self._cap = rule, samples_cap
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
         """Return the next weights with the keys, order, shapes and dtypes of `base`. The order of
@@ -113,7 +109,7 @@ class RuleAggregator:
         if not updates:
             raise ValueError("nothing to aggregate: no update was admitted")
         updates = sorted(updates, key=lambda update: update.device)
-        floats = [n for n in base if base[n].dtype.kind == "f" and is_under(n, self._shared)]
+        floats = [name for name in base if base[name].dtype.kind == "f"]
         statistics = [name for name in floats if is_statistic(name)]
         learned = [name for name in floats if not is_statistic(name)]
         steps: dict[str, np.ndarray] = {}

@@ -34,7 +34,7 @@ from federation.aggregation.aggregator import Move, RuleAggregator, State
 from federation.aggregation.strategies import weighted_mean
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, UsageError
-from streams.contract.task import Privacy, Training
+from streams.contract.task import Privacy
 from streams.runtime.disk import write_atomic
 
 KEY_BYTES = 32
@@ -125,8 +125,8 @@ class NoisyMean:
 class Private(RuleAggregator):
     """An Aggregator that records the privacy it spends."""
 
-    def __init__(self, rule: NoisyMean, shared: Sequence[str], privacy: Privacy, ledger: Ledger):
-        super().__init__(rule, shared)
+    def __init__(self, rule: NoisyMean, privacy: Privacy, ledger: Ledger):
+        super().__init__(rule)
         self.name = f"private {rule.name}"
         self.clip = privacy.clip
         self._mean, self._privacy, self._ledger = rule, privacy, ledger
@@ -151,13 +151,11 @@ class Private(RuleAggregator):
         return {"epsilon": spent, "noise": self._mean.noise}
 
 
-def private(strategy: str, training: Training, ledger: Ledger) -> Private:
+def private(strategy: str, privacy: Privacy, ledger: Ledger) -> Private:
     """Return a new aggregator for a task with `Training.privacy`; raise UsageError without an
     accountant."""
-    privacy = training.privacy
-    assert privacy is not None
     epsilon({privacy.noise_multiplier: 1}, DELTA)
-    return Private(NoisyMean(strategy, privacy), training.shared, privacy, ledger)
+    return Private(NoisyMean(strategy, privacy), privacy, ledger)
 
 
 def _digest(moves: Sequence[Move]) -> bytes:

@@ -225,6 +225,6 @@ RULES: dict[str, Callable[[], Rule]] = {
 }
 
 
-def make(strategy: str, shared: Sequence[str] = ()) -> Aggregator:
+def make(strategy: str) -> Aggregator:
     """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES."""
-    return RuleAggregator(RULES[strategy](), shared)
+    return RuleAggregator(RULES[strategy]())

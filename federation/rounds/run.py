@@ -13,6 +13,9 @@
     7 sign, store
     8 decide on the candidate, which the controller offers to a few devices first (rollout.py)
 
+Weights are those that travel (streams.contract.task.travels), from sending to the candidate; it and
+what is evaluated have the base's others.
+
 The controller resumes a dead run in a new run from its last checkpoint: after a crash in 1 to 3 the
 round is repeated, from the same weights and seed; after 4 and 5 the next round follows; after 6 and
 7 the gate is repeated (after 7 a version number is skipped). After step 8 only the announcement is
@@ -54,7 +57,7 @@ from streams.contract.errors import (
     TidewheelError,
     UsageError,
 )
-from streams.contract.task import Task
+from streams.contract.task import Task, travels
 from streams.contract.weights import payload
 from streams.contract.work import Work
 from streams.learning.clipping import update_norm
@@ -140,10 +143,10 @@ class FederatedRun:
         evaluation = CandidateEvaluation(self.task, base, held_out, self.recent, audit)
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
+        served = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
+        self._rest = {n: t for n, t in served.items() if not travels(n, self.task.training)}
         # Sorted, because safetensors changes the order, and sums would differ in the last bits.
-        first = dict(
-            sorted(payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS])).items())
-        )
+        first = {n: served[n] for n in sorted(served) if n not in self._rest}
         done, weights = self._resume(first, evaluation)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
@@ -246,7 +249,7 @@ class FederatedRun:
         self.failpoint("round-step-3")
         self._save(number, averaged, evaluation)
         self.failpoint("round-step-4")
-        central = evaluation.central(averaged)
+        central = evaluation.central({**self._rest, **averaged})
         metrics = {"held_out": central.value, "held_out_segments": central.of}
         self.journal.publish("evaluated", metrics=metrics, **about)
         self.failpoint("round-step-5")
@@ -366,6 +369,7 @@ class FederatedRun:
             task=self.task.name,
             task_version=self.task.version,
             base=base,
+            part=bool(self._rest),
             epochs=s.epochs,
             batch_size=self.task.training.batch_size,
             learning_rate=s.learning_rate,
@@ -382,17 +386,18 @@ class FederatedRun:
         self, first: Tensors, learned: Tensors, evaluation: CandidateEvaluation
     ) -> tuple[Verdict, Tensors]:
         """Evaluate what was learned on the devices and centrally; return the verdict, and the
-        weights that it is about: these, or those at a part of the way."""
+        complete weights that it is about: these, or those at a part of the way."""
         number, base = self.settings.rounds, evaluation.base.model
         nodes, deadline = self.fleet.nodes(), self.settings.round_deadline_s
         work = self._work(number, base, len(nodes))
         answers = self._collector.evaluate(nodes, work, learned, deadline)
         verdict, candidate = evaluation.judge(
-            first, learned, partial(self._intake.device_results, answers), self.settings.margin
-        )
+            {**self._rest, **first}, {**self._rest, **learned},
+            partial(self._intake.device_results, answers), self.settings.margin,
+        )  # fmt: skip
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
-        return verdict, candidate
+        return verdict, {**candidate, **self._rest}
 
 
 def _updates_in(answers: Sequence[Reply]) -> int:

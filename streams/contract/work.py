@@ -1,8 +1,9 @@
 """Messages of a federated round between server and device, as Flower records and documents.
 
-    message   "weights" ArrayRecord with the one array BLOCK (streams.contract.weights.payload),
+    message   "weights" ArrayRecord with the one array BLOCK (streams.contract.weights.payload): the
+                        tensors that travel (streams.contract.task.travels),
               "work"    ConfigRecord: the fields of Work
-    reply     "weights" ArrayRecord with the new weights, empty after "evaluate",
+    reply     "weights" ArrayRecord with the same tensors, trained; empty after "evaluate",
               "metrics" MetricRecord: SAMPLES and the metrics of WorkReply,
               "device"  ConfigRecord: device, task, task_version, base, error ("" for success)
 
@@ -11,15 +12,15 @@ which returns a WorkReply. A failure is a reply with its reason: Flower's error 
 device.
 
 Metrics of an evaluation are counts of held-out segments. `evaluated` and `correct` are always
-present. A comparison with the version that the device serves adds `base_correct` (right with that
-version), `gained` (right only with the received weights) and `lost` (right only with the served
-version). Counts per class have the prefix `class_prefix(index)`, plus `false` and `base_false`:
-segments of other classes that were predicted as this one. Where the task's metric is not accuracy,
-`metric` is its value with the received weights and `metric_base` with the served version; they are
-absent where it is not defined for the device's rows.
+present. Where the device has the base, a comparison adds `base_correct` (right with the base),
+`gained` (right only with the received weights) and `lost` (right only with the base). Counts per
+class have the prefix `class_prefix(index)`, plus `false` and `base_false`: segments of other
+classes that were predicted as this one. Where the task's metric is not accuracy, `metric` is its
+value with the received weights and `metric_base` with the base; they are absent where it is not
+defined for the device's rows.
 
-All metrics of a comparison are there twice: with the prefix `PART` they compare the served version
-with the weights halfway from it to the received ones, in the payload's precision.
+All metrics of a comparison are there twice: with the prefix `PART` they compare the base with the
+weights halfway from it to the received ones, in the payload's precision.
 
 On the device the same documents are headers on Unix sockets. The command line sends AgentRequest to
 the agent, which answers AgentReply; the agent sends TrainerJob to its trainer.
@@ -56,7 +57,8 @@ def class_prefix(index: int) -> str:
 class Work(Document):
     """The work of one round, the same for every device.
 
-    `base` is the version served at the start of the run; `seed` makes the training repeatable;
+    `base` is the version served at the start of the run; `part`: the weights are a part of a model,
+    the device takes the others from the base; `seed` makes the training repeatable;
     a training ends by itself after `time_budget_s`, and its reply is waited for until `limit_s`;
     `payload` is the float type of the weights; `teacher` is the share of the teacher's answers that
     are right by class, as all devices have reported it, empty if it is not known; `scaffold`: the
@@ -69,6 +71,7 @@ class Work(Document):
     task: str
     task_version: int
     base: str
+    part: bool = False
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -151,7 +154,7 @@ class TrainerJob(Document):
 
     `samples`: the rows to train on. `stop`: training stops once this file exists. `own`: the file
     of local layers. `scaffold`: the file of what it remembers of a round, "" for none.
-    `served`: weights of the request's base, "" if the device does not serve it.
+    `served`: weights of the request's base, "" if the device lacks it or they are not needed.
     """
 
     device: str

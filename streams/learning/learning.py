@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from streams.contract.errors import TaskError
-from streams.contract.task import NOTHING_LEARNS, OnnxFile, Task
+from streams.contract.task import NOTHING_LEARNS, OnnxFile, Task, is_under
 from streams.learning.clipping import is_statistic
 from streams.learning.optimizers import step_of
 
@@ -115,10 +115,10 @@ def _learning(model: nn.Module, train_only: Sequence[str]) -> list[nn.Parameter]
     if not train_only:
         return [p for p in model.parameters() if p.requires_grad]
     for name, module in model.named_modules():
-        inside = _under(name, train_only)
-        if not inside and not any(_under(chosen, [name]) for chosen in train_only):
+        inside = is_under(name, train_only)
+        if not inside and not any(is_under(chosen, [name]) for chosen in train_only):
             module.train(False)
-    return [p for name, p in model.named_parameters() if _under(name, train_only)]
+    return [p for name, p in model.named_parameters() if is_under(name, train_only)]
 
 
 def _freeze_statistics(model: nn.Module) -> None:
@@ -126,11 +126,6 @@ def _freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if any(is_statistic(name) for name, _ in module.named_buffers(recurse=False)):
             module.train(False)
-
-
-def _under(name: str, modules: Sequence[str]) -> bool:
-    """Return whether a dotted name is one of `modules` or inside one; "" contains everything."""
-    return any(not m or name == m or name.startswith(f"{m}.") for m in modules)
 
 
 def segment_loss(

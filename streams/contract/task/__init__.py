@@ -24,7 +24,9 @@ from streams.contract.task.parts import (
     Segment,
     Strategy,
     Training,
+    is_local,
     is_under,
+    travels,
 )
 from streams.contract.task.validation import (
     NAME,
@@ -53,7 +55,9 @@ __all__ = [
     "Training",
     "absolute_reference",
     "check_model",
+    "is_local",
     "is_under",
     "load_task",
     "strategy_problem",
+    "travels",
 ]

@@ -226,9 +226,9 @@ class Training:
     """How a device fine-tunes, and how the first model and the teacher are trained.
 
     On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
-    `train_only` (names of modules; empty: all). It keeps at most `samples` segments and 16 MB, and
-    trains from MINIMUM_SAMPLES on. Of a recording's true labels it gets `label_share`; accuracy is
-    measured on the others.
+    `train_only` (names of modules; empty: all; no other is sent). It keeps at most `samples`
+    segments and 16 MB, and trains from MINIMUM_SAMPLES on. Of a recording's true labels it gets
+    `label_share`; accuracy is measured on the others.
 
     On the server `strategy` makes one model of the updates. `shared` names the modules that are
     averaged, as "features"; the others stay on the device; empty: all. A run has `rounds`; a round
@@ -272,5 +272,16 @@ class Training:
 
 
 def is_under(name: str, modules: Sequence[str]) -> bool:
-    """Whether a tensor lies in one of `modules`; every one does where none is named."""
-    return not modules or any(name == m or name.startswith(f"{m}.") for m in modules)
+    """Whether a tensor or module lies in one of `modules`, "" being the model; every one does where
+    none is named."""
+    return not modules or any(not m or name == m or name.startswith(f"{m}.") for m in modules)
+
+
+def travels(name: str, training: Training) -> bool:
+    """Whether a round carries a tensor: devices train and share it. Others are the base's."""
+    return is_under(name, training.train_only) and is_under(name, training.shared)
+
+
+def is_local(name: str, training: Training) -> bool:
+    """Whether a tensor is a device's own: the device trains it and does not share it."""
+    return is_under(name, training.train_only) and not is_under(name, training.shared)

@@ -205,13 +205,41 @@ def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_
     assert alone.metrics == {name: metrics[name] for name in ("evaluated", "correct")}
 
 
-def test_what_a_device_serves_is_handed_over_verified_or_not_at_all(tmp_path: Path) -> None:
+def test_a_part_of_a_model_is_filled_in_from_the_base_or_refused(
+    samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    path, only = tmp_path / "head.py", 'dataclasses.replace(task.training, train_only=("5",))'
+    path.write_text(f"{TASK}\ntask = dataclasses.replace(task, training={only})\n")
+    trainer = Trainer(f"{path}:task", "d0", tmp_path, samples, served={"1-aaaaaaaa": weights}.get)
+    whole = payload.unpack(weights)
+    part = payload.pack({name: whole.pop(name) for name in ("5.weight", "5.bias")})
+    try:
+        replies = {}
+        for op in ("train", "evaluate"):
+            asked = request(op).model_copy(update={"part": True})  # type: ignore[arg-type]
+            replies[op] = trainer.work(asked, part)[0]
+            other = asked.model_copy(update={"base": "2-bbbbbbbb"})
+            reply, nothing = trainer.work(other, part)
+            said = "base: 2-bbbbbbbb, of which a part was sent, is not on this device"
+            assert (reply.error, nothing) == (said, b"")
+    finally:
+        trainer.stop()
+    assert [reply.error for reply in replies.values()] == [None, None]
+    assert replies["train"].samples == 120
+    assert replies["evaluate"].metrics["gained"] == replies["evaluate"].metrics["lost"] == 0
+
+
+def test_what_a_device_has_is_handed_over_verified_or_not_at_all(tmp_path: Path) -> None:
     key = create_key(tmp_path / "signing.pem")
     slots = Slots(tmp_path / "slots", tiny, [key.public_key()])
     served = served_by(slots)
     assert served("") is None
-    slots.install(artifact(key, plain(0)))
+    slots.install(artifact(key, plain(1)))
+    before = unwrap(slots.active)
+    slots.install(artifact(key, plain(0), 2))
     model = unwrap(slots.active)
+    assert served(before) != served(model)
+    assert served(before) is not None
     found = unwrap(served(model))
     assert set(safetensors.numpy.load(found)) == set(plain(0).state_dict())
     assert served("2-bbbbbbbb") is None

@@ -114,18 +114,6 @@ class TestAll:
         for key in BASE:
             np.testing.assert_array_equal(first[key], second[key])
 
-    def test_modules_that_are_not_shared_stay_as_they_were_sent_out(self, name: str) -> None:
-        found = strategies.make(name, shared=("body", "bn")).aggregate(updates(7), BASE)
-        assert not np.array_equal(found["body.w"], BASE["body.w"])
-        assert not np.array_equal(found["bn.running_mean"], BASE["bn.running_mean"])
-        for key in ("head.w", "head.h"):
-            np.testing.assert_array_equal(found[key], BASE[key])
-
-    def test_a_module_is_named_whole(self, name: str) -> None:
-        found = strategies.make(name, shared=("bo",)).aggregate(updates(7), BASE)
-        for key in BASE:
-            np.testing.assert_array_equal(found[key], BASE[key])
-
     def test_small_moves_of_large_weights_are_not_lost(self, name: str) -> None:
         """Beside the square of 1e6, even in float64, the distances of Krum would be lost."""
         base = {"w": np.full(50, 1e6, np.float64)}

@@ -28,7 +28,7 @@ PRIVACY = Privacy(clip=0.5, noise_multiplier=1.0)
 
 
 def make(path: Path, privacy: Privacy = PRIVACY, strategy: str = "fedavg") -> Private:
-    return private(strategy, Training(privacy=privacy), Ledger(path / "privacy.json"))
+    return private(strategy, privacy, Ledger(path / "privacy.json"))
 
 
 def update(device: str, weights: dict[str, np.ndarray], samples: int = 50) -> Update:

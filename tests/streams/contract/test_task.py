@@ -20,7 +20,9 @@ from streams.contract.task import (
     Task,
     Training,
     check_model,
+    is_local,
     load_task,
+    travels,
 )
 from streams.contract.task.metrics import measured, metric_of, value
 from streams.segments.segmentation import segments_of
@@ -129,6 +131,24 @@ def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
     check_model(replace(task, training=Training(train_only=("4",), shared=("0", "4"))))
     with pytest.raises(TaskError, match=r"nothing that training.train_only trains"):
         check_model(replace(task, training=Training(train_only=("4",), shared=("0",))))
+
+
+@pytest.mark.parametrize(
+    ("train_only", "shared", "sent", "own"),
+    [
+        ((), (), {"stem.w", "body.w", "body.bn.running_var", "bodywork.w", "head.w"}, set()),
+        (("head",), (), {"head.w"}, set()),
+        (("body",), (), {"body.w", "body.bn.running_var"}, set()),
+        (("body", "head"), ("body.bn", "stem"), {"body.bn.running_var"}, {"body.w", "head.w"}),
+    ],
+)
+def test_a_tensor_is_sent_or_a_devices_own_or_the_bases(
+    train_only: tuple[str, ...], shared: tuple[str, ...], sent: set[str], own: set[str]
+) -> None:
+    names = {"stem.w", "body.w", "body.bn.running_var", "bodywork.w", "head.w"}
+    training = Training(train_only=train_only, shared=shared)
+    assert {name for name in names if travels(name, training)} == sent
+    assert {name for name in names if is_local(name, training)} == own
 
 
 @pytest.mark.parametrize(
