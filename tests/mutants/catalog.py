@@ -14,7 +14,7 @@ class Mutant:
 
 
 def _admission(name: str, old: str, new: str = "False") -> Mutant:
-    file, tests = "federation/admission.py", "tests/federation/admission"
+    file, tests = "federation/admission.py", "tests/federation/test_admission.py"
     return Mutant(f"admission: {name}", file, old, new, tests)
 
 
@@ -82,7 +82,7 @@ MUTANTS = [
         "federation/admission.py",
         "if self._strikes[node] >= STRIKES:",
         "if False:",
-        "tests/federation/admission",
+        "tests/federation/test_admission.py",
     ),
     Mutant(
         "acceptance: an old decision is taken again",

@@ -2,6 +2,7 @@
 knows."""
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -14,9 +15,9 @@ from typing import IO, Any, NamedTuple, TypeVar
 from streams.batch.records.progress import JobState, ShardRecord, State
 from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path
-from streams.contract.artifact import Artifact
+from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.documents import Document
-from streams.contract.errors import MalformedRecord, TidewheelError, UsageError
+from streams.contract.errors import ArtifactError, MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
@@ -139,6 +140,32 @@ class JobFolder:
         except OSError as exc:
             raise self._unwritable(exc) from exc
         reached("score-step-1")
+
+    def artifact(self, specification: Specification) -> Artifact:
+        """Return the job's artifact; it was verified when the job was submitted."""
+        try:
+            data = self.model.read_bytes()
+            found = digest_of(data)
+            if found != specification.digest:
+                raise ArtifactError("digest", "it is not the artifact of the specification")
+            manifest, files = files_of(data)
+        except OSError as exc:
+            raise UsageError(f"the job's model {self.model} is gone: {exc}") from exc
+        except ArtifactError as exc:
+            raise UsageError(f"the job's model {self.model}: {exc}") from exc
+        return Artifact(manifest, found, files, len(data))
+
+    def challenger(self, specification: Specification) -> bytes | None:
+        """Return the weights of a challenger; they were checked when the job was submitted."""
+        if specification.weights is None:
+            return None
+        try:
+            data = self.weights.read_bytes()
+        except OSError as exc:
+            raise UsageError(f"the job's model {self.weights} is gone: {exc}") from exc
+        if hashlib.sha256(data).hexdigest() != specification.weights:
+            raise UsageError(f"the job's model {self.weights} is not that of the specification")
+        return data
 
     def write_plan(self, plan: Plan) -> None:
         self._write("plan.json", plan)

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from streams.batch.jobs.answers import drift_of, reference_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
-from streams.batch.jobs.scoring import artifact_of
 from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
 from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
@@ -94,7 +93,7 @@ def manifest_of(
     UsageError if there is no job. drift: its model is read for that."""
     specification, status = folder.specification(), folder.state()
     plan = folder.plan() or Plan(files=[], shards=[])
-    reference = reference_of(artifact_of(folder, specification)) if drift else None
+    reference = reference_of(folder.artifact(specification)) if drift else None
     done = folder.done(plan, specification).values()
     counts, seconds = counts_of(folder, specification, plan), busy_s(done)
     attempts = [record.attempts for n in range(len(plan.shards)) if (record := folder.record(n))]

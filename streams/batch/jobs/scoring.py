@@ -10,7 +10,6 @@ library prints goes to standard error. It is killed with this process (Linux), a
 when its input ends. One that dies costs its shard's attempt.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -36,40 +35,11 @@ from streams.batch.sinks.files import part_path, writing
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
 from streams.batch.sources.windows import ShardRows, Teacher
-from streams.contract.artifact import Artifact, digest_of, files_of
+from streams.contract.artifact import Artifact
 from streams.contract.errors import ArtifactError, Retryable, TidewheelError, UsageError
 from streams.contract.task import Task, load_task
 from streams.learning.onnx_model import OnnxModel
 from streams.runtime.interrupts import end_with_parent
-
-
-def artifact_of(folder: JobFolder, specification: Specification) -> Artifact:
-    """Return the job's artifact; it was verified when the job was submitted."""
-    path = folder.model
-    try:
-        data = path.read_bytes()
-        found = digest_of(data)
-        if found != specification.digest:
-            raise ArtifactError("digest", "it is not the artifact of the specification")
-        manifest, files = files_of(data)
-    except OSError as exc:
-        raise UsageError(f"the job's model {path} is gone: {exc}") from exc
-    except ArtifactError as exc:
-        raise UsageError(f"the job's model {path}: {exc}") from exc
-    return Artifact(manifest, found, files, len(data))
-
-
-def _weights(folder: JobFolder, specification: Specification) -> bytes | None:
-    """Return the weights of a personal model; they were checked when the job was submitted."""
-    if specification.weights is None:
-        return None
-    try:
-        data = folder.weights.read_bytes()
-    except OSError as exc:
-        raise UsageError(f"the job's model {folder.weights} is gone: {exc}") from exc
-    if hashlib.sha256(data).hexdigest() != specification.weights:
-        raise UsageError(f"the job's model {folder.weights}: it is not that of the specification")
-    return data
 
 
 class ShardScorer:
@@ -79,13 +49,13 @@ class ShardScorer:
         """Load the model; raise UsageError if it cannot be used."""
         self.specification, self._task = specification, task
         self._reading = ShardRows(folder.folder, specification, task)
-        artifact = artifact_of(folder, specification)
+        artifact = folder.artifact(specification)
         self._run, self._teacher = None, None
         try:
             if specification.kind == "teacher":
                 self._teacher = load_teacher(task, artifact)
             else:
-                self._run = OnnxModel(task, artifact, _weights(folder, specification)).run
+                self._run = OnnxModel(task, artifact, folder.challenger(specification)).run
             self.reference = reference_of(artifact)
         except ArtifactError as exc:
             raise UsageError(f"the job's model {folder.model}: {exc}") from exc

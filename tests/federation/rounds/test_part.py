@@ -11,7 +11,6 @@ import pytest
 import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from federation.admission.update import Tensors, Update
 from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
@@ -21,6 +20,7 @@ from edge_client.client_app import answer
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold, trainer_process
+from federation.admission import Tensors, Update
 from federation.aggregation.privacy import Ledger, private
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint

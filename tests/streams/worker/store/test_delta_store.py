@@ -13,6 +13,7 @@ from deltalake.exceptions import CommitFailedError
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
 from streams.contract.task import Task
+from streams.drift.reference import WINDOWS
 from streams.runtime import object_store
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.store import delta_store
@@ -140,7 +141,7 @@ def test_upkeep_keeps_rows_positions_and_fence(tmp_path: Path) -> None:
             before = DeltaStore(tmp_path).position(0)
             DeltaStore(tmp_path).keep_up(0)
             assert DeltaStore(tmp_path).position(0) == dataclasses.replace(
-                before, drift={"d0": before.drift["d0"][-12:]}
+                before, drift={"d0": before.drift["d0"][-WINDOWS:]}
             )
     store.commit(SCORES, rows(102, [900.0], commit=61), {0: 61})
     store.commit(DROPS, drops(205, 206, commit=3), {0: 3})
