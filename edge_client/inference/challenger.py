@@ -13,13 +13,14 @@ it is better on the device's own labelled segments, of which neither it nor the 
 seen the label in training; an adapter is cross-validated. Both are compared when the challenger is
 new, when another version is served, and when the labels are a quarter more; with too few labels, or
 labels of too few classes, nothing changes. While a version is offered to a part of the fleet its
-canary answers with it, and trains nothing, so that the canary is judged by what was offered.
+canary answers with it, behind the adapter that stands, and trains nothing: what is compared with
+the stable version behind the same adapter is what was offered.
 
-An adapter comes with its evidence, and stands only if it answers: in place of any other, against
-every later version, and after a drift in canaries too, because it is about the sensor. It ends when
-the labels show that the served version is better without it. On a device whose sensor has drifted
-(drift_watch.py) and that has too few labels it answers if its inputs are a quarter as far from what
-the model was trained on, and the drift is gone behind it.
+An adapter comes with its evidence, and stands only if it answers: in place of any other, and
+against every later version, because it is about the sensor. It ends with the device's next drift,
+or when the labels show that the served version is better without it. On a device whose sensor has
+drifted (drift_watch.py) and that has too few labels it answers if its inputs are a quarter as far
+from what the model was trained on, and the drift is gone behind it.
 
 1. a challenger that has been trained, or that is to answer, is written to
    `challenger.safetensors` (0600: temporary, fsync, rename) with its ChallengerState in the header
@@ -148,7 +149,7 @@ class Challenger:
             self._take_up(base)
         self._end_outdated(base)
         if self._slots.stable not in (None, base.model):  # it is offered to a part of the fleet
-            if not (self._adapts and self._samples.since_us):
+            if not self._adapts:  # the stable version answered behind it, too
                 self._answer(None)
             return
         self._watch.look(base)

@@ -48,7 +48,7 @@ class GateRules:
     """margin: the required gain in `metric`; tolerance: the allowed loss on held-out people while
     the fleet gains; cohort_bound: the allowed loss of a cohort, and of recent windows;
     significance: a higher p counts as chance; trades_classes: whether a class may fall on held-out
-    devices where its F1 rises or the fall is within the bound; minimum: the number of rows below
+    devices, within the bound, though its F1 does not rise; minimum: the number of rows below
     which nothing is decided."""
 
     margin: float
@@ -95,12 +95,13 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     against += _worse_cohorts(evidence, rules)
     fallen = _fallen_classes(evidence, rules)
     if not rules.trades_classes:
-        against += [f"{why} (Task.may_trade_classes allows it)" for why in fallen[:1]]
+        worse = [why for why, better in fallen if not better]
+        against += [f"{why} (Task.may_trade_classes allows it)" for why in worse[:1]]
     if against:
         name = "" if rules.metric == "accuracy" else f"{named(rules.metric)} "
         return Verdict(False, name + "; ".join(against) + few, metrics)
     changes = ", ".join(_change(title, found.rows) for _, title, found in known)
-    changes = "; ".join([changes, *fallen])
+    changes = "; ".join([changes, *(why for why, _ in fallen)])
     return Verdict(True, f"{named(rules.metric)} {changes}{few}", metrics)
 
 
@@ -165,11 +166,15 @@ def _worse_cohorts(evidence: GateEvidence, rules: GateRules) -> list[str]:
     return [f"{min(found)[1]} loses more than {rules.cohort_bound:.3f}{more}"]
 
 
-def _fallen_classes(evidence: GateEvidence, rules: GateRules) -> list[str]:
-    """Return the classes that fall on held-out devices beyond chance, by however much."""
+def _fallen_classes(evidence: GateEvidence, rules: GateRules) -> list[tuple[str, bool]]:
+    """Return the classes that fall on held-out devices beyond chance, by however much; and whether
+    their F1 rises all the same: the served version had taken much else for them."""
     cohorts = _cohorts(evidence.held_out, rules)
     return [
-        f"{cohort} {_change('on held-out devices', rows)} falls beyond chance"
+        (
+            f"{cohort} {_change('on held-out devices', rows)} falls beyond chance",
+            rows.recognizes_better,
+        )
         for cohort, rows in cohorts.items()
         if cohort.startswith(RECALL) and rows.chance_of_loss <= rules.significance / len(cohorts)
     ]

@@ -73,7 +73,7 @@ class Task:
     margin           by how much a candidate must be better than the served version in that metric:
                      of scores the difference, of errors the share by which they shrink
     may_trade_classes  whether a candidate may recognize a class less often on held-out devices,
-                     beyond chance, where it gains on the whole and the class's F1 does not fall
+                     beyond chance, by up to .05, though the class's F1 does not rise
     threshold        of two classes: an answer is the second one where its softmax is at least this
     latency_budget_ms  99th percentile of an answer, milliseconds; None: the time between segments
     training         how devices, first model and teacher are trained

@@ -100,9 +100,8 @@ class Device:
     def serve(self, number: int) -> str:
         data = artifact(self.key, self.model, number, graph=exported(self.model), task=self.task)
         manifest, files = files_of(data)
-        whole = pack(
-            Manifest.model_validate(dict(manifest)), files | {DRIFT: self.reference}, self.key
-        )
+        drift = {DRIFT: self.reference} if self.reference else {}
+        whole = pack(Manifest.model_validate(dict(manifest)), files | drift, self.key)
         model = self.slots.install(whole).model
         self.slots.withdraw({}, model)
         return model
@@ -274,6 +273,22 @@ def test_a_restart_and_a_release_find_what_answered(tmp_path: Path) -> None:
     device.slots.withdraw({}, second)
     device.look()
     assert device.answering.startswith(f"{second}.a")
+
+
+def test_a_canary_answers_behind_the_adapter_that_stood_before(tmp_path: Path) -> None:
+    """Else what it is offered would be compared with what an adapter has made of the stable one."""
+    device = Device(tmp_path)
+    device.reference = b""  # nothing is known of drift: labels call for it
+    first, device.sensor = device.serve(2), changed
+    device.windows(20)
+    assert (device.samples.drifting, device.answering) == ("", device.state.model)
+    second = device.serve(3)
+    device.slots.withdraw({}, first)  # all devices serve the first one
+    device.requests = []
+    device.windows(2)
+    assert device.answering.startswith(f"{second}.a")
+    assert device.accuracy() > 0.95
+    assert device.requests == []
 
 
 def test_a_round_trains_behind_it(tmp_path: Path) -> None:
