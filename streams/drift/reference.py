@@ -31,10 +31,10 @@ from pydantic import Field, model_validator
 from streams.contract.documents import Document
 from streams.contract.task import Task
 
-WINDOWS = 6
-MINIMUM = 75  # segments needed for an alarm; WINDOWS windows usually hold twice as many
+WINDOWS = 8
+MINIMUM = 100  # segments needed for an alarm; WINDOWS windows usually hold twice as many
 EFFECT = 0.25  # the usual threshold of credit scoring for "the population has changed"
-MARGIN = 3.0
+MARGIN = 1.75
 BINS, TAIL = 4, 0.03
 BLOCK_NUMBERS = 100_000  # of segments that are summed up at once
 CHANNELS = 256  # input channels that are watched: the task's first ones
