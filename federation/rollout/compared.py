@@ -42,7 +42,13 @@ NOTHING = Counted(*(np.zeros(0, of) for of in (int, int, int, float, float)))
 
 class Compared:
     """The windows of a part of the fleet: with the previous version before the rollout, since then
-    on devices without the new one, and with the new version."""
+    on devices without the new one, and with the new version.
+
+    Of the previous version those count that a device answered as it did last before: behind the
+    same adapter, or with the same other challenger. What a device outside gains by a new one
+    meanwhile is not expected of the canary, which trains nothing; nor is a past without it the
+    measure of a canary that answers behind one.
+    """
 
     def __init__(self, part: Part, comparison: "Comparison") -> None:
         self._part, self._comparison = part, comparison
@@ -54,7 +60,7 @@ class Compared:
 
     @cached_property
     def others(self) -> Counted:
-        return _counted(self._part, self._stable & ~self._before & ~self._offered)
+        return _counted(self._part, self._stable & ~self._last & self._as_before)
 
     @cached_property
     def tests(self) -> Counted:
@@ -62,7 +68,7 @@ class Compared:
 
     @property
     def is_past(self) -> np.ndarray:
-        return np.asarray(self._stable & (self._before | self._offered))
+        return np.asarray(self._stable & self._last & self._as_before)
 
     @property
     def is_test(self) -> np.ndarray:
@@ -74,8 +80,21 @@ class Compared:
         return np.asarray(self._part.windows["model"] == model_id(self._comparison.stable))
 
     @cached_property
-    def _before(self) -> np.ndarray:
-        return np.asarray(self._part.windows["heard_us"] < self._comparison.began_us)
+    def _last(self) -> np.ndarray:
+        """Before the rollout, or before the device was offered the new version."""
+        before = self._part.windows["heard_us"] < self._comparison.began_us
+        return np.asarray(before | self._offered)
+
+    @cached_property
+    def _as_before(self) -> np.ndarray:
+        """Whether the challenger that answered is that of the device's last past window."""
+        instead, device = self._part.windows["instead"], self._part.device
+        past = np.flatnonzero(self._stable & self._last)
+        latest = np.full(self.devices, -1)
+        latest[device[past]] = past  # they are in order: the last one stays
+        known = latest >= 0
+        usual = np.where(known, instead[latest], 0)
+        return np.asarray(~known[device] | (instead == usual[device]))
 
     @cached_property
     def _offered(self) -> np.ndarray:

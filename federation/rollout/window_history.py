@@ -1,8 +1,8 @@
 """The newest windows of each device, each answered by one version: the data of a rollout's
 evaluation, in columns.
 
-A window takes `WINDOW` and a `CELL` for each class of its events, about 60 bytes: the 240 windows
-of 10,000 devices take about 150 MB. A new one copies its device's columns and no other's.
+A window takes `WINDOW` and a `CELL` for each class of its events, about 65 bytes: the 240 windows
+of 10,000 devices take about 160 MB. A new one copies its device's columns and no other's.
 """
 
 import struct
@@ -16,15 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from streams.contract.documents import release_of
 from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, Sums, WindowMetric
 from streams.contract.window_report import WindowReport
 
 KEPT = 240  # windows per device
 REVISIONS = 64  # of a window; later ones do not count
 
-ROW, ROW_CELL = struct.Struct("<qQQffH"), struct.Struct("<Hff")
+ROW, ROW_CELL = struct.Struct("<qQQIffH"), struct.Struct("<Hff")
 WINDOW = np.dtype([
-    ("heard_us", "<i8"), ("revisions", "<u8"), ("model", "<u8"),
+    ("heard_us", "<i8"), ("revisions", "<u8"), ("model", "<u8"), ("instead", "<u4"),
     ("labelled", "<f4"), ("correct", "<f4"), ("cells", "<u2"),
 ])  # fmt: skip
 CELL = np.dtype([("kind", "<u2"), ("events", "<f4"), ("right", "<f4")])
@@ -135,7 +136,7 @@ class WindowHistory:
         counts = zip(kinds, told.sums.values(), strict=True)
         cells = b"".join(ROW_CELL.pack(kind, *sums) for kind, sums in counts)
         seen = 1 << report.revision
-        row = (heard_us, seen, told.model, told.labelled, told.correct, len(kinds))
+        row = (heard_us, seen, told.model, told.instead, told.labelled, told.correct, len(kinds))
         return ROW.pack(*row), cells
 
     def parts(self, size: int) -> Iterator[Part]:
@@ -159,9 +160,11 @@ def model_id(name: str) -> int:
 
 class _Told(NamedTuple):
     """What a report tells: the version that answered almost all judged events, its labelled and
-    correct ones, and sums by the reference's class: of a metric without classes under ALL."""
+    correct ones, and sums by the reference's class: of a metric without classes under ALL. instead:
+    the device's challenger that answered most of them, under any version; 0: none."""
 
     model: int
+    instead: int = 0
     labelled: int = 0
     correct: int = 0
     sums: Sums = {}
@@ -178,7 +181,10 @@ def _told(report: WindowReport) -> _Told:
     counts = report.by_release[name]
     by_class = {kind: (c.events, c.agreeing) for kind, c in report.classes.items() if c.events}
     told = {ALL: judged[name]} if report.metric in ERRORS or not by_class else by_class
-    return _Told(model_id(name), counts.labelled, counts.correct, told)
+    answered = (model for model in report.models if release_of(model) == name)
+    instead = max(answered, key=lambda model: report.models[model].events)[len(name) :]
+    number = model_id(instead) & 0xFFFFFFFF if instead else 0
+    return _Told(model_id(name), number, counts.labelled, counts.correct, told)
 
 
 def _merged(

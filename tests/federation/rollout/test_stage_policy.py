@@ -135,6 +135,40 @@ def test_what_the_others_lose_too_is_not_the_versions_fault() -> None:
     assert together.evidence["expected"] < alone.evidence["expected"] - 0.08
 
 
+def behind(heard: list[Heard], adapter: str, devices: tuple[str, ...]) -> list[Heard]:
+    """The same, as these devices answer behind an adapter."""
+    return [(
+        report if report.device not in devices else report.model_copy(update={
+            "models": {f"{name}.{adapter}": part for name, part in report.models.items()}
+        }), at,
+    ) for report, at in heard]  # fmt: skip
+
+
+def test_what_others_gain_by_adapters_meanwhile_is_not_expected_of_the_canary() -> None:
+    outside = tuple(name for name in DEVICES if name not in CANARY)
+    heard = [*past(windows=100), *behind(since(canary=17, others=19, windows=60), "a1", outside)]
+    found, alone = finding(heard), finding([*past(windows=100), *since(canary=17, windows=60)])
+    assert found.verdict == alone.verdict == "go-on"
+    assert found.evidence["expected"] == pytest.approx(alone.evidence["expected"], abs=0.01)
+    same = [*past(windows=100), *since(canary=17, others=19, windows=60)]
+    assert finding(same).evidence["expected"] > found.evidence["expected"] + 0.05
+
+
+def test_a_canary_behind_an_adapter_is_compared_with_its_past_behind_it() -> None:
+    """A worse version hides behind no adapter that the stable one had only at last."""
+    before = []  # the canary's devices are at 10 of 20 for fifty windows, then at 18 behind one
+    for report, at in past(windows=100):
+        right = (10 if report.window_us < 50 else 18) + report.window_us % 3 - 1
+        own = window(report.device, report.window_us, right)
+        before.append((own if report.device in CANARY else report, at))
+    heard = [each for each in before if each[1] < 50 * SECOND]
+    heard += behind([each for each in before if each[1] >= 50 * SECOND], "a3", CANARY)
+    found = finding([*heard, *behind(since(canary=14, windows=60), "a3", CANARY)])
+    assert found.verdict == "roll-back"
+    assert found.evidence["expected"] == pytest.approx(0.9, abs=0.03)
+    assert finding([*heard, *behind(since(canary=18, windows=60), "a3", CANARY)]).verdict == "go-on"
+
+
 def by_class(device: str, number: int, model: str, hard: int, failing: int) -> WindowReport:
     easy = 20 - hard
     return window(device, number, 20 - failing, model).model_copy(
