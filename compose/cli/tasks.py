@@ -113,10 +113,8 @@ def prepare(
 
     reference, layout = absolute_reference(task), StateDir(state)
     loaded = load_task(reference)
-    if first is not None:
-        loaded = replace(loaded, first_model=first)
     look(loaded, say)
-    model = make_models(reference, loaded, layout, say)
+    model = make_models(reference, loaded, layout, say, first)
     say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
     say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
     if host is not None:  # signed by the CA whose certificate every SuperNode gets

@@ -7,6 +7,7 @@ makes them for `up`, which is to run for long without torch in its memory.
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from compose.launcher.state_dir import StateDir
@@ -35,14 +36,22 @@ def look(task: Task, say: Say) -> None:
     check_quickly(task, say)
 
 
-def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
-    """Make what is missing and tell of it; the served model's name."""
+def make_models(
+    reference: str, task: Task, layout: StateDir, say: Say, first: Path | None = None
+) -> str:
+    """Make what is missing and tell of it; the served model's name. first: in place of the task's
+    `first_model`; UsageError where a model is served already."""
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)
+    if first is not None and (served := registry.serving()) is not None:
+        raise UsageError(
+            f"--from {first}: {layout.registry} serves {served.model} already: offer the file with "
+            "tidewheel models import"
+        )
     report = prepare(
         reference,
-        task,
+        task if first is None else replace(task, first_model=first),
         registry,
         key,
         cache_folder(),
@@ -72,8 +81,9 @@ def make_models(reference: str, task: Task, layout: StateDir, say: Say) -> str:
 def model_lines(report: PilotReport) -> list[str]:
     """What was made, for a person."""
     how = "from the cache" if report.cached else "trained"
+    source = f" is of {report.source};" if report.source else " and"
     lines = [
-        f"model     {report.model} and the teacher {how} in {report.seconds:.1f} s",
+        f"model     {report.model}{source} the teacher {how} in {report.seconds:.1f} s",
         f"          {named(report.metric)} on the fleet {digits(report.model_fleet)}, "
         f"the teacher's {digits(report.teacher_fleet)}",
         f"          on all segments of held-out devices {digits(report.model_held_out)}, "

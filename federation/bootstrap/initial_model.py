@@ -78,6 +78,7 @@ class PilotReport:
     model_held_out: float
     teacher_fleet: float
     teacher_held_out: float
+    source: str = ""  # the file that the model is of, where it was not trained
     warning: str = ""
 
 
@@ -119,7 +120,10 @@ def prepare(
     better = gain(metric, metrics["model_fleet"], metrics["teacher_fleet"]) > 0
     warning = "" if better else NOT_BETTER
     seconds = time.monotonic() - began
-    return PilotReport(model, cached, seconds, metric.name, **metrics, warning=warning)
+    source = result.files["source"].decode().partition(" ")[0]
+    return PilotReport(
+        model, cached, seconds, metric.name, **metrics, source=source, warning=warning
+    )
 
 
 def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:

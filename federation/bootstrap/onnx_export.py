@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -117,12 +117,19 @@ def _tensors(found: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         if graphs:
             graph = graphs.pop()
             yield from graph.initializer
+            yield from _dense(graph.sparse_initializer)
             nodes += graph.node
         while nodes:
             for attribute in nodes.pop().attribute:
                 yield from (attribute.t, *attribute.tensors)
+                yield from _dense((attribute.sparse_tensor, *attribute.sparse_tensors))
                 graphs += [attribute.g] if attribute.HasField("g") else []
                 graphs += attribute.graphs
+
+
+def _dense(found: Iterable[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for each in found:
+        yield from (each.values, each.indices)
 
 
 def _line(exc: Exception) -> str:

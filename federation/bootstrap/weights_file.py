@@ -4,6 +4,7 @@ Nothing is unpickled but tensors in plain containers: torch.load with `weights_o
 """
 
 import hashlib
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ def read_weights(path: Path) -> tuple[dict[str, np.ndarray], str]:
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickles that it then refuses
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except OSError as exc:
         raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
     except Exception as exc:  # safetensors', torch's, or of an unpickler that refuses

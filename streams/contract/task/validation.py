@@ -6,6 +6,7 @@ import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from streams.contract.task.metrics import NAMES, window_metric
@@ -115,7 +116,8 @@ TASK: Mapping[str, Check] = {
     "idle_close_s": POSITIVE,
     "tolerance": SECONDS,
     "retrain": number(0, optional=True),
-    "metric": of(str, Metric), "margin": number(), "may_trade_classes": of(bool),
+    "first_model": of(str, Path), "metric": of(str, Metric),
+    "margin": number(), "may_trade_classes": of(bool),
     "threshold": number(0, 1), "latency_budget_ms": number(0, above=True, optional=True),
     "training": of(Training),
 }  # fmt: skip

@@ -201,11 +201,21 @@ def graph_of(*nodes: onnx.NodeProto, domain: str = "") -> onnx.ModelProto:
     return helper.make_model(inside, opset_imports=opsets, ir_version=9)
 
 
-def outside(model: onnx.ModelProto) -> onnx.ModelProto:
+def outside_tensor() -> onnx.TensorProto:
     tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1])
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="/etc/passwd")
-    model.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
+    return tensor
+
+
+def outside(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.node[0].attribute.append(helper.make_attribute("value", outside_tensor()))
+    return model
+
+
+def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
+    found = model.graph.sparse_initializer.add()
+    found.values.CopyFrom(outside_tensor())
     return model
 
 
@@ -218,8 +228,9 @@ def outside(model: onnx.ModelProto) -> onnx.ModelProto:
          "needs operators of 'org.own'"),
         (outside(graph_of(helper.make_node("Constant", [], ["y"]))),
          "weights in other files"),
+        (sparse(graph_of(helper.make_node("Relu", ["x"], ["y"]))), "weights in other files"),
     ],
-    ids=["bytes", "shape", "operator", "external"],
+    ids=["bytes", "shape", "operator", "external", "sparse"],
 )  # fmt: skip
 def test_a_graph_that_devices_could_not_run_is_refused(
     tiny: Task, tmp_path: Path, data: bytes | onnx.ModelProto, text: str

@@ -1,0 +1,37 @@
+"""What `prepare --from` makes of a file, and what it and `up` say of it afterwards."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from compose.launcher.preparation import CHANGED, make_models
+from compose.launcher.state_dir import StateDir
+from federation.registry.registry import Registry
+from streams.contract.artifact import WEIGHTS
+from streams.contract.errors import UsageError
+from streams.contract.task import load_task
+from streams.runtime.key_files import load_public_key
+from tests.compose.cli.test_cli import TINY
+
+
+def test_a_given_model_is_made_once_and_another_file_is_not_taken_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEWHEEL_CACHE", str(tmp_path / "cache"))
+    task, layout = load_task(TINY), StateDir(tmp_path / "state")
+    torch.manual_seed(4)
+    given = task.build_model().state_dict()  # type: ignore[operator]
+    safetensors.torch.save_file(given, file := tmp_path / "given.safetensors")
+    said: list[str] = []
+    model = make_models(TINY, task, layout, said.append, file)
+    assert any(f"{model} is of given.safetensors; the teacher trained in" in line for line in said)
+    registry = Registry(layout.registry, "tiny", 1, [load_public_key(layout.public_key)])
+    kept = safetensors.torch.load(registry.load(model).files[WEIGHTS])
+    assert all(torch.equal(kept[name], value) for name, value in given.items())
+    said.clear()
+    assert make_models(TINY, task, layout, said.append) == model  # as `up` does it
+    assert CHANGED not in said
+    with pytest.raises(UsageError, match=f"serves {model} already: .* models import"):
+        make_models(TINY, task, layout, said.append, file)
