@@ -6,7 +6,7 @@ model has learned from the pilots' first week. RMSE is in pedestrians an hour, o
 sensors, so that busy streets weigh most.
 
 Then a street is closed, or a sensor is moved to another one, in the week after what the federated
-version has learned from; the device goes on with it. RMSE is of the logarithm of the counts, the
+version has learned from; the device continues with it. RMSE is of the logarithm of the counts, the
 task's metric, over the hours that follow those since the change.
 """
 

@@ -1,5 +1,5 @@
 """Twenty drawn drifts of a task, by default the built-in one: are they found and recovered from,
-and is nobody else worse off?
+and does no other device become worse?
 
 Every device replays its recordings, keeps samples, and is told a tenth of its labels. After
 ORDINARY windows one run makes the version that is served when the drift begins; from then on the

@@ -48,8 +48,8 @@ def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tu
 def first_teacher(
     task: Task, given: nn.Module | None, central: list[Segments], seed: int, progress: Progress
 ) -> nn.Module:
-    """Return the teacher; where the task has none of its own it begins as a model that is `given`,
-    and learns nothing where nothing is labelled or it is a file of ONNX."""
+    """Return the teacher. A task without `build_teacher` whose first model is `given` has that one,
+    which learns where something is labelled."""
     if isinstance(task.build_teacher, OnnxFile):
         return PerSegment(read_graph(task, task.build_teacher))
     if task.build_teacher is None and given is not None:

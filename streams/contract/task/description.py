@@ -49,7 +49,8 @@ class Task:
                      which answers and does not learn
     build_teacher    () -> module: (batch, segments, channels, samples), and a mask
                      (batch, segments) of the segments that exist -> (batch, segments, outputs);
-                     or an OnnxFile; None, and of an OnnxFile: it answers each segment by itself
+                     or an OnnxFile. An OnnxFile, and the device model where it is None, answers
+                     the segments of a window one by one
     first_model      a file with the first model's weights, which is then not trained: safetensors,
                      or a state dict that torch has saved; "": it is trained on the pilots
     readings         (device) -> iterable of Reading, or of Readings: many as arrays

@@ -87,7 +87,7 @@ def options_of(place: Place, environ: Mapping[str, str] = os.environ) -> dict[st
 
 
 def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the credentials of a file, which deltalake does not read by itself."""
+    """Return the credentials of a file, which deltalake does not read."""
     if "AWS_SHARED_CREDENTIALS_FILE" not in environ or "AWS_ACCESS_KEY_ID" in environ:
         return {}
     from botocore.session import Session

@@ -154,7 +154,7 @@ def test_a_graph_answers_on_device_and_as_teacher_as_its_module_does(
     task = replace(tiny, build_model=file, build_teacher=OnnxFile(path))
     registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
     report = unwrap(prepare(TINY, task, registry, key, tmp_path / "cache"))
-    path.unlink()  # nobody else reads it
+    path.unlink()  # what is run is in the artifacts
     serving, taught = unwrap(registry.serving()), unwrap(registry.teacher())
     assert serving.manifest.source.startswith("model.onnx sha256:")
     rows = np.random.default_rng(1).normal(0, 1, (7, *task.segment_shape)).astype(np.float32)

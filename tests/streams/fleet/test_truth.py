@@ -99,7 +99,7 @@ def test_a_device_whose_errors_a_release_made_larger_is_named(
     assert next(found.worse()).text == text
 
 
-def test_chance_enlarges_nobodys_errors() -> None:
+def test_chance_enlarges_no_errors() -> None:
     dice, named = np.random.default_rng(3), 0
     for n in range(300):
         parts = [dice.exponential(1.0, (30, 8)) for _ in range(2)]
