@@ -13,6 +13,7 @@ import numpy as np
 from federation.rollout.window_history import KEPT, Part, WindowHistory, model_id
 
 VALUES = 100_000  # of a part of the fleet: a table of its windows and classes takes 1 MB
+ENOUGH = 24  # newest windows of a canary's past, which always count: fewer predict nothing
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Compared:
     Of the previous version those count that a device answered as it did last before: behind the
     same adapter, or with the same other challenger. What a device outside gains by a new one
     meanwhile is not expected of the canary, which trains nothing; nor is a past without it the
-    measure of a canary that answers behind one.
+    measure of a canary that answers behind one, unless there is less than ENOUGH of the other:
+    all devices of a last stage may have begun with an adapter shortly before, and nothing adds to
+    their past.
     """
 
     def __init__(self, part: Part, comparison: "Comparison") -> None:
@@ -68,7 +71,12 @@ class Compared:
 
     @property
     def is_past(self) -> np.ndarray:
-        return np.asarray(self._stable & self._last & self._as_before)
+        past = self._stable & self._last
+        count = np.cumsum(past)
+        ends = np.cumsum(self._part.counts)
+        later = count[ends - 1][self._part.device] - count if len(count) else count  # of its device
+        newest = self._offered & (later < ENOUGH)
+        return np.asarray(past & (self._as_before | newest))
 
     @property
     def is_test(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from streams.contract.documents import release_of
 from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, Sums, WindowMetric
 from streams.contract.window_report import WindowReport
 
-KEPT = 240  # windows per device
+KEPT = 240  # windows per device, of them half of the version that answers now
 REVISIONS = 64  # of a window; later ones do not count
 
 ROW, ROW_CELL = struct.Struct("<qQQIffH"), struct.Struct("<Hff")
@@ -86,7 +86,7 @@ class _Device:
 
 class WindowHistory:
     """The newest windows of each device by event time; repeated and unordered reports have no
-    effect.
+    effect. With a new version those of the one before stay, half of all.
 
     A window's revisions add up; it counts for the version that answered almost all judged events of
     each of them. Event times that start again from the beginning, as after a wipe, count once they
@@ -124,11 +124,18 @@ class WindowHistory:
         if place < len(device.times) and device.times[place] == report.window_us:
             window, cells = _merged(*device.take(place), window, cells)
         elif len(device.times) == self._kept:
-            if not place:
+            oldest = self._oldest(device, told.model)
+            if place <= oldest:
                 return
-            device.take(0)
+            device.take(oldest)
             place -= 1
         device.put(place, report.window_us, window, cells)
+
+    def _oldest(self, device: _Device, model: int) -> int:
+        """Return which window gives way to one of `model`: a long canary does not forget what it is
+        compared with."""
+        same = np.flatnonzero(np.frombuffer(device.windows, WINDOW)["model"] == model)
+        return int(same[0]) if len(same) > self._kept // 2 else 0
 
     def _packed(self, report: WindowReport, told: "_Told", heard_us: int) -> tuple[bytes, bytes]:
         """Return the report as one window and its cells."""

@@ -169,6 +169,18 @@ def test_a_canary_behind_an_adapter_is_compared_with_its_past_behind_it() -> Non
     assert finding([*heard, *behind(since(canary=18, windows=60), "a3", CANARY)]).verdict == "go-on"
 
 
+@pytest.mark.parametrize(("right", "verdict"), [(10, "roll-back"), (16, "go-on")])
+def test_an_adapter_from_shortly_before_leaves_a_canary_its_past(right: int, verdict: str) -> None:
+    """In a last stage nobody adds to the past: three windows of each device predict nothing."""
+    before = past(windows=40)
+    late = [each for each in before if each[1] >= 37 * SECOND]
+    heard = [*before[: -len(late)], *behind(late, "a1", CANARY)]
+    canary = [each for each in since(canary=right, windows=60) if each[0].device in CANARY]
+    found = finding([*heard, *behind(canary, "a1", CANARY)])
+    assert found.verdict == verdict
+    assert found.evidence["expected"] == pytest.approx(0.8, abs=0.03)
+
+
 def by_class(device: str, number: int, model: str, hard: int, failing: int) -> WindowReport:
     easy = 20 - hard
     return window(device, number, 20 - failing, model).model_copy(

@@ -79,3 +79,12 @@ def test_reports_of_another_task_file_do_not_count() -> None:
     found = kept(known, strange, other, report("d3", revision=REVISIONS), history=history)
     assert found.devices == ["d0"]
     assert history.classes == ["easy"]
+
+
+def test_a_long_canary_does_not_forget_what_it_is_compared_with() -> None:
+    history = WindowHistory(kept=10)
+    stable = [report(number=n) for n in range(30)]
+    long = [report(number=n, model="2-b") for n in range(30, 90)]
+    found = kept(*stable, *long, report(number=20), history=history)
+    assert found.windows["model"].tolist() == [model_id("1-a")] * 4 + [model_id("2-b")] * 6
+    assert found.windows["heard_us"].tolist() == [26, 27, 28, 29, *range(84, 90)]
