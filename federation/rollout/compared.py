@@ -10,10 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
-from federation.rollout.window_history import KEPT, Part, WindowHistory, model_id
+from federation.rollout.window_history import KEPT, TRUE, Part, WindowHistory, model_id
 
 VALUES = 100_000  # of a part of the fleet: a table of its windows and classes takes 1 MB
-ENOUGH = 24  # newest windows of a canary's past, which always count: fewer predict nothing
+ENOUGH = 60  # newest windows of a canary's past, which always count: fewer predict nothing
+JUDGING = 30  # labelled events of a candidate that show whether the teacher knows better
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,15 @@ class Compared:
 
     @cached_property
     def past(self) -> Counted:
-        return _counted(self._part, self.is_past)
+        return self._counted(self.is_past)
 
     @cached_property
     def others(self) -> Counted:
-        return _counted(self._part, self._stable & ~self._last & self._as_before)
+        return self._counted(self._stable & ~self._last & self._as_before)
 
     @cached_property
     def tests(self) -> Counted:
-        return _counted(self._part, self.is_test)
+        return self._counted(self.is_test)
 
     @property
     def is_past(self) -> np.ndarray:
@@ -109,14 +110,28 @@ class Compared:
         offered = [self._comparison.canary(name) for name in self._part.devices]
         return np.repeat(np.array(offered, bool), self._part.counts)
 
-    def told(self, stage_began_us: int) -> np.ndarray:
-        """Return windows with the new version, those of the stage, and labelled and correct events
-        with the new version and in the past."""
+    @property
+    def counts(self) -> np.ndarray:
+        """Windows with the new version, those of the stage, its events that have a true label,
+        those where it is right and where the teacher is, and the first two in the past."""
         windows, test = self._part.windows, self.is_test
         found, past = windows[test], windows[self.is_past]
-        stage = (found["heard_us"] >= stage_began_us).sum()
-        labels = (each[name].sum() for each in (found, past) for name in ("labelled", "correct"))
-        return np.array([len(found), stage, *labels])
+        stage = (found["heard_us"] >= self._comparison.stage_began_us).sum()
+        labels = [found[name].sum() for name in ("labelled", "correct", "taught")]
+        before = [past[name].sum() for name in ("labelled", "correct")]
+        return np.array([len(found), stage, *labels, *before])
+
+    def _counted(self, windows: np.ndarray) -> Counted:
+        """Return the windows for which `windows` (windows,) is true."""
+        if not windows.any():
+            return NOTHING
+        part, kinds = self._part, self._part.cells["kind"].astype(np.int64)
+        judging = (kinds >= TRUE) == self._comparison.by_labels
+        cells = np.flatnonzero(windows[part.at] & judging)
+        at = (np.cumsum(windows) - 1)[part.at[cells]]
+        found = part.cells[cells]
+        n, a = found["events"].astype(np.float64), found["right"].astype(np.float64)
+        return Counted(part.device[windows], at, kinds[cells] % TRUE, n, a)
 
 
 Parts = Callable[[], Iterator[Compared]]
@@ -124,14 +139,22 @@ Parts = Callable[[], Iterator[Compared]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The windows that an evaluation compares. began_us: of the rollout; canary: whether a device
-    is offered the candidate."""
+    """The windows that an evaluation compares. began_us, stage_began_us: of the rollout; canary:
+    whether a device is offered the candidate."""
 
     history: WindowHistory
     candidate: str
     stable: str
     began_us: int
+    stage_began_us: int
     canary: Callable[[str], bool]
+
+    @cached_property
+    def by_labels(self) -> bool:
+        """Whether true labels alone judge: the candidate is right at least as often as the teacher
+        on events that have one, so the teacher cannot say what is wrong with it."""
+        _, _, labelled, correct, taught, *_ = self._counts
+        return labelled >= JUDGING and correct >= taught
 
     def parts(self) -> Iterator[Compared]:
         """Yield the fleet's parts, at each call the same."""
@@ -139,26 +162,18 @@ class Comparison:
         for part in self.history.parts(max(1, VALUES // (classes * KEPT))):
             yield Compared(part, self)
 
-    def told(self, stage_began_us: int) -> dict[str, float]:
+    def told(self) -> dict[str, float]:
         """Return how many windows and labelled events with the new version there are, and the
         accuracies where events have a true label: for information only."""
-        sums = sum((part.told(stage_began_us) for part in self.parts()), np.zeros(6))
-        windows, stage, *labels = sums.tolist()
-        found = {"windows": windows, "stage_windows": stage, "labelled": labels[0]}
-        if labels[0]:
-            found["accuracy"] = labels[1] / labels[0]
-        if labels[2]:
-            found["accuracy_before"] = labels[3] / labels[2]
+        windows, stage, labelled, correct, _, before, right = self._counts
+        found = {"windows": windows, "stage_windows": stage, "labelled": labelled}
+        if labelled:
+            found["accuracy"] = correct / labelled
+        if before:
+            found["accuracy_before"] = right / before
         return found
 
-
-def _counted(part: Part, windows: np.ndarray) -> Counted:
-    """Return the windows for which `windows` (windows,) is true."""
-    if not windows.any():
-        return NOTHING
-    cells = np.flatnonzero(windows[part.at])
-    at = (np.cumsum(windows) - 1)[part.at[cells]]
-    found = part.cells[cells]
-    kind = found["kind"].astype(np.int64)
-    n, a = found["events"].astype(np.float64), found["right"].astype(np.float64)
-    return Counted(part.device[windows], at, kind, n, a)
+    @cached_property
+    def _counts(self) -> list[float]:
+        sums: list[float] = sum((part.counts for part in self.parts()), np.zeros(7)).tolist()
+        return sums

@@ -75,9 +75,9 @@ def evaluate(
     offered: the number of the canary's devices. A held stage may still pass or go back when more
     windows come.
     """
-    seen = Comparison(windows, candidate, stable, began_us, canary)
+    seen = Comparison(windows, candidate, stable, began_us, stage_began_us, canary)
     evidence = compare(rules.loss, seen.parts, len(windows.classes), rules.metric)
-    evidence |= seen.told(stage_began_us)
+    evidence |= seen.told()
     evidence |= {"refused": len(refusals), "offered": offered, **rules.bounds}
     waited_s = (now_us - stage_began_us) / 1e6
     if refusals and len(refusals) > REFUSING * offered:

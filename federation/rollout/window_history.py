@@ -1,8 +1,9 @@
 """The newest windows of each device, each answered by one version: the data of a rollout's
 evaluation, in columns.
 
-A window takes `WINDOW` and a `CELL` for each class of its events, about 65 bytes: the 240 windows
-of 10,000 devices take about 160 MB. A new one copies its device's columns and no other's.
+A window takes `WINDOW` and a `CELL` for each class of its events, and of those with a true label,
+about 80 bytes: the 240 windows of 10,000 devices take about 190 MB. A new one copies its device's
+columns and no other's.
 """
 
 import struct
@@ -23,10 +24,12 @@ from streams.contract.window_report import WindowReport
 KEPT = 240  # windows per device, of them half of the version that answers now
 REVISIONS = 64  # of a window; later ones do not count
 
-ROW, ROW_CELL = struct.Struct("<qQQIffH"), struct.Struct("<Hff")
+TRUE = 1 << 15  # in a cell's class: counted by true labels, not by what judges the window
+
+ROW, ROW_CELL = struct.Struct("<qQQIfffH"), struct.Struct("<Hff")
 WINDOW = np.dtype([
     ("heard_us", "<i8"), ("revisions", "<u8"), ("model", "<u8"), ("instead", "<u4"),
-    ("labelled", "<f4"), ("correct", "<f4"), ("cells", "<u2"),
+    ("labelled", "<f4"), ("correct", "<f4"), ("taught", "<f4"), ("cells", "<u2"),
 ])  # fmt: skip
 CELL = np.dtype([("kind", "<u2"), ("events", "<f4"), ("right", "<f4")])
 NOBODY, SEVERAL = 0, 1  # in the place of a model: nothing was judged; several versions answered
@@ -116,7 +119,8 @@ class WindowHistory:
         if report.metric != self._metric or report.revision >= REVISIONS:
             return
         told = _told(report)
-        if self._allowed is not None and not self._allowed.issuperset(told.sums):
+        named = {*told.sums, *told.true}
+        if self._allowed is not None and not self._allowed.issuperset(named):
             return
         device = self._devices.setdefault(report.device, _Device())
         window, cells = self._packed(report, told, heard_us)
@@ -139,11 +143,11 @@ class WindowHistory:
 
     def _packed(self, report: WindowReport, told: "_Told", heard_us: int) -> tuple[bytes, bytes]:
         """Return the report as one window and its cells."""
-        kinds = [self._kinds.setdefault(name, len(self._kinds)) for name in told.sums]
-        counts = zip(kinds, told.sums.values(), strict=True)
-        cells = b"".join(ROW_CELL.pack(kind, *sums) for kind, sums in counts)
-        seen = 1 << report.revision
-        row = (heard_us, seen, told.model, told.instead, told.labelled, told.correct, len(kinds))
+        kind = self._kinds
+        found = [(kind.setdefault(name, len(kind)), *s) for name, s in told.sums.items()]
+        found += [(kind.setdefault(name, len(kind)) | TRUE, *s) for name, s in told.true.items()]
+        cells = b"".join(ROW_CELL.pack(*cell) for cell in found)
+        row = (heard_us, 1 << report.revision, *told[:5], len(found))
         return ROW.pack(*row), cells
 
     def parts(self, size: int) -> Iterator[Part]:
@@ -167,14 +171,17 @@ def model_id(name: str) -> int:
 
 class _Told(NamedTuple):
     """What a report tells: the version that answered almost all judged events, its labelled and
-    correct ones, and sums by the reference's class: of a metric without classes under ALL. instead:
-    the device's challenger that answered most of them, under any version; 0: none."""
+    correct ones, those of which the teacher is right, and sums by the reference's class, and by
+    the true one: of a metric without classes under ALL. instead: the device's challenger that
+    answered most of them, under any version; 0: none."""
 
     model: int
     instead: int = 0
     labelled: int = 0
     correct: int = 0
+    taught: int = 0
     sums: Sums = {}
+    true: Sums = {}
 
 
 def _told(report: WindowReport) -> _Told:
@@ -187,11 +194,23 @@ def _told(report: WindowReport) -> _Told:
         return _Told(SEVERAL)
     counts = report.by_release[name]
     by_class = {kind: (c.events, c.agreeing) for kind, c in report.classes.items() if c.events}
-    told = {ALL: judged[name]} if report.metric in ERRORS or not by_class else by_class
+    if report.metric in ERRORS or not by_class:
+        told: Sums = {ALL: judged[name]}
+        right = counts.label_error if report.metric in ERRORS else counts.correct
+        true: Sums = {ALL: (counts.labelled, right)} if counts.labelled else {}
+    else:
+        told, true = (
+            by_class,
+            {
+                kind: (sum(answers.values()), answers.get(kind, 0))
+                for kind, answers in report.truth.items()
+            },
+        )
     answered = (model for model in report.models if release_of(model) == name)
     instead = max(answered, key=lambda model: report.models[model].events)[len(name) :]
     number = model_id(instead) & 0xFFFFFFFF if instead else 0
-    return _Told(model_id(name), number, counts.labelled, counts.correct, told)
+    labels = counts.labelled, counts.correct, counts.teacher_correct
+    return _Told(model_id(name), number, *labels, told, true)
 
 
 def _merged(
@@ -206,8 +225,8 @@ def _merged(
     window["revisions"] |= new["revisions"]
     models = {int(window["model"][0]), int(new["model"][0])} - {NOBODY}
     window["model"] = models.pop() if len(models) == 1 else SEVERAL if models else NOBODY
-    window["labelled"] += new["labelled"]
-    window["correct"] += new["correct"]
+    for name in ("labelled", "correct", "taught"):
+        window[name] += new[name]
     both = np.frombuffer(packed_cells + new_cells, CELL)
     kinds, place = np.unique(both["kind"], return_inverse=True)
     cells = np.zeros(len(kinds), CELL)

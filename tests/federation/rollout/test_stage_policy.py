@@ -156,17 +156,44 @@ def test_what_others_gain_by_adapters_meanwhile_is_not_expected_of_the_canary() 
 
 def test_a_canary_behind_an_adapter_is_compared_with_its_past_behind_it() -> None:
     """A worse version hides behind no adapter that the stable one had only at last."""
-    before = []  # the canary's devices are at 10 of 20 for fifty windows, then at 18 behind one
+    before = []  # the canary's devices are at 10 of 20 for forty windows, then at 18 behind one
     for report, at in past(windows=100):
-        right = (10 if report.window_us < 50 else 18) + report.window_us % 3 - 1
+        right = (10 if report.window_us < 40 else 18) + report.window_us % 3 - 1
         own = window(report.device, report.window_us, right)
         before.append((own if report.device in CANARY else report, at))
-    heard = [each for each in before if each[1] < 50 * SECOND]
-    heard += behind([each for each in before if each[1] >= 50 * SECOND], "a3", CANARY)
+    heard = [each for each in before if each[1] < 40 * SECOND]
+    heard += behind([each for each in before if each[1] >= 40 * SECOND], "a3", CANARY)
     found = finding([*heard, *behind(since(canary=14, windows=60), "a3", CANARY)])
     assert found.verdict == "roll-back"
     assert found.evidence["expected"] == pytest.approx(0.9, abs=0.03)
     assert finding([*heard, *behind(since(canary=18, windows=60), "a3", CANARY)]).verdict == "go-on"
+
+
+def with_labels(heard: list[Heard], right: int, new: int, teacher: int) -> list[Heard]:
+    """The same with six labelled events a window: so many right, by the candidate, by a teacher."""
+    return [(report.model_copy(update={"models": {
+        name: m.model_copy(update={
+            "labelled": 6, "correct": new if name == CANDIDATE else right,
+            "teacher_correct": teacher,
+        }) for name, m in report.models.items()}}), at) for report, at in heard]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("right", "new", "teacher", "verdict"),
+    [
+        (3, 5, 4, "go-on"),  # it leaves a teacher that is wrong
+        (5, 4, 4, "roll-back"),  # it is right as often as the teacher, and less often than before
+        (4, 4, 6, "roll-back"),  # the teacher knows better, and says that it is worse
+        (4, 6, 6, "go-on"),
+    ],
+)
+def test_no_teacher_judges_what_is_right_more_often(
+    right: int, new: int, teacher: int, verdict: str
+) -> None:
+    heard = with_labels([*past(windows=90), *since(canary=12, windows=60)], right, new, teacher)
+    assert finding(heard).verdict == verdict
+    by = "true labels" if new >= teacher else "the teacher"
+    assert f"agreement with {by} " in finding(heard).reason
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(10, "roll-back"), (16, "go-on")])

@@ -6,6 +6,7 @@ from federation.rollout.window_history import (
     NOBODY,
     REVISIONS,
     SEVERAL,
+    TRUE,
     Part,
     WindowHistory,
     model_id,
@@ -79,6 +80,14 @@ def test_reports_of_another_task_file_do_not_count() -> None:
     found = kept(known, strange, other, report("d3", revision=REVISIONS), history=history)
     assert found.devices == ["d0"]
     assert history.classes == ["easy"]
+
+
+def test_true_labels_are_kept_beside_what_the_teacher_says() -> None:
+    truth = {"easy": {"easy": 2, "hard": 1}, "hard": {"hard": 1}}
+    told = report(classes={"easy": (6, 5), "hard": (4, 2)}).model_copy(update={"truth": truth})
+    found = kept(told)
+    assert cells(found) == [(6, 5), (4, 2), (3, 2), (1, 1)]
+    assert (found.cells["kind"] >= TRUE).tolist() == [False, False, True, True]
 
 
 def test_a_long_canary_does_not_forget_what_it_is_compared_with() -> None:
