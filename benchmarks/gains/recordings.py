@@ -129,6 +129,7 @@ def latest(parts: Sequence[tuple[str, Window, np.ndarray]]) -> RecentWindows:
     return RecentWindows(
         np.concatenate([window.of.segments[window.rows] for _, window, _ in chosen]),
         np.concatenate([taught for *_, taught in chosen]),
+        np.full((count, 1), np.nan, np.float32),  # the teacher judges: it is right more often
         np.concatenate([np.full(len(window.rows), name) for name, window, _ in chosen]),
     )
 

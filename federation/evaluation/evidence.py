@@ -29,6 +29,7 @@ from streams.contract.work import PART
 from streams.learning.interpolation import SHARE, interpolated
 
 Results = Mapping[str, DeviceResult]  # by device
+JUDGING = 30  # labelled rows that show whether the teacher knows better than a candidate
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,23 @@ class CandidateEvaluation:
         found = self.recent() if self.recent is not None else None
         if found is None:
             return Comparison()
-        labels = self.task.labels_from(found.teacher)
+        labelled = found.with_labels()
+        if self._knows_better(labelled, candidate):
+            found, labels, by = labelled, labelled.labels, " by true labels"
+        else:
+            labels, by = self.task.labels_from(found.teacher), ""
         groups = self._groups(found.devices)
         clusters = np.unique(found.devices, return_inverse=True)[1]
-        return self._compared(first, candidate, found.segments, labels, clusters, groups)
+        compared = self._compared(first, candidate, found.segments, labels, clusters, groups)
+        return replace(compared, reference=by)
+
+    def _knows_better(self, found: RecentWindows, candidate: Tensors) -> bool:
+        """Return whether a candidate is right on labelled rows at least as often as the teacher."""
+        if len(found.labels) < JUDGING:
+            return False
+        answers = self._outputs(found.segments, candidate, self.graph), found.teacher
+        right, taught = (self.task.correct(each, found.labels).sum() for each in answers)
+        return bool(right >= taught)
 
     def _compared(
         self,

@@ -21,16 +21,19 @@ CLASS = "class "  # how the name of a class as a cohort begins
 
 @dataclass(frozen=True)
 class Comparison:
-    """One kind of evidence; cohorts by name, as `class walking` or `group north`."""
+    """One kind of evidence; cohorts by name, as `class walking` or `group north`. reference: what
+    judged it, if not what usually does."""
 
     rows: Rows = field(default_factory=Paired)
     cohorts: Mapping[str, Rows] = field(default_factory=dict)
+    reference: str = ""
 
 
 @dataclass(frozen=True)
 class GateEvidence:
     """devices: their own held-out rows; held_out: people in no fleet; recent: stored windows, where
-    an answer is right if it agrees with the teacher."""
+    an answer is right if it agrees with the teacher, or with the label if that teacher is wrong
+    more often than the candidate."""
 
     devices: Comparison = Comparison()
     held_out: Comparison = Comparison()
@@ -40,7 +43,7 @@ class GateEvidence:
         """Yield each comparison with its name in metrics and in sentences."""
         yield "devices", "on devices", self.devices
         yield "held_out", "on held-out devices", self.held_out
-        yield "recent", "on recent windows", self.recent
+        yield "recent", f"on recent windows{self.recent.reference}", self.recent
 
 
 @dataclass(frozen=True)

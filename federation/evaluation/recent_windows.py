@@ -1,10 +1,11 @@
-"""The latest stored windows: devices' segments with the teacher's answers.
+"""The latest stored windows: devices' segments with the teacher's answers and true labels.
 
 If the task uploads segments, they are in `events` and the teacher's answers in `scores`; both have
 device, epoch and seq. Both topics are read backwards from their ends, `scores` first, until ROWS
 rows have both, or MAX_BYTES of segments are read, or READ_S has passed. Malformed messages are
-skipped: the worker has moved them to dead-letters. Devices may have learned from these segments,
-and the teacher may be wrong: they show whether a candidate does harm, not whether it is better.
+skipped: the worker has moved them to dead-letters. Devices may have learned from these segments:
+they show whether a candidate does harm, not whether it is better. Where the teacher is right less
+often than the candidate, of what has a true label, those rows alone count, by their labels.
 """
 
 import logging
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
-from streams.contract.events.batches import decode_batch, float_rows
+from streams.contract.events.batches import decode_batch, filled_rows, float_rows
 from streams.contract.events.records import EventBatch, decode_event_message, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, topic_name
@@ -29,16 +30,24 @@ MAX_BYTES = 64_000_000
 READ_S = 5.0
 
 Key = tuple[str, str, int]  # device, epoch, seq
+Reference = tuple[np.ndarray, np.ndarray]  # the teacher's outputs, and the true label or NaN
 
 
 @dataclass(frozen=True)
 class RecentWindows:
-    """Segments (n, channels, samples) and the teacher's outputs (n, outputs), float32, the latest
-    first; devices (n,) names."""
+    """Segments (n, channels, samples), the teacher's outputs (n, outputs) and true labels (n,
+    label_size), NaN where unknown, float32, the latest first; devices (n,) names."""
 
     segments: np.ndarray
     teacher: np.ndarray
+    labels: np.ndarray
     devices: np.ndarray
+
+    def with_labels(self) -> "RecentWindows":
+        """Return the rows that have a true label."""
+        known = np.isfinite(self.labels).all(axis=1)
+        columns = (self.segments, self.teacher, self.labels, self.devices)
+        return RecentWindows(*(column[known] for column in columns))
 
 
 class Tail(Protocol):
@@ -88,34 +97,36 @@ def _limit(task: Task) -> int:
 
 def _teacher(
     task: Task, connect: Callable[[str], Tail], until: float, clock: Callable[[], float]
-) -> dict[Key, np.ndarray]:
+) -> dict[Key, Reference]:
     """Return the teacher's latest answers; leaves half of the time for the events."""
-    found: dict[Key, np.ndarray] = {}
+    found: dict[Key, Reference] = {}
     half = clock() + (until - clock()) / 2
     for message in _latest(connect, topic_name(task.id, SCORES), half, clock):
-        for key, outputs in _scores(task, message):
-            found.setdefault(key, outputs)
+        for key, reference in _scores(task, message):
+            found.setdefault(key, reference)
         if len(found) >= _limit(task):
             break
     return found
 
 
-def _scores(task: Task, message: Received) -> Iterator[tuple[Key, np.ndarray]]:
+def _scores(task: Task, message: Received) -> Iterator[tuple[Key, Reference]]:
     try:
         rows = decode_batch(message.value or b"", score_schema())
     except MalformedRecord:
         return
     names = ("device", "epoch", "seq", "teacher")
     columns = (rows.column(name).to_pylist() for name in names)
-    for device, epoch, seq, teacher in zip(*columns, strict=True):
+    labels = filled_rows(rows.column("label"), task.label_size)
+    labels[rows.column("label").is_null().to_numpy(zero_copy_only=False)] = np.nan
+    for device, epoch, seq, teacher, label in zip(*columns, labels, strict=True):
         outputs = np.array([np.nan if x is None else x for x in teacher], np.float32)
         if len(outputs) == task.outputs and np.isfinite(outputs).all():
-            yield (device, epoch, seq), outputs
+            yield (device, epoch, seq), (outputs, label)
 
 
 def _joined(
     task: Task,
-    teacher: dict[Key, np.ndarray],
+    teacher: dict[Key, Reference],
     connect: Callable[[str], Tail],
     until: float,
     clock: Callable[[], float],
@@ -123,36 +134,40 @@ def _joined(
     limit = min(_limit(task), len(teacher))
     segments = np.zeros((limit, *task.segment_shape), np.float32)
     outputs = np.zeros((limit, task.outputs), np.float32)
+    labels = np.zeros((limit, task.label_size), np.float32)
     devices: list[str] = []
     for message in _latest(connect, topic_name(task.id, EVENTS), until, clock):
         device, known, rows = _events(task, message, teacher)
         at = slice(len(devices), min(limit, len(devices) + len(rows)))
         count = at.stop - at.start
-        segments[at], outputs[at] = rows[:count], known[:count]
+        segments[at] = rows[:count]
+        for i, reference in enumerate(known[:count], at.start):
+            outputs[i], labels[i] = reference
         devices += [device] * count
         if len(devices) == limit:
             break
     n = len(devices)
-    return RecentWindows(segments[:n], outputs[:n], np.array(devices)) if n else None
+    return RecentWindows(segments[:n], outputs[:n], labels[:n], np.array(devices)) if n else None
 
 
 def _events(
-    task: Task, message: Received, teacher: dict[Key, np.ndarray]
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return the message's rows with a teacher's answer: device, (n, outputs), (n, channels,
-    samples). Repeated rows are taken once."""
-    none = np.zeros((0, task.outputs)), np.zeros((0, *task.segment_shape))
+    task: Task, message: Received, teacher: dict[Key, Reference]
+) -> tuple[str, list[Reference], np.ndarray]:
+    """Return the message's rows with a teacher's answer: device, what they are compared with, (n,
+    channels, samples). Repeated rows are taken once."""
+    none: list[Reference] = []
+    nothing = "", none, np.zeros((0, *task.segment_shape))
     try:
         batch = decode_event_message(task, message.key, message.value, message.headers)
     except MalformedRecord:
-        return "", *none
+        return nothing
     if not isinstance(batch, EventBatch):
-        return "", *none
+        return nothing
     keys = [(batch.device, batch.epoch, seq) for seq in range(batch.first, batch.last + 1)]
     rows = [(i, teacher.pop(key)) for i, key in enumerate(keys) if key in teacher]
     if not rows:
-        return "", *none
+        return nothing
     column = batch.rows.column("segment")
     segments = float_rows(column, column.type.list_size)[[i for i, _ in rows]]
-    known = np.stack([outputs for _, outputs in rows])
+    known = [reference for _, reference in rows]
     return batch.device, known, segments.reshape(-1, *task.segment_shape)

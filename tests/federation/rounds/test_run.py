@@ -337,12 +337,16 @@ def test_a_rejection_tells_its_evidence(rig: Rig) -> None:
     assert told.metrics["devices/group north"] == pytest.approx(0.3)
 
 
-def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(rig: Rig) -> None:
+def test_a_candidate_that_recent_windows_show_to_be_worse_is_refused(rig: Rig) -> None:
+    """By the teacher, which answers as the served version; not where true labels say that the
+    teacher is wrong more often than the candidate."""
     serving = unwrap(rig.registry.serving())
     dice = np.random.default_rng(0)
     segments = dice.normal(0, 2, (200, *rig.task.segment_shape)).astype(np.float32)
     served = run_graph(serving.files[GRAPH], segments)
     devices = np.array([f"d{n % 20}" for n in range(200)])
+    right = rig.task.labels_from(served)
+    labels = np.where(np.arange(200)[:, None] < 60, right, np.float32(np.nan))
 
     def turned(name: str) -> Sound:
         def answer(op: Op, work: Work, weights: Tensors) -> Update:
@@ -353,15 +357,18 @@ def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(r
 
     fleet = FakeFleet([turned("a"), turned("b")])
     run = rig.run(fleet, rounds=1)
-    run.recent = lambda: RecentWindows(segments, served, devices)
+    run.recent = lambda: RecentWindows(segments, served, labels, devices)
     verdict = run.run()
     assert not verdict.promote
     assert "on recent windows 1.000 → 0." in verdict.reason
     (told,) = rig.of("rejected")
     assert told.metrics["recent_segments"] == 200
     run = rig.run(fleet, rounds=1)
-    run.recent = lambda: None
-    assert run.run().promote
+    wrong = (labels + 1) % len(rig.task.classes)
+    run.recent = lambda: RecentWindows(segments, served, wrong, devices)
+    verdict = run.run()
+    assert verdict.promote
+    assert "on recent windows by true labels 0.000 → 0." in verdict.reason
 
 
 @pytest.mark.parametrize(
