@@ -96,10 +96,11 @@ PEOPLE = ("own", "least", "worse", "worst", "others")
 class People(Ground):
     """The built-in task's people. Figures: percent right of all that is held out (own), of the
     device with the least, devices that are more than a point worse than with the first model and
-    the worst change in points, percent right of people of no fleet (others)."""
+    the worst change in points, percent right of people of no fleet (others). streams: what is not
+    held out, by time: segments, labels, NaN where unknown, and when segments end."""
 
     study: Study
-    unlabelled: Mapping[str, np.ndarray]
+    streams: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     def figures(
         self, models: Models, weights: Tensors, adapters: Adapters = NO_ADAPTERS
@@ -126,8 +127,12 @@ def people(study: Study, setting: str, seed: int) -> People:
         return {p.name: Rows(p.segments[chosen[p.name]], p.labels[chosen[p.name]])
                 for p in study.fleet}  # fmt: skip
 
-    others = {p.name: p.segments[~labelled[p.name] & (p.split == TRAIN)] for p in study.fleet}
-    return People(study.task, study.first_model(seed), of(TRAIN), of(HELD_OUT), study, others)
+    streams = {}
+    for p in study.fleet:
+        train = p.split == TRAIN
+        told = np.where(labelled[p.name][:, None], p.labels, np.float32(np.nan))
+        streams[p.name] = p.segments[train], told[train], p.last_us[train]
+    return People(study.task, study.first_model(seed), of(TRAIN), of(HELD_OUT), study, streams)
 
 
 @cache

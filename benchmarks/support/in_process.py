@@ -35,14 +35,13 @@ Answering = Callable[[str, Tensors, int], Update]  # device, weights sent out, r
 @dataclass(frozen=True)
 class Person:
     """Segments (n, channels, samples) and labels (n, label_size) float32; split (n,) as
-    edge_client.samples.splits has it; windows (n,), the number of the one in which a segment
-    begins."""
+    edge_client.samples.splits has it; last_us (n,), the times at which segments end."""
 
     name: str
     segments: np.ndarray
     labels: np.ndarray
     split: np.ndarray
-    windows: np.ndarray
+    last_us: np.ndarray
 
     def seen_by(self, adapter: InputAdapter | None) -> "Person":
         """Return what a model reads behind an adapter."""
@@ -66,7 +65,7 @@ def _read(task: Task, name: str) -> Person:
         np.stack([segment for _, _, segment, _ in cut]),
         np.stack([label for *_, label in cut]),  # type: ignore[misc]
         np.array([split_of(task, first, last) for first, last, _, _ in cut]),
-        np.array([first // task.window_us for first, *_ in cut]),
+        np.array([last for _, last, *_ in cut]),
     )
 
 

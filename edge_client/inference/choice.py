@@ -11,7 +11,8 @@ about one in ten keeps the old one (`tests/edge_client/inference/test_choice.py`
 worse.
 
 A loss is 0 or 1 where answers are right or wrong, the Brier distance where the task's metric knows
-no threshold, or the error of a target's value.
+no threshold, or the error of a target's value. Few labels give few votes, so an adapter's evidence
+has the surprise beside it, the cross-entropy of each label, in a t-test of the paired differences.
 """
 
 import math
@@ -23,6 +24,7 @@ from streams.contract.task import Task
 from streams.contract.task.metrics import row_errors, window_errors, window_metric
 
 LEVEL, BACK = 0.02, 0.2
+SURPRISING = 0.05  # the chance of an adapter's smaller surprise that is enough
 MARGIN = 0.02  # of a loss between 0 and 1; of an error that share of the larger one
 LEAST, FEWEST = 8, 5  # rows; for an adapter
 GROWTH = 1.25
@@ -33,13 +35,14 @@ COVERED = 0.8  # of a device's segments must be of classes that have labels
 @dataclass(frozen=True)
 class Comparison:
     """Mean losses of the old and of the offered version on `rows` segments, and the probability of
-    as many votes for the old one by chance."""
+    as many votes for the old one by chance; surprise: of as much less surprise."""
 
     rows: int
     old: float
     offered: float
     chance: float
     scale: float = 1.0  # of the losses: 1 for shares, the larger mean for errors
+    surprise: float = 1.0
 
     def keeps(self, *, keeping: bool) -> bool:
         """Return whether the old version should answer; `keeping`: it does now."""
@@ -56,7 +59,8 @@ def adapter_answers(found: Comparison, *, drifting: bool) -> bool | None:
         return None
     if found.old > found.offered:
         return False
-    return found.chance <= (0.5 if drifting else BACK) or None
+    enough = found.chance <= (0.5 if drifting else BACK) or found.surprise <= SURPRISING
+    return enough or None
 
 
 def losses(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -68,9 +72,24 @@ def losses(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 1.0 - task.correct(outputs, labels).astype(np.float64)
 
 
-def compare(task: Task, old: np.ndarray, offered: np.ndarray, times_us: np.ndarray) -> Comparison:
+def surprises(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return (n,) the cross-entropy of labels (n, 1) in nats; of targets the errors."""
+    if not task.classes:
+        return row_errors(task, outputs, labels)
+    shifted = outputs - outputs.max(axis=1, keepdims=True)
+    right = np.take_along_axis(shifted, labels.astype(np.int64), axis=1)[:, 0]
+    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - right)
+
+
+def compare(
+    task: Task,
+    old: np.ndarray,
+    offered: np.ndarray,
+    times_us: np.ndarray,
+    less_surprise: np.ndarray | None = None,
+) -> Comparison:
     """Return the comparison of two versions' losses (n,) on the same segments, which end at
-    times_us (n,)."""
+    times_us (n,). less_surprise: (n,) how much less the old one's labels surprise it."""
     rows = len(old)
     if not rows:
         return Comparison(0, 0.0, 0.0, 1.0)
@@ -79,7 +98,11 @@ def compare(task: Task, old: np.ndarray, offered: np.ndarray, times_us: np.ndarr
     against = math.ceil(int((old > offered).sum()) * independent)
     means = float(old.mean()), float(offered.mean())
     scale = 1.0 if task.classes else max(means)
-    return Comparison(rows, *means, chance(votes, against), scale)
+    by_chance = 1.0
+    if less_surprise is not None and (spread := float(less_surprise.std())) > 0:
+        t = float(less_surprise.mean()) / spread * math.sqrt(rows * independent)
+        by_chance = math.erfc(t / math.sqrt(2)) / 2
+    return Comparison(rows, *means, chance(votes, against), scale, by_chance)
 
 
 def independent_share(task: Task, times_us: np.ndarray) -> float:

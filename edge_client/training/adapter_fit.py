@@ -17,8 +17,9 @@ on all folds.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -36,7 +37,7 @@ from streams.learning import learning
 from streams.learning.input_adapter import InputAdapter
 
 STEPS, RATE = 60, 0.04
-ALIGN, ANCHOR = 0.3, 1.0
+ALIGN, ANCHOR = 0.3, 0.3
 PULL = {True: 1e-3, False: 1e-2}  # of a sensor that has drifted, or not
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have
@@ -132,11 +133,40 @@ def alignment(inputs: Sequence[Statistics]) -> Tensor:
     return total
 
 
+class Evidence(NamedTuple):
+    """Rows (n,) that have a label, and their outputs behind an adapter that was fitted without
+    them, and without any, (n, outputs)."""
+
+    judged: np.ndarray
+    behind: np.ndarray
+    plain: np.ndarray
+
+
+def cross_validated(
+    task: Task, model: nn.Module, fitter: Fitter, segments: np.ndarray, labels: np.ndarray,
+    fold: np.ndarray,
+) -> tuple[InputAdapter, Evidence]:  # fmt: skip
+    """Return the adapter that is fitted on all folds (n,), and its evidence; raise Stopped."""
+    adapter = fitter.fit(segments[fold < FOLDS], labels[fold < FOLDS])
+    judged = np.zeros(len(labels), np.bool_)
+    behind = np.zeros((len(labels), task.outputs), np.float32)
+    for number in range(FOLDS + 1):
+        chosen = known(labels) & (fold == number)
+        others = (fold < FOLDS) & (fold != number)
+        if chosen.any() and others.any():
+            left = number < FOLDS
+            fitted = fitter.fit(segments[others], labels[others]) if left else adapter
+            behind[chosen] = learning.predict(model, fitted.apply(segments[chosen]))
+            judged |= chosen
+    plain = learning.predict(model, segments[judged]) if judged.any() else behind[:0]
+    return adapter, Evidence(judged, behind[judged], plain)
+
+
 def adapted(task: Task, job: TrainerJob, model: nn.Module) -> tuple[WorkReply, bytes]:
-    """Return the adapter's tensors with `loss`, `base_loss` and `time` of labelled rows (n,), each
-    answered behind an adapter that was fitted without it. Metrics: `covered`, the share of the rows
-    whose answer behind the adapter is of a class that has labels, and the alignment of what is held
-    out, before and behind it."""
+    """Return the adapter's tensors with `loss`, `base_loss`, `less_surprise` and `time` of labelled
+    rows (n,), each answered behind an adapter that was fitted without it. Metrics: `covered`, the
+    share of the rows whose answer behind the adapter is of a class that has labels, and the
+    alignment of what is held out, before and behind it."""
     rows = read_all(Path(job.samples))
     segments, labels, fold = rows["segment"].copy(), rows["label"].copy(), rows["fold"]
     reply = WorkReply(device=job.device, base=job.request.base, samples=len(rows))
@@ -144,15 +174,9 @@ def adapted(task: Task, job: TrainerJob, model: nn.Module) -> tuple[WorkReply, b
         return reply.model_copy(update={"error": "too-few-samples: all segments are held out"}), b""
     fitter = Fitter(task, model, job)
     try:
-        adapter = fitter.fit(segments[fold < FOLDS], labels[fold < FOLDS])
-        judged = np.zeros(len(rows), np.bool_)
-        own = np.zeros((len(rows), task.outputs), np.float32)
-        for chosen, fitted in _folds(fitter, segments, labels, fold, adapter):
-            own[chosen] = learning.predict(model, fitted.apply(segments[chosen]))
-            judged |= chosen
+        adapter, found = cross_validated(task, model, fitter, segments, labels, fold)
     except Stopped:
         return reply.model_copy(update={"error": "stopped: an adapter was fitted"}), b""
-    served = learning.predict(model, segments[judged]) if judged.any() else own[:0]
     behind = adapter.apply(segments)
     apart = fold == FOLDS if (fold == FOLDS).any() else fold < FOLDS
     metrics = {
@@ -160,22 +184,19 @@ def adapted(task: Task, job: TrainerJob, model: nn.Module) -> tuple[WorkReply, b
         "alignment": fitter.alignment(behind[apart]),
         "base_alignment": fitter.alignment(segments[apart]),
     }
-    found = {
+    tensors = {
         **adapter.tensors(),
-        "loss": choice.losses(task, own[judged], labels[judged]),
-        "base_loss": choice.losses(task, served, labels[judged]),
-        "time": rows["time"][judged].copy(),
+        **evidence_of(task, found, labels[found.judged]),
+        "time": rows["time"][found.judged].copy(),
     }
-    return reply.model_copy(update={"metrics": metrics}), safetensors.numpy.save(found)
+    return reply.model_copy(update={"metrics": metrics}), safetensors.numpy.save(tensors)
 
 
-def _folds(
-    fitter: Fitter, segments: np.ndarray, labels: np.ndarray, fold: np.ndarray, all_of: InputAdapter
-) -> Iterator[tuple[np.ndarray, InputAdapter]]:
-    """Yield which labelled rows are answered by which adapter."""
-    for number in range(FOLDS + 1):
-        chosen = known(labels) & (fold == number)
-        others = (fold < FOLDS) & (fold != number)
-        if chosen.any() and others.any():
-            left = number < FOLDS
-            yield chosen, fitter.fit(segments[others], labels[others]) if left else all_of
+def evidence_of(task: Task, found: Evidence, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what `choice.compare` reads of labelled rows (n, label_size)."""
+    less = (choice.surprises(task, each, labels) for each in (found.plain, found.behind))
+    return {
+        "loss": choice.losses(task, found.behind, labels),
+        "base_loss": choice.losses(task, found.plain, labels),
+        "less_surprise": np.subtract(*less),
+    }

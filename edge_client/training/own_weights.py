@@ -185,7 +185,8 @@ class OwnWeights:
             return Trained(origin, base, number, weights, made_us)
         found, metrics = safetensors.numpy.load(block), reply.metrics
         weights = safetensors.numpy.save({name: found[name] for name in (WEIGHT, BIAS)})
-        compared = choice.compare(self._task, found["loss"], found["base_loss"], found["time"])
+        columns = ("loss", "base_loss", "time", "less_surprise")
+        compared = choice.compare(self._task, *(found[name] for name in columns))
         aligned = metrics["alignment"] <= choice.ALIGNED * metrics["base_alignment"]
         return Trained(
             origin, base, number, weights, made_us, compared, metrics["covered"], aligned

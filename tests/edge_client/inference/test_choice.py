@@ -15,6 +15,7 @@ from edge_client.inference.choice import (
     compare,
     is_time_to_look,
     losses,
+    surprises,
 )
 from streams.contract.task import Segment, Task
 from tests.rig.made_up.tiny_task import task
@@ -76,6 +77,22 @@ def test_an_adapter_needs_less_to_show_while_the_sensor_has_drifted() -> None:
         assert adapter_answers(worse, drifting=drifting) is False
         assert adapter_answers(compared(APART, *votes(4, 0)), drifting=drifting) is None
         assert adapter_answers(compared(APART, *votes(1, 0, 60)), drifting=drifting) is None
+
+
+def test_few_labels_show_by_their_surprise_that_an_adapter_is_better() -> None:
+    times, old, offered = np.arange(30) * 10_000_000, *votes(2, 1, 27)
+    less = np.random.default_rng(1).normal(0.5, 1.0, 30)
+    for found, answers in (
+        (compare(APART, old, offered, times), None),
+        (compare(APART, old, offered, times, less), True),
+        (compare(APART, old, offered, times, less - 0.5), None),
+        (compare(APART, *votes(0, 0, 30), times, less), None),  # surer, and right as often
+        (compare(APART, offered, old, times, less), False),
+    ):
+        assert adapter_answers(found, drifting=False) is answers
+    outputs = np.array([[2.0, 0.0, 0.0], [0.0, 800.0, 0.0]], np.float32)
+    found = surprises(task, outputs, np.array([[0.0], [0.0]], np.float32))
+    assert found == pytest.approx([np.log(1 + 2 * np.exp(-2)), 800.0])
 
 
 def test_losses_are_by_the_tasks_metric() -> None:
