@@ -192,6 +192,7 @@ class Agent:
             samples=self.samples,
             downloads=self._folder / "downloads",
             invited=self._runs.receive,
+            trains=self._runs.unable is None,
         )
 
     def _open_slots(self) -> None:

@@ -57,6 +57,7 @@ class Downlink(threading.Thread):
         samples: Samples,
         downloads: Path,
         invited: Callable[..., None],
+        trains: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="downlink", daemon=True)
@@ -76,6 +77,7 @@ class Downlink(threading.Thread):
             kept=slots.kept,
             trusted=lambda: acceptance.trusted,
             downloads=Downloads(downloads),
+            trains=trains,
         )
         self._connected = False
         self._connected_at = 0  # the end of `invitations` then

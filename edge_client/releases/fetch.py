@@ -3,6 +3,7 @@
 The sources are tried in order: deltas from a version that the device has, then the complete
 artifact, first from Kafka, then from the URL. A delta whose result has another digest counts as
 failed. What is announced or comes larger than the artifact's size in the decision is not fetched.
+A device that does not train begins with a quantized version's bytes without its floats.
 """
 
 import logging
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 class ArtifactFetcher:
     """Downloads artifacts for one device.
 
-    bases: the versions that the device has; kept: returns one of them; trusted: the trusted keys.
+    bases: the versions that the device has; kept: returns one of them; trusted: the trusted keys;
+    trains: whether the device needs floats.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class ArtifactFetcher:
         kept: Callable[[str], Artifact],
         trusted: Callable[[], Sequence[Ed25519PublicKey]],
         downloads: Downloads,
+        trains: bool = True,
     ) -> None:
         self._task, self._settings = task, settings
         self._bases, self._kept, self._trusted = bases, kept, trusted
-        self._downloads = downloads
+        self._downloads, self._trains = downloads, trains
         self.received = 0  # bytes of all downloads
 
     def fetch(
@@ -51,8 +54,10 @@ class ArtifactFetcher:
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
         self._downloads.keep(offered)
-        sources = [partial(self._from_kafka, ref, d, stop) for d in offered if d.base in bases]
-        sources += [partial(self._from_kafka, ref, d, stop) for d in offered if d.base is None]
+        wanted = [d for d in offered if d.of_part and not self._trains]
+        wanted += [d for d in offered if d.base in bases]
+        wanted += [d for d in offered if d.base is None and not d.of_part]
+        sources = [partial(self._from_kafka, ref, delivery, stop) for delivery in wanted]
         if url:
             deltas = f"{url}/deltas/{ref.model}.from."
             sources += [partial(self._from_url, ref, f"{deltas}{b}.twd", stop, b) for b in bases]

@@ -9,7 +9,8 @@ After a crash in 1, 2 or 3 `releases` lacks decisions; the next announcement doe
 Bytes that are put twice do no harm. The ends are the failpoints release-step-1 to -4.
 
 A decision needs the artifacts of the stable version, the offered version and the teacher, and the
-delta from the stable to the offered version if it is smaller.
+delta from the stable to the offered version if it is smaller; of a quantized version also what
+devices need of it that do not train.
 
 `artifacts` keeps everything, unless its cluster limits it by size, or somebody deletes its messages
 or makes it anew; without the bytes a new device can install nothing. What it has lost is sent again
@@ -25,6 +26,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.registry import Registry
+from streams.contract.artifact import is_quantized, without_float
 from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
 from streams.contract.errors import ArtifactError, BrokerUnavailable, MalformedRecord
 from streams.contract.events.messages import Headers
@@ -103,10 +105,11 @@ def deliver(
 ) -> list[Delivery]:
     """Return the positions of all needed bytes, publishing those that are not `known`."""
     found = []
-    for model, base in _needed(desired):
-        there = next((d for d in known if (d.model, d.base) == (model, base)), None)
+    for model, base, of_part in _needed(registry, desired):
+        wanted = model, base, of_part
+        there = next((d for d in known if (d.model, d.base, d.of_part) == wanted), None)
         if there is None:
-            there = _delivered(producer, registry, desired.teacher, model, base)
+            there = _delivered(producer, registry, desired.teacher, *wanted)
         if there is not None:
             found.append(there)
     stable = desired.stable
@@ -115,16 +118,25 @@ def deliver(
     return found
 
 
-def _needed(desired: DesiredState) -> list[tuple[str, str | None]]:
-    whole = [ref.model for ref in (desired.stable, desired.offered, desired.teacher) if ref]
-    needed: list[tuple[str, str | None]] = [(model, None) for model in whole]
+def _needed(registry: Registry, desired: DesiredState) -> list[tuple[str, str | None, bool]]:
+    """Return model and base of the needed bytes, and whether they are those without floats."""
+    versions = [ref for ref in (desired.stable, desired.offered) if ref]
+    whole = [ref.model for ref in (*versions, desired.teacher) if ref]
+    needed: list[tuple[str, str | None, bool]] = [(model, None, False) for model in whole]
+    quantized = [ref for ref in versions if is_quantized(registry.manifest(ref))]
+    needed += [(ref.model, None, True) for ref in quantized]
     if desired.offered is not None and desired.stable is not None:
-        needed.append((desired.offered.model, desired.stable.model))
+        needed.append((desired.offered.model, desired.stable.model, False))
     return needed
 
 
 def _delivered(
-    producer: Publisher, registry: Registry, teacher: Ref | None, model: str, base: str | None
+    producer: Publisher,
+    registry: Registry,
+    teacher: Ref | None,
+    model: str,
+    base: str | None,
+    of_part: bool,
 ) -> Delivery | None:
     """Publish the bytes; return None for a delta that cannot be made or is not smaller."""
     if teacher is not None and model == teacher.model:
@@ -132,6 +144,7 @@ def _delivered(
     elif base is None:
         data = registry.read(model)
         registry.checked(data, model)
+        data = without_float(data) if of_part else data
     else:
         try:
             data = registry.delta(model, base)
@@ -148,6 +161,7 @@ def _delivered(
     return Delivery(
         model=model,
         base=base,
+        of_part=of_part,
         sha256=sha256,
         size=len(data),
         chunks=len(offsets),

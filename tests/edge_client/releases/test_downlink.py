@@ -6,11 +6,12 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -19,9 +20,19 @@ from edge_client.inference.slots import Slots
 from edge_client.releases import downlink as downlink_module
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.samples import Samples
+from federation.evaluation.quantization import complete
 from federation.registry import publisher
 from federation.registry.registry import Registry
-from streams.contract.artifact import digest_of, model_name
+from streams.contract.artifact import (
+    GRAPH,
+    INT8,
+    WEIGHTS,
+    digest_of,
+    files_of,
+    model_name,
+    pack,
+    without_float,
+)
 from streams.contract.decisions import Delivery, Ref, Release, sign
 from streams.contract.signing import key_id
 from streams.contract.task import Task, load_task
@@ -52,6 +63,7 @@ class Rig:
     registry: Registry
     producer: Producer
     told: Release | None = None
+    trains: bool = True
     running: list[Downlink] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -106,6 +118,7 @@ class Rig:
             samples=Samples(self.task, self.folder / "samples.rows"),
             downloads=self.folder / "downloads",
             invited=lambda *_given, **_named: None,
+            trains=self.trains,
         )
         self.downlink.start()
         self.running.append(self.downlink)
@@ -169,6 +182,28 @@ def test_a_new_version_comes_as_a_delta_and_a_stranger_to_it_gets_the_whole(rig:
     try:
         other.serves(second)
         assert other.downlink.received_bytes == len(rig.registry.read(second))
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_of_a_quantized_version_a_device_that_does_not_train_gets_what_answers(
+    rig: Rig, trains: bool
+) -> None:
+    manifest, files = files_of(rig.version(2))
+    weights = safetensors.numpy.load(files[WEIGHTS])
+    files[INT8] = complete(files[GRAPH], weights).SerializeToString()
+    data = pack(manifest, files, rig.key)
+    model = rig.registry.add(data).model
+    rig.registry.serve(model, rig.key, "a test")
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    other = replace(rig, folder=rig.folder / "other", running=[], trains=trains)
+    other.start()
+    try:
+        other.serves(model)
+        wanted = data if trains else without_float(data)
+        assert other.downlink.received_bytes == len(wanted)
+        assert other.slots.bytes_of(model) == wanted
     finally:
         other.stop()
 

@@ -341,7 +341,7 @@ def test_a_candidate_that_the_teacher_finds_worse_on_recent_windows_is_refused(r
     serving = unwrap(rig.registry.serving())
     dice = np.random.default_rng(0)
     segments = dice.normal(0, 2, (200, *rig.task.segment_shape)).astype(np.float32)
-    served = run_graph(serving.files[GRAPH], segments)
+    served = run_graph(serving.files[GRAPH], segments, base_weights(rig.registry))
     devices = np.array([f"d{n % 20}" for n in range(200)])
 
     def turned(name: str) -> Sound:
