@@ -193,6 +193,7 @@ class Agent:
             downloads=self._folder / "downloads",
             invited=self._runs.receive,
             trains=self._runs.unable is None,
+            waits=lambda: self._uplink.is_late,
         )
 
     def _open_slots(self) -> None:
