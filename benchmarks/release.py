@@ -25,7 +25,7 @@ from federation.bootstrap.initial_model import prepare
 from federation.evaluation.onnx_runner import renew_probe
 from federation.registry.publisher import announce, read_announced
 from federation.registry.registry import Registry
-from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
 from streams.contract.decisions import Ref
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
@@ -82,7 +82,8 @@ class Server:
         weights = self.fine_tuned(number)
         before = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
         data = payload.to_safetensors(payload.round_candidate(weights, before, kind), kind)
-        probe = renew_probe(base, payload.to_float32(safetensors.numpy.load(data)))
+        now = payload.to_float32(safetensors.numpy.load(data))
+        probe = renew_probe(base.files, base.files[GRAPH], now)
         about = {"number": self.registry.next_number(), "base": base.model, "files": []}
         manifest = base.manifest.model_copy(update={**about, "created_us": time.time_ns() // 1000})
         files = {**base.files, WEIGHTS: data, PROBE: probe}

@@ -33,6 +33,7 @@ class TaskReport:
     bytes_per_day: float | None
     model_s: float | None = None
     parameters: int | None = None
+    quantized: bool = False
 
     @property
     def failed(self) -> bool:
@@ -94,7 +95,8 @@ def check_task(task: Task, readings: int = READINGS) -> TaskReport:
     except TaskError as exc:
         failed = Finding("error", "build_model", str(exc), "fix `build_model` in the task file")
         return replace(report, findings=[failed, *report.findings])
-    return replace(report, model_s=time.monotonic() - began, parameters=parameters)
+    seconds, quantized = time.monotonic() - began, task.quantize == "int8"
+    return replace(report, model_s=seconds, parameters=parameters, quantized=quantized)
 
 
 def _devices(task: Task) -> list[Device]:
@@ -113,11 +115,13 @@ def _try_models(task: Task) -> int:
     import numpy as np
 
     from federation.bootstrap.onnx_export import export_graph, read_graph
+    from federation.evaluation.quantization import Quantizer
     from streams.learning.learning import build_model, fit, segment_loss
 
     check_model(task)
     if isinstance(task.build_model, OnnxFile):
-        read_graph(task, task.build_model)
+        segments = np.zeros((1, *task.segment_shape), np.float32)
+        Quantizer(task, segments).int8(read_graph(task, task.build_model).graph, {})
         return 0
     model = build_model(task)
     draw = np.random.default_rng(0)
@@ -129,7 +133,8 @@ def _try_models(task: Task) -> int:
             model, count, segment_loss(task, model, segments, labels), epochs=1,
             batch_size=task.training.batch_size, learning_rate=task.training.learning_rate, seed=0,
         )  # fmt: skip
-        export_graph(task, model.eval())
+        weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        Quantizer(task, segments).int8(export_graph(task, model.eval()), weights)
     except TaskError:
         raise
     except Exception as exc:  # a user's model
@@ -205,7 +210,7 @@ def _lines(report: TaskReport) -> list[str]:
     if report.parameters is not None:
         lines.append(
             f"the device model has {report.parameters:,} parameters, trains and exports "
-            f"({report.model_s:.1f} s)"
+            f"({report.model_s:.1f} s)" + "; devices answer in int8" * report.quantized
         )
     return lines
 

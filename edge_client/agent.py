@@ -192,6 +192,8 @@ class Agent:
             samples=self.samples,
             downloads=self._folder / "downloads",
             invited=self._runs.receive,
+            trains=self._runs.unable is None,
+            waits=lambda: self._uplink.is_late,
         )
 
     def _open_slots(self) -> None:

@@ -31,7 +31,7 @@ from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
 from federation.rounds.fleet_reports import teacher_shares
-from streams.contract.artifact import PROBE, WEIGHTS, Artifact, pack
+from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
 from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
@@ -149,7 +149,7 @@ class Installation:
         files = {
             **self.artifact.files,
             WEIGHTS: payload.to_safetensors(weights, self.task.training.payload),
-            PROBE: renew_probe(self.artifact, weights),
+            PROBE: renew_probe(self.artifact.files, self.artifact.files[GRAPH], weights),
         }
         return pack(manifest, files, self.key)
 

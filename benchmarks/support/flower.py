@@ -99,7 +99,7 @@ class Arena:
         arena._write_people()
         people = [np.load(arena.data / f"{name}.npz") for name in task.device_names("fleet")]
         held = (np.concatenate([p[key] for p in people]) for key in ("held_x", "held_y"))
-        registry.set_heldout(HeldOut(*held).encode())
+        registry.set_central(HeldOut(*held).encode(), registry.calibration() or b"")
         return arena
 
     @property

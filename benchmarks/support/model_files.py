@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import safetensors.numpy
 import torch
 
 from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation.onnx_runner import make_probe
+from federation.evaluation.quantization import complete
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 from streams.learning.learning import build_model
@@ -37,11 +37,7 @@ def write_model(task: Task, folder: Path) -> None:
     )
     (folder / "model.twa").write_bytes(pack(manifest, files, create_key(folder / "signing.pem")))
     (folder / "model.safetensors").write_bytes(files[WEIGHTS])
-    found = onnx.load_from_string(graph)
-    for tensor in found.graph.initializer:
-        if tensor.name in state:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(state[tensor.name], tensor.name))
-    (folder / "model.onnx").write_bytes(found.SerializeToString())
+    (folder / "model.onnx").write_bytes(complete(graph, state).SerializeToString())
 
 
 if __name__ == "__main__":

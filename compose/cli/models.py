@@ -59,7 +59,8 @@ def list_models(
         print_json([asdict(version) for version in found])
         return
     metric = named(metric_of(loaded).name)
-    columns = ("version", "made", "base", "run", f"{metric} held-out", "size", "key", "state")
+    held_out = f"{metric} held-out"
+    columns = ("version", "made", "base", "run", held_out, "answers in", "size", "key", "state")
     title = f"{loaded.id}: {metric} on the segments of held-out devices by which the gate decides"
     rows = (
         (
@@ -68,6 +69,7 @@ def list_models(
             one.base or "-",
             short_runs(f"{one.run}, round {one.round}") if one.run else "-",
             "-" if one.held_out is None else f"{one.held_out:.3g}",
+            one.answers_in or "-",
             f"{one.size:,}",
             one.key or "-",
             one.problem or one.holds,

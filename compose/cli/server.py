@@ -65,7 +65,8 @@ def teacher(
     with closing(Producer(broker)) as producer:  # fails before anything is stored
         artifact = replace_teacher(loaded, registry, key, weights)
         registry.offer_teacher(key, "manual")
-        announce(producer, registry, read_announced(broker, loaded.id))
+        announced = read_announced(broker, loaded.id)
+        announce(producer, registry, announced, most=broker.artifact_bytes)
     console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 

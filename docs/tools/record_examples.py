@@ -207,7 +207,7 @@ def releases() -> str:
 def artifacts() -> str:
     value, headers = next(chunks(bytes(3)))
     key = b"<SHA-256 of all bytes, 64 hex digits>"
-    return block(f"{message(key, headers)}\nvalue    {len(value)} bytes: a part of 512 KiB at most")
+    return block(f"{message(key, headers)}\nvalue    {len(value)} bytes: a part of 128 KiB at most")
 
 
 def fleet() -> str:

@@ -51,10 +51,11 @@ from edge_client.inference.drift_watch import DriftWatch
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
-from streams.contract.artifact import WEIGHTS, challenger_header
+from streams.contract.artifact import challenger_header
 from streams.contract.documents import ChallengerState, Origin
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
+from streams.learning.onnx_model import answering
 from streams.runtime.disk import write_atomic
 
 log = logging.getLogger(__name__)
@@ -278,7 +279,7 @@ class Challenger:
                 origin="previous", model=f"{base.model}.k{previous}", base=base.model,
                 made_us=made_us, since_us=int(self._wall() * 1e6),
             )  # fmt: skip
-            self._stand(base, state, artifact.files[WEIGHTS])
+            self._stand(base, state, answering(artifact))
         except (OSError, ArtifactError) as exc:
             log.warning("the version before is not compared: %s", exc)
 

@@ -57,6 +57,8 @@ class Downlink(threading.Thread):
         samples: Samples,
         downloads: Path,
         invited: Callable[..., None],
+        trains: bool = True,
+        waits: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="downlink", daemon=True)
@@ -76,6 +78,8 @@ class Downlink(threading.Thread):
             kept=slots.kept,
             trusted=lambda: acceptance.trusted,
             downloads=Downloads(downloads),
+            trains=trains,
+            waits=waits,
         )
         self._connected = False
         self._connected_at = 0  # the end of `invitations` then
@@ -117,7 +121,8 @@ class Downlink(threading.Thread):
         name = self._task.id
         topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
         invitations = topic_name(name, INVITATIONS)
-        reader = Reader(self._settings, [*topics, invitations], key=self._device)
+        topics.append(invitations)
+        reader = Reader(self._settings, topics, key=self._device, slow_line=True)
         self._connected = True
         try:
             reader.seek_back(time.time_ns() // 1_000_000 - LOOK_BACK_MS, invitations)

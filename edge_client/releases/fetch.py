@@ -3,6 +3,7 @@
 The sources are tried in order: deltas from a version that the device has, then the complete
 artifact, first from Kafka, then from the URL. A delta whose result has another digest counts as
 failed. What is announced or comes larger than the artifact's size in the decision is not fetched.
+A device that does not train begins with a quantized version's bytes without its floats.
 """
 
 import logging
@@ -25,7 +26,8 @@ log = logging.getLogger(__name__)
 class ArtifactFetcher:
     """Downloads artifacts for one device.
 
-    bases: the versions that the device has; kept: returns one of them; trusted: the trusted keys.
+    bases: the versions that the device has; kept: returns one of them; trusted: the trusted keys;
+    trains: whether the device needs floats; waits: whether events wait for the line.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class ArtifactFetcher:
         kept: Callable[[str], Artifact],
         trusted: Callable[[], Sequence[Ed25519PublicKey]],
         downloads: Downloads,
+        trains: bool = True,
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         self._task, self._settings = task, settings
         self._bases, self._kept, self._trusted = bases, kept, trusted
-        self._downloads = downloads
+        self._downloads, self._trains, self._waits = downloads, trains, waits
         self.received = 0  # bytes of all downloads
 
     def fetch(
@@ -50,19 +54,19 @@ class ArtifactFetcher:
         ArtifactError or Retryable if all fail, or once `stop` returns True."""
         bases = self._bases()
         offered = [d for d in deliveries if d.model == ref.model]
-        self._downloads.keep(offered)
-        sources = [partial(self._from_kafka, ref, d, stop) for d in offered if d.base in bases]
-        sources += [partial(self._from_kafka, ref, d, stop) for d in offered if d.base is None]
-        if url:
-            deltas = f"{url}/deltas/{ref.model}.from."
-            sources += [partial(self._from_url, ref, f"{deltas}{b}.twd", stop, b) for b in bases]
-            sources.append(partial(self._from_url, ref, f"{url}/models/{ref.model}.twa", stop))
+        wanted = [d for d in offered if d.of_part and not self._trains]
+        wanted += [d for d in offered if d.base in bases]
+        wanted += [d for d in offered if d.base is None and not d.of_part]
+        deltas = f"{url}/deltas/{ref.model}.from."
+        urls: dict[str, str | None] = {f"{deltas}{base}.twd": base for base in bases if url}
+        urls |= {f"{url}/models/{ref.model}.twa": None} if url else {}
+        self._downloads.keep(offered, [*urls])
+        sources = [partial(self._from_kafka, ref, delivery, stop) for delivery in wanted]
+        sources += [partial(self._from_url, ref, where, stop, base) for where, base in urls.items()]
         problem: Exception = ArtifactError("missing", f"{ref.model} has no delivery and no URL")
         for source in sources:
             try:
                 data = source()
-                if digest_of(data) != ref.digest:
-                    raise ArtifactError("digest", f"the bytes are not {ref.model}")
             except (ArtifactError, Retryable, OSError) as exc:
                 log.warning("%s: %s", ref.model, exc)
                 problem = exc
@@ -75,17 +79,25 @@ class ArtifactFetcher:
 
     def _from_kafka(self, ref: Ref, delivery: Delivery, stop: Callable[[], bool]) -> bytes:
         delivery.check_bound(ref)  # before a part of it is in memory
-        data = fetch(self._settings, self._task, self._downloads.of(delivery), stop)
+        download = self._downloads.of(delivery)
+        data = fetch(self._settings, self._task, download, stop, waits=self._waits)
         return self._whole(ref, data, delivery.base)
 
     def _from_url(
         self, ref: Ref, url: str, stop: Callable[[], bool], base: str | None = None
     ) -> bytes:
-        return self._whole(ref, fetch_url(url, ref.size, stop), base)
+        part = self._downloads.of_url(url)
+        try:
+            return self._whole(ref, fetch_url(url, ref.size, stop, part=part), base)
+        except ArtifactError:
+            part.unlink(missing_ok=True)
+            raise
 
     def _whole(self, ref: Ref, data: bytes, base: str | None) -> bytes:
         """Return the artifact of received bytes, which are a delta if there is a `base`."""
         self.received += len(data)
-        if base is None:
-            return data
-        return delta.apply(data, self._kept(base).files, self._trusted(), ref.size)
+        if base is not None:
+            data = delta.apply(data, self._kept(base).files, self._trusted(), ref.size)
+        if digest_of(data) != ref.digest:
+            raise ArtifactError("digest", f"the bytes are not {ref.model}")
+        return data

@@ -9,6 +9,7 @@ frame; the complete bytes must have the announced digest, or all chunks are disc
 cannot be written, on a full disk, are kept in memory only.
 """
 
+import hashlib
 import json
 import logging
 import struct
@@ -111,9 +112,14 @@ class Downloads:
             found = self._open[delivery.sha256] = PersistentDownload(delivery, self._folder)
         return found
 
-    def keep(self, deliveries: Sequence[Delivery]) -> None:
+    def of_url(self, url: str) -> Path:
+        """Return the file of what has come from a URL: the bytes alone."""
+        return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}.part"
+
+    def keep(self, deliveries: Sequence[Delivery], urls: Sequence[str] = ()) -> None:
         """Delete all downloads except these."""
         wanted = {delivery.sha256 for delivery in deliveries}
+        wanted |= {self.of_url(url).stem for url in urls}
         self._open = {sha: one for sha, one in self._open.items() if sha in wanted}
         for path in self._folder.glob("*.part"):
             if path.stem not in wanted:

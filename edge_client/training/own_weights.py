@@ -177,6 +177,8 @@ class OwnWeights:
             inputs = reference.inputs(self._task.channels)
             about = {"inputs": inputs, "drifting": bool(self._samples.drifting)}
             request = request.model_copy(update=about)
+        if WEIGHTS not in artifact.files:
+            raise ArtifactError("files", f"{base} came without its floats")
         reply, block = self._work(request, artifact.files[WEIGHTS])
         if reply.error is not None:
             raise ProcessFailed(reply.error)

@@ -24,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 IN_FLIGHT, IN_FLIGHT_BYTES = 64, 16_000_000
 STALL_S = 20.0
+LATE_S = 1.0
 HANG_S = 60.0  # longer than the library and a full disk may keep the thread
 POLL_S = 1.0  # at most, where the spool has not grown
 SOON_S = 0.02  # the same while several messages are in flight or many events come
@@ -104,6 +105,13 @@ class Uplink(threading.Thread):
         self.connected = False
         self.error: str | None = None
         self._back_at = clock()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether events wait for the line: none was acknowledged for LATE_S."""
+        with suppress(IndexError):  # the thread settles them meanwhile
+            return self._clock() - self._flight[0].at > LATE_S
+        return False
 
     @property
     def hangs(self) -> bool:

@@ -145,7 +145,7 @@ def offer(
         }
     )
     assert isinstance(manifest, Manifest)
-    probe = renew_probe(base, weights)
+    probe = renew_probe(base.files, base.files[GRAPH], weights)
     files = {**base.files, WEIGHTS: payload.to_safetensors(weights, "float32"), PROBE: probe}
     artifact = registry.add(pack(manifest, files, key))
     ref = Ref.of(artifact)

@@ -22,11 +22,11 @@ from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
-from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
 from federation.registry.registry import Registry
-from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
+from streams.contract.artifact import GRAPH, WEIGHTS, Manifest, pack
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.weights import payload
@@ -52,7 +52,10 @@ def import_candidate(
         )
     weights, graph, source = _read(task, path)
     held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
-    evaluation = CandidateEvaluation(task, base, held_out, audit=audit, graph=graph)
+    quantizer = Quantizer.of(task, registry.calibration(), base.files)
+    evaluation = CandidateEvaluation(
+        task, base, held_out, audit=audit, graph=graph, quantizer=quantizer
+    )
     first = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
     weights = payload.round_candidate(weights, first, task.training.payload)
     verdict = evaluation.decide(first, weights, {}, task.margin)
@@ -68,9 +71,8 @@ def import_candidate(
         **base.files,
         WEIGHTS: payload.to_safetensors(weights, task.training.payload),
         GRAPH: base.files[GRAPH] if graph is None else graph,
-        PROBE: renew_probe(base, weights, graph, task.build_model),
     }
-    artifact = registry.add(pack(manifest, files, key))
+    artifact = registry.add(pack(manifest, quantizer.release(files, weights), key))
     failpoint("import-step-2")
     reason = f"{path.name} was imported: {verdict.reason}"
     propose(registry, key, artifact, reason, verdict.evidence)

@@ -4,8 +4,10 @@ The device model learns from the labelled segments of "pilot" people, the teache
 of "pilot" and "lab" people. Both are evaluated on the fleet's people and on held-out people.
 
     <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
+                           calibration.safetensors  segments of the pilot, to quantize with
                            drift.json         the drift reference, from pilot and lab
                            probe.safetensors  the device model's self-test, from the pilot
+                           int8.onnx          of a task with `quantize`, else empty
                            report.json        written last: a folder without it is made again
 
 The digest covers everything that the results depend on: the task's sources, torch, the training
@@ -17,7 +19,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,11 +39,12 @@ from federation.bootstrap.first_models import (
     graph_of,
 )
 from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation import onnx_runner
+from federation.evaluation import onnx_runner, quantization
 from federation.evaluation.accuracy import HeldOut, score
-from federation.evaluation.onnx_runner import make_probe
-from federation.registry.registry import Registry
-from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, Manifest, pack
+from federation.evaluation.onnx_runner import make_probe, run_graph
+from federation.evaluation.quantization import SEGMENTS, Quantizer
+from federation.registry.registry import CALIBRATION, Registry
+from streams.contract.artifact import DRIFT, GRAPH, INT8, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.task.metrics import gain, measured, metric_of
@@ -146,10 +149,11 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             path = getattr(value, "__file__", None)
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
-    parts = (learning, onnx_export, onnx_runner, reference, dataset, first_models, weights_file)
-    sources |= {__file__, *(str(part.__file__) for part in parts)}
+    parts = (learning, onnx_export, onnx_runner, quantization, reference, dataset, first_models)
+    sources |= {__file__, *(str(part.__file__) for part in (*parts, weights_file))}
     settings = [
         task.version,
+        task.quantize,
         metric_of(task).name,
         torch.__version__,
         asdict(task.training),
@@ -170,10 +174,10 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
 
 def _cached(folder: Path) -> _Result | None:
     trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
-    names = (*trained, "teacher.onnx", "source", "heldout.safetensors", DRIFT, PROBE)
+    names = (*trained, "teacher.onnx", "source", "heldout.safetensors", CALIBRATION, DRIFT, PROBE)
     try:
         figures = json.loads((folder / "report.json").read_text())
-        return _Result({name: (folder / name).read_bytes() for name in names}, **figures)
+        return _Result({name: (folder / name).read_bytes() for name in (*names, INT8)}, **figures)
     except (OSError, TypeError, ValueError):
         return None
 
@@ -194,10 +198,22 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         "teacher.onnx": graph_of(teacher),
         "source": source.encode(),
     }
-    weights, seen = safetensors.numpy.load(files["model.safetensors"]), known.segments
+    graph, weights = files["model.onnx"], safetensors.numpy.load(files["model.safetensors"])
+    seen = known.segments
     seen = seen if len(seen) else np.concatenate([device.segments for device in pilot])
-    files[PROBE] = make_probe(files["model.onnx"], weights, seen, task.build_model)
-    answers = [predict(model, device.segments) for device in central]
+    rows = np.unique(np.linspace(0, len(seen) - 1, SEGMENTS).astype(np.int64))
+    files[CALIBRATION] = safetensors.numpy.save({"segments": seen[rows]})
+    quantizer = Quantizer.of(task, files[CALIBRATION])
+    files[INT8] = quantizer.int8(graph, weights) or b""
+    version = quantizer.answering(graph, weights)
+
+    def answer(segments: np.ndarray) -> np.ndarray:
+        if files[INT8]:
+            return run_graph(files[INT8], segments, {}, task.build_model)
+        return predict(model, segments)
+
+    files[PROBE] = make_probe(*version, seen, task.build_model)
+    answers = [answer(device.segments) for device in central]
     files[DRIFT] = make_reference(task, central, answers).encode()
     del pilot, known, lab, central, seen
     metrics = {}
@@ -206,12 +222,12 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     progress("evaluating both on the fleet and on the held-out devices")
     for name, people in (("fleet", fleet), ("held_out", held)):
         segments = stack(task, people)
-        outputs = predict(model, segments.segments) if len(segments.labels) else segments.labels
+        outputs = answer(segments.segments) if len(segments.labels) else segments.labels
         metrics[f"model_{name}"] = score(task, outputs, segments.labels).value
         metrics[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
     kept = _capped(stack(task, held))
     files["heldout.safetensors"] = kept.encode()
-    return _Result(files, metrics, _as_the_gate_measures(task, model, kept))
+    return _Result(files, metrics, _as_the_gate_measures(task, answer, kept))
 
 
 def _check_pilots(task: Task, pilot: list[Segments], known: HeldOut, *, given: bool) -> None:
@@ -225,13 +241,15 @@ def _check_pilots(task: Task, pilot: list[Segments], known: HeldOut, *, given: b
     raise TaskError(f"task {task.name!r}: no device of role 'pilot' has a {what}: {why}")
 
 
-def _as_the_gate_measures(task: Task, model: nn.Module, kept: HeldOut) -> dict[str, float]:
+def _as_the_gate_measures(
+    task: Task, answer: Callable[[np.ndarray], np.ndarray], kept: HeldOut
+) -> dict[str, float]:
     """Return the metrics that a run's version has too, on the same segments."""
     decides, audit = kept.audited(task)
     found = {"audit_segments": float(len(audit.labels))} if len(audit.labels) else {}
     for name, part in (("held_out", decides), ("audit", audit)):
         if len(part.labels):
-            outputs = predict(model, part.segments)
+            outputs = answer(part.segments)
             found[name] = score(task, outputs, part.labels).value
             if part is audit:
                 found |= {f"audit_{n}": v for n, v in measured(task, outputs, part.labels).items()}
@@ -287,7 +305,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         key="",
         files=[],
     )
-    registry.set_heldout(result.files["heldout.safetensors"])
+    registry.set_central(result.files["heldout.safetensors"], result.files[CALIBRATION])
     teacher = manifest.model_copy(
         update={
             "kind": "teacher",
@@ -304,6 +322,7 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         return serving.model
     files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
     files |= {**drift_file, PROBE: result.files[PROBE]}
+    files |= {INT8: result.files[INT8]} if result.files[INT8] else {}
     artifact = registry.add(pack(manifest, files, key))
     registry.serve(artifact.model, key, "the first model")
     return artifact.model

@@ -1,8 +1,8 @@
 """Export of the device model as an ONNX graph whose initializers have the state dict's names.
 
-Devices insert new weights into the graph by name (`SessionOptions.add_initializer`), so the graph
-is exported once per task version and later weights fit it. Input "segments" (batch, channels,
-samples), output "outputs" (batch, outputs); the batch axis is dynamic.
+Devices insert weights into the graph by name (`SessionOptions.add_external_initializers`), so the
+graph is exported once per task version, without values, and all weights fit it. Input "segments"
+(batch, channels, samples), output "outputs" (batch, outputs); the batch axis is dynamic.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from federation.evaluation.onnx_runner import INPUT, OUTPUT, run_graph
+from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import TaskError
 from streams.contract.task import OnnxFile, Task
 from streams.learning.learning import predict
@@ -41,6 +42,7 @@ def export_graph(task: Task, model: nn.Module) -> bytes:
             "use layers that ONNX supports"
         ) from exc
     _check_names(task, model, graph)
+    _empty(graph, model.state_dict())
     data = bytes(graph.SerializeToString())
     _check_answers(task, model, data)
     return data
@@ -150,14 +152,23 @@ def _check_names(task: Task, model: nn.Module, graph: onnx.ModelProto) -> None:
         )
 
 
+def _empty(graph: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Take the values of the named initializers out of the graph."""
+    for tensor in graph.graph.initializer:
+        if tensor.name in set(names):
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=WEIGHTS)
+
+
 def _check_answers(task: Task, model: nn.Module, graph: bytes) -> None:
     """Raise TaskError unless the graph answers as torch, with the exported weights and with other
     ones."""
     generator = np.random.default_rng(0)
     probe = generator.standard_normal((5, *task.segment_shape), dtype=np.float32)
-    if not np.allclose(run_graph(graph, probe), predict(model, probe), atol=TOLERANCE):
-        raise TaskError(f"task {task.name!r}: the ONNX graph and torch give different answers")
     other = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    if not np.allclose(run_graph(graph, probe, other), predict(model, probe), atol=TOLERANCE):
+        raise TaskError(f"task {task.name!r}: the ONNX graph and torch give different answers")
     for name, value in other.items():
         if value.dtype.kind == "f":
             other[name] = np.asarray(value * np.float32(1.25), dtype=value.dtype)

@@ -207,8 +207,10 @@ class Controller:
         if last is None:
             return
         if self._announced is None or self._announced.digest != last.digest:
-            before, reached = self._announced, self._reached
-            self._announced = publisher.announce(producer, self._registry, before, reached)
+            before, most = self._announced, self._settings.broker.artifact_bytes
+            self._announced = publisher.announce(
+                producer, self._registry, before, self._reached, most
+            )
         if self.metrics is not None:
             self.metrics.decided(self._registry, last)
         if (stable := last.decision.standing.stable) is not None:
@@ -222,7 +224,9 @@ class Controller:
             return
         broker, task = self._settings.broker, self._task.id
         if missing := publisher.lost(broker, task, announced.deliveries):
-            self._announced = publisher.send_again(producer, self._registry, announced, missing)
+            self._announced = publisher.send_again(
+                producer, self._registry, announced, missing, broker.artifact_bytes
+            )
 
     def _reconcile(self, last: Release | None) -> Release | None:
         """Make the decisions after `last` that the registry's files and the settings require;

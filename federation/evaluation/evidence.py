@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from federation.admission import Tensors
+from federation.admission import Tensors, Weights
 from federation.evaluation import accuracy, device_metrics, promotion_gate, valued
 from federation.evaluation.accuracy import HeldOut, Score
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Rows, Verdict
+from federation.evaluation.quantization import Quantizer
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
@@ -38,7 +39,8 @@ class CandidateEvaluation:
 
     held_out: what the gate decides by; recent: reads the stored windows, None if there are none;
     audit: further held-out segments, which decide nothing: they measure what the gate lets pass.
-    graph: of a candidate that was made elsewhere; None: the base's.
+    graph: of a candidate that was made elsewhere; None: the base's. With a `quantizer` versions are
+    judged as they answer; a device's own comparison is of the weights that it trains, in float.
     """
 
     task: Task
@@ -47,6 +49,7 @@ class CandidateEvaluation:
     recent: Callable[[], RecentWindows | None] | None = None
     audit: HeldOut | None = None
     graph: bytes | None = None
+    quantizer: Quantizer | None = None
 
     def central(self, weights: Tensors) -> Score:
         """Return the task's metric on held-out people."""
@@ -167,7 +170,10 @@ class CandidateEvaluation:
         self, segments: np.ndarray, weights: Tensors, graph: bytes | None = None
     ) -> np.ndarray:
         graph = self.base.files[GRAPH] if graph is None else graph
-        return run_graph(graph, segments, weights, self.task.build_model)
+        version: tuple[bytes, Weights] = graph, weights
+        if self.quantizer is not None:
+            version = self.quantizer.answering(graph, weights)
+        return run_graph(version[0], segments, version[1], self.task.build_model)
 
 
 # --- how far the candidate goes -------------------------------------------------------------------

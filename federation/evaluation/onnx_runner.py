@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import safetensors.numpy
 
-from streams.contract.artifact import GRAPH, PROBE, Artifact
+from streams.contract.artifact import PROBE
 from streams.learning.onnx_session import OnnxSession
 
 INPUT, OUTPUT = "segments", "outputs"
@@ -31,14 +31,17 @@ def run_graph(
 
     Weights that the graph does not use, such as batch norm counters, are ignored.
     """
-    names = {tensor.name for tensor in onnx.load_from_string(graph).graph.initializer}
-    given = weights or {}
-    used = {name: given[name] for name in given if name in names}
-    session = OnnxSession(graph, used, around)
+    session = OnnxSession(graph, known_to(graph, weights or {}), around)
     parts = [
         session.run(segments[at : at + BATCH]) for at in range(0, max(len(segments), 1), BATCH)
     ]
     return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def known_to(graph: bytes, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return those of the weights that a graph uses."""
+    names = {tensor.name for tensor in onnx.load_from_string(graph).graph.initializer}
+    return {name: value for name, value in weights.items() if name in names}
 
 
 # --- self-test ------------------------------------------------------------------------------------
@@ -56,12 +59,11 @@ def make_probe(
 
 
 def renew_probe(
-    base: Artifact,
+    files: Mapping[str, bytes],
+    graph: bytes,
     weights: Mapping[str, np.ndarray],
-    graph: bytes | None = None,
     around: object = None,
 ) -> bytes:
-    """Return the probe with the base's inputs and the answers of its graph, or of another one, with
-    other weights."""
-    inputs = safetensors.numpy.load(base.files[PROBE])["inputs"]
-    return make_probe(base.files[GRAPH] if graph is None else graph, weights, inputs, around)
+    """Return the probe of a version's files with the answers of another graph or other weights."""
+    inputs = safetensors.numpy.load(files[PROBE])["inputs"]
+    return make_probe(graph, weights, inputs, around)

@@ -14,7 +14,7 @@ from typing import Any
 from federation.registry.manual import needed, pruned
 from federation.registry.registry import TEACHER as TEACHER_FILE
 from federation.registry.registry import Registry
-from streams.contract.artifact import Artifact
+from streams.contract.artifact import Artifact, is_quantized
 from streams.contract.decisions import Decision, DesiredState, Ref
 from streams.contract.errors import ArtifactError, UsageError
 from streams.contract.task import Task
@@ -42,6 +42,7 @@ class Version:
     run: str | None = None
     round: int | None = None
     held_out: float | None = None
+    answers_in: str | None = None  # int8 or float32
     key: str | None = None
     problem: str | None = None
 
@@ -67,6 +68,7 @@ def versions(registry: Registry) -> list[Version]:
                 run=manifest.run,
                 round=manifest.round,
                 held_out=manifest.metrics.get(HELD_OUT),
+                answers_in="int8" if is_quantized(manifest) else "float32",
                 key=manifest.key,
             )
         )

@@ -9,11 +9,15 @@ After a crash in 1, 2 or 3 `releases` lacks decisions; the next announcement doe
 Bytes that are put twice do no harm. The ends are the failpoints release-step-1 to -4.
 
 A decision needs the artifacts of the stable version, the offered version and the teacher, and the
-delta from the stable to the offered version if it is smaller.
+delta from the stable to the offered version if it is smaller; of a quantized version also what
+devices need of it that do not train.
 
 `artifacts` keeps everything, unless its cluster limits it by size, or somebody deletes its messages
 or makes it anew; without the bytes a new device can install nothing. What it has lost is sent again
 before the decision with the new positions: after a crash between them it is found missing again.
+
+What is larger than the operator's limit (TIDEWHEEL_KAFKA_ARTIFACT_MB) is not put there: devices
+fetch it from the decision's URL.
 """
 
 import hashlib
@@ -25,7 +29,8 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.registry import Registry
-from streams.contract.decisions import Delivery, DesiredState, Ref, Release, decision_key
+from streams.contract.artifact import is_quantized, without_float
+from streams.contract.decisions import MAX_BYTES, Delivery, DesiredState, Ref, Release, decision_key
 from streams.contract.errors import ArtifactError, BrokerUnavailable, MalformedRecord
 from streams.contract.events.messages import Headers
 from streams.contract.signing import key_id
@@ -34,7 +39,7 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, unarmed
 
-CHUNK = 512 * 1024
+CHUNK = 128 * 1024  # 4 s of a line of 256 kbit/s: events wait no longer behind it
 POLLS = 50  # of 0.2 s, for the first chunk of a delivery
 
 log = logging.getLogger(__name__)
@@ -60,11 +65,13 @@ def announce(
     registry: Registry,
     announced: Release | None,
     reached: Failpoint = unarmed,
+    most: int = MAX_BYTES,
 ) -> Release | None:
     """Run steps 2 to 4; return the release that is then under the task's name, None before the
     first decision.
 
-    announced: the release that is there now (`current`). Raises BrokerUnavailable on failure.
+    announced: the release that is there now (`current`). most: bytes of a version on `artifacts`.
+    Raises BrokerUnavailable on failure.
     """
     last = registry.last()
     if last is None:
@@ -73,7 +80,7 @@ def announce(
         return announced
     topic, task = topic_name(registry.id, RELEASES), registry.id
     known = [] if announced is None else announced.deliveries
-    deliveries = deliver(producer, registry, last.decision.standing, known)
+    deliveries = deliver(producer, registry, last.decision.standing, known, most)
     reached("release-step-2")
     for release in registry.history(after=_number(announced, last)):
         producer.put(topic, decision_key(task, release.decision.seq), release.encode())
@@ -99,14 +106,27 @@ def _number(announced: Release | None, last: Release) -> int:
 
 
 def deliver(
-    producer: Publisher, registry: Registry, desired: DesiredState, known: list[Delivery]
+    producer: Publisher,
+    registry: Registry,
+    desired: DesiredState,
+    known: list[Delivery],
+    most: int = MAX_BYTES,
 ) -> list[Delivery]:
     """Return the positions of all needed bytes, publishing those that are not `known`."""
     found = []
-    for model, base in _needed(desired):
-        there = next((d for d in known if (d.model, d.base) == (model, base)), None)
+    for model, base, of_part in _needed(registry, desired):
+        wanted = model, base, of_part
+        there = next((d for d in known if (d.model, d.base, d.of_part) == wanted), None)
         if there is None:
-            there = _delivered(producer, registry, desired.teacher, model, base)
+            data = _bytes(registry, desired.teacher, *wanted)
+            if data is not None and len(data) > most:
+                log.warning(
+                    "%s has %.1f MB, %s carries %.1f (TIDEWHEEL_KAFKA_ARTIFACT_MB): %s",
+                    model, len(data) / 1e6, ARTIFACTS, most / 1e6,
+                    f"it is at {desired.url}" if desired.url else "give devices a --artifact-url",
+                )  # fmt: skip
+            elif data is not None:
+                there = _delivered(producer, registry, data, *wanted)
         if there is not None:
             found.append(there)
     stable = desired.stable
@@ -115,31 +135,45 @@ def deliver(
     return found
 
 
-def _needed(desired: DesiredState) -> list[tuple[str, str | None]]:
-    whole = [ref.model for ref in (desired.stable, desired.offered, desired.teacher) if ref]
-    needed: list[tuple[str, str | None]] = [(model, None) for model in whole]
+def _needed(registry: Registry, desired: DesiredState) -> list[tuple[str, str | None, bool]]:
+    """Return model and base of the needed bytes, and whether they are those without floats."""
+    versions = [ref for ref in (desired.stable, desired.offered) if ref]
+    whole = [ref.model for ref in (*versions, desired.teacher) if ref]
+    needed: list[tuple[str, str | None, bool]] = [(model, None, False) for model in whole]
+    quantized = [ref for ref in versions if is_quantized(registry.manifest(ref))]
+    needed += [(ref.model, None, True) for ref in quantized]
     if desired.offered is not None and desired.stable is not None:
-        needed.append((desired.offered.model, desired.stable.model))
+        needed.append((desired.offered.model, desired.stable.model, False))
     return needed
 
 
-def _delivered(
-    producer: Publisher, registry: Registry, teacher: Ref | None, model: str, base: str | None
-) -> Delivery | None:
-    """Publish the bytes; return None for a delta that cannot be made or is not smaller."""
+def _bytes(
+    registry: Registry, teacher: Ref | None, model: str, base: str | None, of_part: bool
+) -> bytes | None:
+    """Return what is delivered; None for a delta that cannot be made or is not smaller."""
     if teacher is not None and model == teacher.model:
-        data = registry.read_teacher()
-    elif base is None:
+        return registry.read_teacher()
+    if base is None:
         data = registry.read(model)
         registry.checked(data, model)
-    else:
-        try:
-            data = registry.delta(model, base)
-        except ArtifactError as exc:
-            log.warning("no delta from %s to %s: %s", base, model, exc)
-            return None
-        if len(data) >= len(registry.read(model)):
-            return None
+        return without_float(data) if of_part else data
+    try:
+        data = registry.delta(model, base)
+    except ArtifactError as exc:
+        log.warning("no delta from %s to %s: %s", base, model, exc)
+        return None
+    return data if len(data) < len(registry.read(model)) else None
+
+
+def _delivered(
+    producer: Publisher,
+    registry: Registry,
+    data: bytes,
+    model: str,
+    base: str | None,
+    of_part: bool,
+) -> Delivery:
+    """Publish the bytes."""
     sha256 = hashlib.sha256(data).hexdigest()
     topic = topic_name(registry.id, ARTIFACTS)
     offsets = [
@@ -148,6 +182,7 @@ def _delivered(
     return Delivery(
         model=model,
         base=base,
+        of_part=of_part,
         sha256=sha256,
         size=len(data),
         chunks=len(offsets),
@@ -262,7 +297,11 @@ def _key_at(reader: Reader, topic: str, offset: int) -> bytes | None:
 
 
 def send_again(
-    producer: Publisher, registry: Registry, announced: Release, missing: Sequence[Delivery]
+    producer: Publisher,
+    registry: Registry,
+    announced: Release,
+    missing: Sequence[Delivery],
+    most: int = MAX_BYTES,
 ) -> Release:
     """Send the `missing` deliveries of the announced release; return it with their new places."""
     topic = topic_name(registry.id, ARTIFACTS)
@@ -270,7 +309,7 @@ def send_again(
     for each in missing:
         what = each.model if each.base is None else f"{each.model} from {each.base}"
         log.warning("%s no longer has the bytes of %s: they are sent again", topic, what)
-    deliveries = deliver(producer, registry, announced.decision.standing, known)
+    deliveries = deliver(producer, registry, announced.decision.standing, known, most)
     release = announced.model_copy(update={"deliveries": deliveries})
     producer.put(topic_name(registry.id, RELEASES), registry.id.encode(), release.encode())
     return release

@@ -5,6 +5,7 @@
     teacher.twa                    the teacher
     history/<seq>.json             decisions, see streams.contract.decisions: Release documents
     heldout.safetensors            central segments and labels to evaluate candidates
+    calibration.safetensors        segments of the pilots, on which graphs are quantized
     pruned/<model>.json            marks versions whose bytes were removed on purpose, see .manual
 
 in a folder, or any store that fsspec opens. Every artifact is verified when it is added and again
@@ -41,7 +42,7 @@ from streams.contract.topics import task_id
 from streams.contract.weights import delta
 from streams.runtime.object_store import ObjectStore, open_store
 
-TEACHER = "teacher.twa"
+TEACHER, HELD_OUT, CALIBRATION = "teacher.twa", "heldout.safetensors", "calibration.safetensors"
 NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0, "paused": None}
 
 
@@ -190,13 +191,21 @@ class Registry:
 
     def heldout(self) -> bytes | None:
         """Return the held-out data; None if the task has none."""
+        return self._central(HELD_OUT)
+
+    def calibration(self) -> bytes | None:
+        """Return the segments to quantize with; None if `prepare` has left none."""
+        return self._central(CALIBRATION)
+
+    def set_central(self, heldout: bytes, calibration: bytes) -> None:
+        self.store.write(HELD_OUT, heldout)
+        self.store.write(CALIBRATION, calibration)
+
+    def _central(self, name: str) -> bytes | None:
         try:
-            return self.store.read("heldout.safetensors")
+            return self.store.read(name)
         except FileNotFoundError:
             return None
-
-    def set_heldout(self, data: bytes) -> None:
-        self.store.write("heldout.safetensors", data)
 
     # --- decisions ------------------------------------------------------------------------------
 

@@ -2,8 +2,9 @@
 get work.
 
 1. pick devices by their last states on `fleet`, at most 60 s old: enough samples, not held back,
-   able to train, not refusing the base; first those without a metered line, then those whose last
-   run is longer ago, then by the seed; a device in the run stays in it
+   able to train, not refusing the base, with the base where a part of the weights travels; first
+   those without a metered line, then those whose last run is longer ago, then by the seed; a
+   device in the run stays in it
 2. publish a signed invitation for those that have not been invited
 3. wait until they have joined, at most 30 s once `minimum-nodes` have; publish `invited`
 4. at the end publish `ended`
@@ -46,8 +47,9 @@ GOING = ("draining", "stopped")
 LATELY_US = 600_000_000
 
 
-def unfit(state: DeviceState, base: str) -> str | None:
-    """Return why a device need not get work; None if it may."""
+def unfit(state: DeviceState, base: str, *, part: bool = False) -> str | None:
+    """Return why a device need not get work; None if it may. part: the base has what a round does
+    not carry."""
     if state.unable is not None:
         return state.unable
     if state.samples < MINIMUM_SAMPLES:
@@ -56,20 +58,28 @@ def unfit(state: DeviceState, base: str) -> str | None:
         return f"held back: {state.held_back}"
     if base in state.refused:
         return f"refused {base}: {state.refused[base]}"
+    if part and base not in (state.active, state.previous):
+        return f"has {state.active}, and a part of {base} is sent"
     if state.phase in GOING:
         return state.phase
     return None
 
 
 def to_invite(
-    states: Sequence[DeviceState], base: str, count: int, least: int, seed: int
+    states: Sequence[DeviceState],
+    base: str,
+    count: int,
+    least: int,
+    seed: int,
+    *,
+    part: bool = False,
 ) -> list[str]:
     """Return the devices that a round wants: `count` (0 for all) of those that may get work. Those
     on a metered line come last, then those that were invited to a run of late (in steps of
     LATELY_US); at random otherwise. If fewer than `least` may get work, the others that are not
     about to end are wanted as well."""
     here = [s for s in states if s.phase not in GOING and s.unable is None]
-    fit = [s for s in here if unfit(s, base) is None]
+    fit = [s for s in here if unfit(s, base, part=part) is None]
     found = sorted(fit if len(fit) >= least else here, key=lambda s: s.device)
     if count and count < len(found):
         random.Random(seed).shuffle(found)
@@ -259,6 +269,7 @@ class Participants:
             self.policy.asked,
             self.settings.minimum_nodes,
             self.settings.seed_of(number),
+            part=self._part,
         )
         self.inviter.invite(self._wanted)
 
@@ -292,10 +303,15 @@ class Participants:
         heard = self.collector.heard(free)
         free = heard if len(heard) >= self._fewest else free
         said = self.reports.by_node() if self.reports is not None else {}
-        fit = [n for n in free if n not in said or not unfit(said[n], base)]
+        fit = [n for n in free if n not in said or not unfit(said[n], base, part=self._part)]
         fit = fit if len(fit) >= min(self.settings.minimum_nodes, len(free)) else free
         count, seed = self.policy.asked, self.settings.seed_of(number)
         return choose(fit, said, base, count, seed, self._wanted)
+
+    @property
+    def _part(self) -> bool:
+        """Whether a round carries a part of the weights."""
+        return bool(self.task.training.train_only or self.task.training.shared)
 
     @property
     def _fewest(self) -> int:

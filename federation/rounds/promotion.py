@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.admission import Tensors
-from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
 from federation.registry.registry import Registry
 from federation.rounds.event_log import EventLog
-from streams.contract.artifact import PROBE, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import ProcessFailed
 from streams.contract.signing import key_id
 from streams.contract.task import Task
@@ -50,6 +50,7 @@ class Promotion:
         verdict: Verdict,
         metrics: dict[str, float],
         counts: Mapping[str, int],
+        quantizer: Quantizer,
         *,
         run: str,
         rounds: int,
@@ -70,11 +71,9 @@ class Promotion:
             key="",
             files=[],
         )
-        files = {  # the graph and the drift reference are the base's
-            **base.files,
-            WEIGHTS: payload.to_safetensors(weights, self.task.training.payload),
-            PROBE: renew_probe(base, weights),
-        }
+        data = payload.to_safetensors(weights, self.task.training.payload)
+        # the graph and the drift reference are the base's
+        files = quantizer.release({**base.files, WEIGHTS: data}, weights)
         artifact = self.registry.add(pack(manifest, files, self.key))
         self.failpoint("round-step-7")
         self._decide(artifact, verdict.reason, metrics, run)

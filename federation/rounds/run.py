@@ -39,6 +39,7 @@ from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.quantization import Quantizer
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
@@ -140,7 +141,10 @@ class FederatedRun:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
         found = HeldOut.decode(self.registry.heldout(), self.task)
         held_out, audit = found.audited(self.task)
-        evaluation = CandidateEvaluation(self.task, base, held_out, self.recent, audit)
+        quantizer = Quantizer.of(self.task, self.registry.calibration(), base.files)
+        evaluation = CandidateEvaluation(
+            self.task, base, held_out, self.recent, audit, quantizer=quantizer
+        )
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
         served = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
@@ -179,7 +183,9 @@ class FederatedRun:
         run, rounds, metrics = self.settings.run, self.settings.rounds, dict(verdict.evidence)
         if verdict.promote:
             counts = self._intake.counts
-            self._promotion.promote(weights, base, verdict, metrics, counts, run=run, rounds=rounds)
+            self._promotion.promote(
+                weights, base, verdict, metrics, counts, quantizer, run=run, rounds=rounds
+            )
         else:
             about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
             self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)

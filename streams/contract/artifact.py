@@ -12,6 +12,9 @@ Layout of the file and of the bytes on `artifacts` (little endian):
 The artifact's digest is the SHA-256 of the manifest, which holds the SHA-256 of every file. A model
 version is written `<number>-<first 8 digits of the digest>`.
 
+A model with `int8.onnx` answers with that graph (federation.evaluation.quantization). Weights and
+float graph are then the last files, and a device that does not train gets the bytes before them.
+
 `unpack` returns an artifact only if a trusted key signed it, all digests and lengths match, and it
 is for the requested task and task version.
 """
@@ -31,7 +34,9 @@ from streams.contract.signing import check_signature, key_id
 
 MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
-GRAPH = "graph.onnx"
+GRAPH = "graph.onnx"  # of a model that learns without the weights, see learning.onnx_session
+INT8 = "int8.onnx"  # the quantized graph with its weights
+FLOAT = (WEIGHTS, GRAPH)  # what a device needs beside INT8 to train
 DRIFT = "drift.json"  # drift.Reference; missing in older artifacts
 PROBE = "probe.safetensors"  # of a model: inputs (n, channels, samples), outputs (n, outputs)
 MAX_MANIFEST = 1 << 20
@@ -87,6 +92,8 @@ def model_name(number: int, digest: str) -> str:
 
 def pack(manifest: Manifest, files: Mapping[str, bytes], key: Ed25519PrivateKey) -> bytes:
     """Return the bytes of a signed artifact; fills in the manifest's `files` and `key`."""
+    if INT8 in files:
+        files = dict(sorted(files.items(), key=lambda file: file[0] in FLOAT))
     entries = [
         FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
@@ -124,6 +131,22 @@ def read_manifest(text: bytes, signature: bytes, trusted: Sequence[Ed25519Public
         return Manifest.decode(text)
     except MalformedRecord as exc:
         raise ArtifactError("manifest", str(exc)) from exc
+
+
+def without_float(data: bytes) -> bytes:
+    """Return what of an artifact's bytes a device needs that only answers."""
+    manifest = Manifest.decode(_split(data)[0])
+    return data[: len(data) - _float_size(manifest)]
+
+
+def is_quantized(manifest: Manifest) -> bool:
+    return any(entry.name == INT8 for entry in manifest.files)
+
+
+def _float_size(manifest: Manifest) -> int:
+    if not is_quantized(manifest):
+        return 0
+    return sum(entry.size for entry in manifest.files if entry.name in FLOAT)
 
 
 def head_of(data: bytes) -> bytes:
@@ -187,13 +210,15 @@ def _check_use(manifest: Manifest, task: str, task_version: int, kind: str) -> N
 
 
 def _files(manifest: Manifest, body: bytes) -> dict[str, bytes]:
-    expected = sum(entry.size for entry in manifest.files)
+    expected, entries = sum(entry.size for entry in manifest.files), manifest.files
+    if (without := _float_size(manifest)) and len(body) == expected - without:
+        expected, entries = len(body), [each for each in entries if each.name not in FLOAT]
     if len(body) != expected:
         raise ArtifactError(
             "truncated", f"{len(body)} bytes of files, but the manifest lists {expected}"
         )
     files, at = {}, 0
-    for entry in manifest.files:
+    for entry in entries:
         data = body[at : at + entry.size]
         at += entry.size
         if hashlib.sha256(data).hexdigest() != entry.sha256:

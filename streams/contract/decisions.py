@@ -143,11 +143,13 @@ class Decision(Document):
 class Delivery(Document):
     """Where bytes are on `artifacts`: `chunks` messages from `offset` on with the key `sha256`.
 
-    The bytes are the artifact of `model`, or with `base` a delta from that version.
+    The bytes are the artifact of `model`, or with `base` a delta from that version. of_part: they
+    are those of a quantized version without its floats, for devices that do not train.
     """
 
     model: Model
     base: Model | None = None
+    of_part: bool = False
     sha256: Digest
     size: int = Field(ge=1, le=MAX_BYTES)
     chunks: int = Field(ge=1, le=MAX_BYTES)

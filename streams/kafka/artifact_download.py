@@ -3,6 +3,9 @@
 `artifacts` has one partition. A message holds one chunk; its key is the SHA-256 of all bytes, its
 headers are `index` and `chunks`. Chunks of different deliveries may interleave and may be repeated:
 a reader starts at the delivery's offset and collects the chunks with its key, by index.
+
+One chunk is asked for at a time, and none while events wait for the line (`waits`); but after
+WAIT_S one is, so that a device with a backlog of days still gets a version.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streams.contract.decisions import MAX_BYTES, Delivery
@@ -22,7 +26,8 @@ from streams.kafka.settings import BrokerSettings
 if TYPE_CHECKING:  # an agent loads Kafka's library after its start
     from streams.kafka.reader import Received
 
-FETCH_S = 60.0
+FETCH_S = 60.0  # without a chunk
+WAIT_S = 30.0
 URL_S, URL_MOST_S = 10.0, 600.0  # timeouts of a response, and of a whole download
 LOOK_S = 0.25  # between two looks at whether a download is broken off
 RESUME_S = 1.0  # before a URL is taken up where it was cut
@@ -91,6 +96,7 @@ def fetch(
     download: Download,
     stop: Callable[[], bool],
     timeout_s: float = FETCH_S,
+    waits: Callable[[], bool] = lambda: False,
 ) -> bytes:
     """Return the bytes of a delivery from Kafka.
 
@@ -99,10 +105,15 @@ def fetch(
     match the announcement.
     """
     topic, want = topic_name(task, ARTIFACTS), download.delivery
-    deadline = time.monotonic() + timeout_s
     from streams.kafka.reader import Reader
 
-    with contextlib.closing(Reader(settings, [topic])) as reader:
+    def let_pass(until: float) -> None:
+        while waits() and not stop() and time.monotonic() < until:
+            time.sleep(LOOK_S)
+
+    with contextlib.closing(Reader(settings, [topic], slow_line=True)) as reader:
+        let_pass(time.monotonic() + WAIT_S)
+        deadline = time.monotonic() + timeout_s
         end = reader.end(topic, 0)
         reader.seek(topic, 0, min(download.next_offset, end))
         while download.missing:
@@ -112,6 +123,9 @@ def fetch(
             messages = reader.poll(LOOK_S)
             for message in messages:
                 download.take(message)
+            if messages:
+                let_pass(time.monotonic() + WAIT_S)
+                deadline = time.monotonic() + timeout_s
             if not messages and download.missing and reader.position(topic, 0) >= end:
                 have, download.next_offset = want.chunks - download.missing, want.offset
                 raise ArtifactError(
@@ -127,15 +141,17 @@ def fetch_url(
     limit: int = MAX_BYTES,
     stop: Callable[[], bool] = lambda: False,
     timeout_s: float = URL_MOST_S,
+    part: Path | None = None,
 ) -> bytes:
     """Return the bytes at an http or https `url`, at most `limit`; raise Retryable on failure,
     after `timeout_s` in all, or once `stop` returns True, which is asked every LOOK_S.
 
-    Resumes after a cut connection. The bytes are untrusted, like those from Kafka.
+    Resumes after a cut connection, and with the file `part` after the end of the process: whoever
+    finds that the bytes are wrong removes it. They are untrusted, like those from Kafka.
     """
     if not url.startswith(("https://", "http://")):
         raise ArtifactError("url", f"{url[:80]} is neither https nor http")
-    download, deadline = _UrlDownload(url, limit), time.monotonic() + timeout_s
+    download, deadline = _UrlDownload(url, limit, part), time.monotonic() + timeout_s
     download.start()
     try:
         while download.is_alive():
@@ -153,10 +169,10 @@ class _UrlDownload(threading.Thread):
     """Reads a URL in a thread of its own: a name that is not resolved and headers that come byte by
     byte hold it for as long as they like. Broken off it ends with its next bytes."""
 
-    def __init__(self, url: str, limit: int) -> None:
+    def __init__(self, url: str, limit: int, part: Path | None) -> None:
         super().__init__(name="download", daemon=True)
-        self._url, self._limit = url, limit
-        self.data = bytearray()
+        self._url, self._limit, self._part = url, limit, part
+        self.data = bytearray(part.read_bytes() if part is not None and part.exists() else b"")
         self.error: Exception | None = None
         self.broken_off = threading.Event()
 
@@ -186,19 +202,30 @@ class _UrlDownload(threading.Thread):
             with urllib.request.urlopen(request, timeout=URL_S) as answer:
                 if data and answer.status != 206:  # no support for ranges: start again
                     data.clear()
+                    self._keep(b"", "wb")
                 whole = _total_length(answer.headers.get("Content-Length"), len(data))
-                while not self.broken_off.is_set() and (chunk := answer.read1(1 << 16)):
+                while (chunk := answer.read1(1 << 16)) and not self.broken_off.is_set():
                     data += chunk
+                    self._keep(chunk)
                     if len(data) > self._limit:
                         raise ArtifactError("url", f"{url} returns more than {self._limit} bytes")
         except urllib.error.HTTPError as exc:
             exc.close()  # it keeps the connection open
+            if data and exc.code == 416:  # nothing is behind what a killed process has left
+                return True
             raise
         if whole is None or len(data) >= whole:
             return True
         if len(data) <= before:
             raise Retryable(f"{url}: cut after {len(data)} of {whole} bytes")
         return False
+
+    def _keep(self, chunk: bytes, mode: str = "ab") -> None:
+        if self._part is not None:
+            with contextlib.suppress(OSError):  # a full disk
+                self._part.parent.mkdir(parents=True, exist_ok=True)
+                with self._part.open(mode) as file:
+                    file.write(chunk)
 
 
 def _total_length(header: str | None, have: int) -> int | None:

@@ -15,6 +15,7 @@ from streams.kafka.settings import BrokerSettings
 
 BULK = 5000  # messages of one poll where many are read
 FETCH_WAIT_MS = 2000  # how long the broker holds a fetch while there is nothing new
+BULK_FETCH, SMALL_FETCH, SLOW_MS = 1 << 20, 1 << 17, 30_000
 ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -45,7 +46,9 @@ class Reader:
         key: str | None = None,
         from_beginning: bool = True,
         timeout_s: float = 10.0,
+        slow_line: bool = False,
     ) -> None:
+        """slow_line: one answer of the broker has SMALL_FETCH bytes, or one larger message."""
         self._settings = settings
         with connecting(settings):
             self._consumer = KafkaConsumer(
@@ -55,7 +58,8 @@ class Reader:
                 auto_offset_reset="earliest",
                 reconnect_backoff_max_ms=2000,
                 fetch_max_wait_ms=FETCH_WAIT_MS,
-                request_timeout_ms=10_000,
+                request_timeout_ms=SLOW_MS if slow_line else 10_000,
+                max_partition_fetch_bytes=SMALL_FETCH if slow_line else BULK_FETCH,
                 metrics_enabled=False,
                 bootstrap_timeout_ms=int(timeout_s * 1000),
             )

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from streams.contract.decisions import MAX_BYTES
 from streams.contract.errors import UsageError
 
 SECRETS = Path("/run/secrets")  # of a container
@@ -51,7 +52,8 @@ class BrokerSettings(FromEnvironment):
 
     `bootstrap` (HOST:PORT, comma separated) is read from TIDEWHEEL_KAFKA, every other field from
     TIDEWHEEL_KAFKA_<FIELD>, or in a container from /run/secrets/tidewheel_kafka_<field>.
-    replication, min_insync: None for what the cluster can give.
+    replication, min_insync: None for what the cluster can give. artifact_mb: the largest version
+    that is put on `artifacts`.
     """
 
     model_config = ConfigDict(validate_default=True)  # to detect a missing user
@@ -67,6 +69,7 @@ class BrokerSettings(FromEnvironment):
     keyfile: str | None = None
     replication: int | None = Field(None, ge=1)
     min_insync: int | None = Field(None, ge=1)
+    artifact_mb: int = Field(256, ge=1, le=MAX_BYTES // 1_000_000)
 
     @field_validator("username", "password")
     @classmethod
@@ -93,6 +96,10 @@ class BrokerSettings(FromEnvironment):
             first = exc.errors(include_url=False)[0]
             name = "_".join(str(part) for part in first["loc"]).upper()
             raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
+
+    @property
+    def artifact_bytes(self) -> int:
+        return 1_000_000 * self.artifact_mb
 
     @property
     def sasl(self) -> bool:

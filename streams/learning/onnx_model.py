@@ -2,13 +2,14 @@
 
 Self-test: the artifact's `probe.safetensors` holds `inputs` (n, channels, samples) and `outputs`
 (n, outputs), float32, n >= 1: the answers of the server's onnxruntime with these weights. A model
-must give the same answers, within TOLERANCE of the largest stored output.
+must give the same answers, within TOLERANCE of the largest stored output; a quantized one, where a
+sum that is rounded otherwise is a whole step off, within STEPS of it.
 """
 
 import numpy as np
 import safetensors.numpy
 
-from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact
+from streams.contract.artifact import GRAPH, INT8, PROBE, WEIGHTS, Artifact
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.contract.weights.payload import to_float32
@@ -19,6 +20,7 @@ from streams.learning.onnx_session import OnnxSession
 # the built-in task's model torch, onnxruntime and float64 differ by 2e-7. 500 times that leaves
 # room for deeper models, and is below the change by a round of training.
 TOLERANCE = 1e-4
+STEPS = 0.05
 
 
 class OnnxModel:
@@ -33,13 +35,10 @@ class OnnxModel:
         self.model = artifact.model
         self.adapter: InputAdapter | None = None
         try:
-            tensors = safetensors.numpy.load(weights or artifact.files[WEIGHTS])
-            if weights is not None:
-                self.adapter, tensors = taken_from(tensors, len(task.channels))
-                tensors = tensors or safetensors.numpy.load(artifact.files[WEIGHTS])
-            tensors = to_float32(tensors)
-            graph, used = artifact.files[GRAPH], _used(artifact, tensors)
-            self._session = OnnxSession(graph, used, task.build_model)
+            given = {} if weights is None else safetensors.numpy.load(weights)
+            self.adapter, given = taken_from(given, len(task.channels))
+            graph, tensors = _answering(artifact, given)
+            self._session = OnnxSession(graph, tensors, task.build_model)
             answer = self.run(np.zeros((1, *task.segment_shape), np.float32))[0]
             if answer.shape != (task.outputs,) or not np.isfinite(answer).all():
                 raise ArtifactError("not-runnable", f"{self.model} answers {answer.shape}")
@@ -61,7 +60,8 @@ class OnnxModel:
         inputs, stored = read_probe(artifact, task)
         found = np.concatenate([self.run(x[None]) for x in inputs])
         off = float(np.abs(found - stored).max())
-        allowed = TOLERANCE * float(np.abs(stored).max())
+        share = STEPS if INT8 in artifact.files else TOLERANCE
+        allowed = share * float(np.abs(stored).max())
         if not off <= allowed:  # also for NaN
             raise ArtifactError(
                 "self-test", f"{self.model} answers the probe {off:.2g} off, {allowed:.2g} allowed"
@@ -85,6 +85,24 @@ def read_probe(artifact: Artifact, task: Task) -> tuple[np.ndarray, np.ndarray]:
         found = f"{inputs.dtype}{inputs.shape} to {outputs.dtype}{outputs.shape}"
         raise ArtifactError("self-test", f"the probe of {artifact.model} does not fit: {found}")
     return inputs, outputs
+
+
+def answering(artifact: Artifact) -> bytes:
+    """Return what a version answers with as safetensors: a challenger's `weights`."""
+    if INT8 not in artifact.files:
+        return artifact.files[WEIGHTS]
+    return safetensors.numpy.save({INT8: np.frombuffer(artifact.files[INT8], np.uint8)})
+
+
+def _answering(
+    artifact: Artifact, given: dict[str, np.ndarray]
+) -> tuple[bytes, dict[str, np.ndarray]]:
+    """Return the graph that answers, and its weights: those given, or the artifact's."""
+    if INT8 in given or (INT8 in artifact.files and not given):
+        return (given[INT8].tobytes() if given else artifact.files[INT8]), {}
+    if not given:
+        given = safetensors.numpy.load(artifact.files[WEIGHTS])
+    return artifact.files[GRAPH], _used(artifact, to_float32(given))
 
 
 def _used(artifact: Artifact, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,10 +2,10 @@
 initializers.
 
 The graph is exported once per task version; its initializers have the names of the state dict's
-keys, so a model version is a set of initializers for the same graph. onnxruntime's optimizations
-are off: its fusion of a convolution with bias and batch norm (seen in 1.32) keeps the graph's own
-weights although others were given, and answers wrongly without a message. They would save a tenth
-of the time in the HAR task.
+keys, so a model version is a set of initializers for the same graph. In the graph they have no
+values, only the name of a file that is never opened. onnxruntime's optimizations are off: its
+fusion of a convolution with bias and batch norm (seen in 1.32) has kept a graph's own weights
+although others were given, without a message. They would save a tenth of the time in the HAR task.
 
 A graph that was made elsewhere (OnnxFile) has the task's functions around it. One whose first axis
 is fixed is called with as many segments, of which the last is repeated.
@@ -25,8 +25,8 @@ class OnnxSession:
     def __init__(
         self, graph: bytes, weights: Mapping[str, np.ndarray], around: object = None
     ) -> None:
-        """Build the session; `weights` replace those of the graph and must all be in it. around: a
-        task's `build_model` or `build_teacher`; an OnnxFile's functions are called."""
+        """Build the session; `weights` are those that the graph has no values of, all of them.
+        around: a task's `build_model` or `build_teacher`; an OnnxFile's functions are called."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -37,14 +37,13 @@ class OnnxSession:
             name: ort.OrtValue.ortvalue_from_numpy(np.asarray(array, order="C"))
             for name, array in weights.items()
         }
-        for name, value in self._weights.items():
-            options.add_initializer(name, value)
+        options.add_external_initializers(list(self._weights), list(self._weights.values()))
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
         self._around = around if isinstance(around, OnnxFile) else None
         first = self._session.get_inputs()[0].shape[:1]
-        self._block = first[0] if first and isinstance(first[0], int) else 0  # rows a call
+        self.block = first[0] if first and isinstance(first[0], int) else 0  # rows a call
         if self._around is not None and self._around.after is not None:
             self._outputs = [each.name for each in self._session.get_outputs()]
 
@@ -55,14 +54,17 @@ class OnnxSession:
         answers: np.ndarray = self._session.run(self._outputs, {self._input: segments})[0]
         return answers
 
+    def inputs(self, segments: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the graph reads of segments, by the names of its inputs."""
+        before = self._around.before if self._around is not None else None
+        fed = segments if before is None else before(segments)
+        return dict(fed) if isinstance(fed, Mapping) else {self._input: fed}
+
     def _run_around(self, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
-        if self._block and len(segments) != self._block:
-            starts = range(0, len(segments), self._block)
+        if self.block and len(segments) != self.block:
+            starts = range(0, len(segments), self.block)
             return np.concatenate([self._padded(around, segments[at:]) for at in starts])
-        fed = segments if around.before is None else around.before(segments)
-        found = self._session.run(
-            self._outputs, dict(fed) if isinstance(fed, Mapping) else {self._input: fed}
-        )
+        found = self._session.run(self._outputs, self.inputs(segments))
         if around.after is None:
             answers = found[0]
         else:
@@ -71,5 +73,5 @@ class OnnxSession:
 
     def _padded(self, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
         """Answer the first rows of a call, or those that there are and the last one again."""
-        rows = np.minimum(np.arange(self._block), len(segments) - 1)
+        rows = np.minimum(np.arange(self.block), len(segments) - 1)
         return self._run_around(around, segments[rows])[: len(segments)]

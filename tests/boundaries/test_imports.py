@@ -326,7 +326,7 @@ def importers(library: str) -> set[str]:
                 "tidewheel.stored",
             },
         ),
-        ("onnxruntime", {"streams.learning.onnx_session"}),
+        ("onnxruntime", {"streams.learning.onnx_session", "federation.evaluation.quantization"}),
         (
             "prometheus_client",
             {

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from federation.bootstrap.onnx_export import export_graph
+from federation.evaluation.quantization import complete
 from streams.contract.task import load_task
-from tests.federation.bootstrap.test_own_model import trained
+from tests.federation.bootstrap.test_own_model import numpy_state, trained
 from tests.rig.processes.fleet import Place, check_account
 
 FOREIGN = """
@@ -36,7 +37,8 @@ def test_another_graph_reaches_a_fleet_that_does_not_learn(embedded_place: Place
     torch.manual_seed(0)
     models = {"first": tiny.build_model().eval(), "better": trained(tiny)}
     for name, model in models.items():
-        (place.folder / f"{name}.onnx").write_bytes(export_graph(tiny, model))
+        graph = complete(export_graph(tiny, model), numpy_state(model))
+        (place.folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
     running = place.up("up", "--devices", "3", "--speed", "30", "--stages", "0.5,1", task=task)
     running.until_said("3 serve 1-", 150)
     (place.folder / "first.onnx").unlink()  # what devices run is in the signed artifact

@@ -59,6 +59,8 @@ class Task:
     devices          () -> all Devices
     outcomes         (device, iterator of Answered) -> iterable of Outcome: labels that become
                      known later; it runs on a thread of its own
+    quantize         "int8": devices answer with a graph that was quantized at release, a quarter of
+                     the bytes; weights are trained in float
     augment          (batch of segments, generator) -> batch: only in training
     window_s         length of a tumbling window of event time, seconds
     lateness_s       how long after its end a window stays open for late events, seconds
@@ -106,6 +108,7 @@ class Task:
     targets: tuple[str, ...] = ()
     build_teacher: "Callable[[], torch.nn.Module] | OnnxFile | None" = None
     first_model: str | Path = ""
+    quantize: Literal["", "int8"] = ""
     augment: "Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None" = None
     window_s: float = 30.0
     lateness_s: float = 5.0

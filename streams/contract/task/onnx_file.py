@@ -8,7 +8,7 @@ import numpy as np
 
 from streams.contract.errors import TaskError
 
-MAX_BYTES = 1 << 26
+MAX_BYTES = 1 << 29
 
 NOTHING_LEARNS = "its model is a file of ONNX, which does not learn; `models import` offers another"
 

@@ -164,6 +164,8 @@ def problem_of(task: Any) -> str | None:
         return f"training.optimizer must be 'sgd' or 'adamw', not {task.training.optimizer!r}"
     if task.source not in ("recorded", "live"):
         return f"source must be 'recorded' or 'live', not {task.source!r}"
+    if task.quantize not in ("", "int8"):
+        return f"quantize must be '' or 'int8', not {task.quantize!r}"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
     if task.training.payload not in ("float32", "float16"):

@@ -73,14 +73,14 @@ def test_a_weight_whose_name_is_part_of_another_is_not_the_graphs(name: str) -> 
         Engine(tiny, altered(weights=foreign))
 
 
-def test_a_tensor_that_is_missing_is_found_by_the_probe() -> None:
-    """Left out, the graph's own would answer in its place, without a word."""
+def test_a_tensor_that_is_missing_is_refused() -> None:
+    """The graph has no values of its own that could answer in its place."""
     graph = export_graph(tiny, plain(1))
     for name, tensor in plain(2).state_dict().items():
         data = artifact(KEY, plain(2), graph=graph, lacking=(name,))
-        with pytest.raises(ArtifactError, match=r"answers the probe .* off") as caught:
+        with pytest.raises(ArtifactError, match=f"initializer: {name}") as caught:
             Engine(tiny, verified(data))
-        assert caught.value.reason == "self-test"
+        assert caught.value.reason == "not-runnable"
         assert tensor.is_floating_point()
 
 

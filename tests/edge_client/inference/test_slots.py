@@ -14,6 +14,7 @@ from edge_client.inference import slots as slots_module
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.inference.trial import ANSWERS, CRASH_S, TRIAL_S, SlotState
+from streams.contract.artifact import PROBE, files_of
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import predict
@@ -279,7 +280,7 @@ def test_answers_that_come_too_late_bring_the_previous_back(at: Place) -> None:
 
 def test_what_fails_its_self_test_is_refused_over_restarts(at: Place) -> None:
     slots = at.slots(1)
-    bad = at.made(lacking=("4.bias",))
+    bad = at.made(probe=files_of(at.versions[2])[1][PROBE])
     with pytest.raises(ArtifactError, match="self-test"):
         slots.install(bad)
     again = at.slots()

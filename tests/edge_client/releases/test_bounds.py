@@ -74,7 +74,7 @@ def test_a_url_is_read_up_to_the_signed_size(
 ) -> None:
     limits: list[int] = []
 
-    def fetch_url(url: str, limit: int, stop: object) -> bytes:
+    def fetch_url(url: str, limit: int, stop: object, part: Path) -> bytes:
         limits.append(limit)
         raise ArtifactError("url", f"{url} returns more than {limit} bytes")
 

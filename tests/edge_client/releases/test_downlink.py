@@ -4,13 +4,17 @@ before goes on, and the reason is told."""
 import contextlib
 import hashlib
 import http.server
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
@@ -19,9 +23,19 @@ from edge_client.inference.slots import Slots
 from edge_client.releases import downlink as downlink_module
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.samples import Samples
+from federation.evaluation.quantization import complete
 from federation.registry import publisher
 from federation.registry.registry import Registry
-from streams.contract.artifact import digest_of, model_name
+from streams.contract.artifact import (
+    GRAPH,
+    INT8,
+    WEIGHTS,
+    digest_of,
+    files_of,
+    model_name,
+    pack,
+    without_float,
+)
 from streams.contract.decisions import Delivery, Ref, Release, sign
 from streams.contract.signing import key_id
 from streams.contract.task import Task, load_task
@@ -52,6 +66,7 @@ class Rig:
     registry: Registry
     producer: Producer
     told: Release | None = None
+    trains: bool = True
     running: list[Downlink] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,10 +96,12 @@ class Rig:
         made = self.registry.decide(self.key, "served", standing, last, model=model)
         return made.model_copy(update={"deliveries": [self.delivered(data, model, base)]})
 
-    def delivered(self, data: bytes, model: str, base: str | None = None) -> Delivery:
+    def delivered(
+        self, data: bytes, model: str, base: str | None = None, size: int = 20_000
+    ) -> Delivery:
         sha = hashlib.sha256(data).hexdigest()
         topic = topic_name(self.task.id, ARTIFACTS)
-        parts = list(publisher.chunks(data, 20_000))
+        parts = list(publisher.chunks(data, size))
         offsets = [self.producer.put(topic, sha.encode(), p, h) for p, h in parts]
         return Delivery(
             model=model, base=base, sha256=sha, size=len(data), chunks=len(parts), offset=offsets[0]
@@ -106,6 +123,7 @@ class Rig:
             samples=Samples(self.task, self.folder / "samples.rows"),
             downloads=self.folder / "downloads",
             invited=lambda *_given, **_named: None,
+            trains=self.trains,
         )
         self.downlink.start()
         self.running.append(self.downlink)
@@ -169,6 +187,28 @@ def test_a_new_version_comes_as_a_delta_and_a_stranger_to_it_gets_the_whole(rig:
     try:
         other.serves(second)
         assert other.downlink.received_bytes == len(rig.registry.read(second))
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_of_a_quantized_version_a_device_that_does_not_train_gets_what_answers(
+    rig: Rig, trains: bool
+) -> None:
+    manifest, files = files_of(rig.version(2))
+    weights = safetensors.numpy.load(files[WEIGHTS])
+    files[INT8] = complete(files[GRAPH], weights).SerializeToString()
+    data = pack(manifest, files, rig.key)
+    model = rig.registry.add(data).model
+    rig.registry.serve(model, rig.key, "a test")
+    rig.told = publisher.announce(rig.producer, rig.registry, rig.told)
+    other = replace(rig, folder=rig.folder / "other", running=[], trains=trains)
+    other.start()
+    try:
+        other.serves(model)
+        wanted = data if trains else without_float(data)
+        assert other.downlink.received_bytes == len(wanted)
+        assert other.slots.bytes_of(model) == wanted
     finally:
         other.stop()
 
@@ -274,6 +314,61 @@ def test_what_came_before_the_end_of_the_process_is_not_fetched_again(rig: Rig) 
         rig.producer.put(topic, sha.encode(), part, headers)
     rig.serves(made.model)
     assert not list((rig.folder / "downloads").iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from edge_client.releases import partial_download
+from streams.contract.decisions import Delivery
+from streams.kafka.artifact_download import fetch
+from streams.kafka.settings import BrokerSettings
+
+broker, delivery, folder, task = sys.argv[1:]
+kept, left = partial_download.PersistentDownload._append, [4]
+
+def append(self, data):
+    left[0] -= 1
+    kept(self, data if left[0] else data[: len(data) // 2])
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+partial_download.PersistentDownload._append = append
+wanted = Delivery.decode(delivery.encode())
+download = partial_download.Downloads(Path(folder)).of(wanted)
+fetch(BrokerSettings.model_validate_json(broker), task, download, lambda: False)
+"""
+
+
+def test_a_process_that_was_killed_in_the_middle_of_a_chunk_has_those_before(rig: Rig) -> None:
+    data = rig.version(2)
+    made, topic = rig.registry.add(data), topic_name(rig.task.id, ARTIFACTS)
+    delivery, folder = rig.delivered(data, made.model, size=2_000), rig.folder / "downloads"
+    words = [rig.broker.model_dump_json(), delivery.encode().decode(), str(folder), rig.task.id]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    admin = KafkaAdminClient(**rig.broker.client_options())
+    admin.delete_records({TopicPartition(topic, 0): delivery.offset + 3})
+    admin.close()
+    said = rig.registry.serve(made.model, rig.key, "a test")
+    rig.say(said.model_copy(update={"deliveries": [delivery]}))
+    rig.serves(made.model)  # by the three chunks that Kafka has no more
+    assert not list(folder.iterdir())
+
+
+def test_what_is_above_the_operators_limit_comes_from_the_url_alone(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = rig.registry.add(rig.version(2))
+    rig.registry.serve(made.model, rig.key, "a test")
+    told = unwrap(publisher.announce(rig.producer, rig.registry, rig.told, most=made.size - 1))
+    assert told.deliveries == []
+    assert f"{made.model} has 0.0 MB" in caplog.text
+    assert "give devices a --artifact-url" in caplog.text
+    with caplog.at_level("WARNING"):
+        again = publisher.send_again(rig.producer, rig.registry, told, [], made.size)
+    assert [each.model for each in again.deliveries] == [made.model]
+    rig.serves(made.model)
 
 
 def test_a_delta_that_is_wrong_costs_the_whole(rig: Rig) -> None:

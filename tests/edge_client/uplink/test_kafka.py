@@ -3,6 +3,9 @@ where it refuses the device, events stay in the spool until it takes them. And o
 that swallows its answers.
 """
 
+import hashlib
+import threading
+import time
 import uuid
 from contextlib import closing
 from dataclasses import replace
@@ -29,12 +32,15 @@ from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.messages import of_events
 from edge_client.uplink.uplink import STALL_S, Uplink
+from federation.registry.publisher import CHUNK, chunks
+from streams.contract.decisions import Delivery
 from streams.contract.documents import DeviceState
 from streams.contract.events.messages import Drop, task_layout
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
-from streams.contract.topics import EVENTS, topic_name, topic_specs
+from streams.contract.topics import ARTIFACTS, EVENTS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics, probe
+from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
@@ -216,6 +222,49 @@ def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(
     assert f"Kafka at {kafka.bootstrap} refuses: OutOfOrderSequenceNumberError" in caplog.text
     assert "no Kafka broker answers" not in caplog.text
     assert device.spool.audit() == device.spool.account()
+
+
+def test_on_a_slow_line_events_go_first_while_a_version_comes(
+    secure_node: SecureNode, tmp_path: Path
+) -> None:
+    """256 kbit/s for both directions together: without a pause between two chunks an event would
+    wait for a share of the line as long as the version comes."""
+    task, plain = replace(tiny, name="narrow"), secure_node.settings("plain")
+    ensure_topics(plain, topic_specs(task.id, 1))
+    data, rate = np.random.default_rng(0).bytes(3 * CHUNK), 32_000
+    through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
+    topic, sha = topic_name(task.id, ARTIFACTS), hashlib.sha256(data).hexdigest()
+    with closing(Producer(plain)) as producer:
+        offsets = [producer.put(topic, sha.encode(), *part) for part in chunks(data)]
+    delivery = Delivery(
+        model="2-aaaaaaaa", sha256=sha, size=len(data), chunks=len(offsets), offset=offsets[0]
+    )
+    device, came = Device(task, through, tmp_path), list[tuple[bytes, float]]()
+
+    def fetched() -> None:
+        began = time.monotonic()
+        late = lambda: device.uplink.is_late  # noqa: E731
+        found = fetch(through, task.id, Download(delivery), lambda: False, waits=late)
+        came.append((found, time.monotonic() - began))
+
+    with closing(Proxy(secure_node.proxy_port, secure_node.ports["proxied"], rate)):
+        device.uplink.start()
+        device.produce(1)
+        device.delivered(1)
+        thread = threading.Thread(target=fetched)
+        thread.start()
+        delays = []
+        while thread.is_alive():
+            asked = time.monotonic()
+            device.produce(1)
+            until(lambda: device.spool.account().pending == 0, "it is delivered", 30)
+            delays.append(time.monotonic() - asked)
+            thread.join(0.5)
+        device.uplink.stop(5.0)
+    ((found, took_s),) = came
+    assert found == data
+    assert took_s >= len(data) / rate
+    assert max(delays) < 2 * CHUNK / rate, delays
 
 
 class Impatient(Producer):

@@ -40,11 +40,13 @@ def test_it_makes_both_models_once(
     assert (serving.model, serving.manifest.number) == (report.model, 1)
 
     held = HeldOut.decode(empty.heldout(), tiny)
-    found = score(tiny, run_graph(serving.files[GRAPH], held.segments), held.labels)
+    weights = safetensors.numpy.load(serving.files[WEIGHTS])
+    found = score(tiny, run_graph(serving.files[GRAPH], held.segments, weights), held.labels)
     assert found.value == pytest.approx(report.model_held_out, abs=1e-3)
     parts = dict(zip(("held_out", "audit"), held.audited(tiny), strict=True))
     for name, part in parts.items():  # as a run's version is measured
-        value = score(tiny, run_graph(serving.files[GRAPH], part.segments), part.labels).value
+        outputs = run_graph(serving.files[GRAPH], part.segments, weights)
+        value = score(tiny, outputs, part.labels).value
         assert serving.manifest.metrics[name] == pytest.approx(value, abs=1e-3)
     teacher = empty.verify(empty.read_teacher(), "teacher")
     learning.load_weights(learning.build_teacher(tiny), teacher.files[WEIGHTS])

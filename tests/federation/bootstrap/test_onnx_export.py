@@ -30,9 +30,10 @@ def test_the_graph_answers_as_torch_with_its_own_and_with_other_weights(
     build = with_batch_norm if kind == "batch-norm" else task.build_model
     model, other = build(), build()
     graph = export_graph(task, model)
+    own = {name: value.numpy() for name, value in model.state_dict().items()}
     for n in (1, 7):
         np.testing.assert_allclose(
-            run_graph(graph, probe(task, n)), predict(model, probe(task, n)), atol=1e-4
+            run_graph(graph, probe(task, n), own), predict(model, probe(task, n)), atol=1e-4
         )
     for value in other.buffers():  # batch norm's statistics travel with the weights
         if value.is_floating_point():

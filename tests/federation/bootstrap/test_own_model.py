@@ -23,6 +23,7 @@ from federation.bootstrap.initial_model import prepare
 from federation.bootstrap.onnx_export import export_graph, read_graph
 from federation.bootstrap.teacher import replace_teacher
 from federation.bootstrap.weights_file import loaded, read_weights
+from federation.evaluation.quantization import complete
 from federation.registry.registry import Registry
 from streams.contract.artifact import GRAPH, WEIGHTS
 from streams.contract.errors import TaskError, UsageError
@@ -40,6 +41,10 @@ class Runs:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch /tmp/tidewheel-was-run",)
+
+
+def numpy_state(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
 def trained(task: Task) -> nn.Module:
@@ -137,7 +142,7 @@ def test_the_first_model_has_the_weights_of_a_file_and_pilots_need_no_labels(
 
 def exported(tiny: Task, model: nn.Module, path: Path, batch: int | None = None) -> Path:
     """A graph as people export one: of a fixed batch, or of any."""
-    graph = onnx.load_from_string(export_graph(tiny, model))
+    graph = complete(export_graph(tiny, model), numpy_state(model))
     if batch is not None:
         for each in (*graph.graph.input, *graph.graph.output):
             each.type.tensor_type.shape.dim[0].dim_value = batch

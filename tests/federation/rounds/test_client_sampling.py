@@ -29,6 +29,15 @@ def test_who_need_not_be_asked(changes: dict[str, object], reason: str | None) -
     assert unfit(state(**changes), BASE) == reason
 
 
+def test_where_a_part_is_sent_a_device_without_the_base_comes_last_of_all() -> None:
+    other = state(device="a", active="1-aaaa")
+    assert unfit(other, BASE, part=True) == f"has 1-aaaa, and a part of {BASE} is sent"
+    before = state(device="b", active="3-cccc", previous=BASE)
+    assert unfit(before, BASE, part=True) is None
+    assert to_invite([other, before], BASE, 0, 1, 0, part=True) == ["b"]
+    assert to_invite([other, before], BASE, 0, 2, 0, part=True) == ["a", "b"]  # it may come yet
+
+
 @given(st.sets(st.integers(1, 60), max_size=40), st.integers(0, 30), st.integers(0, 5))
 def test_so_many_are_drawn_the_same_for_the_same_seed(
     nodes: set[int], count: int, seed: int

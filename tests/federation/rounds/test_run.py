@@ -343,7 +343,7 @@ def test_a_candidate_that_recent_windows_show_to_be_worse_is_refused(rig: Rig) -
     serving = unwrap(rig.registry.serving())
     dice = np.random.default_rng(0)
     segments = dice.normal(0, 2, (200, *rig.task.segment_shape)).astype(np.float32)
-    served = run_graph(serving.files[GRAPH], segments)
+    served = run_graph(serving.files[GRAPH], segments, base_weights(rig.registry))
     devices = np.array([f"d{n % 20}" for n in range(200)])
     right = rig.task.labels_from(served)
     labels = np.where(np.arange(200)[:, None] < 60, right, np.float32(np.nan))

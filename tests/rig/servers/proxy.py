@@ -1,21 +1,25 @@
 """A TCP proxy before a Kafka node that can swallow what the node answers to produce requests.
 
 A connection that lost such an answer gives no other answers either, as one of which a router has
-forgotten one half: the node works on what it is sent, and the client hears nothing.
+forgotten one half: the node works on what it is sent, and the client hears nothing. Or a line that
+carries so many bytes a second, both ways together, in packets.
 """
 
 import contextlib
 import socket
 import struct
 import threading
+import time
 
 PRODUCE = 0  # Kafka's api key
+PACKET = 1460
 
 
 class Proxy:
     """Listens on `port` for the node at `target`, both on the loopback address."""
 
-    def __init__(self, port: int, target: int) -> None:
+    def __init__(self, port: int, target: int, bytes_per_s: float | None = None) -> None:
+        self._bytes_per_s, self._line = bytes_per_s, threading.Lock()
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", port))
         self._sockets: set[socket.socket] = set()
@@ -49,7 +53,7 @@ class Proxy:
             if api == PRODUCE:
                 produced.add(correlation)
             with contextlib.suppress(OSError):
-                node.sendall(frame)
+                self._carry(node, frame)
         self._end(node)
         self._forget(client)
 
@@ -63,9 +67,19 @@ class Proxy:
                 self.swallowed += 1
                 continue
             with contextlib.suppress(OSError):
-                client.sendall(frame)
+                self._carry(client, frame)
         self._end(client)
         self._forget(node)
+
+    def _carry(self, end: socket.socket, frame: bytes) -> None:
+        if self._bytes_per_s is None:
+            end.sendall(frame)
+            return
+        for at in range(0, len(frame), PACKET):
+            packet = frame[at : at + PACKET]
+            with self._line:
+                time.sleep(len(packet) / self._bytes_per_s)
+            end.sendall(packet)
 
     def _end(self, end: socket.socket) -> None:
         with contextlib.suppress(OSError):

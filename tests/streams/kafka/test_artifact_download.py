@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +22,7 @@ from streams.kafka import artifact_download
 from streams.kafka.artifact_download import Download, fetch, fetch_url
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
+from tests.rig.processes.polling import until
 
 DATA = bytes(range(250)) * 4
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -38,7 +42,7 @@ class CutReader:
     script: list[list[Received]] = []
     sought: list[int] = []
 
-    def __init__(self, *_given: object) -> None:
+    def __init__(self, *_given: object, **_more: object) -> None:
         pass
 
     def end(self, *_given: object) -> int:
@@ -102,6 +106,48 @@ def test_parts_that_are_not_what_was_said_are_forgotten(bad: bytes) -> None:
     assert download.missing == len(PARTS)
 
 
+def test_events_go_first_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.kafka.reader.Reader", CutReader)
+    monkeypatch.setattr(artifact_download, "WAIT_S", 0.3)
+    monkeypatch.setattr(artifact_download, "LOOK_S", 0.05)
+    began, asked = time.monotonic(), []
+
+    def waits() -> bool:
+        asked.append(len(CutReader.script))
+        return len(asked) < 5 or len(CutReader.script) == 1  # then behind the first answer for ever
+
+    CutReader.script = [[part(i, 7 + i) for i in few] for few in (range(5), range(5, 10))]
+    settings = BrokerSettings(bootstrap="x:1")
+    assert fetch(settings, "t", Download(WHAT), lambda: False, waits=waits) == DATA
+    assert asked[:5] == [2] * 5
+    assert time.monotonic() - began > 0.3
+
+
+def test_a_line_that_brings_a_chunk_now_and_then_is_not_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(CutReader):
+        def poll(self, _timeout_s: float) -> list[Received]:
+            clock.now += 40.0
+            return super().poll(_timeout_s)
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr("streams.kafka.reader.Reader", Slow)
+    monkeypatch.setattr(artifact_download, "time", clock)
+    settings = BrokerSettings(bootstrap="x:1")
+    Slow.script = [[part(i, 7 + i)] for i in range(10)]
+    assert fetch(settings, "t", Download(WHAT), lambda: False) == DATA
+    Slow.script = [[part(0, 7)], [], [], [part(1, 8)]]
+    with pytest.raises(Retryable, match="1 of 10 chunks"):
+        fetch(settings, "t", Download(WHAT), lambda: False)
+
+
 class Cutting(BaseHTTPRequestHandler):
     """Sends 300 bytes of what was asked for, then hangs up."""
 
@@ -141,6 +187,56 @@ def test_a_url_is_taken_up_where_it_was_cut_after_a_pause(monkeypatch: pytest.Mo
         assert time.monotonic() - began >= 3 * 0.2
         with pytest.raises(ArtifactError, match="more than 500 bytes"):
             fetch_url(url, limit=500)
+
+
+@pytest.mark.parametrize("left", [0, 1, 299, 999, 1000, 1005])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_another_process_takes_a_url_up_where_a_killed_one_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int, ranges: bool
+) -> None:
+    class Whole(Cutting):
+        def do_GET(self) -> None:
+            header = self.headers.get("Range") if ranges else None
+            begin = int(header.removeprefix("bytes=").rstrip("-")) if header else 0
+            asked.append(begin)
+            if begin >= len(DATA):
+                self.send_error(416)
+                return
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(DATA) - begin))
+            self.end_headers()
+            self.wfile.write(DATA[begin:])
+
+    asked: list[int] = []
+    kept = tmp_path / "downloads" / "x.part"
+    with served(Whole) as url:
+        wrong = bytes(5) if left > len(DATA) else b""
+        kept.parent.mkdir()
+        kept.write_bytes(DATA[:left] + wrong)
+        found = fetch_url(url, part=kept, limit=2000)
+        assert asked == [len(DATA[:left] + wrong) if ranges else 0]
+        assert found == kept.read_bytes() == DATA + (wrong if ranges else b"")
+
+
+def test_what_came_from_a_url_before_a_kill_stays(tmp_path: Path) -> None:
+    gone = threading.Event()
+
+    class Hanging(Cutting):
+        def do_GET(self) -> None:
+            super().do_GET()
+            gone.wait(20)
+
+    kept = tmp_path / "x.part"
+    with served(Hanging) as url:
+        code = "from pathlib import Path; from streams.kafka.artifact_download import fetch_url; "
+        code += f"fetch_url({url!r}, part=Path({str(kept)!r}))"
+        child = subprocess.Popen([sys.executable, "-c", code])
+        until(lambda: kept.exists() and kept.stat().st_size == 300, "a part has come", 30)
+        child.kill()
+        child.wait()
+        gone.set()
+        assert kept.read_bytes() == DATA[:300]
+        assert fetch_url(url, part=kept) == DATA
 
 
 @pytest.mark.parametrize("slow", ["headers", "body"])
