@@ -4,10 +4,10 @@ takes; twice the median of all claims is what counts."""
 
 import os
 import signal
+import socket
 import subprocess
-import time
+import threading
 import tomllib
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,44 +19,31 @@ from compose.launcher.state_dir import StateDir
 from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.supernode import NodeSettings, command
 from federation.admission import MAX_SAMPLES
-from streams.contract.errors import ProcessFailed
 from streams.contract.weights import payload
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 
 NAME = "mallory"
-ONLINE_S = 60.0
 
 Tensors = dict[str, np.ndarray]
 
 
 class HostileDevice:
     """Takes part while the block lasts; `step` is what it adds to the weights of each round,
-    float32, and may be set to another one between two runs."""
+    float32, and may be set to another one between two runs. Its SuperNode is there while there is a
+    SuperLink, which `up` starts for a run."""
 
     def __init__(self, state: Path, step: Tensors) -> None:
         self._state, self.step = state, step
         self._folder = StateDir(state).device(NAME)
         self._log = StateDir(state).logs / f"supernode-{NAME}.log"
-        self._stack = ExitStack()
+        self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
+        self._done = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name=NAME)
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        service = SocketServer(socket_path(self._folder), self._work, self._tell)
-        service.start()
-        self._stack.callback(service.stop)
-        resident = NodeSettings(
-            device=NAME,
-            agent=str(socket_path(self._folder)),
-            superlink=f"{flower_processes.HOST}:{self._superlink_port()}",
-            resident=True,
-        )
-        with self._log.open("ab") as log:
-            node = subprocess.Popen(
-                command(resident), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        self._stack.callback(_end, node)
-        self._await_online(node)
+        self._service.start()
+        self._follower.start()
         return self
 
     def __exit__(
@@ -65,20 +52,38 @@ class HostileDevice:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self._done.set()
+        self._follower.join()
+        self._service.stop()
 
-    def _superlink_port(self) -> int:
+    def _follow(self) -> None:
+        """Start the SuperNode whenever a SuperLink listens, and end it with the SuperLink."""
+        node: subprocess.Popen[bytes] | None = None
+        while not self._done.wait(0.2):
+            address = self._superlink()
+            if node is None and _listens(address):
+                node = self._start(address)
+            elif node is not None and not _listens(address):
+                _end(node)
+                node = None
+        if node is not None:
+            _end(node)
+
+    def _superlink(self) -> tuple[str, int]:
         path = self._state / "flower" / "home" / "config.toml"
         found = tomllib.loads(path.read_text())["superlink"][flower_processes.CONNECTION]
-        return int(found["address"].rpartition(":")[2])
+        return flower_processes.HOST, int(found["address"].rpartition(":")[2])
 
-    def _await_online(self, node: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + ONLINE_S
-        while f"{NAME}: node " not in self._log.read_text(errors="replace"):
-            if node.poll() is not None or time.monotonic() > deadline:
-                self._stack.close()
-                raise ProcessFailed(f"{NAME}'s SuperNode is not let in: see {self._log}")
-            time.sleep(0.2)
+    def _start(self, address: tuple[str, int]) -> subprocess.Popen[bytes]:
+        resident = NodeSettings(
+            device=NAME, agent=str(socket_path(self._folder)),
+            superlink="{}:{}".format(*address), resident=True,
+        )  # fmt: skip
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command(resident), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def _work(self, request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
         reply = WorkReply(device=NAME, samples=MAX_SAMPLES, base=request.base)
@@ -96,6 +101,14 @@ class HostileDevice:
     @staticmethod
     def _tell(_question: AgentRequest) -> AgentReply:
         return AgentReply(error="it tells nothing")
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _end(node: subprocess.Popen[bytes]) -> None:
