@@ -3,12 +3,10 @@ samples, a trainer, a socket, a state on `fleet`, and a SuperNode that an invita
 
     python -m benchmarks.support.federation_devices TASK PLAN
 
-PLAN is a JSON list of `Planned`. A device that drops out of a round is silent for `AWAY_S`, on
-`fleet` too, and then hangs up: the same rounds as the stock ClientApp's.
+PLAN is a JSON list of `Planned`.
 """
 
 import json
-import random
 import signal
 import sys
 import threading
@@ -33,19 +31,17 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import load_public_key
 
 LOOK_S, STATE_S = 0.1, 1.0
-AWAY_S = 60.0  # until Flower gives up a node of which it hears nothing
 
 
 @dataclass(frozen=True)
 class Planned:
-    """data: segments as .npz; trusted: the public key of invitations; drop: a chance a round."""
+    """data: segments as .npz; trusted: the public key of invitations."""
 
     device: str
     data: str
     folder: str
     socket: str
     trusted: str
-    drop: float = 0.0
 
 
 class Device:
@@ -53,7 +49,7 @@ class Device:
         folder = Path(plan.folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._plan, self._task, self.name = plan, task, plan.device.encode()
-        self.away = self._working = False
+        self._working = False
         self._samples = samples = Samples(task, folder / "samples.rows")
         data = np.load(plan.data)
         answer, at = np.zeros(task.outputs, np.float32), 0
@@ -78,15 +74,9 @@ class Device:
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
         self._working = True
         try:
-            reply = self._trainer.work(request, block)
-            dice = random.Random(f"{self._plan.device}/{request.round}")
-            if request.op == "train" and dice.random() < self._plan.drop:
-                self.away = True
-                time.sleep(AWAY_S)
-                raise ConnectionError("the device was away")
-            return reply
+            return self._trainer.work(request, block)
         finally:
-            self.away = self._working = False
+            self._working = False
 
     def state(self) -> bytes:
         """Return what it says on `fleet`."""
@@ -122,8 +112,7 @@ def main(reference: str, plan: Path) -> None:
         due += STATE_S
         for device in devices:
             device.runs.look()
-            if not device.away:
-                producer.send(topic, device.name, device.state(), [], lambda _: None)
+            producer.send(topic, device.name, device.state(), [], lambda _: None)
     reader.close()
     producer.close()
     for device in devices:
