@@ -23,7 +23,7 @@ def main(address: str, device: str) -> None:
         for name, path, scheme, last in PICTURES:
             visit = Visit(browser, address, scheme, WIDTH)
             page = visit.open(path.format(device=device))
-            page.wait_for_selector("tw-chart > svg path.line:not([d=''])")
+            page.wait_for_selector("tw-chart > svg path.line", state="attached")
             height = page.evaluate("document.documentElement.scrollHeight")
             if last:
                 box = page.locator("section.card", has_text=last).bounding_box()
