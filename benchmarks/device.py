@@ -4,7 +4,6 @@
     installed  what `pip install tidewheel[edge]` brings
     cpu        of an event at 23 and at 1 a second
     wire       bytes of an event on the topic
-    sustained  events a second through recorder, spool and uplink, beside a bare producer
     answers    beside bare calls of onnxruntime, idle and while it trains
     up         memory and processes of six devices under `tidewheel up`
 
@@ -28,7 +27,6 @@ from benchmarks.support.devices import Device, device, edge_run, site, state, wo
 from benchmarks.support.processes import (
     Usage,
     family,
-    module,
     running,
     tidewheel,
     topic_bytes,
@@ -208,38 +206,12 @@ def _sizes(bench: Bench, topic: str, upload: str) -> dict[int, int]:
     return {at: size for (name, at), size in topic_bytes(bench.kafka).items() if name == topic}
 
 
-def sustained(bench: Bench) -> None:
-    rows: list[list[Cell]] = []
-    for upload, count in (("segments", 150_000), ("predictions", 500_000)):
-        state(bench, upload)
-        events = bench.size(count, count // 5)
-        argv = ["pump", TASKS[upload], bench.kafka.bootstrap, str(events)]
-        runs = []
-        for _ in range(bench.size(3, 1)):
-            with bench.quietly():
-                python = site(bench, "edge")
-                runs.append(module("benchmarks.support.device_process", *argv, python=python))
-        ours, bare = ([run[name] for run in runs] for name in ("device_s", "bare_s"))
-        share = Figure.ratio(bare, ours)
-        for name, seconds, ratio in (("the device", ours, share), ("a bare producer", bare, 1.0)):
-            speed = Figure.of([events / one for one in seconds])
-            rows.append([f"{upload}, {name}", speed, ratio, runs[-1]["messages"]])
-        least = {"segments": 0.80, "predictions": 0.75}[upload]
-        bench.goal(f"events/s beside a bare producer, {upload}", share, at_least=least)
-    columns = ["", "events/s", "of the bare", "messages"]
-    text = (
-        "The same messages with the same options, in one process one after the other; the device's "
-        "without the last 2,048 events, which wait for others."
-    )
-    bench.table("Sustained", columns, rows, text)
-
-
 def answers(bench: Bench) -> None:
     rows: list[list[Cell]] = []
     for rate in (50.0, 800.0):
         folder = state(bench, "segments")
         python, out = site(bench, "edge-train"), folder / "timed.npy"
-        argv = [str(python), "-m", "benchmarks.support.device_process", "answers", str(out)]
+        argv = [str(python), "-m", "benchmarks.support.device_process", str(out)]
         argv += [str(folder / "model.onnx"), *words(bench, folder, "segments", rate)]
         spans = {}
         with bench.quietly(), device(argv, folder) as one:
@@ -326,6 +298,6 @@ def _used(pid: int, words: str = "") -> list[Usage]:
 if __name__ == "__main__":
     main(
         "device",
-        {f.__name__: f for f in (memory, installed, cpu, wire, sustained, answers, up)},
+        {f.__name__: f for f in (memory, installed, cpu, wire, answers, up)},
         ("onnxruntime", "numpy", "kafka-python", "pydantic"),
     )
