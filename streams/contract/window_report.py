@@ -27,20 +27,16 @@ class ModelWindow(Document):
 class ChannelDrift(Document):
     """Drift of one input channel's mean or spread, or of the answers, from the reference.
 
-    psi is in nats; jensen_shannon at most 0.8326; hellinger, total_variation and kolmogorov_smirnov
-    at most 1; wasserstein in the channel's units. The last two are None for classes. `alarm` is set
-    where psi exceeds `threshold`, the larger of the effect threshold and the chance level.
+    psi is in nats; hellinger and total_variation are at most 1. `alarm` is set where psi exceeds
+    `threshold`, the larger of the effect threshold and the chance level.
     """
 
     channel: str
     kind: str
     n: int
     psi: float
-    jensen_shannon: float
     hellinger: float
     total_variation: float
-    kolmogorov_smirnov: float | None = None
-    wasserstein: float | None = None
     threshold: float
     alarm: bool
 
