@@ -3,10 +3,12 @@ samples, a trainer, a socket, a state on `fleet`, and a SuperNode that an invita
 
     python -m benchmarks.support.federation_devices TASK PLAN
 
-PLAN is a JSON list of `Planned`.
+PLAN is a JSON list of `Planned`. A device that drops out of a round is silent for `AWAY_S`, on
+`fleet` too, and then hangs up: the same rounds as the stock ClientApp's.
 """
 
 import json
+import random
 import signal
 import sys
 import threading
@@ -31,17 +33,19 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import load_public_key
 
 LOOK_S, STATE_S = 0.1, 1.0
+AWAY_S = 60.0  # until Flower gives up a node of which it hears nothing
 
 
 @dataclass(frozen=True)
 class Planned:
-    """data: segments as .npz; trusted: the public key of invitations."""
+    """data: segments as .npz; trusted: the public key of invitations; drop: a chance a round."""
 
     device: str
     data: str
     folder: str
     socket: str
     trusted: str
+    drop: float = 0.0
 
 
 class Device:
@@ -49,7 +53,7 @@ class Device:
         folder = Path(plan.folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._plan, self._task, self.name = plan, task, plan.device.encode()
-        self._working = False
+        self.away = self._working = False
         self._samples = samples = Samples(task, folder / "samples.rows")
         data = np.load(plan.data)
         answer, at = np.zeros(task.outputs, np.float32), 0
@@ -74,9 +78,15 @@ class Device:
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
         self._working = True
         try:
-            return self._trainer.work(request, block)
+            reply = self._trainer.work(request, block)
+            dice = random.Random(f"{self._plan.device}/{request.round}")
+            if request.op == "train" and dice.random() < self._plan.drop:
+                self.away = True
+                time.sleep(AWAY_S)
+                raise ConnectionError("the device was away")
+            return reply
         finally:
-            self._working = False
+            self.away = self._working = False
 
     def state(self) -> bytes:
         """Return what it says on `fleet`."""
@@ -112,7 +122,8 @@ def main(reference: str, plan: Path) -> None:
         due += STATE_S
         for device in devices:
             device.runs.look()
-            producer.send(topic, device.name, device.state(), [], lambda _: None)
+            if not device.away:
+                producer.send(topic, device.name, device.state(), [], lambda _: None)
     reader.close()
     producer.close()
     for device in devices:

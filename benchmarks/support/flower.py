@@ -1,4 +1,5 @@
-"""Runs on real processes."""
+"""Runs on real processes: the product's and a stock Flower app's, with the same devices, data and
+training."""
 
 import json
 import shutil
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import numpy as np
 from benchmarks.frame import Bench
 from benchmarks.support.federation_devices import Planned
 from benchmarks.support.in_process import read_people
-from benchmarks.support.processes import running, until
+from benchmarks.support.processes import ROOT, running, until
 from compose.launcher import flower_processes
+from compose.launcher.broker import free_ports
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from federation.bootstrap.initial_model import prepare
+from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
@@ -27,18 +31,19 @@ from streams.contract.task import Task, load_task
 from streams.contract.topics import INVITATIONS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
-from streams.runtime.disk import cache_folder
+from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key
 from tests.rig.processes.flower import FlowerStack
 
 TASK = "streams.tasks.har:task"
+STOCK = Path(__file__).parents[1] / "contenders" / "stock"
 TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True)
 class Ended:
     """A run's rounds: when each ended, seconds since 1970, and the accuracy then; round 0 is when
-    the run invited its devices."""
+    the run began, of ours when it invited its devices."""
 
     rounds: list[tuple[int, float, float]]
 
@@ -53,6 +58,18 @@ class Ended:
         (first, began, _), (last, ended, _) = self.rounds[1], self.rounds[-1]
         return (ended - began) / max(last - first, 1)
 
+    def seconds_to(self, accuracy: float) -> float | None:
+        found = reached(self.rounds, accuracy)
+        return None if found is None else found - self.rounds[0][1]
+
+
+def reached(rounds: Sequence[tuple[int, float, float]], accuracy: float) -> float | None:
+    """Return when a model had been so accurate twice in a row: once may be luck."""
+    for (_, _, before), (_, at, share) in pairwise(rounds):
+        if min(before, share) >= accuracy:
+            return at
+    return None
+
 
 @dataclass(frozen=True)
 class Arena:
@@ -62,15 +79,16 @@ class Arena:
     bench: Bench
     folder: Path
     count: int  # devices
+    drop: float = 0.0
 
     @property
     def task(self) -> Task:
         return load_task(TASK)
 
     @classmethod
-    def make(cls, bench: Bench, name: str, count: int) -> "Arena":
+    def make(cls, bench: Bench, name: str, count: int, drop: float = 0.0) -> "Arena":
         folder = bench.place(name)
-        arena = cls(bench, folder, count)
+        arena = cls(bench, folder, count, drop)
         key = create_key(folder / "keys" / "signing.pem")
         task = arena.task
         registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
@@ -87,6 +105,13 @@ class Arena:
     @property
     def data(self) -> Path:
         return self.bench.folder / "people"
+
+    @property
+    def heldout(self) -> Path:
+        task = self.task
+        return Registry(self.folder / "registry", task.name, task.version, []).folder / (
+            "heldout.safetensors"
+        )
 
     def _write_people(self) -> None:
         """Labelled segments, split as a device splits them: x, y to train; held_x, held_y not."""
@@ -105,14 +130,14 @@ class Arena:
     def names(self) -> list[str]:
         return self.task.device_names("fleet")[: self.count]
 
-    def run(self, rounds: int) -> Ended:
-        """Run until the run ends."""
+    def ours(self, rounds: int, config: dict[str, ConfigValue], target: float = 2.0) -> Ended:
+        """Run until the run ends, or its model has been so accurate."""
         folder, kafka = self.folder, self.bench.kafka
         sockets = Path(tempfile.mkdtemp(prefix="tw-", dir="/tmp"))
         plan = [
             Planned(
                 name, str(self.data / f"{name}.npz"), str(folder / "devices" / name),
-                str(sockets / f"{name}.sock"), str(folder / "keys" / "signing.pub"),
+                str(sockets / f"{name}.sock"), str(folder / "keys" / "signing.pub"), self.drop,
             )
             for name in self.names
         ]  # fmt: skip
@@ -129,7 +154,7 @@ class Arena:
             submission = flower_processes.submission(folder, address, {
                 "task": TASK, "state": str(folder), "rounds": rounds, "superlink": address,
                 "minimum-nodes": self.count, "epochs": self.task.training.epochs,
-                "kafka": kafka.bootstrap,
+                "kafka": kafka.bootstrap, **config,
             })  # fmt: skip
             run = submission.start({}, folder)
             journal = folder / "runs" / run / "rounds.jsonl"
@@ -137,7 +162,7 @@ class Arena:
             def ended() -> Ended | None:
                 lines = journal.read_bytes().splitlines() if journal.exists() else []
                 events = [RoundEvent.decode(line) for line in lines]
-                return _of_events(events)
+                return _of_events(events, target)
 
             until(f"our run ({folder})", lambda: ended() is not None, TIMEOUT_S, pause_s=0.2)
             found = ended()
@@ -148,15 +173,66 @@ class Arena:
         began = min(one["issued_us"] for one in said if one["run"] == run) / 1e6
         return Ended([(0, began, 0.0), *found.rounds[1:]])
 
+    def stock(self, rounds: int, config: dict[str, ConfigValue], target: float = 2.0) -> Ended:
+        """As Flower's documentation starts its processes, but for the ports."""
+        folder, times = self.folder, self.folder / "times.jsonl"
+        port, *ports = free_ports(1 + self.count)
+        with ExitStack() as stack:
+            argv = [flower_processes.program("flower-superlink"), "--insecure"]
+            argv += ["--host", "127.0.0.1", "--port", str(port)]
+            env = _stock_env(folder, "home")
+            stack.enter_context(running(argv, folder / "superlink.log", env))
+            until(
+                "the SuperLink",
+                lambda: flower_processes.is_ready(f"{flower_processes.HOST}:{port}"),
+            )
+            for own, name in zip(ports, self.names, strict=True):
+                argv = [flower_processes.program("flower-supernode"), "--insecure"]
+                argv += ["--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1"]
+                data = self.data / f"{name}.npz"
+                about = f'device="{name}" data="{data}" drop={self.drop:.2f}'
+                argv += ["--port", str(own), "--node-config", about]
+                log = folder / f"{name}.log"
+                stack.enter_context(running(argv, log, _stock_env(folder, name)))
+            shutil.copytree(STOCK, folder / "app")
+            text = '[superlink]\ndefault = "bench"\n\n[superlink.bench]\ninsecure = true\n'
+            text += f'address = "127.0.0.1:{port}"\n'
+            write_atomic(folder / "homes" / "home" / "config.toml", text.encode())
+            flwr = Flwr(flower_processes.program("flwr"), "bench", env)
+            Submission(flwr, folder / "app").start({
+                "task": TASK, "weights": str(folder / "first.safetensors"), "rounds": rounds,
+                "heldout": str(self.heldout), "nodes": self.count, "times": str(times),
+                "epochs": self.task.training.epochs, **config,
+            }, folder)  # fmt: skip
 
-def _of_events(events: Sequence[RoundEvent]) -> Ended | None:
-    """Return a run that has ended."""
+            def done() -> list[tuple[int, float, float]]:
+                lines = times.read_text().splitlines() if times.exists() else []
+                found = [json.loads(line) for line in lines]
+                return [(one["round"], one["at"], one["held_out"]) for one in found]
+
+            def over() -> bool:
+                found = done()
+                return bool(found and found[-1][0] == rounds) or bool(reached(found, target))
+
+            until(f"the stock run ({folder})", over, TIMEOUT_S, pause_s=0.2)
+            return Ended(done())
+
+
+def _of_events(events: Sequence[RoundEvent], target: float) -> Ended | None:
+    """Return a run that has ended or come to its target."""
     rounds = [
         (e.round, e.time_us / 1e6, e.metrics["held_out"])
         for e in events
         if e.kind == "evaluated" and "held_out_base" not in e.metrics
     ]
-    if not any(e.kind == "finished" for e in events):
+    if not (any(e.kind == "finished" for e in events) or reached(rounds, target)):
         return None
     began = next(e.time_us for e in events if e.kind == "started") / 1e6
     return Ended([(0, began, 0.0), *rounds])
+
+
+def _stock_env(folder: Path, home: str) -> dict[str, str]:
+    """Of Flower's settings only those that keep it off the network, and one thread as ours has."""
+    kept = flower_processes.environment(folder / "homes" / home)
+    del kept["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
+    return {**kept, "PYTHONPATH": str(ROOT)}
