@@ -11,8 +11,8 @@
 # make test-install  the built wheel and its extras in virtualenvs of their own, some minutes
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
-# make bench-NAME  measure an area: device, worker, federation, batch, scale, soak, gains,
-#             pedestrians; see docs/benchmarks.md
+# make bench-NAME  measure an area: device, worker, federation, release, batch, scale, soak, gains,
+#             pedestrians, demo, invitations; see docs/benchmarks.md
 # make soak   a month of a thousand made-up devices, about 8 minutes
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -141,6 +141,14 @@ bench-%: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$* $(OPTIONS)
 
 soak: bench-soak
+
+# Bytewax is an extra.
+bench-worker: .venv/bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.worker $(OPTIONS)
+
+.venv/bench: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
 
 clean:
 	rm -rf .venv .tidewheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

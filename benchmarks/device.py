@@ -3,6 +3,8 @@
     memory     an idle device in its installed form, then one in a round; seconds to an answer
     installed  what `pip install tidewheel[edge]` brings
     cpu        of an event at 23 and at 1 a second
+    wire       bytes of an event on the topic
+    sustained  events a second through recorder, spool and uplink, beside a bare producer
     answers    beside bare calls of onnxruntime, idle and while it trains
     up         memory and processes of six devices under `tidewheel up`
 
@@ -21,24 +23,28 @@ import numpy as np
 import psutil
 
 from benchmarks.frame import MB, Bench, Cell, Figure, main
-from benchmarks.support.device_tasks import DEVICE, HOP_S, TASKS
+from benchmarks.support.device_tasks import DEVICE, HOP_S, RATES, TASKS
 from benchmarks.support.devices import Device, device, edge_run, site, state, words
 from benchmarks.support.processes import (
     Usage,
     family,
+    module,
     running,
     tidewheel,
+    topic_bytes,
     until,
     usage,
 )
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
 from edge_client.control.ipc import ask
+from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import load_task
-from streams.contract.topics import INVITATIONS, topic_name
+from streams.contract.topics import EVENTS, INVITATIONS, topic_name
 from streams.contract.work import AgentRequest
 from streams.kafka.producer import Producer
+from streams.kafka.reader import Reader, partition_of
 from streams.runtime.key_files import load_private_key
 from tests.rig.processes.distributions import needed
 
@@ -162,12 +168,78 @@ def _produced(one: Device) -> int:
     return found.produced
 
 
+def wire(bench: Bench) -> None:
+    """A partition for each rate; the broker stores what it gets, compressed as it was sent."""
+    rows: list[list[Cell]] = []
+    names = [next(n for n in map(str, range(99)) if partition_of(n, len(RATES)) == at)
+             for at in range(len(RATES))]  # fmt: skip
+    for upload in TASKS:
+        task = load_task(TASKS[upload])
+        topic = topic_name(task.id, EVENTS)
+        before = _sizes(bench, topic, upload)
+        with contextlib.ExitStack() as stack:
+            for name, rate in zip(names, RATES.values(), strict=True):
+                stack.enter_context(edge_run(bench, "edge", upload, rate, name))
+            time.sleep(bench.size(30.0, 6.0))
+        reader, counts = Reader(bench.kafka, [topic]), dict.fromkeys(names, (0, 0))
+        for message in reader.read_to_end():
+            found = decode_event_message(task, message.key, message.value, message.headers)
+            if isinstance(found, EventBatch) and found.device in counts:
+                events, messages = counts[found.device]
+                counts[found.device] = events + found.rows.num_rows, messages + 1
+        reader.close()
+        after = _sizes(bench, topic, upload)
+        for at, (title, name) in enumerate(zip(RATES, names, strict=True)):
+            events, messages = counts[name]
+            size = (after[at] - before.get(at, 0)) / events
+            rows.append([f"{upload}, {title}", events, events / messages, size])
+            most = {"one a message": 150, "50 a second": 40}[title]
+            bench.goal(
+                f"bytes of one of {upload}, {title}", size,
+                at_most=most if upload == "predictions" else None,
+            )  # fmt: skip
+    columns = ["", "events", "events a message", "bytes an event"]
+    bench.table("Bytes of an event on the topic", columns, rows)
+
+
+def _sizes(bench: Bench, topic: str, upload: str) -> dict[int, int]:
+    """Return the bytes that the broker stores of each partition."""
+    state(bench, upload)
+    return {at: size for (name, at), size in topic_bytes(bench.kafka).items() if name == topic}
+
+
+def sustained(bench: Bench) -> None:
+    rows: list[list[Cell]] = []
+    for upload, count in (("segments", 150_000), ("predictions", 500_000)):
+        state(bench, upload)
+        events = bench.size(count, count // 5)
+        argv = ["pump", TASKS[upload], bench.kafka.bootstrap, str(events)]
+        runs = []
+        for _ in range(bench.size(3, 1)):
+            with bench.quietly():
+                python = site(bench, "edge")
+                runs.append(module("benchmarks.support.device_process", *argv, python=python))
+        ours, bare = ([run[name] for run in runs] for name in ("device_s", "bare_s"))
+        share = Figure.ratio(bare, ours)
+        for name, seconds, ratio in (("the device", ours, share), ("a bare producer", bare, 1.0)):
+            speed = Figure.of([events / one for one in seconds])
+            rows.append([f"{upload}, {name}", speed, ratio, runs[-1]["messages"]])
+        least = {"segments": 0.80, "predictions": 0.75}[upload]
+        bench.goal(f"events/s beside a bare producer, {upload}", share, at_least=least)
+    columns = ["", "events/s", "of the bare", "messages"]
+    text = (
+        "The same messages with the same options, in one process one after the other; the device's "
+        "without the last 2,048 events, which wait for others."
+    )
+    bench.table("Sustained", columns, rows, text)
+
+
 def answers(bench: Bench) -> None:
     rows: list[list[Cell]] = []
     for rate in (50.0, 800.0):
         folder = state(bench, "segments")
         python, out = site(bench, "edge-train"), folder / "timed.npy"
-        argv = [str(python), "-m", "benchmarks.support.device_process", str(out)]
+        argv = [str(python), "-m", "benchmarks.support.device_process", "answers", str(out)]
         argv += [str(folder / "model.onnx"), *words(bench, folder, "segments", rate)]
         spans = {}
         with bench.quietly(), device(argv, folder) as one:
@@ -254,6 +326,6 @@ def _used(pid: int, words: str = "") -> list[Usage]:
 if __name__ == "__main__":
     main(
         "device",
-        {f.__name__: f for f in (memory, installed, cpu, answers, up)},
+        {f.__name__: f for f in (memory, installed, cpu, wire, sustained, answers, up)},
         ("onnxruntime", "numpy", "kafka-python", "pydantic"),
     )

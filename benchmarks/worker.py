@@ -1,16 +1,18 @@
 """The scoring worker: `python -m benchmarks.worker`.
 
-    throughput  rows/s and CPU a row beside a bare loop, in turns
+    throughput  rows/s and CPU a row beside a bare loop and other frameworks, in turns
+    forms       messages of devices beside those of Arrow, in turns
     delay       from a window's close to its rows in the store
 
 A backlog is on `events` before the clock starts. The clock of the worker runs from when it owns its
-partitions until the Delta log has all rows; that of the loop from its first message to its last
-row. All share the machine with the broker.
+partitions until the Delta log has all rows; that of the others from their first message to their
+last row. All share the machine with the broker.
 """
 
+import importlib.util
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +28,13 @@ DEVICES = 50
 # anew, which takes up to a third of a contender's time. All contenders have it.
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 LIMIT, WORKER, TWO = "limit: a loop of aiokafka and the teacher", "worker", "2 workers"
+# name, module, options, how many times as fast the worker is to be
+RIVALS: list[tuple[str, str, tuple[str, ...], float | None]] = [
+    ("plain Faust, short job", "faust_app", (), None),
+    ("Bytewax, short job", "wax_flow", (), 1.8),
+    ("Bytewax, whole job", "wax_flow", ("whole",), 1.8),
+]
+BYTEWAX = importlib.util.find_spec("bytewax") is not None
 TITLES = {HAR: "HAR's teacher", LINEAR: "a linear teacher"}
 
 
@@ -48,10 +57,13 @@ def throughput(bench: Bench) -> None:
         )
         fill(bench, plan)
         contenders: dict[str, Callable[[], Measure]] = {
-            LIMIT: partial(_limit, plan),
+            LIMIT: partial(_contend, bench, plan, "limit"),
             WORKER: partial(_drained, bench, plan, 1),
             **({TWO: partial(_drained, bench, plan, 2)} if task == HAR else {}),
         }
+        for name, program, options, _ in RIVALS:
+            if (BYTEWAX or program != "wax_flow") and (task == HAR or "whole" not in options):
+                contenders[name] = partial(_contend, bench, plan, program, *options)
         found, failed = bench.turns(contenders, bench.size(3, 1))
         _report(bench, title, plan, found, failed)
 
@@ -72,8 +84,11 @@ def _report(
         ])  # fmt: skip
     text = (
         f"{plan.rows:,} rows of HAR's shape (6 x 128 float32) of {DEVICES} devices, 64 a message, "
-        f"{plan.windows():,} windows, {plan.partitions} partitions. The limit decodes and scores, "
-        "and nothing else."
+        f"{plan.windows():,} windows, {plan.partitions} partitions. The short job decodes, cuts "
+        "windows, scores and writes Parquet; the whole job also drops events that come twice, "
+        "commits to Delta and publishes. The worker does all of that, counts drift, revises "
+        "windows and fences its commits."
+        + ("" if BYTEWAX else " Bytewax is not installed, so it was not measured.")
     )
     columns = ["", "rows/s", "worker is faster by", "CPU µs a row", "peak MB", "rows"]
     bench.table(f"Throughput, {title}", columns, rows, text)
@@ -83,17 +98,50 @@ def _report(
         share = Figure.ratio(speed[WORKER], speed[LIMIT])
         least = 0.7 if title == TITLES[HAR] else 0.6
         bench.goal(f"worker / limit, {title}", share, at_least=least)
+    for name, _, _, wanted in RIVALS:
+        if speed.get(name):
+            ratio = Figure.ratio(speed[WORKER], speed[name])
+            bench.goal(f"worker / {name}, {title}", ratio, at_least=wanted)
     if speed.get(TWO):
         bench.goal("2 workers / one", Figure.ratio(speed[TWO], speed[WORKER]), at_least=1.3)
 
 
-def _limit(plan: Plan) -> Measure:
-    return Measure(**module("benchmarks.contenders.limit", plan.encode(), env=KEEP))
+def _contend(bench: Bench, plan: Plan, program: str, *options: str) -> Measure:
+    folder = bench.place(program)
+    words = [plan.encode(), str(folder), *options]
+    return Measure(**module(f"benchmarks.contenders.{program}", *words, env=KEEP))
 
 
 def _drained(bench: Bench, plan: Plan, count: int) -> Measure:
     found, _ = drain(bench, plan, count, KEEP)
     return Measure(found.rows, found.wall_s, found.cpu_s, found.peak)
+
+
+def forms(bench: Bench) -> None:
+    """Each turn fills the topics anew, as both forms lie on the same one."""
+    plan = plan_of(
+        bench, LINEAR, devices=DEVICES, rounds=bench.size(28, 20), per_message=64, hop_us=HOP_US
+    )
+
+    def filled(arrow: bool) -> Measure:
+        own = replace(plan, arrow=arrow)
+        fill(bench, own)
+        return _drained(bench, own, 1)
+
+    both = {"Arrow": partial(filled, True), "devices'": partial(filled, False)}
+    found, failed = bench.turns(both, bench.size(4, 1))
+    if failed:
+        raise RuntimeError(str(failed))
+    rows: list[list[Cell]] = [
+        [
+            name, Figure.of([r.speed for r in runs]),
+            Figure.of([1e6 * r.cpu_s / r.rows for r in runs]),
+        ]
+        for name, runs in found.items()
+    ]  # fmt: skip
+    bench.table("Forms of events, a linear teacher", ["", "rows/s", "CPU µs a row"], rows)
+    speed = [[run.speed for run in found[name]] for name in both]
+    bench.goal("rows/s of devices' form to Arrow's", Figure.ratio(speed[1], speed[0]), at_least=1)
 
 
 def delay(bench: Bench) -> None:
@@ -118,6 +166,6 @@ def delay(bench: Bench) -> None:
 if __name__ == "__main__":
     main(
         "worker",
-        {f.__name__: f for f in (throughput, delay)},
+        {f.__name__: f for f in (throughput, forms, delay)},
         ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka"),
     )

@@ -6,45 +6,19 @@ while the next messages are read and decoded.
 """
 
 import asyncio
-import json
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 
 import aiokafka
 import numpy as np
-import torch
 
+from benchmarks.contenders.outlet import Meter, teacher_of
 from benchmarks.support.backlog import Plan
-from benchmarks.support.processes import peak_bytes
 from streams.contract.events.batches import float_rows
 from streams.contract.events.records import EventBatch, decode_event_message
-from streams.learning.teacher import ROWS_PER_CALL, Teacher, TeacherFailed, load_teacher
+from streams.learning.teacher import ROWS_PER_CALL, Teacher, TeacherFailed
 from streams.worker.settings import default_threads
-
-
-class Meter:
-    """The clock, from the first message to the last row."""
-
-    def __init__(self) -> None:
-        self._began_s = self._cpu_s = 0.0
-
-    def begin(self) -> None:
-        """Start the clock, if it does not run."""
-        if not self._began_s:
-            self._began_s, self._cpu_s = time.perf_counter(), time.process_time()
-
-    def report(self, rows: int) -> None:
-        wall_s, cpu_s = time.perf_counter() - self._began_s, time.process_time() - self._cpu_s
-        found = {"rows": rows, "wall_s": wall_s, "cpu_s": cpu_s, "peak": peak_bytes(os.getpid())}
-        print(json.dumps(found), flush=True)
-
-
-def teacher_of(plan: Plan) -> Teacher:
-    """Return the teacher as the worker has it: on as many threads, one thread a forward pass."""
-    torch.set_num_threads(1)
-    return load_teacher(plan.load_task(), plan.teacher, [plan.key], default_threads())
 
 
 async def batches(
@@ -89,8 +63,9 @@ async def run(plan: Plan, teacher: Teacher) -> None:
         done += await running if running else 0
         running = asyncio.create_task(asyncio.to_thread(score, teacher, windows))
     done += await running if running else 0
-    meter.report(done)
+    meter.lap()
     await messages.stop()
+    meter.report(done)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import torch
 
 from benchmarks.frame import main
 from benchmarks.gains.drifts import drifts
+from benchmarks.gains.hostile import hostile
 from benchmarks.gains.ways import learning
 from benchmarks.support.study import TASK
 
-PARTS = (drifts, learning)
+PARTS = (drifts, hostile, learning)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

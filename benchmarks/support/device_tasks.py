@@ -19,6 +19,7 @@ SEGMENTS = 251  # a pass; odd, so that each segment comes to each of two that ta
 STEPS = np.array([1 / 720] * 3 + [np.pi / 180 * 0.0175] * 3)
 HOP_S = har.task.segment.hop / (har.task.rate_hz or 1.0)  # event time between two segments
 DEVICE = "bench"
+RATES = {"one a message": 1.0, "50 a second": 50.0}  # events a second, a partition each
 
 
 @functools.cache

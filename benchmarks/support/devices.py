@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.frame import Bench
-from benchmarks.support.device_tasks import DEVICE, HOP_S, TASKS
+from benchmarks.support.device_tasks import DEVICE, HOP_S, RATES, TASKS
 from benchmarks.support.processes import ROOT, family, module, running, until, usage
 from edge_client.control.ipc import ask, call
 from edge_client.control.socket_server import socket_path
@@ -55,7 +55,7 @@ def state(bench: Bench, upload: str) -> Path:
     models = bench.folder / f"model-{upload}"
     if not models.exists():  # in a process of its own: this one would share its pages with devices
         module("benchmarks.support.model_files", TASKS[upload], str(models))
-        ensure_topics(bench.kafka, topic_specs(load_task(TASKS[upload]).id, 1))
+        ensure_topics(bench.kafka, topic_specs(load_task(TASKS[upload]).id, len(RATES)))
     folder = bench.place("device")
     shutil.copytree(models, folder)
     return folder
