@@ -128,9 +128,9 @@ check: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir .tidewheel/site
 
-# The pictures of the console in the documentation, of a made-up fleet.
+# The pictures of the console in the documentation, of a fleet that runs: OPTIONS="ADDRESS DEVICE".
 screenshots: install .venv/chromium
-	$(BIN)/python docs/tools/screenshots.py
+	$(BIN)/python docs/tools/screenshots.py $(OPTIONS)
 
 format: install
 	$(BIN)/ruff format .

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import SpoolLimits
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.options import option
 

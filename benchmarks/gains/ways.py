@@ -1,11 +1,10 @@
-"""What a fleet learns, on both built-in data sets: alone, in rounds by FedAvg and by other ways,
-and with all rows in one place. Each way is measured by all and by half of what it learned."""
+"""What a fleet learns, on both built-in data sets: alone, in rounds by FedAvg and by SCAFFOLD, and
+with all rows in one place. Each way is measured by all and by half of what it learned."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from torch import nn
 
 from benchmarks.frame import Bench, Cell, Figure
 from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, People, people, streets
@@ -20,7 +19,6 @@ from edge_client.training.scaffold import Remembered
 from federation.admission import Update
 from federation.aggregation import strategies
 from federation.bootstrap.first_models import LEARNING_RATE
-from streams.contract.task import is_under
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning as loops
@@ -48,15 +46,12 @@ SENSORS = "pedestrians"
 
 
 class Course:
-    """FedAvg as it is; what a subclass changes is a method or an attribute."""
+    """FedAvg as it is; what a subclass changes is a method."""
 
     name = "FedAvg, as it is"
-    proximal = 0.0
-    shared: tuple[str, ...] = ()
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
-        self._local: dict[str, Tensors] = {}
 
     def rounds(self, seed: int, count: int) -> Iterator[Tensors]:
         """Yield the shared weights after each round."""
@@ -69,10 +64,6 @@ class Course:
             self.end_round()
             yield weights
 
-    def of(self, name: str, weights: Tensors) -> Tensors:
-        """Return a device's model: shared weights and its local layers."""
-        return weights | self._local.get(name, {})
-
     def correction(self, name: str, sent: Tensors) -> Tensors:
         """Return what is added to a device's gradients, by parameter."""
         return {}
@@ -83,10 +74,6 @@ class Course:
     def end_round(self) -> None:
         """Look at a round that has ended."""
 
-    def samples(self, name: str) -> int:
-        """Return what a device's update weighs."""
-        return len(self.ground.rows[name])
-
     def fit(
         self, name: str, start: Tensors, seed: int, sent: Tensors, epochs: int, pace: float = 1.0
     ) -> Tensors:
@@ -96,7 +83,7 @@ class Course:
         fitted = loops.fit(
             model, len(rows), loops.segment_loss(task, model, rows.x, rows.y), epochs=epochs,
             batch_size=t.batch_size, learning_rate=pace * t.learning_rate, seed=seed,
-            proximal=self.proximal, correction=self.correction(name, sent),
+            correction=self.correction(name, sent),
         )  # fmt: skip
         trained = {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
         self.learned(name, sent, trained, fitted.steps)
@@ -104,33 +91,11 @@ class Course:
 
     def _train(self, name: str, sent: Tensors, seed: int) -> Update:
         task, t = self.ground.task, self.ground.task.training
-        trained = self.fit(name, self.of(name, sent), seed, sent, t.epochs)
-        local = [n for n in trained if not is_under(n, self.shared)]
-        self._local[name] = {n: trained[n] for n in local}
-        trained |= {n: sent[n] for n in local}
+        trained = self.fit(name, sent, seed, sent, t.epochs)
         block = payload.encode_update(trained, sent, t.payload)
         update = payload.restore_update(payload.unpack(block), sent)
-        return Update(name, task.name, task.version, BASE, self.samples(name), update)
-
-
-class FedProx(Course):
-    """Li et al. 2020, arXiv 1812.06127; `Training.proximal` of the product."""
-
-    name, proximal = "FedProx, 0.1", 0.1
-
-
-class FedBN(Course):
-    """Li et al. 2021, arXiv 2102.07623: batch norm stays on the device, which `Training.shared` of
-    the product does."""
-
-    name = "FedBN"
-
-    def __init__(self, ground: Ground) -> None:
-        super().__init__(ground)
-        modules = loops.build_model(ground.task).named_modules()
-        inner = {n: m for n, m in modules if n and list(m.parameters(recurse=False))}
-        found = tuple(n for n, m in inner.items() if not isinstance(m, nn.BatchNorm1d))
-        self.shared = found if len(found) < len(inner) else ()
+        samples = len(self.ground.rows[name])
+        return Update(name, task.name, task.version, BASE, samples, update)
 
 
 class Scaffold(Course):
@@ -164,15 +129,6 @@ class Scaffold(Course):
 
     def _mine(self, tensors: Mapping[str, np.ndarray]) -> Tensors:
         return {name: tensors[name] for name in self._names}
-
-
-class Equal(Course):
-    """Every device's update weighs the same."""
-
-    name = "equal weights"
-
-    def samples(self, name: str) -> int:
-        return 1
 
 
 def alone(
@@ -225,10 +181,6 @@ def central(ground: Ground, seed: int, epochs: int) -> Tensors:
     return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
 
 
-OF_PEOPLE = (FedProx, FedBN, Scaffold, Equal)
-OF_SENSORS = (FedProx, Scaffold, Equal)  # no batch norm, no classes
-
-
 class Found(NamedTuple):
     """What a way comes to with one seed; offered: whether this much of the way is what a run
     offers."""
@@ -276,13 +228,11 @@ def _of_ground(name: str, seed: int) -> list[Found]:
     study = study_here()
     count = study.rounds(10)
     if name == SENSORS:
-        return list(_measured(streets(DAYS, seed), OF_SENSORS, seed, count))
-    return list(_measured(people(study, name, seed), OF_PEOPLE, seed, count))
+        return list(_measured(streets(DAYS, seed), seed, count))
+    return list(_measured(people(study, name, seed), seed, count))
 
 
-def _measured(
-    ground: Ground, others: Sequence[type[Course]], seed: int, count: int
-) -> Iterator[Found]:
+def _measured(ground: Ground, seed: int, count: int) -> Iterator[Found]:
     first, t = ground.first, ground.task.training
     yield Found("first model", _of_one(ground, first), False, 0)
     own = alone(ground, first, seed, t.epochs * count)
@@ -303,8 +253,9 @@ def _measured(
         whole = dict.fromkeys(ground.rows, offered)
         behind = ground.figures(whole, offered, adapters(ground, offered))
         yield Found(BEHIND, behind, False, count)
-    for kind in others:
-        yield from _after(kind(ground), kind.name, seed, count)
+    scaffolded = Scaffold(ground)
+    *_, weights = scaffolded.rounds(seed, count)
+    yield from _both(scaffolded, Scaffold.name, weights, count)
     everything = central(ground, seed, t.epochs * count)
     yield Found("central, all rows in one place", _of_one(ground, everything), False, 0)
 
@@ -313,15 +264,10 @@ def _of_one(ground: Ground, weights: Tensors) -> list[float]:
     return ground.figures(dict.fromkeys(ground.rows, weights), weights)
 
 
-def _after(course: Course, way: str, seed: int, count: int) -> Iterator[Found]:
-    *_, weights = course.rounds(seed, count)
-    yield from _both(course, way, weights, count)
-
-
 def _both(course: Course, way: str, learned: Tensors, rounds: int) -> Iterator[Found]:
     """All and half of the way from the first model to what was learned."""
     ground = course.ground
-    whole = {name: course.of(name, learned) for name in ground.rows}
+    whole = dict.fromkeys(ground.rows, learned)
     half = {name: interpolated(ground.first, each, SHARE) for name, each in whole.items()}
     goes_all = ground.goes_all(half, whole)
     yield Found(f"{way}, all", ground.figures(whole, learned), goes_all, rounds)

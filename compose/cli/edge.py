@@ -29,7 +29,7 @@ from compose.cli.arguments import (
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import print_json, say
 from edge_client.settings import EdgeSettings
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import SpoolLimits
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
@@ -70,12 +70,6 @@ def run_edge(
         typer.Option(min=0.1, help="Limit of KB (1,000 bytes) per second that are sent."),
     ] = None,
     spool_mb: Annotated[float, typer.Option(min=0.1, help="Limit of the spool in MiB.")] = 256.0,
-    spool_age: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01, help="Drop events after so many hours in the spool; default: never."
-        ),
-    ] = None,
     metrics_host: MetricsHost = LOOPBACK,
     json: AsJson = False,
 ) -> None:
@@ -108,10 +102,7 @@ def run_edge(
             minimum_battery=min_battery / 100,
             heartbeat_s=10.0 if options["speed"] == 1 else 1.0,  # a replay has who watches it
             uplink_bytes_per_s=None if uplink_limit is None else round(1000 * uplink_limit),
-            spool=SpoolLimits.under(
-                round(spool_mb * 2**20),
-                None if spool_age is None else 3600 * spool_age,
-            ),
+            spool=SpoolLimits.under(round(spool_mb * 2**20)),
             metrics_host=metrics_host,
             **options,
         )

@@ -38,7 +38,6 @@ GROUPS = {
     "Look": {
         "status": "views:status",
         "timeline": "views:timeline",
-        "rounds": "views:rounds",
         "query": "views:query",
         "tail": "views:tail",
         "console": "views:console",

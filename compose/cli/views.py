@@ -1,5 +1,5 @@
-"""Views of what happened: `tidewheel status`, `rounds`, `timeline`, `tail`, `dead-letters`,
-`query`, `console`."""
+"""Views of what happened: `tidewheel status`, `timeline`, `tail`, `dead-letters`, `query`,
+`console`."""
 
 import time
 from contextlib import closing, suppress
@@ -26,7 +26,6 @@ from compose.reports import terminal
 from compose.reports.terminal import moment
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.task import load_task
-from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from streams.fleet.timeline import Entry
@@ -94,32 +93,6 @@ def status(
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6, past=True)
     print_status(found, terminal.console(), as_json=json)
-
-
-def rounds(
-    task: TaskArgument,
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-    json: AsJson = False,
-) -> None:
-    """Show the federated runs: rounds, nodes, updates admitted and refused, accuracy, outcome.
-
-    From the event logs in the state folder; with --kafka also from the topic.
-    """
-    from compose.reports import rounds as shown
-    from compose.reports.status import CONNECT_S
-    from streams.contract.topics import ROUNDS
-    from streams.fleet.following import read_view
-
-    name = load_task(task).id
-    events = shown.from_journals(state / "runs")
-    if kafka is not None:
-        view = read_view(BrokerSettings.at(kafka), name, CONNECT_S, (ROUNDS,))
-        events += view.rounds
-        if left_out := view.earlier.total():
-            text = f"{left_out} events of older updates are left out"
-            terminal.console(stderr=True).print(text, highlight=False)
-    shown.print_rounds(name, shown.history(events), terminal.console(), as_json=json)
 
 
 def tail(

@@ -1,14 +1,17 @@
-"""What the pages of learning and of releases show, as values for their templates. Pure."""
+"""Federated runs and their rounds, and what the pages of learning and of releases show, as values
+for their templates. Pure."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import BaseModel
 
 from compose.console.history import SLOT_S
 from compose.console.pages import PALETTE, Points, chart, colour, metric_title, series, share_axis
 from compose.console.watch import Moment
-from compose.reports.rounds import RunSummary, history
 from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules
 from streams.contract.documents import RoundEvent
@@ -20,6 +23,105 @@ from streams.fleet.wording import counted, decision_text, digits, run_progress, 
 RUNS, ROUNDS, DECISIONS = 30, 60, 60
 SHARES = (*CLASSES, "within")  # metrics that are 0 to 1
 LEAST, MOST = 1e-3, 1e3  # of odds that are drawn
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class RoundSummary:
+    """One round; an unknown value is None. Figures are in the task's metric."""
+
+    number: int
+    nodes: int | None = None
+    admitted: int = 0
+    failed: int = 0
+    refused: dict[str, int] = field(default_factory=dict)  # by reason
+    held_out: float | None = None
+    devices_before: float | None = None
+    seconds: float | None = None
+    epsilon: float | None = None  # privacy cost of the task's aggregates up to this round
+    outcome: str = "not finished"
+
+
+@dataclass
+class RunSummary:
+    """One run; `gate` has the metrics of the last evaluation."""
+
+    run: str
+    began_us: int
+    resumed_from: str = ""
+    base: str = ""
+    metric: str = "accuracy"
+    requested: str = ""
+    model: str | None = None
+    outcome: str = "not finished"
+    gate: dict[str, float] = field(default_factory=dict)
+    rounds: list[RoundSummary] = field(default_factory=list)
+
+
+def history(events: Iterable[RoundEvent]) -> list[RunSummary]:
+    """Return the runs in the order of their start; a repeated event counts once."""
+    unique = {event.encode(): event for event in events if event.run}  # "asked" has no run
+    runs: dict[str, RunSummary] = {}
+    for event in sorted(unique.values(), key=lambda event: event.time_us):
+        run = runs.setdefault(event.run, RunSummary(event.run, event.time_us))
+        run.base = event.base or run.base
+        run.metric = event.metric
+        run.resumed_from = event.resumed_from or run.resumed_from
+        _add(run, event)
+    for run in runs.values():
+        before = runs.get(run.resumed_from)
+        if before is not None and before.outcome == "not finished":
+            before.outcome = f"resumed by run {run.run}"
+    return list(runs.values())
+
+
+def _add(run: RunSummary, event: RoundEvent) -> None:
+    if event.kind == "requested":
+        run.requested = event.reason
+    elif event.kind == "promoted":
+        run.model = event.model
+    elif event.kind == "finished":
+        run.outcome = f"promoted {run.model}" if run.model else event.reason
+    elif event.kind == "started":
+        nodes = event.metrics.get("nodes")
+        run.rounds.append(RoundSummary(event.round, None if nodes is None else int(nodes)))
+    elif event.kind == "evaluated" and "held_out_base" in event.metrics:
+        run.gate = dict(event.metrics)
+    elif run.rounds:
+        _add_to_round(run.rounds[-1], event)
+
+
+def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
+    metrics = event.metrics
+    if event.kind == "admitted":
+        current.admitted += 1
+    elif event.kind == "refused":
+        reason = event.reason.partition(":")[0]
+        current.refused[reason] = current.refused.get(reason, 0) + 1
+    elif event.kind == "failed" and event.device:
+        current.failed += 1
+    elif event.kind == "failed":
+        current.outcome = event.reason
+    elif event.kind == "aggregated":
+        current.outcome = "averaged"
+        current.devices_before = metrics.get("devices_before")
+        current.seconds = metrics.get("seconds")
+        current.epsilon = metrics.get("epsilon")
+    elif event.kind == "evaluated" and metrics.get("held_out_segments"):
+        current.held_out = metrics.get("held_out")
+
+
+class RunsReport(BaseModel):
+    """What `/api/rounds` answers."""
+
+    task: str
+    runs: list[RunSummary]
+
+
+def report_of(task: str, events: Iterable[RoundEvent]) -> RunsReport:
+    return RunsReport(task=task, runs=history(events))
+
 
 # --- learning -------------------------------------------------------------------------------------
 

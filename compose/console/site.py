@@ -17,7 +17,7 @@ from compose.console import learning, pages
 from compose.console.device import device, trend
 from compose.console.pages import colour, spark
 from compose.console.watch import Moment, Watch
-from compose.reports import dead_letters, jobs, rounds, status
+from compose.reports import dead_letters, jobs, status
 from streams.contract.task import Task
 from streams.fleet import wording
 from streams.fleet.timeline import ENTRIES, Entry
@@ -158,10 +158,10 @@ def add_api(app: FastAPI, site: Site) -> None:
         """`tidewheel status --json`"""
         return json(watch.look(lambda seen: status.report_of(seen.status)))
 
-    @get("rounds", rounds.RunsReport)
+    @get("rounds", learning.RunsReport)
     def get_rounds() -> Response:
-        """`tidewheel rounds --json`, of the runs that the topic still has"""
-        return json(watch.look(lambda seen: rounds.report_of(seen.view.task, seen.view.rounds)))
+        """The federated runs that the topic still has: rounds, nodes, updates, figures, outcome"""
+        return json(watch.look(lambda seen: learning.report_of(seen.view.task, seen.view.rounds)))
 
     @get("timeline", list[Entry])
     def get_timeline(last: Annotated[int, Query(ge=1, le=ENTRIES)] = 200) -> Response:

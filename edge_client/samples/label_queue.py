@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_client.samples.samples import SOURCES, Samples
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from streams.contract.accounting import DeviceAccount
 from streams.contract.events.messages import encode_label_lines
@@ -27,7 +27,7 @@ from streams.runtime.failpoints import Failpoint, unarmed
 
 ROWS = 512  # labels of a frame
 WAITING = 20_000  # labels in memory: further ones are taken by the samples alone, and counted
-LIMITS = SpoolLimits.under(16 << 20, None)
+LIMITS = SpoolLimits.under(16 << 20)
 OVERFLOW = "labels-overflow"
 
 log = logging.getLogger(__name__)

@@ -273,16 +273,6 @@ class Samples:
             found = np.bincount(self._table.source[self._rows()], minlength=len(SOURCES))
             return {name: int(found[i]) for i, name in enumerate(SOURCES) if i and found[i]}
 
-    def trust(self) -> float:
-        """Return the mean weight of a teacher's label relative to a true one, 0 to 1: of those that
-        count now, else of all."""
-        with self._lock:
-            rows = self._rows()
-            taught = rows[self._table.has_teacher(rows)]
-            alone = taught[~self._table.has_true(taught)]
-            counting = alone if len(alone) else taught
-            return float(self._table.trust(rows, counting).mean()) if len(counting) else 0.0
-
     def teacher_record(self) -> Record:
         """Return how often the teacher was right here, by the class that it answered; nothing with
         differential privacy, because it tells how many events of a class there were."""

@@ -27,9 +27,8 @@ class Cut:
 
 
 class Source(Protocol):
-    """Segments as they come. `passes_done` and `share_of_pass` are the progress of a recording."""
+    """Segments as they come; `passes_done` through a recording."""
 
     passes_done: int
-    share_of_pass: float
 
     def __iter__(self) -> Iterator[Cut]: ...

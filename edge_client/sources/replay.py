@@ -53,7 +53,6 @@ class Replay:
         self._file = folder / "replay.json"
         self._origin, self._span = self._load()
         self.passes_done = 0
-        self.share_of_pass = 0.0
         self._anchor: tuple[float, int] | None = None
         self._last_us: int | None = None  # of the segment before
 
@@ -118,7 +117,6 @@ class Replay:
 
     def _end_pass(self, end: int, period: int) -> None:
         self.passes_done += 1
-        self.share_of_pass = 0.0
         if self._span is None:
             self._span = (end // period + 1) * period
             self._save()
@@ -129,7 +127,6 @@ class Replay:
         Where the data pauses (a gap between two segments) the replay goes on at once, and a replay
         that fell behind does not catch up in a burst.
         """
-        self.share_of_pass = min(1.0, cut.position_us / self._span) if self._span else 0.0
         if self._speed > 0:
             now = time.monotonic()
             paused = self._last_us is not None and (

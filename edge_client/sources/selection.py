@@ -24,7 +24,6 @@ class Live:
     """An iterable of Cuts that ends with its readings, or when `stop` is set."""
 
     passes_done = 0
-    share_of_pass = 0.0
 
     def __init__(
         self,

@@ -40,6 +40,19 @@ _KIND = re.compile(rb"[\x01\x02]\0\0\0")
 MOST_EVENTS = 1024  # per frame
 
 
+@dataclass(frozen=True)
+class SpoolLimits:
+    """Bytes of one file, and of all files: at the cap whole files are dropped, the oldest first."""
+
+    file_bytes: int = 4 << 20
+    total_bytes: int = 256 << 20
+
+    @classmethod
+    def under(cls, total_bytes: int) -> "SpoolLimits":
+        """Return limits with files small relative to the cap, because whole files are dropped."""
+        return cls(min(cls.file_bytes, total_bytes // 16), total_bytes)
+
+
 class SpoolPosition(NamedTuple):
     """A position between two frames."""
 
@@ -152,11 +165,6 @@ class SegmentFile:
         if self._has_events is None:
             self._has_events = any(frame.kind == EVENTS for frame in self.frames())
         return self._has_events
-
-    @property
-    def written_s(self) -> float:
-        """The time of the last write, by the wall clock."""
-        return self.path.stat().st_mtime
 
 
 def torn(rest: bytes) -> bool:

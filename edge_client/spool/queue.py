@@ -33,7 +33,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,20 +46,20 @@ from edge_client.spool.frames import (
     Declared,
     Frame,
     SegmentFile,
+    SpoolLimits,
     SpoolPosition,
     encoded,
     head_of,
     list_files,
     merged,
 )
-from edge_client.spool.limits import SpoolLimits, aged
 from edge_client.spool.recovery import events_after, is_declared, survey
 from streams.contract.accounting import DeviceAccount, IntervalSet
 from streams.contract.errors import SpoolError
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
-CORRUPT, FULL, AGE = "corrupt", "spool-full", "spool-age"
+CORRUPT, FULL = "corrupt", "spool-full"
 
 
 class Spool:
@@ -70,14 +70,11 @@ class Spool:
         folder: Path,
         limits: SpoolLimits | None = None,
         *,
-        clock: Callable[[], float] = time.time,
         failpoint: Failpoint = unarmed,
     ) -> None:
         self._folder = folder
         self._limits = limits or SpoolLimits()
-        self._clock = clock
         self._reached = failpoint
-        self._begun_s: float | None = None  # time of the newest file's first frame
         self._lock = threading.RLock()
         self._next = 0
         self._late = IntervalSet()  # declared after their position and not settled yet
@@ -161,8 +158,6 @@ class Spool:
         if current.size and current.size + HEADER + len(payload) > self._limits.file_bytes:
             current = self._rotate()
             self._reached("spool-step-2")
-        if not current.size:
-            self._begun_s = self._clock()
         head = head_of(kind, first, count, mark, payload)
         try:
             current.append(head, payload, self._reached)
@@ -171,7 +166,6 @@ class Spool:
                 raise
             current = self._rotate()  # the full file is settled: deleting it makes room
             self._remove_passed()
-            self._begun_s = self._clock()
             current.append(head, payload, self._reached)
         self.grown.set()
         self._reached("spool-step-4")
@@ -189,37 +183,19 @@ class Spool:
             victim = next((f for f in self._droppable() if f.has_events), None)
             if victim is None:
                 return
-            self._drop(victim, FULL)
-
-    def expire(self) -> None:
-        """Drop files older than the limit; call it about once a minute. OSError as in append().
-
-        An event's age is that of the last write to its file, see limits.py. The newest file is
-        closed after an eighth of the limit, which bounds the error.
-        """
-        with self._lock:
-            limit_s, now = self._limits.age_s, self._clock()
-            if limit_s is None:
-                return
-            begun_s = self._begun_s
-            if self._files[-1].size and (begun_s is None or abs(now - begun_s) > limit_s / 8):
-                self._rotate()
-            old = aged(self._files, now, limit_s)
-            for file in self._droppable():
-                if file in old and file.has_events:
-                    self._drop(file, AGE)
+            self._drop(victim)
 
     def _droppable(self) -> list[SegmentFile]:
         begun = max(self._cursor.sent_file, self._cursor.position.file)
         return [f for f in self._files[:-1] if f.number > begun]
 
-    def _drop(self, file: SegmentFile, reason: str) -> None:
+    def _drop(self, file: SegmentFile) -> None:
         entries: list[Declared] = []
         for frame in file.frames():
             if frame.kind == DROPS:
                 entries += frame.declarations()
             else:
-                entries.append(Declared(frame.first, frame.first + frame.count - 1, reason))
+                entries.append(Declared(frame.first, frame.first + frame.count - 1, FULL))
         self._declare(entries)
         self._reached("spool-step-1")
         self._remove(file)

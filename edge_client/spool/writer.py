@@ -42,7 +42,6 @@ HOLD_S, HOLD_ROWS = 5.0, 1000
 SYNC_S = 0.5
 LIMIT = 20_000
 ROWS_PER_FRAME = 512  # rows of a full message
-EXPIRE_S = 60.0  # interval of the check for events that are too old
 FRAME_BYTES = 500_000  # a frame is never split, so it must fit into a message
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,6 @@ class SpoolWriter(threading.Thread):
         self._discarded = 0
         self._held: list[Event] = []  # that are not sent, after the spool's last seq
         self._held_since = 0.0
-        self._expired_at = float("-inf")
         self._ending = threading.Event()
         self._woken = threading.Event()  # there may be something to write
         self._many = threading.Event()  # a frame of it: not waiting for SYNC_S
@@ -177,9 +175,6 @@ class SpoolWriter(threading.Thread):
             waited_s = self._clock() - self._held_since
             if last or waited_s >= HOLD_S or len(self._held) >= HOLD_ROWS:
                 self._declare_held()
-            if self._clock() - self._expired_at >= EXPIRE_S:
-                self._spool.expire()
-                self._expired_at = self._clock()
         except OSError as exc:
             if self.error is None:
                 log.warning("the spool cannot be written (%s): events wait in memory", exc)

@@ -185,7 +185,6 @@ class DeviceState(Document):
     label_sources: dict[str, Count] = {}
     late_labels: dict[str, Count] = {}
     teacher_labels: Count = 0
-    teacher_trust: float = 0.0
     teacher_record: dict[int, tuple[Count, Count]] = {}
     accuracy: dict[str, ModelScore] = {}
     refused: dict[str, str] = {}  # model versions that it does not install again -> reason
@@ -202,7 +201,6 @@ class DeviceState(Document):
     received_bytes: Count = 0
     heartbeat_s: Figure = 1.0
     phase: str = "running"
-    replayed: Figure = 0.0
     passes: Count = 0
     events_per_s: Figure = 0.0
     latency_p50_us: Figure = 0.0

@@ -27,20 +27,16 @@ class ModelWindow(Document):
 class ChannelDrift(Document):
     """Drift of one input channel's mean or spread, or of the answers, from the reference.
 
-    psi is in nats; jensen_shannon at most 0.8326; hellinger, total_variation and kolmogorov_smirnov
-    at most 1; wasserstein in the channel's units. The last two are None for classes. `alarm` is set
-    where psi exceeds `threshold`, the larger of the effect threshold and the chance level.
+    psi is in nats; hellinger and total_variation are at most 1. `alarm` is set where psi exceeds
+    `threshold`, the larger of the effect threshold and the chance level.
     """
 
     channel: str
     kind: str
     n: int
     psi: float
-    jensen_shannon: float
     hellinger: float
     total_variation: float
-    kolmogorov_smirnov: float | None = None
-    wasserstein: float | None = None
     threshold: float
     alarm: bool
 
@@ -85,26 +81,16 @@ class ClassAgreement(Document):
     agreeing: Count
 
 
-class TargetError(Document):
-    """The device's answers minus the teacher's, for one target, in the target's units."""
-
-    events: Count
-    mean: Figure
-    mean_absolute: Figure
-    root_mean_square: Figure
-
-
 class WindowReport(Document):
     """A revision of a closed window's report; on `windows`, key: the device.
 
     The counts of a window's revisions add up. `late`: the rows came after the first report.
-    `confidence` is the mean of the answers' largest softmax, None for targets. `metric`: what
-    windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts by the class
-    of the reference: the true labels, `by_labels`, where no teacher was asked or LABELLED of the
-    events have one, else the teacher. `truth` counts the labelled events by true class and answer;
-    of more than CONFUSED classes by whether the answer is right or OTHER. `errors` (for targets)
-    compares with the teacher. `drift` covers the device's last windows up to this one, None if the
-    teacher's artifact has no reference.
+    `metric`: what windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts
+    by the class of the reference: the true labels, `by_labels`, where no teacher was asked or
+    LABELLED of the events have one, else the teacher. `truth` counts the labelled events by true
+    class and answer; of more than CONFUSED classes by whether the answer is right or OTHER. `drift`
+    covers the device's last windows up to this one, None if the teacher's artifact has no
+    reference.
     """
 
     task: str
@@ -117,11 +103,9 @@ class WindowReport(Document):
     models: dict[str, ModelWindow]
     metric: WindowMetric = "accuracy"
     late: bool = False
-    confidence: float | None = None
     by_labels: bool = False
     classes: dict[str, ClassAgreement] = {}
     truth: dict[str, dict[str, Count]] = {}
-    errors: dict[str, TargetError] = {}
     drift: DriftReport | None = None
 
     @property

@@ -9,14 +9,11 @@ import numpy as np
 from streams.contract.window_report import ChannelDrift, DriftReport
 from streams.drift.distances import (
     hellinger,
-    jensen_shannon,
-    kolmogorov_smirnov,
     null_percentile,
     psi,
     raised_shares,
     shares,
     total_variation,
-    wasserstein,
 )
 from streams.drift.reference import Reference
 
@@ -39,8 +36,6 @@ class _Group:
     features: np.ndarray  # (f,) indices in the reference
     cells: np.ndarray  # (f, cells) indices in a vector of counts
     counts: np.ndarray  # (f, cells)
-    edges: np.ndarray  # (f, cells - 3)
-    ordered: np.ndarray  # (f,) bool
     effect: np.ndarray  # (f,)
 
 
@@ -59,8 +54,6 @@ class DriftDetector:
                 np.array(chosen),
                 starts[chosen][:, None] + np.arange(size),
                 np.array([f.counts for f in features]),
-                np.array([f.edges for f in features]),
-                np.array([f.ordered for f in features]),
                 np.array([f.effect for f in features]),
             )
             self._groups.append(group)
@@ -118,24 +111,21 @@ class DriftDetector:
         """Yield the comparisons of each row with features that have values, the worst first."""
         rows = zip(
             worst.tolist(), present.tolist(), found.values.tolist(), found.counts.tolist(),
-            found.ordered.tolist(), found.alarm.tolist(), strict=True,
+            found.alarm.tolist(), strict=True,
         )  # fmt: skip
         names, kinds = self._names, self._kinds
-        for order, there, values, counts, ordered, alarm in rows:
+        for order, there, values, counts, alarm in rows:
             told: list[Fields] = []
             for i in order[: min(there, REPORTED)]:
-                index, shannon, hell, variation, smirnov, earth, threshold = values[i]
+                index, hell, variation, threshold = values[i]
                 told.append(
                     {
                         "channel": names[i],
                         "kind": kinds[i],
                         "n": counts[i],
                         "psi": index,
-                        "jensen_shannon": shannon,
                         "hellinger": hell,
                         "total_variation": variation,
-                        "kolmogorov_smirnov": smirnov if ordered[i] else None,
-                        "wasserstein": earth if ordered[i] else None,
                         "threshold": threshold,
                         "alarm": alarm[i],
                     }
@@ -147,20 +137,17 @@ class DriftDetector:
 class _Compared:
     """Comparisons of n rows with f features, group after group."""
 
-    values: np.ndarray  # (n, f, 7): METRICS
+    values: np.ndarray  # (n, f, 4): METRICS
     counts: np.ndarray  # (n, f) segments with a value
-    ordered: np.ndarray  # (n, f) bool
     alarm: np.ndarray  # (n, f) bool
 
     @classmethod
     def of(cls, parts: Sequence[Sequence[np.ndarray]], n: int, decided: np.ndarray) -> "_Compared":
         if not parts:
             none = np.zeros((n, 0))
-            return cls(np.zeros((n, 0, len(METRICS))), none, none > 0, none > 0)
-        values, counts, ordered, above = (
-            np.concatenate(each, axis=1) for each in zip(*parts, strict=True)
-        )
-        return cls(np.round(values, DIGITS), counts, ordered, above & decided[:, None])
+            return cls(np.zeros((n, 0, len(METRICS))), none, none > 0)
+        values, counts, above = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+        return cls(np.round(values, DIGITS), counts, above & decided[:, None])
 
     def worst_first(self) -> np.ndarray:
         """Return (n, f) the features by PSI to threshold; those without values are last."""
@@ -170,8 +157,8 @@ class _Compared:
 
 
 def _compare(group: _Group, current: np.ndarray, frozen: Reference) -> Sequence[np.ndarray]:
-    """Compare (n, f, cells) counts; return values (n, f, 7), counts, ordered and, each (n, f),
-    whether PSI is above its threshold."""
+    """Compare (n, f, cells) counts; return values (n, f, 4), counts and, each (n, f), whether PSI
+    is above its threshold."""
     reference, independent = group.counts, frozen.independent
     n, m = current.sum(axis=2), reference.sum(axis=1)
     index = stability_index(reference, current)
@@ -179,19 +166,9 @@ def _compare(group: _Group, current: np.ndarray, frozen: Reference) -> Sequence[
     chance = null_percentile(held, n * independent, m * independent)
     threshold = np.maximum(group.effect, np.minimum(chance, 1e9))
     p, q = shares(reference), shares(current)
-    inner, outer = shares(reference[:, :-2]), shares(current[:, :, :-2])  # finite values only
-    values = (
-        index,
-        jensen_shannon(p, q),
-        hellinger(p, q),
-        total_variation(p, q),
-        kolmogorov_smirnov(inner, outer),
-        wasserstein(inner, outer, group.edges),
-        threshold,
-    )
-    ordered = group.ordered & inner.any(axis=1) & outer.any(axis=2)
+    values = (index, hellinger(p, q), total_variation(p, q), threshold)
     above = (n > 0) & (m > 0) & (index > threshold)
-    return np.stack(values, axis=2), n, ordered, above
+    return np.stack(values, axis=2), n, above
 
 
 def _document(report: Fields) -> DriftReport:

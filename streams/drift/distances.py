@@ -36,22 +36,6 @@ def psi(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.asarray(np.where((p > 0) | (q > 0), terms, 0.0).sum(axis=-1))
 
 
-def jensen_shannon(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Jensen-Shannon distance: sqrt((KL(p||m) + KL(q||m)) / 2) with m = (p + q) / 2, in nats.
-
-    Source: Endres and Schindelin (2003). A metric, from 0 to sqrt(ln 2) = 0.8326.
-    """
-    middle = (p + q) / 2
-    both = _relative_entropy(p, middle) + _relative_entropy(q, middle)
-    return np.asarray(np.sqrt(np.maximum(0.0, both / 2)))
-
-
-def _relative_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = p * np.log(p / q)
-    return np.asarray(np.where(p > 0, terms, 0.0).sum(axis=-1))
-
-
 def hellinger(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Hellinger distance: sqrt(sum of (sqrt p - sqrt q)^2 / 2). Source: Hellinger (1909).
 
@@ -66,30 +50,6 @@ def total_variation(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     A metric without a unit, from 0 to 1 (no cell in common).
     """
     return np.asarray(np.sum(np.abs(p - q), axis=-1) / 2)
-
-
-def kolmogorov_smirnov(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Kolmogorov-Smirnov statistic: the largest |P - Q| of the cumulative shares at the edges.
-
-    Source: Smirnov (1948). Needs ordered cells. From 0 to 1, without a unit; a lower bound of the
-    samples' own statistic, which may be larger between two edges.
-    """
-    return np.asarray(np.max(np.abs(np.cumsum(p - q, axis=-1)), axis=-1, initial=0.0))
-
-
-def wasserstein(p: np.ndarray, q: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """First Wasserstein distance: the integral of |P - Q| between the outer edges.
-
-    p and q are (..., edges + 1), edges (..., edges): below the first edge, between the edges, from
-    the last edge on. Mass outside is placed on the outer edge, mass in a cell is spread evenly.
-    Source: Vallender (1973). In the values' units, from 0 to last minus first edge.
-    """
-    gap = np.cumsum(p - q, axis=-1)[..., :-1]  # P - Q at each edge, linear in between
-    left, right, width = gap[..., :-1], gap[..., 1:], np.diff(edges, axis=-1)
-    size = np.abs(left) + np.abs(right)
-    crossing = left * right < 0
-    squares = np.divide(left**2 + right**2, size, out=np.zeros_like(size), where=size > 0)
-    return np.asarray(np.sum(width * np.where(crossing, squares, size) / 2, axis=-1))
 
 
 def chi_square_99(freedom: np.ndarray | int) -> np.ndarray:

@@ -12,10 +12,10 @@ from collections import defaultdict
 
 import pytest
 
-from compose.reports.rounds import from_journals
 from tests.chaos.test_chaos import chance
 from tests.e2e.conftest import cache, kafka_place
 from tests.rig.processes.fleet import Place, check_account, until
+from tests.rig.processes.flower import journals
 
 __all__ = ["cache", "kafka_place"]
 
@@ -49,8 +49,8 @@ def kinds(place: Place) -> dict[str, list[int]]:
 
 def runs_ended(place: Place) -> list[str]:
     """The kinds of the last events of runs that have come to a verdict."""
-    events = from_journals(place.state / "runs")
-    return [event.kind for event in events if event.kind in ("promoted", "rejected")]
+    kinds = [event.kind for run in journals(place.state) for event in run]
+    return [kind for kind in kinds if kind in ("promoted", "rejected")]
 
 
 def test_kills_of_all_kinds_lose_nothing_and_a_run_comes_to_its_end(kafka_place: Place) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
-import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -187,32 +186,6 @@ def test_the_overview_walks_an_event_and_a_weight_through_the_code() -> None:
 
 
 # --- the reference -------------------------------------------------------------------------------
-
-
-def test_every_command_and_option_is_in_the_reference() -> None:
-    from compose.cli.main import whole
-
-    text = (REFERENCE / "command-line.md").read_text()
-    sections = dict(re.findall(r"^## (tidewheel [^\n]+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
-
-    def visit(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-        if isinstance(command, click.Group):
-            for name, child in command.commands.items():
-                yield from visit(child, f"{path} {name}")
-        else:
-            yield path, command
-
-    commands = dict(visit(whole(), "tidewheel"))
-    assert set(sections) == set(commands)
-    missing = [
-        f"{path} {name}"
-        for path, command in commands.items()
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-        for name in parameter.opts
-        if f"`{name}`" not in sections[path]
-    ]
-    assert missing == []
 
 
 def test_the_command_line_page_is_as_generated() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from compose.launcher import flower_processes
-from compose.reports.rounds import from_journals
 from tests.rig.processes.fleet import Place, Running, check_account
+from tests.rig.processes.flower import journals
 from tests.rig.processes.polling import until
 from tests.rig.servers.collector import Collector, collecting
 
@@ -117,7 +117,7 @@ def check_learning(summary: dict[str, Any], state: Path) -> None:
     assert summary["rounds"] >= 1
     assert summary["admitted"] >= 2
     assert summary["refused"] == 0, [
-        event.reason for event in from_journals(state / "runs") if event.kind == "refused"
+        event.reason for run in journals(state) for event in run if event.kind == "refused"
     ]
     assert summary["fleet_after"] > summary["fleet_before"]
     assert summary["held_out_after"] > summary["held_out_before"]

@@ -15,13 +15,13 @@ from streams.contract.documents import encode_fields
 from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Task
 from streams.contract.task.metrics import window_errors, window_metric
-from streams.contract.window_report import CONFUSED, LABELLED, OTHER, ModelWindow, TargetError
+from streams.contract.window_report import CONFUSED, LABELLED, OTHER, ModelWindow
 from streams.worker.scoring.drift_watch import report_text
 
 MODELS = 50
 DIGITS = 6  # of metrics that are not counts
 MODEL_FIELDS = tuple(ModelWindow.model_fields)
-ERROR_FIELDS = tuple(TargetError.model_fields)
+COUNTS = MODEL_FIELDS.index("error")  # of them, before the sums
 
 Fields = dict[str, object]
 
@@ -57,10 +57,6 @@ class _Rows:
     correct: np.ndarray
     labels: np.ndarray  # (rows, label_size)
 
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """Return (n,) the sum of (rows,) values of each window."""
-        return np.bincount(self.owner, values, len(self.counts))
-
 
 def keys_of(rows: pa.RecordBatch, begins: np.ndarray) -> Keys:
     """Return what names the windows whose first rows are at `begins`."""
@@ -82,9 +78,7 @@ def window_reports(
     labelled = np.add.reduceat(_valid(rows.column("correct")), begins)
     taught = np.array([bool(name) for name in teachers], bool) & (labelled < LABELLED * counts)
     found = _rows(task, rows, counts, taught)
-    models, classes, errors = _by_model(task, found), _classes(task, found), _errors(task, found)
-    truth = _truth(task, found)
-    confidence = _confidence(found).tolist() if task.classes else [None] * len(keys)
+    models, classes, truth = _by_model(task, found), _classes(task, found), _truth(task, found)
     metric = window_metric(task)
     reports = []
     for i, (device, start, revision) in enumerate(
@@ -101,11 +95,9 @@ def window_reports(
             "models": models[i],
             "metric": metric,
             "late": revision > 0,
-            "confidence": confidence[i],
             "by_labels": not taught[i],
             "classes": classes[i],
             "truth": truth[i],
-            "errors": errors[i],
         }
         reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drift[i]))
     return reports
@@ -159,7 +151,10 @@ def _by_model(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
     sums = np.stack([np.bincount(group, columns[name]) for name in MODEL_FIELDS], axis=1)
     edges = np.searchsorted(keys, np.arange(len(rows.counts) + 1) * kinds)
     wide = np.flatnonzero(np.diff(edges) > MODELS)
-    counts, figures = sums[:, :6].astype(np.int64).tolist(), np.round(sums[:, 6:], DIGITS).tolist()
+    counts, figures = (
+        sums[:, :COUNTS].astype(np.int64).tolist(),
+        np.round(sums[:, COUNTS:], DIGITS).tolist(),
+    )
     made: list[dict[str, Fields]] = [{} for _ in rows.counts]
     owners, places = np.divmod(keys, kinds)
     for i, place, count, figure in zip(
@@ -183,15 +178,7 @@ def _most_frequent(names: list[str], sums: np.ndarray) -> dict[str, Fields]:
 
 
 def _numbers(sums: np.ndarray) -> list[int | float]:
-    return [*sums[:6].astype(np.int64).tolist(), *np.round(sums[6:], DIGITS).tolist()]
-
-
-def _confidence(rows: _Rows) -> np.ndarray:
-    """Return each window's mean of the largest softmax of its answers."""
-    outputs = rows.outputs
-    shifted = outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True)
-    means = rows.sums(1 / np.exp(shifted).sum(axis=1)) / rows.counts
-    return np.asarray(np.round(means, DIGITS))
+    return [*sums[:COUNTS].astype(np.int64).tolist(), *np.round(sums[COUNTS:], DIGITS).tolist()]
 
 
 def _classes(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
@@ -231,25 +218,6 @@ def _truth(task: Task, rows: _Rows) -> list[dict[str, dict[str, int]]]:
     cells, counts = np.unique(keys, axis=0, return_counts=True)
     for (window, label, answer), count in zip(cells.tolist(), counts.tolist(), strict=True):
         made[window].setdefault(names[label], {})[names[answer]] = count
-    return made
-
-
-def _errors(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
-    """Return each window's errors by target: the device's answers minus the teacher's."""
-    made: list[dict[str, Fields]] = [{} for _ in rows.counts]
-    if not task.targets:
-        return made
-    compared = rows.sums(rows.compared)
-    scored = np.flatnonzero(compared).tolist()
-    away = np.where(rows.compared[:, None], rows.outputs.astype(np.float64) - rows.teacher, 0.0)
-    for target, errors in zip(task.targets, away.T, strict=True):
-        with np.errstate(invalid="ignore"):
-            means = [rows.sums(each) / compared for each in (errors, np.abs(errors), errors**2)]
-        means[2] = np.sqrt(means[2])
-        figures = np.round(np.stack(means, axis=1), DIGITS).tolist()
-        for i in scored:
-            values = [int(compared[i]), *figures[i]]
-            made[i][target] = dict(zip(ERROR_FIELDS, values, strict=True))
     return made
 
 

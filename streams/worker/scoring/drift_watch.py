@@ -11,7 +11,7 @@ reference.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ import numpy as np
 from streams.contract.documents import Document, encode_fields
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import Task
-from streams.contract.window_report import DriftReport
+from streams.contract.window_report import DriftReport, FeatureHistogram
 from streams.drift.detector import DriftDetector
-from streams.drift.histograms import Histograms
 from streams.drift.reference import Reference, observe
 from streams.worker.windows.tumbling import Window
 
+HISTOGRAMS = 4  # features in a report
+CELLS = 64  # of a feature; one with more has its distances alone
+DIGITS = 6  # of an edge
 WRITTEN = re.compile(  # what `WindowDrift.encode` makes
     r'\{"reference":"[0-9a-f]+","counts":\[[0-9,]*\],"report":(?P<report>\{.*\})\}', re.DOTALL
 )
@@ -165,3 +167,39 @@ def without_report(text: str) -> str:
 
 def _name(reference: Reference) -> str:
     return hashlib.sha256(reference.encode()).hexdigest()[:16]
+
+
+class Histograms:
+    """Chooses the histograms of reports, of the features that have drifted most, with what they are
+    compared with beside them."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._found: dict[tuple[str, str], tuple[int, int, dict[str, Any]]] = {}
+        start = 0
+        for feature in reference.features:
+            end = start + len(feature.counts)
+            if len(feature.counts) <= CELLS:
+                template = FeatureHistogram(
+                    channel=feature.channel,
+                    kind=feature.kind,
+                    ordered=feature.ordered,
+                    edges=[float(f"{edge:.{DIGITS}g}") for edge in feature.edges],
+                    reference=feature.counts,
+                    counts=[],
+                )
+                self._found[feature.channel, feature.kind] = start, end, dict(template)
+            start = end
+
+    def fields(self, counts: np.ndarray, worst: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the fields of FeatureHistogram of the first HISTOGRAMS features of `worst`,
+        channels and kinds, that have at most CELLS cells; counts: (cells,), of the comparison."""
+        chosen: list[dict[str, Any]] = []
+        for name in worst:
+            found = self._found.get(name)
+            if found is None:
+                continue
+            start, end, template = found
+            chosen.append({**template, "counts": counts[start:end].tolist()})
+            if len(chosen) == HISTOGRAMS:
+                break
+        return chosen

@@ -21,7 +21,7 @@ NOW_S = 1_800_000_000.0
 STABLE, CANARY = "1-aaaaaaaa", "2-bbbbbbbb"
 HTML = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
 CHANNEL = {
-    "channel": "x", "kind": "mean", "n": 30, "psi": 0.9, "jensen_shannon": 0.1, "hellinger": 0.1,
+    "channel": "x", "kind": "mean", "n": 30, "psi": 0.9, "hellinger": 0.1,
     "total_variation": 0.1, "threshold": 0.2, "alarm": True,
 }  # fmt: skip
 DRIFT: dict[str, Any] = {

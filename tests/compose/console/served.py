@@ -14,7 +14,6 @@ import uvicorn
 from compose.console.server import ConsoleSettings, address_of, listen, make_console
 from streams.contract.task import load_task
 from streams.kafka.settings import BrokerSettings
-from tests.compose.console import showcase
 from tests.compose.console.made_up import FakeWatch, absorbed, fleet, many
 
 TINY = Path(__file__).parents[2] / "rig" / "made_up" / "tiny_task.py"
@@ -24,18 +23,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, default=0)
     parser.add_argument("--empty", action="store_true")
-    parser.add_argument("--showcase", action="store_true", help="the fleet of the pictures")
     parser.add_argument("--state", type=Path, default=Path("/nowhere"))
     options = parser.parse_args()
     now_s = time.time()
     history = absorbed(many(options.devices) if options.devices else fleet(now_s, -7200))
-    if options.showcase:
-        history = showcase.observe(now_s)
-    elif options.empty:
+    if options.empty:
         history = absorbed([])
     broker, task = BrokerSettings(bootstrap="broker:9092"), load_task(f"{TINY}:task")
     settings = ConsoleSettings(broker, options.state, "tiny.py:task", port=0)
-    watch = FakeWatch(history, showcase.CLASSES if options.showcase else ()).watch
+    watch = FakeWatch(history).watch
     listening = listen(settings)
     sys.stdout.write(f"{address_of(listening)}\n")
     sys.stdout.flush()

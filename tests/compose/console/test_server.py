@@ -22,9 +22,10 @@ import httpx
 import pytest
 from rich.console import Console
 
+from compose.console.learning import report_of
 from compose.console.server import ConsoleSettings, make_console
 from compose.console.watch import Moment, Watch
-from compose.reports import dead_letters, rounds, status
+from compose.reports import dead_letters, status
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name, topic_specs
 from streams.fleet.agreement import Odds
@@ -125,10 +126,9 @@ def printed(show: Callable[[Console], object]) -> Any:
 
 def test_json_is_what_the_commands_print() -> None:
     view, asked = SEEN.view, client()
-    runs = rounds.history(view.rounds)
     wanted = {
         "status": printed(lambda c: status.print_status(SEEN.status, c, as_json=True)),
-        "rounds": printed(lambda c: rounds.print_rounds(TASK, runs, c, as_json=True)),
+        "rounds": report_of(TASK, view.rounds).model_dump(mode="json"),
         "jobs": [],
     }
     for name, found in wanted.items():

@@ -57,7 +57,7 @@ def shown(show: Callable[[Console], object]) -> str:
 
 def drifting(device: str, number: int, at_s: float, *, alarm: bool, revision: int = 0) -> Received:
     channel = ChannelDrift(
-        channel="x", kind="mean", n=9, psi=0.5, jensen_shannon=0, hellinger=0, total_variation=0,
+        channel="x", kind="mean", n=9, psi=0.5, hellinger=0, total_variation=0,
         threshold=0.2, alarm=alarm,
     )  # fmt: skip
     report = DriftReport(

@@ -18,7 +18,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_client.releases.downlink import Downlink
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import of_events
 from edge_client.uplink.uplink import Uplink

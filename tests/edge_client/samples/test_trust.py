@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_client.samples.sample_file import read_all
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.samples.trust import EVIDENCE, LEAST, SHRINK, by_class, record
@@ -92,15 +93,24 @@ def test_a_record_counts_each_event_once(events: list[tuple[int, int, int]]) -> 
 
 
 def device(folder: Path, its: type(task) = task) -> Samples:  # type: ignore[valid-type]
-    """Of class 0 the teacher is right and the device is not; 8 of 16 say class 1 wrongly."""
+    """Of class 0 the teacher is right and the device is not; half of its answers are class 1, which
+    is wrong. Four rows of each of these classes have its label alone."""
     samples = Samples(its, folder / "samples.rows")
     for i in range(40):
         split = HELD_OUT if i >= 32 else TRAIN
-        truth = 0 if i < 32 and i % 4 != 3 else None
+        truth = 0 if i < 32 and i % 8 not in (3, 6) else None
         label = None if truth is None else np.array([truth], np.float32)
         samples.add(i, i, np.full(task.segment_shape, i, np.float32), EYE[2], split, label)
     samples.teach(np.arange(40), EYE[np.where(np.arange(40) % 2, 1, 0)])
     return samples
+
+
+def trusted(samples: Samples, folder: Path) -> list[float]:
+    """The weights of the teacher's labels that are trained on."""
+    with (folder / "training.rows").open("wb") as file:
+        samples.write_training_rows(file)
+    rows = read_all(folder / "training.rows")
+    return [float(weight) for weight in rows["weight"][~rows["true"]]]
 
 
 def test_a_device_with_differential_privacy_does_not_tell(tmp_path: Path) -> None:
@@ -110,12 +120,12 @@ def test_a_device_with_differential_privacy_does_not_tell(tmp_path: Path) -> Non
 
 def test_only_labels_of_trusted_classes_are_trained_on(tmp_path: Path) -> None:
     samples = device(tmp_path)
-    assert samples.trainable() == 24  # every fourth row has a teacher's label alone, of class 1
-    # Four held-out ones are of class 0, which is trusted as the device was never right there.
-    right = (16 + SHRINK * 16 / 24) / (16 + SHRINK)
-    assert samples.trust() == pytest.approx(4 / 16 * right)
+    assert samples.trainable() == 28  # four rows have a teacher's label alone, of class 1
+    # Four are of class 0, which is trusted as the device was never right there.
+    right = (12 + SHRINK * 12 / 24) / (12 + SHRINK)
+    assert trusted(samples, tmp_path) == [pytest.approx(right)] * 4
     samples.hear_of_teacher([0.4, 0.9, 0.9])
-    assert samples.trust() == 0.0
+    assert trusted(samples, tmp_path) == []
 
 
 def test_what_only_reports_has_no_say(tmp_path: Path) -> None:
@@ -126,4 +136,4 @@ def test_what_only_reports_has_no_say(tmp_path: Path) -> None:
         samples.add(i, at, np.full(task.segment_shape, i, np.float32), EYE[1], HELD_OUT, label)
         samples.teach(np.array([i]), EYE[:1])
     assert samples.teacher_record() == {}
-    assert samples.trust() == 0.0
+    assert trusted(samples, tmp_path) == []

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from crc32c import crc32c
 
-from edge_client.spool.frames import EVENTS, Frame, list_files
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import EVENTS, Frame, SpoolLimits, list_files
 from edge_client.spool.queue import Spool
 from streams.contract.errors import SpoolError
 

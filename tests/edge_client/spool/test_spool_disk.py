@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.spool.frames import EVENTS
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import EVENTS, SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from edge_client.uplink.uplink import Uplink

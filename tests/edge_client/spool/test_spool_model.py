@@ -1,4 +1,4 @@
-"""The spool against a model: whatever is appended, sent, settled, aged, torn or damaged,
+"""The spool against a model: whatever is appended, sent, settled, torn or damaged,
 and wherever the process dies, each seq that was handed out is delivered or declared dropped.
 
 Files are of 200 bytes and all of them of 1,000, so that rotation and dropping happen all the time.
@@ -12,7 +12,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +19,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_client.spool.frames import EVENTS, HEADER, Frame
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import EVENTS, HEADER, Frame, SpoolLimits
 from edge_client.spool.queue import Spool
 from streams.contract.accounting import IntervalSet
 
 STEPS = [f"spool-step-{n}" for n in range(1, 6)]
-AGE_S = 100.0
 LOST_TO_DAMAGE = "corrupt"
 
 
@@ -74,7 +71,6 @@ class SpoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.ahead_s = 0.0  # of the clock
         self.dies_at = ""
         self.made = 0
         self.produced = 0
@@ -90,13 +86,7 @@ class SpoolMachine(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def opened(self) -> Spool:
-        limits = SpoolLimits(200, 1000, AGE_S)
-        return Spool(
-            self.folder,
-            limits,
-            clock=lambda: time.time() + self.ahead_s,
-            failpoint=self.reached,
-        )
+        return Spool(self.folder, SpoolLimits(200, 1000), failpoint=self.reached)
 
     def reached(self, point: str) -> None:
         if point == self.dies_at:
@@ -176,11 +166,6 @@ class SpoolMachine(RuleBasedStateMachine):
             stream.write(content)
         self.flipped.add(file)
         self.damaged = True
-
-    @rule(seconds=st.floats(-3 * AGE_S, 3 * AGE_S))
-    def age(self, seconds: float) -> None:
-        self.ahead_s += seconds
-        self.spool.expire()
 
     @rule(limit=st.integers(1, 400))
     def send(self, limit: int) -> None:

@@ -1,9 +1,10 @@
 """The uplink on a real broker that refuses: an event that is too large alone is declared dropped;
 where it refuses the device, events stay in the spool until it takes them. And on one behind a proxy
-that swallows its answers.
+that swallows its answers. The last is a whole agent.
 """
 
 import hashlib
+import signal
 import threading
 import time
 import uuid
@@ -31,6 +32,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.messages import of_events
+from edge_client.uplink.task_queues import SPOOL, queue_folder
 from edge_client.uplink.uplink import STALL_S, Uplink
 from federation.registry.publisher import CHUNK, chunks
 from streams.contract.decisions import Delivery
@@ -45,6 +47,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.agent_process import AgentProcess, first_model
 from tests.rig.processes.polling import until
 from tests.rig.servers.proxy import Proxy
 from tests.rig.servers.secure_node import SecureNode
@@ -301,3 +304,43 @@ def test_events_whose_answers_are_lost_come_again_in_order_and_are_settled_once(
     assert (list(dict.fromkeys(events)), drops) == (list(range(45)), {})
     account = device.spool.account()
     assert (account.produced, account.delivered, account.pending) == (45, 45, 0)
+
+
+def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(
+    secure_node: SecureNode, tmp_path: Path
+) -> None:
+    task = replace(tiny, name="refused")
+    ensure_topics(secure_node.settings("plain"), topic_specs(task.id, 1))
+    (tmp_path / "task.py").write_text(
+        "from dataclasses import replace\n"
+        "from tests.rig.made_up.tiny_task import task as tiny\n"
+        "task = replace(tiny, name='refused')\n"
+    )
+    folder = queue_folder(tmp_path / "devices" / "d0", SPOOL, task)
+
+    def started(drain: str, **password: str) -> AgentProcess:
+        broker = secure_node.settings("scram-password", **password)
+        fields = broker.model_dump(exclude={"bootstrap"}, exclude_none=True)
+        return AgentProcess(
+            tmp_path, "--model", first_model(tmp_path, task), "--speed", "50", "--drain", drain,
+            reference=f"{tmp_path}/task.py:task", kafka=broker.bootstrap,
+            environ={f"TIDEWHEEL_KAFKA_{name.upper()}": text for name, text in fields.items()},
+        )  # fmt: skip
+
+    def written() -> int:
+        return sum(path.stat().st_size for path in folder.glob("*.seg"))
+
+    with closing(started("0", password="wrong")) as refused:
+        until(lambda: "TIDEWHEEL_KAFKA_PASSWORD" in refused.log, "it says what to set")
+        size = written()
+        until(lambda: written() > size + 20_000, "it answers")
+        refused.end(signal.SIGTERM)
+        lines = [line for line in refused.log.splitlines() if "TIDEWHEEL_KAFKA_PASSWORD" in line]
+        assert len(lines) <= 2, lines  # the uplink's, and the downlink's where it says so too
+    kept = Spool(folder).account()
+    assert kept.pending == kept.produced > 20
+    topic, plain = topic_name(task.id, EVENTS), secure_node.settings("plain")
+    with closing(started("30")) as taken, closing(Reader(plain, [topic])) as reader:
+        until(lambda: reader.poll(0.2), "the right password delivers")
+        taken.end(signal.SIGTERM)
+    assert Spool(folder).account().pending == 0

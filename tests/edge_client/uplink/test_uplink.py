@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.spool.limits import SpoolLimits
+from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from edge_client.uplink.heartbeat import StateOnly

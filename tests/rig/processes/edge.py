@@ -1,7 +1,6 @@
 """A real device process, and what its spool, the topic and the store say of its events."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,6 @@ from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
-from streams.contract.task import Reading
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.key_files import create_key
 from tests.rig.asked import asked
@@ -42,9 +40,7 @@ class Edge:
         self.process: subprocess.Popen[bytes] | None = None
         self.produced = 0
 
-    def start(
-        self, broker: BrokerSettings, *words: str, failpoint: str = "", stdin: int | None = None
-    ) -> None:
+    def start(self, broker: BrokerSettings, *words: str, failpoint: str = "") -> None:
         command = [sys.executable, "-m", "compose.cli.main", "edge", "run"]
         command += [f"{self.served.folder / 'task.py'}:task", "--device", self.name]
         command += ["--state", str(self.folder), "--kafka", broker.bootstrap]
@@ -53,7 +49,6 @@ class Edge:
             self.process = subprocess.Popen(
                 command,
                 env={**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
-                stdin=stdin,
                 stdout=log,
                 stderr=log,
                 cwd=REPOSITORY,
@@ -183,8 +178,3 @@ class Edge:
         if self.process is not None and self.running():
             self.process.kill()
             self.process.wait(10)
-
-
-def line(reading: Reading) -> bytes:
-    """A reading as a line of standard input."""
-    return json.dumps({"time_us": reading.time_us, "values": list(reading.values)}).encode() + b"\n"

@@ -58,10 +58,10 @@ def group_members(group: int) -> list[int]:
 
 
 def journals(state: Path) -> list[list[RoundEvent]]:
-    """The events of each run that has begun, oldest first."""
+    """The events of each run that has begun, oldest first; a line that a kill cut off is none."""
     lines = [path.read_bytes().splitlines() for path in state.glob("runs/*/rounds.jsonl")]
-    runs = [[RoundEvent.decode(line) for line in run] for run in lines if run]
-    return sorted(runs, key=lambda run: run[0].time_us)
+    whole = [[RoundEvent.decode(line) for line in run if line.endswith(b"}")] for run in lines]
+    return sorted((run for run in whole if run), key=lambda run: run[0].time_us)
 
 
 def candidate(registry: Registry) -> Artifact:

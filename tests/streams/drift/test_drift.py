@@ -13,13 +13,10 @@ from streams.drift.detector import DriftDetector, compare, stability_index
 from streams.drift.distances import (
     chi_square_99,
     hellinger,
-    jensen_shannon,
-    kolmogorov_smirnov,
     null_percentile,
     psi,
     shares,
     total_variation,
-    wasserstein,
 )
 from streams.drift.reference import (
     BINS,
@@ -32,22 +29,18 @@ from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import counted
 
 # Of `samples` and `class_samples`, by evidently 0.7.23 with pandas 2.3.3 and scipy 1.17.1: psi,
-# hellinger_distance, jensenshannon, tvd_stattest and wasserstein_distance_norm in its stattests.
+# hellinger_distance and tvd_stattest in its stattests.
 EVIDENTLY = {
     "numbers": {
         "psi": 0.06171490640169394,
-        "jensen_shannon": 0.08748873948408316,
         "hellinger": 0.0876590074726925,
-        "wasserstein": 0.06466606552531341,
     },
     "classes": {
         "psi": 0.9879730538499615,
-        "jensen_shannon": 0.33483367004846437,
         "hellinger": 0.34274730896139977,
         "total_variation": 0.3265,
     },
 }
-KS_2SAMP = 0.10658333333333334  # scipy.stats.ks_2samp(*samples())
 # The 99th percentiles of chi-square by its degrees of freedom, from scipy.stats.chi2.
 CHI_SQUARE = {1: 6.6349, 2: 9.2103, 3: 11.3449, 5: 15.0863, 7: 18.4753, 10: 23.2093, 50: 76.1539}
 
@@ -111,19 +104,10 @@ def test_every_value_has_its_cell() -> None:
 @given(cells, cells)
 def test_distances_are_symmetric_bounded_and_zero_for_the_same(a: list[int], b: list[int]) -> None:
     p, q = shares(np.array(a)), shares(np.array(b))
-    at = np.arange(5.0)
-    for distance, most in (
-        (psi, math.inf),
-        (jensen_shannon, math.sqrt(math.log(2))),
-        (hellinger, 1.0),
-        (total_variation, 1.0),
-        (kolmogorov_smirnov, 1.0),
-        (lambda x, y: wasserstein(x, y, at), 4.0),
-    ):
+    for distance, most in ((psi, math.inf), (hellinger, 1.0), (total_variation, 1.0)):
         assert distance(p, p) == pytest.approx(0, abs=1e-9)
         assert distance(p, q) == pytest.approx(distance(q, p), abs=1e-9)
         assert -1e-12 <= distance(p, q) <= most + 1e-9
-    assert kolmogorov_smirnov(p, q) <= total_variation(p, q) + 1e-9
     assert hellinger(p, q) ** 2 <= total_variation(p, q) + 1e-9
     assert total_variation(p, q) <= math.sqrt(2) * hellinger(p, q) + 1e-9
 
@@ -131,14 +115,12 @@ def test_distances_are_symmetric_bounded_and_zero_for_the_same(a: list[int], b: 
 def test_what_has_no_cell_in_common_is_as_far_as_can_be() -> None:
     p, q = np.array([1.0, 0, 0, 0]), np.array([0, 0, 0, 1.0])
     assert psi(p, q) == math.inf
-    assert jensen_shannon(p, q) == pytest.approx(math.sqrt(math.log(2)))
-    assert hellinger(p, q) == total_variation(p, q) == kolmogorov_smirnov(p, q) == 1
-    assert wasserstein(p, q, np.array([0.0, 1.0, 5.0])) == pytest.approx(5)  # edge to edge
+    assert hellinger(p, q) == total_variation(p, q) == 1
 
 
-@pytest.mark.parametrize("name", ["psi", "jensen_shannon", "hellinger"])
+@pytest.mark.parametrize("name", ["psi", "hellinger"])
 def test_the_formulas_give_what_evidently_gives(name: str) -> None:
-    distance = {"psi": psi, "jensen_shannon": jensen_shannon, "hellinger": hellinger}[name]
+    distance = {"psi": psi, "hellinger": hellinger}[name]
     at = edges()
     at[-1] = np.nextafter(at[-1], np.inf)  # numpy's last bin holds its right edge, ours does not
     assert distance(*numbers(at)) == pytest.approx(EVIDENTLY["numbers"][name], rel=1e-9)
@@ -149,20 +131,6 @@ def test_the_formulas_give_what_evidently_gives(name: str) -> None:
 def test_total_variation_is_what_evidently_gives() -> None:
     p, q = (shares(np.bincount(sample, minlength=4)) for sample in class_samples())
     assert total_variation(p, q) == pytest.approx(EVIDENTLY["classes"]["total_variation"])
-
-
-def test_fine_cells_come_to_the_figures_of_the_samples_themselves() -> None:
-    fine = np.linspace(0, 1, 2001)
-    p, q = numbers(fine)
-    assert wasserstein(p, q, fine) == pytest.approx(EVIDENTLY["numbers"]["wasserstein"], rel=1e-3)
-    assert kolmogorov_smirnov(p, q) == pytest.approx(KS_2SAMP, abs=2e-3)
-    assert kolmogorov_smirnov(p, q) <= KS_2SAMP + 1e-12
-
-
-def test_wasserstein_counts_crossing_curves_exactly() -> None:
-    # P - Q runs from -0.5 to +0.5 over one cell of width 2: two triangles of 1 * 0.5 / 2 each.
-    p, q = np.array([0.0, 1.0, 0.0]), np.array([0.5, 0.0, 0.5])
-    assert wasserstein(p, q, np.array([0.0, 2.0])) == pytest.approx(0.5)
 
 
 # Chance
@@ -194,15 +162,8 @@ def test_the_null_percentile_is_passed_by_chance_once_in_a_hundred_times(n: int,
 # Decisions
 
 
-def feature(counts: list[int], effect: float = 0.1, *, ordered: bool = True) -> Feature:
-    return Feature(
-        channel="x",
-        kind="mean",
-        ordered=ordered,
-        edges=list(EDGES),
-        counts=counts,
-        effect=effect,
-    )
+def feature(counts: list[int], effect: float = 0.1) -> Feature:
+    return Feature(channel="x", kind="mean", edges=list(EDGES), counts=counts, effect=effect)
 
 
 def judge(
@@ -234,9 +195,7 @@ def test_it_alarms_only_above_both_thresholds() -> None:
 
 def test_nulls_and_infinite_values_are_drift_like_any_other() -> None:
     current = np.array([10, 40, 50, 60, 40, 100, 0])
-    found = judge(feature(REFERENCE), current)
-    assert found.alarm
-    assert found.kolmogorov_smirnov == pytest.approx(0, abs=1e-6)  # they have no place in order
+    assert judge(feature(REFERENCE), current).alarm
 
 
 def test_nothing_to_compare_is_no_alarm() -> None:
@@ -244,13 +203,6 @@ def test_nothing_to_compare_is_no_alarm() -> None:
     nobody = compare(frozen, counted(EDGES, []), windows=0)
     assert (nobody.alarm, nobody.worst, nobody.channels) == (False, None, [])
     assert not judge(feature([0] * 7), np.array(REFERENCE)).alarm
-    nothing = np.array([0, 0, 0, 0, 0, 300, 0])
-    assert judge(feature(REFERENCE), nothing).wasserstein is None
-
-
-def test_classes_have_no_order() -> None:
-    found = judge(feature(REFERENCE, ordered=False), np.array(REFERENCE))
-    assert (found.kolmogorov_smirnov, found.wasserstein) == (None, None)
 
 
 def reference() -> Reference:
@@ -275,7 +227,6 @@ def test_the_report_names_the_worst_channel_and_the_share_that_drifted() -> None
     assert (moved.alarm, moved.worst) == (True, "y")
     assert moved.share == pytest.approx(1 / 3)
     assert {(c.channel, c.kind) for c in moved.channels if c.alarm} == {("y", "mean")}
-    assert moved.channels[0].wasserstein is not None
     few = observe(task, segments[:59], outputs[:59])
     early = compare(frozen, frozen.count(few), windows=1)
     assert (early.alarm, early.decided, early.worst) == (False, False, "y")

@@ -186,64 +186,6 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
     assert log.committed == len(stream)
 
 
-FUZZED = 3_000
-
-
-def fuzz(task_name: str, rng: random.Random) -> RawMessage:
-    """A message of device `fuzz`, or noise, damaged in one of several ways."""
-    encode = rng.choice([encode_events, encode_stream])
-    key, value, headers = encode(batch("fuzz", rng.randrange(10_000), [1.0, 2.0]))
-    value = bytearray(value)
-    match rng.randrange(6):
-        case 0:
-            return rng.randbytes(rng.randrange(20)), rng.randbytes(rng.randrange(300)), []
-        case 1:
-            del value[rng.randrange(len(value)) :]
-        case 2:
-            for _ in range(rng.randrange(1, 6)):
-                value[rng.randrange(len(value))] = rng.randrange(256)
-        case 3:
-            at = rng.randrange(len(headers))
-            headers[at] = headers[at][0], rng.randbytes(rng.randrange(12))
-        case 4:
-            del headers[rng.randrange(len(headers))]
-        case 5:
-            at = rng.randrange(len(value))
-            value[at:at] = rng.randbytes(rng.randrange(1, 40))
-    return key, bytes(value), headers
-
-
-@pytest.mark.kafka
-def test_thousands_of_fuzzed_messages_leave_the_worker_alive(
-    kafka: BrokerSettings, tmp_path: Path
-) -> None:
-    rng, topic_end = random.Random(4), 0
-    sent: Counter[str] = Counter()
-    with fleet(kafka, tmp_path) as made:
-        worker = made.start()
-        made.ready("w0", [0, 1])
-        for i in range(FUZZED):
-            key, value, headers = fuzz(made.task.name, rng)
-            try:
-                decode_event_message(made.task, key, value, headers)
-                sent["sound"] += 1
-            except MalformedRecord:
-                sent["malformed"] += 1
-            send(made, key, value, headers, sent)
-            if i % 1000 == 0:
-                made.send(batch("d0", 10 * topic_end, [1.0] * 10, task=made.task))
-                topic_end += 1
-        until(lambda: sent["acknowledged"] == FUZZED, "all are on the broker")
-        until(
-            lambda: len([1 for d, _, _ in made.scored() if d == "d0"]) == 10 * topic_end,
-            "the good ones between them are scored",
-        )
-        until(lambda: letters(made) == sent["malformed"], "every malformed one is parked", 90)
-        assert sent["malformed"] > 0.7 * FUZZED
-        assert worker.poll() is None
-        assert stop(worker) == 0
-
-
 @pytest.mark.kafka
 def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(
     kafka: BrokerSettings, tmp_path: Path
@@ -270,16 +212,6 @@ def test_a_header_name_that_is_no_utf_8_does_not_stop_the_worker(
         assert (about["source-partition"], about["source-offset"]) == (b"0", b"1")
         assert worker.poll() is None
         assert stop(worker) == 0
-
-
-def send(
-    made: Fleet, key: bytes | None, value: bytes | None, headers: Headers, sent: Counter[str]
-) -> None:
-    def done(error: Exception | None) -> None:
-        assert error is None
-        sent["acknowledged"] += 1
-
-    made.producer.send(f"{made.task.id}.events", key or b"", value or b"", headers, done)
 
 
 def letters(made: Fleet) -> int:

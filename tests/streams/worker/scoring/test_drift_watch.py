@@ -10,9 +10,14 @@ import pytest
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.drift.detector import compare
-from streams.drift.histograms import CELLS, HISTOGRAMS, Histograms
 from streams.drift.reference import Feature, Reference
-from streams.worker.scoring.drift_watch import DriftWatch, WindowDrift
+from streams.worker.scoring.drift_watch import (
+    CELLS,
+    HISTOGRAMS,
+    DriftWatch,
+    Histograms,
+    WindowDrift,
+)
 from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
@@ -116,8 +121,9 @@ def test_a_feature_of_many_cells_has_distances_alone() -> None:
     narrow = Feature(channel="y", kind="mean", edges=[0.0, 1.0], counts=[1] * 5)
     both = Reference(independent=1.0, features=[wide, narrow])
     counts = np.arange(both.cells)
-    found = Histograms(both).of(counts, compare(both, counts, windows=1).channels)
-    assert [(h.channel, h.counts) for h in found] == [("y", counts[-5:].tolist())]
+    names = [(c.channel, c.kind) for c in compare(both, counts, windows=1).channels]
+    found = Histograms(both).fields(counts, names)
+    assert [(h["channel"], h["counts"]) for h in found] == [("y", counts[-5:].tolist())]
 
 
 def test_late_rows_count_in_their_window_and_not_at_all_when_it_is_long_gone() -> None:

@@ -1,15 +1,11 @@
-"""What `tidewheel rounds` prints, as a table and as JSON, from event logs."""
+"""Runs and their rounds, of events in any order."""
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from compose.reports import rounds
+from compose.console import learning
 from streams.contract.documents import RoundEvent
-from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.compose.messages import TASK
-from tests.compose.reports.test_views import shown
 
 
 def two_runs() -> list[RoundEvent]:
@@ -47,9 +43,9 @@ def two_runs() -> list[RoundEvent]:
     ]
 
 
-def test_rounds_has_each_round_with_its_figures_as_table_and_json() -> None:
+def test_a_run_has_each_round_with_its_figures() -> None:
     events = two_runs()
-    first, second = runs = rounds.history([*reversed(events), *events])  # twice, in any order
+    first, second = runs = learning.history([*reversed(events), *events])  # twice, in any order
     assert (first.requested, first.base, first.outcome) == (
         "agreement is low", "1-a", "resumed by run r2",
     )  # fmt: skip
@@ -60,26 +56,4 @@ def test_rounds_has_each_round_with_its_figures_as_table_and_json() -> None:
     }  # fmt: skip
     assert (second.resumed_from, second.outcome) == ("r1", "promoted 2-b")
     assert second.gate == {"held_out_base": 0.5, "held_out": 0.75}
-    text = shown(lambda console: rounds.print_rounds(TASK, runs, console, as_json=False))
-    assert "tiny: 2 runs, 3 rounds" in text
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()[4:]]
-    lines = [row for row in rows if row and row[1]]
-    assert lines[0] == ["r1", "1", "3", "2", "norm 2, no answer 1", "0.70", "0.61", "7.2", "1.50",
-                        "averaged"]  # fmt: skip
-    assert [line[-1] for line in lines[1:]] == ["resumed by run r2", "promoted 2-b"]
-    data = shown(lambda console: rounds.print_rounds(TASK, runs, console, as_json=True))
-    assert json.loads(data)["runs"] == [asdict(run) for run in runs]
-
-
-def test_rounds_reads_event_logs_up_to_where_a_kill_cut_them(tmp_path: Path) -> None:
-    events = [event for event in two_runs() if event.run]
-    for run in ("r1", "r2"):
-        folder = tmp_path / ".tidewheel" / "runs" / run
-        folder.mkdir(parents=True)
-        lines = [e.encode() for e in events if e.run == run]
-        (folder / "rounds.jsonl").write_bytes(b"\n".join(lines) + b'\n{"run": "r')
-    assert rounds.from_journals(tmp_path / ".tidewheel" / "runs") == events
-    done = tidewheel("rounds", TINY, "--json", folder=tmp_path)
-    assert [run["run"] for run in json.loads(done.stdout)["runs"]] == ["r1", "r2"]
-    away = tidewheel("rounds", TINY, "--kafka", "127.0.0.1:1", folder=tmp_path)
-    fails(away, 1, "127.0.0.1:1")
+    assert learning.report_of(TASK, events).runs == runs
