@@ -15,7 +15,8 @@ each time, while the lease holds.
 
 reasons of refusals: those of `Followed.refusal` (task, expired, replayed), those of a signature
 (untrusted-key, signature, invitation), malformed, busy (another run's lease holds), plain-text (a
-SuperLink beyond this machine without --superlink-ca), unable (Flower or torch is not installed).
+SuperLink beyond this machine without --superlink-ca), unable (Flower or torch is not installed, or
+the machine has less memory than `Training.memory_mb`).
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_client.supernode import NodeSettings, command
@@ -44,6 +46,14 @@ log = logging.getLogger(__name__)
 AGAIN_S, AGAIN_MOST_S = 2.0, 60.0  # before a SuperNode that has died is started again
 END_S = 5.0  # for a SuperNode to leave its SuperLink
 NEEDED = {"flwr": "Flower", "torch": "torch"}
+
+
+def memory_of_machine() -> int:
+    """Return the bytes that the machine has, or its container."""
+    limits = [int(psutil.virtual_memory().total)]
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,8 @@ class Participation:
         missing = [name for module, name in NEEDED.items() if not _installed(module)]
         self.unable = f"{' and '.join(missing)} not installed" if missing else None
         self.unable = self.unable if task.learns else "a model of ONNX does not learn"
+        if (memory_mb := task.training.memory_mb) > (has_mb := memory_of_machine() // 1_000_000):
+            self.unable = self.unable or f"{has_mb} MB of memory, training takes {memory_mb}"
 
     @property
     def run(self) -> str | None:

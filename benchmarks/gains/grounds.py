@@ -83,9 +83,11 @@ class Ground:
 
     def _compared(self, name: str, weights: Tensors) -> DeviceResult | None:
         build, load = learning.build_model, learning.load_state
-        models = [load(build(self.task), w) for w in (self.first, weights)]
         rows = self.known[name]
-        said = trainer_process.compare(self.task, models[0], models[1], rows.x, rows.y)
+        first, other = (
+            learning.predict(load(build(self.task), w), rows.x) for w in (self.first, weights)
+        )
+        said = trainer_process.compare(self.task, (first, other), rows.y)
         return device_metrics.read(self.task, said)
 
 

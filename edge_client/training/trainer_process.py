@@ -9,13 +9,16 @@ streams.contract.weights.payload.
 """
 
 import math
+import resource
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import safetensors.numpy
 import torch
 
@@ -24,7 +27,7 @@ from edge_client.samples.sample_file import read_all
 from edge_client.training import adapter_fit, local_layers
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
-from streams.contract.task import MINIMUM_SAMPLES, Task, load_task, travels
+from streams.contract.task import MINIMUM_SAMPLES, Task, is_under, load_task, travels
 from streams.contract.task.metrics import metric_of, value
 from streams.contract.weights import payload
 from streams.contract.work import (
@@ -42,13 +45,34 @@ from streams.learning import learning
 from streams.learning.clipping import clipped
 from streams.learning.interpolation import SHARE, interpolated
 
+EVALUATED = 1024  # rows, where there is memory for them
+MAXRSS = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # of getrusage's units in a MB
 IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 
 
-class Rows:
-    """A device's training and held-out rows."""
+def rows_at_once(task: Task, model: torch.nn.Module, *, trains: bool) -> int | None:
+    """Return how many rows are in memory at a time, so that the process stays within
+    `Training.memory_mb`; None for any number. Less than 1: not even one fits.
 
-    def __init__(self, path: Path) -> None:
+    Beside the rows there are, of what learns, the gradients, the optimizer's state, the weights
+    that `proximal` keeps, and twice the update; or for an evaluation the compared weights.
+    """
+    limit = 1_000_000 * task.training.memory_mb
+    if not limit:
+        return None
+    sizes = {name: p.nbytes for name, p in model.named_parameters()}
+    learns = sum(size for name, size in sizes.items() if is_under(name, task.training.train_only))
+    copies = 4 + (task.training.proximal > 0) + (task.training.optimizer == "adamw")
+    fixed = copies * learns if trains else 4 * sum(sizes.values())
+    row = learning.bytes_per_row(model, np.zeros((2, *task.segment_shape), np.float32))
+    return int((limit - psutil.Process().memory_info().rss - fixed) // row)
+
+
+class Rows:
+    """A device's training and held-out rows, of which `at_once` are evaluated together."""
+
+    def __init__(self, path: Path, at_once: int | None = None) -> None:
+        self.at_once = max(1, min(at_once or EVALUATED, EVALUATED))
         rows, names = read_all(path), ("segment", "label", "weight", "held_out", "true")
         segments, labels, weights, held, true = (rows[name] for name in names)
         self.train = segments[~held], labels[~held], weights[~held]
@@ -61,7 +85,7 @@ def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]
     segments, labels = rows.held_out
     if not len(segments):
         return {"evaluated": 0.0, "correct": 0.0}
-    outputs = learning.predict(model, segments)
+    outputs = learning.predict(model, segments, rows.at_once)
     right = task.correct(outputs, labels)
     counts = {"evaluated": float(len(segments)), "correct": float(right.sum())}
     return counts | _metric(task, {METRIC: outputs}, labels)
@@ -78,20 +102,16 @@ def _metric(task: Task, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -
 
 
 def compare(
-    task: Task,
-    served: torch.nn.Module,
-    model: torch.nn.Module,
-    segments: np.ndarray,
-    labels: np.ndarray,
+    task: Task, outputs: tuple[np.ndarray, np.ndarray], labels: np.ndarray
 ) -> dict[str, float]:
-    """Return the metrics of both models on the held-out rows, see streams.contract.work.
+    """Return the metrics of the served version and of another by their outputs for the held-out
+    rows, see streams.contract.work.
 
     With differential privacy there are no metrics per class, because they reveal how many rows of a
     class the device has.
     """
-    if not len(segments):
+    if not len(labels):
         return {"evaluated": 0.0, "correct": 0.0}
-    outputs = [learning.predict(each, segments) for each in (served, model)]
     base, right = (task.correct(each, labels) for each in outputs)
     found = _paired("", base, right)
     found |= _metric(task, {METRIC_BASE: outputs[0], METRIC: outputs[1]}, labels)
@@ -107,20 +127,27 @@ def compare(
 
 
 def _against_served(
-    task: Task, job: TrainerJob, received: Mapping[str, np.ndarray], rows: Rows
+    task: Task,
+    job: TrainerJob,
+    model: torch.nn.Module,
+    received: Mapping[str, np.ndarray],
+    rows: Rows,
 ) -> dict[str, float]:
     """Return the metrics of the received weights beside the served ones, and of those at
-    `SHARE` of the way, see streams.contract.work."""
+    `SHARE` of the way, see streams.contract.work. `model` answers with each in turn."""
+    segments, labels = rows.held_out
 
-    def beside(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-        both = (learning.build_model(task), served), (learning.build_model(task), weights)
-        base, model = (learning.load_state(each, tensors) for each, tensors in both)
-        return compare(task, base, model, *rows.held_out)
+    def answered(weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        loaded = learning.load_state(model, weights)
+        return learning.predict(loaded, segments, rows.at_once) if len(labels) else labels
 
     served = payload.to_float32(safetensors.numpy.load_file(job.served))
     between = interpolated(served, received, SHARE)
-    part = beside(payload.round_candidate(between, served, job.request.payload))
-    return beside(received) | {PART + name: value for name, value in part.items()}
+    base, whole = answered(served), answered(received)
+    part = answered(payload.round_candidate(between, served, job.request.payload))
+    prefixed = compare(task, (base, part), labels)
+    found = compare(task, (base, whole), labels)
+    return found | {PART + name: value for name, value in prefixed.items()}
 
 
 def _paired(prefix: str, base: np.ndarray, right: np.ndarray) -> dict[str, float]:
@@ -138,11 +165,16 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         base = payload.to_float32(safetensors.numpy.load_file(job.served))
         received = payload.round_weights(base, request.payload) | received
     model = learning.load_state(learning.build_model(task), received)
+    trains = request.op != "evaluate"
+    at_once = rows_at_once(task, model, trains=trains)
+    if trains and at_once is not None and at_once < 1:
+        text = f"not one row fits into {task.training.memory_mb} MB beside the model"
+        return WorkReply(device=job.device, base=request.base, error=f"memory: {text}"), b""
     if request.op == "adapt":
-        return adapter_fit.adapted(task, job, model)
-    rows = Rows(Path(job.samples))
+        return adapter_fit.adapted(task, job, model, at_once)
+    rows = Rows(Path(job.samples), at_once)
     if request.op == "evaluate" and job.served:
-        metrics = _against_served(task, job, received, rows)
+        metrics = _against_served(task, job, model, received, rows)
     else:
         metrics = evaluate(task, model, rows)
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
@@ -155,7 +187,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     if request.run != PERSONAL and came != {n for n in received if travels(n, task.training)}:
         text = "train_only and shared differ from the server's: update the task file"
         return reply.model_copy(update={"error": f"other-part: {text}"}), b""
-    return _trained(task, job, model, received, rows, reply)
+    return _trained(task, job, model, received, rows, reply, at_once)
 
 
 def _trained(
@@ -165,6 +197,7 @@ def _trained(
     received: dict[str, np.ndarray],
     rows: Rows,
     reply: WorkReply,
+    at_once: int | None,
 ) -> tuple[WorkReply, bytes]:
     """Fine-tune the received weights; `reply` has the metrics of their evaluation."""
     request, metrics = job.request, dict(reply.metrics)
@@ -188,6 +221,7 @@ def _trained(
         train_only=task.training.train_only,
         # `clipped` puts the received statistics back: weights must be trained for those.
         keep_statistics=task.training.privacy is not None and not personal,
+        at_once=at_once,
         should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
     )
     if not fitted.steps:
@@ -200,7 +234,6 @@ def _trained(
         "seconds": time.monotonic() - started,
         "true_labels": float(rows.true_labels),
     }
-    reply = reply.model_copy(update={"samples": len(segments), "metrics": metrics})
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     if steered is not None:
         steered.remember(trained, fitted.steps)
@@ -210,7 +243,9 @@ def _trained(
         received = {n: received[n] for n in trained}
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
-    return reply, payload.encode_update(trained, received, request.payload)
+    block = payload.encode_update(trained, received, request.payload)
+    metrics["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MAXRSS
+    return reply.model_copy(update={"samples": len(segments), "metrics": metrics}), block
 
 
 def serve(reference: str, fd: int) -> None:

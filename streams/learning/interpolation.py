@@ -23,6 +23,8 @@ def interpolated(
 def _between(old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
     if not np.issubdtype(new.dtype, np.floating):
         return new
-    whole = np.asarray(new, np.float64)
-    start = np.asarray(old, np.float64)
-    return np.asarray(start + share * (whole - start)).astype(new.dtype)
+    found = np.asarray(new).astype(np.float64)  # one copy: a tensor may be most of a model
+    found -= old
+    found *= share
+    found += old
+    return found.astype(new.dtype)

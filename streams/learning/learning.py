@@ -47,7 +47,7 @@ def class_weights(task: Task, labels: Tensor) -> Tensor:
 def fit(
     model: nn.Module,
     rows: int,
-    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    loss_of: Callable[..., Tensor],
     *,
     epochs: int,
     batch_size: int,
@@ -58,10 +58,11 @@ def fit(
     correction: Mapping[str, np.ndarray] | None = None,
     train_only: Sequence[str] = (),
     keep_statistics: bool = False,
+    at_once: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """Train `model` in place on `rows` examples; `loss_of(row numbers, generator)` is the mean loss
-    of a batch.
+    of a batch, or with the batch as third argument what a part of it adds to that.
 
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
     FedProx's mu: mu / 2 times the squared distance from the received weights is added to the loss
@@ -69,6 +70,8 @@ def fit(
     that it names. `train_only` names the modules that learn, as "head" or
     "features.3"; the others keep weights and statistics. With `keep_statistics` layers that have
     running statistics use them, as in evaluation, and leave them unchanged; their weights learn.
+    Of a batch at most `at_once` rows are in memory: the gradients of its parts add up to those of
+    its mean loss, but for batch norms, whose statistics are those of a part.
     `should_stop` is called between steps.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -94,10 +97,13 @@ def fit(
             rate = learning_rate
             if optimizer == "adamw":
                 rate *= 0.5 * (1 + math.cos(math.pi * step / total))
-            loss = loss_of(batch, generator)
             for parameter in parameters:
                 parameter.grad = None
-            loss.backward()  # type: ignore[no-untyped-call]
+            mean = 0.0
+            for part in torch.split(batch, at_once or len(batch)):
+                loss = loss_of(part, generator, batch) if at_once else loss_of(part, generator)
+                loss.backward()  # type: ignore[no-untyped-call]
+                mean += float(loss.detach())
             for parameter, start in zip(parameters, received, strict=False):
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - start, alpha=proximal)
@@ -106,7 +112,7 @@ def fit(
                     parameter.grad.add_(direction)
             nn.utils.clip_grad_norm_(parameters, 5.0)
             move(rate)
-            step, last = step + 1, float(loss.detach())
+            step, last = step + 1, mean
     return Fit(step, last, stopped=False)
 
 
@@ -134,19 +140,19 @@ def segment_loss(
     segments: np.ndarray,
     labels: np.ndarray,
     weights: np.ndarray | None = None,
-) -> Callable[[Tensor, torch.Generator], Tensor]:
+) -> Callable[..., Tensor]:
     """Return a function for `fit`: the mean loss over segments (n, channels, samples) with labels
     (n, label_size) and weights (n,)."""
     x, y = torch.from_numpy(segments), torch.from_numpy(labels)
     w = torch.ones(len(x)) if weights is None else torch.from_numpy(weights.astype(np.float32))
+    w = w * class_weights(task, y)
 
-    def loss_of(rows: Tensor, generator: torch.Generator) -> Tensor:
+    def loss_of(rows: Tensor, generator: torch.Generator, of: Tensor | None = None) -> Tensor:
         batch: Tensor = x[rows]  # (batch, channels, samples)
         if task.augment is not None:
             batch = task.augment(batch, generator)
         losses = loss_per_row(task, model(batch), y[rows])  # (batch,)
-        counts = w[rows] * class_weights(task, y[rows])
-        return (losses * counts).sum() / counts.sum().clamp(min=1e-6)
+        return (losses * w[rows]).sum() / w[rows if of is None else of].sum().clamp(min=1e-6)
 
     return loss_of
 
@@ -173,6 +179,22 @@ def window_loss(
         return (loss_per_row(task, outputs[known], y[rows][known]) * counts).sum() / counts.sum()
 
     return loss_of
+
+
+def bytes_per_row(model: nn.Module, segments: np.ndarray) -> int:
+    """Return what a row of a batch takes in training: four times what the backward pass needs of
+    it, because gradients, buffers of convolutions and what the allocator does not return come
+    beside it (measured: up to 2.7 times)."""
+    known, found = {parameter.data_ptr() for parameter in model.parameters()}, 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal found
+        found += 0 if tensor.data_ptr() in known else tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(torch.from_numpy(segments))
+    return max(1, 4 * found // len(segments))
 
 
 @torch.no_grad()

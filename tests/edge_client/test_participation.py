@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -98,6 +98,20 @@ def test_an_invitation_starts_one_supernode_which_leaves_when_the_run_ends(devic
     device.invite(ended=True)
     assert (device.runs.run, device.children()) == (None, [])
     assert not device.interrupted[0]
+
+
+@pytest.mark.parametrize(("memory_mb", "unable"), [(0, None), (2000, None), (2001, "2000 MB of")])
+def test_a_machine_without_the_memory_says_that_it_cannot_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int, unable: str | None
+) -> None:
+    monkeypatch.setattr(participation, "memory_of_machine", lambda: 2_000_000_000)
+    task = replace(tiny, training=replace(tiny.training, memory_mb=memory_mb))
+    runs = Participation(
+        task, "d0", tmp_path, tmp_path / "agent.sock", lambda: [KEY.public_key()], Joining(),
+        lambda: False, lambda: None,
+    )  # fmt: skip
+    assert (runs.unable or "").startswith(unable or "")
+    assert (runs.unable is None) == (unable is None)
 
 
 def test_what_does_not_invite_the_device_starts_nothing_and_is_counted(device: Device) -> None:

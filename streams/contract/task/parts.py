@@ -227,7 +227,9 @@ class Training:
 
     On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
     `train_only` (names of modules; empty: all; no other is sent). It keeps at most `samples`
-    segments and 16 MB, and trains from MINIMUM_SAMPLES on. Of a recording's true labels it gets
+    segments and 16 MB, and trains from MINIMUM_SAMPLES on. With `memory_mb` its trainer takes at
+    most so much memory, by smaller batches whose gradients are added up, and a device that has not
+    so much is not invited; 0: any. Of a recording's true labels it gets
     `label_share`; accuracy is measured on the others.
 
     On the server `strategy` makes one model of the updates. `shared` names the modules that are
@@ -257,6 +259,7 @@ class Training:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     proximal: float = 0.0
     train_only: tuple[str, ...] = ()
+    memory_mb: int = 0
     central_epochs: int = 20
     class_weights: tuple[float, ...] = ()
     label_share: float = 0.1

@@ -97,7 +97,7 @@ SEGMENT: Mapping[str, Check] = {
 }
 TRAINING: Mapping[str, Check] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
-    "train_only": names,
+    "train_only": names, "memory_mb": number(0, whole=True),
     "central_epochs": COUNT, "class_weights": each_of(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "samples": COUNT,
     "personal": of(bool),

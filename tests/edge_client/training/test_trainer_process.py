@@ -1,5 +1,7 @@
 """What leaves the trainer: whole weights, differences in float16, or an update cut to length."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from federation.evaluation.paired import Paired
 from streams.contract.task import Privacy, Task, load_task, travels
 from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
-from streams.contract.work import OWN, PART, PERSONAL, TrainerJob
+from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkReply
 from streams.learning.clipping import clipped, update_norm
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, with_batch_norm
@@ -224,3 +226,74 @@ def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path:
     trained = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
     local_layers.save(made, tmp_path / "file" / OWN, trained)
     assert local_layers.read(made, tmp_path / "file" / OWN, trained) == {}
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+WIDE = """
+from dataclasses import replace
+from tidewheel import Segment, load_task
+
+def build_model():
+    from torch import nn
+    return nn.Sequential(
+        nn.Conv1d(2, 64, 5, padding=2), nn.ReLU(), nn.Conv1d(64, 64, 5, padding=2), nn.ReLU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, 3),
+    )
+
+tiny = load_task("{tiny}")
+training = replace(tiny.training, memory_mb={memory_mb}, batch_size=256)
+task = replace(
+    tiny, build_model=build_model, segment=Segment(samples=2000, hop=2000), training=training
+)
+"""
+
+TRAINED = """
+import sys
+from pathlib import Path
+import safetensors.numpy
+from edge_client.training import trainer_process
+from streams.contract.task import load_task
+from streams.contract.work import TrainerJob
+
+task, job, weights = load_task(sys.argv[1]), TrainerJob.decode(sys.argv[2].encode()), sys.argv[3]
+reply, _ = trainer_process.work(task, job, Path(weights).read_bytes())
+assert reply.error is None, reply.error
+print(reply.encode().decode())
+"""
+
+
+def test_the_trainer_stays_within_its_memory_and_says_what_it_took(tmp_path: Path) -> None:
+    used = {}
+    for memory_mb in (0, 600):
+        folder = tmp_path / str(memory_mb)
+        folder.mkdir()
+        (folder / "wide.py").write_text(WIDE.format(tiny=TINY, memory_mb=memory_mb))
+        reference = f"{folder / 'wide.py'}:task"
+        task = load_task(reference)
+        weights = {n: t.numpy() for n, t in task.build_model().state_dict().items()}
+        (folder / "weights").write_bytes(payload.encode_weights(weights, "float32"))
+        request = work_request(epochs=1, batch_size=256)
+        job = TrainerJob(
+            device="d0", request=request, samples=str(rows_file(task, folder, 344)),
+            stop=str(folder / "stop"),
+        )  # fmt: skip
+        words = [reference, job.encode().decode(), str(folder / "weights")]
+        done = subprocess.run(
+            [sys.executable, "-c", TRAINED, *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        used[memory_mb] = WorkReply.decode(done.stdout.encode()).metrics["memory_mb"]
+    assert used[600] < 600 < used[0], used
+
+
+def test_a_model_of_which_not_one_row_fits_is_not_trained(task: Task, tmp_path: Path) -> None:
+    small = replace(task, training=replace(task.training, memory_mb=1))
+    job = TrainerJob(
+        device="d0", request=work_request(), samples=str(rows_file(task, tmp_path)), stop=""
+    )
+    reply, block = trainer_process.work(small, job, payload.encode_weights(always(2), "float32"))
+    assert (reply.error, block) == ("memory: not one row fits into 1 MB beside the model", b"")
+    job = job.model_copy(update={"request": work_request("evaluate")})
+    reply, _ = trainer_process.work(small, job, payload.encode_weights(always(2), "float32"))
+    assert (reply.error, reply.samples) == (None, 8)  # row by row

@@ -81,7 +81,8 @@ class StandInAgent:
         reply = WorkReply(device=self.device, samples=len(self.y), base=request.base)
         if request.op == "evaluate":
             served = learning.load_state(self.task.build_model(), self._served or received)
-            metrics = compare(self.task, served, model, self.held_x, self.held_y)
+            outputs = [learning.predict(each, self.held_x) for each in (served, model)]
+            metrics = compare(self.task, (outputs[0], outputs[1]), self.held_y)
             return reply.model_copy(update={"metrics": metrics}), b""
         self._served = self._served or received  # what the first round sends
         result = score(self.task, learning.predict(model, self.held_x), self.held_y)

@@ -65,6 +65,26 @@ def test_rows_of_weight_zero_change_nothing() -> None:
     assert task.correct(learning.predict(model, segments), labels).mean() > 0.8
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 16, 100])
+def test_a_batch_in_parts_gives_the_same_step(at_once: int) -> None:
+    segments, labels = data()
+    weights = np.random.default_rng(1).uniform(0, 1, len(labels)).astype(np.float32)
+    made = replace(task, training=replace(task.training, class_weights=(1.0, 2.0, 0.5)))
+    found = []
+    for parts in (None, at_once):
+        torch.manual_seed(3)
+        model = task.build_model()
+        loss = learning.segment_loss(made, model, segments, labels, weights)
+        fit = learning.fit(
+            model, len(segments), loss, epochs=2, batch_size=16, learning_rate=0.05, seed=0,
+            proximal=0.1, at_once=parts,
+        )  # fmt: skip
+        found.append((fit.loss, [p.detach().numpy() for p in model.parameters()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    for whole, split in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(whole, split, atol=1e-5)
+
+
 def test_weights_survive_the_journey_as_safetensors() -> None:
     model, _ = fitted(1)
     again = learning.load_weights(task.build_model(), learning.to_safetensors(model.state_dict()))
