@@ -46,7 +46,6 @@ from streams.learning.clipping import clipped
 from streams.learning.interpolation import SHARE, interpolated
 
 EVALUATED = 1024  # rows, where there is memory for them
-MAXRSS = 1e6 if sys.platform == "darwin" else 1e6 / 1024  # of getrusage's units in a MB
 IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 
 
@@ -244,8 +243,17 @@ def _trained(
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
     block = payload.encode_update(trained, received, request.payload)
-    metrics["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MAXRSS
+    metrics["memory_mb"] = _peak_mb()
     return reply.model_copy(update={"samples": len(segments), "metrics": metrics}), block
+
+
+def _peak_mb() -> float:
+    """Return the most memory that this process had. On Linux not by getrusage, whose figure begins
+    with that of the process that started it."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 / 1e6 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def serve(reference: str, fd: int) -> None:
