@@ -36,9 +36,9 @@ from streams.contract.work import TrainerJob, WorkReply
 from streams.learning import learning
 from streams.learning.input_adapter import InputAdapter
 
-STEPS, RATE = 60, 0.04
+STEPS, RATE = 100, 0.04
 ALIGN, ANCHOR = 0.3, 0.3
-PULL = {True: 1e-3, False: 1e-2}  # of a sensor that has drifted, or not
+PULL = {True: 1e-3, False: 3e-3}  # of a sensor that has drifted, or not
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have
 
