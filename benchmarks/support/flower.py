@@ -80,19 +80,22 @@ class Arena:
     folder: Path
     count: int  # devices
     drop: float = 0.0
+    reference: str = TASK
 
     @property
     def task(self) -> Task:
-        return load_task(TASK)
+        return load_task(self.reference)
 
     @classmethod
-    def make(cls, bench: Bench, name: str, count: int, drop: float = 0.0) -> "Arena":
+    def make(
+        cls, bench: Bench, name: str, count: int, drop: float = 0.0, reference: str = TASK
+    ) -> "Arena":
         folder = bench.place(name)
-        arena = cls(bench, folder, count, drop)
+        arena = cls(bench, folder, count, drop, reference)
         key = create_key(folder / "keys" / "signing.pem")
         task = arena.task
         registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
-        prepare(TASK, task, registry, key, cache_folder())
+        prepare(reference, task, registry, key, cache_folder())
         serving = registry.serving()
         assert serving is not None
         (folder / "first.safetensors").write_bytes(serving.files[WEIGHTS])
@@ -148,12 +151,18 @@ class Arena:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             address = stack.enter_context(FlowerStack(folder, {}, env)).address
-            devices = [sys.executable, "-m", "benchmarks.support.federation_devices", TASK]
+            devices = [
+                sys.executable,
+                "-m",
+                "benchmarks.support.federation_devices",
+                self.reference,
+            ]
             stack.enter_context(running([*devices, str(path)], folder / "devices.log", env))
             until("the devices", path.with_suffix(".ready").exists, 120)
             submission = flower_processes.submission(folder, address, {
-                "task": TASK, "state": str(folder), "rounds": rounds, "superlink": address,
-                "minimum-nodes": self.count, "epochs": self.task.training.epochs,
+                "task": self.reference, "state": str(folder), "rounds": rounds,
+                "superlink": address, "minimum-nodes": self.count,
+                "epochs": self.task.training.epochs,
                 "kafka": kafka.bootstrap, **config,
             })  # fmt: skip
             run = submission.start({}, folder)
@@ -200,8 +209,9 @@ class Arena:
             write_atomic(folder / "homes" / "home" / "config.toml", text.encode())
             flwr = Flwr(flower_processes.program("flwr"), "bench", env)
             Submission(flwr, folder / "app").start({
-                "task": TASK, "weights": str(folder / "first.safetensors"), "rounds": rounds,
-                "heldout": str(self.heldout), "nodes": self.count, "times": str(times),
+                "task": self.reference, "weights": str(folder / "first.safetensors"),
+                "rounds": rounds, "heldout": str(self.heldout), "nodes": self.count,
+                "times": str(times),
                 "epochs": self.task.training.epochs, **config,
             }, folder)  # fmt: skip
 
