@@ -43,8 +43,7 @@ from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key
 
 LARGE, LARGER = (f"benchmarks.support.large_tasks:{name}" for name in ("task", "larger"))
-DIGITS = "examples/digits/task.py:task"
-STOCK, OURS = "Flower's FedAvg", "ours"
+DIGITS, STOCK, OURS = "examples/digits/task.py:task", "Flower's FedAvg", "ours"
 EVERY_S = 0.02  # between two answers
 
 

@@ -38,6 +38,7 @@ from tests.rig.processes.flower import FlowerStack
 TASK = "streams.tasks.har:task"
 STOCK = Path(__file__).parents[1] / "contenders" / "stock"
 TIMEOUT_S = 900.0
+AGAIN = "-again"  # a second device with a person's data
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,13 @@ class Arena:
 
     @property
     def names(self) -> list[str]:
-        return self.task.device_names("fleet")[: self.count]
+        """The fleet's people, and where these are too few some of them again."""
+        people = self.task.device_names("fleet")
+        again = [f"{name}{AGAIN}" for name in people]
+        return [*people, *again][: self.count]
+
+    def _data_of(self, name: str) -> str:
+        return str(self.data / f"{name.removesuffix(AGAIN)}.npz")
 
     def ours(self, rounds: int, config: dict[str, ConfigValue], target: float = 2.0) -> Ended:
         """Run until the run ends, or its model has been so accurate."""
@@ -139,7 +146,7 @@ class Arena:
         sockets = Path(tempfile.mkdtemp(prefix="tw-", dir="/tmp"))
         plan = [
             Planned(
-                name, str(self.data / f"{name}.npz"), str(folder / "devices" / name),
+                name, self._data_of(name), str(folder / "devices" / name),
                 str(sockets / f"{name}.sock"), str(folder / "keys" / "signing.pub"), self.drop,
             )
             for name in self.names
@@ -198,8 +205,7 @@ class Arena:
             for own, name in zip(ports, self.names, strict=True):
                 argv = [flower_processes.program("flower-supernode"), "--insecure"]
                 argv += ["--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1"]
-                data = self.data / f"{name}.npz"
-                about = f'device="{name}" data="{data}" drop={self.drop:.2f}'
+                about = f'device="{name}" data="{self._data_of(name)}" drop={self.drop:.2f}'
                 argv += ["--port", str(own), "--node-config", about]
                 log = folder / f"{name}.log"
                 stack.enter_context(running(argv, log, _stock_env(folder, name)))
