@@ -38,6 +38,7 @@ from tests.rig.processes.flower import FlowerStack
 TASK = "streams.tasks.har:task"
 STOCK = Path(__file__).parents[1] / "contenders" / "stock"
 TIMEOUT_S = 900.0
+AGAIN = "-again"  # a second device with a person's data
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,22 @@ class Arena:
     folder: Path
     count: int  # devices
     drop: float = 0.0
+    reference: str = TASK
 
     @property
     def task(self) -> Task:
-        return load_task(TASK)
+        return load_task(self.reference)
 
     @classmethod
-    def make(cls, bench: Bench, name: str, count: int, drop: float = 0.0) -> "Arena":
+    def make(
+        cls, bench: Bench, name: str, count: int, drop: float = 0.0, reference: str = TASK
+    ) -> "Arena":
         folder = bench.place(name)
-        arena = cls(bench, folder, count, drop)
+        arena = cls(bench, folder, count, drop, reference)
         key = create_key(folder / "keys" / "signing.pem")
         task = arena.task
         registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
-        prepare(TASK, task, registry, key, cache_folder())
+        prepare(reference, task, registry, key, cache_folder())
         serving = registry.serving()
         assert serving is not None
         (folder / "first.safetensors").write_bytes(serving.files[WEIGHTS])
@@ -128,7 +132,13 @@ class Arena:
 
     @property
     def names(self) -> list[str]:
-        return self.task.device_names("fleet")[: self.count]
+        """The fleet's people, and where these are too few some of them again."""
+        people = self.task.device_names("fleet")
+        again = [f"{name}{AGAIN}" for name in people]
+        return [*people, *again][: self.count]
+
+    def _data_of(self, name: str) -> str:
+        return str(self.data / f"{name.removesuffix(AGAIN)}.npz")
 
     def ours(self, rounds: int, config: dict[str, ConfigValue], target: float = 2.0) -> Ended:
         """Run until the run ends, or its model has been so accurate."""
@@ -136,7 +146,7 @@ class Arena:
         sockets = Path(tempfile.mkdtemp(prefix="tw-", dir="/tmp"))
         plan = [
             Planned(
-                name, str(self.data / f"{name}.npz"), str(folder / "devices" / name),
+                name, self._data_of(name), str(folder / "devices" / name),
                 str(sockets / f"{name}.sock"), str(folder / "keys" / "signing.pub"), self.drop,
             )
             for name in self.names
@@ -148,12 +158,18 @@ class Arena:
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             address = stack.enter_context(FlowerStack(folder, {}, env)).address
-            devices = [sys.executable, "-m", "benchmarks.support.federation_devices", TASK]
+            devices = [
+                sys.executable,
+                "-m",
+                "benchmarks.support.federation_devices",
+                self.reference,
+            ]
             stack.enter_context(running([*devices, str(path)], folder / "devices.log", env))
             until("the devices", path.with_suffix(".ready").exists, 120)
             submission = flower_processes.submission(folder, address, {
-                "task": TASK, "state": str(folder), "rounds": rounds, "superlink": address,
-                "minimum-nodes": self.count, "epochs": self.task.training.epochs,
+                "task": self.reference, "state": str(folder), "rounds": rounds,
+                "superlink": address, "minimum-nodes": self.count,
+                "epochs": self.task.training.epochs,
                 "kafka": kafka.bootstrap, **config,
             })  # fmt: skip
             run = submission.start({}, folder)
@@ -189,8 +205,7 @@ class Arena:
             for own, name in zip(ports, self.names, strict=True):
                 argv = [flower_processes.program("flower-supernode"), "--insecure"]
                 argv += ["--superlink", f"127.0.0.1:{port}", "--host", "127.0.0.1"]
-                data = self.data / f"{name}.npz"
-                about = f'device="{name}" data="{data}" drop={self.drop:.2f}'
+                about = f'device="{name}" data="{self._data_of(name)}" drop={self.drop:.2f}'
                 argv += ["--port", str(own), "--node-config", about]
                 log = folder / f"{name}.log"
                 stack.enter_context(running(argv, log, _stock_env(folder, name)))
@@ -200,8 +215,9 @@ class Arena:
             write_atomic(folder / "homes" / "home" / "config.toml", text.encode())
             flwr = Flwr(flower_processes.program("flwr"), "bench", env)
             Submission(flwr, folder / "app").start({
-                "task": TASK, "weights": str(folder / "first.safetensors"), "rounds": rounds,
-                "heldout": str(self.heldout), "nodes": self.count, "times": str(times),
+                "task": self.reference, "weights": str(folder / "first.safetensors"),
+                "rounds": rounds, "heldout": str(self.heldout), "nodes": self.count,
+                "times": str(times),
                 "epochs": self.task.training.epochs, **config,
             }, folder)  # fmt: skip
 

@@ -20,6 +20,7 @@ import numpy as np
 from federation.admission import Update, Weights
 from streams.learning.clipping import is_statistic
 
+BLOCK = 1 << 20  # numbers of all devices
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
 
 State = dict[str, np.ndarray]
@@ -62,13 +63,14 @@ class Move(NamedTuple):
 class Rule(Protocol):
     """The arithmetic of one paper on float64 differences; `statistics` is for batch norm.
 
-    `by_tensor`: a tensor's step depends on that tensor alone. Tensors are then passed one by one,
-    and only one per device is in memory in double precision.
+    `by_number`: the step of a number depends on that number of each update alone. Tensors are then
+    passed in flat blocks, and only BLOCK numbers of all devices are in memory in double precision:
+    updates themselves are read from files.
     """
 
     name: str
     least: int
-    by_tensor: bool
+    by_number: bool
 
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
 
@@ -83,7 +85,7 @@ class StatelessRule:
     """A rule without a state between rounds."""
 
     name = ""
-    by_tensor = True
+    by_number = True
 
     def state(self) -> State:
         return {}
@@ -112,12 +114,16 @@ class RuleAggregator:
         floats = [name for name in base if base[name].dtype.kind == "f"]
         statistics = [name for name in floats if is_statistic(name)]
         learned = [name for name in floats if not is_statistic(name)]
-        steps: dict[str, np.ndarray] = {}
-        for names in self._parts(learned):
-            steps |= self._rule.step(self._moves(updates, base, names))
+        found = dict(base)
+        if self._rule.by_number:
+            found |= {name: self._by_blocks(updates, base, name) for name in learned}
+        elif learned:
+            steps = self._rule.step(self._moves(updates, base, learned))
+            found |= {name: _moved(base[name], steps[name]) for name in learned}
         for name in statistics:
-            steps |= self._rule.statistics(self._moves(updates, base, [name]))
-        return {name: _moved(before, steps.get(name)) for name, before in base.items()}
+            step = self._rule.statistics(self._moves(updates, base, [name]))
+            found[name] = _moved(base[name], step[name])
+        return found
 
     def exhausted(self) -> str | None:
         return None
@@ -131,30 +137,36 @@ class RuleAggregator:
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         self._rule.load(state)
 
-    def _parts(self, names: list[str]) -> list[list[str]]:
-        if self._rule.by_tensor:
-            return [[name] for name in names]
-        return [names] if names else []
+    def _by_blocks(self, updates: Sequence[Update], base: Weights, name: str) -> np.ndarray:
+        after, size = np.empty_like(base[name]).reshape(-1), max(1, BLOCK // len(updates))
+        for at in range(0, after.size, size):
+            part = slice(at, at + size)
+            step = self._rule.step(self._moves(updates, base, [name], part))[name]
+            after[part] = _moved(base[name].reshape(-1)[part], step)
+        return after.reshape(base[name].shape)
 
-    def _moves(self, updates: Sequence[Update], base: Weights, names: Sequence[str]) -> list[Move]:
-        return [
-            Move(_differences(update, base, names), min(update.samples, self._cap))
-            for update in updates
-        ]
+    def _moves(
+        self,
+        updates: Sequence[Update],
+        base: Weights,
+        names: Sequence[str],
+        part: slice | None = None,
+    ) -> list[Move]:
+        """Return the devices' differences from the weights that they started from, of a part of
+        the flat tensors if one is given."""
+        found = []
+        for update in updates:
+            before = update.sent if update.sent is not None else base
+            scale, tensors = 1 / math.sqrt(1 + update.staleness), {}
+            for name in names:
+                new, old = update.weights[name], before[name]
+                if part is not None:
+                    new, old = new.reshape(-1)[part], old.reshape(-1)[part]
+                tensors[name] = np.asarray(scale * (new - old.astype(np.float64)))
+            found.append(Move(tensors, min(update.samples, self._cap)))
+        return found
 
 
-def _differences(update: Update, base: Weights, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the float64 differences from the weights that the device started from."""
-    before = update.sent if update.sent is not None else base
-    scale = 1 / math.sqrt(1 + update.staleness)
-    return {
-        name: np.asarray(scale * (update.weights[name] - before[name].astype(np.float64)))
-        for name in names
-    }
-
-
-def _moved(before: np.ndarray, step: np.ndarray | None) -> np.ndarray:
-    if step is None:
-        return before
+def _moved(before: np.ndarray, step: np.ndarray) -> np.ndarray:
     after = before.astype(np.float64) + step.reshape(before.shape)
     return np.asarray(after.astype(before.dtype))

@@ -96,7 +96,7 @@ class NoisyMean:
     """The rule: the mean with noise; `name` is that of the strategy."""
 
     least = 1
-    by_tensor = False  # one vector of noise
+    by_number = False  # one vector of noise
 
     def __init__(self, name: str, privacy: Privacy) -> None:
         self.name, self._privacy = name, privacy

@@ -122,7 +122,7 @@ class ServerOptimizer:
     """FedAdam, or FedYogi with `yogi`."""
 
     least = 1
-    by_tensor = False  # it counts its steps
+    by_number = False  # it counts its steps
 
     def __init__(self, *, yogi: bool = False) -> None:
         self.name, self._yogi = "fedyogi" if yogi else "fedadam", yogi
@@ -183,7 +183,7 @@ class ServerOptimizer:
 class Krum(StatelessRule):
     """`many` selects Multi-Krum."""
 
-    by_tensor = False
+    by_number = False
     least = 5
 
     def __init__(self, *, many: bool = False) -> None:

@@ -7,7 +7,7 @@ of "pilot" and "lab" people. Both are evaluated on the fleet's people and on hel
                            calibration.safetensors  segments of the pilot, to quantize with
                            drift.json         the drift reference, from pilot and lab
                            probe.safetensors  the device model's self-test, from the pilot
-                           int8.onnx          of a task with `quantize`, else empty
+                           int8.safetensors   of a task with `quantize`, else empty
                            report.json        written last: a folder without it is made again
 
 The digest covers everything that the results depend on: the task's sources, torch, the training
@@ -209,7 +209,7 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
 
     def answer(segments: np.ndarray) -> np.ndarray:
         if files[INT8]:
-            return run_graph(files[INT8], segments, {}, task.build_model)
+            return run_graph(version[0], segments, {}, task.build_model)
         return predict(model, segments)
 
     files[PROBE] = make_probe(*version, seen, task.build_model)

@@ -26,6 +26,7 @@ from streams.contract.artifact import GRAPH, INT8, PROBE, WEIGHTS
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
 from streams.contract.weights import payload
+from streams.learning.onnx_model import int8_file, int8_graph
 from streams.learning.onnx_session import OnnxSession
 
 SEGMENTS = 256  # of the pilots, at most
@@ -38,8 +39,8 @@ Graph = tuple[bytes, Tensors]  # and its weights
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Makes the int8 graphs of a task, each once. known: those that exist, by the digest of graph
-    and weights; None for a version that answers in float."""
+    """Makes the int8 graphs of a task, each once. known: files of those that exist, by the digest
+    of graph and weights; None for a version that answers in float."""
 
     task: Task
     segments: np.ndarray
@@ -58,7 +59,7 @@ class Quantizer:
         return found
 
     def int8(self, graph: bytes, weights: Tensors) -> bytes | None:
-        """Return the graph in int8 with these weights; None for a version in float."""
+        """Return the file of the graph in int8 with these weights; None for a version in float."""
         if not self.task.quantize and not any(self.known.values()):
             return None
         digest = _digest(graph, weights)
@@ -71,7 +72,7 @@ class Quantizer:
     def answering(self, graph: bytes, weights: Tensors) -> Graph:
         """Return what devices run of a version with these weights."""
         int8 = self.int8(graph, weights)
-        return (graph, weights) if int8 is None else (int8, {})
+        return (graph, weights) if int8 is None else (int8_graph(int8), {})
 
     def release(self, files: Mapping[str, bytes], weights: Tensors) -> dict[str, bytes]:
         """Return the files of a version: those given, which have the graph, the weights and a
@@ -114,7 +115,7 @@ def _quantized(task: Task, graph: bytes, weights: Tensors, segments: np.ndarray)
     size = len(graph) + sum(each.nbytes for each in weights.values())
     if len(found) >= WORTH * size:
         raise TaskError(f"{where}: {len(found):,} bytes in int8, {size:,} in float")
-    return found
+    return int8_file(found)
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # untyped

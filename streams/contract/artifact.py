@@ -12,8 +12,9 @@ Layout of the file and of the bytes on `artifacts` (little endian):
 The artifact's digest is the SHA-256 of the manifest, which holds the SHA-256 of every file. A model
 version is written `<number>-<first 8 digits of the digest>`.
 
-A model with `int8.onnx` answers with that graph (federation.evaluation.quantization). Weights and
-float graph are then the last files, and a device that does not train gets the bytes before them.
+A model with `int8.safetensors` answers with the graph that is its one tensor of bytes: a delta has
+the steps of those (federation.evaluation.quantization). Weights and float graph are then the last
+files, and a device that does not train gets the bytes before them.
 
 `unpack` returns an artifact only if a trusted key signed it, all digests and lengths match, and it
 is for the requested task and task version.
@@ -35,7 +36,7 @@ from streams.contract.signing import check_signature, key_id
 MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
 GRAPH = "graph.onnx"  # of a model that learns without the weights, see learning.onnx_session
-INT8 = "int8.onnx"  # the quantized graph with its weights
+INT8 = "int8.safetensors"  # the quantized graph with its weights
 FLOAT = (WEIGHTS, GRAPH)  # what a device needs beside INT8 to train
 DRIFT = "drift.json"  # drift.Reference; missing in older artifacts
 PROBE = "probe.safetensors"  # of a model: inputs (n, channels, samples), outputs (n, outputs)

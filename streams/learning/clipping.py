@@ -9,6 +9,7 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 
+BLOCK = 1 << 20  # numbers that are in double precision at a time
 STATISTICS = ("running_mean", "running_var")  # torch's names for batch norm
 
 
@@ -21,9 +22,11 @@ def update_norm(tensors: Tensors, before: Tensors) -> float:
     """Return the L2 norm of the difference over all floating-point tensors of `before`."""
     total = 0.0
     for name, old in before.items():
-        if old.dtype.kind == "f":
+        flat, new = old.reshape(-1), tensors[name].reshape(-1)
+        for at in range(0, flat.size if old.dtype.kind == "f" else 0, BLOCK):
             with np.errstate(over="ignore", invalid="ignore"):
-                step = tensors[name].astype(np.float64) - old.astype(np.float64)
+                step = new[at : at + BLOCK].astype(np.float64)
+                step -= flat[at : at + BLOCK]
                 total += float(np.square(step).sum())
     return float(np.sqrt(total))
 

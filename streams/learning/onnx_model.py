@@ -21,6 +21,7 @@ from streams.learning.onnx_session import OnnxSession
 # room for deeper models, and is below the change by a round of training.
 TOLERANCE = 1e-4
 STEPS = 0.05
+BYTES = "int8/graph"  # no module of torch has a slash in its name
 
 
 class OnnxModel:
@@ -89,19 +90,25 @@ def read_probe(artifact: Artifact, task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 def answering(artifact: Artifact) -> bytes:
     """Return what a version answers with as safetensors: a challenger's `weights`."""
-    if INT8 not in artifact.files:
-        return artifact.files[WEIGHTS]
-    return safetensors.numpy.save({INT8: np.frombuffer(artifact.files[INT8], np.uint8)})
+    return artifact.files[INT8 if INT8 in artifact.files else WEIGHTS]
+
+
+def int8_file(graph: bytes) -> bytes:
+    """Return the file of a quantized graph."""
+    return safetensors.numpy.save({BYTES: np.frombuffer(graph, np.uint8)})
+
+
+def int8_graph(file: bytes) -> bytes:
+    return safetensors.numpy.load(file)[BYTES].tobytes()
 
 
 def _answering(
     artifact: Artifact, given: dict[str, np.ndarray]
 ) -> tuple[bytes, dict[str, np.ndarray]]:
     """Return the graph that answers, and its weights: those given, or the artifact's."""
-    if INT8 in given or (INT8 in artifact.files and not given):
-        return (given[INT8].tobytes() if given else artifact.files[INT8]), {}
-    if not given:
-        given = safetensors.numpy.load(artifact.files[WEIGHTS])
+    given = given or safetensors.numpy.load(answering(artifact))
+    if BYTES in given:
+        return given[BYTES].tobytes(), {}
     return artifact.files[GRAPH], _used(artifact, to_float32(given))
 
 

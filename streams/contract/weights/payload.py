@@ -167,10 +167,15 @@ def nearest(tensor: np.ndarray, base: np.ndarray) -> np.ndarray:
     """Return float16 numbers on the grid about `base` (float16, of the same shape), or as they are
     if there is no such grid."""
     with np.errstate(over="ignore", invalid="ignore"):
-        exponent = grid_exponent(_wide(tensor) - _wide(base))
+        change = _wide(tensor)  # one copy: a tensor may be most of a model
+        change -= base
+    exponent = grid_exponent(change)
+    del change
     if exponent is None:
         return tensor
-    found = on_grid(base, grid_codes(tensor, base, exponent), exponent)
+    found = np.empty_like(tensor)
+    for at in range(len(tensor)):
+        found[at] = on_grid(base[at], grid_codes(tensor[at], base[at], exponent), exponent)
     return found if np.isfinite(found).all() else tensor  # 65504 and a step is infinite
 
 

@@ -43,6 +43,7 @@ from streams.contract.topics import ARTIFACTS, RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
+from streams.learning.onnx_model import int8_file
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.models import artifact, plain
@@ -197,7 +198,7 @@ def test_of_a_quantized_version_a_device_that_does_not_train_gets_what_answers(
 ) -> None:
     manifest, files = files_of(rig.version(2))
     weights = safetensors.numpy.load(files[WEIGHTS])
-    files[INT8] = complete(files[GRAPH], weights).SerializeToString()
+    files[INT8] = int8_file(complete(files[GRAPH], weights).SerializeToString())
     data = pack(manifest, files, rig.key)
     model = rig.registry.add(data).model
     rig.registry.serve(model, rig.key, "a test")

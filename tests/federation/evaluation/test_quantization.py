@@ -30,7 +30,7 @@ from streams.contract.errors import ArtifactError, TaskError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.weights import delta
 from streams.learning.input_adapter import BIAS, WEIGHT
-from streams.learning.onnx_model import OnnxModel, answering
+from streams.learning.onnx_model import OnnxModel, answering, int8_graph
 from tests.rig.unwrap import unwrap
 
 TINY = "tests/rig/made_up/tiny_task.py:task"
@@ -76,9 +76,11 @@ def test_a_quantized_version_answers_nearly_as_in_float_in_a_third_of_its_bytes(
     answers = OnnxModel(task, serving).run(ROWS)
     off = np.abs(answers - floats).max() / np.abs(floats).max()
     assert 0 < off < 0.2
-    np.testing.assert_array_equal(answers, run_graph(serving.files[INT8], ROWS))
+    np.testing.assert_array_equal(answers, run_graph(int8_graph(serving.files[INT8]), ROWS))
     probe = safetensors.numpy.load(serving.files[PROBE])
-    np.testing.assert_array_equal(probe["outputs"], run_graph(serving.files[INT8], probe["inputs"]))
+    np.testing.assert_array_equal(
+        probe["outputs"], run_graph(int8_graph(serving.files[INT8]), probe["inputs"])
+    )
     assert len(serving.files[INT8]) < 0.35 * len(serving.files[WEIGHTS])
 
 
@@ -146,7 +148,7 @@ def test_the_gate_judges_what_answers(learned: tuple[Task, Registry]) -> None:
     evaluation = CandidateEvaluation(task, serving, held_out, quantizer=quantizer)
     central = evaluation.central(other)
     int8 = unwrap(quantizer.int8(serving.files[GRAPH], other))
-    answers = task.answers(run_graph(int8, held_out.segments))
+    answers = task.answers(run_graph(int8_graph(int8), held_out.segments))
     assert central.value == pytest.approx((answers == held_out.labels[:, 0]).mean())
     released = quantizer.release({**serving.files, WEIGHTS: b"theirs"}, other)
     assert (released[INT8], released[WEIGHTS]) == (int8, b"theirs")
@@ -159,7 +161,7 @@ def test_a_version_of_a_task_that_is_not_quantized_any_more_answers_in_float(
     serving = unwrap(registry.serving())
     first = weights_of(serving)
     quantizer = Quantizer.of(replace(task, quantize=""), None, serving.files)
-    assert quantizer.answering(serving.files[GRAPH], first)[0] == serving.files[INT8]
+    assert quantizer.int8(serving.files[GRAPH], first) == serving.files[INT8]
     other = {name: np.asarray(value / 2, value.dtype) for name, value in first.items()}
     released = quantizer.release(serving.files, other)
     assert INT8 not in released
@@ -202,3 +204,21 @@ def test_what_cannot_be_quantized_is_said(tiny: Task, learned: tuple[Task, Regis
         Quantizer.of(task, None).int8(serving.files[GRAPH], weights_of(serving))
     with pytest.raises(TaskError, match="quantize must be '' or 'int8'"):
         replace(tiny, quantize="int4")  # type: ignore[arg-type]
+
+
+def test_a_delta_of_the_quantized_graph_has_what_changed(learned: tuple[Task, Registry]) -> None:
+    """As after a run in which a head learns, or all weights a little."""
+    task, registry = learned
+    serving = unwrap(registry.serving())
+    first, quantizer = weights_of(serving), Quantizer.of(task, registry.calibration())
+    data = registry.read(serving.model)
+    for change, most in ({"8.weight": 1.5}, 0.05), (dict.fromkeys(first, 1.01), 0.5):
+        other = {n: np.asarray(v * change.get(n, 1), v.dtype) for n, v in first.items()}
+        weights = {WEIGHTS: safetensors.numpy.save(other)}
+        files = quantizer.release({**serving.files, **weights}, other)
+        made = pack(serving.manifest, files, KEY)
+        small = delta.make(made, {**serving.files, WEIGHTS: weights[WEIGHTS]})
+        assert len(small) < most * len(files[INT8])
+        whole = {**serving.files, WEIGHTS: weights[WEIGHTS]}
+        assert delta.apply(small, whole, [KEY.public_key()]) == made
+    assert len(data) > len(without_float(data))
