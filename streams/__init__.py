@@ -13,3 +13,9 @@ tasks      the built-in tasks
 `worker`, `batch` and `tasks` may import the others; no other one imports them. Nothing here knows
 of federation, edge_client or compose.
 """
+
+import os
+
+# onnxruntime reads this when it is loaded. Otherwise it reports each session to its maker, with a
+# thread, a database in the user's cache and 3 MB of memory.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

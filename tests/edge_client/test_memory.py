@@ -1,7 +1,9 @@
-"""What a start has read of files is given back, and nothing that was written."""
+"""What a start has read of files is given back, nothing that was written. Nobody is told."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,14 @@ def test_libraries_take_less_than_half_after_the_start_and_still_work() -> None:
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
     assert after < before / 2
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_onnxruntime_keeps_no_reports_unless_it_is_told_to(tmp_path: Path, reports: bool) -> None:
+    argv = [sys.executable, "-c", "import streams.learning.onnx_session"]
+    environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environ["ORT_DISABLE_TELEMETRY"] = "0"
+    if not reports:
+        del environ["ORT_DISABLE_TELEMETRY"]
+    subprocess.run(argv, cwd=ROOT, env=environ, timeout=120, check=True)
+    assert any(tmp_path.rglob("onnxruntime.db*")) == reports
