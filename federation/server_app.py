@@ -15,7 +15,7 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +56,7 @@ from streams.runtime.tracing import open_tracing
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
 M_MMAP_THRESHOLD = -3  # of mallopt
+AT_ONCE = 1 << 26
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka
 
 
@@ -81,19 +82,13 @@ def park(tensors: Weights, folder: Path | None) -> Tensors:
     }
 
 
-def return_large_blocks() -> None:
-    """Give blocks of 16 MB and more back to the system when they are freed. glibc begins to keep
-    them once a few were, which for a large model is twice the memory."""
-    with suppress(AttributeError, OSError):  # not on macOS and musl
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 24)
-
-
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    return_large_blocks()
+    with suppress(AttributeError, OSError):  # macOS and musl keep less of what is freed than glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 24)
     log = logging.getLogger("federation")  # not the root, where httpx would log every poll
     log.addHandler(handler())
     log.setLevel(logging.INFO)
@@ -232,8 +227,7 @@ class FlowerFleet:
         now = self._clock()
         self._waiting = {m: w for m, w in self._waiting.items() if w.until > now}
         answers = []
-        replies = self._grid.pull_messages(list(self._waiting)) if self._waiting else []
-        for reply in replies:
+        for reply in self._pulled():
             found = self._waiting.pop(reply.metadata.reply_to_message_id, None)
             if found is not None:
                 answer = read_reply(found.node, reply, self._sent[found.round])
@@ -247,6 +241,18 @@ class FlowerFleet:
         used = {waiting.round for waiting in self._waiting.values()}
         self._sent = {number: sent for number, sent in self._sent.items() if number in used}
         return answers
+
+    def _pulled(self) -> Iterator[Message]:
+        """Yield the replies that have come, of which few are in memory at a time: they are asked
+        for in groups whose weights are of AT_ONCE bytes."""
+        waiting = list(self._waiting)
+        rounds = {each.round for each in self._waiting.values() if each.op == "train"}
+        sizes = [sum(t.nbytes for t in self._sent[number].values()) for number in rounds]
+        count = max(1, AT_ONCE // max(sizes)) if any(sizes) else max(1, len(waiting))
+        for at in range(0, len(waiting), count):
+            replies = list(self._grid.pull_messages(waiting[at : at + count]))
+            while replies:
+                yield replies.pop(0)
 
     def _by_its_key(self, answer: Reply) -> Reply:
         """Return the reply; a refusal if its node was registered as another device."""

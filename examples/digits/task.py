@@ -4,8 +4,8 @@
     tidewheel up examples/digits/task.py:task --devices 6 --speed 20 --until-closed
 
 A reading is a line of eight pixels, eight lines are an image. The cameras stand in poor light, each
-in its own; the network has only seen clean images. Its weights come from a file; devices fine-tune
-the head, a thousandth of them, and only the head travels in rounds.
+in its own; the network has only seen clean images. Its weights come from a file; devices answer in
+int8 and fine-tune the head, a thousandth of the weights, and only the head travels in rounds.
 
 The 1,797 images (E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine
 Learning Repository, 1998, CC BY 4.0) are in scikit-learn's package, which is fetched once.
@@ -94,7 +94,8 @@ task = Task(
     channels=tuple(f"x{n}" for n in range(SIDE)), rate_hz=SIDE,
     segment=Segment(samples=SIDE, hop=SIDE),
     classes=tuple("0123456789"),
-    build_model=build_model, first_model=WEIGHTS, readings=readings, devices=devices,
+    build_model=build_model, first_model=WEIGHTS, quantize="int8",
+    readings=readings, devices=devices,
     window_s=20, lateness_s=2, idle_close_s=4,
     may_trade_classes=True,  # in poor light nearly everything looks like an 8 to the first version
     training=Training(train_only=("head",), payload="float16", learning_rate=0.05, label_share=0.3,

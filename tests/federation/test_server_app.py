@@ -253,6 +253,28 @@ def test_without_keys_a_node_of_another_task_is_asked_once() -> None:
 
 
 @pytest.mark.usefixtures("_in_a_server_app")
+@pytest.mark.parametrize(("at_once", "groups"), [(1, [1, 1, 1]), (16, [2, 1]), (1000, [3])])
+def test_few_large_replies_are_in_memory_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, groups: list[int]
+) -> None:
+    class Counting(Grid):
+        def pull_messages(self, waiting: list[str]) -> list[Message]:
+            asked.append(len(waiting))
+            return super().pull_messages(waiting)
+
+    monkeypatch.setattr(server_app, "AT_ONCE", at_once)
+    asked: list[int] = []
+    fleet = server_app.FlowerFleet(Counting({1: {}, 2: {}, 3: {}}))  # type: ignore[arg-type]
+    fleet.send("train", fleet.nodes(), work(), SENT, 60.0)
+    assert len(fleet.receive()) == 3
+    assert asked == groups
+    assert fleet.receive() == []
+    fleet.send("evaluate", fleet.nodes(), work(), SENT, 60.0)
+    assert len(fleet.receive()) == 3
+    assert asked == [*groups, 3]  # an evaluation's reply has no weights
+
+
+@pytest.mark.usefixtures("_in_a_server_app")
 def test_every_node_is_answered_for_by_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "POLL_S", 0.01)
     monkeypatch.setattr(collector, "TTL_SPARE_S", 1.0)
