@@ -30,7 +30,6 @@ from benchmarks.support.processes import (
     family,
     module,
     running,
-    tidewheel,
     topic_bytes,
     until,
     usage,
@@ -273,10 +272,14 @@ QUANTILES = (0.5, 0.9, 0.99)
 def up(bench: Bench) -> None:
     folder, devices = bench.place("up"), bench.size(6, 2)
     folder.mkdir()
-    argv = tidewheel("up", "streams/tasks/har.py:task", "--devices", str(devices))
-    argv += ["--state", str(folder / "state"), "--timeout", "600"]
+    argv = [str(site(bench, "all").parent / "tidewheel"), "up", "streams/tasks/har.py:task"]
+    argv += ["--devices", str(devices), "--state", str(folder / "state"), "--timeout", "600"]
     log = folder / "up.log"
-    environ = {"TIDEWHEEL_KAFKA": "", "KAFKA_HOME": os.environ.get("KAFKA_HOME", "")}
+    environ = {
+        "PYTHONPATH": "",
+        "TIDEWHEEL_KAFKA": "",
+        "KAFKA_HOME": os.environ.get("KAFKA_HOME", ""),
+    }
     with running(argv, log, environ, wait_s=60.0) as process:
 
         def learning() -> bool:
@@ -299,7 +302,8 @@ def up(bench: Bench) -> None:
     gb = sum(one.pss for one in found) / 1e9
     row: list[Cell] = [devices, len(found), gb, sum(one.rss for one in found) / 1e9, cores]
     columns = ["devices", "processes", "PSS GB", "RSS GB", "cores"]
-    text = f"All processes of `up`, {seconds:.0f} s" + (", while a run learned" if busy else "")
+    text = f"All processes of `up`, installed as tidewheel[all], {seconds:.0f} s"
+    text += ", while a run learned" if busy else ""
     bench.table("Under up, while nothing is learned", columns, [row], f"{text}.")
     bench.goal(f"processes of {devices} devices under up", len(found), at_most=14)
     bench.goal("memory in all, PSS, GB", gb, at_most=1.3)

@@ -8,6 +8,7 @@ import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 
 import psutil
@@ -25,7 +26,7 @@ from streams.contract.work import AgentRequest, Label, WorkRequest
 from streams.kafka.admin import ensure_topics
 from tests.rig.processes.distributions import needed
 
-PROGRAM = "#!{python}\nimport sys\nfrom compose.cli.main import main\nsys.exit(main())\n"
+PROGRAM = "#!{python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
 
 
 def site(bench: Bench, extra: str) -> Path:
@@ -44,9 +45,14 @@ def site(bench: Bench, extra: str) -> Path:
             if top != "__pycache__" and target.exists() and not link.exists():
                 link.symlink_to(target)
     (packages / "tree.pth").write_text(f"{ROOT}\n")
-    program = folder / "bin" / "tidewheel"
-    program.write_text(PROGRAM.format(python=python))
-    program.chmod(0o755)
+    scripts = [s for one in needed(extra).values() for s in one.entry_points]
+    scripts += distribution("tidewheel").entry_points
+    for script in scripts:
+        if script.group == "console_scripts":
+            program = folder / "bin" / script.name
+            text = PROGRAM.format(python=python, module=script.module, function=script.attr)
+            program.write_text(text)
+            program.chmod(0o755)
     return python
 
 

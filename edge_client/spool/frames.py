@@ -22,7 +22,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -51,6 +51,14 @@ class SpoolLimits:
     def under(cls, total_bytes: int) -> "SpoolLimits":
         """Return limits with files small relative to the cap, because whole files are dropped."""
         return cls(min(cls.file_bytes, total_bytes // 16), total_bytes)
+
+
+class Block(NamedTuple):
+    """Events that become one frame."""
+
+    events: int  # how many
+    payload: bytes
+    mark: int
 
 
 class SpoolPosition(NamedTuple):
@@ -106,20 +114,20 @@ class SegmentFile:
             raise
         return cls(number, first, path)
 
-    def append(self, head: bytes, payload: bytes, reached: Failpoint = unarmed) -> None:
-        """Append a frame and sync it; OSError leaves the file unchanged."""
+    def append(self, parts: Sequence[bytes], reached: Failpoint = unarmed) -> None:
+        """Append the parts of frames and sync them; OSError leaves the file unchanged."""
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
-            write_all(fd, head)
-            write_all(fd, payload)
+            for part in parts:
+                write_all(fd, part)
             reached("spool-step-3")
             os.fdatasync(fd)
         except OSError:
-            os.ftruncate(fd, self.size)  # a full disk leaves part of the frame
+            os.ftruncate(fd, self.size)  # a full disk leaves a part
             raise
         finally:
             os.close(fd)
-        self.size += len(head) + len(payload)
+        self.size += sum(map(len, parts))
         self._has_events = None
 
     def truncate(self, size: int) -> None:

@@ -14,15 +14,17 @@ Invariants
 6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged or its
    file is gone. It is declared as "corrupt" at open, and when the cursor passes its position.
 
-Appending a frame, and what the next open finds after a crash in a step:
+Appending frames, as many as are synced together, and what the next open finds after a crash in a
+step:
 
 1. while the cap would be exceeded, write and sync a DROPS frame with all events of the oldest file,
    then delete it. Crash between the two (spool-step-1): the file is declared, and is deleted
 2. if the newest file is full, create the next one and sync the folder: an empty newest file, whose
    name has the next seq
-3. write the frame: a torn frame is truncated and its seqs are assigned again; a complete one counts
+3. write the frames: a torn one is truncated and its seqs are assigned again; complete ones count.
+   Where a power cut leaves a later one and not an earlier, the earlier one's events are corrupt (6)
 4. fdatasync
-5. count its seqs. After 4 and 5 the frame is there: its events are produced
+5. count their seqs. After 4 and 5 the frames are there: their events are produced
 
 Recovery at open (recovery.py) truncates a torn tail of the newest file and counts its bytes. A
 spool without files starts a new epoch. After an error in 3 or 4, such as a full disk, the file is
@@ -43,6 +45,7 @@ from edge_client.spool.frames import (
     EVENTS,
     HEADER,
     MOST_EVENTS,
+    Block,
     Declared,
     Frame,
     SegmentFile,
@@ -60,6 +63,7 @@ from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
 CORRUPT, FULL = "corrupt", "spool-full"
+BATCH_BYTES = 2_000_000  # of frames that are synced together
 
 
 class Spool:
@@ -128,19 +132,31 @@ class Spool:
     def next_seq(self) -> int:
         return self._next
 
+    @property
+    def batch_bytes(self) -> int:
+        """The most bytes of the blocks of one `extend`."""
+        return min(BATCH_BYTES, self._limits.file_bytes)
+
     def append(self, count: int, payload: bytes, mark: int) -> int:
-        """Write `count` events as one frame, sync it, and return the first event's seq.
+        """Write `count` events as one frame; see `extend`."""
+        return self.extend([Block(count, payload, mark)])
+
+    def extend(self, blocks: Sequence[Block]) -> int:
+        """Write events, one frame a block, sync them, and return the first event's seq.
 
         After OSError (a full disk) nothing is written and no seq is used.
         """
-        if not 0 < count <= MOST_EVENTS:
-            raise ValueError(f"{count} events in a frame, not 1 to {MOST_EVENTS}")
         with self._lock:
-            self._make_room(len(payload) + HEADER)
-            first = self._next
-            self._write(EVENTS, first, count, mark, payload)
-            self._next += count
-            self.mark = mark
+            self._make_room(sum(len(block.payload) + HEADER for block in blocks))
+            first = end = self._next
+            parts: list[bytes] = []
+            for count, payload, mark in blocks:
+                if not 0 < count <= MOST_EVENTS:
+                    raise ValueError(f"{count} events in a frame, not 1 to {MOST_EVENTS}")
+                parts += (head_of(EVENTS, end, count, mark, payload), payload)
+                end += count
+            self._write(parts)
+            self._next, self.mark = end, blocks[-1].mark
             self._reached("spool-step-5")
             return first
 
@@ -148,25 +164,24 @@ class Spool:
         """Use `count` seqs for events that are not written; OSError as in append()."""
         with self._lock:
             mark = self.mark if mark is None else mark
-            entry = Declared(self._next, self._next + count - 1, reason)
-            self._write(DROPS, self._next, count, mark or 0, encoded([entry]))
+            payload = encoded([Declared(self._next, self._next + count - 1, reason)])
+            self._write([head_of(DROPS, self._next, count, mark or 0, payload), payload])
             self._next += count
             self.mark = mark
 
-    def _write(self, kind: int, first: int, count: int, mark: int, payload: bytes) -> None:
+    def _write(self, parts: Sequence[bytes]) -> None:
         current = self._files[-1]
-        if current.size and current.size + HEADER + len(payload) > self._limits.file_bytes:
+        if current.size and current.size + sum(map(len, parts)) > self._limits.file_bytes:
             current = self._rotate()
             self._reached("spool-step-2")
-        head = head_of(kind, first, count, mark, payload)
         try:
-            current.append(head, payload, self._reached)
+            current.append(parts, self._reached)
         except OSError:
             if not current.size or self._cursor.position < (current.number, current.size):
                 raise
             current = self._rotate()  # the full file is settled: deleting it makes room
             self._remove_passed()
-            current.append(head, payload, self._reached)
+            current.append(parts, self._reached)
         self.grown.set()
         self._reached("spool-step-4")
 
@@ -203,7 +218,8 @@ class Spool:
     def _declare(self, entries: list[Declared]) -> None:
         """Declare older seqs in a new frame."""
         if entries:
-            self._write(DROPS, self._next, 0, self.mark or 0, encoded(merged(entries)))
+            payload = encoded(merged(entries))
+            self._write([head_of(DROPS, self._next, 0, self.mark or 0, payload), payload])
             for entry in entries:
                 self._late.add(entry.first, entry.last)
 

@@ -1,11 +1,11 @@
 """Writing events to the spool: the loop puts an event into memory, a thread writes it.
 
 At an event, but not before `SYNC_S` after the last time or a full frame, the thread takes the new
-ones, encodes them as blocks and appends each to the spool, which syncs it. Then it records them
-with their seqs (samples/notebook.py): what a device remembers was produced, so that a replay which
-answers again after a crash counts nothing twice. At most `LIMIT` events wait in memory; older ones
-are discarded and declared lost, and not recorded: `disk-full` when the disk works again,
-`queue-full` where they come faster than it writes.
+ones, encodes them as blocks and appends these to the spool, which syncs several together. Then it
+records them with their seqs (samples/notebook.py): what a device remembers was produced, so that a
+replay which answers again after a crash counts nothing twice. At most `LIMIT` events wait in
+memory; older ones are discarded and declared lost, and not recorded: `disk-full` when the disk
+works again, `queue-full` where they come faster than it writes.
 
 On a metered connection a random share of the events is sent. The others are dropped, with the
 reason `metered`, and counted in the account (produced = delivered + dropped + pending). Design:
@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_client.spool.frames import Block
 from edge_client.spool.queue import Spool
 from streams.contract.events.compact import encode_block
 from streams.contract.events.messages import event_columns
@@ -80,11 +81,11 @@ class Event(NamedTuple):
     truth: np.ndarray | None = None
 
 
-def rows_per_frame(task: Task) -> int:
-    """Return how many events always fit into FRAME_BYTES, at least one."""
+def most_rows(task: Task, size: int) -> int:
+    """Return how many events always fit into so many bytes, at least one."""
     channels, samples = task.segment_shape
     values = channels * samples if task.upload == "segment" else 0
-    return max(1, min(ROWS_PER_FRAME, FRAME_BYTES // (4 * (values + task.outputs) + 200)))
+    return max(1, size // (4 * (values + task.outputs) + 200))
 
 
 class SpoolWriter(threading.Thread):
@@ -108,7 +109,8 @@ class SpoolWriter(threading.Thread):
         self._share = share
         self._clock = clock
         self._note = note
-        self._rows = rows_per_frame(task)
+        self._rows = min(ROWS_PER_FRAME, most_rows(task, FRAME_BYTES))
+        self._batch = max(1, most_rows(task, spool.batch_bytes) // self._rows) * self._rows
         self._put: deque[Event] = deque()  # from the loop, not yet taken by the thread
         self._overrun = 0  # events discarded from there while a write blocks
         self._putting = threading.Lock()  # for these two
@@ -171,7 +173,7 @@ class SpoolWriter(threading.Thread):
                     reason = "queue-full" if self.error is None else "disk-full"
                     self._spool.declare_lost(self._discarded, reason)
                     self._discarded = 0
-                self._write_frame()
+                self._write_frames()
             waited_s = self._clock() - self._held_since
             if last or waited_s >= HOLD_S or len(self._held) >= HOLD_ROWS:
                 self._declare_held()
@@ -192,36 +194,42 @@ class SpoolWriter(threading.Thread):
         self._discarded += overrun
         self._events.extend(taken)
 
-    def _write_frame(self) -> None:
+    def _write_frames(self) -> None:
         events = self._next_events()
         if not events:
             return
         self._declare_held()
-        leaves = self._task.upload == "segment"  # the only place that decides it
-        segments = _stacked([e.segment for e in events]) if leaves else None
-        models = [e.model for e in events]
-        columns = event_columns(
-            self._task,
-            first=self._spool.next_seq,
-            times=np.array([e.time_us for e in events], np.int64),
-            model=models[0] if models.count(models[0]) == len(models) else models,
-            outputs=_stacked([e.outputs for e in events]),
-            labels=[e.label for e in events],
-            segments=segments,
+        rows = self._rows
+        first = self._spool.extend(
+            [self._block(events[at : at + rows]) for at in range(0, len(events), rows)]
         )
-        first = self._spool.append(len(events), encode_block(columns), mark=events[-1].mark_us)
         forget = self._events.popleft
         for _ in events:  # after the write, so a failed one keeps its events
             forget()
         self._note(events, first)
 
+    def _block(self, events: Sequence[Event]) -> Block:
+        times, models, outputs, labels, segments = list(zip(*events, strict=True))[:5]
+        leaves = self._task.upload == "segment"  # the only place that decides it
+        columns = event_columns(
+            self._task,
+            first=0,  # a block does not have it
+            times=np.array(times, np.int64),
+            model=models[0] if models.count(models[0]) == len(models) else models,
+            outputs=_stacked(outputs),
+            labels=labels,
+            segments=_stacked(segments) if leaves else None,
+        )
+        return Block(len(events), encode_block(columns), events[-1].mark_us)
+
     def _next_events(self) -> list[Event]:
-        """Return consecutive events to send, at most a frame; counts and removes those before them
-        that are not sent."""
+        """Return consecutive events to send, at most a batch, and a frame while the disk is full;
+        counts and removes those before them that are not sent."""
+        most = self._batch if self.error is None else self._rows
         if self._share >= 1.0:
-            return list(itertools.islice(self._events, self._rows))
+            return list(itertools.islice(self._events, most))
         events: list[Event] = []
-        while len(events) < min(len(self._events), self._rows):
+        while len(events) < min(len(self._events), most):
             event, seq = self._events[len(events)], self._next_seq + len(events)
             if sampled(seq, self._share):
                 events.append(event)

@@ -9,22 +9,24 @@ number.
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_client.spool.frames import EVENTS, HEADER, Frame, SpoolLimits
+from edge_client.spool.frames import EVENTS, HEADER, Block, Frame, SpoolLimits
 from edge_client.spool.queue import Spool
 from streams.contract.accounting import IntervalSet
 
 STEPS = [f"spool-step-{n}" for n in range(1, 6)]
 LOST_TO_DAMAGE = "corrupt"
+COUNTS = st.lists(st.integers(1, 6), min_size=1, max_size=3)  # of events, a frame each
 
 
 class DiedError(Exception):
@@ -93,55 +95,60 @@ class SpoolMachine(RuleBasedStateMachine):
             self.dies_at = ""
             raise DiedError(point)
 
-    def reopen(self, in_flight: int = 0) -> None:
-        """After a crash; an append of so many events had not returned."""
+    def reopen(self, in_flight: Sequence[int] = ()) -> None:
+        """After a crash; a write of frames of so many events had not returned."""
         self.spool = self.opened()
         self.unsettled.clear()
         self.flipped.clear()
         if self.damaged:
             assert self.spool.next_seq >= self.produced
         else:
-            assert self.spool.next_seq in (self.produced, self.produced + in_flight)
+            found = self.spool.next_seq - self.produced  # those that are whole count
+            assert found in itertools.accumulate(in_flight, initial=0)
         self.produced = self.spool.next_seq
 
-    def events(self, count: int) -> bytes:
-        self.made += 1
-        return written([(self.spool.next_seq + i, self.made) for i in range(count)])
+    def blocks(self, counts: Sequence[int]) -> list[Block]:
+        found, end = list[Block](), self.spool.next_seq
+        for count in counts:
+            self.made += 1
+            first, end = end, end + count
+            found.append(Block(count, written([(i, self.made) for i in range(first, end)]), end))
+        return found
 
-    @rule(count=st.integers(1, 6))
-    def append(self, count: int) -> None:
-        first = self.spool.append(count, self.events(count), mark=self.produced + count)
-        assert first == self.produced
-        self.produced += count
+    @rule(counts=COUNTS)
+    def append(self, counts: list[int]) -> None:
+        assert self.spool.extend(self.blocks(counts)) == self.produced
+        self.produced += sum(counts)
 
     @rule(count=st.integers(1, 3))
     def lose(self, count: int) -> None:
         self.spool.declare_lost(count, "metered")
         self.produced += count
 
-    @rule(count=st.integers(1, 6), room=st.integers(0, 300))
-    def append_on_a_full_disk(self, count: int, room: int) -> None:
+    @rule(counts=COUNTS, room=st.integers(0, 300))
+    def append_on_a_full_disk(self, counts: list[int], room: int) -> None:
         with disk_with(room), contextlib.suppress(OSError):
-            self.spool.append(count, self.events(count), mark=self.produced + count)
-            self.produced += count
+            self.spool.extend(self.blocks(counts))
+            self.produced += sum(counts)
 
-    @rule(count=st.integers(1, 6), cut=st.integers(0, 130))
-    def crash_in_a_write(self, count: int, cut: int) -> None:
-        """The power fails while the last frame is written: any part of it may be there."""
-        payload = self.events(count)
-        self.spool.append(count, payload, mark=self.produced + count)
+    @rule(counts=COUNTS, cut=st.integers(0, 400))
+    def crash_in_a_write(self, counts: list[int], cut: int) -> None:
+        """The power fails while the last frames are written: any part of them may be there."""
+        blocks = self.blocks(counts)
+        self.spool.extend(blocks)
         newest = max(self.folder.glob("*.seg"))
-        os.truncate(newest, newest.stat().st_size - min(cut, HEADER + len(payload)))
-        self.reopen(in_flight=count)
+        size = sum(HEADER + len(block.payload) for block in blocks)
+        os.truncate(newest, newest.stat().st_size - min(cut, size))
+        self.reopen(in_flight=counts)
 
-    @rule(count=st.integers(1, 6), step=st.sampled_from(STEPS))
-    def die_at_a_step(self, count: int, step: str) -> None:
+    @rule(counts=COUNTS, step=st.sampled_from(STEPS))
+    def die_at_a_step(self, counts: list[int], step: str) -> None:
         self.dies_at = step
         try:
-            self.append(count)
+            self.append(counts)
             self.dies_at = ""
         except DiedError:
-            self.reopen(in_flight=count)
+            self.reopen(in_flight=counts)
 
     @rule(zeros=st.integers(0, 60), save=st.booleans())
     def crash(self, zeros: int, save: bool) -> None:
