@@ -35,13 +35,13 @@ class HostileDevice:
     def __init__(self, state: Path, step: Tensors) -> None:
         self._state, self.step = state, step
         self._folder = StateDir(state).device(NAME)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._log = StateDir(state).logs / f"supernode-{NAME}.log"
         self._service = SocketServer(socket_path(self._folder), self._work, self._tell)
         self._done = threading.Event()
         self._follower = threading.Thread(target=self._follow, name=NAME)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._service.start()
         self._follower.start()
         return self

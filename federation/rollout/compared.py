@@ -140,7 +140,7 @@ Parts = Callable[[], Iterator[Compared]]
 @dataclass(frozen=True)
 class Comparison:
     """The windows that an evaluation compares. began_us, stage_began_us: of the rollout; canary:
-    whether a device is offered the candidate."""
+    whether a device is offered the candidate; by_labels: only events with a true label count."""
 
     history: WindowHistory
     candidate: str
@@ -148,11 +148,12 @@ class Comparison:
     began_us: int
     stage_began_us: int
     canary: Callable[[str], bool]
+    by_labels: bool = False
 
-    @cached_property
-    def by_labels(self) -> bool:
-        """Whether true labels alone judge: the candidate is right at least as often as the teacher
-        on events that have one, so the teacher cannot say what is wrong with it."""
+    @property
+    def teacher_is_weaker(self) -> bool:
+        """Whether the candidate is right at least as often as the teacher, on enough events that
+        have a true label."""
         _, _, labelled, correct, taught, *_ = self._counts
         return labelled >= JUDGING and correct >= taught
 

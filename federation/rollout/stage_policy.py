@@ -76,8 +76,7 @@ def evaluate(
     windows come.
     """
     seen = Comparison(windows, candidate, stable, began_us, stage_began_us, canary)
-    evidence = compare(rules.loss, seen.parts, len(windows.classes), rules.metric)
-    evidence |= seen.told()
+    evidence = _evidence(rules, seen) | seen.told()
     evidence |= {"refused": len(refusals), "offered": offered, **rules.bounds}
     waited_s = (now_us - stage_began_us) / 1e6
     if refusals and len(refusals) > REFUSING * offered:
@@ -85,6 +84,26 @@ def evaluate(
         reason = f"{len(refusals)} of {offered} devices refuse {candidate}: {device}: {why}"
         return StageVerdict("roll-back", reason, evidence)
     return _decide(rules, candidate, evidence, waited_s)
+
+
+def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
+    """Return the evidence by what judges each window, mostly the teacher. Where the candidate is
+    right at least as often as the teacher, true labels may show as well that it is worse or that it
+    is not; and while it is no worse by them the teacher's disagreement is no evidence."""
+
+    def by(comparison: Comparison) -> dict[str, float]:
+        classes = len(comparison.history.classes)
+        return compare(rules.loss, comparison.parts, classes, rules.metric)
+
+    usual = by(seen)
+    if not seen.teacher_is_weaker:
+        return usual
+    true = by(replace(seen, by_labels=True))
+    loss = true["expected"] - true["value"]
+    if (-loss if rules.metric in ERRORS else loss) > 0:
+        return max(usual, true, key=lambda found: found["e_worse"])
+    clearer = max(true, usual, key=lambda found: found["e_fine"])
+    return clearer | {"e_worse": true["e_worse"]}
 
 
 def without_hope(verdict: StageVerdict, phases: Mapping[str, str], waited_s: float) -> StageVerdict:

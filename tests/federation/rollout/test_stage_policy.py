@@ -179,21 +179,28 @@ def with_labels(heard: list[Heard], right: int, new: int, teacher: int) -> list[
 
 
 @pytest.mark.parametrize(
-    ("right", "new", "teacher", "verdict"),
+    ("agreeing", "right", "new", "teacher", "verdict", "by"),
     [
-        (3, 5, 4, "go-on"),  # it leaves a teacher that is wrong
-        (5, 4, 4, "roll-back"),  # it is right as often as the teacher, and less often than before
-        (4, 4, 6, "roll-back"),  # the teacher knows better, and says that it is worse
-        (4, 6, 6, "go-on"),
+        (12, 3, 5, 4, "go-on", "true labels"),  # it leaves a teacher that is wrong
+        (12, 5, 4, 4, "roll-back", "the teacher"),  # both say that it is worse
+        (18, 5, 3, 3, "roll-back", "true labels"),  # it learns what the teacher is wrong in
+        (12, 4, 4, 6, "roll-back", "the teacher"),  # which knows better
+        (12, 4, 6, 6, "go-on", "true labels"),
+        (18, 4, 4, 4, "go-on", "the teacher"),  # which has more events
     ],
 )
-def test_no_teacher_judges_what_is_right_more_often(
-    right: int, new: int, teacher: int, verdict: str
+def test_no_teacher_speaks_against_what_is_right_more_often(
+    agreeing: int, right: int, new: int, teacher: int, verdict: str, by: str
 ) -> None:
-    heard = with_labels([*past(windows=90), *since(canary=12, windows=60)], right, new, teacher)
-    assert finding(heard).verdict == verdict
-    by = "true labels" if new >= teacher else "the teacher"
-    assert f"agreement with {by} " in finding(heard).reason
+    heard = [*past(windows=90), *since(canary=agreeing, windows=60)]
+    found = finding(with_labels(heard, right, new, teacher))
+    assert found.verdict == verdict
+    assert f"agreement with {by} " in found.reason
+
+
+def test_a_bad_version_is_gone_at_once_though_few_events_have_a_label() -> None:
+    heard = with_labels([*past(windows=90), *since(canary=6, windows=3)], 6, 5, 5)
+    assert finding(heard).verdict == "roll-back"
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(10, "roll-back"), (16, "go-on")])
