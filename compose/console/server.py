@@ -28,6 +28,7 @@ from compose.console.watch import Watch
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class _Server(uvicorn.Server):
 def run(settings: ConsoleSettings, task: Task, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     with closing(listen(settings)) as listening:
+        give_back()
         watch = Watch(settings.broker, task)
         config = uvicorn.Config(
             make_console(settings, task, watch),

@@ -240,7 +240,7 @@ class Samples:
         with self._lock:
             rows, table = np.array(self._recent, np.int64), self._table
             numbers = table.times[rows] // self._task.window_us
-            last = np.unique(numbers)[-windows:]
+            last = sorted(set(numbers.tolist()))[-windows:]  # np.unique loads masked arrays: 1.6 MB
             rows = rows[np.isin(numbers, last)]
             return len(last), table.times[rows], table.segments[rows], table.answers[rows]
 

@@ -26,6 +26,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
+from streams.runtime.memory import give_back
 from streams.runtime.tracing import open_tracing
 from streams.worker import faust_patches
 from streams.worker.agents import EventIntake, FaustBroker, Listening, TopicSurvey, ssl_context
@@ -51,6 +52,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     """Run the worker until a signal; raise TidewheelError if it stopped by itself."""
     task = load_task(settings.task)
     pin_threads()
+    give_back()
     offers = TeacherSource(task, settings)
     claim(settings.store, task.id)
     store = DeltaStore(settings.store)

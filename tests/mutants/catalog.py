@@ -545,9 +545,9 @@ MUTANTS = [
     ),
     Mutant(
         "memory: what is swapped out counts as unwritten",
-        "edge_client/process.py",
+        "streams/runtime/memory.py",
         'words[0] in ("Anonymous:", "Swap:")',
         'words[0] in ("Anonymous:",)',
-        "tests/edge_client/test_memory.py",
+        "tests/streams/runtime/test_memory.py",
     ),
 ]

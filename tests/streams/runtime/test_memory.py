@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client import process as memory
+from streams.runtime import memory
 from tests.rig.processes.forks import ROOT
 
 SMAPS = """\
@@ -45,7 +45,7 @@ PROCESS = """
 from pathlib import Path
 import numpy as np, onnxruntime
 import edge_client.process
-from edge_client.process import give_back
+from streams.runtime.memory import give_back
 from streams.contract.zstd import zstd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
