@@ -37,7 +37,7 @@ from streams.learning import learning
 from streams.learning.input_adapter import InputAdapter
 
 STEPS, RATE = 100, 0.04
-ALIGN, ANCHOR = 0.3, 0.3
+ALIGN, ANCHOR = 0.3, 1.0
 PULL = {True: 1e-3, False: 3e-3}  # of a sensor that has drifted, or not
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have

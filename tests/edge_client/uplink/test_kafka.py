@@ -324,7 +324,7 @@ def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(
         return AgentProcess(
             tmp_path, "--model", first_model(tmp_path, task), "--speed", "50", "--drain", drain,
             reference=f"{tmp_path}/task.py:task", kafka=broker.bootstrap,
-            environ={f"TIDEWHEEL_KAFKA_{name.upper()}": text for name, text in fields.items()},
+            environ={f"TIDEWHEEL_KAFKA_{name.upper()}": str(of) for name, of in fields.items()},
         )  # fmt: skip
 
     def written() -> int:
