@@ -38,7 +38,8 @@ from streams.learning.input_adapter import InputAdapter
 
 STEPS, RATE = 100, 0.04
 ALIGN, ANCHOR = 0.3, 1.0
-PULL = {True: 1e-3, False: 3e-3}  # of a sensor that has drifted, or not
+DRIFTED, MANY, FEW = 1e-3, 3e-3, 1e-2  # PULL: of a sensor that has drifted, else by labels
+MANY_LABELS = 128
 
 Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have
 
@@ -68,6 +69,7 @@ class Fitter:
         identity, rows = weight.clone(), torch.from_numpy(segments)
         labelled = known(labels) & self._several_classes(labels)
         here, told = torch.from_numpy(labelled), torch.from_numpy(labels[labelled])
+        pull = DRIFTED if self._drifting else MANY if len(told) >= MANY_LABELS else FEW
         with torch.no_grad():
             plain = self._model(rows)
         optimizer = torch.optim.Adam([weight.requires_grad_(), bias.requires_grad_()], lr=RATE)
@@ -75,9 +77,7 @@ class Fitter:
             if self._stops():
                 raise Stopped
             outputs, inputs = self._run(weight @ rows + bias[:, None])
-            loss = PULL[self._drifting] * (
-                F.mse_loss(weight, identity, reduction="sum") + bias.square().sum()
-            )
+            loss = pull * (F.mse_loss(weight, identity, reduction="sum") + bias.square().sum())
             loss = loss + ALIGN * alignment(inputs)
             if len(told):
                 losses = learning.loss_per_row(self._task, outputs[here], told)
