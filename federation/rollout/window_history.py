@@ -21,7 +21,7 @@ from streams.contract.documents import release_of
 from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, Sums, WindowMetric
 from streams.contract.window_report import WindowReport
 
-KEPT = 240  # windows per device, of them half of the version that answers now
+KEPT = 240  # windows per device
 REVISIONS = 64  # of a window; later ones do not count
 
 TRUE = 1 << 31  # in a cell's class: counted by true labels, not by what judges the window
@@ -89,7 +89,7 @@ class _Device:
 
 class WindowHistory:
     """The newest windows of each device by event time; repeated and unordered reports have no
-    effect. With a new version those of the one before stay, half of all.
+    effect.
 
     A window's revisions add up; it counts for the version that answered almost all judged events of
     each of them. Event times that start again from the beginning, as after a wipe, count once they
@@ -128,18 +128,11 @@ class WindowHistory:
         if place < len(device.times) and device.times[place] == report.window_us:
             window, cells = _merged(*device.take(place), window, cells)
         elif len(device.times) == self._kept:
-            oldest = self._oldest(device, told.model)
-            if place <= oldest:
+            if not place:
                 return
-            device.take(oldest)
+            device.take(0)
             place -= 1
         device.put(place, report.window_us, window, cells)
-
-    def _oldest(self, device: _Device, model: int) -> int:
-        """Return which window gives way to one of `model`: a long canary does not forget what it is
-        compared with."""
-        same = np.flatnonzero(np.frombuffer(device.windows, WINDOW)["model"] == model)
-        return int(same[0]) if len(same) > self._kept // 2 else 0
 
     def _packed(self, report: WindowReport, told: "_Told", heard_us: int) -> tuple[bytes, bytes]:
         """Return the report as one window and its cells."""

@@ -88,12 +88,3 @@ def test_true_labels_are_kept_beside_what_the_teacher_says() -> None:
     found = kept(told)
     assert cells(found) == [(6, 5), (4, 2), (3, 2), (1, 1)]
     assert (found.cells["kind"] >= TRUE).tolist() == [False, False, True, True]
-
-
-def test_a_long_canary_does_not_forget_what_it_is_compared_with() -> None:
-    history = WindowHistory(kept=10)
-    stable = [report(number=n) for n in range(30)]
-    long = [report(number=n, model="2-b") for n in range(30, 90)]
-    found = kept(*stable, *long, report(number=20), history=history)
-    assert found.windows["model"].tolist() == [model_id("1-a")] * 4 + [model_id("2-b")] * 6
-    assert found.windows["heard_us"].tolist() == [26, 27, 28, 29, *range(84, 90)]
