@@ -26,11 +26,11 @@ from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
 from streams.contract.task.metrics import gain, measured, metric_of
 from streams.contract.weights import payload
+from streams.contract.window_report import JUDGING
 from streams.contract.work import PART
 from streams.learning.interpolation import SHARE, interpolated
 
 Results = Mapping[str, DeviceResult]  # by device
-JUDGING = 30  # labelled rows that show whether the teacher knows better than a candidate
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 
 from federation.rollout.window_history import KEPT, TRUE, Part, WindowHistory, model_id
+from streams.contract.window_report import JUDGING
 
 VALUES = 100_000  # of a part of the fleet: a table of its windows and classes takes 1 MB
 ENOUGH = 60  # newest windows of a canary's past, which always count: fewer predict nothing
-JUDGING = 30  # labelled events of a candidate that show whether the teacher knows better
 
 
 @dataclass(frozen=True)

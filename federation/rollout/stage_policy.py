@@ -88,8 +88,8 @@ def evaluate(
 
 def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
     """Return the evidence by what judges each window, mostly the teacher. Where the candidate is
-    right at least as often as the teacher, true labels may show as well that it is worse or that it
-    is not; and while it is no worse by them the teacher's disagreement is no evidence."""
+    right at least as often as the teacher, the events with a true label are compared as well: they
+    can decide either way, and unless they show a loss the teacher's disagreement does not count."""
 
     def by(comparison: Comparison) -> dict[str, float]:
         classes = len(comparison.history.classes)

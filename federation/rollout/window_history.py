@@ -23,7 +23,6 @@ from streams.contract.window_report import WindowReport
 
 KEPT = 240  # windows per device
 REVISIONS = 64  # of a window; later ones do not count
-
 TRUE = 1 << 31  # in a cell's class: counted by true labels, not by what judges the window
 
 ROW, ROW_CELL = struct.Struct("<qQQIfffH"), struct.Struct("<Iff")
@@ -192,13 +191,8 @@ def _told(report: WindowReport) -> _Told:
         right = counts.label_error if report.metric in ERRORS else counts.correct
         true: Sums = {ALL: (counts.labelled, right)} if counts.labelled else {}
     else:
-        told, true = (
-            by_class,
-            {
-                kind: (sum(answers.values()), answers.get(kind, 0))
-                for kind, answers in report.truth.items()
-            },
-        )
+        told, truth = by_class, report.truth
+        true = {kind: (sum(said.values()), said.get(kind, 0)) for kind, said in truth.items()}
     answered = (model for model in report.models if release_of(model) == name)
     instead = max(answered, key=lambda model: report.models[model].events)[len(name) :]
     number = model_id(instead) & 0xFFFFFFFF if instead else 0

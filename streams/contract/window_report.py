@@ -4,6 +4,7 @@ from streams.contract.documents import Count, Document, Figure, Micros, release_
 from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
 
 LABELLED = 0.5  # of a window's events: then true labels judge it, not the teacher
+JUDGING = 30  # labelled events that show whether a teacher is right more often than a candidate
 CONFUSED, OTHER = 12, "other"
 
 

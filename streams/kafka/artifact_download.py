@@ -146,8 +146,8 @@ def fetch_url(
     """Return the bytes at an http or https `url`, at most `limit`; raise Retryable on failure,
     after `timeout_s` in all, or once `stop` returns True, which is asked every LOOK_S.
 
-    Resumes after a cut connection, and with the file `part` after the end of the process: whoever
-    finds that the bytes are wrong removes it. They are untrusted, like those from Kafka.
+    Resumes after a cut connection, and with the file `part` after the end of the process: a caller
+    that finds the bytes wrong removes it. They are untrusted, like those from Kafka.
     """
     if not url.startswith(("https://", "http://")):
         raise ArtifactError("url", f"{url[:80]} is neither https nor http")

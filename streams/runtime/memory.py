@@ -33,8 +33,8 @@ def give_back() -> None:
 
 
 def unwritten(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each private mapping of a file that is readable only and has no page
-    of its own, in memory or swapped out, from the lines of /proc/PID/smaps."""
+    """Yield begin and end of each private mapping of a file that is readable only and of which no
+    page was written, in memory or swapped out, from the lines of /proc/PID/smaps."""
     place: tuple[int, int] | None = None
     for line in smaps:
         words = line.split()

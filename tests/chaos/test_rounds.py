@@ -176,7 +176,7 @@ def test_a_superlink_that_is_killed_in_a_round(rig: Rig, kafka: BrokerSettings) 
 def test_a_server_app_that_dies_at_a_step(
     rig: Rig, kafka: BrokerSettings, failpoint: dict[str, str]
 ) -> None:
-    """Another run goes on, and comes to what an undisturbed one would have."""
+    """A second run continues it; its result is that of an undisturbed run."""
     first = failpoint["TIDEWHEEL_FAILPOINT"] == "round-step-1:1"
     processes = rig.processes
     with ExitStack() as stack:

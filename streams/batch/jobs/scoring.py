@@ -6,8 +6,8 @@ bits as single segments.
 `Scorers` does step 4 of a job's shards in this process, or in several, one shard each at a time. A
 worker is `python -m streams.batch.jobs.scoring FOLDER PARENT`. It reads the numbers of shards from
 its standard input and answers each with a line of JSON on its standard output; what the task or a
-library prints goes to standard error. It is killed with this process (Linux), and ends
-when its input ends. One that dies costs its shard's attempt.
+library prints goes to standard error. It is killed with this process (Linux), and ends when its
+input ends. One that dies costs its shard's attempt.
 """
 
 import json

@@ -74,7 +74,7 @@ def test_a_weight_whose_name_is_part_of_another_is_not_the_graphs(name: str) -> 
 
 
 def test_a_tensor_that_is_missing_is_refused() -> None:
-    """The graph has no values of its own that could answer in its place."""
+    """The graph holds no weights that could take its place."""
     graph = export_graph(tiny, plain(1))
     for name, tensor in plain(2).state_dict().items():
         data = artifact(KEY, plain(2), graph=graph, lacking=(name,))

@@ -205,7 +205,7 @@ def test_a_bad_version_is_gone_at_once_though_few_events_have_a_label() -> None:
 
 @pytest.mark.parametrize(("right", "verdict"), [(10, "roll-back"), (16, "go-on")])
 def test_an_adapter_from_shortly_before_leaves_a_canary_its_past(right: int, verdict: str) -> None:
-    """In a last stage nobody adds to the past: three windows of each device predict nothing."""
+    """In the last stage no device adds to the past, and three windows of each are too few."""
     before = past(windows=40)
     late = [each for each in before if each[1] >= 37 * SECOND]
     heard = [*before[: -len(late)], *behind(late, "a1", CANARY)]

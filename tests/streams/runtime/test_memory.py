@@ -1,4 +1,5 @@
-"""What a start has read of files is given back, nothing that was written. Nobody is told."""
+"""Pages that only a start has read are given back, written ones are kept; and onnxruntime sends no
+telemetry."""
 
 import os
 import subprocess
