@@ -95,10 +95,11 @@ class OwnWeights:
         origin = self._due(base.model, adapted) if made is None and self._able else None
         if origin is not None:
             self._tried_at = self._clock()
-            self._training = threading.Thread(
+            training = threading.Thread(
                 target=self._train, args=(base.model, origin), name="own weights", daemon=True
             )
-            self._training.start()
+            training.start()
+            self._training = training  # not before: `stop` joins it
         return made
 
     def resume(self, origin: Origin, base: str, number: int) -> None:
