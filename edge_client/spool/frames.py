@@ -44,7 +44,7 @@ MOST_EVENTS = 1024  # per frame
 class SpoolLimits:
     """Bytes of one file, and of all files: at the cap whole files are dropped, the oldest first."""
 
-    file_bytes: int = 4 << 20
+    file_bytes: int = 16 << 20
     total_bytes: int = 256 << 20
 
     @classmethod
@@ -115,7 +115,8 @@ class SegmentFile:
         return cls(number, first, path)
 
     def append(self, parts: Sequence[bytes], reached: Failpoint = unarmed) -> None:
-        """Append the parts of frames and sync them; OSError leaves the file unchanged."""
+        """Append the parts of frames and sync them, which `extended` makes readable; OSError leaves
+        the file unchanged."""
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
             for part in parts:
@@ -127,7 +128,10 @@ class SegmentFile:
             raise
         finally:
             os.close(fd)
-        self.size += sum(map(len, parts))
+
+    def extended(self, size: int) -> None:
+        """Count so many bytes that were appended."""
+        self.size += size
         self._has_events = None
 
     def truncate(self, size: int) -> None:

@@ -79,7 +79,8 @@ class Spool:
         self._folder = folder
         self._limits = limits or SpoolLimits()
         self._reached = failpoint
-        self._lock = threading.RLock()
+        self._writing = threading.RLock()  # of who appends; taken before the next one
+        self._lock = threading.RLock()  # of what is in memory: a sync holds up no reader
         self._next = 0
         self._late = IntervalSet()  # declared after their position and not settled yet
         self.grown = threading.Event()  # set when a frame was written; its reader clears it
@@ -146,8 +147,9 @@ class Spool:
 
         After OSError (a full disk) nothing is written and no seq is used.
         """
-        with self._lock:
-            self._make_room(sum(len(block.payload) + HEADER for block in blocks))
+        with self._writing:
+            with self._lock:
+                self._make_room(sum(len(block.payload) + HEADER for block in blocks))
             first = end = self._next
             parts: list[bytes] = []
             for count, payload, mark in blocks:
@@ -155,35 +157,40 @@ class Spool:
                     raise ValueError(f"{count} events in a frame, not 1 to {MOST_EVENTS}")
                 parts += (head_of(EVENTS, end, count, mark, payload), payload)
                 end += count
-            self._write(parts)
-            self._next, self.mark = end, blocks[-1].mark
+            self._write(parts, end, blocks[-1].mark)
             self._reached("spool-step-5")
             return first
 
     def declare_lost(self, count: int, reason: str, mark: int | None = None) -> None:
         """Use `count` seqs for events that are not written; OSError as in append()."""
-        with self._lock:
+        with self._writing:
             mark = self.mark if mark is None else mark
             payload = encoded([Declared(self._next, self._next + count - 1, reason)])
-            self._write([head_of(DROPS, self._next, count, mark or 0, payload), payload])
-            self._next += count
-            self.mark = mark
+            head = head_of(DROPS, self._next, count, mark or 0, payload)
+            self._write([head, payload], self._next + count, mark)
 
-    def _write(self, parts: Sequence[bytes]) -> None:
-        current = self._files[-1]
-        if current.size and current.size + sum(map(len, parts)) > self._limits.file_bytes:
-            current = self._rotate()
-            self._reached("spool-step-2")
+    def _write(self, parts: Sequence[bytes], end: int, mark: int | None) -> None:
+        """Append the parts of frames, after which `end` is the next seq."""
+        size = sum(map(len, parts))
+        with self._lock:
+            current = self._files[-1]
+            if current.size and current.size + size > self._limits.file_bytes:
+                current = self._rotate()
+                self._reached("spool-step-2")
         try:
             current.append(parts, self._reached)
         except OSError:
-            if not current.size or self._cursor.position < (current.number, current.size):
-                raise
-            current = self._rotate()  # the full file is settled: deleting it makes room
-            self._remove_passed()
+            with self._lock:
+                if not current.size or self._cursor.position < (current.number, current.size):
+                    raise
+                current = self._rotate()  # the full file is settled: deleting it makes room
+                self._remove_passed()
             current.append(parts, self._reached)
-        self.grown.set()
         self._reached("spool-step-4")
+        with self._lock:
+            current.extended(size)
+            self._next, self.mark = end, mark
+        self.grown.set()
 
     def _rotate(self) -> SegmentFile:
         file = SegmentFile.create(self._folder, self._files[-1].number + 1, self._next)
@@ -219,7 +226,8 @@ class Spool:
         """Declare older seqs in a new frame."""
         if entries:
             payload = encoded(merged(entries))
-            self._write([head_of(DROPS, self._next, 0, self.mark or 0, payload), payload])
+            head = head_of(DROPS, self._next, 0, self.mark or 0, payload)
+            self._write([head, payload], self._next, self.mark)
             for entry in entries:
                 self._late.add(entry.first, entry.last)
 
@@ -259,13 +267,16 @@ class Spool:
                 self._cursor.settle(frame, refused)
                 for entry in frame.declarations() if self._late else []:
                     self._late.remove(entry.first, entry.last)
+            holes = bool(self._cursor.owed.minus(self._late))
+        if holes:
             self._declare_holes()
+        with self._lock:
             self._remove_passed()
 
     def _declare_holes(self) -> None:
         """Declare seqs that were lost since the spool was opened (invariant 6)."""
-        holes = self._cursor.owed.minus(self._late)
-        with contextlib.suppress(OSError):  # a full disk: the next call repeats it
+        with self._writing, self._lock, contextlib.suppress(OSError):  # the next call repeats it
+            holes = self._cursor.owed.minus(self._late)
             self._declare([Declared(first, last, CORRUPT) for first, last in holes])
 
     def _remove_passed(self) -> None:

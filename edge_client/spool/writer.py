@@ -127,13 +127,13 @@ class SpoolWriter(threading.Thread):
         """Accept an event; never waits for the disk, even while a write blocks."""
         with self._putting:
             self._put.append(event)
-            if len(self._put) > self._limit:
+            waiting = len(self._put)
+            if waiting > self._limit:
                 self._put.popleft()
                 self._overrun += 1
-            many = len(self._put) >= self._rows
-        if not self._woken.is_set():
+        if waiting == 1:
             self._woken.set()
-        if many and not self._many.is_set():
+        elif waiting == self._rows:
             self._many.set()
 
     @property
