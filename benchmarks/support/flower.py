@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from benchmarks.frame import Bench
 from benchmarks.support.federation_devices import Planned
 from benchmarks.support.in_process import read_people
-from benchmarks.support.processes import ROOT, running, until
+from benchmarks.support.processes import ROOT, Failed, running, until
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
 from edge_client.samples.splits import HELD_OUT, TRAIN
@@ -38,6 +39,7 @@ from tests.rig.processes.flower import FlowerStack
 TASK = "streams.tasks.har:task"
 STOCK = Path(__file__).parents[1] / "contenders" / "stock"
 TIMEOUT_S = 900.0
+LOOK_S = 20.0  # between two looks whether a run has failed; a look is a process
 AGAIN = "-again"  # a second device with a person's data
 
 
@@ -154,7 +156,7 @@ class Arena:
         path = folder / "plan.json"
         path.write_text(json.dumps([asdict(one) for one in plan]))
         ensure_topics(kafka, topic_specs(self.task.id))
-        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap}
+        env = {"TIDEWHEEL_KAFKA": kafka.bootstrap, "PYTHONPATH": str(ROOT)}
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, sockets, ignore_errors=True)
             address = stack.enter_context(FlowerStack(folder, {}, env)).address
@@ -180,11 +182,18 @@ class Arena:
                 events = [RoundEvent.decode(line) for line in lines]
                 return _of_events(events, target)
 
-            until(f"our run ({folder})", lambda: ended() is not None, TIMEOUT_S, pause_s=0.2)
-            found = ended()
+            looked = began_at = time.monotonic()
+            while (found := ended()) is None:
+                time.sleep(0.2)
+                if time.monotonic() - looked < LOOK_S:
+                    continue
+                looked = time.monotonic()
+                status = submission.status(run)
+                over = status.startswith("finished:") or looked - began_at > TIMEOUT_S
+                if over and ended() is None:
+                    raise Failed(f"our run is {status} ({folder}): {submission.flwr.log(run)}")
             with closing(Reader(kafka, [topic_name(self.task.id, INVITATIONS)])) as reader:
                 invited = [SignedInvitation.decode(one.value) for one in reader.read_to_end()]
-        assert found is not None
         said = [json.loads(one.text) for one in invited]
         began = min(one["issued_us"] for one in said if one["run"] == run) / 1e6
         return Ended([(0, began, 0.0), *found.rounds[1:]])
