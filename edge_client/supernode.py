@@ -40,6 +40,9 @@ from streams.contract.work import AgentRequest
 from streams.runtime import logs
 
 PULL_S = 1.0
+AGAIN_S = (
+    0.1  # until a part is asked for again that the server is still sending; then twice as long
+)
 FOREIGN = "it is a message of another run than this device was invited to"
 
 log = logging.getLogger("tidewheel.supernode")
@@ -147,8 +150,9 @@ def _fetch(
     run = message.metadata.run_id
     try:
         found = pull_and_inflate_object_from_tree(
-            tree, partial(pull_object, run), partial(confirm, run), return_type=Message
-        )
+            tree, partial(pull_object, run), partial(confirm, run), return_type=Message,
+            initial_backoff=AGAIN_S,
+        )  # fmt: skip
     except (RunNotRunningException, ObjectPullError) as exc:
         log.info("a message of run %d is left: %s", run, exc)
         return None

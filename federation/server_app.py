@@ -3,21 +3,18 @@
 The grid's own `send_and_receive` sleeps 3 s between two polls for replies; `rounds.collector` polls
 more often. The content of a reply is defined in streams.contract.work; it is untrusted.
 
-A round keeps all its updates until it ends, on disk instead of in memory: admission compares them
-with each other, and rules look at all of a tensor. Their tensors are views of a file without a
-name, which the kernel reads back when one is used, and which is gone with the last view or the
-process.
+A round keeps all its updates until it ends, parked on disk: admission compares them with each
+other, and rules look at all of a tensor.
 """
 
 import ctypes
 import logging
-import mmap
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +22,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.superlink.grid import http_grid
 
-from federation.admission import Refusal, Tensors, Update, Weights, registered
+from federation.admission import Refusal, Tensors, Update, registered
 from federation.aggregation import strategies
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.privacy import Ledger, private
@@ -36,6 +35,7 @@ from federation.registry.registry import Registry
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.messages import Reply
+from federation.rounds.parking import park
 from federation.rounds.participants import Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import policy, run_settings
@@ -56,30 +56,9 @@ from streams.runtime.tracing import open_tracing
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
 M_MMAP_THRESHOLD = -3  # of mallopt
-AT_ONCE = 1 << 26
+AT_ONCE = 1 << 24
+AGAIN_S = 0.1  # then twice as long, up to Flower's 10 s
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka
-
-
-def park(tensors: Weights, folder: Path | None) -> Tensors:
-    """Return the tensors as read-only views of a file in `folder`; in memory without a folder, and
-    where the disk is full."""
-    if folder is None or not any(tensor.nbytes for tensor in tensors.values()):
-        return dict(tensors)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            places = {}
-            for name, tensor in tensors.items():
-                places[name] = file.tell()
-                file.write(np.ascontiguousarray(tensor).tobytes())
-                file.write(bytes(-file.tell() % 8))  # each begins at a multiple of its item's size
-            file.flush()
-            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError:
-        return dict(tensors)
-    return {
-        name: np.frombuffer(view, tensor.dtype, tensor.size, places[name]).reshape(tensor.shape)
-        for name, tensor in tensors.items()
-    }
 
 
 app = ServerApp()
@@ -89,12 +68,20 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     with suppress(AttributeError, OSError):  # macOS and musl keep less of what is freed than glibc
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 24)
+    ask_sooner()
     log = logging.getLogger("federation")  # not the root, where httpx would log every poll
     log.addHandler(handler())
     log.setLevel(logging.INFO)
     run = federated_run(grid, str(context.run_id), context.run_config)
     verdict = run.run()
     log.info("%s: %s", "promoted" if verdict.promote else "rejected", verdict.reason)
+
+
+def ask_sooner() -> None:
+    """Let Flower's grid ask again after AGAIN_S for a part of a reply that its device is still
+    sending, in place of a second: it waits in each round of a large model."""
+    sooner = partial(pull_objects, initial_backoff=AGAIN_S)
+    http_grid.pull_objects = sooner  # type: ignore[attr-defined]
 
 
 def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:

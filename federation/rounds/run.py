@@ -47,6 +47,7 @@ from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports, teacher_shares
 from federation.rounds.messages import QUORUM, Fleet, Reply
+from federation.rounds.parking import park
 from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
 from federation.rounds.settings import RunSettings
@@ -139,18 +140,21 @@ class FederatedRun:
         base = self.registry.serving()
         if base is None:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
+        if self.settings.resume and (made := self._made_by(self.settings.resume)):
+            return self._promoted_already(made)
         found = HeldOut.decode(self.registry.heldout(), self.task)
         held_out, audit = found.audited(self.task)
         quantizer = Quantizer.of(self.task, self.registry.calibration(), base.files)
+        files = dict(base.files)
+        served = payload.to_float32(safetensors.numpy.load(files.pop(WEIGHTS)))
+        base = replace(base, files=files)  # of whose weights one copy is enough
         evaluation = CandidateEvaluation(
             self.task, base, held_out, self.recent, audit, quantizer=quantizer
         )
-        if self.settings.resume and (made := self._made_by(self.settings.resume)):
-            return self._promoted_already(made)
-        served = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
         self._rest = {n: t for n, t in served.items() if not travels(n, self.task.training)}
         # Sorted, because safetensors changes the order, and sums would differ in the last bits.
-        first = {n: served[n] for n in sorted(served) if n not in self._rest}
+        first = self._parked({n: served[n] for n in sorted(served) if n not in self._rest})
+        del served
         done, weights = self._resume(first, evaluation)
         self.failpoint("round-step-1")
         for number in range(done + 1, self.settings.rounds + 1):
@@ -168,23 +172,25 @@ class FederatedRun:
                 name = self.aggregator.name
                 raise ProcessFailed(f"no round had the {least} updates that {name} needs")
             raise ProcessFailed("no update was admitted in any round")
-        weights = payload.round_candidate(weights, first, self.task.training.payload)  # as released
+        as_released = payload.round_candidate(weights, first, self.task.training.payload)
+        weights = self._parked(as_released)
+        del as_released
         self._promotion.check_key()
         with self._part("run.gate", self.settings.rounds):
             verdict, weights = self._evaluate(first, weights, evaluation)
         if self._updates:  # a run that was resumed after its last round has none of its own
             verdict = replace(verdict, reason=f"{verdict.reason}; {self._made_of()}")
         self.failpoint("round-step-6")
-        serving = self.registry.serving()
+        serving = self.registry.serving() if verdict.promote else None
         if verdict.promote and (serving is None or serving.model != base.model):
             other = serving.model if serving else "nothing"
             reason = f"the base was {base.model}, but {other} is served now"
             verdict = replace(verdict, promote=False, reason=reason)
         run, rounds, metrics = self.settings.run, self.settings.rounds, dict(verdict.evidence)
-        if verdict.promote:
+        if verdict.promote and serving is not None:
             counts = self._intake.counts
             self._promotion.promote(
-                weights, base, verdict, metrics, counts, quantizer, run=run, rounds=rounds
+                weights, serving, verdict, metrics, counts, quantizer, run=run, rounds=rounds
             )
         else:
             about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
@@ -205,6 +211,9 @@ class FederatedRun:
             self._span.end(error)
             self._span = self._trace
 
+    def _parked(self, weights: Tensors) -> Tensors:
+        return park(weights, self.settings.runs / self.settings.run)
+
     def _made_of(self) -> str:
         """Say how many updates are in the candidate."""
         got, asked = (sum(column) for column in zip(*self._updates, strict=True))
@@ -217,7 +226,7 @@ class FederatedRun:
         began, sent_us = self.clock(), time.time_ns() // 1000
         base = evaluation.base.model
         about: dict[str, Any] = {"round": number, "rounds": self.settings.rounds, "base": base}
-        sent = payload.round_weights(weights, self.task.training.payload)
+        sent = self._parked(payload.round_weights(weights, self.task.training.payload))
         answers, asked = self._collect(sent, about)
         self.failpoint("round-step-2")
         reported = self.reports.since(sent_us) if self.reports is not None else {}
@@ -237,7 +246,7 @@ class FederatedRun:
         self._updates.append((len(updates), asked))
         reports = [found for u in updates if (found := accuracy.reported(self.task, u.metrics))]
         self._intake.norms += [update_norm(u.weights, u.sent or weights) for u in updates]
-        averaged = self.aggregator.aggregate(updates, weights)
+        averaged = self._parked(self.aggregator.aggregate(updates, weights))
         given_up = self._collector.given_up
         metrics = {
             "admitted": float(len(updates)),

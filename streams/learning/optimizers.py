@@ -35,9 +35,11 @@ def _sgd(parameters: Sequence[nn.Parameter]) -> Step:
     def step(rate: float) -> None:
         moved, weights, gradients = _with_gradients(parameters)
         before = [momenta.get(at) for at in moved]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            gradient.add_(weight, alpha=SGD_DECAY)  # in place: torch's own makes a new tensor
         sgd(
             weights, gradients, before, has_sparse_grad=False, foreach=False, fused=False,
-            weight_decay=SGD_DECAY, momentum=MOMENTUM, lr=rate, dampening=0.0, nesterov=False,
+            weight_decay=0.0, momentum=MOMENTUM, lr=rate, dampening=0.0, nesterov=False,
             maximize=False,
         )  # fmt: skip
         momenta.update(zip(moved, before, strict=True))  # torch fills the list

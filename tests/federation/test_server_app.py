@@ -16,7 +16,9 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid import http_grid
 
 from federation import server_app
 from federation.admission import Node, registered
@@ -272,6 +274,25 @@ def test_few_large_replies_are_in_memory_at_a_time(
     fleet.send("evaluate", fleet.nodes(), work(), SENT, 60.0)
     assert len(fleet.receive()) == 3
     assert asked == [*groups, 3]  # an evaluation's reply has no weights
+
+
+def test_flowers_grid_asks_soon_for_a_part_that_a_device_is_still_sending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_grid, "pull_objects", pull_objects)  # put back after the test
+    server_app.ask_sooner()
+    assert "pull_objects" in http_grid.HttpGrid.pull_messages.__code__.co_names
+    sooner = vars(http_grid)["pull_objects"]
+    assert sooner.keywords == {"initial_backoff": server_app.AGAIN_S}
+    answers = iter([ObjectUnavailableError("part"), b"part"])
+
+    def pull(_part: str) -> bytes:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert sooner(["part"], pull) == {"part": b"part"}
 
 
 @pytest.mark.usefixtures("_in_a_server_app")
