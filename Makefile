@@ -41,9 +41,11 @@ RUNS := $(if $(wildcard .venv/installed),.venv/installed,.venv/runs)
 	touch $@
 
 # TASK=pedestrians: hourly counts of street sensors, 200 hours a second.
+# TASK=flights: departures with categories, a day a second.
 TASK ?= har
 DEMO_har := --devices 6
 DEMO_pedestrians := --devices 6 --speed 720000
+DEMO_flights := --devices 6 --speed 86400
 
 demo: $(RUNS)
 	rm -rf .tidewheel/demo

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from streams.contract.errors import TaskError
 from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
+from streams.contract.task.channels import example
 from streams.segments.findings import Finding, findings, outcome_finding
 from streams.segments.survey import READINGS, Survey, own_line, survey
 
@@ -124,9 +125,8 @@ def _try_models(task: Task) -> int:
         Quantizer(task, segments).int8(read_graph(task, task.build_model).graph, {})
         return 0
     model = build_model(task)
-    draw = np.random.default_rng(0)
     count = STEPS * task.training.batch_size
-    segments = draw.normal(0, 1, (count, *task.segment_shape)).astype(np.float32)
+    segments = example(task.channels, count, task.segment.samples)
     labels = np.zeros((count, task.label_size), np.float32)
     try:
         fit(

@@ -18,6 +18,7 @@ A task is one Python file with one `Task`, named `path/to/file.py:task` on every
 Describe what is learned
     Task        the whole description, with Segment, Device and Training (and its
                 Privacy)
+    Category    a channel of names; Time: one that follows from the event's time
     Reading     what `Task.readings` yields: one sensor sample; Readings: many as arrays
     Answered    what `Task.outcomes` gets: a segment as the device answered it
     Outcome     what `Task.outcomes` yields: a true label that is known later
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from streams.contract.events.records import decode_event_message as decode_events
     from streams.contract.task import (
         Answered,
+        Category,
         Device,
         Metric,
         OnnxFile,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
         Readings,
         Segment,
         Task,
+        Time,
         Training,
         load_task,
     )
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answered",
     "BrokerUnavailable",
+    "Category",
     "Device",
     "Drop",
     "EventBatch",
@@ -96,6 +100,7 @@ __all__ = [
     "Task",
     "TaskError",
     "TidewheelError",
+    "Time",
     "Training",
     "UsageError",
     "decode_events",

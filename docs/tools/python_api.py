@@ -26,8 +26,8 @@ task file. Examples import what they use from `tidewheel`. This page is generate
 """
 SECTIONS = {
     "Describe what is learned": (
-        "Task", "Segment", "Device", "Reading", "Readings", "Answered", "Outcome", "Metric",
-        "Training", "Privacy", "OnnxFile",
+        "Task", "Segment", "Device", "Reading", "Readings", "Category", "Time", "Answered",
+        "Outcome", "Metric", "Training", "Privacy", "OnnxFile",
     ),
     "Read and write what flows": (
         "read_scores", "EventBatch", "Drop", "LabelBatch", "event_schema", "encode_events",

@@ -22,6 +22,7 @@ from typing import IO, Any
 from edge_client.sources.cuts import Skip
 from streams.contract.errors import UsageError
 from streams.contract.task import Reading, Task
+from streams.contract.task.channels import Category, given
 
 MALFORMED = "malformed-line"
 UNREADABLE = (
@@ -91,7 +92,7 @@ class LineReadings:
 
 def json_reading(task: Task, found: Any) -> Reading:
     """A reading from parsed JSON; UNREADABLE for what is none."""
-    values = found["values"] if "values" in found else [found[c] for c in task.channels]
+    values = found["values"] if "values" in found else [found[c] for c in given(task.channels)]
     return _reading(task, found["time_us"], values, found.get("label"))
 
 
@@ -101,11 +102,12 @@ def _json_reading_of(task: Task, line: str) -> Reading:
 
 def _columns(task: Task, header: str) -> list[str]:
     names = [name.strip() for name in next(csv.reader([header]))]
-    missing = [name for name in ("time_us", *task.channels) if name not in names]
+    columns = given(task.channels)
+    missing = [name for name in ("time_us", *columns) if name not in names]
     if missing:
         raise UsageError(
             f"the first line of standard input is neither JSON nor a CSV header with "
-            f"{', '.join(missing)}: write time_us,{','.join(task.channels)}[,label]"
+            f"{', '.join(missing)}: write time_us,{','.join(columns)}[,label]"
         )
     return names
 
@@ -113,20 +115,23 @@ def _columns(task: Task, header: str) -> list[str]:
 def _csv_reading(names: list[str], task: Task, line: str) -> Reading:
     row = dict(zip(names, next(csv.reader([line])), strict=True))
     label = row.get("label", "").strip()
-    values = [row[channel] for channel in task.channels]
+    values = [row[channel] for channel in given(task.channels)]
     return _reading(task, row["time_us"], values, label or None)
 
 
 def _reading(task: Task, time_us: object, values: object, label: object) -> Reading:
     """ValueError or TypeError for what is no reading of this task."""
-    if not isinstance(values, list) or len(values) != len(task.channels):
+    channels = given(task.channels)
+    if not isinstance(values, list) or len(values) != len(channels):
         raise ValueError("not a value for every channel")
     if isinstance(time_us, bool) or not isinstance(time_us, int | float | str):
         raise TypeError("no time")
     at = int(time_us)
     if not 0 <= at < 2**55:
         raise ValueError("a time before 1970 or beyond the year 3100")
-    return Reading(at, [float(value) for value in values], _label(label))
+    pairs = zip(channels, values, strict=True)
+    taken: Any = [v if isinstance(channel, Category) else float(v) for channel, v in pairs]
+    return Reading(at, taken, _label(label))
 
 
 def _label(label: Any) -> float | list[float] | None:

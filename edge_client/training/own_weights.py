@@ -30,6 +30,7 @@ from streams.contract.artifact import DRIFT, WEIGHTS
 from streams.contract.documents import Origin
 from streams.contract.errors import ArtifactError, MalformedRecord, ProcessFailed
 from streams.contract.task import MINIMUM_SAMPLES, Task
+from streams.contract.task.channels import is_plain
 from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, WorkReply, WorkRequest
 from streams.drift.reference import Reference
@@ -74,12 +75,12 @@ class OwnWeights:
     ) -> None:
         self._task, self._slots, self._samples = task, slots, samples
         self._work, self._clock, self._wall = work, clock, wall
-        few = len(task.channels) <= MOST_CHANNELS
+        few = len(task.channels) <= MOST_CHANNELS and is_plain(task.channels)
         installed = importlib.util.find_spec("torch") is not None
         self._able = installed and task.learns
         self._adapts = task.training.choice == "device" and few
         if task.training.choice == "device" and not (few and self._able):
-            why = "torch is not installed" if few else f"more than {MOST_CHANNELS} channels"
+            why = "torch is not installed" if few else "categories, or too many channels"
             why = why if task.learns else "a model of ONNX does not learn"
             log.info("no input adapters: %s", why)
         self._made: Trained | None = None

@@ -202,27 +202,29 @@ def _trained(
     request, metrics = job.request, dict(reply.metrics)
     segments, labels, row_weights = rows.train
     started, stop = time.monotonic(), Path(job.stop)
-    learning.load_state(model, received | local_layers.read(task, Path(job.own), received))
+    start = received | local_layers.read(task, Path(job.own), received)
+    learning.load_state(model, start)
     personal = request.run == PERSONAL
     mine = replace(task, augment=None) if personal else task
     steered = Steered.of(task, job, model, received)
-    fitted = learning.fit(
-        model,
-        len(segments),
-        learning.segment_loss(mine, model, segments, labels, row_weights),
-        epochs=request.epochs,
-        batch_size=request.batch_size,
-        learning_rate=request.learning_rate,
-        seed=request.seed,
-        optimizer=task.training.optimizer,
-        proximal=task.training.proximal,
-        correction=steered.correction if steered is not None else None,
-        train_only=task.training.train_only,
-        # `clipped` puts the received statistics back: weights must be trained for those.
-        keep_statistics=task.training.privacy is not None and not personal,
-        at_once=at_once,
-        should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
-    )
+    with learning.rows_used(model) as used:
+        fitted = learning.fit(
+            model,
+            len(segments),
+            learning.segment_loss(mine, model, segments, labels, row_weights),
+            epochs=request.epochs,
+            batch_size=request.batch_size,
+            learning_rate=request.learning_rate,
+            seed=request.seed,
+            optimizer=task.training.optimizer,
+            proximal=task.training.proximal,
+            correction=steered.correction if steered is not None else None,
+            train_only=task.training.train_only,
+            # `clipped` puts the received statistics back: weights must be trained for those.
+            keep_statistics=task.training.privacy is not None and not personal,
+            at_once=at_once,
+            should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
+        )
     if not fitted.steps:
         text = f"no step was taken in {time.monotonic() - started:.1f} s"
         return reply.model_copy(update={"error": f"stopped: {text}"}), b""
@@ -234,6 +236,8 @@ def _trained(
         "true_labels": float(rows.true_labels),
     }
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for name, read in used.items():  # weight decay moves those that no sample used
+        trained[name][~read] = start[name][~read]
     if steered is not None:
         steered.remember(trained, fitted.steps)
     if not personal:  # it leaves the device

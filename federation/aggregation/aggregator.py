@@ -8,11 +8,13 @@ statistics    running mean and variance of batch norm. Optimizers and distances 
               device could undo the rule through a mean.
 late updates  are differences from the weights that were sent to them; with staleness s they are
               scaled by 1 / sqrt(1 + s) (Nguyen et al. 2022, arXiv 2106.06639, section 5).
+embeddings    a row that no sample of a device used is the row that it received. With a weighted
+              mean it does not count there: the mean of a row is that of the devices that used it.
 integers      counters keep the value that was sent: they have no meaningful mean.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -65,12 +67,13 @@ class Rule(Protocol):
 
     `by_number`: the step of a number depends on that number of each update alone. Tensors are then
     passed in flat blocks, and only BLOCK numbers of all devices are in memory in double precision:
-    updates themselves are read from files.
+    updates themselves are read from files. `is_mean`: it is the mean weighted by samples.
     """
 
     name: str
     least: int
     by_number: bool
+    is_mean: bool
 
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
 
@@ -86,6 +89,7 @@ class StatelessRule:
 
     name = ""
     by_number = True
+    is_mean = False
 
     def state(self) -> State:
         return {}
@@ -101,9 +105,12 @@ class RuleAggregator:
 
     clip = 0.0
 
-    def __init__(self, rule: Rule, samples_cap: int = SAMPLES_CAP) -> None:
+    def __init__(
+        self, rule: Rule, samples_cap: int = SAMPLES_CAP, embeddings: Collection[str] = ()
+    ) -> None:
         self.name, self.least = rule.name, rule.least
         self._rule, self._cap = rule, samples_cap
+        self._embeddings = frozenset(embeddings) if rule.is_mean else frozenset()
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
         """Return the next weights with the keys, order, shapes and dtypes of `base`. The order of
@@ -120,6 +127,8 @@ class RuleAggregator:
         elif learned:
             steps = self._rule.step(self._moves(updates, base, learned))
             found |= {name: _moved(base[name], steps[name]) for name in learned}
+        for name in self._embeddings.intersection(learned):
+            found[name] = self._by_rows(updates, base[name], found[name], name)
         for name in statistics:
             step = self._rule.statistics(self._moves(updates, base, [name]))
             found[name] = _moved(base[name], step[name])
@@ -144,6 +153,19 @@ class RuleAggregator:
             step = self._rule.step(self._moves(updates, base, [name], part))[name]
             after[part] = _moved(base[name].reshape(-1)[part], step)
         return after.reshape(base[name].shape)
+
+    def _by_rows(
+        self, updates: Sequence[Update], base: np.ndarray, mean: np.ndarray, name: str
+    ) -> np.ndarray:
+        """Return the mean of an embedding over the devices that used each row."""
+        total, used = 0.0, np.zeros(len(base))
+        for update in updates:
+            before = update.sent[name] if update.sent is not None else base
+            samples = min(update.samples, self._cap)
+            total += samples
+            used += samples * (update.weights[name] != before).any(axis=1)
+        scale = np.divide(total, used, out=np.zeros_like(used), where=used > 0)
+        return _moved(base, scale[:, None] * (mean.astype(np.float64) - base))
 
     def _moves(
         self,

@@ -97,6 +97,7 @@ class NoisyMean:
 
     least = 1
     by_number = False  # one vector of noise
+    is_mean = False
 
     def __init__(self, name: str, privacy: Privacy) -> None:
         self.name, self._privacy = name, privacy

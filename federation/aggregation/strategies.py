@@ -39,7 +39,7 @@ devices of n. With fewer than five updates it would leave out none.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -68,6 +68,7 @@ def weighted_mean(moves: Sequence[Move]) -> dict[str, np.ndarray]:
 
 class FedAvg(StatelessRule):
     least = 1
+    is_mean = True
 
     def __init__(self, name: str = "fedavg") -> None:
         self.name = name
@@ -123,6 +124,7 @@ class ServerOptimizer:
 
     least = 1
     by_number = False  # it counts its steps
+    is_mean = False
 
     def __init__(self, *, yogi: bool = False) -> None:
         self.name, self._yogi = "fedyogi" if yogi else "fedadam", yogi
@@ -225,6 +227,7 @@ RULES: dict[str, Callable[[], Rule]] = {
 }
 
 
-def make(strategy: str) -> Aggregator:
-    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES."""
-    return RuleAggregator(RULES[strategy]())
+def make(strategy: str, embeddings: Collection[str] = ()) -> Aggregator:
+    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES, and
+    `embeddings` are the weights of which devices use a part of the rows."""
+    return RuleAggregator(RULES[strategy](), embeddings=embeddings)

@@ -112,7 +112,7 @@ def make_reference(
     for channel, kind in seen[0] if seen else ():
         values = np.concatenate([one[channel, kind] for one in seen])
         edges = frozen_edges(task, kind, values).tolist()
-        ordered = kind != "answer" or not task.classes
+        ordered = kind != "category" and (kind != "answer" or not task.classes)
         nothing = [0] * (len(edges) + 3)
         features.append(
             Feature(channel=channel, kind=kind, ordered=ordered, edges=edges, counts=nothing)

@@ -20,6 +20,7 @@ from federation.evaluation.onnx_runner import INPUT, OUTPUT, run_graph
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import TaskError
 from streams.contract.task import OnnxFile, Task
+from streams.contract.task.channels import example
 from streams.learning.learning import predict
 from streams.learning.onnx_module import OnnxModule
 
@@ -164,8 +165,7 @@ def _empty(graph: onnx.ModelProto, names: Iterable[str]) -> None:
 def _check_answers(task: Task, model: nn.Module, graph: bytes) -> None:
     """Raise TaskError unless the graph answers as torch, with the exported weights and with other
     ones."""
-    generator = np.random.default_rng(0)
-    probe = generator.standard_normal((5, *task.segment_shape), dtype=np.float32)
+    probe = example(task.channels, 5, task.segment.samples)
     other = {name: value.numpy().copy() for name, value in model.state_dict().items()}
     if not np.allclose(run_graph(graph, probe, other), predict(model, probe), atol=TOLERANCE):
         raise TaskError(f"task {task.name!r}: the ONNX graph and torch give different answers")

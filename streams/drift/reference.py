@@ -3,8 +3,9 @@
 **Observations.** Successive samples of a sensor are strongly correlated, so tests for independent
 samples would always alarm. A segment therefore gives one observation per channel and statistic: the
 mean of its samples and their standard deviation ("spread"). Segments overlap: with a new one every
-`hop` samples, n segments count as n * hop / samples independent ones. The answers give one more:
-the class of each answer, or the value of each target.
+`hop` samples, n segments count as n * hop / samples independent ones. A category gives the index of
+its last sample; hour and weekday give nothing, because a few windows do not have all of them. The
+answers give one more: the class of each answer, or the value of each target.
 
 **Windows.** Behaviour differs between windows far more than a sensor drifts. Histograms are
 therefore added up over a device's last `Reference.windows` (WINDOWS), and there is no alarm below
@@ -19,7 +20,8 @@ found, times MARGIN, is the channel's effect threshold, at least EFFECT. Cells a
 were chosen on the built-in data, see docs/decisions.md, decision 11.
 
 **Cells** of a histogram, in order: below the first edge, between the edges, from the last edge on,
-null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64.
+null (NaN), not finite (infinite). Edges are float64 and fixed, counts int64. Of a category the
+FREQUENT most frequent indices have a cell each, and what lies between two of them has one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,16 +32,18 @@ from pydantic import Field, model_validator
 
 from streams.contract.documents import Document
 from streams.contract.task import Task
+from streams.contract.task.channels import Category, Time, is_plain
 
 WINDOWS = 8
 MINIMUM = 100  # segments needed for an alarm; WINDOWS windows usually hold twice as many
 EFFECT = 0.25  # the usual threshold of credit scoring for "the population has changed"
 MARGIN = 1.75
 BINS, TAIL = 4, 0.03
+FREQUENT = 8
 BLOCK_NUMBERS = 100_000  # of segments that are summed up at once
 CHANNELS = 256  # input channels that are watched: the task's first ones
 
-Kind = Literal["mean", "spread", "answer"]
+Kind = Literal["mean", "spread", "category", "answer"]
 
 
 def cells_of(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -151,8 +155,12 @@ def observe(
     found: Observations = {}
     if segments is not None:
         means, spreads = _means_and_spreads(segments, len(task.channels))
+        last = [part[:, :, -1] for part in _blocks(segments)] if not is_plain(task.channels) else []
         for i, channel in enumerate(task.channels[:CHANNELS]):
-            found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
+            if isinstance(channel, Category):
+                found[channel, "category"] = np.concatenate([np.zeros(0), *(p[:, i] for p in last)])
+            elif not isinstance(channel, Time) or channel == "since":
+                found[channel, "mean"], found[channel, "spread"] = means[:, i], spreads[:, i]
     if task.classes:
         found["predictions", "answer"] = task.answers(outputs).astype(np.float64)
     for i, target in enumerate(task.targets):
@@ -199,10 +207,15 @@ def minimum_segments(task: Task) -> int:
 
 
 def frozen_edges(task: Task, kind: Kind, values: np.ndarray) -> np.ndarray:
-    """Return a feature's edges from its reference values: one cell per class, or BINS cells of
-    equal width between the TAIL quantiles."""
+    """Return a feature's edges from its reference values: one cell per class, cells around frequent
+    categories, or BINS cells of equal width between the TAIL quantiles."""
     if kind == "answer" and task.classes:
         return np.arange(task.outputs + 1) - 0.5
+    if kind == "category":
+        indices, counts = np.unique(values, return_counts=True)
+        frequent = indices[np.argsort(-counts, kind="stable")[:FREQUENT]]
+        around = np.concatenate([frequent - 0.5, frequent + 0.5])
+        return np.unique(around) if len(around) else np.array([-0.5, 0.5])
     known = values[np.isfinite(values)]
     low, high = np.quantile(known, [TAIL, 1 - TAIL]) if len(known) else (0.0, 0.0)
     least = max(abs(low), abs(high), 1e-6) * 1e-6  # a constant channel has a cell of its own

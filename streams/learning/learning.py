@@ -5,7 +5,8 @@ hold for the others. Needs torch; the device's agent never imports this module.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,6 +220,33 @@ class PerSegment(nn.Module):
         flat = known.new_zeros((len(there), known.shape[1]))
         flat[there] = known
         return torch.unflatten(flat, 0, windows.shape[:2])
+
+
+def embeddings(model: nn.Module) -> dict[str, nn.Embedding]:
+    """Return the model's embeddings by the names of their weights."""
+    modules = model.named_modules()
+    return {f"{name}.weight": m for name, m in modules if isinstance(m, nn.Embedding)}
+
+
+@contextmanager
+def rows_used(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
+    """While inside, note which rows of each embedding the model reads: by the name of its weights,
+    (rows,) bool."""
+    found = embeddings(model)
+    used = {name: torch.zeros(len(m.weight), dtype=torch.bool) for name, m in found.items()}
+
+    def note(name: str) -> Callable[..., None]:
+        def noted(_module: nn.Module, given: tuple[Tensor, ...], _answer: Tensor) -> None:
+            used[name][given[0].reshape(-1)] = True
+
+        return noted
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in found.items()]
+    try:
+        yield {name: rows.numpy() for name, rows in used.items()}  # the same memory
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def build_model(task: Task) -> nn.Module:

@@ -32,9 +32,12 @@ CAUSES = {  # why a reading breaks a segment, and what to do
     OUT_OF_ORDER: ("times that go back", "sort the readings"),
     "width": (
         "another number of values than the task has channels",
-        "yield one value for each channel",
+        "yield one value for each channel but those of Time",
     ),
-    "not-finite": ("values that are NaN or infinite", "fill them, or leave them out"),
+    "not-finite": (
+        "values that are NaN, infinite or not of their channel",
+        "fill them, or leave them out",
+    ),
 }
 
 

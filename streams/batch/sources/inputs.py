@@ -24,6 +24,7 @@ from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened
 from streams.batch.sources.text import MODEL_INPUT, RECORD_ID, first_objects
 from streams.contract.errors import UsageError
 from streams.contract.task import Segment, Task
+from streams.contract.task.channels import given
 
 FORMATS: dict[str, InputFormat] = {
     ".parquet": "parquet",
@@ -121,7 +122,7 @@ def columns_of(
     device = wanted.id
     if device is None and DEVICE in head.columns:
         device = DEVICE
-    named = list(wanted.columns or ([] if wanted.drop else task.channels))
+    named = list(wanted.columns or ([] if wanted.drop else given(task.channels)))
     more = {"columns": named, "id": device, "time": wanted.time or TIME}
     columns = choose_columns(one_sample(task), kind, head, wanted.model_copy(update=more))
     check_files(one_sample(task), kind, files, as_read(columns))
@@ -129,8 +130,8 @@ def columns_of(
 
 
 def one_sample(task: Task) -> Task:
-    """Return the task of which a segment is one reading."""
-    return replace(task, segment=Segment(samples=1, hop=1))
+    """Return the task of which a segment is one reading, as it is given."""
+    return replace(task, channels=tuple(given(task.channels)), segment=Segment(samples=1, hop=1))
 
 
 def as_read(columns: Columns) -> Columns:

@@ -4,14 +4,15 @@ Shards are scored apart from each other, but segments span them. While the input
 readings are cut into segments too, without a model: that tells how many segments end in each shard,
 and which readings are pending at its start, which are kept as Arrow in the job's folder:
 
-    carry/<shard>.arrow     device, time (microseconds), values, label; absent where none is pending
+    carry/<shard>.arrow     device, time (microseconds), values, label; absent where none is
+                            pending. values null: only the time of the device's last reading, for
+                            channels that follow from it
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from streams.batch.records.specification import (
 from streams.batch.sources.inputs import as_read, one_sample, read_shard
 from streams.batch.sources.selection import times_of
 from streams.contract.task import Reading, Task
+from streams.contract.task.channels import given
 from streams.runtime.disk import replacing
 from streams.segments.segmentation import IRREGULAR, Segmenter
 
@@ -45,12 +47,11 @@ class Cutting:
         self._broken: Counter[str] = Counter()
         self.segmenters: dict[str, Segmenter] = {}
 
-    def take(self, device: str, reading: Reading) -> tuple[Any, ...] | None:
-        """Give a reading to its device; return the segment that it ends."""
+    def of(self, device: str) -> Segmenter:
         segmenter = self.segmenters.get(device)
         if segmenter is None:
             segmenter = self.segmenters[device] = Segmenter(self._task, self._break)
-        return segmenter.push(reading)
+        return segmenter
 
     def _break(self, reason: str, _time_us: int) -> None:
         if reason not in IRREGULAR:
@@ -84,7 +85,9 @@ class Cutting:
                 row = [float("nan")] * len(row)  # breaks the segment, as on a device
             if code is not None or (label is not None and np.isnan(label[0])):
                 label = None
-            cut = self.take(device, Reading(int(times[i]), row, label))
+            segmenter, reading = self.of(device), Reading(int(times[i]), row, label)
+            whole = reading._replace(values=segmenter.completed(reading, row))
+            cut = segmenter.push_numbers(whole)
             if cut is not None:
                 ended.append((i, (device, *cut)))
         return ended
@@ -144,11 +147,11 @@ def plan_readings(
     check: Callable[[], None],
 ) -> Plan:
     """Return a plan of readings as one of segments, and write what its shards carry."""
-    cutting = Cutting(task, columns)
+    cutting, timed = Cutting(task, columns), len(given(task.channels)) < len(task.channels)
     shards, ended = [], [0] * len(plan.files)
     for number, shard in enumerate(plan.shards):
         check()
-        _write(carry_path(folder, number), cutting.segmenters)
+        _write(carry_path(folder, number), cutting.segmenters, timed=timed)
         file = plan.files[shard.file]
         rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard))
         ended[shard.file] += rows
@@ -172,15 +175,20 @@ def read_readings(
     if carry.exists():
         with pa.OSFile(str(carry)) as source:
             for row in pa.ipc.open_file(source).read_all().to_pylist():
-                cutting.take(row["device"], Reading(row["time"], row["values"], row["label"]))
+                segmenter = cutting.of(row["device"])
+                if row["values"] is None:
+                    segmenter.begin_after(row["time"])
+                else:
+                    segmenter.push_numbers(Reading(row["time"], row["values"], row["label"]))
     return cutting.rows(kind, file, shard)
 
 
-def _write(path: Path, segmenters: Mapping[str, Segmenter]) -> None:
+def _write(path: Path, segmenters: Mapping[str, Segmenter], *, timed: bool) -> None:
     rows = [
         {"device": device, "time": one.time_us, "values": one.values, "label": one.label}
         for device, segmenter in segmenters.items()
-        for one in segmenter.pending
+        for one in segmenter.pending or [Reading(segmenter.last_us, None)]  # type: ignore[arg-type]
+        if one.values is not None or timed
     ]
     if not rows:
         path.unlink(missing_ok=True)

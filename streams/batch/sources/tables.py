@@ -28,6 +28,7 @@ from streams.batch.sources.places import is_url, open_binary
 from streams.batch.sources.selection import check_where, select
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
+from streams.contract.task.channels import UNKNOWN, Category
 from streams.runtime.arrow_files import arrow_files
 
 Failures = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)  # of an unreadable file
@@ -156,7 +157,8 @@ def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[
     for column in columns.segment:
         found = schema.field(column).type
         if columns.per_channel:
-            if not _is(found, NUMBER):
+            category = isinstance(_channel(task, columns, column), Category)
+            if not _is(found, NUMBER) and not (category and _named(found)):
                 yield f"column {column!r} is {found}, it must be numbers"
         elif not _is(found, LIST) or not _is(found.value_type, NUMBER):
             yield f"column {column!r} is {found}, a segment must be a list of numbers"
@@ -206,7 +208,7 @@ def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Ro
     width = int(np.prod(task.segment_shape))
     arrays = [batch.column(name) for name in columns.segment]
     if columns.per_channel:
-        values, wrong = _of_columns(arrays, columns)
+        values, wrong = _of_columns(task, arrays, columns)
     else:
         values, wrong = _of_lists(arrays[0], width)
     rows = Rows(numbers, as_segments(values, task), problems={**wrong, **problems})
@@ -223,15 +225,34 @@ def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Ro
     return rows
 
 
+def _channel(task: Task, columns: Columns, column: str) -> str:
+    """Return the channel whose values a column of its own has."""
+    return task.channels[columns.segment.index(column) // task.segment.samples]
+
+
 def _of_columns(
-    arrays: list[pa.Array], columns: Columns
+    task: Task, arrays: list[pa.Array], columns: Columns
 ) -> tuple[np.ndarray, dict[int, RowProblem]]:
     """Return the numbers (n, width) of a column a number, and what is null."""
     problems: dict[int, RowProblem] = {}
+    found = []
     for name, array in zip(columns.segment, arrays, strict=True):
+        channel = _channel(task, columns, name)
+        if isinstance(channel, Category):
+            found.append(_indices(channel, array))
+            continue
+        found.append(_floats(array))
         for i in np.flatnonzero(_nulls(array)).tolist():
             problems.setdefault(i, RowProblem("null", f"{name!r} is null"))
-    return np.stack([_floats(array) for array in arrays], axis=1), problems
+    return np.stack(found, axis=1), problems
+
+
+def _indices(channel: Category, array: pa.Array) -> np.ndarray:
+    """Return the index of each value; that of null is the unknown's."""
+    coded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    index = [float(channel.index_of(value)) for value in coded.dictionary.to_pylist()]
+    rows = coded.indices.fill_null(len(index)).to_numpy()
+    return np.asarray(np.array([*index, float(UNKNOWN)])[rows])
 
 
 def _of_lists(array: pa.Array, width: int) -> tuple[np.ndarray, dict[int, RowProblem]]:

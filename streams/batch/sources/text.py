@@ -29,6 +29,7 @@ from streams.batch.sources.places import open_binary
 from streams.batch.sources.selection import select, typed_table
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
+from streams.contract.task.channels import Category
 
 MAX_LINE_BYTES = 100_000_000
 LOOKED_AT = 100  # rows of a file that are looked at for a column
@@ -205,7 +206,7 @@ def _rows(
         identity = None
         try:
             identity = _identity(objects[old], columns)
-            numbers[i] = _numbers(objects[old], columns, width, texts=texts)
+            numbers[i] = _numbers(task, objects[old], columns, texts=texts)
         except RowProblem as problem:
             problems.setdefault(old, problem)
         ids.append(identity)
@@ -238,13 +239,22 @@ def _identity(found: dict[str, Any], columns: Columns) -> str | None:
     return str(value)
 
 
-def _numbers(found: dict[str, Any], columns: Columns, width: int, *, texts: bool) -> list[float]:
+def _numbers(task: Task, found: dict[str, Any], columns: Columns, *, texts: bool) -> list[float]:
+    width = int(np.prod(task.segment_shape))
     if missing := next((name for name in columns.segment if name not in found), None):
         raise RowProblem("missing", f"there is no {missing!r}")
     values = [found[name] for name in columns.segment]
-    if texts:
-        values = [_number(cell) if columns.per_channel else _json(cell) for cell in values]
-    return numbers_of(values if columns.per_channel else values[0], width)
+    if not columns.per_channel:
+        return numbers_of(_json(values[0]) if texts else values[0], width)
+    channels = [task.channels[at // task.segment.samples] for at in range(len(values))]
+    pairs = zip(channels, values, strict=True)
+    return numbers_of([_value(channel, cell, texts=texts) for channel, cell in pairs], width)
+
+
+def _value(channel: str, cell: Any, *, texts: bool) -> Any:
+    if isinstance(channel, Category):
+        return channel.index_of(cell) if cell is None or type(cell) in (str, int, float) else cell
+    return _number(cell) if texts else cell
 
 
 def _number(cell: str | None) -> float | str | None:

@@ -5,6 +5,7 @@ every process imports it. Devices import it without torch, so `import torch` bel
 `build_model` and `build_teacher`. Users import these names from the package `tidewheel`.
 """
 
+from streams.contract.task.channels import Category, Time
 from streams.contract.task.description import Task
 from streams.contract.task.loading import absolute_reference, check_model, load_task
 from streams.contract.task.onnx_file import NOTHING_LEARNS, OnnxFile
@@ -41,6 +42,7 @@ __all__ = [
     "ROLES",
     "STRATEGIES",
     "Answered",
+    "Category",
     "Device",
     "Metric",
     "OnnxFile",
@@ -52,6 +54,7 @@ __all__ = [
     "Segment",
     "Strategy",
     "Task",
+    "Time",
     "Training",
     "absolute_reference",
     "check_model",

@@ -42,7 +42,8 @@ class Task:
 
     name, version    the task's identity; another version is another task, with its own first model,
                      topics and state folder
-    channels         names of the values of a reading
+    channels         names of the values of a reading: each a number, or a `Category`; those of
+                     `Time` follow from the readings' times
     rate_hz          readings a second; None where they come at no fixed rate
     segment          how readings are cut
     build_model      () -> module: (batch, channels, samples) -> (batch, outputs); or an OnnxFile,

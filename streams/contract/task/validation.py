@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from streams.contract.task import channels
 from streams.contract.task.metrics import NAMES, window_metric
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
@@ -156,6 +157,8 @@ def problem_of(task: Any) -> str | None:
         return "classes needs at least two names"
     if not task.channels or len(set(task.channels)) != len(task.channels):
         return "channels must be names without a repetition"
+    if found := channels.problem_of(task.channels):
+        return found
     if task.segment.hop > task.segment.samples:
         return "segment needs hop <= samples"
     if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:

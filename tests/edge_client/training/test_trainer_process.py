@@ -15,12 +15,14 @@ from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
 from federation.evaluation.paired import Paired
 from streams.contract.task import Privacy, Task, load_task, travels
+from streams.contract.task.channels import example
 from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
 from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkReply
 from streams.learning.clipping import clipped, update_norm
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, with_batch_norm
+from tests.rig.made_up.payments_task import task as payments
 from tests.rig.unwrap import unwrap
 
 
@@ -297,3 +299,26 @@ def test_a_model_of_which_not_one_row_fits_is_not_trained(task: Task, tmp_path: 
     job = job.model_copy(update={"request": work_request("evaluate")})
     reply, _ = trainer_process.work(small, job, payload.encode_weights(always(2), "float32"))
     assert (reply.error, reply.samples) == (None, 8)  # row by row
+
+
+def test_rows_of_an_embedding_that_no_sample_used_are_those_that_came(tmp_path: Path) -> None:
+    """Weight decay would move them, and the device's update would have all rows."""
+    samples, used = Samples(payments, tmp_path / "samples.rows"), range(1, 6)
+    for i in range(60):
+        segment = example(payments.channels, 1, 1, seed=i)[0]
+        segment[1] = used[i % len(used)]
+        answer, label = np.zeros(2, np.float32), np.array([i % 2], np.float32)
+        samples.add(i, i, segment, answer, HELD_OUT if i % 4 == 3 else TRAIN, label)
+    rows = tmp_path / "rows.rows"
+    with rows.open("wb") as file:
+        samples.write_training_rows(file)
+    first = {name: tensor.numpy() for name, tensor in payments.build_model().state_dict().items()}  # type: ignore[operator]
+    job = TrainerJob(
+        device="d0", request=work_request(epochs=3, payload="float16"), samples=str(rows),
+        stop=str(tmp_path / "stop"), own=str(tmp_path / OWN), served="",
+    )  # fmt: skip
+    block = payload.encode_weights(first, "float16")
+    reply, body = trainer_process.work(payments, job, block)
+    assert reply.error is None
+    moved = payload.unpack(body)["shops.weight"].any(axis=1)
+    assert set(np.flatnonzero(moved)) == set(used)

@@ -297,3 +297,19 @@ def test_a_robust_rule_stays_with_the_honest_devices(
         middle = vectors(honest, keys).mean(axis=0)
         off = np.linalg.norm(vector(found, keys) - middle)
         assert off < 0.25 * np.linalg.norm(middle)
+
+
+def test_a_row_of_an_embedding_is_the_mean_of_the_devices_that_used_it() -> None:
+    base = {"places.weight": np.zeros((4, 2), np.float32), "head": np.zeros(2, np.float32)}
+    rows = {"a": [0, 1], "b": [1], "c": [1, 2]}
+    found = []
+    for device, used in rows.items():
+        weights = {name: tensor + np.float32(0) for name, tensor in base.items()}
+        weights["places.weight"][used] = {"a": 1.0, "b": 2.0, "c": 4.0}[device]
+        weights["head"] += 3.0
+        found.append(Update(device, "tiny", 1, "1", {"a": 10, "b": 30, "c": 60}[device], weights))
+    mean = strategies.make("fedavg", ["places.weight"]).aggregate(found, base)
+    np.testing.assert_allclose(mean["places.weight"][:, 0], [1.0, 3.1, 4.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(mean["head"], 3.0)
+    plain = strategies.make("fedavg").aggregate(found, base)
+    np.testing.assert_allclose(plain["places.weight"][:, 0], [0.1, 3.1, 2.4, 0.0], rtol=1e-6)
