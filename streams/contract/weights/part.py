@@ -1,0 +1,136 @@
+"""The part of a model that a round carries, against the version that the round begins from.
+
+A tensor that devices train and share travels as it is. In place of a weight in the modules of
+`Training.lora` a low-rank factor travels, under the weight's name and SUFFIX: of a weight of n
+rows, the other dimensions taken as m columns, B (n, rank), which begins at zero. The weight is then
+that of the base plus B A (LoRA: Hu et al. 2021, arXiv 2106.09685). A (rank, m) does not travel: its
+entries are 1 and -1 over the root of the rank, by a hash of the base's and the weight's name, so
+that each version has other directions and all sides have the same. A A-transposed is the identity
+on average, so a learning rate means what it means without factors.
+
+A stays as it is, because then a weight is linear in what is averaged (FFA-LoRA: Sun et al. 2024,
+arXiv 2403.12313): the mean, the median and the half of the way of the factors are those of the
+products, clipping and noise are those of an update, and half of the bytes are sent. Where A learns,
+the product of two means is not the mean of the products.
+
+Products are sums of outer products, one number at a time in float32, so that they are the same bits
+on every machine: a delta of a release has factors in place of the weights.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from streams.contract.task.parts import Training, is_under, travels
+from streams.contract.weights import payload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SUFFIX = "_lora"
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Part:
+    """base: the version's name; weights: all of its tensors, float32."""
+
+    training: Training
+    base: str
+    weights: Tensors
+
+    @cached_property
+    def first(self) -> dict[str, np.ndarray]:
+        """What travels, as the base has it."""
+        # Sorted, because safetensors changes the order, and sums would differ in the last bits.
+        found = {n: self.weights[n] for n in sorted(self.weights) if travels(n, self.training)}
+        return found | {
+            name + SUFFIX: np.zeros((len(self.weights[name]), rank), np.float32)
+            for name, rank in sorted(ranks(self.training, self.weights).items())
+        }
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it is all of the model."""
+        return self.first.keys() >= self.weights.keys()
+
+    def whole(self, learned: Tensors) -> dict[str, np.ndarray]:
+        """Return the weights of a version with what was learned, as it is released."""
+        found = {**self.weights, **merged(self.weights, learned, self.base)}
+        rest = {name: tensor for name, tensor in found.items() if name not in learned}
+        return found | payload.round_weights(rest, self.training.payload)
+
+
+def ranks(training: Training, weights: Tensors) -> dict[str, int]:
+    """Return the weights that get a factor, of two or more dimensions, with its rank."""
+    found = {}
+    for name, weight in weights.items():
+        modules = [module for module in training.lora if is_under(name, [module])]
+        if modules and name.endswith("weight") and weight.ndim > 1:
+            found[name] = training.lora[max(modules, key=len)]
+    return found
+
+
+def merged(weights: Tensors, learned: Tensors, base: str) -> dict[str, np.ndarray]:
+    """Return the tensors that were learned, of factors the weights that they give; raise ValueError
+    for factors that do not fit."""
+    found = {}
+    for name, tensor in learned.items():
+        if name.endswith(SUFFIX):
+            name = name.removesuffix(SUFFIX)
+            tensor = _moved(weights[name], tensor, base, name)
+        found[name] = tensor
+    return found
+
+
+def directions(base: str, name: str, rank: int, columns: int) -> np.ndarray:
+    """Return A (rank, columns) of a weight."""
+    return np.stack([_direction(base, name, rank, k, columns) for k in range(rank)])
+
+
+def _direction(base: str, name: str, rank: int, k: int, columns: int) -> np.ndarray:
+    drawn = hashlib.shake_256(f"{base} {name} {k}".encode()).digest(-(-columns // 8))
+    bits = np.unpackbits(np.frombuffer(drawn, np.uint8), count=columns)
+    signs = 2 * bits.astype(np.float32) - 1
+    return np.asarray(signs / np.sqrt(np.float32(rank)))
+
+
+def _moved(weight: np.ndarray, factor: np.ndarray, base: str, name: str) -> np.ndarray:
+    rows = len(weight)
+    columns = weight.size // max(rows, 1)
+    if factor.ndim != 2 or len(factor) != rows or factor.shape[1] > columns:
+        raise ValueError(f"a factor {factor.shape} does not fit {name} {weight.shape}")
+    product = np.zeros((rows, columns), np.float32)
+    for k, column in enumerate(factor.astype(np.float32).T):
+        product += np.multiply.outer(column, _direction(base, name, factor.shape[1], k, columns))
+    step = product.reshape(weight.shape)
+    # what is not moved keeps its bits: -0.0 + 0.0 is 0.0
+    return np.where(step == 0, weight, weight + step)
+
+
+def add_factors(model: "nn.Module", factors: Tensors, base: str) -> None:
+    """Put factors, by their names, beside the weights of a model, which are no parameters from then
+    on: each forward pass adds the products to them. Needs torch."""
+    import torch
+
+    places = []
+    for name, factor in factors.items():
+        path, _, leaf = name.removesuffix(SUFFIX).rpartition(".")
+        layer, learned = model.get_submodule(path), torch.nn.Parameter(torch.tensor(factor))
+        weight = layer.get_parameter(leaf).detach()
+        fixed = directions(base, name.removesuffix(SUFFIX), factor.shape[1], weight[0].numel())
+        delattr(layer, leaf)
+        layer.register_parameter(leaf + SUFFIX, learned)
+        places.append((layer, leaf, weight, learned, torch.from_numpy(fixed)))
+
+    def add(*_: object) -> None:
+        for layer, leaf, weight, learned, fixed in places:
+            setattr(layer, leaf, weight + (learned @ fixed).view_as(weight))
+
+    if places:
+        model.register_forward_pre_hook(add)
