@@ -135,6 +135,19 @@ def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
         check_model(replace(task, training=Training(train_only=("4",), shared=("0",))))
 
 
+def deep() -> nn.Module:
+    """Fifty layers: what is larger by a half in each is infinite in the last."""
+    layers = [each for _ in range(50) for each in (nn.Linear(40, 40), nn.Tanh(), nn.LayerNorm(40))]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(40, 3))
+
+
+@pytest.mark.parametrize("build", [task.build_model, deep])
+@pytest.mark.parametrize("payload", ["float32", "float16"])
+def test_factors_of_any_layers_are_sound(build: Any, payload: Any) -> None:
+    training = Training(lora={"": 3}, payload=payload)
+    check_model(replace(task, build_model=build, training=training))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
