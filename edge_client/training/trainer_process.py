@@ -30,7 +30,7 @@ from streams.contract.errors import TidewheelError
 from streams.contract.task import MINIMUM_SAMPLES, Task, learns, load_task
 from streams.contract.task.metrics import metric_of, value
 from streams.contract.weights import payload
-from streams.contract.weights.part import SUFFIX, Part, Tensors, add_factors
+from streams.contract.weights.part import SUFFIX, Part, Tensors, add_factors, is_linear
 from streams.contract.work import (
     COMPARED,
     CONFUSED,
@@ -57,7 +57,7 @@ def rows_at_once(
     `Training.memory_mb`; None for any number. Less than 1: not even one fits.
 
     Beside the rows there are, of what learns, the gradients, the optimizer's state, the weights
-    that `proximal` keeps, and twice the update, and of a weight with a factor the sum and its
+    that `proximal` keeps, and twice the update, and of most weights with a factor the sum and its
     gradient; or for an evaluation the compared weights.
     """
     limit = 1_000_000 * task.training.memory_mb
@@ -67,7 +67,9 @@ def rows_at_once(
     learned = sum(size for name, size in sizes.items() if learns(name, task.training))
     learned += sum(factor.nbytes for factor in factors.values())
     copies = 4 + (task.training.proximal > 0) + (task.training.optimizer == "adamw")
-    sums = 2 * sum(sizes[name.removesuffix(SUFFIX)] for name in factors)
+    weights = [name.removesuffix(SUFFIX) for name in factors]
+    modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+    sums = 2 * sum(sizes[name] for name in weights if not is_linear(modules[name]))
     fixed = copies * learned + sums if trains else 4 * sum(sizes.values())
     row = learning.bytes_per_row(model, np.zeros((2, *task.segment_shape), np.float32))
     return int((limit - psutil.Process().memory_info().rss - fixed) // row)

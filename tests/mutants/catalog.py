@@ -556,8 +556,8 @@ MUTANTS = [
             (
                 "lora: zeros change a weight",
                 "streams/contract/weights/part",
-                "np.where(step == 0, weight, weight + step)",
-                "weight + step",
+                "out=part, where=product != 0)",
+                "out=part)",
                 "streams/contract/weights/test_part",
             ),
             (

@@ -20,7 +20,7 @@ on every machine: a delta of a release has factors in place of the weights.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +29,10 @@ from streams.contract.task.parts import Training, is_under, travels
 from streams.contract.weights import payload
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SUFFIX = "_lora"
+BLOCK = 1 << 20  # numbers of a product that are in memory
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -105,32 +106,55 @@ def _moved(weight: np.ndarray, factor: np.ndarray, base: str, name: str) -> np.n
     columns = weight.size // max(rows, 1)
     if factor.ndim != 2 or len(factor) != rows or factor.shape[1] > columns:
         raise ValueError(f"a factor {factor.shape} does not fit {name} {weight.shape}")
-    product = np.zeros((rows, columns), np.float32)
-    for k, column in enumerate(factor.astype(np.float32).T):
-        product += np.multiply.outer(column, _direction(base, name, factor.shape[1], k, columns))
-    step = product.reshape(weight.shape)
-    # what is not moved keeps its bits: -0.0 + 0.0 is 0.0
-    return np.where(step == 0, weight, weight + step)
+    found, rank = weight.reshape(rows, columns).copy(), factor.shape[1]
+    for at in range(0, rows if factor.any() else 0, size := max(1, BLOCK // max(columns, 1))):
+        steps = factor[at : at + size].astype(np.float32)
+        product = np.zeros((len(steps), columns), np.float32)
+        for k in range(rank):
+            product += np.multiply.outer(steps[:, k], _direction(base, name, rank, k, columns))
+        part = found[at : at + size]
+        np.add(part, product, out=part, where=product != 0)  # -0.0 + 0.0 is 0.0
+    return found.reshape(weight.shape)
 
 
 def add_factors(model: "nn.Module", factors: Tensors, base: str) -> None:
     """Put factors, by their names, beside the weights of a model, which are no parameters from then
-    on: each forward pass adds the products to them. Needs torch."""
+    on. A linear layer adds what its factor answers; for others each forward pass of the model adds
+    the product to the weight. Needs torch."""
     import torch
 
-    places = []
+    sums = []
     for name, factor in factors.items():
         path, _, leaf = name.removesuffix(SUFFIX).rpartition(".")
         layer, learned = model.get_submodule(path), torch.nn.Parameter(torch.tensor(factor))
         weight = layer.get_parameter(leaf).detach()
-        fixed = directions(base, name.removesuffix(SUFFIX), factor.shape[1], weight[0].numel())
+        fixed = torch.from_numpy(
+            directions(base, name.removesuffix(SUFFIX), factor.shape[1], weight[0].numel())
+        )
         delattr(layer, leaf)
+        setattr(layer, leaf, weight)
         layer.register_parameter(leaf + SUFFIX, learned)
-        places.append((layer, leaf, weight, learned, torch.from_numpy(fixed)))
+        if is_linear(layer):
+            layer.register_forward_hook(partial(_answer, learned, fixed))
+        else:
+            sums.append((layer, leaf, weight, learned, fixed))
 
     def add(*_: object) -> None:
-        for layer, leaf, weight, learned, fixed in places:
+        for layer, leaf, weight, learned, fixed in sums:
             setattr(layer, leaf, weight + (learned @ fixed).view_as(weight))
 
-    if places:
+    if sums:
         model.register_forward_pre_hook(add)
+
+
+def is_linear(layer: "nn.Module") -> bool:
+    """Whether a layer needs no sum of its weight and the product in memory."""
+    import torch
+
+    return type(layer) is torch.nn.Linear  # others read the weights of classes of it
+
+
+def _answer(
+    learned: "Tensor", fixed: "Tensor", _layer: object, given: "tuple[Tensor]", answer: "Tensor"
+) -> "Tensor":
+    return answer + given[0] @ fixed.T @ learned.T

@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from streams.contract.task import Training
+from streams.contract.weights import part as part_module
 from streams.contract.weights.part import SUFFIX, Part, add_factors, directions, merged
 
 NAME = "layer.weight"
@@ -52,6 +53,18 @@ def test_a_factor_of_zeros_changes_no_bit(layer: tuple[np.ndarray, list[np.ndarr
     weight, (factor,) = layer
     for zero in (np.zeros_like(factor), -np.zeros_like(factor)):
         assert moved(weight, zero).tobytes() == weight.tobytes()
+    factor[0] = 0
+    assert moved(weight, factor)[0].tobytes() == weight[0].tobytes()
+
+
+def test_a_large_weight_is_made_in_parts_of_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0)
+    weight, factor = (noise.normal(0, 1, (20, n)).astype(np.float32) for n in (30, 4))
+    found = [moved(weight, factor)]
+    for size in (1, 100):
+        monkeypatch.setattr(part_module, "BLOCK", size)
+        found.append(moved(weight, factor))
+    assert len({each.tobytes() for each in found}) == 1
 
 
 @given(layers(count=3))
