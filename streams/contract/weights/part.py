@@ -5,13 +5,13 @@ A tensor that devices train and share travels as it is. In place of a weight in 
 rows, the other dimensions taken as m columns, B (n, rank), which begins at zero. The weight is then
 that of the base plus B A (LoRA: Hu et al. 2021, arXiv 2106.09685). A (rank, m) does not travel: its
 entries are 1 and -1 over the root of the rank, by a hash of the base's and the weight's name, so
-that each version has other directions and all sides have the same. A A-transposed is the identity
-on average, so a learning rate means what it means without factors.
+that each version has other directions and all sides have the same. A-transposed A is the identity
+on average, so a step of a weight is on average the one without factors, at the same learning rate.
 
 A stays as it is, because then a weight is linear in what is averaged (FFA-LoRA: Sun et al. 2024,
-arXiv 2403.12313): the mean, the median and the half of the way of the factors are those of the
-products, clipping and noise are those of an update, and half of the bytes are sent. Where A learns,
-the product of two means is not the mean of the products.
+arXiv 2403.12313): the mean of the factors and half of the way to them are those of the products,
+and half of the bytes are sent. Where A learns, the product of two means is not the mean of the
+products. Norms, medians, clip and noise are of the factors.
 
 Products are sums of outer products, one number at a time in float32, so that they are the same bits
 on every machine: a delta of a release has factors in place of the weights.

@@ -343,10 +343,12 @@ def test_an_update_has_the_names_that_were_sent(part: test_resume.Rig) -> None:
     assert {n for n in after if after[n].tobytes() != before[n].tobytes()} == LAST
 
 
+@pytest.mark.parametrize("settings", [{}, {"train_only": (), "lora": {"0": 2, "4": 2}}])
 @pytest.mark.parametrize("point", ["round-step-3", "round-step-5", "round-step-6"])
 def test_a_run_that_dies_is_gone_on_with_to_the_same_result(
-    part: test_resume.Rig, point: str
+    part: test_resume.Rig, point: str, settings: dict[str, object]
 ) -> None:
+    part.task = training(part.task, **settings)
     first = part.served().model
     assert part.resumed("whole").run().promote
     undisturbed = part.served()
