@@ -32,10 +32,11 @@ from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
 from streams.contract.weights import payload
-from streams.contract.weights.part import SUFFIX, Part, add_factors
+from streams.contract.weights.part import SUFFIX, Part
 from streams.contract.work import AgentRequest
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
+from streams.learning.factors import add_factors
 from streams.learning.learning import build_model, fit, load_state, segment_loss
 from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key

@@ -30,7 +30,7 @@ from streams.contract.errors import TidewheelError
 from streams.contract.task import MINIMUM_SAMPLES, Task, learns, load_task
 from streams.contract.task.metrics import metric_of, value
 from streams.contract.weights import payload
-from streams.contract.weights.part import SUFFIX, Part, Tensors, add_factors, is_linear
+from streams.contract.weights.part import SUFFIX, Part, Tensors
 from streams.contract.work import (
     COMPARED,
     CONFUSED,
@@ -44,6 +44,7 @@ from streams.contract.work import (
 )
 from streams.learning import learning
 from streams.learning.clipping import clipped
+from streams.learning.factors import add_factors, is_linear
 from streams.learning.interpolation import SHARE, interpolated
 
 EVALUATED = 1024  # rows, where there is memory for them

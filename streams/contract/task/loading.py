@@ -1,18 +1,15 @@
 """Importing a task file, and checking its models."""
 
-import copy
 import hashlib
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from streams.contract.errors import TaskError
 from streams.contract.task.description import Task
 from streams.contract.task.onnx_file import OnnxFile
-from streams.contract.task.parts import is_under, learns
 
 
 def load_task(reference: str) -> Task:
@@ -103,7 +100,6 @@ def check_model(task: Task) -> None:
                 f"it must give {expected}"
             )
     _check_named_modules(task)
-    _check_factors(task)
 
 
 def _check_named_modules(task: Task) -> None:
@@ -128,42 +124,3 @@ def _check_named_modules(task: Task) -> None:
         raise TaskError(
             f"task {task.name!r}: nothing that training.train_only trains is in training.shared"
         )
-
-
-def _check_factors(task: Task) -> None:
-    """Each module of lora holds a weight of which a factor is smaller, and that is not trained as a
-    whole; and the model answers with factors as with the weights that they give."""
-    import torch
-
-    from streams.contract.weights.part import SUFFIX, Part, add_factors, ranks
-
-    training = task.training
-    if isinstance(task.build_model, OnnxFile) or not training.lora:
-        return
-    where, model = f"task {task.name!r}: training.lora", task.build_model().eval()
-    exact = replace(training, payload="float32")
-    part = Part(exact, "", {name: t.numpy() for name, t in model.state_dict().items()})
-    found = ranks(training, part.weights)
-    for module in training.lora:
-        if not any(is_under(name, [module]) for name in found):
-            raise TaskError(f"{where} names {module!r}, in which is no weight of two dimensions")
-    for name, rank in found.items():
-        if (columns := part.weights[name][0].size) <= rank:
-            raise TaskError(
-                f"{where}: rank {rank} saves nothing of {name!r}, with {columns} inputs"
-            )
-        if learns(name, training):
-            raise TaskError(f"{where}: {name!r} is in training.train_only, too")
-    seeded = torch.Generator().manual_seed(0)
-    factors = {}
-    for name in found:
-        factor = torch.randn(part.first[name + SUFFIX].shape, generator=seeded).numpy()
-        factors[name + SUFFIX] = 0.1 * factor * part.weights[name].std()
-    probe = torch.randn((2, *task.segment_shape), generator=seeded)
-    factored = copy.deepcopy(model)
-    add_factors(factored, factors, "")
-    model.load_state_dict({n: torch.from_numpy(t) for n, t in part.whole(factors).items()})
-    with torch.no_grad():
-        answers, expected = factored(probe), model(probe)
-    if not (answers - expected).abs().max() <= 1e-3 * expected.abs().max():
-        raise TaskError(f"{where}: a layer does not read its weight anew each time, or shares it")

@@ -20,16 +20,12 @@ on every machine: a delta of a release has factors in place of the weights.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from functools import cached_property
 
 import numpy as np
 
 from streams.contract.task.parts import Training, is_under, travels
 from streams.contract.weights import payload
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 SUFFIX = "_lora"
 BLOCK = 1 << 20  # numbers of a product that are in memory
@@ -115,46 +111,3 @@ def _moved(weight: np.ndarray, factor: np.ndarray, base: str, name: str) -> np.n
         part = found[at : at + size]
         np.add(part, product, out=part, where=product != 0)  # -0.0 + 0.0 is 0.0
     return found.reshape(weight.shape)
-
-
-def add_factors(model: "nn.Module", factors: Tensors, base: str) -> None:
-    """Put factors, by their names, beside the weights of a model, which are no parameters from then
-    on. A linear layer adds what its factor answers; for others each forward pass of the model adds
-    the product to the weight. Needs torch."""
-    import torch
-
-    sums = []
-    for name, factor in factors.items():
-        path, _, leaf = name.removesuffix(SUFFIX).rpartition(".")
-        layer, learned = model.get_submodule(path), torch.nn.Parameter(torch.tensor(factor))
-        weight = layer.get_parameter(leaf).detach()
-        fixed = torch.from_numpy(
-            directions(base, name.removesuffix(SUFFIX), factor.shape[1], weight[0].numel())
-        )
-        delattr(layer, leaf)
-        setattr(layer, leaf, weight)
-        layer.register_parameter(leaf + SUFFIX, learned)
-        if is_linear(layer):
-            layer.register_forward_hook(partial(_answer, learned, fixed))
-        else:
-            sums.append((layer, leaf, weight, learned, fixed))
-
-    def add(*_: object) -> None:
-        for layer, leaf, weight, learned, fixed in sums:
-            setattr(layer, leaf, weight + (learned @ fixed).view_as(weight))
-
-    if sums:
-        model.register_forward_pre_hook(add)
-
-
-def is_linear(layer: "nn.Module") -> bool:
-    """Whether a layer needs no sum of its weight and the product in memory."""
-    import torch
-
-    return type(layer) is torch.nn.Linear  # others read the weights of classes of it
-
-
-def _answer(
-    learned: "Tensor", fixed: "Tensor", _layer: object, given: "tuple[Tensor]", answer: "Tensor"
-) -> "Tensor":
-    return answer + given[0] @ fixed.T @ learned.T

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from streams.contract.errors import TaskError
 from streams.contract.task import (
@@ -133,59 +131,6 @@ def test_modules_that_are_to_be_shared_must_be_there_and_some_trained() -> None:
     check_model(replace(task, training=Training(train_only=("4",), shared=("0", "4"))))
     with pytest.raises(TaskError, match=r"nothing that training.train_only trains"):
         check_model(replace(task, training=Training(train_only=("4",), shared=("0",))))
-
-
-def deep() -> nn.Module:
-    """Fifty layers: what is larger by a half in each is infinite in the last."""
-    layers = [each for _ in range(50) for each in (nn.Linear(40, 40), nn.Tanh(), nn.LayerNorm(40))]
-    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(40, 3))
-
-
-@pytest.mark.parametrize("build", [task.build_model, deep])
-@pytest.mark.parametrize("payload", ["float32", "float16"])
-def test_factors_of_any_layers_are_sound(build: Any, payload: Any) -> None:
-    training = Training(lora={"": 3}, payload=payload)
-    check_model(replace(task, build_model=build, training=training))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"lora": {"head": 2}}, r"lora names 'head', in which is no weight of two dimensions"),
-        ({"lora": {"4": 8}}, r"rank 8 saves nothing of '4.weight', with 8 inputs"),
-        ({"lora": {"4": 2}, "train_only": ("4",)}, r"'4.weight' is in training.train_only, too"),
-        ({"lora": {"4": 2}, "shared": ("4",)}, r"training.lora and training.shared: give one"),
-        ({"lora": {"4": 0}}, r"training.lora must be a whole number from 1, not 0"),
-        ({"lora": ("4",)}, r"training.lora must be ranks by names of modules"),
-    ],
-)
-def test_factors_that_cannot_be_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(TaskError, match=message):
-        check_model(replace(task, training=Training(**settings)))  # type: ignore[arg-type]
-
-
-class Kept(nn.Linear):
-    """Reads its weight by another name."""
-
-    def __init__(self) -> None:
-        super().__init__(40, 3)
-        self.kept = self.weight.detach()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.kept.T
-
-
-def tied() -> nn.Module:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(40, 40), nn.Linear(40, 40), nn.Linear(40, 3))
-    model[2].weight = model[1].weight
-    return model
-
-
-@pytest.mark.parametrize("build", [tied, lambda: nn.Sequential(nn.Flatten(), Kept())])
-def test_factors_of_layers_that_would_not_learn_are_refused(build: Any) -> None:
-    check_model(replace(task, build_model=build))
-    with pytest.raises(TaskError, match="does not read its weight anew each time, or shares it"):
-        check_model(replace(task, build_model=build, training=Training(lora={"1": 2})))
 
 
 @pytest.mark.parametrize(

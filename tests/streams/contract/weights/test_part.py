@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch import nn
 
-from streams.contract.task import Training
 from streams.contract.weights import part as part_module
-from streams.contract.weights.part import SUFFIX, Part, add_factors, directions, merged
+from streams.contract.weights.part import SUFFIX, directions, merged
 
 NAME = "layer.weight"
 FLOATS = st.floats(-8, 8, width=32)
@@ -101,31 +98,3 @@ def test_directions_are_the_same_on_every_machine() -> None:
 def test_a_factor_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"does not fit layer\.weight"):
         moved(np.zeros((2, 4, 2), np.float32), np.zeros(shape, np.float32))
-
-
-LAYERS = {
-    "linear": (lambda: nn.Linear(6, 4), (3, 6)),
-    "convolution": (lambda: nn.Conv1d(2, 4, 3), (3, 2, 9)),
-    "groups": (lambda: nn.Conv2d(4, 4, 3, groups=2), (3, 4, 5, 5)),
-    "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True), (3, 5, 8)),
-}
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_a_model_with_factors_answers_as_the_version_that_they_make(layer: str) -> None:
-    torch.manual_seed(1)
-    build, shape = LAYERS[layer]
-    model, probe = nn.Sequential(build()), torch.randn(shape)
-    state = {name: t.numpy().copy() for name, t in model.state_dict().items()}
-    part = Part(Training(lora={"": 2}), "1-a", state)
-    noise = np.random.default_rng(0)
-    factors = {n: noise.normal(0, 1, t.shape).astype(np.float32) for n, t in part.first.items()}
-    assert len(factors) == (4 if layer == "attention" else 1)
-    whole = {name: torch.from_numpy(t) for name, t in part.whole(factors).items()}
-    expected = torch.func.functional_call(model, whole, probe)
-    add_factors(model, factors, "1-a")
-    for _ in range(2):
-        torch.testing.assert_close(model(probe), expected, rtol=1e-4, atol=1e-4)
-    assert {n for n, p in model.named_parameters() if n.endswith(SUFFIX)} == factors.keys()
-    model(probe).sum().backward()
-    assert all(model.get_parameter(name).grad is not None for name in factors)
