@@ -2,6 +2,7 @@
 
     rounds    a round of 5.2 M parameters beside stock Flower's, and the ServerApp's memory
     spread    from an announced version of 5.2 M parameters to 20 devices that serve it
+    low_rank  bytes of a round and of a release of 5.2 M parameters, by what learns
     int8      examples/digits in int8 beside float: bytes, p50, accuracy
     install   p50 of answers while a version of 25 M parameters is fetched and installed
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import safetensors.numpy
 import torch
 
 from benchmarks import release
@@ -29,12 +31,14 @@ from edge_client.inference.slots import Slots
 from edge_client.releases.partial_download import Downloads
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.bootstrap.initial_model import prepare
+from federation.evaluation.onnx_runner import run_graph
 from federation.registry.publisher import chunks
 from federation.registry.registry import Registry
-from streams.contract.artifact import without_float
+from streams.contract.artifact import GRAPH, LEARNED, WEIGHTS, pack, without_float
 from streams.contract.decisions import Delivery
 from streams.contract.task import Task, load_task
 from streams.contract.topics import ARTIFACTS, topic_name, topic_specs
+from streams.contract.weights import delta, payload
 from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import fetch
 from streams.kafka.producer import Producer
@@ -106,6 +110,39 @@ def _anonymous(status: str) -> float:
 
 def spread(bench: Bench) -> None:
     release.measure(bench, release.Server(bench.place("state"), LARGE), bench.size(20, 4), 10.0)
+
+
+def low_rank(bench: Bench) -> None:
+    server = release.Server(bench.place("low-rank"), LARGE)
+    task, base, size = server.task, server.serving, len(safetensors.numpy.save(server.first))
+    held = stack(task, [segments_of_device(task, name) for name in task.device_names("held-out")])
+    kinds: dict[str, dict[str, object]] = {
+        "all weights": {}, "the last layer": {"train_only": ("5",)},
+        "rank 8 of each layer": {"lora": {"": 8}},
+    }  # fmt: skip
+    rows, kind = list[list[Cell]](), task.training.payload
+    for name, settings in kinds.items():
+        part = server.part(**settings)
+        learned = server.fine_tuned(1, part)
+        both = (
+            payload.encode_weights(learned, kind),
+            payload.encode_update(learned, part.first, kind),
+        )
+        learned = payload.round_candidate(learned, part.first, kind)
+        files = {LEARNED: payload.to_safetensors(learned, kind)} if part.training.lora else {}
+        whole = part.whole(learned)
+        files |= {**base.files, WEIGHTS: payload.to_safetensors(whole, kind)}
+        about = base.manifest.model_copy(update={"number": 2, "base": base.model, "files": []})
+        made = delta.make(pack(about, files, server.key), base.files)
+        right = task.correct(run_graph(base.files[GRAPH], held.segments, whole), held.labels)
+        numbers = sum(tensor.size for tensor in learned.values())
+        rows.append([name, numbers, sum(map(len, both)), len(made), float(right.mean())])
+    columns = ["what learns", "numbers", "bytes of a round", "bytes of a release", "accuracy"]
+    text = f"Of a device, both ways. A plain float32 state dict has {size:,} bytes."
+    bench.table("5.2 million parameters, by what learns", columns, rows, text)
+    for at, what in ((2, "a round"), (3, "a release")):
+        share = float(rows[2][at]) / float(rows[0][at])  # type: ignore[arg-type]
+        bench.goal(f"bytes of {what} with rank 8 to all weights", share, at_most=0.02)
 
 
 def _prepared(bench: Bench, task: Task, reference: str) -> Registry:
@@ -196,5 +233,5 @@ def install(bench: Bench) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = {f.__name__: f for f in (rounds, spread, int8, install)}
+    parts = {f.__name__: f for f in (rounds, spread, low_rank, int8, install)}
     main("large", parts, ("torch", "flwr", "onnxruntime"))

@@ -117,9 +117,11 @@ def _try_models(task: Task) -> int:
 
     from federation.bootstrap.onnx_export import export_graph, read_graph
     from federation.evaluation.quantization import Quantizer
+    from streams.learning.factors import check_factors
     from streams.learning.learning import build_model, fit, segment_loss
 
     check_model(task)
+    check_factors(task)
     if isinstance(task.build_model, OnnxFile):
         segments = np.zeros((1, *task.segment_shape), np.float32)
         Quantizer(task, segments).int8(read_graph(task, task.build_model).graph, {})

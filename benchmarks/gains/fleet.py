@@ -35,6 +35,7 @@ from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
 from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
+from streams.contract.weights.part import Part
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.drift.detector import compare
 from streams.drift.reference import Reference, observe
@@ -197,8 +198,9 @@ class Installation:
             read = {n: device_metrics.read(task, each, prefix) for n, each in metrics.items()}
             return {name: found for name, found in read.items() if found is not None}
 
-        verdict, candidate = evaluation.judge(served, learned, results, task.margin)
-        return verdict, dict(candidate)
+        carried = Part(training, self.artifact.model, served)
+        verdict, candidate = evaluation.judge(carried, learned, results, task.margin)
+        return verdict, carried.whole(candidate)
 
 
 @cache

@@ -86,7 +86,7 @@ def import_model(
         Path,
         typer.Argument(
             help="The state dict of the task's model, as safetensors or as torch saves it; of a "
-            "task whose model is an OnnxFile another ONNX graph."
+            "task whose model is an OnnxFile another file of ONNX or TorchScript."
         ),
     ],
     state: State = DEFAULT_STATE,

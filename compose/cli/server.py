@@ -46,7 +46,7 @@ def teacher(
         Path,
         typer.Argument(
             help="The state dict of the task's teacher, as safetensors or as torch saves it; of an "
-            "OnnxFile another ONNX graph."
+            "OnnxFile another file of ONNX or TorchScript."
         ),
     ],
     state: State = DEFAULT_STATE,

@@ -19,6 +19,7 @@ from streams.contract.errors import ArtifactError, TidewheelError, UsageError
 from streams.contract.task import Task, check_model, load_task
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import digits
+from streams.learning.factors import check_factors
 from streams.runtime.disk import cache_folder, write_atomic
 from streams.runtime.key_files import create_key, load_public_key
 
@@ -33,6 +34,7 @@ CHANGED = (
 def look(task: Task, say: Say) -> None:
     """Build the task's models and look at some of its data, before anything is started or made."""
     check_model(task)
+    check_factors(task)
     check_quickly(task, say)
 
 

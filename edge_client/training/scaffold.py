@@ -41,7 +41,6 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from streams.contract.task import Task, travels
 from streams.contract.work import TrainerJob
 from streams.learning.optimizers import MOMENTUM
 from streams.runtime.disk import write_atomic
@@ -150,15 +149,12 @@ class Steered:
     correction: Tensors
 
     @classmethod
-    def of(
-        cls, task: Task, job: TrainerJob, model: nn.Module, received: Tensors
-    ) -> "Steered | None":
+    def of(cls, job: TrainerJob, model: nn.Module, received: Tensors) -> "Steered | None":
         """Return the request's; None if its run is without, or it is the device's own."""
         request = job.request
         if not request.scaffold or not job.scaffold:
             return None
-        names = [n for n, _ in model.named_parameters() if travels(n, task.training)]
-        mine = {name: received[name] for name in names}
+        mine = {name: received[name] for name, _ in model.named_parameters() if name in received}
         before = read(Path(job.scaffold))
         found = correction(before, request.run, request.round, mine)
         zero = {name: np.zeros_like(value) for name, value in mine.items()}

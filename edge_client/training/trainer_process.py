@@ -27,9 +27,10 @@ from edge_client.samples.sample_file import read_all
 from edge_client.training import adapter_fit, local_layers
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
-from streams.contract.task import MINIMUM_SAMPLES, Task, is_under, load_task, travels
+from streams.contract.task import MINIMUM_SAMPLES, Task, learns, load_task
 from streams.contract.task.metrics import metric_of, value
 from streams.contract.weights import payload
+from streams.contract.weights.part import SUFFIX, Part, Tensors
 from streams.contract.work import (
     COMPARED,
     CONFUSED,
@@ -43,26 +44,34 @@ from streams.contract.work import (
 )
 from streams.learning import learning
 from streams.learning.clipping import clipped
+from streams.learning.factors import add_factors, is_linear
 from streams.learning.interpolation import SHARE, interpolated
 
 EVALUATED = 1024  # rows, where there is memory for them
 IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 
 
-def rows_at_once(task: Task, model: torch.nn.Module, *, trains: bool) -> int | None:
+def rows_at_once(
+    task: Task, model: torch.nn.Module, factors: Tensors, *, trains: bool
+) -> int | None:
     """Return how many rows are in memory at a time, so that the process stays within
     `Training.memory_mb`; None for any number. Less than 1: not even one fits.
 
     Beside the rows there are, of what learns, the gradients, the optimizer's state, the weights
-    that `proximal` keeps, and twice the update; or for an evaluation the compared weights.
+    that `proximal` keeps, and twice the update, and of most weights with a factor the sum and its
+    gradient; or for an evaluation the compared weights.
     """
     limit = 1_000_000 * task.training.memory_mb
     if not limit:
         return None
     sizes = {name: p.nbytes for name, p in model.named_parameters()}
-    learns = sum(size for name, size in sizes.items() if is_under(name, task.training.train_only))
+    learned = sum(size for name, size in sizes.items() if learns(name, task.training))
+    learned += sum(factor.nbytes for factor in factors.values())
     copies = 4 + (task.training.proximal > 0) + (task.training.optimizer == "adamw")
-    fixed = copies * learns if trains else 4 * sum(sizes.values())
+    weights = [name.removesuffix(SUFFIX) for name in factors]
+    modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+    sums = 2 * sum(sizes[name] for name in weights if not is_linear(modules[name]))
+    fixed = copies * learned + sums if trains else 4 * sum(sizes.values())
     row = learning.bytes_per_row(model, np.zeros((2, *task.segment_shape), np.float32))
     return int((limit - psutil.Process().memory_info().rss - fixed) // row)
 
@@ -129,22 +138,24 @@ def _against_served(
     task: Task,
     job: TrainerJob,
     model: torch.nn.Module,
-    received: Mapping[str, np.ndarray],
+    part: Part,
+    learned: Tensors,
     rows: Rows,
 ) -> dict[str, float]:
-    """Return the metrics of the received weights beside the served ones, and of those at
-    `SHARE` of the way, see streams.contract.work. `model` answers with each in turn."""
+    """Return the metrics of what was learned beside the served weights, and of what is at `SHARE`
+    of the way, see streams.contract.work. `model` answers with each in turn."""
     segments, labels = rows.held_out
 
-    def answered(weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    def answered(weights: Tensors) -> np.ndarray:
         loaded = learning.load_state(model, weights)
         return learning.predict(loaded, segments, rows.at_once) if len(labels) else labels
 
-    served = payload.to_float32(safetensors.numpy.load_file(job.served))
-    between = interpolated(served, received, SHARE)
-    base, whole = answered(served), answered(received)
-    part = answered(payload.round_candidate(between, served, job.request.payload))
-    prefixed = compare(task, (base, part), labels)
+    before = {**part.weights, **part.first}
+    first = {name: before[name] for name in learned}
+    between = interpolated(first, learned, SHARE)
+    between = payload.round_candidate(between, first, job.request.payload)
+    base, whole = answered(part.weights), answered(part.whole(learned))
+    prefixed = compare(task, (base, answered(part.whole(between))), labels)
     found = compare(task, (base, whole), labels)
     return found | {PART + name: value for name, value in prefixed.items()}
 
@@ -158,14 +169,13 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     """Run one request: evaluate the received weights, and for "train" fine-tune them. What was not
     sent is the base's."""
     request = job.request
-    received = payload.to_float32(payload.unpack(block))
-    came = set(received)
-    if request.part:
-        base = payload.to_float32(safetensors.numpy.load_file(job.served))
-        received = payload.round_weights(base, request.payload) | received
-    model = learning.load_state(learning.build_model(task), received)
+    learned = payload.to_float32(payload.unpack(block))
+    served = payload.to_float32(safetensors.numpy.load_file(job.served)) if job.served else learned
+    part = Part(replace(task.training, payload=request.payload), request.base, served)
+    model = learning.load_state(learning.build_model(task), part.whole(learned))
     trains = request.op != "evaluate"
-    at_once = rows_at_once(task, model, trains=trains)
+    factors = {name: t for name, t in {**part.first, **learned}.items() if name.endswith(SUFFIX)}
+    at_once = rows_at_once(task, model, factors, trains=trains)
     if trains and at_once is not None and at_once < 1:
         text = f"not one row fits into {task.training.memory_mb} MB beside the model"
         return WorkReply(device=job.device, base=request.base, error=f"memory: {text}"), b""
@@ -173,7 +183,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         return adapter_fit.adapted(task, job, model, at_once)
     rows = Rows(Path(job.samples), at_once)
     if request.op == "evaluate" and job.served:
-        metrics = _against_served(task, job, model, received, rows)
+        metrics = _against_served(task, job, model, part, learned, rows)
     else:
         metrics = evaluate(task, model, rows)
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
@@ -183,17 +193,19 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
     if samples < MINIMUM_SAMPLES:
         text = f"{samples} samples, {MINIMUM_SAMPLES} are needed"
         return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
-    if request.run != PERSONAL and came != {n for n in received if travels(n, task.training)}:
-        text = "train_only and shared differ from the server's: update the task file"
+    if request.run != PERSONAL and learned.keys() != part.first.keys():
+        text = "train_only, lora and shared differ from the server's: update the task file"
         return reply.model_copy(update={"error": f"other-part: {text}"}), b""
-    return _trained(task, job, model, received, rows, reply, at_once)
+    return _trained(task, job, model, part, learned, factors, rows, reply, at_once)
 
 
 def _trained(
     task: Task,
     job: TrainerJob,
     model: torch.nn.Module,
-    received: dict[str, np.ndarray],
+    part: Part,
+    received: Tensors,
+    factors: Tensors,
     rows: Rows,
     reply: WorkReply,
     at_once: int | None,
@@ -202,11 +214,13 @@ def _trained(
     request, metrics = job.request, dict(reply.metrics)
     segments, labels, row_weights = rows.train
     started, stop = time.monotonic(), Path(job.stop)
-    start = received | local_layers.read(task, Path(job.own), received)
+    start = part.whole({name: t for name, t in received.items() if name not in factors})
+    start |= local_layers.read(task, Path(job.own), start)
     learning.load_state(model, start)
+    add_factors(model, factors, request.base)
     personal = request.run == PERSONAL
     mine = replace(task, augment=None) if personal else task
-    steered = Steered.of(task, job, model, received)
+    steered = Steered.of(job, model, received)
     with learning.rows_used(model) as used:
         fitted = learning.fit(
             model,
@@ -219,7 +233,7 @@ def _trained(
             optimizer=task.training.optimizer,
             proximal=task.training.proximal,
             correction=steered.correction if steered is not None else None,
-            train_only=task.training.train_only,
+            train_only=(*task.training.train_only, *factors),
             # `clipped` puts the received statistics back: weights must be trained for those.
             keep_statistics=task.training.privacy is not None and not personal,
             at_once=at_once,
@@ -236,14 +250,15 @@ def _trained(
         "true_labels": float(rows.true_labels),
     }
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    for name, read in used.items():  # weight decay moves those that no sample used
-        trained[name][~read] = start[name][~read]
+    for name in used.keys() & trained.keys():  # weight decay moves rows that no sample used
+        trained[name][~used[name]] = start[name][~used[name]]
     if steered is not None:
         steered.remember(trained, fitted.steps)
-    if not personal:  # it leaves the device
+    if personal:
+        trained = part.whole(trained)
+    else:  # it leaves the device
         local_layers.save(task, Path(job.own), trained)
-        trained = {n: tensor for n, tensor in trained.items() if travels(n, task.training)}
-        received = {n: received[n] for n in trained}
+        trained = {name: trained[name] for name in received}
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
     block = payload.encode_update(trained, received, request.payload)

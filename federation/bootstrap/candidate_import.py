@@ -26,7 +26,7 @@ from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
 from federation.registry.registry import Registry
-from streams.contract.artifact import GRAPH, WEIGHTS, Manifest, pack
+from streams.contract.artifact import GRAPH, LEARNED, WEIGHTS, Manifest, pack
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.weights import payload
@@ -72,6 +72,7 @@ def import_candidate(
         WEIGHTS: payload.to_safetensors(weights, task.training.payload),
         GRAPH: base.files[GRAPH] if graph is None else graph,
     }
+    files.pop(LEARNED, None)
     artifact = registry.add(pack(manifest, quantizer.release(files, weights), key))
     failpoint("import-step-2")
     reason = f"{path.name} was imported: {verdict.reason}"

@@ -29,7 +29,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap import dataset, first_models, onnx_export, weights_file
+from federation.bootstrap import dataset, first_models, onnx_export, torchscript, weights_file
 from federation.bootstrap.dataset import Segments, TeacherWindows, group, make_reference, stack
 from federation.bootstrap.first_models import (
     WINDOWS_PER_BATCH,
@@ -150,7 +150,7 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
     parts = (learning, onnx_export, onnx_runner, quantization, reference, dataset, first_models)
-    sources |= {__file__, *(str(part.__file__) for part in (*parts, weights_file))}
+    sources |= {__file__, *(str(part.__file__) for part in (*parts, torchscript, weights_file))}
     settings = [
         task.version,
         task.quantize,

@@ -6,6 +6,7 @@ graph is exported once per task version, without values, and all weights fit it.
 """
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
@@ -16,6 +17,7 @@ import onnx
 import torch
 from torch import nn
 
+from federation.bootstrap import torchscript
 from federation.evaluation.onnx_runner import INPUT, OUTPUT, run_graph
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import TaskError
@@ -86,14 +88,22 @@ def _quiet() -> Iterator[None]:
 
 
 def read_graph(task: Task, file: OnnxFile) -> OnnxModule:
-    """Return the model of a file of ONNX; raise TaskError unless the graph has all that it needs in
-    itself and answers segments of the task. Nothing runs before the first has been seen."""
+    """Return the model of a file of ONNX or TorchScript; raise TaskError unless the graph has all
+    that it needs in itself and answers segments of the task. Nothing runs before the first has been
+    seen."""
     data, where = file.read(), f"task {task.name!r}: {file.path}"
+    digest = hashlib.sha256(data).hexdigest()
+    if data.startswith(torchscript.MAGIC):
+        try:
+            with _quiet():
+                data = torchscript.to_onnx(task, data, file)
+        except Exception as exc:  # zip's, torch's, the exporter's, or of the task's functions
+            raise TaskError(f"{where} is no TorchScript that can be used: {_line(exc)}") from exc
     try:
         found = onnx.load_from_string(data)
         tensors = list(_tensors(found))
     except Exception as exc:  # protobuf's own
-        raise TaskError(f"{where} is no ONNX graph: {_line(exc)}") from exc
+        raise TaskError(f"{where} is no ONNX graph, nor TorchScript: {_line(exc)}") from exc
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in tensors):
         raise TaskError(f"{where} has weights in other files: save it as one file")
     if unknown := {each.domain for each in found.opset_import} - DOMAINS:
@@ -101,7 +111,7 @@ def read_graph(task: Task, file: OnnxFile) -> OnnxModule:
     probe = torch.zeros(2, *task.segment_shape)
     try:
         onnx.checker.check_model(found)
-        model = OnnxModule(data, file)
+        model = OnnxModule(data, file, digest)
         shape = tuple(model(probe).shape)
     except Exception as exc:  # the checker's, onnxruntime's, or of the task's functions
         raise TaskError(f"{where} fails on segments {tuple(probe.shape)}: {_line(exc)}") from exc

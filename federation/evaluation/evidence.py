@@ -26,6 +26,7 @@ from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
 from streams.contract.task.metrics import gain, measured, metric_of
 from streams.contract.weights import payload
+from streams.contract.weights.part import Part
 from streams.contract.window_report import JUDGING
 from streams.contract.work import PART
 from streams.learning.interpolation import SHARE, interpolated
@@ -59,20 +60,20 @@ class CandidateEvaluation:
         return accuracy.score(self.task, outputs, self.held_out.labels)
 
     def judge(
-        self, first: Tensors, learned: Tensors, results: Callable[[str], Results], margin: float
+        self, carried: Part, learned: Tensors, results: Callable[[str], Results], margin: float
     ) -> tuple[Verdict, Tensors]:
-        """Return the gate's verdict, and the weights that it is about: the learned ones, or those
-        at a part of the way from the served ones, `first`, to them.
+        """Return the gate's verdict, and what it is about of the weights that were `carried`: the
+        learned ones, or those at a part of the way to them.
 
         results: the devices' comparisons by the prefix of their metrics.
         """
-        training = self.task.training
-        whole = results("")
-        between = interpolated(first, learned, SHARE)
-        part, of_part = payload.round_candidate(between, first, training.payload), results(PART)
-        chosen = choose_step(self.task, of_part, whole, self._on_held_out(part, learned).rows)
+        kind, whole, of_part = self.task.training.payload, results(""), results(PART)
+        between = interpolated(carried.first, learned, SHARE)
+        part = payload.round_candidate(between, carried.first, kind)
+        either = carried.whole(part), carried.whole(learned)
+        chosen = choose_step(self.task, of_part, whole, self._on_held_out(*either).rows)
         candidate, devices = (learned, whole) if chosen.whole else (part, of_part)
-        verdict = self.decide(first, candidate, devices, margin)
+        verdict = self.decide(dict(carried.weights), either[chosen.whole], devices, margin)
         way = "; half of the learned change is applied"
         return replace(
             verdict,

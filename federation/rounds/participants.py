@@ -311,7 +311,8 @@ class Participants:
     @property
     def _part(self) -> bool:
         """Whether a round carries a part of the weights."""
-        return bool(self.task.training.train_only or self.task.training.shared)
+        training = self.task.training
+        return bool(training.train_only or training.shared or training.lora)
 
     @property
     def _fewest(self) -> int:

@@ -13,11 +13,12 @@ from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
 from federation.registry.registry import Registry
 from federation.rounds.event_log import EventLog
-from streams.contract.artifact import WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import LEARNED, WEIGHTS, Artifact, Manifest, pack
 from streams.contract.errors import ProcessFailed
 from streams.contract.signing import key_id
 from streams.contract.task import Task
 from streams.contract.weights import payload
+from streams.contract.weights.part import SUFFIX, Part
 from streams.runtime.failpoints import Failpoint
 
 
@@ -45,7 +46,8 @@ class Promotion:
 
     def promote(
         self,
-        weights: Tensors,
+        carried: Part,
+        learned: Tensors,
         base: Artifact,
         verdict: Verdict,
         metrics: dict[str, float],
@@ -71,9 +73,13 @@ class Promotion:
             key="",
             files=[],
         )
-        data = payload.to_safetensors(weights, self.task.training.payload)
-        # the graph and the drift reference are the base's
-        files = quantizer.release({**base.files, WEIGHTS: data}, weights)
+        weights, kind = carried.whole(learned), self.task.training.payload
+        files = dict(base.files)  # the graph and the drift reference are the base's
+        files.pop(LEARNED, None)
+        if any(name.endswith(SUFFIX) for name in learned):
+            files = {LEARNED: payload.to_safetensors(learned, kind), **files}
+        files[WEIGHTS] = payload.to_safetensors(weights, kind)
+        files = quantizer.release(files, weights)
         artifact = self.registry.add(pack(manifest, files, self.key))
         self.failpoint("round-step-7")
         self._decide(artifact, verdict.reason, metrics, run)

@@ -13,8 +13,8 @@
     7 sign, store
     8 decide on the candidate, which the controller offers to a few devices first (rollout.py)
 
-Weights are those that travel (streams.contract.task.travels), from sending to the candidate; it and
-what is evaluated have the base's others.
+Weights are those that travel (streams.contract.weights.part), from sending to the candidate; what
+is evaluated and released is the whole of a version with them.
 
 The controller resumes a dead run in a new run from its last checkpoint: after a crash in 1 to 3 the
 round is repeated, from the same weights and seed; after 4 and 5 the next round follows; after 6 and
@@ -59,8 +59,9 @@ from streams.contract.errors import (
     TidewheelError,
     UsageError,
 )
-from streams.contract.task import Task, travels
+from streams.contract.task import Task
 from streams.contract.weights import payload
+from streams.contract.weights.part import Part
 from streams.contract.work import Work
 from streams.learning.clipping import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -151,9 +152,8 @@ class FederatedRun:
         evaluation = CandidateEvaluation(
             self.task, base, held_out, self.recent, audit, quantizer=quantizer
         )
-        self._rest = {n: t for n, t in served.items() if not travels(n, self.task.training)}
-        # Sorted, because safetensors changes the order, and sums would differ in the last bits.
-        first = self._parked({n: served[n] for n in sorted(served) if n not in self._rest})
+        self._carried = Part(self.task.training, base.model, self._parked(served))
+        first = self._carried.first
         del served
         done, weights = self._resume(first, evaluation)
         self.failpoint("round-step-1")
@@ -177,7 +177,7 @@ class FederatedRun:
         del as_released
         self._promotion.check_key()
         with self._part("run.gate", self.settings.rounds):
-            verdict, weights = self._evaluate(first, weights, evaluation)
+            verdict, weights = self._evaluate(weights, evaluation)
         if self._updates:  # a run that was resumed after its last round has none of its own
             verdict = replace(verdict, reason=f"{verdict.reason}; {self._made_of()}")
         self.failpoint("round-step-6")
@@ -190,8 +190,9 @@ class FederatedRun:
         if verdict.promote and serving is not None:
             counts = self._intake.counts
             self._promotion.promote(
-                weights, serving, verdict, metrics, counts, quantizer, run=run, rounds=rounds
-            )
+                self._carried, weights, serving, verdict, metrics, counts, quantizer, run=run,
+                rounds=rounds,
+            )  # fmt: skip
         else:
             about: dict[str, Any] = {"round": rounds, "rounds": rounds, "base": base.model}
             self.journal.publish("rejected", reason=verdict.reason, metrics=metrics, **about)
@@ -264,7 +265,7 @@ class FederatedRun:
         self.failpoint("round-step-3")
         self._save(number, averaged, evaluation)
         self.failpoint("round-step-4")
-        central = evaluation.central({**self._rest, **averaged})
+        central = evaluation.central(self._carried.whole(averaged))
         metrics = {"held_out": central.value, "held_out_segments": central.of}
         self.journal.publish("evaluated", metrics=metrics, **about)
         self.failpoint("round-step-5")
@@ -384,7 +385,7 @@ class FederatedRun:
             task=self.task.name,
             task_version=self.task.version,
             base=base,
-            part=bool(self._rest),
+            part=not self._carried.is_all,
             epochs=s.epochs,
             batch_size=self.task.training.batch_size,
             learning_rate=s.learning_rate,
@@ -398,21 +399,21 @@ class FederatedRun:
         )
 
     def _evaluate(
-        self, first: Tensors, learned: Tensors, evaluation: CandidateEvaluation
+        self, learned: Tensors, evaluation: CandidateEvaluation
     ) -> tuple[Verdict, Tensors]:
         """Evaluate what was learned on the devices and centrally; return the verdict, and the
-        complete weights that it is about: these, or those at a part of the way."""
+        weights that it is about: these, or those at a part of the way."""
         number, base = self.settings.rounds, evaluation.base.model
         nodes, deadline = self.fleet.nodes(), self.settings.round_deadline_s
         work = self._work(number, base, len(nodes))
         answers = self._collector.evaluate(nodes, work, learned, deadline)
         verdict, candidate = evaluation.judge(
-            {**self._rest, **first}, {**self._rest, **learned},
-            partial(self._intake.device_results, answers), self.settings.margin,
+            self._carried, learned, partial(self._intake.device_results, answers),
+            self.settings.margin,
         )  # fmt: skip
         metrics = dict(verdict.evidence)
         self.journal.publish("evaluated", round=number, rounds=number, base=base, metrics=metrics)
-        return verdict, {**candidate, **self._rest}
+        return verdict, candidate
 
 
 def _updates_in(answers: Sequence[Reply]) -> int:

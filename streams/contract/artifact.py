@@ -37,7 +37,8 @@ MAGIC = b"TWARTF01"
 WEIGHTS = "weights.safetensors"
 GRAPH = "graph.onnx"  # of a model that learns without the weights, see learning.onnx_session
 INT8 = "int8.safetensors"  # the quantized graph with its weights
-FLOAT = (WEIGHTS, GRAPH)  # what a device needs beside INT8 to train
+LEARNED = "learned.safetensors"  # what a run with `Training.lora` carried, see weights.part
+FLOAT = (LEARNED, WEIGHTS, GRAPH)  # what a device needs beside INT8 to train
 DRIFT = "drift.json"  # drift.Reference; missing in older artifacts
 PROBE = "probe.safetensors"  # of a model: inputs (n, channels, samples), outputs (n, outputs)
 MAX_MANIFEST = 1 << 20
@@ -222,7 +223,12 @@ def _files(manifest: Manifest, body: bytes) -> dict[str, bytes]:
     for entry in entries:
         data = body[at : at + entry.size]
         at += entry.size
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise ArtifactError("digest", f"{entry.name} differs from its digest in the manifest")
-        files[entry.name] = data
+        files[entry.name] = check_file(entry, data)
     return files
+
+
+def check_file(entry: FileEntry, data: bytes) -> bytes:
+    """Return the bytes of a file of the manifest; raise ArtifactError for others."""
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise ArtifactError("digest", f"{entry.name} differs from its digest in the manifest")
+    return data

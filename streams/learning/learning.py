@@ -68,7 +68,7 @@ def fit(
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
     FedProx's mu: mu / 2 times the squared distance from the received weights is added to the loss
     (Li et al. 2020, arXiv 1812.06127). `correction` is added to the gradients of the parameters
-    that it names. `train_only` names the modules that learn, as "head" or
+    that it names. `train_only` names the modules and parameters that learn, as "head" or
     "features.3"; the others keep weights and statistics. With `keep_statistics` layers that have
     running statistics use them, as in evaluation, and leave them unchanged; their weights learn.
     Of a batch at most `at_once` rows are in memory: the gradients of its parts add up to those of
@@ -103,7 +103,7 @@ def fit(
             mean = 0.0
             for part in torch.split(batch, at_once or len(batch)):
                 loss = loss_of(part, generator, batch) if at_once else loss_of(part, generator)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
                 mean += float(loss.detach())
             for parameter, start in zip(parameters, received, strict=False):
                 if parameter.grad is not None:
@@ -119,13 +119,14 @@ def fit(
 
 def _learning(model: nn.Module, train_only: Sequence[str]) -> list[nn.Parameter]:
     """Return the parameters that learn; set the other modules to evaluation mode."""
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not train_only:
-        return [p for p in model.parameters() if p.requires_grad]
+        return [p for _, p in learning]
     for name, module in model.named_modules():
         inside = is_under(name, train_only)
         if not inside and not any(is_under(chosen, [name]) for chosen in train_only):
             module.train(False)
-    return [p for name, p in model.named_parameters() if is_under(name, train_only)]
+    return [p for name, p in learning if is_under(name, train_only)]
 
 
 def _freeze_statistics(model: nn.Module) -> None:

@@ -1,6 +1,5 @@
 """A file of ONNX in the place of a torch module: it answers, and has no weights that learn."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -12,12 +11,11 @@ from streams.learning.onnx_session import OnnxSession
 
 class OnnxModule(nn.Module):
     """Answers segments (n, channels, samples) by a graph. Copies share the session, which several
-    threads may run."""
+    threads may run. digest: the SHA-256 of the file that the graph is of."""
 
-    def __init__(self, graph: bytes, around: OnnxFile) -> None:
+    def __init__(self, graph: bytes, around: OnnxFile, digest: str = "") -> None:
         super().__init__()
-        self.graph, self.around = graph, around
-        self.digest = hashlib.sha256(graph).hexdigest()
+        self.graph, self.around, self.digest = graph, around, digest
         self._session = OnnxSession(graph, {}, around)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "OnnxModule":

@@ -1,15 +1,15 @@
-"""A fleet whose model is a file of ONNX: devices answer, the worker scores, and another graph that
-is imported goes through gate and canary to all of them. Nothing is learned, and that is said."""
+"""A fleet whose model is a file of TorchScript: devices answer, the worker scores, and a graph of
+ONNX that is imported goes through gate and canary to all of them. Nothing is learned, and that is
+said."""
 
 import signal
 
 import pytest
 import torch
+from torch import nn
 
-from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation.quantization import complete
 from streams.contract.task import load_task
-from tests.federation.bootstrap.test_own_model import numpy_state, trained
+from tests.rig.made_up.model_files import exported, jit, trained
 from tests.rig.processes.fleet import Place, check_account
 
 FOREIGN = """
@@ -22,11 +22,23 @@ def before(segments):
     return {{"segments": segments}}
 
 def after(outputs):
-    return outputs["outputs"]
+    return next(iter(outputs.values()))
 
-first = OnnxFile(Path(__file__).with_name("first.onnx"), before, after)
+first = OnnxFile(Path(__file__).with_name("first.pt"), before, after)
 task = replace(tiny, name="foreign", build_model=first, may_trade_classes=True)
 """
+
+
+class Named(nn.Module):
+    """Names its input as the graph does."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, segments: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model(segments)
+        return found
 
 
 @pytest.mark.timeout(400)
@@ -35,13 +47,11 @@ def test_another_graph_reaches_a_fleet_that_does_not_learn(embedded_place: Place
     path.write_text(FOREIGN.format(tiny=place.task))
     tiny, task = load_task(place.task), f"{path}:task"
     torch.manual_seed(0)
-    models = {"first": tiny.build_model().eval(), "better": trained(tiny)}
-    for name, model in models.items():
-        graph = complete(export_graph(tiny, model), numpy_state(model))
-        (place.folder / f"{name}.onnx").write_bytes(graph.SerializeToString())
+    jit(Named(tiny.build_model()).eval(), place.folder / "first.pt")
+    exported(tiny, trained(tiny), place.folder / "better.onnx")
     running = place.up("up", "--devices", "3", "--speed", "30", "--stages", "0.5,1", task=task)
     running.until_said("3 serve 1-", 150)
-    (place.folder / "first.onnx").unlink()  # what devices run is in the signed artifact
+    (place.folder / "first.pt").unlink()  # what devices run is in the signed artifact
     said = place.tidewheel("models", "import", task, "better.onnx", "--state", place.state)
     better = said.split()[0]
     running.until_said(f"release: all devices serve {better}: canary passed", 120)

@@ -550,4 +550,44 @@ MUTANTS = [
         'words[0] in ("Anonymous:",)',
         "tests/streams/runtime/test_memory.py",
     ),
+    *(
+        Mutant(name, f"{file}.py", old, new, f"tests/{tests}.py")
+        for name, file, old, new, tests in (
+            (
+                "lora: zeros change a weight",
+                "streams/contract/weights/part",
+                "out=part, where=product != 0)",
+                "out=part)",
+                "streams/contract/weights/test_part",
+            ),
+            (
+                "lora: each version has the same directions",
+                "streams/contract/weights/part",
+                'f"{base} {name} {k}"',
+                'f"{name} {k}"',
+                "streams/contract/weights/test_part",
+            ),
+            (
+                "lora: factors that nobody signed are multiplied",
+                "streams/contract/weights/delta",
+                "learned = check_file(entry, made)",
+                "learned = made",
+                "streams/contract/weights/test_delta",
+            ),
+            (
+                "torchscript: an operator may name a file",
+                "federation/bootstrap/torchscript",
+                "in UNKNOWN or graphs or named:",
+                "in UNKNOWN or graphs:",
+                "federation/bootstrap/test_torchscript",
+            ),
+            (
+                "torchscript: code runs at reading",
+                "federation/bootstrap/torchscript",
+                'RUNS = (b"__setstate__", b"torch.classes")',
+                "RUNS = ()",
+                "federation/bootstrap/test_torchscript",
+            ),
+        )
+    ),
 ]

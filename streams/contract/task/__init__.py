@@ -27,6 +27,7 @@ from streams.contract.task.parts import (
     Training,
     is_local,
     is_under,
+    learns,
     travels,
 )
 from streams.contract.task.validation import (
@@ -60,6 +61,7 @@ __all__ = [
     "check_model",
     "is_local",
     "is_under",
+    "learns",
     "load_task",
     "strategy_problem",
     "travels",

@@ -19,7 +19,8 @@ Inputs = np.ndarray | Mapping[str, np.ndarray]
 class OnnxFile:
     """In the place of `build_model` or `build_teacher`: a graph that was trained elsewhere.
 
-    path    the file; for one beside the task's file Path(__file__).with_name("model.onnx")
+    path    the file, of ONNX, or of TorchScript, which is converted; for one beside the task's file
+            Path(__file__).with_name("model.onnx")
     before  (n, channels, samples) float32 -> what the graph reads: an array for its first input, or
             arrays by the inputs' names; None: the segments as they are
     after   the graph's outputs by their names -> (n, outputs) float32; None: its first output

@@ -1,8 +1,8 @@
 """What a task is made of: readings, segments, devices, labels, a metric, its training."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -226,11 +226,13 @@ class Training:
     """How a device fine-tunes, and how the first model and the teacher are trained.
 
     On the device: `learning_rate`, `epochs`, `batch_size`, `optimizer`, `proximal` (FedProx's mu),
-    `train_only` (names of modules; empty: all; no other is sent). It keeps at most `samples`
-    segments and 16 MB, and trains from MINIMUM_SAMPLES on. With `memory_mb` its trainer takes at
-    most so much memory, by smaller batches whose gradients are added up, and a device that has not
-    so much is not invited; 0: any. Of a recording's true labels it gets
-    `label_share`; accuracy is measured on the others.
+    `train_only` (names of modules; empty: all; no other is sent). `lora` has ranks by the names of
+    modules, as {"body": 8}: each weight of two or more dimensions in them gets a low-rank factor,
+    which is trained and sent instead and is merged into the next version; then an empty
+    `train_only` names none. It keeps at most `samples` segments and 16 MB, and trains from
+    MINIMUM_SAMPLES on. With `memory_mb` its trainer takes at most so much memory, by smaller
+    batches whose gradients are added up, and a device that has not so much is not invited; 0: any.
+    Of a recording's true labels it gets `label_share`; accuracy is measured on the others.
 
     On the server `strategy` makes one model of the updates. `shared` names the modules that are
     averaged, as "features"; the others stay on the device; empty: all. A run has `rounds`; a round
@@ -259,6 +261,7 @@ class Training:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     proximal: float = 0.0
     train_only: tuple[str, ...] = ()
+    lora: Mapping[str, int] = field(default_factory=dict)
     memory_mb: int = 0
     central_epochs: int = 20
     class_weights: tuple[float, ...] = ()
@@ -280,11 +283,17 @@ def is_under(name: str, modules: Sequence[str]) -> bool:
     return not modules or any(not m or name == m or name.startswith(f"{m}.") for m in modules)
 
 
+def learns(name: str, training: Training) -> bool:
+    """Whether a device trains a tensor itself. Others are the base's, or have a low-rank factor."""
+    all_or_none = not (training.lora and not training.train_only)
+    return all_or_none and is_under(name, training.train_only)
+
+
 def travels(name: str, training: Training) -> bool:
-    """Whether a round carries a tensor: devices train and share it. Others are the base's."""
-    return is_under(name, training.train_only) and is_under(name, training.shared)
+    """Whether a round carries a tensor: devices train and share it."""
+    return learns(name, training) and is_under(name, training.shared)
 
 
 def is_local(name: str, training: Training) -> bool:
     """Whether a tensor is a device's own: the device trains it and does not share it."""
-    return is_under(name, training.train_only) and not is_under(name, training.shared)
+    return learns(name, training) and not is_under(name, training.shared)

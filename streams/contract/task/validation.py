@@ -51,6 +51,13 @@ def names(value: object) -> str | None:
     return None if right else f"must be a tuple of names, not {value!r}"
 
 
+def ranks(value: object) -> str | None:
+    right = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    if not isinstance(value, Mapping) or not right:
+        return f"must be ranks by names of modules, not {value!r}"
+    return next((found for rank in value.values() if (found := COUNT(rank))), None)
+
+
 def each_of(check: Check) -> Check:
     """A tuple of numbers of one kind."""
 
@@ -98,7 +105,7 @@ SEGMENT: Mapping[str, Check] = {
 }
 TRAINING: Mapping[str, Check] = {
     "learning_rate": POSITIVE, "epochs": COUNT, "batch_size": COUNT, "proximal": SECONDS,
-    "train_only": names, "memory_mb": number(0, whole=True),
+    "train_only": names, "lora": ranks, "memory_mb": number(0, whole=True),
     "central_epochs": COUNT, "class_weights": each_of(POSITIVE), "label_share": SHARE,
     "rounds": COUNT, "samples": COUNT,
     "personal": of(bool),
@@ -175,6 +182,8 @@ def problem_of(task: Any) -> str | None:
         return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
     if task.training.choice not in ("device", "offered"):
         return f"training.choice must be 'device' or 'offered', not {task.training.choice!r}"
+    if task.training.lora and task.training.shared:
+        return "training.lora and training.shared: give one of them"
     if found := strategy_problem(task.training.strategy, task.training):
         return f"training.{found}"
     if found := _metric_problem(task):

@@ -37,19 +37,30 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from safetensors import SafetensorError
 
-from streams.contract.artifact import files_of, head_of, read_manifest, split_head
+from streams.contract.artifact import (
+    LEARNED,
+    WEIGHTS,
+    Manifest,
+    check_file,
+    files_of,
+    head_of,
+    read_manifest,
+    split_head,
+)
 from streams.contract.decisions import MAX_BYTES
 from streams.contract.errors import ArtifactError
 from streams.contract.weights import payload
+from streams.contract.weights.part import merged
 from streams.contract.zstd import ZstdError, compressed, decompressed
 
 MAGIC = b"TWDELT01"
 MAX_HEAD = 1 << 21
 MAX_TENSORS = 1 << 20
 LEVEL, FAST, LARGE = 19, 9, 1 << 20  # of zstd; for files from LARGE on: 2 % more, 20 times as fast
-SAME, ZSTD, STEPS, GRID = 0, 1, 2, 3
+SAME, ZSTD, STEPS, GRID, OF_LEARNED = 0, 1, 2, 3, 4
 NO_GRID = -128
 
+_UNFIT = (SafetensorError, ValueError, KeyError, TypeError, struct.error)
 _LENGTH = struct.Struct("<I")
 _PART = struct.Struct("<BI")
 _WIDTHS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -61,8 +72,14 @@ def make(artifact: bytes, base: Mapping[str, bytes]) -> bytes:
     head = compressed(head_of(artifact), LEVEL)
     parts = [MAGIC + _LENGTH.pack(len(head)) + head]
     for entry in manifest.files:
-        how, data = _smallest(files[entry.name], base.get(entry.name))
-        parts += [_PART.pack(how, len(data)), data]
+        data = files[entry.name]
+        how, part = _smallest(data, base.get(_before(entry.name)))
+        if entry.name == WEIGHTS and LEARNED in files:
+            with contextlib.suppress(*_UNFIT):
+                header = _split(data)[0]
+                if _of_learned(header, manifest, base, files[LEARNED]) == data:
+                    how, part = OF_LEARNED, compressed(header, LEVEL)
+        parts += [_PART.pack(how, len(part)), part]
     return b"".join(parts)
 
 
@@ -95,22 +112,47 @@ def _applied(
     manifest, at = read_manifest(text, signature, trusted), at + size
     if (whole := len(head) + sum(entry.size for entry in manifest.files)) > limit:
         raise ArtifactError("size", f"the delta makes {whole} bytes; at most {limit} are expected")
-    parts = [head]
+    parts, learned = [head], b""
     for entry in manifest.files:
         how, size = _PART.unpack_from(delta, at)
         at += _PART.size
         part, at = delta[at : at + size], at + size
         if len(part) != size:
             raise ArtifactError("truncated", f"the delta ends inside {entry.name}")
-        parts.append(_made(how, part, entry.size, base.get(entry.name)))
+        if how == OF_LEARNED:
+            header = decompressed(part, entry.size)
+            made = _of_learned(header, manifest, base, learned)
+        else:
+            made = _made(how, part, entry.size, base.get(_before(entry.name)))
+        if entry.name == LEARNED:
+            learned = check_file(entry, made)  # what it makes takes as much as it says
+        parts.append(made)
     return b"".join(parts)
+
+
+def _before(name: str) -> str:
+    """Return the base's file that is near to a file."""
+    return WEIGHTS if name == LEARNED else name
+
+
+def _of_learned(
+    header: bytes, manifest: Manifest, base: Mapping[str, bytes], learned: bytes
+) -> bytes:
+    """Return the weights file with a header, of the base and what was learned from it."""
+    files = base[WEIGHTS], learned
+    before, steps = (payload.to_float32(safetensors.numpy.load(each)) for each in files)
+    found = before | merged(before, steps, manifest.base or "")
+    size = next(entry.size for entry in manifest.files if entry.name == WEIGHTS)
+    like = _tensors(header, bytes(max(size - len(header), 0)))
+    with np.errstate(over="ignore"):
+        return header + b"".join(found[n].astype(t.dtype).tobytes() for n, t in like)
 
 
 def _smallest(data: bytes, base: bytes | None) -> tuple[int, bytes]:
     if data == base:
         return SAME, b""
     found = [(ZSTD, compressed(data, _level(data), base))]
-    with contextlib.suppress(SafetensorError, ValueError, KeyError, TypeError, struct.error):
+    with contextlib.suppress(*_UNFIT):
         found.append(_steps(data, base))  # raises unless it is safetensors
     return min(found, key=lambda part: len(part[1]))
 

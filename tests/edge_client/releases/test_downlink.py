@@ -325,8 +325,8 @@ from streams.contract.decisions import Delivery
 from streams.kafka.artifact_download import fetch
 from streams.kafka.settings import BrokerSettings
 
-broker, delivery, folder, task = sys.argv[1:]
-kept, left = partial_download.PersistentDownload._append, [4]
+broker, delivery, folder, task, time = sys.argv[1:]
+kept, left = partial_download.PersistentDownload._append, [int(time)]
 
 def append(self, data):
     left[0] -= 1
@@ -341,19 +341,25 @@ fetch(BrokerSettings.model_validate_json(broker), task, download, lambda: False)
 """
 
 
-def test_a_process_that_was_killed_in_the_middle_of_a_chunk_has_those_before(rig: Rig) -> None:
+@pytest.mark.parametrize("time", [1, 4, -1])
+def test_a_process_that_was_killed_in_the_middle_of_a_chunk_has_those_before(
+    rig: Rig, time: int
+) -> None:
+    """The first, one, and the last that is stored: all but the last are."""
     data = rig.version(2)
     made, topic = rig.registry.add(data), topic_name(rig.task.id, ARTIFACTS)
     delivery, folder = rig.delivered(data, made.model, size=2_000), rig.folder / "downloads"
+    time %= delivery.chunks
     words = [rig.broker.model_dump_json(), delivery.encode().decode(), str(folder), rig.task.id]
+    words.append(str(time))
     done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     admin = KafkaAdminClient(**rig.broker.client_options())
-    admin.delete_records({TopicPartition(topic, 0): delivery.offset + 3})
+    admin.delete_records({TopicPartition(topic, 0): delivery.offset + time - 1})
     admin.close()
     said = rig.registry.serve(made.model, rig.key, "a test")
     rig.say(said.model_copy(update={"deliveries": [delivery]}))
-    rig.serves(made.model)  # by the three chunks that Kafka has no more
+    rig.serves(made.model)  # by the chunks that Kafka has no more
     assert not list(folder.iterdir())
 
 

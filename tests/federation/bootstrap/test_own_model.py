@@ -1,10 +1,7 @@
-"""Models that a user brings: files of weights, ONNX graphs, and imports into a fleet that runs."""
+"""Models that a user brings: files of weights, and graphs."""
 
-import os
+import hashlib
 import pickle
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,53 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper
 from torch import nn
 
-from federation.bootstrap.candidate_import import import_candidate
 from federation.bootstrap.initial_model import prepare
-from federation.bootstrap.onnx_export import export_graph, read_graph
-from federation.bootstrap.teacher import replace_teacher
+from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
-from federation.evaluation.quantization import complete
 from federation.registry.registry import Registry
-from streams.contract.artifact import GRAPH, WEIGHTS
+from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import Device, OnnxFile, Reading, Segment, Task
-from streams.learning.learning import fit, predict, segment_loss, to_safetensors
+from streams.learning.learning import predict, to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
+from tests.rig.made_up.model_files import FORMS, TINY, Runs
 from tests.rig.unwrap import unwrap
-
-TINY = "tests/rig/made_up/tiny_task.py:task"
-
-
-class Runs:
-    """A pickle of it would run code."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/tidewheel-was-run",)
-
-
-def numpy_state(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: value.numpy() for name, value in model.state_dict().items()}
-
-
-def trained(task: Task) -> nn.Module:
-    """A model that is better than the first one: it has seen the fleet's machines."""
-    from federation.bootstrap.dataset import segments_of_device, stack
-
-    known = stack(task, [segments_of_device(task, name) for name in ("d0", "d1", "lab-1")])
-    model = task.build_model()
-    loss = segment_loss(task, model, known.segments, known.labels)
-    fit(model, len(known.labels), loss, epochs=15, batch_size=32, learning_rate=3e-3, seed=1,
-        optimizer="adamw")  # fmt: skip
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def better() -> nn.Module:
-    from streams.contract.task import load_task
-
-    return trained(load_task(TINY))
-
 
 # --- files of weights -----------------------------------------------------------------------------
 
@@ -140,28 +102,19 @@ def test_the_first_model_has_the_weights_of_a_file_and_pilots_need_no_labels(
 # --- files of ONNX --------------------------------------------------------------------------------
 
 
-def exported(tiny: Task, model: nn.Module, path: Path, batch: int | None = None) -> Path:
-    """A graph as people export one: of a fixed batch, or of any."""
-    graph = complete(export_graph(tiny, model), numpy_state(model))
-    if batch is not None:
-        for each in (*graph.graph.input, *graph.graph.output):
-            each.type.tensor_type.shape.dim[0].dim_value = batch
-    path.write_bytes(graph.SerializeToString())
-    return path
-
-
-@pytest.mark.parametrize("batch", [None, 1, 4])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_graph_answers_on_device_and_as_teacher_as_its_module_does(
-    tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, better: nn.Module, batch: int | None
+    tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, better: nn.Module, form: str
 ) -> None:
-    path = exported(tiny, better, tmp_path / "model.onnx", batch)
+    path = FORMS[form](tiny, better, tmp_path / "model.file")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     file = OnnxFile(path, before=lambda x: x * 2.0, after=lambda found: next(iter(found.values())))
     task = replace(tiny, build_model=file, build_teacher=OnnxFile(path))
     registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
     report = unwrap(prepare(TINY, task, registry, key, tmp_path / "cache"))
     path.unlink()  # what is run is in the artifacts
     serving, taught = unwrap(registry.serving()), unwrap(registry.teacher())
-    assert serving.manifest.source.startswith("model.onnx sha256:")
+    assert serving.manifest.source == f"model.file sha256:{digest}"
     rows = np.random.default_rng(1).normal(0, 1, (7, *task.segment_shape)).astype(np.float32)
     np.testing.assert_allclose(
         OnnxModel(task, serving).run(rows), predict(better, 2 * rows), atol=1e-4
@@ -227,7 +180,7 @@ def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"no graph", "is no ONNX graph"),
+        (b"no graph", "is no ONNX graph, nor TorchScript"),
         (graph_of(helper.make_node("Relu", ["x"], ["y"])), r"answers \(2, 2, 20\) to segments"),
         (graph_of(helper.make_node("Own", ["x"], ["y"], domain="org.own"), domain="org.own"),
          "needs operators of 'org.own'"),
@@ -244,66 +197,3 @@ def test_a_graph_that_devices_could_not_run_is_refused(
     path.write_bytes(data if isinstance(data, bytes) else data.SerializeToString())
     with pytest.raises(TaskError, match=text):
         read_graph(tiny, OnnxFile(path))
-
-
-# --- into a fleet that runs -----------------------------------------------------------------------
-
-
-def test_a_better_model_waits_for_its_canary_and_a_worse_one_is_refused(
-    tiny: Task, key: Ed25519PrivateKey, registry: Registry, tmp_path: Path, better: nn.Module
-) -> None:
-    path, base = tmp_path / "b.safetensors", unwrap(registry.serving())
-    tiny = replace(tiny, may_trade_classes=True)  # the first one names one class nearly always
-    path.write_bytes(to_safetensors(better.state_dict()))
-    verdict, model = import_candidate(tiny, registry, key, path)
-    assert verdict.promote, verdict.reason
-    made = registry.load(unwrap(model))
-    assert (made.manifest.base, made.manifest.run) == (base.model, None)
-    assert made.manifest.source.startswith("b.safetensors sha256:")
-    assert made.files[GRAPH] == base.files[GRAPH]
-    OnnxModel(tiny, made)  # its self-test
-    last = registry.decisions()[-1]
-    assert (last.kind, last.model) == ("candidate", model)
-    assert unwrap(registry.serving()).model == base.model
-    torch.manual_seed(9)
-    path.write_bytes(to_safetensors(tiny.build_model().state_dict()))
-    before = registry.models()
-    verdict, model = import_candidate(tiny, registry, key, path)
-    assert (verdict.promote, model, registry.models()) == (False, None, before)
-
-
-@pytest.mark.parametrize("point", ["import-step-1:1", "import-step-2:1"])
-def test_killed_at_a_step_nothing_is_offered_and_the_import_can_be_repeated(
-    tiny: Task, key: Ed25519PrivateKey, registry: Registry, tmp_path: Path, better: nn.Module,
-    point: str,
-) -> None:  # fmt: skip
-    (tmp_path / "b.safetensors").write_bytes(to_safetensors(better.state_dict()))
-    words = [sys.executable, "-m", "compose.cli.main", "models", "import"]
-    words += [str(Path(TINY).resolve()), "b.safetensors", "--state", ".", "--registry", "registry"]
-    environ = {**os.environ, "TIDEWHEEL_FAILPOINT": point, "PYTHONPATH": str(Path.cwd())}
-    killed = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert [d.kind for d in registry.decisions()] == ["served"]
-    del environ["TIDEWHEEL_FAILPOINT"]
-    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    again = Registry(registry.where, tiny.name, tiny.version, [key.public_key()])
-    assert again.decisions()[-1].model == done.stdout.split()[0]
-
-
-def test_another_graph_is_a_candidate_and_another_teacher(
-    tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, better: nn.Module
-) -> None:
-    torch.manual_seed(3)
-    first = exported(tiny, tiny.build_model(), tmp_path / "first.onnx")
-    second = exported(tiny, better, tmp_path / "second.onnx")
-    task = replace(tiny, build_model=OnnxFile(first), build_teacher=None, may_trade_classes=True)
-    registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
-    prepare(TINY, task, registry, key, tmp_path / "cache")
-    verdict, model = import_candidate(task, registry, key, second)
-    assert verdict.promote, verdict.reason
-    rows = np.random.default_rng(1).normal(0, 1, (4, *task.segment_shape)).astype(np.float32)
-    answers = OnnxModel(task, registry.load(unwrap(model))).run(rows)
-    np.testing.assert_allclose(answers, predict(better, rows), atol=1e-4)
-    teacher = teacher_of(task, replace_teacher(task, registry, key, second), "teacher")
-    np.testing.assert_allclose(teacher.score([rows])[0], predict(better, rows), atol=1e-4)

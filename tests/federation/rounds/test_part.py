@@ -22,15 +22,19 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold, trainer_process
 from federation.admission import Tensors, Update
 from federation.aggregation.privacy import Ledger, private
+from federation.bootstrap.candidate_import import import_candidate
+from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.run import FederatedRun
 from federation.server_app import FlowerFleet
-from streams.contract.artifact import WEIGHTS, Artifact
+from streams.contract.artifact import LEARNED, WEIGHTS, Artifact, pack
 from streams.contract.errors import ProcessFailed
 from streams.contract.task import Privacy, Task
 from streams.contract.weights import delta, payload
-from streams.contract.work import OWN, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
+from streams.contract.weights.part import SUFFIX
+from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
+from streams.learning.onnx_model import OnnxModel
 from tests.federation.rounds import test_resume
 from tests.federation.rounds.test_run import FakeFleet, Rig, hostile, sound
 from tests.rig.made_up.models import artifact
@@ -150,18 +154,27 @@ def weights_of(artifact: Artifact) -> Tensors:
     return safetensors.numpy.load(artifact.files[WEIGHTS])
 
 
-def test_a_round_of_a_head_of_a_hundredth_carries_a_fiftieth_at_most(large: Task, go: Go) -> None:
+PARTS: dict[str, dict[str, object]] = {
+    "a head": {"train_only": ("head",)},
+    "factors": {"lora": {"body.3": 2, "head": 1}},
+    "a head and factors": {"train_only": ("head",), "lora": {"body.0": 1}},
+}
+FACTOR = "body.3.weight_lora"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_round_of_a_hundredth_carries_a_fiftieth_at_most(part: str, large: Task, go: Go) -> None:
     carried = {}
-    for name in ((), ("head",)):
-        task = training(large, train_only=name)
-        _, run, grid = go(task, f"only-{len(name)}")
+    for name, settings in (("all", {}), ("part", PARTS[part])):
+        _, run, grid = go(training(large, **settings), name)
         run.run()
         assert grid.errors == []
         carried[name] = grid.carried
     for op in ("train", "evaluate"):
-        assert 0 < carried["head",][op] <= 0.02 * carried[()][op]
+        assert 0 < carried["part"][op] <= 0.02 * carried["all"][op]
 
 
+LOW: dict[str, object] = {"train_only": (), "lora": {"body": 9, "body.3": 4}}
 CASES: dict[str, dict[str, object]] = {
     "as it is": {},
     "in float16": {"payload": "float16"},
@@ -170,13 +183,21 @@ CASES: dict[str, dict[str, object]] = {
     "an optimizer": {"strategy": "fedadam"},
     "a layer of one's own": {"train_only": ("head", "body.3"), "shared": ("head",)},
     "shared alone": {"train_only": (), "shared": ("head",)},
+    "factors": LOW,
+    "factors in float16": {**LOW, "payload": "float16"},
+    "factors, scaffold": {**LOW, "strategy": "scaffold"},
+    "factors, a robust rule": {**LOW, "strategy": "median"},
+    "factors, an optimizer": {**LOW, "strategy": "fedadam"},
+    "factors, a buffer": {**LOW, "strategy": "fedbuff"},
+    "factors and a head": {"lora": {"body.3": 4}, "payload": "float16", "proximal": 0.1},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_does_not_travel_is_the_bases_bit_for_bit(case: str, large: Task, go: Go) -> None:
     settings = {"train_only": ("head",), **CASES[case]}
-    rig, run, grid = go(training(large, **settings), "a")
+    task = training(large, **settings)
+    rig, run, grid = go(task, "a")
     base = unwrap(rig.registry.serving())
     verdict = run.run()
     assert verdict.promote, verdict.reason
@@ -185,36 +206,80 @@ def test_what_does_not_travel_is_the_bases_bit_for_bit(case: str, large: Task, g
     before, after = weights_of(base), weights_of(candidate)
     if settings.get("payload") == "float16":
         before = {n: t.astype(after[n].dtype) for n, t in before.items()}
-    assert {n for n in after if after[n].tobytes() != before[n].tobytes()} == HEAD
-    assert set(unwrap(checkpoint.latest(rig.runs, "7")).weights) == HEAD
+    sent = set() if settings.get("train_only") == () and "lora" in settings else set(HEAD)
+    sent |= {FACTOR} if "lora" in settings else set()
+    sent |= {"body.0.weight_lora"} if settings.get("lora") == LOW["lora"] else set()
+    changed = {name.removesuffix(SUFFIX) for name in sent}
+    assert {n for n in after if after[n].tobytes() != before[n].tobytes()} == changed
+    assert set(unwrap(checkpoint.latest(rig.runs, "7")).weights) == sent
+    OnnxModel(task, candidate)  # with its self-test
     own = grid.at(1, OWN)
     assert own.exists() == ("shared" in settings)
     if settings["train_only"] and own.exists():
         assert set(safetensors.numpy.load_file(own)) == {"body.3.weight", "body.3.bias"}
 
 
-def test_a_release_is_as_small_as_what_learned(large: Task, go: Go) -> None:
-    """A delta has the tensors that changed; of the others a compressed run of zeros."""
-    rig, run, _ = go(training(large, train_only=("head",), payload="float16"), "a")
+@pytest.mark.parametrize("part", PARTS)
+def test_a_release_is_as_small_as_what_learned(
+    part: str, large: Task, go: Go, key: Ed25519PrivateKey
+) -> None:
+    """A delta has the tensors that changed, of the others a compressed run of zeros; or factors."""
+    rig, run, _ = go(training(large, **PARTS[part], payload="float16"), "a")
     base = unwrap(rig.registry.serving())
-    files = {**base.files, WEIGHTS: payload.to_safetensors(weights_of(base), "float16")}
     assert run.run().promote
     candidate = unwrap(rig.registry.serving())
     whole = sum(tensor.size * 4 for tensor in weights_of(base).values())
     path = rig.registry.folder / "models" / f"{candidate.model}.twa"
-    made = delta.make(path.read_bytes(), files)
+    made = delta.make(path.read_bytes(), base.files)
     assert len(made) <= 0.02 * whole
+    assert delta.apply(made, base.files, [key.public_key()]) == path.read_bytes()
+
+
+def test_an_imported_version_has_no_factors_of_the_one_before(
+    large: Task, go: Go, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    rig, run, _ = go(training(large, **LOW), "a")
+    base = unwrap(rig.registry.serving())
+    assert run.run().promote
+    learned = unwrap(rig.registry.serving()).files
+    (path := tmp_path / "w.safetensors").write_bytes(learned[WEIGHTS])
+    labels = (np.arange(90, dtype=np.float32) % 3)[:, None]
+    noise = np.random.default_rng(9).normal(0, 0.3, (90, *large.segment_shape))
+    held_out = HeldOut((2 * labels[:, :, None] + noise).astype(np.float32), labels)
+    rig.registry.set_central(held_out.encode(), b"")
+    files = {LEARNED: learned[LEARNED], **base.files}
+    about = base.manifest.model_copy(update={"number": 3, "files": []})
+    rig.registry.serve(rig.registry.add(pack(about, files, key)).model, key, "a test")
+    verdict, model = import_candidate(run.task, rig.registry, key, path)
+    assert verdict.promote, verdict.reason
+    assert LEARNED not in rig.registry.load(unwrap(model)).files
+
+
+def test_a_copy_of_ones_own_is_trained_by_factors_and_is_whole(large: Task, go: Go) -> None:
+    task = training(large, **LOW, personal=True)
+    rig, _, grid = go(task, "a")
+    base = unwrap(rig.registry.serving())
+    request = WorkRequest(
+        op="train", run=PERSONAL, round=0, task=task.name, task_version=1, base=base.model,
+        epochs=1, batch_size=32, learning_rate=0.05,
+    )  # fmt: skip
+    job = TrainerJob(device="d1", request=request, samples=str(grid.at(1, "rows")), stop="none")
+    reply, block = trainer_process.work(task, job, base.files[WEIGHTS])
+    assert reply.error is None
+    before, after = weights_of(base), payload.unpack(block)
+    changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
+    assert changed == {"body.0.weight", "body.3.weight"}
+    assert before.keys() == after.keys()
 
 
 def test_a_device_whose_task_trains_another_part_says_so(large: Task, go: Go) -> None:
-    for device in (large, training(large, train_only=("body",))):
-        _, run, grid = go(
-            training(large, train_only=("head",)), str(len(device.training.train_only))
-        )
-        grid.task = device
+    for number, other in enumerate(({}, {"train_only": ("body",)}, LOW)):
+        _, run, grid = go(training(large, train_only=("head",)), str(number))
+        grid.task = training(large, **other)
         with pytest.raises(ProcessFailed, match="0 of 3 asked devices"):
             run.run()
-        assert all(error.startswith("other-part: train_only and shared") for error in grid.errors)
+        said = "other-part: train_only, lora and shared"
+        assert all(error.startswith(said) for error in grid.errors)
         assert len(grid.errors) == 6  # each is asked twice
 
 
@@ -226,17 +291,23 @@ def test_scaffold_remembers_and_corrects_what_travels(large: Task, go: Go) -> No
     assert all(np.abs(found.correction[name]).max() > 0 for name in HEAD)
 
 
-def test_privacy_clips_and_disturbs_what_travels(large: Task, go: Go) -> None:
+@pytest.mark.parametrize(
+    ("settings", "sent", "numbers"),
+    [({"train_only": ("head",)}, HEAD, 771), ({"lora": {"body.3": 4}}, {FACTOR}, 512)],
+)
+def test_privacy_clips_and_disturbs_what_travels(
+    settings: dict[str, object], sent: set[str], numbers: int, large: Task, go: Go
+) -> None:
     privacy = Privacy(clip=0.5, noise_multiplier=0.5)
-    rig, run, grid = go(training(large, train_only=("head",), privacy=privacy), "a")
+    rig, run, grid = go(training(large, **settings, privacy=privacy), "a")
     run.run()
     assert grid.errors == []
     assert rig.kinds().count("admitted") == 6
     assert "refused" not in rig.kinds()
     rounds = [unwrap(found).metrics for found in rig.of("aggregated")]
-    spread = 0.5 * 0.5 / 3 * np.sqrt(771)  # of noise on a head of 771 numbers
+    spread = 0.5 * 0.5 / 3 * np.sqrt(numbers)  # of the noise
     assert all(abs(one["norm"] - spread) < 0.6 for one in rounds)
-    assert set(unwrap(checkpoint.latest(rig.runs, "7")).weights) == HEAD
+    assert set(unwrap(checkpoint.latest(rig.runs, "7")).weights) == sent
 
 
 # --- without trainers -----------------------------------------------------------------------------
@@ -272,10 +343,12 @@ def test_an_update_has_the_names_that_were_sent(part: test_resume.Rig) -> None:
     assert {n for n in after if after[n].tobytes() != before[n].tobytes()} == LAST
 
 
+@pytest.mark.parametrize("settings", [{}, {"train_only": (), "lora": {"0": 2, "4": 2}}])
 @pytest.mark.parametrize("point", ["round-step-3", "round-step-5", "round-step-6"])
 def test_a_run_that_dies_is_gone_on_with_to_the_same_result(
-    part: test_resume.Rig, point: str
+    part: test_resume.Rig, point: str, settings: dict[str, object]
 ) -> None:
+    part.task = training(part.task, **settings)
     first = part.served().model
     assert part.resumed("whole").run().promote
     undisturbed = part.served()

@@ -1,5 +1,8 @@
 """A delta gives the artifact to the bit, or an ArtifactError."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -8,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack, unpack
+from streams.contract.artifact import GRAPH, LEARNED, PROBE, WEIGHTS, Manifest, pack, unpack
 from streams.contract.errors import ArtifactError
+from streams.contract.task import Training
 from streams.contract.weights import delta, payload
+from streams.contract.weights.part import Part
 from streams.contract.zstd import compressed
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -18,12 +23,13 @@ TRUSTED = [KEY.public_key()]
 
 
 def artifact(
-    weights: bytes, number: int = 1, key: Ed25519PrivateKey = KEY, **files: bytes
-) -> bytes:
+    weights: bytes, number: int = 1, key: Ed25519PrivateKey = KEY,
+    first: Mapping[str, bytes] = MappingProxyType({}), base: str | None = None, **files: bytes,
+) -> bytes:  # fmt: skip
     manifest = Manifest(
-        task="tiny", task_version=1, number=number, created_us=1, key="", files=[]
-    )  # fmt: skip
-    return pack(manifest, {WEIGHTS: weights, GRAPH: b"graph" * 500, **files}, key)
+        task="tiny", task_version=1, number=number, base=base, created_us=1, key="", files=[]
+    )
+    return pack(manifest, {**first, WEIGHTS: weights, GRAPH: b"graph" * 500, **files}, key)
 
 
 def files_of(data: bytes) -> dict[str, bytes]:
@@ -40,6 +46,10 @@ def weights(step: float = 0.0, kind: type = np.float32) -> bytes:
     return safetensors.numpy.save({**moved, "norm.batches": np.array([7], np.int64)})
 
 
+def loaded(data: bytes) -> dict[str, np.ndarray]:
+    return dict(safetensors.numpy.load(data))
+
+
 def candidate(step: float) -> bytes:
     """What a run makes of the base in float16."""
     before, after = (safetensors.numpy.load(each) for each in (weights(), weights(step)))
@@ -47,10 +57,22 @@ def candidate(step: float) -> bytes:
     return payload.to_safetensors(found, "float16")
 
 
+def low_rank() -> bytes:
+    """What a run with factors makes of the base in float16."""
+    part = Part(Training(lora={"conv": 3}, payload="float16"), "1-a", loaded(weights()))
+    noise = np.random.default_rng(2)
+    moved = {n: noise.normal(0, 0.1, t.shape).astype(t.dtype) for n, t in part.first.items()}
+    learned = payload.round_candidate(moved, part.first, "float16")
+    whole, factors = (payload.to_safetensors(each, "float16")
+                      for each in (part.whole(learned), learned))  # fmt: skip
+    return artifact(whole, 2, first={LEARNED: factors}, base="1-a")
+
+
 BASE, NEXT = artifact(weights()), artifact(weights(0.02, np.float16), 2)
 DELTA = delta.make(NEXT, files_of(BASE))
 GRIDDED = artifact(candidate(0.02), 2)
-MADE = {DELTA: NEXT, delta.make(GRIDDED, files_of(BASE)): GRIDDED}
+LOW_RANK = low_rank()
+MADE = {delta.make(each, files_of(BASE)): each for each in (NEXT, GRIDDED, LOW_RANK)}
 
 
 def test_it_gives_the_artifact_to_the_bit_and_is_smaller() -> None:
@@ -67,6 +89,26 @@ def test_a_candidate_of_a_run_travels_in_a_quarter_of_float32() -> None:
     assert delta.apply(small, files_of(BASE), TRUSTED) == GRIDDED
     assert len(small) < 0.27 * len(weights())
     assert len(small) < 0.8 * len(DELTA)  # the same training in plain float16
+
+
+def test_a_candidate_of_low_rank_travels_as_its_factors() -> None:
+    small = delta.make(LOW_RANK, files_of(BASE))
+    assert len(small) < 0.5 * len(delta.make(GRIDDED, files_of(BASE)))
+    changed = files_of(LOW_RANK)
+    changed[WEIGHTS] = weights(0.02, np.float16)  # made otherwise: it comes all the same
+    other = artifact(changed.pop(WEIGHTS), 2, first={LEARNED: changed[LEARNED]}, base="1-a")
+    for base in (files_of(BASE), {}):
+        assert delta.apply(delta.make(other, base), base, TRUSTED) == other
+
+
+def test_no_factors_are_used_but_those_that_were_signed() -> None:
+    """They say how much memory the weights take that are made of them."""
+    good, files = delta.make(LOW_RANK, files_of(BASE)), files_of(LOW_RANK)
+    head = good[: 12 + int.from_bytes(good[8:12], "little")]
+    wide = compressed(files[LEARNED][:-1] + b"!")
+    bad = head + bytes([delta.ZSTD]) + len(wide).to_bytes(4, "little") + wide
+    with pytest.raises(ArtifactError, match=r"learned.safetensors differs from its digest"):
+        delta.apply(bad + bytes([delta.OF_LEARNED, 0, 0, 0, 0]), files_of(BASE), TRUSTED)
 
 
 @given(
