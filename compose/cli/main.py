@@ -29,6 +29,7 @@ GROUPS = {
         "new": "tasks:new",
         "check": "tasks:check",
         "prepare": "tasks:prepare",
+        "schema": "tasks:schema",
         "worker": "worker:worker",
         "controller": "server:controller",
         "superlink": "flower:superlink",

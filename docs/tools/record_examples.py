@@ -26,6 +26,7 @@ from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Re
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import batch_of, columns_of, decode_batch
+from streams.contract.events.json_form import decode_json, placed_epoch
 from streams.contract.events.messages import (
     TAUGHT,
     Drop,
@@ -242,7 +243,7 @@ def dead_letter() -> str:
     key, value, headers = encode_stream(batch())
     incoming = Incoming(2, 41, b"pump-4", value, headers)
     try:
-        decode(TASK, incoming)
+        decode(TASK, incoming, "")
     except MalformedRecord as exc:
         (letter,) = dead_letters_of(TASK, incoming, exc)
         text = message(letter.key, letter.headers)
@@ -275,8 +276,25 @@ def artifact() -> str:
     return block(hexdump(artifact_head(data), 48))
 
 
+def events_json() -> str:
+    """Return an event as JSON, and what it is counted by."""
+    event = {
+        "time": "2026-01-01T00:00:01Z", "segment": {"x": [0.5, 0.25]}, "answer": "idle",
+        "label": "idle", "event_id": "order-7",
+    }  # fmt: skip
+    value = json.dumps(event)
+    place = placed_epoch("0a1b2c3d-4e5f", 2), 41
+    (found,) = decode_json(TASK, b"pump-3", value.encode(), *place)
+    counted = f"counted as (pump-3, {found.epoch}, {found.first})"
+    lines = textwrap.wrap(value, 100, break_on_hyphens=False)
+    head = ["partition 2, offset 41", "key      pump-3", f"value    {lines[0]}"]
+    rest = [f"         {line}" for line in lines[1:]]
+    return block("\n".join([*head, *rest, counted]))
+
+
 EXAMPLES = {
-    "events-compact": events_compact, "events": events, "drops": drops, "labels": labels,
+    "events-json": events_json, "events-compact": events_compact, "events": events,
+    "drops": drops, "labels": labels,
     "scores": scores, "windows": windows, "releases": releases,
     "artifacts": artifacts, "fleet": fleet, "rounds": rounds,
     "invitations": invitations, "dead-letter": dead_letter,

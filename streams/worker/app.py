@@ -209,8 +209,7 @@ class Worker:
                 self._listening.forget()
                 there = await self._survey.positions() if partitions else {}
                 for partition in partitions:
-                    at = there[partition]
-                    await self._committer.assign(partition, at.begin, at.committed)
+                    await self._committer.assign(there[partition])
         except Exception as exc:
             self._fail(exc)
             raise

@@ -115,6 +115,7 @@ def score_schema() -> pa.Schema:
             pa.field("device", pa.string(), nullable=False),
             pa.field("epoch", pa.string(), nullable=False),
             pa.field("seq", pa.int64(), nullable=False),
+            pa.field("event_id", pa.string()),
             pa.field("time", TIMESTAMP, nullable=False),
             pa.field("window", TIMESTAMP, nullable=False),
             pa.field("revision", pa.int32(), nullable=False),

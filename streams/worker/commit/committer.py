@@ -29,9 +29,11 @@ from typing import Any, TypeVar, cast
 import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.json_form import MAX_ROWS, placed_epoch
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.task import Task
+from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
@@ -63,12 +65,7 @@ from streams.worker.windows.partition import (
     StorePosition,
     due_windows,
 )
-from streams.worker.windows.tumbling import (
-    ANY_TIME,
-    Clock,
-    Message,
-    WindowSlice,
-)
+from streams.worker.windows.tumbling import ANY_TIME, Clock, Message, WindowSlice
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
@@ -129,18 +126,19 @@ class Committer:
     def _crowded(self) -> bool:
         return sum(state.bytes for state in self.partitions.values()) >= self._buffer_bytes
 
-    async def assign(self, partition: int, begin: int = 0, committed: int | None = None) -> None:
-        """Own `partition`: position from the store, and its last commit is published again. begin:
-        its first offset; committed: the group's."""
+    async def assign(self, at: GroupPosition) -> None:
+        """Own a partition: position from the store, and its last commit is published again."""
+        partition, start = at.partition, max(at.begin, at.committed or 0)
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
             await publish_all(self._broker, publications(self._task, rows))
         self.scorer.restore(position)
-        start = max(begin, committed or 0)
-        self.partitions[partition] = PartitionState(partition, position, start)
+        placed = placed_epoch(at.topic_id, partition)
+        position.placed = await self._call(self._store.placed, partition, placed, start * MAX_ROWS)
+        self.partitions[partition] = PartitionState(partition, position, start, placed)
         if self._holes is not None:
-            await self._holes.assigned(partition, begin, committed or 0)
+            await self._holes.assigned(partition, at.begin, at.committed or 0)
 
     async def _call(self, function: Callable[..., T], *given: Any) -> T:
         """Run on the one thread that scores, reads and writes the store."""
@@ -166,7 +164,7 @@ class Committer:
         if self._tracing.on:
             message.trace = sampled_parent(incoming.headers)
         try:
-            record = decode(self._task, incoming)
+            record = decode(self._task, incoming, state.placed)
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
@@ -178,11 +176,10 @@ class Committer:
         elif isinstance(record, LabelBatch):
             state.add_labels(message, record)
         else:
-            again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
-            believed_us = self._believed_us()
-            state.add_events(
-                self._task, message, record, at_s, believed_us=believed_us, again=again
-            )
+            at_s, again = self._clock.heard(incoming.partition, now_s), is_sent_again(incoming)
+            most = self._believed_us()
+            for events in record:
+                state.add_events(self._task, message, events, at_s, believed_us=most, again=again)
 
     def _believed_us(self) -> int:
         """The latest event time that a correct clock can have; a recording's may be any."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import EventColumns, encode_batch, filled_rows
 from streams.contract.events.compact import encode_taught
+from streams.contract.events.json_form import decode_json, is_json
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import TAUGHT, Drop, Headers
 from streams.contract.events.records import (
@@ -121,11 +122,6 @@ def rows_per_message(task: Task) -> int:
 PART_BYTES = 800_000  # leaves room for the headers under the brokers' limit
 HEADER_BYTES = 1_000
 HEADERS = 32
-NO_FORM = ("no-header", "unknown-schema", "not-arrow")
-JSON = (
-    "the value looks like JSON; `events` takes Arrow. Readings as JSON go to `tidewheel edge run` "
-    "with --source stdin or mqtt://HOST:PORT/TOPIC"
-)
 
 
 @dataclass(frozen=True)
@@ -139,14 +135,17 @@ class Incoming:
     headers: Iterable[tuple[str, bytes]]
 
 
-def decode(task: Task, incoming: Incoming) -> EventColumns | Drop | LabelBatch:
-    """Return what a message says; whatever is wrong with it is a MalformedRecord."""
+def decode(task: Task, incoming: Incoming, placed: str) -> list[EventColumns] | Drop | LabelBatch:
+    """Return what a message says; whatever is wrong with it is a MalformedRecord. placed: the epoch
+    of events that are counted by their place in Kafka."""
+    key, value = incoming.key, incoming.value
     try:
         headers = {name: text if text is not None else b"" for name, text in incoming.headers}
-        return decode_columns(task, incoming.key, incoming.value, headers)
-    except MalformedRecord as exc:
-        if exc.reason in NO_FORM and (incoming.value or b"").lstrip()[:1] in (b"{", b"["):
-            raise MalformedRecord(exc.reason, f"{str(exc).partition(': ')[2]}; {JSON}") from exc
+        if is_json(headers):
+            return decode_json(task, key, value, placed, incoming.offset)
+        found = decode_columns(task, key, value, headers)
+        return [found] if isinstance(found, EventColumns) else found
+    except MalformedRecord:
         raise
     except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
         detail = f"{type(exc).__name__}: {exc}"[:200]
@@ -154,8 +153,10 @@ def decode(task: Task, incoming: Incoming) -> EventColumns | Drop | LabelBatch:
 
 
 def is_sent_again(incoming: Incoming) -> bool:
-    """Whether the message is a dead letter that was sent to `events` again."""
-    return any(name == AGAIN for name, _ in incoming.headers)
+    """Whether the message has refused events that were sent to `events` again. JSON has not: where
+    it is sent again its events are new ones."""
+    headers = dict(incoming.headers)
+    return AGAIN in headers and not is_json(headers)
 
 
 def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:

@@ -38,6 +38,7 @@ import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.rows import store_schema
@@ -111,6 +112,18 @@ class DeltaStore:
         devices = grouped.column("device").to_pylist()
         counts = {(d, w): n + 1 for d, w, n in zip(devices, windows, latest, strict=True)}
         return {key: counts.get(key, 0) for key in keys}
+
+    def placed(self, partition: int, epoch: str, since: int) -> IntervalSet:
+        """Return the seqs from `since` on that are stored of an epoch of places in Kafka."""
+        wanted = (ds.field("partition") == partition) & (ds.field("epoch") == epoch)
+        found = self._scores(wanted & (ds.field("seq") >= since), ["seq"])
+        seqs = IntervalSet((seq, seq) for seq in sorted(found.column("seq").to_pylist()))
+        with translated(table_at(self._place, AGED)):
+            self._refreshed(AGED)
+            for spans in self._rows(AGED).to_table(["seqs"], filter=wanted).column("seqs"):
+                for first, last in zip(*[iter(spans.as_py())] * 2, strict=True):
+                    seqs.add(first, last)
+        return seqs
 
     def rows_of(self, partition: int, commit: int) -> pa.Table:
         """Return the rows of one commit of one partition."""

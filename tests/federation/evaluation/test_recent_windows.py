@@ -1,5 +1,6 @@
 """Recent windows as they stand on the topics, some of them broken."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.batches import encode_batch
+from streams.contract.events.json_form import MAX_ROWS
 from streams.contract.events.messages import Drop, Headers, encode_drop
 from streams.contract.events.records import (
     SCORES_1,
@@ -55,10 +57,13 @@ def teacher(seq: int, task: Task) -> list[float]:
     return [float(seq % task.outputs == i) for i in range(task.outputs)]
 
 
-def scores(task: Task, device: str, seqs: Sequence[int], *, answers: bool = True) -> Message:
+def scores(
+    task: Task, device: str, seqs: Sequence[int], *, answers: bool = True, epoch: str = "e"
+) -> Message:
     n = len(seqs)
     columns = {
-        "device": [device] * n, "epoch": ["e"] * n, "seq": list(seqs), "time": [0] * n,
+        "device": [device] * n, "epoch": [epoch] * n, "seq": list(seqs), "time": [0] * n,
+        "event_id": [None] * n,
         "window": [0] * n, "revision": [0] * n, "model": ["1-a"] * n, "outputs": [[0.0]] * n,
         "teacher_model": ["1-t"] * n,
         "teacher": [teacher(s, task) if answers else [] for s in seqs],
@@ -131,8 +136,12 @@ def test_what_has_a_segment_and_an_answer_is_joined_once_and_the_rest_is_passed_
             ],
         }
     )  # fmt: skip
+    seq = 6 * MAX_ROWS + 1  # of the second event of the message 6
+    one = {"time_us": 5, "answer": 0, "segment": segment("d3", seq, tiny).tolist()}
+    topics.topics[EVENTS].append((b"d3", json.dumps([one, one]).encode(), []))
+    topics.topics[SCORES].append(scores(tiny, "d3", [seq], epoch="kafka-0-0"))
     found = recent_windows.read(tiny, topics)
-    check(found, tiny, {("d1", 1), ("d1", 2), ("d1", 3), ("d2", 0), ("d2", 1)})
+    check(found, tiny, {("d1", 1), ("d1", 2), ("d1", 3), ("d2", 0), ("d2", 1), ("d3", seq)})
     assert all(tail.closed for tail in topics.tails)
 
 

@@ -108,6 +108,20 @@ def labels(
     return LabelBatch(device, epoch, first, pa.RecordBatch.from_pylist(rows, label_schema(task)))
 
 
+def json_events(record: EventBatch, *, task: Task = tiny, numbered: bool = False) -> list[Any]:
+    """The same events as a producer that is no device writes them as JSON; `numbered` with its own
+    epoch and seqs."""
+    found = []
+    for row in record.rows.to_pylist():
+        label = row["label"] and (int(row["label"][0]) if task.classes else row["label"])
+        event = {"time": row["time"].isoformat(), "outputs": row["outputs"], "label": label}
+        event["model"] = row["model"]
+        if row["segment"] is not None:
+            event["segment"] = np.reshape(row["segment"], task.segment_shape).tolist()
+        found.append(event | ({"epoch": record.epoch, "seq": row["seq"]} if numbered else {}))
+    return found
+
+
 def encoded(record: EventBatch | Drop | LabelBatch) -> tuple[bytes, bytes, Headers]:
     """A record as a message of `events`."""
     if isinstance(record, Drop):

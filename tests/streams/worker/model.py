@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, PartitionLost
+from streams.contract.events.json_form import PLACED
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, Headers
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Task
 from streams.drift.reference import Reference
+from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import TeacherFailed
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.messages import Incoming, Outgoing
@@ -77,7 +79,14 @@ class MemoryStore:
         for row in self.tables[LABELS].to_pylist():
             known = position.labelled.setdefault((row["device"], row["epoch"]), IntervalSet())
             known.add(row["number"])
+        refused = [r for r in self.tables[DROPS].to_pylist() if r["reason"] in REFUSED]
         for row in self.tables[SCORES].to_pylist():
+            if row["epoch"].startswith(PLACED) and not any(
+                (row["device"], row["epoch"]) == (drop["device"], drop["epoch"])
+                and drop["first"] <= row["seq"] <= drop["last"]
+                for drop in refused
+            ):
+                continue
             sets = position.taken.setdefault((row["device"], row["epoch"]), IntervalSet())
             sets.add(row["seq"])
         scores = self.tables[SCORES]
@@ -103,6 +112,11 @@ class MemoryStore:
                 for first, last in scored:
                     position.refused[source].remove(first, last)
         return position
+
+    def placed(self, partition: int, epoch: str, since: int) -> IntervalSet:
+        rows = self.tables[SCORES].to_pylist()
+        seqs = [row["seq"] for row in rows if row["epoch"] == epoch and row["seq"] >= since]
+        return IntervalSet((seq, seq) for seq in sorted(seqs))
 
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
@@ -169,7 +183,7 @@ def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any
 
     async def life() -> None:
         made = committer(of, log, store, **options)
-        await made.assign(0)
+        await made.assign(GroupPosition(0, 0, 0, log.committed))
         for offset in range(log.committed, len(log.messages)):
             made.receive(log.incoming(offset), offset, 0.0)
         for at_s in now_s:

@@ -137,7 +137,7 @@ def test_a_worker_tells_prometheus_what_it_did(served: Fleet) -> None:
     until(lambda: says("tidewheel_rows_total 42.0"), "the rows")
     until(lambda: says("tidewheel_open_rows 0.0"), "no open rows")
     assert says('tidewheel_windows_total{late="no"} 9.0')
-    assert says('tidewheel_dead_letters_total{reason="no-header"} 1.0')
+    assert says('tidewheel_dead_letters_total{reason="not-json"} 1.0')
     assert says('tidewheel_dead_letters_total{reason="from-the-future"} 1.0')
     assert says('tidewheel_dropped_rows_total{reason="from-the-future"} 1.0')
     for partition in ALL:
