@@ -25,7 +25,7 @@ from streams.contract.artifact import head_of as artifact_head
 from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Release, sign
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import batch_of, columns_of, decode_batch
+from streams.contract.events.batches import batch_of, columns_of
 from streams.contract.events.json_form import decode_json, placed_epoch
 from streams.contract.events.messages import (
     TAUGHT,
@@ -36,12 +36,8 @@ from streams.contract.events.messages import (
     event_columns,
     task_layout,
 )
-from streams.contract.events.records import (
-    EventBatch,
-    encode_events,
-    encode_stream,
-    score_schema,
-)
+from streams.contract.events.records import EventBatch, encode_events, encode_stream
+from streams.contract.events.scores import decode_scores
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
@@ -161,7 +157,7 @@ def scores() -> str:
     (found,) = [m for m in published() if m.topic == "pumps.v1.scores"]
     text = f"partition {found.partition}\n{message(found.key, found.headers)}\n"
     text += f"value    {len(found.value)} bytes, an Arrow IPC stream; its first row:"
-    decoded = rows(decode_batch(found.value, score_schema()).slice(0, 1))
+    decoded = rows(decode_scores(found.value, found.headers).slice(0, 1))
     return block(text) + "\nDecoded:\n\n" + block(decoded, "json")
 
 

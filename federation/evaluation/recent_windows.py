@@ -17,9 +17,10 @@ from typing import Protocol
 import numpy as np
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
-from streams.contract.events.batches import EventColumns, decode_batch, filled_rows
+from streams.contract.events.batches import EventColumns, filled_rows
 from streams.contract.events.json_form import PLACED, decode_json, is_json
-from streams.contract.events.records import decode_columns, score_schema
+from streams.contract.events.records import decode_columns
+from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, topic_name
 from streams.kafka.reader import Received
@@ -112,7 +113,7 @@ def _teacher(
 
 def _scores(task: Task, message: Received) -> Iterator[tuple[Key, Reference]]:
     try:
-        rows = decode_batch(message.value or b"", score_schema())
+        rows = decode_scores(message.value, message.headers)
     except MalformedRecord:
         return
     names = ("device", "epoch", "seq", "teacher")

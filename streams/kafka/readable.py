@@ -12,9 +12,11 @@ import pyarrow as pa
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.json_form import PLACED, decode_json, is_json
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.events.records import decode_event_message
+from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import (
     ARTIFACTS,
@@ -51,7 +53,16 @@ def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
 
 
 def _events(task: Task, message: Received) -> list[Row]:
-    found = decode_event_message(task, message.key, message.value, message.headers)
+    key, value, headers = message.key, message.value, message.headers
+    if is_json(dict(headers)):
+        epoch = f"{PLACED}*-{message.partition}"
+        batches = decode_json(task, key, value, epoch, message.offset)
+        return [
+            {"device": one.device, "epoch": one.epoch, **row}
+            for one in batches
+            for row in one.rows.to_pylist()
+        ]
+    found = decode_event_message(task, key, value, headers)
     if isinstance(found, Drop):
         return [{"dropped": vars(found)}]
     about = {"device": found.device, "epoch": found.epoch}
@@ -61,13 +72,7 @@ def _events(task: Task, message: Received) -> list[Row]:
 
 
 def _scores(_task: Task, message: Received) -> list[Row]:
-    try:
-        with pa.ipc.open_stream(message.value or b"") as stream:
-            table = stream.read_all()
-        table.validate(full=True)  # offsets that lead elsewhere would be read as they are
-    except OSError as exc:
-        raise MalformedRecord("bad-arrow", str(exc)) from exc
-    found: list[Row] = table.to_pylist()
+    found: list[Row] = decode_scores(message.value, message.headers).to_pylist()
     return found
 
 

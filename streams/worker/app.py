@@ -82,6 +82,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             broker,
             now_us=lambda: time.time_ns() // 1000,
             buffer_bytes=settings.buffer_bytes,
+            scores=settings.scores,
             committed=upkeep.committed,
             clock=listening,
             holes=HoleKeeper(

@@ -47,7 +47,7 @@ BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 Name = Annotated[str, Field(pattern=f"^{DEVICE_NAME.pattern}$")]
 ModelName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Seq = Annotated[int, Field(ge=0, lt=2**62)]
-Text = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Values = Annotated[np.ndarray | None, WithJsonSchema({})]
 
 

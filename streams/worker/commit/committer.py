@@ -32,6 +32,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.json_form import MAX_ROWS, placed_epoch
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
+from streams.contract.events.scores import ScoresForm
 from streams.contract.task import Task
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
@@ -94,6 +95,7 @@ class Committer:
         now_us: Callable[[], int],
         clock: Clock,
         buffer_bytes: int = 512_000_000,
+        scores: ScoresForm = "arrow",
         committed: Callable[[int, int], None] = lambda *_: None,
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
@@ -108,7 +110,7 @@ class Committer:
         self._now_us, self._holes = now_us, holes
         self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
-        self._tracing, self._buffer_bytes = tracing, buffer_bytes
+        self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.metrics.teacher(self.scorer.teacher)
 
@@ -132,7 +134,7 @@ class Committer:
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._task, rows))
+            await publish_all(self._broker, publications(self._task, rows, self._scores))
         self.scorer.restore(position)
         placed = placed_epoch(at.topic_id, partition)
         position.placed = await self._call(self._store.placed, partition, placed, start * MAX_ROWS)
@@ -206,7 +208,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._task, rows)
+                    messages = await self._call(publications, self._task, rows, self._scores)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")

@@ -14,19 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import EventColumns, encode_batch, filled_rows
+from streams.contract.events.batches import EventColumns, filled_rows
 from streams.contract.events.compact import encode_taught
 from streams.contract.events.json_form import decode_json, is_json
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import TAUGHT, Drop, Headers
-from streams.contract.events.records import (
-    AGAIN,
-    SCORES_1,
-    EventBatch,
-    decode_columns,
-    encode_events,
-    score_schema,
-)
+from streams.contract.events.records import AGAIN, EventBatch, decode_columns, encode_events
+from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, SCORES, WINDOWS, topic_name
 from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
@@ -48,10 +42,11 @@ class Outgoing:
     headers: Headers
 
 
-def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
+def publications(task: Task, rows: pa.Table, form: ScoresForm = "arrow") -> list[Outgoing]:
     """Return a commit's messages: scores and a report per (device, window, revision)."""
     scores, edges, order = _by_window(rows)
-    messages, step = list[Outgoing](), rows_per_message(task)
+    longest = pc.max(pc.binary_length(scores.column("event_id"))).as_py() or 0
+    messages, step = list[Outgoing](), rows_per_message(task, longest, form)
     scores_topic, windows_topic = topic_name(task.id, SCORES), topic_name(task.id, WINDOWS)
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
@@ -66,8 +61,8 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
         ]
         for part, first in enumerate(range(begin, end, step)):
             last = min(first + step, end)
-            value = encode_batch(scores.slice(first, last - first))
-            extra = [("schema", SCORES_1.encode()), *headers, ("part", b"%d" % part)]
+            value = encode_scores(scores.slice(first, last - first), form)
+            extra = [("schema", SCHEMA_OF[form].encode()), *headers, ("part", b"%d" % part)]
             extra += taught.header(first, last)
             messages.append(Outgoing(scores_topic, partition, device, value, extra))
         messages.append(Outgoing(windows_topic, partition, device, reports[i], headers))
@@ -112,9 +107,13 @@ def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
     return batch, edges, order.to_numpy()
 
 
-def rows_per_message(task: Task) -> int:
-    """Return how many rows of `scores` fit into a message even if all names have 63 bytes."""
-    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 12 * task.outputs + 4 * task.label_size)))
+def rows_per_message(task: Task, id_bytes: int = 0, form: ScoresForm = "arrow") -> int:
+    """Return how many rows of `scores` fit into a message even if all names have 63 bytes.
+    id_bytes: of the longest name of an event."""
+    size = 300 + id_bytes + 12 * task.outputs + 4 * task.label_size
+    if form == "json":  # twice the bytes of a name that is escaped, numbers of up to 15 digits
+        size = 650 + 2 * id_bytes + 12 * task.outputs + 16 * (2 * task.outputs + task.label_size)
+    return max(1, min(ROWS_PER_MESSAGE, 800_000 // size))
 
 
 # --- messages of `events`, and dead letters -------------------------------------------------------

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from streams.contract.events.batches import TIMESTAMP
 from streams.contract.events.compact import Columns
-from streams.contract.events.records import score_schema
+from streams.contract.events.scores import score_schema
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import Window, WindowSlice
 

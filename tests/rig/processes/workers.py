@@ -23,6 +23,7 @@ from streams.contract.events.messages import (
     encode_labels,
 )
 from streams.contract.events.records import EventBatch, encode_events
+from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
 from streams.contract.window_report import WindowReport
@@ -324,15 +325,17 @@ def stop(process: Forked) -> int:
     return process.wait(30)
 
 
-def decoded_scores(messages: list[Received]) -> dict[tuple[str, str, str, str], list[pa.Table]]:
+def decoded_scores(
+    messages: list[Received],
+) -> dict[tuple[str, str, str, str], list[pa.RecordBatch]]:
     """The `scores` messages by (device, window, revision, part)."""
     found: dict[tuple[str, str, str, str], list[pa.Table]] = {}
     for message in messages:
         headers = dict(message.headers)
         key = tuple(headers[n].decode() for n in ("device", "window", "revision", "part"))
         assert message.key == headers["device"]
-        with pa.ipc.open_stream(message.value) as stream:
-            found.setdefault(key, []).append(stream.read_all())  # type: ignore[arg-type]
+        rows = decode_scores(message.value, message.headers)
+        found.setdefault(key, []).append(rows)  # type: ignore[arg-type]
     return found
 
 

@@ -44,7 +44,9 @@ def send_seconds(served: Fleet, device: str, first: int, count: int, **epoch: st
         )
 
 
-def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet) -> None:
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet, form: str) -> None:
+    served.options["scores"] = form
     worker = served.start()
     served.ready("w0", ALL)
     send_seconds(served, LEFT, 0, 60)
@@ -55,6 +57,7 @@ def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet)
     served.wait_until_scored()
     until(lambda: server_account(served.store)[RIGHT, "e1"] == (60, 10), "the drop is stored")
     check_topics(served)
+    assert all((m.value or b"")[:1] == b"[" for m in served.read("scores")) == (form == "json")
     for message in served.read("windows"):
         assert message.partition == (0 if message.key == LEFT.encode() else 1)
     assert stop(worker) == 0
