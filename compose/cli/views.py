@@ -3,6 +3,7 @@
 
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import chain
 from json import dumps
 from pathlib import Path
@@ -78,6 +79,15 @@ def status(
     task: TaskArgument,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
+    labels: Annotated[
+        bool,
+        typer.Option(
+            "--labels",
+            help="Also count the events of the last 7 days that have a label, and how late labels "
+            "are; reads these events in the store.",
+        ),
+    ] = False,
+    store: StorePlace = None,
     json: AsJson = False,
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
@@ -92,6 +102,12 @@ def status(
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6, past=True)
+    if labels:
+        from streams.worker.store.query import label_delay
+        from streams.worker.store.tables import place_of
+
+        delay = label_delay(place_of(store) if store else StateDir(state).store)
+        found = replace(found, labels=delay)
     print_status(found, terminal.console(), as_json=json)
 
 
@@ -100,6 +116,7 @@ def tail(
     topic: Annotated[
         Literal[
             "events",
+            "labels",
             "scores",
             "windows",
             "fleet",

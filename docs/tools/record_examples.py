@@ -26,7 +26,9 @@ from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Re
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import batch_of, columns_of
-from streams.contract.events.json_form import decode_json, placed_epoch
+from streams.contract.events.json_form import decode_json
+from streams.contract.events.json_items import placed_epoch
+from streams.contract.events.json_labels import decode_known_labels
 from streams.contract.events.messages import (
     TAUGHT,
     Drop,
@@ -288,7 +290,15 @@ def events_json() -> str:
     return block("\n".join([*head, *rest, counted]))
 
 
+def known_labels() -> str:
+    """Return labels from elsewhere."""
+    value = '[{"event_id": "order-7", "label": "running", "known": "2026-01-04T09:30:00Z"}]'
+    decode_known_labels(TASK, b"pump-3", value.encode())
+    return block(f"key      pump-3\nvalue    {value}")
+
+
 EXAMPLES = {
+    "known-labels": known_labels,
     "events-json": events_json, "events-compact": events_compact, "events": events,
     "drops": drops, "labels": labels,
     "scores": scores, "windows": windows, "releases": releases,

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.json_form import PLACED, decode_json, is_json
+from streams.contract.events.json_form import decode_json, is_json
+from streams.contract.events.json_items import PLACED
+from streams.contract.events.json_labels import decode_known_labels
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.events.records import decode_event_message
@@ -23,6 +26,7 @@ from streams.contract.topics import (
     DEAD_LETTERS,
     EVENTS,
     FLEET,
+    LABELS,
     RELEASES,
     ROUNDS,
     SCORES,
@@ -33,7 +37,7 @@ from streams.kafka.reader import Received
 
 Row = dict[str, Any]
 
-TOPICS = (EVENTS, SCORES, WINDOWS, FLEET, ROUNDS, RELEASES, ARTIFACTS, DEAD_LETTERS)
+TOPICS = (EVENTS, LABELS, SCORES, WINDOWS, FLEET, ROUNDS, RELEASES, ARTIFACTS, DEAD_LETTERS)
 
 
 def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
@@ -71,6 +75,17 @@ def _events(task: Task, message: Received) -> list[Row]:
     return [{**about, **row} for row in found.rows.to_pylist()]
 
 
+def _labels(task: Task, message: Received) -> list[Row]:
+    found = decode_known_labels(task, message.key, message.value)
+    fields = [
+        label.model_dump(exclude_none=True, exclude={"device", "label"}) for _, label in found
+    ]
+    return [
+        {"device": device, **about, "label": np.asarray(label.label).tolist()}
+        for (device, label), about in zip(found, fields, strict=True)
+    ]
+
+
 def _scores(_task: Task, message: Received) -> list[Row]:
     found: list[Row] = decode_scores(message.value, message.headers).to_pylist()
     return found
@@ -100,6 +115,7 @@ def _opaque(_task: Task, message: Received) -> list[Row]:
 
 _DECODE: dict[str, Callable[[Task, Received], list[Row]]] = {
     EVENTS: _events,
+    LABELS: _labels,
     SCORES: _scores,
     WINDOWS: _document(WindowReport),
     FLEET: _document(DeviceState),

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Count, Document
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, ProcessFailed
-from streams.contract.events.json_form import PLACED
+from streams.contract.events.json_items import PLACED
 from streams.contract.events.messages import Drop
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.object_store import open_store

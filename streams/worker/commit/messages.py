@@ -5,7 +5,7 @@ reason. Pure.
 The same rows give the same messages, whether they are new or read from the store.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,12 +17,14 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import EventColumns, filled_rows
 from streams.contract.events.compact import encode_taught
 from streams.contract.events.json_form import decode_json, is_json
-from streams.contract.events.labels import LabelBatch
+from streams.contract.events.json_items import MAX_ROWS
+from streams.contract.events.json_labels import decode_known_labels
+from streams.contract.events.labels import LabelBatch, known_label_batches
 from streams.contract.events.messages import TAUGHT, Drop, Headers
 from streams.contract.events.records import AGAIN, EventBatch, decode_columns, encode_events
 from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
 from streams.contract.task import Task
-from streams.contract.topics import DEAD_LETTERS, EVENTS, SCORES, WINDOWS, topic_name
+from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, SCORES, WINDOWS, topic_name
 from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
 from streams.worker.scoring.rows import DRIFT
 from streams.worker.windows.tumbling import WindowSlice
@@ -125,25 +127,32 @@ HEADERS = 32
 
 @dataclass(frozen=True)
 class Incoming:
-    """One message of `events` as it came."""
+    """One message of `events` or `labels` as it came."""
 
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
     headers: Iterable[tuple[str, bytes]]
+    topic: str = EVENTS
 
 
-def decode(task: Task, incoming: Incoming, placed: str) -> list[EventColumns] | Drop | LabelBatch:
+Records = Sequence[EventColumns | Drop | LabelBatch]
+
+
+def decode(task: Task, incoming: Incoming, placed: str, now_us: int = 0) -> Records:
     """Return what a message says; whatever is wrong with it is a MalformedRecord. placed: the epoch
-    of events that are counted by their place in Kafka."""
+    of what is counted by its place in Kafka; now_us: when labels became known that do not say."""
     key, value = incoming.key, incoming.value
     try:
+        if incoming.topic == LABELS:
+            labels = decode_known_labels(task, key, value)
+            first = incoming.offset * MAX_ROWS
+            return known_label_batches(task, labels, placed, first, now_us)
         headers = {name: text if text is not None else b"" for name, text in incoming.headers}
         if is_json(headers):
             return decode_json(task, key, value, placed, incoming.offset)
-        found = decode_columns(task, key, value, headers)
-        return [found] if isinstance(found, EventColumns) else found
+        return [decode_columns(task, key, value, headers)]
     except MalformedRecord:
         raise
     except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
@@ -160,7 +169,8 @@ def is_sent_again(incoming: Incoming) -> bool:
 
 def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:
     """The dead letters of a malformed message: one, or several parts of one too long."""
-    headers = _headers(task, error.reason, str(error), incoming.partition, incoming.offset)
+    where = incoming.topic, incoming.partition, incoming.offset
+    headers = _headers(task, error.reason, str(error), *where)
     original = [(f"original-{name}"[:200], text) for name, text in incoming.headers]
     kept = [(name, (text or b"")[:HEADER_BYTES]) for name, text in original[:HEADERS]]
     key = None if incoming.key is None else incoming.key[:HEADER_BYTES]
@@ -174,16 +184,18 @@ def refused_letters(
     found = piece.events
     events = EventBatch(found.device, found.epoch, found.first, found.rows)
     key, value, original = encode_events(events)
-    headers = _headers(task, reason, detail, partition, piece.message.offset)
+    headers = _headers(task, reason, detail, EVENTS, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)
 
 
-def _headers(task: Task, reason: str, detail: str, partition: int, offset: int) -> Headers:
+def _headers(
+    task: Task, reason: str, detail: str, topic: str, partition: int, offset: int
+) -> Headers:
     return [
         ("reason", reason.encode()),
         ("detail", detail.encode(errors="replace")[:HEADER_BYTES]),
-        ("source-topic", topic_name(task.id, EVENTS).encode()),
+        ("source-topic", topic_name(task.id, topic).encode()),
         ("source-partition", str(partition).encode()),
         ("source-offset", str(offset).encode()),
     ]

@@ -113,12 +113,17 @@ class DeltaStore:
         counts = {(d, w): n + 1 for d, w, n in zip(devices, windows, latest, strict=True)}
         return {key: counts.get(key, 0) for key in keys}
 
-    def placed(self, partition: int, epoch: str, since: int) -> IntervalSet:
-        """Return the seqs from `since` on that are stored of an epoch of places in Kafka."""
+    def placed(self, table: str, partition: int, epoch: str, since: int) -> IntervalSet:
+        """Return the numbers from `since` on that a table has of an epoch of places in Kafka."""
         wanted = (ds.field("partition") == partition) & (ds.field("epoch") == epoch)
-        found = self._scores(wanted & (ds.field("seq") >= since), ["seq"])
-        seqs = IntervalSet((seq, seq) for seq in sorted(found.column("seq").to_pylist()))
-        with translated(table_at(self._place, AGED)):
+        name = "seq" if table == SCORES else "number"
+        with translated(table_at(self._place, table)):
+            self._refreshed(table)
+            new = wanted & (ds.field(name) >= since)
+            found = self._rows(table).to_table([name], filter=new).column(name).to_pylist()
+            seqs = IntervalSet((seq, seq) for seq in sorted(found))
+            if table != SCORES:
+                return seqs
             self._refreshed(AGED)
             for spans in self._rows(AGED).to_table(["seqs"], filter=wanted).column("seqs"):
                 for first, last in zip(*[iter(spans.as_py())] * 2, strict=True):

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError
-from streams.contract.events.json_form import PLACED
+from streams.contract.events.json_items import PLACED
 from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.drift.reference import WINDOWS
 from streams.runtime.object_store import open_store
@@ -86,7 +86,7 @@ def read_rows(
                 _add(position.taken, source, first, last)
                 _add(position.refused, source, first, last)
         since = [partition, position.commits[LABELS]]
-        sql = ISLANDS.format(number="number", table=LABELS, only="true")
+        sql = ISLANDS.format(number="number", table=LABELS, only=UNPLACED)
         for device, epoch, first, last in connection.execute(sql, since).fetchall():
             _add(position.labelled, (device, epoch), first, last)
         since = [partition, position.commit]
@@ -194,7 +194,8 @@ def _read(data: bytes) -> tuple[Head, StorePosition]:
 
 # Events that are counted by their place in Kafka are looked up by it (DeltaStore.placed), but for
 # those that were refused: some were sent again.
-NUMBERED = f"""(not starts_with(epoch, '{PLACED}') or exists (
+UNPLACED = f"not starts_with(epoch, '{PLACED}')"
+NUMBERED = f"""({UNPLACED} or exists (
     from drops d where d.device = scores.device and d.epoch = scores.epoch
     and scores.seq between d.first and d.last
 ))"""

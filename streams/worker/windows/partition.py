@@ -191,12 +191,15 @@ class PartitionState:
     def add_labels(self, message: Message, batch: LabelBatch) -> None:
         """Add the labels that are not stored yet."""
         known = self.position.labelled.setdefault((batch.device, batch.epoch), IntervalSet())
-        for first, last in IntervalSet([(batch.first, batch.last)]).minus(known):
+        if placed := batch.epoch == self.placed:
+            known = self.position.placed
+        for first, last in known.missing(batch.first, batch.last):
             rows = batch.rows.slice(first - batch.first, last - first + 1)
             fresh = LabelBatch(batch.device, batch.epoch, first, rows)
             self._labels.append(NewLabels(message, fresh))
             message.unsealed += 1
-            known.add(first, last)
+            if not placed:
+                known.add(first, last)
 
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
         """Mark events as refused; return the drops of them that `drops` does not have yet."""

@@ -12,7 +12,7 @@ import pytest
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.json_form import MAX_ROWS
+from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.messages import Drop, Headers, encode_drop
 from streams.contract.events.records import EventBatch, encode_events
 from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema

@@ -15,11 +15,10 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import EventColumns
 from streams.contract.events.json_form import (
     CERTAIN,
-    MAX_ROWS,
     decode_json,
     event_json_schema,
-    placed_epoch,
 )
+from streams.contract.events.json_items import MAX_ROWS, placed_epoch
 from streams.contract.task import Segment, Task
 from tests.rig.made_up.tiny_task import task as tiny
 
@@ -101,8 +100,8 @@ def test_a_producers_own_numbers_are_used() -> None:
 NAN = b'{"time_us": 1, "segment": [[1, NaN], [1, 2]], "answer": 1}'
 KEYLESS = GOOD | {"epoch": "e", "seq": 1, "device": "d0"}
 REFUSED: list[tuple[object, bytes | None, str, str]] = [
-    (b"", b"d0", "not-json", "header schema"),
-    (b"hello", b"d0", "not-json", "header schema"),
+    (b"", b"d0", "not-json", "no header says"),
+    (b"hello", b"d0", "not-json", "no header says"),
     (b'{"time_us": ', b"d0", "not-json", "EOF"),
     (b"\xff\xff", b"d0", "not-json", ""),
     (b"[" * 5000, b"d0", "not-json", ""),

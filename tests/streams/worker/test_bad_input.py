@@ -22,8 +22,8 @@ from streams.contract.events.records import (
 from streams.contract.task import Task
 from streams.kafka.admin import GroupPosition
 from streams.kafka.settings import BrokerSettings
-from streams.worker.commit.committer import FUTURE_S
 from streams.worker.store.delta_store import DROPS, SCORES
+from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.made_up.tiny_task import task as recorded
 from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
 from tests.streams.kafka.test_poison import BAD_NAME

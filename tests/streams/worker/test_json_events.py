@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from streams.contract.accounting import IntervalSet
-from streams.contract.events.json_form import MAX_ROWS
+from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.records import AGAIN
 from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker.commit.committer import FUTURE_S
 from streams.worker.commit.hole_keeper import Hole, lost
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import DROPS, SCORES
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.asked import asked
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.workers import batch, device_on, fleet, json_events, stop, until
@@ -150,5 +150,7 @@ def test_each_event_is_stored_once_over_kills_with_a_key_or_without(
             partition = int(epoch.rpartition("-")[2])
             rows = asked(served.store, f"select seq from scores where epoch = '{epoch}'")
             half = sorted(seq for (seq,) in rows)[len(rows) // 2 :]
-            assert store.placed(partition, epoch, half[0]) == IntervalSet((s, s) for s in half)
+            assert store.placed(SCORES, partition, epoch, half[0]) == IntervalSet(
+                (s, s) for s in half
+            )
             assert not any(e == epoch for _, e in store.position(partition).taken)

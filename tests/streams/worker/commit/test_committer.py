@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from streams.contract.errors import ProcessorFailed
-from streams.contract.events.json_form import MAX_ROWS
+from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
@@ -54,6 +54,21 @@ class Foreign:
     events: list[object]
 
 
+@dataclasses.dataclass
+class Known:
+    """Labels on the topic `labels`."""
+
+    device: str
+    at: int
+    count: int
+
+    @property
+    def message(self) -> tuple[bytes, bytes]:
+        times = [(self.at + i) * 1_000_000 for i in range(self.count)]
+        rows = [{"time_us": time, "label": i, "known_us": 5} for i, time in enumerate(times)]
+        return self.device.encode(), json.dumps(rows).encode()
+
+
 spans = st.tuples(st.integers(0, 30), st.integers(1, 8))
 records = st.one_of(
     st.builds(
@@ -76,6 +91,7 @@ records = st.one_of(
         spans,
         st.integers(0, 40),
     ),
+    st.builds(Known, st.sampled_from(["d0", "d1"]), st.integers(0, 40), st.integers(1, 3)),
     st.builds(
         lambda device, at, times: Foreign(
             device, json_events(batch(device, 0, [at + t for t in times]))
@@ -94,7 +110,7 @@ lives = st.tuples(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]))
 def test_every_event_is_accounted_once_over_any_crashes(
-    history: list[tuple[list[EventBatch | Drop | LabelBatch | Foreign | None], str, float]],
+    history: list[tuple[list[EventBatch | Drop | LabelBatch | Foreign | Known | None], str, float]],
     fails_on: int,
 ) -> None:
     """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
@@ -120,6 +136,11 @@ def test_every_event_is_accounted_once_over_any_crashes(
             if record is None:
                 log.messages.append((b"x", b"garbage", []))
                 continue
+            if isinstance(record, Known):
+                at = len(log.labels) * MAX_ROWS
+                log.labels.append(record.message)
+                told |= {(record.device, "kafka-0-0", at + i) for i in range(record.count)}
+                continue
             if isinstance(record, Foreign):
                 at, device = len(log.messages), record.device
                 log.messages.append((device.encode(), json.dumps(record.events).encode(), []))
@@ -138,6 +159,7 @@ def test_every_event_is_accounted_once_over_any_crashes(
             live(log, store, now_s, now_s, **options)
 
     assert log.committed == len(log.messages)
+    assert log.labels_committed == len(log.labels)
     assert max(Counter(scored(store)).values(), default=0) <= 1
     assert max(Counter(dropped(store)).values(), default=0) <= 1
     assert max(Counter(labelled(store)).values(), default=0) <= 1
