@@ -179,12 +179,12 @@ def dead_letters(
     reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
     replay: Annotated[
         bool,
-        typer.Option("--replay", help="Send those to `events` again, once the cause is fixed."),
+        typer.Option("--replay", help="Send those again, once the cause is fixed."),
     ] = False,
     json: AsJson = False,
 ) -> None:
     """List the messages that could not be decoded or scored, oldest first, show some, or send them
-    to `events` again."""
+    again to the topic that they were on."""
     from compose.reports import dead_letters as letters
     from streams.fleet.wording import counted
 
@@ -198,7 +198,7 @@ def dead_letters(
         found = [letter for letter in found if reason in (None, letter.reason)]
     if replay:
         sent = letters.replay(settings, name, found)
-        terminal.say(f"{counted(sent, 'dead letter')} sent to {name}.events")
+        terminal.say(f"{counted(sent, 'dead letter')} sent again")
     elif json:
         terminal.print_json(letters.reports_of(found))
     elif offsets:

@@ -299,6 +299,13 @@ MUTANTS = [
         "commit",
     ),
     _worker(
+        "events without numbers are stored again",
+        "windows/partition.py",
+        "list(IntervalSet(new).minus(self.position.placed))",
+        "new",
+        "test_json_events.py",
+    ),
+    _worker(
         "live events from the future are believed",
         "windows/tumbling.py",
         'ANY_TIME if task.source == "recorded" else',
