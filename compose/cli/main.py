@@ -29,12 +29,13 @@ GROUPS = {
         "new": "tasks:new",
         "check": "tasks:check",
         "prepare": "tasks:prepare",
+        "schema": "tasks:schema",
         "worker": "worker:worker",
         "controller": "server:controller",
         "superlink": "flower:superlink",
         "superexec": "flower:superexec",
     },
-    "Devices": {"edge": "edge:app", "node": "flower:app"},
+    "Devices": {"edge": "edge:app", "node": "flower:app", "label": "labels:app"},
     "Look": {
         "status": "views:status",
         "timeline": "views:timeline",
@@ -59,6 +60,7 @@ COMMANDS = {name: place for group in GROUPS.values() for name, place in group.it
 HELP = {  # of a group of commands; that of a command is its function's docstring
     "edge": "One device: run, status, drain, label, wipe.",
     "node": "The SuperNodes that may connect: add, list, remove.",
+    "label": "Labels that other systems know: import.",
     "jobs": "Jobs of `tidewheel score`: run, list, stop, resume.",
     "schedule": "Batch jobs at set times: add, list, backfill, remove.",
     "models": "Versions in the registry: list, import, verify, promote, rollback, rollout, prune.",

@@ -66,6 +66,14 @@ def check(task: TaskArgument, json: AsJson = False) -> None:
     raise typer.Exit(1 if report.failed else 0)
 
 
+def schema(task: TaskArgument) -> None:
+    """Print the JSON Schema (draft 2020-12) of the events that other programs may send as JSON to
+    the task's topic `events`."""
+    from streams.contract.events.json_form import event_json_schema
+
+    print_json(event_json_schema(load_task(task)))
+
+
 def run_up(options: UpOptions) -> None:
     """Run everything on this machine: broker, worker, devices, Flower, controller, console.
 

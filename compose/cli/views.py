@@ -3,6 +3,7 @@
 
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import chain
 from json import dumps
 from pathlib import Path
@@ -78,6 +79,15 @@ def status(
     task: TaskArgument,
     state: State = DEFAULT_STATE,
     kafka: Kafka = None,
+    labels: Annotated[
+        bool,
+        typer.Option(
+            "--labels",
+            help="Also count the events of the last 7 days that have a label, and how late labels "
+            "are; reads these events in the store.",
+        ),
+    ] = False,
+    store: StorePlace = None,
     json: AsJson = False,
 ) -> None:
     """Show the fleet from its topics: devices, agreement, drift, rounds, the release; and the
@@ -92,6 +102,12 @@ def status(
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6, past=True)
+    if labels:
+        from streams.worker.store.query import label_delay
+        from streams.worker.store.tables import place_of
+
+        delay = label_delay(place_of(store) if store else StateDir(state).store)
+        found = replace(found, labels=delay)
     print_status(found, terminal.console(), as_json=json)
 
 
@@ -100,6 +116,7 @@ def tail(
     topic: Annotated[
         Literal[
             "events",
+            "labels",
             "scores",
             "windows",
             "fleet",
@@ -162,12 +179,12 @@ def dead_letters(
     reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
     replay: Annotated[
         bool,
-        typer.Option("--replay", help="Send those to `events` again, once the cause is fixed."),
+        typer.Option("--replay", help="Send those again, once the cause is fixed."),
     ] = False,
     json: AsJson = False,
 ) -> None:
     """List the messages that could not be decoded or scored, oldest first, show some, or send them
-    to `events` again."""
+    again to the topic that they were on."""
     from compose.reports import dead_letters as letters
     from streams.fleet.wording import counted
 
@@ -181,7 +198,7 @@ def dead_letters(
         found = [letter for letter in found if reason in (None, letter.reason)]
     if replay:
         sent = letters.replay(settings, name, found)
-        terminal.say(f"{counted(sent, 'dead letter')} sent to {name}.events")
+        terminal.say(f"{counted(sent, 'dead letter')} sent again")
     elif json:
         terminal.print_json(letters.reports_of(found))
     elif offsets:

@@ -89,7 +89,7 @@ class History:
                 report = WindowReport.decode(message.value)
             except MalformedRecord:
                 continue
-            name = report.device, report.window_us, report.revision
+            name = message.partition, report.device, report.window_us, report.revision
             if name not in seen:
                 seen.add(name)
                 self._add(report, message)

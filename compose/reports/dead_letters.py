@@ -1,7 +1,7 @@
 """Dead letters: list, show, and send again.
 
 A dead letter is identified by its offset on `dead-letters` (that of its first part, if it was
-split). Replaying puts the original key, value and headers on `events` with the header `again`: the
+split). Replaying puts the original key, value and headers on its topic with the header `again`: the
 worker tries refused events once more. Events stored meanwhile are not stored twice, and events that
 were counted as dropped then count as scored.
 """
@@ -16,7 +16,7 @@ from compose.reports.terminal import table
 from streams.contract.errors import UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.events.records import AGAIN
-from streams.contract.topics import DEAD_LETTERS, EVENTS, topic_name
+from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, topic_name
 from streams.fleet.wording import counted
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
@@ -27,7 +27,7 @@ PREFIX = "original-"
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One dead letter, its parts joined. `source` is partition/offset on `events`."""
+    """One dead letter, its parts joined. `source` is topic/partition/offset."""
 
     offset: int
     key: bytes | None
@@ -56,7 +56,8 @@ def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
     for message in messages:
         fields = {name: text.decode(errors="replace") for name, text in message.headers}
         part = fields.get("part")
-        source = f"{fields.get('source-partition', '?')}/{fields.get('source-offset', '?')}"
+        names = ("source-topic", "source-partition", "source-offset")
+        source = "/".join(fields.get(name, "?") for name in names)
         if part is None:
             letters.append(_letter([message], fields, source, whole=True))
             continue
@@ -98,7 +99,7 @@ def find(letters: list[DeadLetter], offset: int) -> DeadLetter:
 
 
 def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
-    """Send dead letters to `events` again, in order; return how many."""
+    """Send dead letters to where they came from again, in order; return how many."""
     producer = Producer(settings)
     sent = 0
     try:
@@ -106,7 +107,8 @@ def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -
             if not letter.whole:
                 raise UsageError(f"the dead letter at offset {letter.offset} lacks a part")
             headers = [*letter.headers, (AGAIN, b"1")]
-            producer.put(topic_name(task, EVENTS), letter.key, letter.value, headers)
+            of = LABELS if letter.source.startswith(f"{topic_name(task, LABELS)}/") else EVENTS
+            producer.put(topic_name(task, of), letter.key, letter.value, headers)
             sent += 1
     finally:
         producer.close()
@@ -114,9 +116,9 @@ def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -
 
 
 def place(source: str) -> str:
-    """Return where on `events` a letter's message is, for a person."""
-    partition, _, offset = source.partition("/")
-    return f"partition {partition}, offset {offset}"
+    """Return where a letter's message is, for a person."""
+    topic, partition, offset = source.split("/")
+    return f"{topic.rpartition('.')[2]}, partition {partition}, offset {offset}"
 
 
 class LetterReport(BaseModel):
@@ -150,7 +152,7 @@ def reports_of(letters: Iterable[DeadLetter]) -> list[LetterReport]:
 
 
 def print_letters(letters: list[DeadLetter], console: Console) -> None:
-    columns = ("offset", "reason", "key", "message on events", "bytes", "detail")
+    columns = ("offset", "reason", "key", "message", "bytes", "detail")
     rows = [(str(x.offset), x.reason, x.key or "", place(x.source), str(x.bytes), x.detail)
             for x in reports_of(letters)]  # fmt: skip
     console.print(table(counted(len(letters), "dead letter"), columns, rows))

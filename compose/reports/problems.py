@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from compose.reports.follower import Lag, retention_lines
+from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
 from streams.fleet.view import Condition, FleetView
@@ -21,12 +22,13 @@ ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 @dataclass(frozen=True)
 class Status:
     """What was found at one moment, `now_s` of the wall clock; past: it was read from a file, some
-    time after that."""
+    time after that; labels: what the store says, if it was asked."""
 
     view: FleetView
     lag: Lag
     now_s: float
     past: bool = False
+    labels: LabelDelay | None = None
 
     @cached_property
     def produced_per_s(self) -> float:

@@ -18,6 +18,7 @@ from rich.table import Table
 from compose.reports.follower import Lag, lag_line, read_lag
 from compose.reports.problems import Problem, Status, problems
 from compose.reports.terminal import moment, print_json, table
+from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState
 from streams.contract.task.metrics import named
@@ -44,7 +45,7 @@ class StatusReport(BaseModel):
     and no state; each has as much of one as is known. canary: what its windows show. rates: events
     a second, as devices say, and as windows were reported in the last minute. truth: by version the
     labelled events that are right, and all of them. drift: by device the
-    channel that drifted most, where it alarms."""
+    channel that drifted most, where it alarms. labels: with --labels."""
 
     task: str
     release: DesiredState
@@ -61,6 +62,7 @@ class StatusReport(BaseModel):
     rates: dict[Literal["produced_per_s", "scored_per_s"], float]
     lag: Lag
     drift: dict[str, str]
+    labels: LabelDelay | None
 
 
 def report_of(status: Status) -> StatusReport:
@@ -85,6 +87,7 @@ def report_of(status: Status) -> StatusReport:
         },
         lag=status.lag,
         drift=status.alarms,
+        labels=status.labels,
     )
 
 
@@ -188,6 +191,11 @@ def _lines(status: Status) -> Iterator[str]:
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
     for model, (known, of) in _truth(view).items():
         yield f"{model}: {digits(known / of)} right on {counted(of, 'true label')}"
+    if (labels := status.labels) is not None:
+        delay = labels.delay_s
+        late = f"; the median label came {duration(delay)} after its event" if delay else ""
+        all_of = counted(labels.events, "event")
+        yield f"{labels.labelled:,} of {all_of} of the last 7 days have a label{late}"
     rounds, updates = view.count("aggregated"), view.count("admitted")
     yield (
         f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "

@@ -25,7 +25,10 @@ from streams.contract.artifact import head_of as artifact_head
 from streams.contract.decisions import Decision, Delivery, DesiredState, Ref, Release, sign
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import batch_of, columns_of, decode_batch
+from streams.contract.events.batches import batch_of, columns_of
+from streams.contract.events.json_form import decode_json
+from streams.contract.events.json_items import placed_epoch
+from streams.contract.events.json_labels import decode_known_labels
 from streams.contract.events.messages import (
     TAUGHT,
     Drop,
@@ -35,12 +38,8 @@ from streams.contract.events.messages import (
     event_columns,
     task_layout,
 )
-from streams.contract.events.records import (
-    EventBatch,
-    encode_events,
-    encode_stream,
-    score_schema,
-)
+from streams.contract.events.records import EventBatch, encode_events, encode_stream
+from streams.contract.events.scores import decode_scores
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
@@ -160,7 +159,7 @@ def scores() -> str:
     (found,) = [m for m in published() if m.topic == "pumps.v1.scores"]
     text = f"partition {found.partition}\n{message(found.key, found.headers)}\n"
     text += f"value    {len(found.value)} bytes, an Arrow IPC stream; its first row:"
-    decoded = rows(decode_batch(found.value, score_schema()).slice(0, 1))
+    decoded = rows(decode_scores(found.value, found.headers).slice(0, 1))
     return block(text) + "\nDecoded:\n\n" + block(decoded, "json")
 
 
@@ -242,7 +241,7 @@ def dead_letter() -> str:
     key, value, headers = encode_stream(batch())
     incoming = Incoming(2, 41, b"pump-4", value, headers)
     try:
-        decode(TASK, incoming)
+        decode(TASK, incoming, "")
     except MalformedRecord as exc:
         (letter,) = dead_letters_of(TASK, incoming, exc)
         text = message(letter.key, letter.headers)
@@ -275,8 +274,33 @@ def artifact() -> str:
     return block(hexdump(artifact_head(data), 48))
 
 
+def events_json() -> str:
+    """Return an event as JSON, and what it is counted by."""
+    event = {
+        "time": "2026-01-01T00:00:01Z", "segment": {"x": [0.5, 0.25]}, "answer": "idle",
+        "label": "idle", "event_id": "order-7",
+    }  # fmt: skip
+    value = json.dumps(event)
+    place = placed_epoch("0a1b2c3d-4e5f", 2), 41
+    (found,) = decode_json(TASK, b"pump-3", value.encode(), *place)
+    counted = f"counted as (pump-3, {found.epoch}, {found.first})"
+    lines = textwrap.wrap(value, 100, break_on_hyphens=False)
+    head = ["partition 2, offset 41", "key      pump-3", f"value    {lines[0]}"]
+    rest = [f"         {line}" for line in lines[1:]]
+    return block("\n".join([*head, *rest, counted]))
+
+
+def known_labels() -> str:
+    """Return labels from elsewhere."""
+    value = '[{"event_id": "order-7", "label": "running", "known": "2026-01-04T09:30:00Z"}]'
+    decode_known_labels(TASK, b"pump-3", value.encode())
+    return block(f"key      pump-3\nvalue    {value}")
+
+
 EXAMPLES = {
-    "events-compact": events_compact, "events": events, "drops": drops, "labels": labels,
+    "known-labels": known_labels,
+    "events-json": events_json, "events-compact": events_compact, "events": events,
+    "drops": drops, "labels": labels,
     "scores": scores, "windows": windows, "releases": releases,
     "artifacts": artifacts, "fleet": fleet, "rounds": rounds,
     "invitations": invitations, "dead-letter": dead_letter,

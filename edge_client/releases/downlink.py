@@ -1,4 +1,5 @@
-"""From Kafka to the device: decisions, model versions, the teacher's scores, and invitations.
+"""From Kafka to the device: decisions, model versions, the teacher's scores, labels from elsewhere,
+and invitations.
 
 Decisions on `releases` are accepted or refused in order (acceptance.py). The last accepted one
 names the version that this device must serve. If the device lacks it, it is fetched (fetch.py),
@@ -12,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +23,15 @@ import numpy as np
 from edge_client.inference.slots import Slots
 from edge_client.releases.fetch import ArtifactFetcher
 from edge_client.releases.partial_download import Downloads
-from edge_client.samples.samples import Samples
+from edge_client.samples.samples import EXTERNAL, Samples
 from streams.contract.decisions import Ref, Release
+from streams.contract.documents import LATEST_US
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.events.compact import decode_taught
+from streams.contract.events.json_labels import KnownLabel, decode_known_labels
 from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
-from streams.contract.topics import INVITATIONS, RELEASES, SCORES, topic_name
+from streams.contract.topics import INVITATIONS, LABELS, RELEASES, SCORES, topic_name
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import Acceptance
 
@@ -44,7 +48,7 @@ RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 
 
 class Downlink(threading.Thread):
-    """Follows `releases`, `invitations` and this device's partition of `scores`."""
+    """Follows `releases`, `invitations` and this device's partition of `scores` and `labels`."""
 
     def __init__(
         self,
@@ -119,16 +123,18 @@ class Downlink(threading.Thread):
         from streams.kafka.reader import Reader
 
         name = self._task.id
-        topics = [topic_name(name, RELEASES), topic_name(name, SCORES)]
+        scores, labels = topic_name(name, SCORES), topic_name(name, LABELS)
         invitations = topic_name(name, INVITATIONS)
-        topics.append(invitations)
+        topics = [topic_name(name, RELEASES), scores, labels, invitations]
         reader = Reader(self._settings, topics, key=self._device, slow_line=True)
         self._connected = True
         try:
             reader.seek_back(time.time_ns() // 1_000_000 - LOOK_BACK_MS, invitations)
             self._connected_at = reader.end(invitations, 0)
-            for partition in reader.partitions(topics[1]) if self._samples.scores_read else []:
-                reader.seek(topics[1], partition, self._samples.scores_read)
+            read = {scores: self._samples.scores_read, labels: self._samples.labels_read}
+            for topic, offset in read.items():
+                for partition in reader.partitions(topic) if offset else []:
+                    reader.seek(topic, partition, offset)
             pause_s = POLL_S[0]
             while not self._ending.is_set():
                 pause_s = POLL_S[0] if self._read(reader) else min(2 * pause_s, POLL_S[1])
@@ -145,6 +151,8 @@ class Downlink(threading.Thread):
         for message in messages:
             if message.topic == topic_name(name, SCORES):
                 self._read_scores_of(message)
+            elif message.topic == topic_name(name, LABELS):
+                self._read_labels_of(message)
             elif message.topic == topic_name(name, INVITATIONS):
                 self._invited(message.value, live=message.offset >= self._connected_at)
         return bool(messages)
@@ -177,6 +185,21 @@ class Downlink(threading.Thread):
         except MalformedRecord as exc:
             log.warning("%s offset %d: %s", message.topic, message.offset, exc)
         self._samples.scores_read = message.offset + 1
+
+    def _read_labels_of(self, message: "Received") -> None:
+        """Take the labels of this device's own events. What names an event by the name of another
+        producer is for the store alone."""
+        with suppress(MalformedRecord):  # the worker puts it into dead-letters
+            if message.key in (None, b"", self._device.encode()):
+                for device, known in decode_known_labels(self._task, message.key, message.value):
+                    if device == self._device and known.event_id is None:
+                        self._take_label(known)
+        self._samples.labels_read = message.offset + 1
+
+    def _take_label(self, known: KnownLabel) -> None:
+        if known.epoch in (None, self._samples.epoch):
+            span = (known.at_us, known.at_us) if known.timed else (0, LATEST_US)
+            self._samples.label(*span, np.asarray(known.label), EXTERNAL, known.seq)
 
     def _learn(self, taught: bytes) -> None:
         for epoch, first, outputs in decode_taught(self._task.outputs, taught, MOST_ROWS):

@@ -42,8 +42,9 @@ from streams.learning.input_adapter import InputAdapter
 log = logging.getLogger(__name__)
 
 RECENT = 256
-SOURCES = ("none", "told", "user", "outcome")  # of a true label: the replay, a person, the task
-TOLD, USER, OUTCOME = 1, 2, 3
+# Of a true label: the replay, a person, the task, the topic `labels`.
+SOURCES = ("none", "told", "user", "outcome", "external")
+TOLD, USER, OUTCOME, EXTERNAL = 1, 2, 3, 4
 
 
 class Choosing(NamedTuple):
@@ -90,7 +91,7 @@ class Samples:
         self.urgent = False  # a label came from outside: save it soon
         self.added = 0  # segments since the start
         self.labels_told = 0  # true labels ever, including those of evicted segments
-        self.scores_read = 0  # the next offset to read of `scores`
+        self.scores_read = self.labels_read = 0  # the next offsets to read of these topics
         self.drifting, self.since_us = "", 0  # by what the drift watch found it, and since when
         self._labels_before = self._added_before = 0  # labels told and segments until then
         self.behind: InputAdapter | None = None  # the adapter that answers
@@ -343,6 +344,7 @@ class Samples:
                     "seen": self._seen,
                     "labels_told": self.labels_told,
                     "scores_read": self.scores_read,
+                    "labels_read": self.labels_read,
                     "task_version": self._task.version,
                     "epoch": self.epoch,
                     "drift": [self.drifting, self.since_us, self._labels_before],
@@ -363,6 +365,7 @@ class Samples:
             seen = [int(count) for count in metadata["seen"]]
             self.labels_told = int(metadata["labels_told"])
             self.scores_read = int(metadata["scores_read"])
+            self.labels_read = int(metadata["labels_read"])
             drifting, since_us, before = metadata["drift"]
         except (OSError, ValueError, KeyError, TypeError):
             return

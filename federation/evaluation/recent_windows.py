@@ -17,8 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
-from streams.contract.events.batches import decode_batch, filled_rows, float_rows
-from streams.contract.events.records import EventBatch, decode_event_message, score_schema
+from streams.contract.events.batches import EventColumns, filled_rows
+from streams.contract.events.json_form import decode_json, is_json
+from streams.contract.events.json_items import PLACED
+from streams.contract.events.records import decode_columns
+from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, topic_name
 from streams.kafka.reader import Received
@@ -111,7 +114,7 @@ def _teacher(
 
 def _scores(task: Task, message: Received) -> Iterator[tuple[Key, Reference]]:
     try:
-        rows = decode_batch(message.value or b"", score_schema())
+        rows = decode_scores(message.value, message.headers)
     except MalformedRecord:
         return
     names = ("device", "epoch", "seq", "teacher")
@@ -136,38 +139,43 @@ def _joined(
     outputs = np.zeros((limit, task.outputs), np.float32)
     labels = np.zeros((limit, task.label_size), np.float32)
     devices: list[str] = []
+    placed = {
+        epoch.rpartition("-")[2]: epoch for _, epoch, _ in teacher if epoch.startswith(PLACED)
+    }
     for message in _latest(connect, topic_name(task.id, EVENTS), until, clock):
-        device, known, rows = _events(task, message, teacher)
-        at = slice(len(devices), min(limit, len(devices) + len(rows)))
-        count = at.stop - at.start
-        segments[at] = rows[:count]
-        for i, reference in enumerate(known[:count], at.start):
-            outputs[i], labels[i] = reference
-        devices += [device] * count
+        for batch in _events(task, message, placed.get(str(message.partition), "")):
+            known, rows = _known(task, batch, teacher)
+            at = slice(len(devices), min(limit, len(devices) + len(rows)))
+            count = at.stop - at.start
+            segments[at] = rows[:count]
+            for i, reference in enumerate(known[:count], at.start):
+                outputs[i], labels[i] = reference
+            devices += [batch.device] * count
         if len(devices) == limit:
             break
     n = len(devices)
     return RecentWindows(segments[:n], outputs[:n], labels[:n], np.array(devices)) if n else None
 
 
-def _events(
-    task: Task, message: Received, teacher: dict[Key, Reference]
-) -> tuple[str, list[Reference], np.ndarray]:
-    """Return the message's rows with a teacher's answer: device, what they are compared with, (n,
-    channels, samples). Repeated rows are taken once."""
-    none: list[Reference] = []
-    nothing = "", none, np.zeros((0, *task.segment_shape))
+def _events(task: Task, message: Received, placed: str) -> list[EventColumns]:
+    """Return the message's events; none of what is no event. placed: the epoch of those that are
+    counted by their place in the partition."""
+    key, value, headers = message.key, message.value, dict(message.headers)
     try:
-        batch = decode_event_message(task, message.key, message.value, message.headers)
+        if is_json(headers):
+            return decode_json(task, key, value, placed, message.offset)
+        found = decode_columns(task, key, value, headers)
     except MalformedRecord:
-        return nothing
-    if not isinstance(batch, EventBatch):
-        return nothing
+        return []
+    return [found] if isinstance(found, EventColumns) else []
+
+
+def _known(
+    task: Task, batch: EventColumns, teacher: dict[Key, Reference]
+) -> tuple[list[Reference], np.ndarray]:
+    """Return of the rows with a teacher's answer what they are compared with, and (n, channels,
+    samples). Repeated rows are taken once."""
     keys = [(batch.device, batch.epoch, seq) for seq in range(batch.first, batch.last + 1)]
     rows = [(i, teacher.pop(key)) for i, key in enumerate(keys) if key in teacher]
-    if not rows:
-        return nothing
-    column = batch.rows.column("segment")
-    segments = float_rows(column, column.type.list_size)[[i for i, _ in rows]]
-    known = [reference for _, reference in rows]
-    return batch.device, known, segments.reshape(-1, *task.segment_shape)
+    chosen = np.asarray(batch.columns.segments)[[i for i, _ in rows]]
+    return [reference for _, reference in rows], chosen.reshape(-1, *task.segment_shape)

@@ -97,3 +97,13 @@ class DeviceAccount:
     @property
     def balanced(self) -> bool:
         return self.produced == self.delivered + sum(self.dropped.values()) + self.pending
+
+
+@dataclass(frozen=True)
+class LabelDelay:
+    """Of the events of the last seven days, by event time: how many there are, how many have a
+    label, and the median seconds from an event to its label, where that came later."""
+
+    events: int
+    labelled: int
+    delay_s: float | None

@@ -8,6 +8,7 @@ the versions of one, can share a cluster, and nothing that is read can be of ano
 from dataclasses import dataclass
 
 EVENTS = "events"
+LABELS = "labels"
 SCORES = "scores"
 WINDOWS = "windows"
 RELEASES = "releases"
@@ -63,12 +64,14 @@ def worker_group(task: str) -> str:
 def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
     """Return all topics of the task version with the id `task`.
 
-    `scores` and `windows` have as many partitions as `events`: the worker publishes to the
-    partition that it reads from, so a device's scores are in the partition of its events.
+    `labels`, `scores` and `windows` have as many partitions as `events`: a worker owns the same
+    partitions of both that it reads, and publishes to those, so a device's scores are in the
+    partition of its events.
     """
     week = 7 * DAY_MS
     rows = [
         (EVENTS, partitions, "delete", week),
+        (LABELS, partitions, "delete", 4 * week),
         (SCORES, partitions, "delete", week),
         (WINDOWS, partitions, "delete", week),
         (RELEASES, 1, "compact", -1),

@@ -89,11 +89,13 @@ class Evidence:
 
 RECENT = 32  # reports of each device: a worker repeats at most its last commit
 REVISIONS = 64  # later ones of a window count as this one
+PARTITIONS = 8191  # odd, so that other names stay others
 NONE, LARGEST = np.iinfo(np.int64).min, 2**63
 
 
 class RecentReports:
-    """The last `kept` reports of each device, by window and revision."""
+    """The last `kept` reports of each device, by window, revision and Kafka partition: events
+    without a key are in several."""
 
     def __init__(self, kept: int = RECENT) -> None:
         self._kept = kept
@@ -101,9 +103,10 @@ class RecentReports:
         self._names = np.full((16, kept), NONE)
         self._next = np.zeros(16, np.int64)
 
-    def is_new(self, device: str, window_us: int, revision: int) -> bool:
+    def is_new(self, device: str, window_us: int, revision: int, partition: int = 0) -> bool:
         """Return whether the report was not among the device's last ones, and remember it."""
-        return self._add(device, (window_us * REVISIONS + min(revision, REVISIONS - 1)) % LARGEST)
+        name = window_us * REVISIONS + min(revision, REVISIONS - 1)
+        return self._add(device, (name * PARTITIONS + partition) % LARGEST)
 
     def _add(self, device: str, name: int) -> bool:
         row = self._row.setdefault(device, len(self._row))

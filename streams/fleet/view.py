@@ -4,7 +4,7 @@ Pure: messages go in, figures come out. Status, timeline, console, `up` and the 
 and what "silent" means stands here alone. Its size depends on the fleet, not on how long it has
 run: of windows sums are kept, of runs the newest RUN_EVENTS, of decisions DECISIONS, of a device's
 ended epochs EPOCHS, of versions VERSIONS. Windows are reported at least once: a report is counted
-once by device, window and revision.
+once by device, window, revision and partition.
 """
 
 from collections import Counter, deque
@@ -91,7 +91,7 @@ class FleetView:
             if kind == FLEET and message.value is not None:
                 return self.hear(DeviceState.decode(message.value))
             if kind == WINDOWS:
-                return self._window(WindowReport.decode(message.value), message.time_ms)
+                return self._window(WindowReport.decode(message.value), message)
             if kind == RELEASES:
                 return self._decision(Release.decode(message.value).decision)
             if kind == ROUNDS:
@@ -113,8 +113,9 @@ class FleetView:
         self.timeline.device(state)
         return state
 
-    def _window(self, report: WindowReport, time_ms: int) -> WindowReport | None:
-        if not self.reports.is_new(report.device, report.window_us, report.revision):
+    def _window(self, report: WindowReport, message: Received) -> WindowReport | None:
+        time_ms, partition = message.time_ms, message.partition
+        if not self.reports.is_new(report.device, report.window_us, report.revision, partition):
             return None
         self.windows += report.revision == 0
         self.windows_late += report.revision > 0

@@ -20,12 +20,14 @@ PAUSE_S = 0.1  # between two requests to a group coordinator that is not availab
 
 @dataclass(frozen=True)
 class GroupPosition:
-    """A partition's first and end offset, and a group's committed offset (None if it has none)."""
+    """A partition's first and end offset, a group's committed offset (None if it has none), and the
+    topic's ID (None where the broker has none)."""
 
     partition: int
     begin: int
     end: int
     committed: int | None
+    topic_id: str | None = None
 
 
 def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
@@ -180,15 +182,17 @@ def group_positions(
     timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
     options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
     with _connected(settings, **options) as admin:
-        described = admin.describe_topics([topic])[0]["partitions"]
-        if not described:
+        described = admin.describe_topics([topic])[0]
+        if not described["partitions"]:
             raise absent(settings, topic)
-        asked = sorted(TopicPartition(topic, p["partition_index"]) for p in described)
+        found = sorted(p["partition_index"] for p in described["partitions"])
+        asked = [TopicPartition(topic, partition) for partition in found]
         committed = _committed(admin, group, asked, deadline)  # first, so it is never past the end
         begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
         ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
+    topic_id = described.get("topic_id") and str(described["topic_id"])
     return [
-        GroupPosition(tp.partition, begins[tp].offset, ends[tp].offset, committed.get(tp))
+        GroupPosition(tp.partition, begins[tp].offset, ends[tp].offset, committed.get(tp), topic_id)
         for tp in asked
     ]
 

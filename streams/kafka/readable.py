@@ -7,20 +7,26 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.json_form import decode_json, is_json
+from streams.contract.events.json_items import PLACED
+from streams.contract.events.json_labels import decode_known_labels
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.events.records import decode_event_message
+from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import (
     ARTIFACTS,
     DEAD_LETTERS,
     EVENTS,
     FLEET,
+    LABELS,
     RELEASES,
     ROUNDS,
     SCORES,
@@ -31,7 +37,7 @@ from streams.kafka.reader import Received
 
 Row = dict[str, Any]
 
-TOPICS = (EVENTS, SCORES, WINDOWS, FLEET, ROUNDS, RELEASES, ARTIFACTS, DEAD_LETTERS)
+TOPICS = (EVENTS, LABELS, SCORES, WINDOWS, FLEET, ROUNDS, RELEASES, ARTIFACTS, DEAD_LETTERS)
 
 
 def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
@@ -51,7 +57,16 @@ def rows_of(task: Task, topic: str, message: Received) -> list[Row]:
 
 
 def _events(task: Task, message: Received) -> list[Row]:
-    found = decode_event_message(task, message.key, message.value, message.headers)
+    key, value, headers = message.key, message.value, message.headers
+    if is_json(dict(headers)):
+        epoch = f"{PLACED}*-{message.partition}"
+        batches = decode_json(task, key, value, epoch, message.offset)
+        return [
+            {"device": one.device, "epoch": one.epoch, **row}
+            for one in batches
+            for row in one.rows.to_pylist()
+        ]
+    found = decode_event_message(task, key, value, headers)
     if isinstance(found, Drop):
         return [{"dropped": vars(found)}]
     about = {"device": found.device, "epoch": found.epoch}
@@ -60,14 +75,19 @@ def _events(task: Task, message: Received) -> list[Row]:
     return [{**about, **row} for row in found.rows.to_pylist()]
 
 
+def _labels(task: Task, message: Received) -> list[Row]:
+    found = decode_known_labels(task, message.key, message.value)
+    fields = [
+        label.model_dump(exclude_none=True, exclude={"device", "label"}) for _, label in found
+    ]
+    return [
+        {"device": device, **about, "label": np.asarray(label.label).tolist()}
+        for (device, label), about in zip(found, fields, strict=True)
+    ]
+
+
 def _scores(_task: Task, message: Received) -> list[Row]:
-    try:
-        with pa.ipc.open_stream(message.value or b"") as stream:
-            table = stream.read_all()
-        table.validate(full=True)  # offsets that lead elsewhere would be read as they are
-    except OSError as exc:
-        raise MalformedRecord("bad-arrow", str(exc)) from exc
-    found: list[Row] = table.to_pylist()
+    found: list[Row] = decode_scores(message.value, message.headers).to_pylist()
     return found
 
 
@@ -95,6 +115,7 @@ def _opaque(_task: Task, message: Received) -> list[Row]:
 
 _DECODE: dict[str, Callable[[Task, Received], list[Row]]] = {
     EVENTS: _events,
+    LABELS: _labels,
     SCORES: _scores,
     WINDOWS: _document(WindowReport),
     FLEET: _document(DeviceState),

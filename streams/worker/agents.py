@@ -48,9 +48,10 @@ class FaustBroker:
     partition's messages is one call and one acknowledgement.
     """
 
-    def __init__(self, app: faust.App, topic: str, broker: BrokerSettings) -> None:
+    def __init__(self, app: faust.App, topics: Sequence[str], broker: BrokerSettings) -> None:
+        """topics: those that the worker reads, `events` first."""
         self._app = app
-        self._topic = topic
+        self._topics = topics
         self._producer = AIOKafkaProducer(
             **client_options(broker),
             acks="all",
@@ -105,7 +106,7 @@ class FaustBroker:
 
     async def begin(self, partition: int) -> int:
         """Return the first offset of a partition; raise BrokerUnavailable."""
-        tp = TP(self._topic, partition)
+        tp = TP(self._topics[0], partition)
         try:
             found = await self._app.consumer.earliest_offsets(tp)
         except KafkaError as exc:
@@ -114,7 +115,7 @@ class FaustBroker:
 
     async def commit_offsets(self) -> None:
         try:
-            await self._app.consumer.commit({self._topic})
+            await self._app.consumer.commit(set(self._topics))
         except KafkaError as exc:  # the next commit repeats it
             log.warning("committing offsets failed: %s: %s", type(exc).__name__, exc)
 
@@ -169,12 +170,16 @@ class Listening:
 
 
 class EventIntake:
-    """Passes one agent's messages to the committer, and waits while that is full."""
+    """Passes one agent's messages, of `topic`, to the committer, and waits while that is full."""
 
     def __init__(
-        self, app: faust.App, committer: Committer, fail: Callable[[BaseException], None]
+        self,
+        app: faust.App,
+        topic: str,
+        committer: Committer,
+        fail: Callable[[BaseException], None],
     ) -> None:
-        self._app = app
+        self._app, self._topic = app, topic
         self._committer = committer
         self._fail = fail
         self._loaded = -1  # the group generation whose partitions the committer owns
@@ -210,7 +215,8 @@ class EventIntake:
             self._changed.clear()
             await self._changed.wait()
         headers = cast(Iterable[tuple[str, bytes]], message.headers or ())
-        incoming = Incoming(message.partition, message.offset, message.key, message.value, headers)
+        where, what = (message.partition, message.offset), (message.key, message.value)
+        incoming = Incoming(*where, *what, headers, self._topic)
         self._committer.receive(incoming, event, time.monotonic())
 
 
@@ -239,15 +245,15 @@ class TopicSurvey:
     broker: BrokerSettings
     task: str
 
-    async def positions(self) -> dict[int, GroupPosition]:
+    async def positions(self, topic: str) -> dict[int, GroupPosition]:
         """Return the workers' position in each partition; wait for an unavailable broker."""
-        return await insisted(asyncio.to_thread, self._positions)
+        return await insisted(asyncio.to_thread, self._positions, topic)
 
     def survey(self, partition: int) -> Survey:
         """Return the partition's end, and the events that its devices had delivered before. Raises
         BrokerUnavailable."""
         states = read_view(self.broker, self.task).devices.values()
-        positions = self._positions()
+        positions = self._positions(EVENTS)
         delivered = {
             (state.device, state.epoch): state.produced - state.pending
             for state in states
@@ -268,6 +274,6 @@ class TopicSurvey:
                     return found[0] if found[0] < end else None
         raise BrokerUnavailable(f"{topic}-{partition} gave nothing from {begin} in {READ_S:.0f} s")
 
-    def _positions(self) -> dict[int, GroupPosition]:
-        topic, group = topic_name(self.task, EVENTS), worker_group(self.task)
+    def _positions(self, of: str) -> dict[int, GroupPosition]:
+        topic, group = topic_name(self.task, of), worker_group(self.task)
         return {found.partition: found for found in group_positions(self.broker, group, topic)}

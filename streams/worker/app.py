@@ -20,7 +20,7 @@ from faust.types.auth import CredentialsT
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
 from streams.contract.task import Task, load_task
-from streams.contract.topics import EVENTS, topic_name, topic_specs, worker_group
+from streams.contract.topics import EVENTS, LABELS, topic_name, topic_specs, worker_group
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.learning.teacher import pin_threads
@@ -73,7 +73,8 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         gc.set_threshold(COLLECT_EACH, 20, 20)
         app = make_app(task, settings)
         topic = topic_name(task.id, EVENTS)
-        broker, listening = FaustBroker(app, topic, settings.broker), Listening(app, topic)
+        topics = topic, topic_name(task.id, LABELS)
+        broker, listening = FaustBroker(app, topics, settings.broker), Listening(app, topic)
         survey = TopicSurvey(settings.broker, task.id)
         committer = Committer(
             task,
@@ -82,6 +83,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             broker,
             now_us=lambda: time.time_ns() // 1000,
             buffer_bytes=settings.buffer_bytes,
+            scores=settings.scores,
             committed=upkeep.committed,
             clock=listening,
             holes=HoleKeeper(
@@ -189,9 +191,11 @@ class Worker:
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
         self._topic = topic_name(task.id, EVENTS)
-        self._intake = EventIntake(app, committer, self._fail)
-        topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
-        app.agent(topic, name="score")(self._intake.consume)
+        self._intakes = [EventIntake(app, t, committer, self._fail) for t in (EVENTS, LABELS)]
+        for of, intake in zip((EVENTS, LABELS), self._intakes, strict=True):
+            name = topic_name(task.id, of)
+            topic = app.topic(name, key_serializer="raw", value_serializer="raw")
+            app.agent(topic, name=f"score-{of}")(intake.consume)
         app.on_partitions_assigned.connect(cast(Any, self._assigned), weak=False)
         app.on_partitions_revoked.connect(cast(Any, self._revoked), weak=False)
 
@@ -207,26 +211,33 @@ class Worker:
             async with self._committer.lock:
                 self._committer.revoke_all()
                 self._listening.forget()
-                there = await self._survey.positions() if partitions else {}
+                if partitions:
+                    there = await self._survey.positions(EVENTS)
+                    labels = await self._survey.positions(LABELS)
                 for partition in partitions:
-                    at = there[partition]
-                    await self._committer.assign(partition, at.begin, at.committed)
+                    await self._committer.assign(there[partition], labels[partition])
         except Exception as exc:
             self._fail(exc)
             raise
-        self._intake.loaded(generation)
+        for intake in self._intakes:
+            intake.loaded(generation)
         self._committer.metrics.assigned(True)
         log.info("worker %s: ready, partitions %s", self._settings.instance, partitions)
 
     async def _revoked(self, _app: Any, *_sent: Any, **_: Any) -> None:
-        self._intake.loaded(-1)  # messages that wait for room are not ours any more
+        for intake in self._intakes:
+            intake.loaded(-1)  # messages that wait for room are not ours any more
         self._committer.metrics.assigned(False)
         try:
             async with asyncio.timeout(HANDOVER_S), self._committer.lock:
                 self._committer.revoke_all()
         except TimeoutError:
             self._fail(ProcessFailed("the running commit did not end in time for a rebalance"))
-        self._intake.wake()
+        self._wake()
+
+    def _wake(self) -> None:
+        for intake in self._intakes:
+            intake.wake()
 
     async def work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -263,7 +274,7 @@ class Worker:
             took = time.monotonic() - began
             if rows:
                 log.debug("sealed %d rows in %.0f ms", rows, 1000 * took)
-            self._intake.wake()
+            self._wake()
             self._measure_lag()
             with contextlib.suppress(TimeoutError):
                 pause = max(0.01, self._settings.flush_s - took)

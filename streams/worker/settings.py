@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Annotated
 
 from streams.contract.errors import UsageError
+from streams.contract.events.scores import ScoresForm
 from streams.kafka.settings import BrokerSettings
 from streams.learning.torch_device import CPU
 from streams.runtime.health import HOST
@@ -67,6 +68,11 @@ class WorkerSettings:
         option("Delete rows of the store whose windows are older by event time; default: never.",
                ge=1),
     ] = None  # fmt: skip
+    scores: Annotated[
+        ScoresForm,
+        option("The form of messages on `scores`: an Arrow stream, or JSON for readers without "
+               "Arrow."),
+    ] = "arrow"  # fmt: skip
     metrics_port: int | None = None
     metrics_host: str = HOST
     workers: Path | None = None

@@ -1,31 +1,91 @@
-"""The sample producer writes events and reads scores on a real Kafka, without our package."""
+"""The sample producers write events and read scores on a real Kafka, without our package."""
 
 import ast
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
-from tests.rig.processes.workers import fleet
+from tests.rig.asked import asked
+from tests.rig.processes.workers import PARTITIONS, Fleet, all_published, fleet, until
 
 pytestmark = pytest.mark.kafka
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "producer" / "send_events.py"
+FOLDER = Path(__file__).parents[2] / "examples" / "producer"
+PROGRAM, PLAIN = FOLDER / "send_events.py", FOLDER / "send_json.py"
+LIBRARIES = {
+    PROGRAM: {"json", "sys", "time", "uuid", "numpy", "pyarrow", "kafka"},
+    PLAIN: {"json", "sys", "random", "datetime", "kafka"},
+}
 
 
-def test_it_uses_nothing_of_tidewheel() -> None:
+@pytest.mark.parametrize("program", LIBRARIES)
+def test_it_uses_nothing_of_tidewheel(program: Path) -> None:
     names = {
         name.partition(".")[0]
-        for node in ast.walk(ast.parse(PROGRAM.read_text()))
+        for node in ast.walk(ast.parse(program.read_text()))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
             [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         )
         if name is not None
     }
-    assert names == {"json", "sys", "time", "uuid", "numpy", "pyarrow", "kafka"}
+    assert names == LIBRARIES[program]
+
+
+def console(served: Fleet) -> list[str | Path]:
+    """Kafka's own console producer, which reads a line `device<tab>event` for each message."""
+    return [
+        Path(os.environ["KAFKA_HOME"]) / "bin" / "kafka-console-producer.sh",
+        "--bootstrap-server", served.broker.bootstrap, "--topic", f"{served.task.id}.events",
+        "--property", "parse.key=true",
+    ]  # fmt: skip
+
+
+def line(n: int, task: Task) -> str:
+    segment = [[float(n)] * task.segment.samples] * len(task.channels)
+    return "my-device\t" + json.dumps({"time_us": n * 1_000_000, "segment": segment, "answer": 0})
+
+
+@pytest.mark.parametrize("producer", ["python", "kafkajs", "console"])
+def test_json_of_plain_producers_is_scored_and_stored_once(
+    kafka: BrokerSettings, tmp_path: Path, producer: str
+) -> None:
+    with fleet(kafka, tmp_path) as served:
+        served.start()
+        served.ready("w0", list(range(PARTITIONS)))
+        channels, samples = served.task.segment_shape
+        words = [kafka.bootstrap, served.task.id, channels, samples, served.task.outputs, 60]
+        command: list[str | Path] = [sys.executable, PLAIN, *map(str, words)]
+        lines = None
+        if producer == "kafkajs":
+            if shutil.which("npm") is None:
+                pytest.skip("needs node and npm")
+            install = ["npm", "install", "--no-audit", "--no-fund", "kafkajs@2.2.4"]
+            subprocess.run(install, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+            shutil.copy(FOLDER / "send_json.js", tmp_path)
+            command = ["node", "send_json.js", *map(str, words)]
+        elif producer == "console":
+            command = console(served)
+            lines = "".join(f"{line(n, served.task)}\n" for n in range(60))
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=120, input=lines
+        )
+        assert done.returncode == 0, done.stderr
+        until(lambda: len(served.scored()) == 60, "60 events are scored")
+        until(lambda: all_published(served), "their windows are reported")
+        assert len(set(served.scored())) == 60
+        assert {device for device, _, _ in served.scored()} == {"my-device"}
+        names = [name for (name,) in asked(served.store, "select event_id from scores")]
+        orders = {f"order-{n}" for n in range(60)}
+        assert set(names) == ({None} if producer == "console" else orders)
+        assert served.read("dead-letters") == []
 
 
 def test_its_events_are_scored_and_its_windows_reported(

@@ -7,6 +7,7 @@ are scored. An EventBatch has the same as Arrow rows, whose columns and slices c
 message of a few rows is worth.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -147,12 +148,14 @@ NAMES = ["seq", "time", "model", "outputs", "label", "segment"]
 
 @dataclass(slots=True, eq=False)
 class EventColumns:
-    """Consecutive events of one device and epoch; not to be changed."""
+    """Consecutive events of one device and epoch; not to be changed. ids: the producer's names of
+    events."""
 
     device: str
     epoch: str
     layout: Layout
     columns: Columns
+    ids: Sequence[str | None] | None = None
 
     @property
     def first(self) -> int:
@@ -175,7 +178,8 @@ class EventColumns:
         """Return the rows from `begin` to before `end`, which share the memory."""
         if begin == 0 and end == self.count:
             return self
-        return replace(self, columns=self.columns.part(begin, end))
+        ids = None if self.ids is None else self.ids[begin:end]
+        return replace(self, columns=self.columns.part(begin, end), ids=ids)
 
 
 def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> EventColumns:

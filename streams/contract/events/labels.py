@@ -11,7 +11,9 @@ their own, first..last, from 0 without holes in an epoch of the device's queue o
 that comes twice is known. Of several labels of an event the one that was told last counts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -21,6 +23,7 @@ from pydantic import Field, model_validator
 from streams.contract.documents import Document, EventTime, Figure
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import TIMESTAMP
+from streams.contract.events.json_labels import EXTERNAL, KnownLabel
 from streams.contract.task import Task
 
 Seq = Annotated[int, Field(ge=0, lt=2**62)]
@@ -50,20 +53,48 @@ class LabelBatch:
 
 
 def label_schema(task: Task) -> pa.Schema:
-    """Return the columns of a label: the event times from and to, both included; the class index or
-    a value a target; when the device was told, by its clock; by whom; and of which event it is, if
-    of one alone."""
+    """Return the columns of a label: the event times from and to, both included, null for an event
+    that is named alone; the class index or a value a target; when it was told, by the teller's
+    clock; by whom; and of which event it is, if of one alone."""
     return pa.schema(
         [
-            pa.field("from", TIMESTAMP, nullable=False),
-            pa.field("to", TIMESTAMP, nullable=False),
+            pa.field("from", TIMESTAMP),
+            pa.field("to", TIMESTAMP),
             pa.field("label", pa.list_(pa.float32(), task.label_size), nullable=False),
             pa.field("told", TIMESTAMP, nullable=False),
             pa.field("source", pa.string(), nullable=False),
             pa.field("event_epoch", pa.string()),
             pa.field("event_seq", pa.int64()),
+            pa.field("event_id", pa.string()),
         ]
     )
+
+
+def known_label_batches(
+    task: Task, labels: Sequence[tuple[str, KnownLabel]], epoch: str, first: int, now_us: int
+) -> list[LabelBatch]:
+    """Return the labels of a message of `labels`, whose numbers are from `first` on in `epoch`."""
+    found: list[LabelBatch] = []
+    for device, same in groupby(labels, lambda each: each[0]):
+        rows = [_known_row(label, now_us) for _, label in same]
+        batch = pa.RecordBatch.from_pylist(rows, label_schema(task))
+        found.append(LabelBatch(device, epoch, first, batch))
+        first += len(rows)
+    return found
+
+
+def _known_row(label: KnownLabel, now_us: int) -> dict[str, object]:
+    at_us = label.at_us if label.timed else None
+    return {
+        "from": at_us,
+        "to": at_us,
+        "label": label.label,
+        "told": label.told_us(now_us),
+        "source": EXTERNAL,
+        "event_epoch": label.epoch,
+        "event_seq": label.seq,
+        "event_id": label.event_id,
+    }
 
 
 class _Told(Document):

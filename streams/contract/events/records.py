@@ -1,7 +1,7 @@
-"""The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
+"""The records on `events`: Arrow schemas, headers, and their strict decoding.
 
-`events` carries four kinds of message. The key is the device. What a device sends of them, without
-Arrow, is in messages.py.
+`events` carries four kinds of message beside JSON (json_form.py). The key is the device. What a
+device sends of them, without Arrow, is in messages.py. Times are microseconds, UTC.
 
     events/2   consecutive events of one epoch in few bytes: see compact.py
     events/1   the same as an Arrow IPC stream of one batch
@@ -14,10 +14,6 @@ Arrow, is in messages.py.
                traceparent (only on traced messages: see streams/runtime/tracing.py)
 
 Devices send events/2; other producers may send either, and events/1 carries what events/2 cannot.
-
-`scores` carries scores/1: an Arrow IPC stream of one batch, the scored events of one window and
-revision; the store has the same rows. Times are microseconds, UTC. The header `taught` has the
-teacher's outputs of the same events for the device, see compact.py.
 
 `decode_event_message` accepts only what a correct sender could have written, and raises
 MalformedRecord for everything else.
@@ -32,7 +28,6 @@ import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import (
-    TIMESTAMP,
     EventColumns,
     columns_of,
     decode_batch,
@@ -55,7 +50,6 @@ from streams.contract.events.messages import (
 )
 from streams.contract.task import DEVICE_NAME, Task
 
-SCORES_1 = "scores/1"
 SCHEMAS = (EVENTS_1, DROPS_1, LABELS_1)
 AGAIN = "again"  # header of a dead letter that is sent to `events` again
 
@@ -101,34 +95,6 @@ def event_schema(task: Task) -> pa.Schema:
     ['seq', 'time', 'model', 'outputs', 'label', 'segment']
     """
     return schema_of(task_layout(task))
-
-
-def score_schema() -> pa.Schema:
-    """Return the columns of a scored event, on `scores` and in the store.
-
-    `window` is the window's start; `revision` counts the window's reports; `commit` numbers the
-    store's commits for the event's Kafka partition. If the task uploads predictions only, nothing
-    is scored: `teacher` is empty, `teacher_model` is "" and `agrees` is null.
-    """
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("seq", pa.int64(), nullable=False),
-            pa.field("time", TIMESTAMP, nullable=False),
-            pa.field("window", TIMESTAMP, nullable=False),
-            pa.field("revision", pa.int32(), nullable=False),
-            pa.field("model", pa.string(), nullable=False),
-            pa.field("outputs", pa.list_(pa.float32()), nullable=False),
-            pa.field("teacher_model", pa.string(), nullable=False),
-            pa.field("teacher", pa.list_(pa.float32()), nullable=False),
-            pa.field("label", pa.list_(pa.float32())),
-            pa.field("agrees", pa.bool_()),
-            pa.field("correct", pa.bool_()),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-        ]
-    )
 
 
 def encode_events(batch: EventBatch) -> Wire:

@@ -29,9 +29,12 @@ from typing import Any, TypeVar, cast
 import pyarrow as pa
 
 from streams.contract.errors import MalformedRecord
+from streams.contract.events.json_items import MAX_ROWS, placed_epoch
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
+from streams.contract.events.scores import ScoresForm
 from streams.contract.task import Task
+from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
@@ -43,7 +46,6 @@ from streams.worker.commit.messages import (
     decode,
     is_sent_again,
     publications,
-    refused_letters,
 )
 from streams.worker.commit.work import (
     Broker,
@@ -57,22 +59,16 @@ from streams.worker.metrics import Metrics
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
+from streams.worker.store.tables import LABELS, SCORES
 from streams.worker.windows.partition import (
-    DeclaredDrop,
     PartitionState,
     StorePosition,
     due_windows,
 )
-from streams.worker.windows.tumbling import (
-    ANY_TIME,
-    Clock,
-    Message,
-    WindowSlice,
-)
+from streams.worker.windows.tumbling import Clock, Message, believed_us
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
-FUTURE_S = 3600.0  # how far a live event may be ahead of the worker's clock
 FLUSH_ROWS = 16_000  # about: a flush is to end long before a rebalance gives it up
 
 T = TypeVar("T")
@@ -97,6 +93,7 @@ class Committer:
         now_us: Callable[[], int],
         clock: Clock,
         buffer_bytes: int = 512_000_000,
+        scores: ScoresForm = "arrow",
         committed: Callable[[int, int], None] = lambda *_: None,
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
@@ -105,13 +102,14 @@ class Committer:
     ) -> None:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
+        self._labels: dict[int, PartitionState] = {}  # of `labels`: no windows, and no drops
         self.scorer = BatchScorer(task, teacher, store.revisions)
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
         self._now_us, self._holes = now_us, holes
         self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
-        self._tracing, self._buffer_bytes = tracing, buffer_bytes
+        self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.metrics.teacher(self.scorer.teacher)
 
@@ -127,20 +125,35 @@ class Committer:
 
     @property
     def _crowded(self) -> bool:
-        return sum(state.bytes for state in self.partitions.values()) >= self._buffer_bytes
+        return sum(state.bytes for state in self._states) >= self._buffer_bytes
 
-    async def assign(self, partition: int, begin: int = 0, committed: int | None = None) -> None:
-        """Own `partition`: position from the store, and its last commit is published again. begin:
-        its first offset; committed: the group's."""
+    @property
+    def _states(self) -> list[PartitionState]:
+        return [*self._labels.values(), *self.partitions.values()]
+
+    async def assign(self, at: GroupPosition, labels: GroupPosition | None = None) -> None:
+        """Own a partition of `events`, and that of `labels` with its number: position from the
+        store, and its last commit is published again."""
+        partition = at.partition
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._task, rows))
+            await publish_all(self._broker, publications(self._task, rows, self._scores))
         self.scorer.restore(position)
-        start = max(begin, committed or 0)
-        self.partitions[partition] = PartitionState(partition, position, start)
+        self.partitions[partition] = await self._state(SCORES, position, at)
+        if labels is not None:
+            self._labels[partition] = await self._state(LABELS, StorePosition(), labels)
         if self._holes is not None:
-            await self._holes.assigned(partition, begin, committed or 0)
+            await self._holes.assigned(partition, at.begin, at.committed or 0)
+
+    async def _state(
+        self, table: str, position: StorePosition, at: GroupPosition
+    ) -> PartitionState:
+        """Return the state of an assigned partition of the topic whose records this table has."""
+        start, placed = max(at.begin, at.committed or 0), placed_epoch(at.topic_id, at.partition)
+        numbers = at.partition, placed, start * MAX_ROWS
+        position.placed = await self._call(self._store.placed, table, *numbers)
+        return PartitionState(at.partition, position, start, placed)
 
     async def _call(self, function: Callable[..., T], *given: Any) -> T:
         """Run on the one thread that scores, reads and writes the store."""
@@ -149,6 +162,7 @@ class Committer:
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
         self.partitions.clear()
+        self._labels.clear()
         self._dead_letters.clear()
         self.scorer.clear()
         if self._holes is not None:
@@ -157,8 +171,9 @@ class Committer:
 
     def receive(self, incoming: Incoming, token: object, now_s: float) -> None:
         """Take in one message of an owned partition; never raises because of what is in it."""
-        state = self.partitions[incoming.partition]
-        if self._holes is not None and state.next_offset < incoming.offset:
+        of_labels = incoming.topic == LABELS
+        state = (self._labels if of_labels else self.partitions)[incoming.partition]
+        if self._holes is not None and state.next_offset < incoming.offset and not of_labels:
             self._holes.jumped(incoming.partition, state.next_offset, incoming.offset)
         message = state.track(incoming.offset, token, len(incoming.value or b"") + OVERHEAD)
         if message is None:
@@ -166,29 +181,22 @@ class Committer:
         if self._tracing.on:
             message.trace = sampled_parent(incoming.headers)
         try:
-            record = decode(self._task, incoming)
+            records = decode(self._task, incoming, state.placed, self._now_us())
         except MalformedRecord as exc:
             log.debug("message %d/%d: %s", incoming.partition, incoming.offset, exc)
             message.unsealed = 1
             parked = dead_letters_of(self._task, incoming, exc)
             self._dead_letters.append((message, exc.reason, parked))
             return
-        if isinstance(record, Drop):
-            state.add_drop(message, record)
-        elif isinstance(record, LabelBatch):
-            state.add_labels(message, record)
-        else:
-            again, at_s = is_sent_again(incoming), self._clock.heard(incoming.partition, now_s)
-            believed_us = self._believed_us()
-            state.add_events(
-                self._task, message, record, at_s, believed_us=believed_us, again=again
-            )
-
-    def _believed_us(self) -> int:
-        """The latest event time that a correct clock can have; a recording's may be any."""
-        if self._task.source == "recorded":
-            return ANY_TIME
-        return self._now_us() + round(FUTURE_S * 1e6)
+        at_s, again = self._clock.heard(incoming.partition, now_s), is_sent_again(incoming)
+        most = believed_us(self._task, self._now_us())
+        for found in records:
+            if isinstance(found, Drop):
+                state.add_drop(message, found)
+            elif isinstance(found, LabelBatch):
+                state.add_labels(message, found)
+            else:
+                state.add_events(self._task, message, found, at_s, believed_us=most, again=again)
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""
@@ -209,7 +217,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._task, rows)
+                    messages = await self._call(publications, self._task, rows, self._scores)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")
@@ -225,10 +233,10 @@ class Committer:
     def _collect(self, now_s: float) -> CommitWork:
         heard_s = {p: self._clock.listened(p, now_s) for p in self.partitions}
         work = CommitWork(windows=due_windows(self.partitions, heard_s, FLUSH_ROWS))
-        for partition, state in self.partitions.items():
-            work.drops += [(partition, declared) for declared in state.take_drops()]
-            work.labels += [(partition, new) for new in state.take_labels()]
-            work.unbelieved += [(partition, piece) for piece in state.take_unbelieved()]
+        for state in self._states:
+            work.drops += [(state.partition, declared) for declared in state.take_drops()]
+            work.labels += [(state.partition, new) for new in state.take_labels()]
+            work.unbelieved += [(state.partition, piece) for piece in state.take_unbelieved()]
         if self._holes is not None:
             work.lost = self._holes.due(self.partitions)
         for partition, drops in work.lost.items():
@@ -252,24 +260,15 @@ class Committer:
         batch = await self._call(self.scorer.score, work.windows, positions)
         for partition, piece in work.unbelieved:
             detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
-            self._park(work, partition, piece, FROM_THE_FUTURE, detail)
+            work.park(self._task, self.partitions[partition], piece, FROM_THE_FUTURE, detail)
         for window, detail in batch.failed:
             for piece in window.pieces:
-                self._park(work, window.partition, piece, TEACHER_FAILED, detail)
+                state = self.partitions[window.partition]
+                work.park(self._task, state, piece, TEACHER_FAILED, detail)
+        for reason in work.parked:
+            self.metrics.dead_letter(reason)
         await publish_all(self._broker, work.dead_letters)
         return batch
-
-    def _park(
-        self, work: CommitWork, partition: int, piece: WindowSlice, reason: str, detail: str
-    ) -> None:
-        """Events that are kept on `dead-letters`, and counted as dropped."""
-        events = piece.events
-        where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
-        log.warning("%s: %s: %s", where, reason, detail)
-        work.dead_letters += refused_letters(self._task, partition, piece, reason, detail)
-        drops = self.partitions[partition].refuse(piece, reason)
-        work.drops += [(partition, DeclaredDrop(None, drop)) for drop in drops]
-        self.metrics.dead_letter(reason)
 
     def _positions(self) -> dict[int, StorePosition]:
         return {partition: state.position for partition, state in self.partitions.items()}
@@ -302,7 +301,7 @@ class Committer:
         self.metrics.window_reported(True, late)
 
     async def _acknowledge(self) -> None:
-        done = [m for state in self.partitions.values() for m in state.acknowledgeable()]
+        done = [m for state in self._states for m in state.acknowledgeable()]
         if not done:
             return
         await self._broker.acknowledge(done)  # step 4

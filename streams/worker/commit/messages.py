@@ -5,7 +5,7 @@ reason. Pure.
 The same rows give the same messages, whether they are new or read from the store.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,20 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import EventColumns, encode_batch, filled_rows
+from streams.contract.events.batches import EventColumns, filled_rows
 from streams.contract.events.compact import encode_taught
-from streams.contract.events.labels import LabelBatch
+from streams.contract.events.json_form import decode_json, is_json
+from streams.contract.events.json_items import MAX_ROWS
+from streams.contract.events.json_labels import decode_known_labels
+from streams.contract.events.labels import LabelBatch, known_label_batches
 from streams.contract.events.messages import TAUGHT, Drop, Headers
-from streams.contract.events.records import (
-    AGAIN,
-    SCORES_1,
-    EventBatch,
-    decode_columns,
-    encode_events,
-    score_schema,
-)
+from streams.contract.events.records import AGAIN, EventBatch, decode_columns, encode_events
+from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
 from streams.contract.task import Task
-from streams.contract.topics import DEAD_LETTERS, EVENTS, SCORES, WINDOWS, topic_name
+from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, SCORES, WINDOWS, topic_name
 from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
 from streams.worker.scoring.rows import DRIFT
 from streams.worker.windows.tumbling import WindowSlice
@@ -47,10 +44,11 @@ class Outgoing:
     headers: Headers
 
 
-def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
+def publications(task: Task, rows: pa.Table, form: ScoresForm = "arrow") -> list[Outgoing]:
     """Return a commit's messages: scores and a report per (device, window, revision)."""
     scores, edges, order = _by_window(rows)
-    messages, step = list[Outgoing](), rows_per_message(task)
+    longest = pc.max(pc.binary_length(scores.column("event_id"))).as_py() or 0
+    messages, step = list[Outgoing](), rows_per_message(task, longest, form)
     scores_topic, windows_topic = topic_name(task.id, SCORES), topic_name(task.id, WINDOWS)
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
@@ -65,8 +63,8 @@ def publications(task: Task, rows: pa.Table) -> list[Outgoing]:
         ]
         for part, first in enumerate(range(begin, end, step)):
             last = min(first + step, end)
-            value = encode_batch(scores.slice(first, last - first))
-            extra = [("schema", SCORES_1.encode()), *headers, ("part", b"%d" % part)]
+            value = encode_scores(scores.slice(first, last - first), form)
+            extra = [("schema", SCHEMA_OF[form].encode()), *headers, ("part", b"%d" % part)]
             extra += taught.header(first, last)
             messages.append(Outgoing(scores_topic, partition, device, value, extra))
         messages.append(Outgoing(windows_topic, partition, device, reports[i], headers))
@@ -111,9 +109,13 @@ def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
     return batch, edges, order.to_numpy()
 
 
-def rows_per_message(task: Task) -> int:
-    """Return how many rows of `scores` fit into a message even if all names have 63 bytes."""
-    return max(1, min(ROWS_PER_MESSAGE, 800_000 // (300 + 12 * task.outputs + 4 * task.label_size)))
+def rows_per_message(task: Task, id_bytes: int = 0, form: ScoresForm = "arrow") -> int:
+    """Return how many rows of `scores` fit into a message even if all names have 63 bytes.
+    id_bytes: of the longest name of an event."""
+    size = 300 + id_bytes + 12 * task.outputs + 4 * task.label_size
+    if form == "json":  # twice the bytes of a name that is escaped, numbers of up to 15 digits
+        size = 650 + 2 * id_bytes + 12 * task.outputs + 16 * (2 * task.outputs + task.label_size)
+    return max(1, min(ROWS_PER_MESSAGE, 800_000 // size))
 
 
 # --- messages of `events`, and dead letters -------------------------------------------------------
@@ -121,32 +123,37 @@ def rows_per_message(task: Task) -> int:
 PART_BYTES = 800_000  # leaves room for the headers under the brokers' limit
 HEADER_BYTES = 1_000
 HEADERS = 32
-NO_FORM = ("no-header", "unknown-schema", "not-arrow")
-JSON = (
-    "the value looks like JSON; `events` takes Arrow. Readings as JSON go to `tidewheel edge run` "
-    "with --source stdin or mqtt://HOST:PORT/TOPIC"
-)
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """One message of `events` as it came."""
+    """One message of `events` or `labels` as it came."""
 
     partition: int
     offset: int
     key: bytes | None
     value: bytes | None
     headers: Iterable[tuple[str, bytes]]
+    topic: str = EVENTS
 
 
-def decode(task: Task, incoming: Incoming) -> EventColumns | Drop | LabelBatch:
-    """Return what a message says; whatever is wrong with it is a MalformedRecord."""
+Records = Sequence[EventColumns | Drop | LabelBatch]
+
+
+def decode(task: Task, incoming: Incoming, placed: str, now_us: int = 0) -> Records:
+    """Return what a message says; whatever is wrong with it is a MalformedRecord. placed: the epoch
+    of what is counted by its place in Kafka; now_us: when labels became known that do not say."""
+    key, value = incoming.key, incoming.value
     try:
+        if incoming.topic == LABELS:
+            labels = decode_known_labels(task, key, value)
+            first = incoming.offset * MAX_ROWS
+            return known_label_batches(task, labels, placed, first, now_us)
         headers = {name: text if text is not None else b"" for name, text in incoming.headers}
-        return decode_columns(task, incoming.key, incoming.value, headers)
-    except MalformedRecord as exc:
-        if exc.reason in NO_FORM and (incoming.value or b"").lstrip()[:1] in (b"{", b"["):
-            raise MalformedRecord(exc.reason, f"{str(exc).partition(': ')[2]}; {JSON}") from exc
+        if is_json(headers):
+            return decode_json(task, key, value, placed, incoming.offset)
+        return [decode_columns(task, key, value, headers)]
+    except MalformedRecord:
         raise
     except Exception as exc:  # bytes from anyone: no library's surprise may end the worker
         detail = f"{type(exc).__name__}: {exc}"[:200]
@@ -154,13 +161,16 @@ def decode(task: Task, incoming: Incoming) -> EventColumns | Drop | LabelBatch:
 
 
 def is_sent_again(incoming: Incoming) -> bool:
-    """Whether the message is a dead letter that was sent to `events` again."""
-    return any(name == AGAIN for name, _ in incoming.headers)
+    """Whether the message has refused events that were sent to `events` again. JSON has not: where
+    it is sent again its events are new ones."""
+    headers = dict(incoming.headers)
+    return AGAIN in headers and not is_json(headers)
 
 
 def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:
     """The dead letters of a malformed message: one, or several parts of one too long."""
-    headers = _headers(task, error.reason, str(error), incoming.partition, incoming.offset)
+    where = incoming.topic, incoming.partition, incoming.offset
+    headers = _headers(task, error.reason, str(error), *where)
     original = [(f"original-{name}"[:200], text) for name, text in incoming.headers]
     kept = [(name, (text or b"")[:HEADER_BYTES]) for name, text in original[:HEADERS]]
     key = None if incoming.key is None else incoming.key[:HEADER_BYTES]
@@ -174,16 +184,18 @@ def refused_letters(
     found = piece.events
     events = EventBatch(found.device, found.epoch, found.first, found.rows)
     key, value, original = encode_events(events)
-    headers = _headers(task, reason, detail, partition, piece.message.offset)
+    headers = _headers(task, reason, detail, EVENTS, partition, piece.message.offset)
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)
 
 
-def _headers(task: Task, reason: str, detail: str, partition: int, offset: int) -> Headers:
+def _headers(
+    task: Task, reason: str, detail: str, topic: str, partition: int, offset: int
+) -> Headers:
     return [
         ("reason", reason.encode()),
         ("detail", detail.encode(errors="replace")[:HEADER_BYTES]),
-        ("source-topic", topic_name(task.id, EVENTS).encode()),
+        ("source-topic", topic_name(task.id, topic).encode()),
         ("source-partition", str(partition).encode()),
         ("source-offset", str(offset).encode()),
     ]

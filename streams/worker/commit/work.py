@@ -14,12 +14,17 @@ from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
 from streams.contract.task import Task
 from streams.runtime.tracing import About, Span, Tracing
-from streams.worker.commit.messages import Outgoing
+from streams.worker.commit.messages import Outgoing, refused_letters
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.scoring.scoring_step import Batch
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
-from streams.worker.windows.partition import DeclaredDrop, NewLabels, StorePosition
+from streams.worker.windows.partition import (
+    DeclaredDrop,
+    NewLabels,
+    PartitionState,
+    StorePosition,
+)
 from streams.worker.windows.tumbling import Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
@@ -56,12 +61,25 @@ class CommitWork:
     labels: list[tuple[int, NewLabels]] = field(default_factory=list)
     unbelieved: list[tuple[int, WindowSlice]] = field(default_factory=list)
     dead_letters: list[Outgoing] = field(default_factory=list)
+    parked: list[str] = field(default_factory=list)  # the reasons of refused events
     malformed: list[Message] = field(default_factory=list)
     lost: dict[int, list[Drop]] = field(default_factory=dict)  # by partition, of a hole
 
     def __bool__(self) -> bool:
         taken = self.windows, self.drops, self.labels, self.unbelieved, self.dead_letters, self.lost
         return any(taken)
+
+    def park(
+        self, task: Task, state: PartitionState, piece: WindowSlice, reason: str, detail: str
+    ) -> None:
+        """Refuse events: they are kept on `dead-letters`, and counted as dropped."""
+        events = piece.events
+        where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
+        log.warning("%s: %s: %s", where, reason, detail)
+        self.dead_letters += refused_letters(task, state.partition, piece, reason, detail)
+        drops = state.refuse(piece, reason)
+        self.drops += [(state.partition, DeclaredDrop(None, drop)) for drop in drops]
+        self.parked.append(reason)
 
 
 def store_declared(store: DeltaStore, positions: Positions, work: CommitWork, now_us: int) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from streams.contract.events.batches import TIMESTAMP
 from streams.contract.events.compact import Columns
-from streams.contract.events.records import score_schema
+from streams.contract.events.scores import score_schema
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import Window, WindowSlice
 
@@ -85,6 +85,7 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
         "device": _texts([p.events.device for p in pieces], owner),
         "epoch": _texts([p.events.epoch for p in pieces], owner),
         "seq": pa.array(firsts[owner] + np.arange(len(owner))),
+        "event_id": _ids(pieces),
         "time": pa.array(np.concatenate([own.times for own in events])).view(TIMESTAMP),
         "model": _models(events, owner),
         "window": pa.array(starts, TIMESTAMP),
@@ -100,6 +101,17 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
     }
     schema = store_schema()
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _ids(pieces: Sequence[WindowSlice]) -> pa.Array:
+    """Return the producer's name of each event; devices give none."""
+    parts = [
+        pa.nulls(piece.rows, pa.string())
+        if piece.events.ids is None
+        else pa.array(piece.events.ids, pa.string())
+        for piece in pieces
+    ]
+    return pa.concat_arrays(parts)
 
 
 def _models(events: Sequence[Columns], owner: np.ndarray) -> pa.Array:

@@ -38,6 +38,7 @@ import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.worker.metrics import Metrics
 from streams.worker.scoring.rows import store_schema
@@ -111,6 +112,23 @@ class DeltaStore:
         devices = grouped.column("device").to_pylist()
         counts = {(d, w): n + 1 for d, w, n in zip(devices, windows, latest, strict=True)}
         return {key: counts.get(key, 0) for key in keys}
+
+    def placed(self, table: str, partition: int, epoch: str, since: int) -> IntervalSet:
+        """Return the numbers from `since` on that a table has of an epoch of places in Kafka."""
+        wanted = (ds.field("partition") == partition) & (ds.field("epoch") == epoch)
+        name = "seq" if table == SCORES else "number"
+        with translated(table_at(self._place, table)):
+            self._refreshed(table)
+            new = wanted & (ds.field(name) >= since)
+            found = self._rows(table).to_table([name], filter=new).column(name).to_pylist()
+            seqs = IntervalSet((seq, seq) for seq in sorted(found))
+            if table != SCORES:
+                return seqs
+            self._refreshed(AGED)
+            for spans in self._rows(AGED).to_table(["seqs"], filter=wanted).column("seqs"):
+                for first, last in zip(*[iter(spans.as_py())] * 2, strict=True):
+                    seqs.add(first, last)
+        return seqs
 
     def rows_of(self, partition: int, commit: int) -> pa.Table:
         """Return the rows of one commit of one partition."""

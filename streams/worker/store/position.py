@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError
+from streams.contract.events.json_items import PLACED
 from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.drift.reference import WINDOWS
 from streams.runtime.object_store import open_store
@@ -85,11 +86,11 @@ def read_rows(
                 _add(position.taken, source, first, last)
                 _add(position.refused, source, first, last)
         since = [partition, position.commits[LABELS]]
-        sql = ISLANDS.format(number="number", table=LABELS)
+        sql = ISLANDS.format(number="number", table=LABELS, only=UNPLACED)
         for device, epoch, first, last in connection.execute(sql, since).fetchall():
             _add(position.labelled, (device, epoch), first, last)
         since = [partition, position.commit]
-        sql = ISLANDS.format(number="seq", table=SCORES)
+        sql = ISLANDS.format(number="seq", table=SCORES, only=NUMBERED)
         for device, epoch, first, last in connection.execute(sql, since).fetchall():
             _add(position.taken, (device, epoch), first, last)
             if (device, epoch) in position.refused:
@@ -110,6 +111,8 @@ def read_aged(position: StorePosition, aged: ds.Dataset, partition: int) -> None
     """Update `position` with the events whose rows were deleted."""
     columns = ["device", "epoch", "seqs"]
     for row in aged.to_table(columns, filter=ds.field("partition") == partition).to_pylist():
+        if row["epoch"].startswith(PLACED):
+            continue
         spans = row["seqs"]
         for first, last in zip(spans[::2], spans[1::2], strict=True):
             _add(position.taken, (row["device"], row["epoch"]), first, last)
@@ -189,13 +192,20 @@ def _read(data: bytes) -> tuple[Head, StorePosition]:
     return head, position
 
 
+# Events that are counted by their place in Kafka are looked up by it (DeltaStore.placed), but for
+# those that were refused: some were sent again.
+UNPLACED = f"not starts_with(epoch, '{PLACED}')"
+NUMBERED = f"""({UNPLACED} or exists (
+    from drops d where d.device = scores.device and d.epoch = scores.epoch
+    and scores.seq between d.first and d.last
+))"""
 # Consecutive seqs have the same difference to their rank: each such island is one interval.
 # The largest seq is not enough: a later event may be sealed before an earlier one.
 ISLANDS = """
     select device, epoch, min({number}), max({number}) from (
         select device, epoch, {number},
                {number} - row_number() over (partition by device, epoch order by {number}) as island
-        from {table} where partition = ? and "commit" > ?
+        from {table} where partition = ? and "commit" > ? and {only}
     ) group by device, epoch, island order by device, epoch, min({number})
 """
 NEWEST = """

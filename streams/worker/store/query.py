@@ -3,6 +3,7 @@
 import duckdb
 import pyarrow.dataset as ds
 
+from streams.contract.accounting import LabelDelay
 from streams.contract.errors import UsageError
 from streams.worker.store.retention import AGED
 from streams.worker.store.tables import (
@@ -47,21 +48,27 @@ ACCOUNT = """
 
 # Labels of one instant are joined by equality, which is fast; those of an interval by comparison.
 LABELLED = """
-    create view labelled as
+    create view {view} as
     with told as (
         select device, "from" as first, "to" as last, label, told, source, number,
-               event_epoch, event_seq
+               event_epoch, event_seq, event_id
         from labels
     ),
     later as (
         select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
-        from scores s join told t on t.device = s.device and t.first = s."time"
+        from {scores} s join told t on t.device = s.device and t.first = s."time"
         where t.first = t.last and (t.event_seq is null or {own})
         union all
         select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
-        from scores s join told t
+        from {scores} s join told t
             on t.device = s.device and s."time" between t.first and t.last
         where t.first < t.last and (t.event_seq is null or {own})
+        union all
+        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
+        from {scores} s join told t on t.device = s.device and {own} where t.first is null
+        union all
+        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
+        from {scores} s join told t on t.device = s.device and t.event_id = s.event_id
     ),
     latest as (
         select device, epoch, seq, arg_max(label, (told, number)) as label,
@@ -70,7 +77,7 @@ LABELLED = """
     )
     select s.* replace (coalesce(latest.label, s.label) as label), latest.told,
            coalesce(latest.source, case when s.label is not null then 'event' end) as source
-    from scores s left join latest using (device, epoch, seq)
+    from {scores} s left join latest using (device, epoch, seq)
 """.replace("{own}", "(t.event_epoch = s.epoch and t.event_seq = s.seq)")
 WINDOWS = """
     create view windows as
@@ -105,8 +112,27 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
         connection.register(name, rows)
     [(numbers,)] = connection.execute(NUMBERS).fetchall()
     connection.execute(WINDOWS.format(errors=ERRORS if numbers else ""))
-    connection.execute(LABELLED)
+    connection.execute(LABELLED.format(view="labelled", scores="scores"))
     return connection
+
+
+RECENT = """
+    create temp table recent as select device, epoch, seq, event_id, "time", label from scores
+    where "time" > (select max("time") from scores) - interval 7 day
+"""
+COUNTED = """
+    select count(*), count(label), median(epoch_us(told) - epoch_us("time")) / 1e6
+    from labelled_recent
+"""
+
+
+def label_delay(store: Place) -> LabelDelay:
+    """Return how late labels are; reads the week's events."""
+    with open_store(store) as connection:
+        connection.execute(RECENT)
+        connection.execute(LABELLED.format(view="labelled_recent", scores="recent"))
+        [(events, labelled, delay_s)] = connection.execute(COUNTED).fetchall()
+    return LabelDelay(events, labelled, delay_s)
 
 
 def dataset(store: Place, name: str = SCORES) -> ds.Dataset:

@@ -65,7 +65,8 @@ class Aging:
     @property
     def labels(self) -> str:
         """The labels of old events, in SQL; those that came later may be about newer ones."""
-        return f"partition = {self.partition} and \"to\" < '{_time(self.before_us)}'"
+        before = _time(self.before_us)
+        return f"partition = {self.partition} and coalesce(\"to\", told) < '{before}'"
 
 
 def next_aging(position: StorePosition, partition: int, keep_days: float) -> Aging:

@@ -149,20 +149,21 @@ def drop_schema() -> pa.Schema:
 
 def label_schema() -> pa.Schema:
     """Return the columns of `labels`: events of the device from `from` to `to` have this label, or
-    the one of `event_epoch` and `event_seq` alone;
-    `number` counts the labels of an epoch of the device's queue of labels."""
+    the one of `event_epoch` and `event_seq`, or of `event_id`, alone; `number` counts the labels of
+    an epoch of the device's queue of labels, or is their place in Kafka."""
     return pa.schema(
         [
             pa.field("device", pa.string(), nullable=False),
             pa.field("epoch", pa.string(), nullable=False),
             pa.field("number", pa.int64(), nullable=False),
-            pa.field("from", TIMESTAMP, nullable=False),
-            pa.field("to", TIMESTAMP, nullable=False),
+            pa.field("from", TIMESTAMP),
+            pa.field("to", TIMESTAMP),
             pa.field("label", pa.list_(pa.float32()), nullable=False),
             pa.field("told", TIMESTAMP, nullable=False),
             pa.field("source", pa.string(), nullable=False),
             pa.field("event_epoch", pa.string()),
             pa.field("event_seq", pa.int64()),
+            pa.field("event_id", pa.string()),
             pa.field("partition", pa.int32(), nullable=False),
             pa.field("commit", pa.int64(), nullable=False),
             DAY,
@@ -210,7 +211,7 @@ def drop_rows(
     return pa.Table.from_pylist(rows, drop_schema())
 
 
-TIMES, EVENT = ("from", "to", "told"), ("event_epoch", "event_seq")
+TIMES, EVENT = ("from", "to", "told"), ("event_epoch", "event_seq", "event_id")
 
 
 def label_rows(

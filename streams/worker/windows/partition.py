@@ -8,6 +8,8 @@ Built from the store when the partition is assigned, discarded when it is revoke
     dropped    per (device, epoch): the seqs that the store has in `drops`, including refused ones
     labelled   per (device, epoch of its queue of labels): the numbers of the labels that are stored
                or wait for a flush
+    placed     the seqs that are stored of events which are counted by their place in Kafka, from
+               the offset on at which the assignment starts: each offset comes once in it
     messages   in flight, in offset order, each with the number of its unsealed rows
 
 Repeated events are taken once. A message is acknowledged when all its rows are sealed and all
@@ -46,6 +48,7 @@ class StorePosition:
     refused: dict[Source, IntervalSet] = field(default_factory=dict)
     dropped: dict[Source, IntervalSet] = field(default_factory=dict)
     labelled: dict[Source, IntervalSet] = field(default_factory=dict)
+    placed: IntervalSet = field(default_factory=IntervalSet)
     watermark: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)  # the latest window with a report
     drift: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # of the last windows
@@ -75,8 +78,10 @@ class NewLabels:
 class PartitionState:
     """The in-memory state of one owned partition."""
 
-    def __init__(self, partition: int, position: StorePosition, start: int = 0) -> None:
-        self.partition = partition
+    def __init__(
+        self, partition: int, position: StorePosition, start: int = 0, placed: str = ""
+    ) -> None:
+        self.partition, self.placed = partition, placed
         self.position = position
         self.rows = 0  # buffered in windows, closing ones included
         self.bytes = 0  # of the messages in flight
@@ -133,11 +138,14 @@ class PartitionState:
         again: bool = False,
     ) -> None:
         """Add new events to their windows; with `again` refused events are new."""
-        source = events.device, events.epoch
+        source, before = (events.device, events.epoch), message.unsealed
         taken = self.position.taken.setdefault(source, IntervalSet())
         if again:
             self._readmit(source, events.first, events.last)
-        for first, last in taken.missing(events.first, events.last):
+        new = taken.missing(events.first, events.last)
+        if placed := events.epoch == self.placed and not again:
+            new = list(IntervalSet(new).minus(self.position.placed))
+        for first, last in new:
             fresh = events.part(first - events.first, last - events.first + 1)
             for piece in split(task, message, fresh, believed_us):
                 if piece.window == FUTURE:
@@ -145,8 +153,9 @@ class PartitionState:
                 else:
                     self._windows_of(task, events.device, now_s).add(piece, now_s)
                 message.unsealed += piece.rows
-            taken.add(first, last)
-        self.rows += message.unsealed
+            if not placed:
+                taken.add(first, last)
+        self.rows += message.unsealed - before
 
     def _readmit(self, source: Source, first: int, last: int) -> None:
         refused = self.position.refused.get(source, IntervalSet())
@@ -182,12 +191,15 @@ class PartitionState:
     def add_labels(self, message: Message, batch: LabelBatch) -> None:
         """Add the labels that are not stored yet."""
         known = self.position.labelled.setdefault((batch.device, batch.epoch), IntervalSet())
-        for first, last in IntervalSet([(batch.first, batch.last)]).minus(known):
+        if placed := batch.epoch == self.placed:
+            known = self.position.placed
+        for first, last in known.missing(batch.first, batch.last):
             rows = batch.rows.slice(first - batch.first, last - first + 1)
             fresh = LabelBatch(batch.device, batch.epoch, first, rows)
             self._labels.append(NewLabels(message, fresh))
             message.unsealed += 1
-            known.add(first, last)
+            if not placed:
+                known.add(first, last)
 
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
         """Mark events as refused; return the drops of them that `drops` does not have yet."""
@@ -195,6 +207,7 @@ class PartitionState:
         dropped = self.position.dropped.setdefault(source, IntervalSet())
         holes = IntervalSet([(events.first, events.last)]).minus(dropped)
         dropped.add(events.first, events.last)
+        self.position.taken.setdefault(source, IntervalSet()).add(events.first, events.last)
         self.position.refused.setdefault(source, IntervalSet()).add(events.first, events.last)
         return [Drop(events.device, events.epoch, first, last, reason) for first, last in holes]
 

@@ -29,6 +29,7 @@ from streams.contract.task import Task
 STEP_S = 3.0  # that one answer counts at most; Faust's consumer waits 1.5 s for messages
 FUTURE = -1  # the "window" of events from the future
 ANY_TIME = 2**62
+FUTURE_S = 3600.0  # how far a live event may be ahead of the worker's clock
 
 
 def open_s(task: Task) -> float:
@@ -36,6 +37,11 @@ def open_s(task: Task) -> float:
     after them: a device whose event time stands still would hold its partition until the memory is
     full."""
     return 2 * (task.window_us / 1e6 + task.lateness_s) + task.idle_close_s
+
+
+def believed_us(task: Task, now_us: int) -> int:
+    """Return the latest event time that a correct clock can have; a recording's may be any."""
+    return ANY_TIME if task.source == "recorded" else now_us + round(FUTURE_S * 1e6)
 
 
 @dataclass(slots=True)

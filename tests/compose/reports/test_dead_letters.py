@@ -39,7 +39,7 @@ def test_parts_are_joined_also_when_they_came_twice() -> None:
 
 def test_an_unknown_offset_is_a_usage_error() -> None:
     letters = join_parts(received(b"junk", offset=7))
-    assert (find(letters, 0).source, find(letters, 0).reason) == ("3/7", "not-arrow")
+    assert (find(letters, 0).source, find(letters, 0).reason) == ("tiny.v1.events/3/7", "not-arrow")
     with pytest.raises(UsageError, match="no dead letter at offset 9"):
         find(letters, 9)
 

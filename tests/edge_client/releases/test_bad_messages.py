@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from streams.contract.decisions import sign
-from streams.contract.topics import RELEASES, SCORES, topic_name
+from streams.contract.topics import LABELS, RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader
 from tests.edge_client.releases.test_downlink import WHO, Rig, rig
 from tests.federation.controller.test_bad_messages import deliver, send
@@ -54,8 +54,14 @@ def on_scores(rig: Rig) -> None:
     until(lambda: rig.downlink._samples.scores_read == end, "they are all read", 30)
 
 
+def on_labels(rig: Rig) -> None:
+    topic = topic_name(rig.task.id, LABELS)
+    send(rig.broker, topic, WHO.encode(), mangled(b'[{"time_us": 5, "label": 0}]', COUNT, seed=1))
+    until(lambda: rig.downlink._samples.labels_read == COUNT, "they are all read", 30)
+
+
 @pytest.mark.kafka
-@pytest.mark.parametrize("spoil", [on_releases, on_artifacts, on_scores])
+@pytest.mark.parametrize("spoil", [on_releases, on_artifacts, on_scores, on_labels])
 def test_a_live_device_passes_over_what_it_cannot_read(
     rig: Rig, spoil: Callable[[Rig], None]
 ) -> None:

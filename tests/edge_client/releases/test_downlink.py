@@ -4,6 +4,7 @@ before goes on, and the reason is told."""
 import contextlib
 import hashlib
 import http.server
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -39,9 +41,10 @@ from streams.contract.artifact import (
 from streams.contract.decisions import Delivery, Ref, Release, sign
 from streams.contract.signing import key_id
 from streams.contract.task import Task, load_task
-from streams.contract.topics import ARTIFACTS, RELEASES, topic_name, topic_specs
+from streams.contract.topics import ARTIFACTS, LABELS, RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
+from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.learning.onnx_model import int8_file
 from streams.runtime.acceptance import Acceptance
@@ -500,3 +503,26 @@ def test_a_revoked_keys_version_is_not_installed_and_what_it_signed_before_goes_
     registry.serve(third.model, new, "a test")
     rig.told = publisher.announce(rig.producer, registry, rig.told)
     rig.serves(third.model)
+
+
+def test_labels_of_its_own_events_reach_the_samples(rig: Rig) -> None:
+    samples, task = rig.downlink._samples, rig.task
+    samples.epoch = "e1"
+    for seq in range(4):
+        segment = np.full(task.segment_shape, seq, np.float32)
+        samples.add(seq, 10 + seq, segment, np.zeros(task.outputs, np.float32), 0, None)
+    of_it = [
+        {"epoch": "e1", "seq": 1, "label": 2}, {"time_us": 12, "label": "slow"},
+        {"epoch": "e0", "seq": 3, "label": 1}, {"event_id": "of another producer", "label": 1},
+    ]  # fmt: skip
+    topic = topic_name(task.id, LABELS)
+    near = next(n for n in map(str, range(99)) if partition_of(n, 4) == partition_of(WHO, 4))
+    rig.producer.put(topic, near.encode(), b'{"time_us": 13, "label": 1}')
+    rig.producer.put(topic, WHO.encode(), b"[{}]")
+    rig.producer.put(topic, WHO.encode(), json.dumps(of_it).encode())
+    until(lambda: samples.labels_read == 3, "they are read", 30)
+    assert samples.sources() == {"external": 2}
+    times, _, labels = samples.answered()
+    assert dict(zip(times.tolist(), labels[:, 0].tolist(), strict=True)) == {11: 2.0, 12: 0.0}
+    samples.save()
+    assert Samples(task, rig.folder / "samples.rows", epoch="e1").labels_read == 3

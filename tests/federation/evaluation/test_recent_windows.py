@@ -1,5 +1,6 @@
 """Recent windows as they stand on the topics, some of them broken."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,14 +12,10 @@ import pytest
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.batches import encode_batch
+from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.messages import Drop, Headers, encode_drop
-from streams.contract.events.records import (
-    SCORES_1,
-    EventBatch,
-    encode_events,
-    score_schema,
-)
+from streams.contract.events.records import EventBatch, encode_events
+from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, SCORES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -55,10 +52,19 @@ def teacher(seq: int, task: Task) -> list[float]:
     return [float(seq % task.outputs == i) for i in range(task.outputs)]
 
 
-def scores(task: Task, device: str, seqs: Sequence[int], *, answers: bool = True) -> Message:
+def scores(
+    task: Task,
+    device: str,
+    seqs: Sequence[int],
+    *,
+    answers: bool = True,
+    epoch: str = "e",
+    form: ScoresForm = "arrow",
+) -> Message:
     n = len(seqs)
     columns = {
-        "device": [device] * n, "epoch": ["e"] * n, "seq": list(seqs), "time": [0] * n,
+        "device": [device] * n, "epoch": [epoch] * n, "seq": list(seqs), "time": [0] * n,
+        "event_id": [None] * n,
         "window": [0] * n, "revision": [0] * n, "model": ["1-a"] * n, "outputs": [[0.0]] * n,
         "teacher_model": ["1-t"] * n,
         "teacher": [teacher(s, task) if answers else [] for s in seqs],
@@ -67,8 +73,8 @@ def scores(task: Task, device: str, seqs: Sequence[int], *, answers: bool = True
     }  # fmt: skip
     schema = score_schema()
     arrays = [pa.array(columns[f.name], f.type) for f in schema]
-    value = encode_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    return device.encode(), value, [("schema", SCORES_1.encode())]
+    value = encode_scores(pa.RecordBatch.from_arrays(arrays, schema=schema), form)
+    return device.encode(), value, [("schema", SCHEMA_OF[form].encode())]
 
 
 BROKEN: Message = (b"d1", b"no arrow", [("schema", b"events/1")])
@@ -131,8 +137,12 @@ def test_what_has_a_segment_and_an_answer_is_joined_once_and_the_rest_is_passed_
             ],
         }
     )  # fmt: skip
+    seq = 6 * MAX_ROWS + 1  # of the second event of the message 6
+    one = {"time_us": 5, "answer": 0, "segment": segment("d3", seq, tiny).tolist()}
+    topics.topics[EVENTS].append((b"d3", json.dumps([one, one]).encode(), []))
+    topics.topics[SCORES].append(scores(tiny, "d3", [seq], epoch="kafka-0-0", form="json"))
     found = recent_windows.read(tiny, topics)
-    check(found, tiny, {("d1", 1), ("d1", 2), ("d1", 3), ("d2", 0), ("d2", 1)})
+    check(found, tiny, {("d1", 1), ("d1", 2), ("d1", 3), ("d2", 0), ("d2", 1), ("d3", seq)})
     assert all(tail.closed for tail in topics.tails)
 
 

@@ -23,6 +23,7 @@ from streams.contract.events.messages import (
     encode_labels,
 )
 from streams.contract.events.records import EventBatch, encode_events
+from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
 from streams.contract.window_report import WindowReport
@@ -106,6 +107,20 @@ def labels(
         for i, (begin, end) in enumerate(spans_s)
     ]
     return LabelBatch(device, epoch, first, pa.RecordBatch.from_pylist(rows, label_schema(task)))
+
+
+def json_events(record: EventBatch, *, task: Task = tiny, numbered: bool = False) -> list[Any]:
+    """The same events as a producer that is no device writes them as JSON; `numbered` with its own
+    epoch and seqs."""
+    found = []
+    for row in record.rows.to_pylist():
+        label = row["label"] and (int(row["label"][0]) if task.classes else row["label"])
+        event = {"time": row["time"].isoformat(), "outputs": row["outputs"], "label": label}
+        event["model"] = row["model"]
+        if row["segment"] is not None:
+            event["segment"] = np.reshape(row["segment"], task.segment_shape).tolist()
+        found.append(event | ({"epoch": record.epoch, "seq": row["seq"]} if numbered else {}))
+    return found
 
 
 def encoded(record: EventBatch | Drop | LabelBatch) -> tuple[bytes, bytes, Headers]:
@@ -310,15 +325,17 @@ def stop(process: Forked) -> int:
     return process.wait(30)
 
 
-def decoded_scores(messages: list[Received]) -> dict[tuple[str, str, str, str], list[pa.Table]]:
+def decoded_scores(
+    messages: list[Received],
+) -> dict[tuple[str, str, str, str], list[pa.RecordBatch]]:
     """The `scores` messages by (device, window, revision, part)."""
     found: dict[tuple[str, str, str, str], list[pa.Table]] = {}
     for message in messages:
         headers = dict(message.headers)
         key = tuple(headers[n].decode() for n in ("device", "window", "revision", "part"))
         assert message.key == headers["device"]
-        with pa.ipc.open_stream(message.value) as stream:
-            found.setdefault(key, []).append(stream.read_all())  # type: ignore[arg-type]
+        rows = decode_scores(message.value, message.headers)
+        found.setdefault(key, []).append(rows)  # type: ignore[arg-type]
     return found
 
 

@@ -19,6 +19,7 @@ from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
 from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
+from streams.kafka.admin import GroupPosition
 from streams.learning.learning import to_safetensors
 from streams.learning.teacher import Teacher, teacher_of
 from streams.runtime.failpoints import unarmed
@@ -101,7 +102,7 @@ def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             task, teacher_of(task, teacher()[0], "test"), store, log,
             now_us=lambda: 0, clock=CallersClock(), failpoint=unarmed,
         )  # fmt: skip
-        await made.assign(0)
+        await made.assign(GroupPosition(0, 0, 0, None))
         for offset in range(len(log.messages)):
             made.receive(log.incoming(offset), offset, 0.0)
         await made.flush(1e9)

@@ -215,7 +215,7 @@ def judge(task: str, found: list[Received]) -> None:
             rows_of(tiny, topic, message)
         about = message.key, message.value, message.headers
         try:
-            decode(tiny, Incoming(message.partition, message.offset, *about))
+            decode(tiny, Incoming(message.partition, message.offset, *about), "")
         except MalformedRecord:
             continue
     assert view.timeline.entries is not None

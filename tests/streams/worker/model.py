@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, PartitionLost
+from streams.contract.events.json_items import PLACED
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, Headers
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Task
 from streams.drift.reference import Reference
+from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import TeacherFailed
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.messages import Incoming, Outgoing
@@ -35,20 +37,27 @@ class Crash(BaseException):
 
 @dataclass
 class Log:
-    """One partition of `events`, the group's committed offset, and what was published."""
+    """One partition of `events` and that of `labels`, the group's committed offsets, and what was
+    published."""
 
     messages: list[tuple[bytes | None, bytes | None, Headers]] = field(default_factory=list)
+    labels: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     committed: int = 0
+    labels_committed: int = 0
     published: list[Outgoing] = field(default_factory=list)
     away: int = 0  # how many calls find no broker
     on_commit: Callable[[int], None] = lambda offset: None
     _acknowledged: int = 0
+    _labels_acknowledged: int = 0
 
     def append(self, record: EventBatch | Drop | LabelBatch) -> None:
         self.messages.append(encoded(record))
 
     def incoming(self, offset: int) -> Incoming:
         return Incoming(0, offset, *self.messages[offset])
+
+    def incoming_label(self, offset: int) -> Incoming:
+        return Incoming(0, offset, *self.labels[offset], [], LABELS)
 
     async def publish(self, messages: Sequence[Outgoing]) -> None:
         if self.away:
@@ -57,11 +66,16 @@ class Log:
         self.published += messages
 
     async def acknowledge(self, messages: Sequence[Message]) -> None:
-        self._acknowledged = messages[-1].offset + 1
+        for message in messages:
+            if message.token == LABELS:
+                self._labels_acknowledged = message.offset + 1
+            else:
+                self._acknowledged = message.offset + 1
 
     async def commit_offsets(self) -> None:
         self.on_commit(self._acknowledged)
         self.committed = self._acknowledged
+        self.labels_committed = self._labels_acknowledged
 
 
 class MemoryStore:
@@ -75,9 +89,18 @@ class MemoryStore:
         commits = Counter({name: n for (name, of), n in self.versions.items() if of == partition})
         position = StorePosition(commits)
         for row in self.tables[LABELS].to_pylist():
+            if row["epoch"].startswith(PLACED):
+                continue
             known = position.labelled.setdefault((row["device"], row["epoch"]), IntervalSet())
             known.add(row["number"])
+        refused = [r for r in self.tables[DROPS].to_pylist() if r["reason"] in REFUSED]
         for row in self.tables[SCORES].to_pylist():
+            if row["epoch"].startswith(PLACED) and not any(
+                (row["device"], row["epoch"]) == (drop["device"], drop["epoch"])
+                and drop["first"] <= row["seq"] <= drop["last"]
+                for drop in refused
+            ):
+                continue
             sets = position.taken.setdefault((row["device"], row["epoch"]), IntervalSet())
             sets.add(row["seq"])
         scores = self.tables[SCORES]
@@ -103,6 +126,11 @@ class MemoryStore:
                 for first, last in scored:
                     position.refused[source].remove(first, last)
         return position
+
+    def placed(self, table: str, partition: int, epoch: str, since: int) -> IntervalSet:
+        rows, name = self.tables[table].to_pylist(), "seq" if table == SCORES else "number"
+        seqs = [row[name] for row in rows if row["epoch"] == epoch and row[name] >= since]
+        return IntervalSet((seq, seq) for seq in sorted(seqs))
 
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
@@ -169,7 +197,10 @@ def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any
 
     async def life() -> None:
         made = committer(of, log, store, **options)
-        await made.assign(0)
+        labels = GroupPosition(0, 0, 0, log.labels_committed)
+        await made.assign(GroupPosition(0, 0, 0, log.committed), labels)
+        for offset in range(log.labels_committed, len(log.labels)):
+            made.receive(log.incoming_label(offset), LABELS, 0.0)
         for offset in range(log.committed, len(log.messages)):
             made.receive(log.incoming(offset), offset, 0.0)
         for at_s in now_s:

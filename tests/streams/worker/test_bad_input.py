@@ -20,9 +20,10 @@ from streams.contract.events.records import (
     encode_stream,
 )
 from streams.contract.task import Task
+from streams.kafka.admin import GroupPosition
 from streams.kafka.settings import BrokerSettings
-from streams.worker.commit.committer import FUTURE_S
 from streams.worker.store.delta_store import DROPS, SCORES
+from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.made_up.tiny_task import task as recorded
 from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
 from tests.streams.kafka.test_poison import BAD_NAME
@@ -53,7 +54,9 @@ BAD: dict[str, tuple[RawMessage, str]] = {  # tests/streams/contract/test_record
     "random bytes": (body(ARROW, random.Random(0).randbytes(400)), "not-arrow"),
     "no value": (body(ARROW, None), "not-arrow"),
     "no key": ((None, *ARROW[1:]), "wrong-key"),
-    "no headers": ((*ARROW[:2], []), "no-header"),
+    "no headers": ((*ARROW[:2], []), "not-json"),
+    "JSON of something else": ((b"d0", b'{"time_us": 1, "values": [1, 2]}', []), "wrong-schema"),
+    "JSON as Arrow": (body(ARROW, b"{}"), "not-arrow"),
     "a header that is no UTF-8": (with_header(ARROW, "epoch", b"\xff"), "bad-header"),
     "a time before 1970": (good(0, (-1.0, 1, 2)), "bad-time"),
     "few bytes cut short": (body(COMPACT, COMPACT[1][:-1]), "bad-body"),
@@ -78,16 +81,6 @@ def test_it_is_parked_with_its_reason_and_the_next_message_is_served(name: str) 
     assert {n[9:]: v for n, v in letter.headers if n.startswith("original-")} == dict(bad[2])
     assert sorted(store.tables[SCORES].column("seq").to_pylist()) == [10, 11, 12]
     assert log.committed == 2
-
-
-@pytest.mark.parametrize("headers", [[], good()[2]])
-def test_a_dead_letter_of_json_says_where_json_may_go(headers: list[tuple[str, bytes]]) -> None:
-    log, store = Log(), MemoryStore()
-    log.messages.append((b"d0", b'{"time_us": 1, "values": [0.5, 0.5]}', headers))
-    served(log, store)
-    (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
-    assert "looks like JSON" in dict(letter.headers)["detail"].decode()
-    assert "tidewheel edge run" in dict(letter.headers)["detail"].decode()
 
 
 def test_events_of_one_time_are_scored_each_in_its_order() -> None:
@@ -116,7 +109,7 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
 
     async def a_day_later() -> None:
         made = committer(task, log, store, now_us=86_400_000_000)
-        await made.assign(0)
+        await made.assign(GroupPosition(0, 0, 0, None))
         for offset in range(log.committed, len(log.messages)):
             made.receive(log.incoming(offset), offset, 0.0)
             await made.flush(LATER)

@@ -3,6 +3,7 @@
 import asyncio
 
 from streams.contract.window_report import WindowReport
+from streams.kafka.admin import GroupPosition
 from streams.worker.store.delta_store import SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch
@@ -15,7 +16,7 @@ Steps = list[tuple[float, str, int, list[float]]]  # wall time, device, first se
 async def live(log: Log, store: MemoryStore, steps: Steps) -> None:
     """One worker to which messages come at the given wall times; it flushes after each."""
     made = committer(task, log, store, now_us=round(40 * DAY_S * SECOND))
-    await made.assign(0)
+    await made.assign(GroupPosition(0, 0, 0, None))
     for offset, (now_s, device, first, times) in enumerate(steps):
         log.append(batch(device, first, times))
         made.receive(log.incoming(offset), offset, now_s)

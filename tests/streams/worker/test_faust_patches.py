@@ -24,6 +24,9 @@ class Polled:
         self.asked.append(timeout_s)
         return {1: "records"}, self._active
 
+    async def verify_all_partitions_active(self) -> None:
+        raise AssertionError("a position is not known yet")
+
 
 @pytest.mark.parametrize(
     ("consumer", "asked"),
@@ -39,6 +42,7 @@ def test_records_are_waited_for_briefly_while_a_queue_is_full(
     patch_consumer(consumer)
     assert asyncio.run(consumer._wait_next_records(1.0)) == ({1: "records"}, consumer._active)
     assert consumer.asked == asked
+    asyncio.run(consumer.verify_all_partitions_active())
 
 
 def test_where_all_queues_are_full_nothing_is_asked_for() -> None:

@@ -1,5 +1,6 @@
 """The worker's promises on a real Kafka, with real processes that are really killed."""
 
+import json
 import re
 import signal
 import time
@@ -44,7 +45,9 @@ def send_seconds(served: Fleet, device: str, first: int, count: int, **epoch: st
         )
 
 
-def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet) -> None:
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet, form: str) -> None:
+    served.options["scores"] = form
     worker = served.start()
     served.ready("w0", ALL)
     send_seconds(served, LEFT, 0, 60)
@@ -55,6 +58,7 @@ def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet)
     served.wait_until_scored()
     until(lambda: server_account(served.store)[RIGHT, "e1"] == (60, 10), "the drop is stored")
     check_topics(served)
+    assert all((m.value or b"")[:1] == b"[" for m in served.read("scores")) == (form == "json")
     for message in served.read("windows"):
         assert message.partition == (0 if message.key == LEFT.encode() else 1)
     assert stop(worker) == 0
@@ -71,6 +75,8 @@ def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(served: Fleet) -
             send_seconds(served, RIGHT, sent, 10)
             spans = [(sent + i, sent + i) for i in range(10)]
             served.send(labels(LEFT, sent, spans, task=served.task))
+            known = [{"time_us": i, "label": 0} for i in range(10)]
+            served.producer.put(f"{served.task.id}.labels", b"d0", json.dumps(known).encode())
             sent += 10
             until(
                 lambda before=before, worker=worker: (  # type: ignore[misc]
@@ -86,7 +92,10 @@ def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(served: Fleet) -
     until(lambda: all_published(served), "all revisions are published")
     check_topics(served)
     assert stop(again) == 0
-    assert sorted(served.labels()) == [(LEFT, "l1", number) for number in range(sent)]
+    found = sorted(served.labels())
+    assert [each for each in found if each[1] == "l1"] == [(LEFT, "l1", n) for n in range(sent)]
+    known = [each for each in found if each[1].startswith("kafka-")]  # type: ignore[misc]
+    assert len(known) == len(set(known)) == sent
 
 
 def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> None:
@@ -137,7 +146,7 @@ def test_a_worker_tells_prometheus_what_it_did(served: Fleet) -> None:
     until(lambda: says("tidewheel_rows_total 42.0"), "the rows")
     until(lambda: says("tidewheel_open_rows 0.0"), "no open rows")
     assert says('tidewheel_windows_total{late="no"} 9.0')
-    assert says('tidewheel_dead_letters_total{reason="no-header"} 1.0')
+    assert says('tidewheel_dead_letters_total{reason="not-json"} 1.0')
     assert says('tidewheel_dead_letters_total{reason="from-the-future"} 1.0')
     assert says('tidewheel_dropped_rows_total{reason="from-the-future"} 1.0')
     for partition in ALL:

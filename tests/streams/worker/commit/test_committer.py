@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from streams.contract.errors import ProcessorFailed
+from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.window_report import WindowReport
+from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
 from streams.worker.commit.messages import publications
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import batch, labels, reference
+from tests.rig.processes.workers import batch, json_events, labels, reference
 from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
@@ -44,6 +46,29 @@ def dropped(store: MemoryStore) -> list[tuple[str, str, int]]:
     ]
 
 
+@dataclasses.dataclass
+class Foreign:
+    """Events as JSON, which are counted by their place in Kafka."""
+
+    device: str
+    events: list[object]
+
+
+@dataclasses.dataclass
+class Known:
+    """Labels on the topic `labels`."""
+
+    device: str
+    at: int
+    count: int
+
+    @property
+    def message(self) -> tuple[bytes, bytes]:
+        times = [(self.at + i) * 1_000_000 for i in range(self.count)]
+        rows = [{"time_us": time, "label": i, "known_us": 5} for i, time in enumerate(times)]
+        return self.device.encode(), json.dumps(rows).encode()
+
+
 spans = st.tuples(st.integers(0, 30), st.integers(1, 8))
 records = st.one_of(
     st.builds(
@@ -66,6 +91,15 @@ records = st.one_of(
         spans,
         st.integers(0, 40),
     ),
+    st.builds(Known, st.sampled_from(["d0", "d1"]), st.integers(0, 40), st.integers(1, 3)),
+    st.builds(
+        lambda device, at, times: Foreign(
+            device, json_events(batch(device, 0, [at + t for t in times]))
+        ),
+        st.sampled_from(["d0", "d1"]),
+        st.integers(0, 40),
+        st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    ),
     st.just(None),  # garbage
 )
 lives = st.tuples(
@@ -76,16 +110,19 @@ lives = st.tuples(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]))
 def test_every_event_is_accounted_once_over_any_crashes(
-    history: list[tuple[list[EventBatch | Drop | LabelBatch | None], str, float]], fails_on: int
+    history: list[tuple[list[EventBatch | Drop | LabelBatch | Foreign | Known | None], str, float]],
+    fails_on: int,
 ) -> None:
     """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
     log, store = Log(), MemoryStore()
     events: set[tuple[str, str, int]] = set()
     drops: set[tuple[str, str, int]] = set()
     told: set[tuple[str, str, int]] = set()
+    placed: dict[int, set[tuple[str, str, int]]] = {}
 
     def nothing_open_is_passed(offset: int) -> None:
         done = set(scored(store)) | set(dropped(store)) | set(labelled(store))
+        assert {name for at, names in placed.items() if at < offset for name in names} <= done
         for key, value, headers in log.messages[:offset]:
             if headers:
                 record = decode_event_message(task, key, value, headers)
@@ -99,6 +136,18 @@ def test_every_event_is_accounted_once_over_any_crashes(
             if record is None:
                 log.messages.append((b"x", b"garbage", []))
                 continue
+            if isinstance(record, Known):
+                at = len(log.labels) * MAX_ROWS
+                log.labels.append(record.message)
+                told |= {(record.device, "kafka-0-0", at + i) for i in range(record.count)}
+                continue
+            if isinstance(record, Foreign):
+                at, device = len(log.messages), record.device
+                log.messages.append((device.encode(), json.dumps(record.events).encode(), []))
+                seqs = range(at * MAX_ROWS, at * MAX_ROWS + len(record.events))
+                placed[at] = {(device, "kafka-0-0", seq) for seq in seqs}
+                events |= placed[at]
+                continue
             log.append(record)
             seqs = range(record.first, record.last + 1)
             of_labels = told if isinstance(record, LabelBatch) else events
@@ -110,6 +159,7 @@ def test_every_event_is_accounted_once_over_any_crashes(
             live(log, store, now_s, now_s, **options)
 
     assert log.committed == len(log.messages)
+    assert log.labels_committed == len(log.labels)
     assert max(Counter(scored(store)).values(), default=0) <= 1
     assert max(Counter(dropped(store)).values(), default=0) <= 1
     assert max(Counter(labelled(store)).values(), default=0) <= 1
@@ -206,7 +256,7 @@ def test_memory_is_bounded_by_closing_windows_early() -> None:
 
     async def relieved() -> None:
         made = committer(task, log, store, buffer_bytes=150_000)
-        await made.assign(0)
+        await made.assign(GroupPosition(0, 0, 0, None))
         for offset in range(11):
             made.receive(log.incoming(offset), offset, 0.0)
         assert made.full

@@ -9,7 +9,9 @@ import pytest
 
 from streams.contract.events.compact import decode_taught
 from streams.contract.events.messages import TAUGHT
+from streams.contract.events.scores import ScoresForm, decode_scores, score_schema
 from streams.contract.task import Task
+from streams.contract.topics import MAX_MESSAGE_BYTES
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.worker.commit.messages import publications
 from streams.worker.commit.window_reports import MODELS, OTHER
@@ -64,13 +66,39 @@ def published(task: Task, rows: Sequence[Row]) -> dict[tuple[str, int, int], byt
     return found
 
 
-def test_a_device_finds_the_teachers_outputs_of_its_events_in_a_header() -> None:
+@pytest.mark.parametrize("form", ["arrow", "json"])
+@pytest.mark.parametrize("task", [tiny, TARGETS])
+def test_scores_come_back_as_they_were_whatever_their_form(form: ScoresForm, task: Task) -> None:
+    rows = rows_of(task, [("d0", 0, 0), ("d1", 0, 0)], models=3)
+    for i, row in enumerate(rows):
+        row["event_id"] = "\\" * i or None
+    found = []
+    for message in publications(task, pa.Table.from_pylist(rows, store_schema()), form):
+        if message.topic.endswith("scores"):
+            found += decode_scores(message.value, message.headers).to_pylist()
+    wanted = pa.Table.from_pylist(rows, store_schema()).select(score_schema().names).to_pylist()
+    assert sorted(found, key=lambda row: row["seq"]) == sorted(wanted, key=lambda row: row["seq"])
+
+
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_a_message_of_scores_is_under_the_brokers_limit(form: ScoresForm) -> None:
+    long = {"device": "d" * 63, "epoch": "e" * 63, "model": "m" * 64, "teacher_model": "t" * 64}
+    digits = [-1.2345678e-38] * tiny.outputs
+    long |= {"event_id": '"' * 128, "outputs": digits, "teacher": digits, "window": 0, "day": 0}
+    long |= {"time": 1, "revision": 10**9, "partition": 10**9, "commit": 2**62}
+    rows = [long | {"seq": 2**60 + i, "agrees": False} for i in range(5000)]
+    for message in publications(tiny, pa.Table.from_pylist(rows, store_schema()), form):
+        assert len(message.value) < MAX_MESSAGE_BYTES - 50_000
+
+
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_a_device_finds_the_teachers_outputs_of_its_events_in_a_header(form: ScoresForm) -> None:
     rows = rows_of(tiny, [("d0", 0, 0), ("d0", 30_000_000, 0), ("d1", 0, 0)], models=6)
     rows = [row for row in rows if row["seq"] != 3]
     for row in rows:
         row["epoch"] = "e0" if row["seq"] in (101, 102) else "e1"
     found: dict[tuple[str, int], list[float]] = {}
-    for message in publications(tiny, pa.Table.from_pylist(rows, store_schema())):
+    for message in publications(tiny, pa.Table.from_pylist(rows, store_schema()), form):
         taught = dict(message.headers).get(TAUGHT, b"")
         for epoch, first, outputs in decode_taught(tiny.outputs, taught, 100):
             assert message.topic.endswith("scores")

@@ -11,6 +11,7 @@ from streams.contract.task import Task
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.drift.detector import compare
 from streams.drift.reference import Feature, Reference
+from streams.kafka.admin import GroupPosition
 from streams.worker.scoring.drift_watch import (
     CELLS,
     HISTOGRAMS,
@@ -35,7 +36,7 @@ def times(window: int, n: int = 20) -> list[float]:
 
 async def live(log: Log, store: object, **options: object) -> None:
     made = committer(task, log, store, reference=reference(), **options)  # type: ignore[arg-type]
-    await made.assign(0)
+    await made.assign(GroupPosition(0, 0, 0, None))
     for offset in range(log.committed, len(log.messages)):
         made.receive(log.incoming(offset), offset, 0.0)
         await made.flush(LATER)
@@ -160,7 +161,7 @@ def test_a_restart_changes_no_report(step: str, kind: str, tmp_path: Path) -> No
 async def _one(log: Log, store: object) -> None:
     """A life that takes one message to the end."""
     made = committer(task, log, store, reference=reference())  # type: ignore[arg-type]
-    await made.assign(0)
+    await made.assign(GroupPosition(0, 0, 0, None))
     made.receive(log.incoming(log.committed), log.committed, 0.0)
     await made.flush(LATER)
 

@@ -1,0 +1,158 @@
+"""What programs that are no devices write as JSON: which event, of which device, with which label,
+and the message around it. Without Arrow, as devices read labels of others, too.
+
+A message has one item or a list of at most MAX_ROWS. Its key is the device; without a key each item
+has the field `device`. What has no number of its producer has that of its place in Kafka:
+
+    epoch   kafka-<first 8 digits of the topic's ID, 0 without one>-<partition>
+    number  offset x MAX_ROWS + index in the list
+"""
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, TypeVar, cast
+
+import numpy as np
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from streams.contract.documents import LATEST_US, EventTime
+from streams.contract.errors import MalformedRecord
+from streams.contract.task import DEVICE_NAME, Task
+
+MAX_ROWS = 100_000  # items of a message
+PLACED = "kafka-"  # what epochs of places in Kafka begin with
+LARGEST = float(np.finfo(np.float32).max)
+BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+
+Name = Annotated[str, Field(pattern=f"^{DEVICE_NAME.pattern}$")]
+Seq = Annotated[int, Field(ge=0, lt=2**62)]
+Text = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Values = Annotated[np.ndarray | None, WithJsonSchema({})]
+
+
+class JsonItem(BaseModel):
+    """One item; null is as good as absent. It is validated with its task as the context."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+    )
+
+    device: Name | None = None
+    time: AwareDatetime | None = None
+    time_us: EventTime | None = None
+    label: Values = None
+    event_id: Text | None = None
+    epoch: Name | None = None
+    seq: Seq | None = None
+
+    @field_validator("label", mode="plain")
+    @classmethod
+    def _read_label(cls, value: object, info: ValidationInfo) -> Values:
+        return None if value is None else truth_values(cast(Task, info.context), value)
+
+    @property
+    def at_us(self) -> int:
+        return micros("time", self.time, self.time_us)
+
+
+Item = TypeVar("Item", bound=JsonItem)
+
+
+def micros(name: str, time: datetime | None, time_us: int | None) -> int:
+    """Return a time that is given in one of two forms; raise ValueError if it is not."""
+    if (time is None) == (time_us is None):
+        raise ValueError(f"{name}: give either {name} or {name}_us")
+    found = time_us if time is None else (time - BEGIN) // timedelta(microseconds=1)
+    if found is None or not 0 <= found <= LATEST_US:
+        raise ValueError(f"{name}: before 1970 or after 3100")
+    return found
+
+
+def placed_epoch(topic_id: str | None, partition: int) -> str:
+    """Return the epoch of items that are counted by their place in this partition."""
+    return f"{PLACED}{(topic_id or '0')[:8]}-{partition}"
+
+
+def decode_items(
+    kind: type[Item], task: Task, key: bytes | None, value: bytes | None
+) -> list[tuple[str, Item]]:
+    """Return the items of a message, each with its device; raise MalformedRecord."""
+    data = value or b""
+    try:
+        if data.lstrip()[:1] == b"[":
+            found = _list_of(kind).validate_json(data, context=task)
+        else:
+            found = [kind.model_validate_json(data, context=task)]
+    except ValidationError as exc:
+        raise _refusal(exc) from exc
+    keyed = key.decode("ascii", errors="replace") if key else None
+    if keyed is not None and not DEVICE_NAME.fullmatch(keyed):
+        raise MalformedRecord("wrong-key", f"key {key!r:.80} is not a device's name")
+    return [(_device(at, item, keyed), item) for at, item in enumerate(found)]
+
+
+@lru_cache
+def _list_of(kind: type[Item]) -> TypeAdapter[list[Item]]:
+    return TypeAdapter(Annotated[list[kind], Field(min_length=1, max_length=MAX_ROWS)])  # type: ignore[valid-type, arg-type]
+
+
+def _device(at: int, item: JsonItem, keyed: str | None) -> str:
+    device = keyed or item.device
+    if device is None:
+        raise MalformedRecord("wrong-schema", f"[{at}].device: missing, as is the message's key")
+    if item.device not in (None, device):
+        raise MalformedRecord("wrong-key", f"key {device!r} and field device {item.device!r}")
+    return device
+
+
+def _refusal(exc: ValidationError) -> MalformedRecord:
+    first = exc.errors(include_url=False, include_context=False)[0]
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        why = "the value is read as JSON, since no header says what it is"
+        return MalformedRecord("not-json", f"{why}: {said}"[:300])
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    detail = f"{where}: {said}" if where else said
+    return MalformedRecord("wrong-schema", detail.lstrip(".")[:300])
+
+
+def numbers(value: object, size: int) -> np.ndarray:
+    """Return (size,) float32 of a list of so many numbers; raise ValueError if it is none."""
+    if not isinstance(value, list) or len(value) != size:
+        raise ValueError(f"not a list of {size} numbers")
+    if not {type(number) for number in value} <= {int, float}:
+        raise ValueError("an item is not a number")
+    try:
+        found = np.array(value, np.float64)
+    except OverflowError:
+        found = np.full(size, np.inf)
+    if not (np.abs(found) <= LARGEST).all():
+        raise ValueError("a number is not finite as float32")
+    return found.astype(np.float32)
+
+
+def truth_values(task: Task, value: object) -> np.ndarray:
+    """Return a class as its index (1,), or the targets' values (targets,)."""
+    if task.classes:
+        if isinstance(value, str) and value in task.classes:
+            return np.array([task.classes.index(value)], np.float32)
+        if type(value) is int and 0 <= value < task.outputs:
+            return np.array([value], np.float32)
+        raise ValueError(f"not a class: {', '.join(task.classes)}, or 0 to {task.outputs - 1}")
+    if isinstance(value, dict):
+        if wrong := set(task.targets) ^ set(value):
+            raise ValueError(f"the targets are {', '.join(task.targets)}, not so: {min(wrong)}")
+        value = [value[name] for name in task.targets]
+    elif len(task.targets) == 1 and not isinstance(value, list):
+        value = [value]
+    return numbers(value, len(task.targets))

@@ -1,0 +1,84 @@
+"""The scored events on `scores`: columns, bytes, and the way back.
+
+    scores/1      an Arrow IPC stream of one batch
+    scores/json   a list of objects with the same fields; times are RFC 3339
+
+A worker writes one of them, as it is set; the header `schema` says which. Both have the scored
+events of one window and revision, as the store has them. The header `taught` has the teacher's
+outputs of the same events for the device, see compact.py.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic_core import from_json, to_json
+
+from streams.contract.errors import MalformedRecord
+from streams.contract.events.batches import TIMESTAMP, decode_batch, encode_batch
+
+ScoresForm = Literal["arrow", "json"]
+SCORES_1, SCORES_JSON = "scores/1", "scores/json"
+SCHEMA_OF: dict[ScoresForm, str] = {"arrow": SCORES_1, "json": SCORES_JSON}
+TIMES, FLOATS = ("time", "window"), ("outputs", "teacher", "label")
+
+
+def score_schema() -> pa.Schema:
+    """Return the columns of a scored event, on `scores` and in the store.
+
+    `window` is the window's start; `revision` counts the window's reports; `commit` numbers the
+    store's commits for the event's Kafka partition. If the task uploads predictions only, nothing
+    is scored: `teacher` is empty, `teacher_model` is "" and `agrees` is null.
+    """
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("seq", pa.int64(), nullable=False),
+            pa.field("event_id", pa.string()),
+            pa.field("time", TIMESTAMP, nullable=False),
+            pa.field("window", TIMESTAMP, nullable=False),
+            pa.field("revision", pa.int32(), nullable=False),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("outputs", pa.list_(pa.float32()), nullable=False),
+            pa.field("teacher_model", pa.string(), nullable=False),
+            pa.field("teacher", pa.list_(pa.float32()), nullable=False),
+            pa.field("label", pa.list_(pa.float32())),
+            pa.field("agrees", pa.bool_()),
+            pa.field("correct", pa.bool_()),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+        ]
+    )
+
+
+def encode_scores(rows: pa.RecordBatch, form: ScoresForm) -> bytes:
+    """Return the value of a message with these rows."""
+    if form == "arrow":
+        return encode_batch(rows)
+    columns = {name: rows.column(name).to_pylist() for name in rows.schema.names}
+    for name in FLOATS:  # as few digits as say which float32 it is
+        columns[name] = [None if row is None else _short(row) for row in columns[name]]
+    named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return to_json(named)
+
+
+def _short(row: list[float]) -> list[float]:
+    return [float(text) for text in np.array(row, np.float32).astype(str).tolist()]
+
+
+def decode_scores(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> pa.RecordBatch:
+    """Return the rows of a message of `scores`; raise MalformedRecord."""
+    if dict(headers).get("schema") != SCORES_JSON.encode():
+        return decode_batch(value or b"", score_schema())
+    try:
+        rows = from_json(value or b"")
+        for row in rows:
+            row.update({name: datetime.fromisoformat(row[name]) for name in TIMES})
+        found = pa.RecordBatch.from_pylist(rows, score_schema())
+        found.validate(full=True)
+    except (pa.ArrowException, ValueError, TypeError, LookupError, AttributeError) as exc:
+        raise MalformedRecord("not-json", f"{type(exc).__name__}: {exc}"[:200]) from exc
+    return found
