@@ -14,7 +14,7 @@ that comes twice is known. Of several labels of an event the one that was told l
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +68,14 @@ def label_schema(task: Task) -> pa.Schema:
             pa.field("event_id", pa.string()),
         ]
     )
+
+
+def label_rows(rows: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return rows of a `label_schema` one by one, with times in microseconds."""
+    plain = [pa.int64() if pa.types.is_timestamp(one.type) else one.type for one in rows.schema]
+    columns = [column.cast(kind) for column, kind in zip(rows.columns, plain, strict=True)]
+    found: list[dict[str, Any]] = pa.table(columns, names=rows.schema.names).to_pylist()
+    return found
 
 
 def known_label_batches(

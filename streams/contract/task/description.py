@@ -64,7 +64,7 @@ class Task:
                      the bytes; weights are trained in float
     augment          (batch of segments, generator) -> batch: only in training
     window_s         length of a tumbling window of event time, seconds
-    lateness_s       how long after its end a window stays open for late events, seconds
+    lateness_s       how long after its end a window stays open for late events and labels, seconds
     idle_close_s     a silent device's windows are closed after this wall time, seconds
     upload           "segment", or "prediction": raw data never leaves the device
     tolerance        regression: answers within it count as agreeing, and as correct

@@ -195,6 +195,8 @@ class Committer:
                 state.add_drop(message, found)
             elif isinstance(found, LabelBatch):
                 state.add_labels(message, found)
+                for each in self.partitions.values():
+                    each.label(found)
             else:
                 state.add_events(self._task, message, found, at_s, believed_us=most, again=again)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import ProcessFailed
 from streams.contract.events.batches import EventColumns
-from streams.contract.events.labels import LabelBatch
+from streams.contract.events.labels import LabelBatch, label_rows
 from streams.contract.events.messages import Drop
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import (
@@ -200,6 +200,12 @@ class PartitionState:
             message.unsealed += 1
             if not placed:
                 known.add(first, last)
+
+    def label(self, batch: LabelBatch) -> None:
+        """Give labels to the events of the device's open windows, whose reports count them then."""
+        windows = self._devices.get(batch.device)
+        if windows is not None and windows.open:
+            windows.label(label_rows(batch.rows))
 
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
         """Mark events as refused; return the drops of them that `drops` does not have yet."""

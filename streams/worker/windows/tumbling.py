@@ -4,7 +4,8 @@ A device's watermark is the largest event time that it has sent. A tumbling wind
 watermark passes its end by more than the task's lateness, when the device has been silent for the
 task's `idle_close_s`, or when it has been open for so long that the device's event time must be
 slow or stand still (`open_s`). Later rows of a closed window reopen it and are due at once: they
-become its next revision.
+become its next revision. A label that comes while its event's window is open is the event's; of
+others the store alone has the label.
 
 Silence and openness are measured in the time in which messages could have come: a device is silent
 only while the worker would have heard it. Time in which the broker did not answer, or had messages
@@ -15,11 +16,11 @@ Event times too far in the future belong to no window: otherwise a single wrong 
 all later events of the device late.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -117,6 +118,12 @@ class DeviceWindows:
         piece.message.heard_s = now_s
         self.open.setdefault(piece.window, []).append(piece)
 
+    def label(self, labels: Sequence[Mapping[str, Any]]) -> None:
+        """Give labels to the events of open windows. A label has the fields of a `label_schema`,
+        with times in microseconds."""
+        for pieces in self.open.values():
+            pieces[:] = [_labelled(piece, labels) for piece in pieces]
+
     def due(self, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
         task, windows = self.task, self.open
@@ -138,6 +145,45 @@ class DeviceWindows:
     def take(self, start: int) -> tuple[WindowSlice, ...]:
         """Remove a window and return its slices, ordered by event time."""
         return tuple(sorted(self.open.pop(start), key=_order))
+
+
+def _labelled(piece: WindowSlice, labels: Sequence[Mapping[str, Any]]) -> WindowSlice:
+    """Return the slice with the labels that are of its events; a later one replaces an earlier."""
+    events, columns = piece.events, piece.events.columns
+    values, known = columns.labels, columns.known
+    for label in labels:
+        if _is_elsewhere(piece, label):
+            continue
+        rows = _rows_of(events, label)
+        if rows.any():
+            values = np.where(rows[:, None], np.asarray(label["label"], np.float32), values)
+            known = known | rows
+    if values is columns.labels:
+        return piece
+    columns = columns._replace(labels=values, known=known)
+    return replace(piece, events=replace(events, columns=columns))
+
+
+def _is_elsewhere(piece: WindowSlice, label: Mapping[str, Any]) -> bool:
+    """Return whether a label can be seen to be of no event of the slice."""
+    seq, begin, events = label["event_seq"], label["from"], piece.events
+    if seq is not None and not events.first <= seq <= events.last:
+        return True
+    return begin is not None and not (begin <= piece.latest_us and piece.window <= label["to"])
+
+
+def _rows_of(events: EventColumns, label: Mapping[str, Any]) -> np.ndarray:
+    """Return (n,) bool: which events a label is of."""
+    rows = np.ones(events.count, bool)
+    if label["event_id"] is not None:
+        rows &= np.array([name == label["event_id"] for name in events.ids or [None] * len(rows)])
+    if label["event_seq"] is not None:
+        rows &= np.arange(events.first, events.last + 1) == label["event_seq"]
+        rows &= events.epoch == label["event_epoch"]
+    if label["from"] is not None:
+        times = events.columns.times
+        rows &= (times >= label["from"]) & (times <= label["to"])
+    return rows
 
 
 def _order(piece: WindowSlice) -> tuple[int, str, int]:

@@ -15,13 +15,14 @@ from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
+from streams.contract.topics import WINDOWS
 from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
 from streams.worker.commit.messages import publications
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import batch, json_events, labels, reference
+from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
 from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
@@ -285,3 +286,19 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     [(name, told)] = report.classes.items()  # by the true label's class
     assert (task.classes.index(name), told.events) == (int(label[0]), 1)
     assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
+
+
+def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None:
+    log, store = Log(), MemoryStore()
+    log.append(batch("d0", 1, [1, 2, 7, 8]))
+    log.append(labels("d0", 0, [(7, 8)], classes=[2]))
+    live(log, store, LATER)
+    log.append(labels("d0", 1, [(1, 2)], classes=[2]))  # whose window is reported
+    live(log, store, LATER)
+    found = [
+        WindowReport.decode(sent.value) for sent in log.published if sent.topic.endswith(WINDOWS)
+    ]
+    truth = {report.window_us // SECOND: report.truth for report in found}  # some twice
+    assert {name: sum(counts.values()) for name, counts in truth[5].items()} == {"fast": 2}
+    assert truth[0].get("fast") is None
+    assert (len(labelled(store)), len(truth)) == (2, 2)

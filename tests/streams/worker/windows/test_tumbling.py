@@ -1,10 +1,12 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.contract.events.labels import label_rows
 from streams.contract.task import Task
 from streams.worker.windows.tumbling import DeviceWindows, Message, open_s, split
 from tests.rig.made_up.tiny_task import task
-from tests.rig.processes.workers import SECOND, events
+from tests.rig.processes.workers import SECOND, events, labels
 
 # tiny: windows of 5 s, 1 s of lateness, closed after 2 s of silence
 
@@ -64,3 +66,49 @@ def test_the_pieces_of_a_window_are_taken_in_event_time() -> None:
             windows.add(piece, 0.0)
     assert [piece.events.first for piece in windows.take(0)] == [9, 2, 5]
     assert windows.open == {}
+
+
+SPANS = st.lists(
+    st.tuples(
+        st.integers(0, 30), st.integers(0, 8), st.integers(0, 2), st.none() | st.integers(0, 25)
+    ),
+    max_size=8,
+)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=20), SPANS)
+def test_labels_that_come_are_those_of_the_events_in_open_windows(
+    times_s: list[int], spans: list[tuple[int, int, int, int | None]]
+) -> None:
+    """Of a span of time, or of one event by its number; the last one counts."""
+    windows = filled([float(time) for time in times_s])
+    before = {
+        start: [p.events.columns.labels.copy() for p in windows.open[start]]
+        for start in windows.open
+    }
+    batch = {start: [p.events for p in windows.open[start]] for start in windows.open}
+    expected: dict[int, int] = {}
+    for begin, length, label, seq in spans:
+        told = labels(
+            "d0", 0, [(begin, begin + length)], classes=[label],
+            events=[] if seq is None else [seq],
+        )  # fmt: skip
+        windows.label(label_rows(told.rows))
+        for number, time in enumerate(times_s):
+            if begin <= time <= begin + length and seq in (None, number):
+                expected[number] = label
+    found = {
+        events.first + row: int(events.columns.labels[row, 0])
+        for pieces in windows.open.values()
+        for events in (piece.events for piece in pieces)
+        for row in np.flatnonzero(events.columns.known)
+    }
+    own = {
+        events.first + row: int(events.columns.labels[row, 0])
+        for events in (one for pieces in batch.values() for one in pieces)
+        for row in np.flatnonzero(events.columns.known)
+    }
+    assert found == own | expected
+    for start, arrays in before.items():  # what messages share is not changed
+        for one, kept in zip(batch[start], arrays, strict=True):
+            np.testing.assert_array_equal(one.columns.labels, kept)
