@@ -133,6 +133,8 @@ class Controller:
             past = list(past_windows(settings.broker, name, began_ms))
             view, reader = open_view(settings.broker, name)
             self._resume(view)
+            if (last := self._registry.last()) is not None:
+                self._windows.began_us = self._rollout.began_us(last)
             for report, heard_us in past:
                 self._windows.add(report, heard_us)
                 if heard_us > 1e6 * self._runs.last_start_s:

@@ -92,6 +92,12 @@ class Rollout:
             return self._begin(last, desired.candidate, fleet)
         return None if desired.stable is None else self._decline(last, desired.stable, fleet)
 
+    def began_us(self, last: Release) -> int | None:
+        """Return when the version that is offered was first offered; None if none is."""
+        offered = last.decision.standing.offered
+        words = self._words(last, offered) if offered is not None else []
+        return next((d.time_us for d in words if d.kind == "stage"), None)
+
     def is_free(self, last: Release) -> bool:
         """Return whether another candidate may come: none waits, and none is offered except one
         that the controller holds."""
@@ -211,6 +217,7 @@ class Rollout:
         def canary(device: str) -> bool:
             return rollout_position(fleet.task, device) < desired.share
 
+        windows.began_us = stages[0]
         found = evaluate(
             self.plan.rules,
             windows,

@@ -80,6 +80,14 @@ class _Device:
         del self.cells[its], self.windows[row], self.times[place]
         return window, cells
 
+    def first_out(self, began_us: int | None, kept: int) -> int:
+        """Return the place of the window to remove: the oldest of those heard from `began_us` on,
+        if more than half of `kept` are, else of the others."""
+        if began_us is None:
+            return 0
+        new = np.frombuffer(self.windows, WINDOW)["heard_us"] >= began_us
+        return int(np.argmax(new == (new.sum() > kept // 2)))
+
     def _start(self, place: int) -> int:
         """Return where the cells of a window begin."""
         counts = np.frombuffer(self.windows, WINDOW, place)["cells"] if place else np.zeros(0)
@@ -88,7 +96,8 @@ class _Device:
 
 class WindowHistory:
     """The newest windows of each device by event time; repeated and unordered reports have no
-    effect.
+    effect. Of more than `kept` those heard from `began_us` on have at most the half that the others
+    fill: what a rollout is compared with is there however long it takes.
 
     A window's revisions add up; it counts for the version that answered almost all judged events of
     each of them. Event times that start again from the beginning, as after a wipe, count once they
@@ -106,6 +115,7 @@ class WindowHistory:
         self._allowed = None if classes is None else {ALL, *classes}
         self._kinds: dict[str, int] = {}
         self._devices: dict[str, _Device] = {}
+        self.began_us: int | None = None  # of the rollout
 
     @property
     def classes(self) -> Sequence[str]:
@@ -126,12 +136,9 @@ class WindowHistory:
         place = bisect_left(device.times, report.window_us)
         if place < len(device.times) and device.times[place] == report.window_us:
             window, cells = _merged(*device.take(place), window, cells)
-        elif len(device.times) == self._kept:
-            if not place:
-                return
-            device.take(0)
-            place -= 1
         device.put(place, report.window_us, window, cells)
+        if len(device.times) > self._kept:
+            device.take(device.first_out(self.began_us, self._kept))
 
     def _packed(self, report: WindowReport, told: "_Told", heard_us: int) -> tuple[bytes, bytes]:
         """Return the report as one window and its cells."""

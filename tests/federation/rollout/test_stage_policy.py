@@ -291,10 +291,10 @@ heards = st.lists(
 )
 
 
-@given(heards, st.integers(0, 2**32), st.integers(1, 12))
+@given(heards, st.integers(0, 2**32), st.integers(1, 12), st.none() | st.integers(0, 25))
 @settings(deadline=None)
 def test_order_and_repetition_change_nothing(
-    rows: list[tuple[str, int, int, int, bool]], seed: int, kept: int
+    rows: list[tuple[str, int, int, int, bool]], seed: int, kept: int, began_us: int | None
 ) -> None:
     """What is kept, too: a report that was let go does not come back."""
     reports = [
@@ -305,6 +305,7 @@ def test_order_and_repetition_change_nothing(
     again = reports + dice.sample(reports, len(reports) // 2)
     dice.shuffle(again)
     first, second = WindowHistory(kept), WindowHistory(kept)
+    first.began_us = second.began_us = began_us
     for report, heard_us in reports:
         first.add(report, heard_us)
     for report, heard_us in again:

@@ -88,3 +88,17 @@ def test_true_labels_are_kept_beside_what_the_teacher_says() -> None:
     found = kept(told)
     assert cells(found) == [(6, 5), (4, 2), (3, 2), (1, 1)]
     assert (found.cells["kind"] >= TRUE).tolist() == [False, False, True, True]
+
+
+def test_a_long_rollout_keeps_the_windows_before_it() -> None:
+    """However long it takes, and as many as fit of both."""
+    history = WindowHistory(10)
+    for n in range(20):
+        history.add(report("d0", n), n)
+    history.began_us = 20
+    for n in range(20, 500):
+        history.add(report("d0", n), n)
+        (found,) = history.parts(1)
+        heard = found.windows["heard_us"].tolist()
+        new = min(n - 19, 5)
+        assert heard == [*range(20 - (10 - new), 20), *range(n + 1 - new, n + 1)]
