@@ -272,7 +272,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 def up(bench: Bench) -> None:
     folder, devices = bench.place("up"), bench.size(6, 2)
     folder.mkdir()
-    argv = [str(site(bench, "all").parent / "tidewheel"), "up", "streams/tasks/har.py:task"]
+    argv = [str(site(bench, "all").parent / "tidewheel"), "up", TASKS["quiet"]]
     argv += ["--devices", str(devices), "--state", str(folder / "state"), "--timeout", "600"]
     log = folder / "up.log"
     environ = {
