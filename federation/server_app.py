@@ -48,7 +48,6 @@ from streams.contract.work import BLOCK, SAMPLES, WRONG_TASK, Op, Work
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.learning.learning import build_model, embeddings
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.key_files import load_private_key, load_public_key
 from streams.runtime.logs import handler
@@ -154,7 +153,7 @@ def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
     privacy, strategy = task.training.privacy, run_strategy(task, config)
     if privacy is not None:
         return private(strategy, privacy, Ledger(state / "privacy.json"))
-    return strategies.make(strategy, embeddings(build_model(task)) if task.learns else ())
+    return strategies.make(strategy)
 
 
 def _path(config: RunConfig, name: str, default: Path) -> Path:

@@ -32,12 +32,14 @@ class Aggregator(Protocol):
     """Computes the next weights; `state` is what it keeps between rounds, for a checkpoint.
 
     A round with fewer than `least` updates must keep its weights, because the rule's guarantee does
-    not hold. `clip` is the largest norm of an update, 0 for no limit.
+    not hold. `clip` is the largest norm of an update, 0 for no limit. `embeddings`: the weights of
+    which a device uses a part of the rows.
     """
 
     name: str
     least: int
     clip: float
+    embeddings: Collection[str]
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]: ...
 
@@ -105,12 +107,10 @@ class RuleAggregator:
 
     clip = 0.0
 
-    def __init__(
-        self, rule: Rule, samples_cap: int = SAMPLES_CAP, embeddings: Collection[str] = ()
-    ) -> None:
+    def __init__(self, rule: Rule, samples_cap: int = SAMPLES_CAP) -> None:
         self.name, self.least = rule.name, rule.least
         self._rule, self._cap = rule, samples_cap
-        self._embeddings = frozenset(embeddings) if rule.is_mean else frozenset()
+        self.embeddings: Collection[str] = ()
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
         """Return the next weights with the keys, order, shapes and dtypes of `base`. The order of
@@ -127,7 +127,7 @@ class RuleAggregator:
         elif learned:
             steps = self._rule.step(self._moves(updates, base, learned))
             found |= {name: _moved(base[name], steps[name]) for name in learned}
-        for name in self._embeddings.intersection(learned):
+        for name in set(self.embeddings).intersection(learned) if self._rule.is_mean else ():
             found[name] = self._by_rows(updates, base[name], found[name], name)
         for name in statistics:
             step = self._rule.statistics(self._moves(updates, base, [name]))

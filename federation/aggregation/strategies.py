@@ -39,7 +39,7 @@ devices of n. With fewer than five updates it would leave out none.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -227,7 +227,6 @@ RULES: dict[str, Callable[[], Rule]] = {
 }
 
 
-def make(strategy: str, embeddings: Collection[str] = ()) -> Aggregator:
-    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES, and
-    `embeddings` are the weights of which devices use a part of the rows."""
-    return RuleAggregator(RULES[strategy](), embeddings=embeddings)
+def make(strategy: str) -> Aggregator:
+    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES."""
+    return RuleAggregator(RULES[strategy]())

@@ -44,6 +44,13 @@ def known_to(graph: bytes, weights: Mapping[str, np.ndarray]) -> dict[str, np.nd
     return {name: value for name, value in weights.items() if name in names}
 
 
+def embeddings(graph: bytes) -> set[str]:
+    """Return the weights of which a graph takes rows by an index."""
+    model = onnx.load_from_string(graph).graph
+    taken = {node.input[0] for node in model.node if node.op_type == "Gather"}
+    return taken & {tensor.name for tensor in model.initializer}
+
+
 # --- self-test ------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from federation.aggregation.strategies import SCAFFOLD
 from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
+from federation.evaluation.onnx_runner import embeddings
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.quantization import Quantizer
 from federation.evaluation.recent_windows import RecentWindows
@@ -52,7 +53,7 @@ from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
 from federation.rounds.settings import RunSettings
 from federation.rounds.update_intake import UpdateIntake
-from streams.contract.artifact import WEIGHTS
+from streams.contract.artifact import GRAPH, WEIGHTS
 from streams.contract.errors import (
     ProcessFailed,
     Retryable,
@@ -146,6 +147,7 @@ class FederatedRun:
         found = HeldOut.decode(self.registry.heldout(), self.task)
         held_out, audit = found.audited(self.task)
         quantizer = Quantizer.of(self.task, self.registry.calibration(), base.files)
+        self.aggregator.embeddings = embeddings(base.files[GRAPH])
         files = dict(base.files)
         served = payload.to_float32(safetensors.numpy.load(files.pop(WEIGHTS)))
         base = replace(base, files=files)  # of whose weights one copy is enough

@@ -224,6 +224,7 @@ LIGHT: dict[str, tuple[list[str], str]] = {
     "a worker": (["streams.worker.app"], "flwr onnxruntime opentelemetry"),
     "a ServerApp": (["federation.server_app"], "faust deltalake"),
     "the controller": (["federation.controller.controller"], "faust deltalake flwr torch"),
+    "the ServerApp": (["federation.server_app"], "torch faust deltalake"),
     "rounds": (
         [m for m in MODULES if m.startswith(("federation.rounds", "federation.aggregation"))],
         "flwr torch",

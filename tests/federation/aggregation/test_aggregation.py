@@ -308,7 +308,9 @@ def test_a_row_of_an_embedding_is_the_mean_of_the_devices_that_used_it() -> None
         weights["places.weight"][used] = {"a": 1.0, "b": 2.0, "c": 4.0}[device]
         weights["head"] += 3.0
         found.append(Update(device, "tiny", 1, "1", {"a": 10, "b": 30, "c": 60}[device], weights))
-    mean = strategies.make("fedavg", ["places.weight"]).aggregate(found, base)
+    counting = strategies.make("fedavg")
+    counting.embeddings = ["places.weight"]
+    mean = counting.aggregate(found, base)
     np.testing.assert_allclose(mean["places.weight"][:, 0], [1.0, 3.1, 4.0, 0.0], rtol=1e-6)
     np.testing.assert_allclose(mean["head"], 3.0)
     plain = strategies.make("fedavg").aggregate(found, base)

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from compose.preflight import check_task
 from edge_client.sources.stdin import LineReadings
 from federation.bootstrap.dataset import make_reference, segments_of_device
+from federation.bootstrap.onnx_export import export_graph
+from federation.evaluation.onnx_runner import embeddings
 from streams.batch.records.specification import InputFormat, Named
 from streams.batch.sources.inputs import columns_of
 from streams.batch.sources.plan import Cutter
@@ -182,6 +184,9 @@ def test_check_and_export_take_an_embedding() -> None:
     assert [one for one in report.findings if one.level == "error"] == []
     assert report.parameters
     segments = example(task.channels, 50, 1)
-    outputs = learning.predict(learning.build_model(task), segments)
+    model = learning.build_model(task).eval()
+    outputs = learning.predict(model, segments)
     assert outputs.shape == (50, 2)
     assert torch.isfinite(torch.from_numpy(outputs)).all()
+    graph = export_graph(task, model)
+    assert embeddings(graph) == set(learning.embeddings(model)) == {"shops.weight", "ways.weight"}
