@@ -164,16 +164,15 @@ task = Task(
     readings=readings,
     source="recorded",  # "live" for a sensor: times are then dates, and nothing is repeated
     devices=devices,
-    window_s={window_s},  # events of {window_s} s of event time are scored together by the teacher
+    window_s=10,  # events of 10 s of event time are scored together by the teacher
     lateness_s=2,
     upload="segment",  # "prediction": raw data never leaves the device
 )
 '''
 
 
-def _sensor(label: str, outputs: int, kind: str) -> dict[str, object]:
+def _sensor(label: str, outputs: int, kind: str) -> dict[str, str]:
     return {
-        "window_s": 10,
         "head": """\
 import math
 import random
@@ -207,8 +206,7 @@ from tidewheel import Device, Reading, Segment, Task""",
 CLASSES = """classes=("low", "high"),  # a reading's label is an index into these"""
 TARGETS = """targets=("level",),  # a reading's label is one number for each of these
     tolerance=0.2,  # an answer that is off by no more counts as right"""
-EVENTS: dict[str, object] = {
-    "window_s": 60,
+EVENTS = {
     "head": """\
 import collections
 import random
