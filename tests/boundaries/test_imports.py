@@ -74,6 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "compose": ("compose.cli",),
     "examples.batch": ("compose", "tidewheel"),
     "examples.digits": ("streams.runtime", "streams.tasks", "tidewheel"),
+    "examples.recommendation": ("tidewheel",),
     "examples.drift": ("compose", "streams.tasks", "tidewheel"),
 }  # fmt: skip
 
