@@ -23,13 +23,17 @@ from compose.reports.terminal import console, print_json, say
 from streams.contract.errors import UsageError
 from streams.contract.task import absolute_reference, load_task
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "events"]
 
 
 def new(
     name: Annotated[str, typer.Argument(help="The task's name; the file is NAME.py.")],
     kind: Annotated[
-        Kind, typer.Option(help="Whether the model chooses a class or predicts numbers.")
+        Kind,
+        typer.Option(
+            help="Whether the model chooses a class, predicts numbers, or chooses a class of "
+            "irregular events that have categories and a truth that is known later."
+        ),
     ] = "classification",
 ) -> None:
     """Write a commented task file that runs as it is, on made-up readings."""
@@ -132,16 +136,9 @@ def prepare(
 
 # --- the file that `new` writes -----------------------------------------------------------------
 
-CLASSES = """    classes=("low", "high"),  # a reading's label is an index into these"""
-TARGETS = """    targets=("level",),  # a reading's label is one number for each of these
-    tolerance=0.2,  # an answer that is off by no more counts as right"""
-
 TEMPLATE = '''"""The task {name}: what a fleet learns. `tidewheel check {file}:task` looks at it."""
 
-import math
-import random
-
-from tidewheel import Device, Reading, Segment, Task
+{head}
 
 
 def devices():
@@ -159,33 +156,17 @@ def readings(device):
     """One Reading after the other: time in microseconds, a value for each channel, and the label
     where it is known (else None). Replace this with your data: a CSV file, a database, a sensor."""
     draw = random.Random(device)
-    gain, offset = (1.0, 0.0) if device == "pilot-1" else (0.6, 0.5)  # so there is much to learn
-    level = 0.0
-    for i in range(6000):
-        level = 0.98 * level + draw.gauss(0, 0.2)
-        x = gain * level + offset + draw.gauss(0, 0.1)
-        y = math.sin(i / 20) + draw.gauss(0, 0.1)
-        yield Reading(i * 100_000, (x, y), {label})
+{readings}
 
 
 def build_model():
     """(batch, channels, samples) -> (batch, outputs). Import torch here: devices have none."""
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv1d(2, 32, 5),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32 * 16, {outputs}),  # a filter of 5 has 16 places in 20 readings
-    )
+{model}
 
 
 task = Task(
     name="{name}",
     version=1,
-    channels=("x", "y"),
-    rate_hz=10,  # readings a second; None where they come at no fixed rate
-    segment=Segment(samples=20, hop=10),  # the model sees 20 readings, a new segment every 10
 {kind}
     build_model=build_model,
     readings=readings,
@@ -198,13 +179,105 @@ task = Task(
 '''
 
 
-def _render(name: str, kind: str) -> str:
-    """The file's text; `kind` is "classification" or "regression"."""
-    targets = kind == "regression"
-    return TEMPLATE.format(
-        name=name,
-        file=f"{name.replace('-', '_')}.py",
-        kind=TARGETS if targets else CLASSES,
-        label="level" if targets else "int(level > 0)",
-        outputs=1 if targets else 2,
-    )
+def _sensor(label: str, outputs: int, kind: str) -> dict[str, str]:
+    return {
+        "head": """\
+import math
+import random
+
+from tidewheel import Device, Reading, Segment, Task""",
+        "readings": f"""\
+    gain, offset = (1.0, 0.0) if device == "pilot-1" else (0.6, 0.5)  # so there is much to learn
+    level = 0.0
+    for i in range(6000):
+        level = 0.98 * level + draw.gauss(0, 0.2)
+        x = gain * level + offset + draw.gauss(0, 0.1)
+        y = math.sin(i / 20) + draw.gauss(0, 0.1)
+        yield Reading(i * 100_000, (x, y), {label})""",
+        "model": f"""\
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv1d(2, 32, 5),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 16, {outputs}),  # a filter of 5 has 16 places in 20 readings
+    )""",
+        "kind": f"""\
+    channels=("x", "y"),
+    rate_hz=10,  # readings a second; None where they come at no fixed rate
+    segment=Segment(samples=20, hop=10),  # the model sees 20 readings, a new segment every 10
+    {kind}""",
+    }
+
+
+CLASSES = """classes=("low", "high"),  # a reading's label is an index into these"""
+TARGETS = """targets=("level",),  # a reading's label is one number for each of these
+    tolerance=0.2,  # an answer that is off by no more counts as right"""
+EVENTS = {
+    "head": """\
+import collections
+import random
+
+from tidewheel import Category, Device, Outcome, Reading, Segment, Task, Time, Training
+
+MERCHANT = Category("merchant", size=200)  # names are hashed to an index below 200
+BEGAN_US, KNOWN_AFTER_US = 1_760_000_000_000_000, 300_000_000
+
+
+def is_fraud(amount, merchant):
+    return float(amount > 3 + merchant % 8 / 2)  # made up: one event in twelve""",
+    "readings": '''\
+    shops = 10 if device == "pilot-1" else 40  # so there is much to learn
+    time_us = BEGAN_US
+    for _ in range(3000):
+        time_us += round(draw.expovariate(1) * 1_000_000)  # one a second, at no fixed rate
+        amount, shop = draw.gauss(3, 1), f"shop {draw.randrange(shops)}"
+        yield Reading(time_us, (amount, shop), is_fraud(amount, MERCHANT.index_of(shop)))
+
+
+def outcomes(device, answered):
+    """The truth of an event when it is known, here five minutes later. Ask your database."""
+    waiting = collections.deque()
+    for now in answered:  # one at a time, as the device answers
+        waiting.append(now)
+        while waiting[0].last_us <= now.last_us - KNOWN_AFTER_US:
+            event = waiting.popleft()
+            truth = is_fraud(*event.segment[:2, -1])  # (channels, samples)
+            yield Outcome(event.first_us, event.last_us, truth, seq=event.seq)''',
+    "model": """\
+    import torch
+    from torch import nn
+
+    class Events(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.merchants = nn.Embedding(MERCHANT.size, 4)
+            self.head = nn.Sequential(nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 2))
+
+        def forward(self, x):
+            now = x[:, :, -1]  # (batch, channels)
+            numbers = (now[:, :1] - 3, now[:, 2:3] / 24, now[:, 3:])
+            merchant = self.merchants(now[:, 1].long())
+            return self.head(torch.cat((*numbers, merchant), dim=1))
+
+    return Events()""",
+    "kind": """\
+    channels=("amount", MERCHANT, Time("hour"), Time("since")),  # a Time has no value in readings
+    rate_hz=None,  # readings come at no fixed rate
+    segment=Segment(samples=1, hop=1),  # each is an event
+    classes=("sound", "fraud"),  # a label is an index into these, the rare class second
+    metric="average_precision",
+    outcomes=outcomes,
+    training=Training(label_share=0.0),  # labels of the fleet come from `outcomes`""",
+}
+KINDS = {
+    "classification": _sensor("int(level > 0)", 2, CLASSES),
+    "regression": _sensor("level", 1, TARGETS),
+    "events": EVENTS,
+}
+
+
+def _render(name: str, kind: Kind) -> str:
+    """Return the file's text."""
+    return TEMPLATE.format(name=name, file=f"{name.replace('-', '_')}.py", **KINDS[kind])

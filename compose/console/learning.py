@@ -15,7 +15,7 @@ from compose.console.watch import Moment
 from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules
 from streams.contract.documents import RoundEvent
-from streams.contract.task.metrics import CLASSES, named
+from streams.contract.task.metrics import CLASSES, named, top
 from streams.contract.window_metrics import Sums, added, value_of
 from streams.fleet.agreement import Evidence
 from streams.fleet.wording import counted, decision_text, digits, run_progress, short_runs
@@ -170,7 +170,7 @@ def _rounds_chart(runs: Sequence[RunSummary], metric: str) -> dict[str, Any]:
     )
     lines = [held_out, *(series(*each, kind="bar") for each in bars)]
     names = [f"{short_runs(run)}/{each.number}" for run, each in rounds]
-    axis = share_axis([held_out], shares=metric in SHARES)
+    axis = share_axis([held_out], shares=metric in SHARES or top(metric) > 1)
     return chart("The metric and updates by round", lines if rounds else [], names=names, **axis)
 
 

@@ -41,7 +41,7 @@ def record(task: Task, teacher: np.ndarray, true: np.ndarray) -> Record:
     (n, label_size) of the same events."""
     if not len(true):
         return {}
-    of, right = kinds(task, teacher), task.correct(teacher, true)
+    of, right = kinds(task, teacher), _right(task, teacher, true)
     events = np.bincount(of)
     hits = np.bincount(of, right)
     seen = sorted(np.flatnonzero(events).tolist(), key=lambda kind: (-events[kind], kind))
@@ -66,7 +66,7 @@ def by_class(
         return np.zeros(classes)
     of = kinds(task, teacher)
     events = np.bincount(of, minlength=classes)
-    right = [task.correct(outputs, true).astype(np.float64) for outputs in (teacher, answers)]
+    right = [_right(task, outputs, true).astype(np.float64) for outputs in (teacher, answers)]
     known = np.asarray(fleet, np.float64)
     known = known if known.shape == (classes,) else np.full(classes, right[0].mean())
     towards = known, np.full(classes, right[1].mean())
@@ -78,3 +78,10 @@ def by_class(
     if task.classes and metric_of(task).name not in NO_THRESHOLD:
         weights[(a < LEAST) | (known < LEAST)] = 0.0
     return np.asarray(weights)
+
+
+def _right(task: Task, outputs: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return (n,) bool, whether outputs (n, outputs) make the label that is true."""
+    if not task.classes:
+        return task.correct(outputs, true)
+    return np.asarray(task.answers(outputs) == true[:, 0].astype(np.int64))

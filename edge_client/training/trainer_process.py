@@ -28,7 +28,7 @@ from edge_client.training import adapter_fit, local_layers
 from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
 from streams.contract.task import MINIMUM_SAMPLES, Task, learns, load_task
-from streams.contract.task.metrics import metric_of, value
+from streams.contract.task.metrics import counts_rows, metric_of, top, value
 from streams.contract.weights import payload
 from streams.contract.weights.part import SUFFIX, Part, Tensors
 from streams.contract.work import (
@@ -100,11 +100,11 @@ def evaluate(task: Task, model: torch.nn.Module, rows: Rows) -> dict[str, float]
 
 
 def _metric(task: Task, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
-    """Return the task's metric by name; nothing where it is accuracy, which has counts, or is not
-    defined for these labels."""
-    metric = metric_of(task)
-    if metric.name == "accuracy":
+    """Return the task's metric by name; nothing where it is of right answers, which are counted, or
+    is not defined for these labels."""
+    if counts_rows(task):
         return {}
+    metric = metric_of(task)
     found = {name: value(task, metric, each, labels) for name, each in outputs.items()}
     return found if all(math.isfinite(each) for each in found.values()) else {}
 
@@ -123,7 +123,7 @@ def compare(
     base, right = (task.correct(each, labels) for each in outputs)
     found = _paired("", base, right)
     found |= _metric(task, {METRIC_BASE: outputs[0], METRIC: outputs[1]}, labels)
-    if not task.classes or task.training.privacy is not None:
+    if not task.classes or task.training.privacy is not None or top(task.metric) > 1:
         return found
     classes, answers = labels[:, 0].astype(np.int64), [task.answers(each) for each in outputs]
     for index in np.unique(np.concatenate([classes, *answers])):

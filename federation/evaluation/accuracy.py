@@ -12,7 +12,7 @@ from federation.evaluation import valued
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, Rows
 from streams.contract.task import Task
-from streams.contract.task.metrics import metric_of, value
+from streams.contract.task.metrics import counts_rows, metric_of, top, value
 from streams.contract.work import METRIC
 
 AUDIT_BLOCK = 16  # rows of targets that stay together, as neighbours are alike
@@ -88,11 +88,6 @@ def reported(task: Task, metrics: Mapping[str, float]) -> Score | None:
     return Score(found, min(evaluated, DEVICE_CAP)) if abs(found) <= LARGEST else None
 
 
-def counts_rows(task: Task) -> bool:
-    """Whether the task's metric is the share of its right rows."""
-    return metric_of(task).name == "accuracy"
-
-
 def total(parts: Sequence[Score]) -> Score:
     """Return the mean over devices, weighted by segments, of which no device counts with many more
     than the others (`most_claimed`)."""
@@ -136,8 +131,11 @@ def compare(
 def _by_class(
     task: Task, outputs: Sequence[np.ndarray], labels: np.ndarray, clusters: np.ndarray
 ) -> dict[str, Rows]:
-    """Return the rows of each class, right and wrong, whatever the task's metric is."""
-    answers = [task.answers(each) for each in outputs] if task.classes else []
+    """Return the rows of each class, right and wrong, whatever the task's metric is; of `top_k`
+    none: it is of answers that name several classes."""
+    if not task.classes or top(task.metric) > 1:
+        return {}
+    answers = [task.answers(each) for each in outputs]
     classes = labels[:, 0].astype(np.int64)
     found: dict[str, Rows] = {}
     for index, name in enumerate(task.classes):

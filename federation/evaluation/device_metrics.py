@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 from federation.admission import MAX_SAMPLES, most_claimed
 from federation.evaluation import valued
-from federation.evaluation.accuracy import DEVICE_CAP, LARGEST, counts_rows
+from federation.evaluation.accuracy import DEVICE_CAP, LARGEST
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, GateRules, Rows
 from streams.contract.task import Task
-from streams.contract.task.metrics import metric_of
+from streams.contract.task.metrics import counts_rows, metric_of
 from streams.contract.work import COMPARED, CONFUSED, METRIC, METRIC_BASE, class_prefix
 
 

@@ -204,7 +204,7 @@ def label_fits(task: Task, label: object) -> bool:
 def _segment_label(labels: list[float | Sequence[float] | None], task: Task) -> np.ndarray | None:
     """Return a segment's label (label_size,), derived from its readings' labels."""
     enough = task.segment.label_share * len(labels)
-    if task.targets:
+    if task.targets or not task.segment.label_share:
         known = sum(label_fits(task, label) for label in labels)
         if known < enough or not label_fits(task, labels[-1]):
             return None  # an earlier reading's value would be that of another time

@@ -74,6 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "compose": ("compose.cli",),
     "examples.batch": ("compose", "tidewheel"),
     "examples.digits": ("streams.runtime", "streams.tasks", "tidewheel"),
+    "examples.recommendation": ("tidewheel",),
     "examples.drift": ("compose", "streams.tasks", "tidewheel"),
 }  # fmt: skip
 
@@ -222,9 +223,8 @@ LIGHT: dict[str, tuple[list[str], str]] = {
     "what the console shows": (SHOWN, "jinja2 fastapi starlette torch"),
     "up": (["compose.launcher.up"], "torch onnx flwr faust duckdb deltalake pandas pyarrow"),
     "a worker": (["streams.worker.app"], "flwr onnxruntime opentelemetry"),
-    "a ServerApp": (["federation.server_app"], "faust deltalake"),
     "the controller": (["federation.controller.controller"], "faust deltalake flwr torch"),
-    "the ServerApp": (["federation.server_app"], "torch faust deltalake"),
+    "a ServerApp": (["federation.server_app"], "torch faust deltalake"),
     "rounds": (
         [m for m in MODULES if m.startswith(("federation.rounds", "federation.aggregation"))],
         "flwr torch",

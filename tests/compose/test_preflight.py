@@ -20,8 +20,10 @@ def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedP
     return done
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "segments"), [("classification", 99), ("regression", 99), ("events", 1000)]
+)
+def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str, segments: int) -> None:
     said = tidewheel(tmp_path, "new", "my-pumps", "--kind", kind).stdout
     assert "tidewheel check my_pumps.py:task" in said
     found = json.loads(tidewheel(tmp_path, "check", "my_pumps.py:task", "--json").stdout)
@@ -29,7 +31,7 @@ def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str) -> None
     assert [one["role"] for one in found["surveys"]] == [
         "pilot", "lab", "fleet", "fleet", "fleet", "held-out",
     ]  # fmt: skip
-    assert all(one["segments"] == 99 and one["labelled"] > 50 for one in found["surveys"])
+    assert all(one["segments"] == segments and one["labelled"] > 50 for one in found["surveys"])
     assert found["parameters"] > 0
     assert found["model_s"] > 0
 

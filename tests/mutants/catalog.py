@@ -342,6 +342,20 @@ MUTANTS = [
     _gate("chance is no objection", "elif not proven:", "elif False:"),
     _gate("a cohort may lose", "    against += _worse_cohorts(evidence, rules)\n", ""),
     Mutant(
+        "top_k: one output too many counts",
+        "streams/contract/task/metrics.py",
+        'kind="stable")[:, :k]',
+        'kind="stable")[:, : k + 1]',
+        "tests/streams/contract/test_metrics.py",
+    ),
+    Mutant(
+        "segments: without a share the label is that of most readings",
+        "streams/segments/segmentation.py",
+        "if task.targets or not task.segment.label_share:",
+        "if task.targets:",
+        "tests/streams/contract/test_task.py",
+    ),
+    Mutant(
         "gate: a greater error is a gain",
         "streams/contract/task/metrics.py",
         "np.clip((base - new) / most",
@@ -366,7 +380,10 @@ MUTANTS = [
         "Krum takes the farthest", "strategies.py", "np.argsort(scores(", "np.argsort(-scores("
     ),
     _aggregation(
-        "samples have no cap", "aggregator.py", "min(update.samples, self._cap)", "update.samples"
+        "samples have no cap",
+        "aggregator.py",
+        "Move(tensors, min(update.samples, self._cap))",
+        "Move(tensors, update.samples)",
     ),
     Mutant(
         "up: dropped events are no failure",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from streams.contract.errors import TaskError
+from streams.contract.task.metrics import among, top
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import (
     EVEN,
@@ -69,8 +70,10 @@ class Task:
     upload           "segment", or "prediction": raw data never leaves the device
     tolerance        regression: answers within it count as agreeing, and as correct
     metric           what candidates are judged by, what starts runs, and what tables show:
-                     accuracy, balanced_accuracy, macro_f1, auc or average_precision; for targets
-                     mae, rmse, r2 or within; or a Metric. "": accuracy, for targets mae
+                     accuracy, balanced_accuracy, macro_f1, auc, average_precision or top_k, as
+                     "top_5", with which an answer is right if the label is among its k largest
+                     outputs; for targets mae, rmse, r2 or within; or a Metric. "": accuracy, for
+                     targets mae
     retrain          what starts a run: the share of answers that agree with the teacher, or with
                      the labels, is below it; where windows tell an error, that is above it. None:
                      a share of 0.9, a Brier distance of 0.05, an error of half of `tolerance`
@@ -205,15 +208,16 @@ class Task:
         return np.asarray(self.decided(outputs).argmax(axis=1))
 
     def agrees(self, answers: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """(n, outputs) and (n, outputs) -> (n,) bool: same class, or within `tolerance`."""
+        """(n, outputs) and (n, outputs) -> (n,) bool: the reference's class is the answer's, or for
+        `top_k` one of its k largest outputs; or within `tolerance`."""
         if self.classes:
-            return np.asarray(self.answers(answers) == self.answers(reference))
+            return among(self.decided(answers), self.answers(reference), top(self.metric))
         return np.asarray((np.abs(answers - reference) <= self.tolerance).all(axis=1))
 
     def correct(self, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(n, outputs) and (n, label_size) -> (n,) bool against true labels."""
         if self.classes:
-            return np.asarray(self.answers(answers) == labels[:, 0].astype(np.int64))
+            return among(self.decided(answers), labels[:, 0].astype(np.int64), top(self.metric))
         return np.asarray((np.abs(answers - labels) <= self.tolerance).all(axis=1))
 
     def labels_from(self, outputs: np.ndarray) -> np.ndarray:

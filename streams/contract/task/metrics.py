@@ -6,6 +6,7 @@
     auc                 mean over the classes of the area under the ROC curve, one class against the
                         others; ties count half
     average_precision   mean over the classes of the sum of (R_n - R_n-1) P_n
+    top_k               as top_5: share of rows whose class is among the k largest outputs
     mae, rmse           mean absolute error and root of the mean squared error, in the target's unit
     r2                  1 less the squared error in relation to the labels' variance
     within              share of answers that are within `Task.tolerance` of the label
@@ -15,6 +16,7 @@ has, and those that all have, do not count. Several targets count by their mean.
 `auc` and `average_precision` are those of the second one, which should be the rare one.
 """
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,6 +29,7 @@ Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
 SHARE_BELOW, BRIER_ABOVE = 0.9, 0.05
 BY_CLASS = ("balanced_accuracy", "macro_f1")
+TOP = re.compile(r"top_([2-9]|[1-9]\d+)")
 NO_THRESHOLD = ("auc", "average_precision")  # the softmax counts, not the class that is answered
 
 
@@ -59,6 +62,27 @@ def metric_of(task: Judged) -> Metric:
     return Metric(name, _kind(task)[name], greater_is_better=name not in ERRORS)
 
 
+def top(metric: str | Metric) -> int:
+    """Return k of the metric `top_k`, 1 of any other: with so many of its largest outputs an answer
+    is right if the label is one of them."""
+    found = TOP.fullmatch(metric) if isinstance(metric, str) else None
+    return int(found[1]) if found else 1
+
+
+def among(outputs: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
+    """Return (n,) bool, whether a class of `classes` (n,) is one of the k largest outputs (n,
+    outputs); of equal ones the first count."""
+    if k == 1:
+        return np.asarray(outputs.argmax(axis=1) == classes)
+    largest = np.argsort(-outputs, axis=1, kind="stable")[:, :k]
+    return np.asarray((largest == classes[:, None]).any(axis=1))
+
+
+def counts_rows(task: Judged) -> bool:
+    """Return whether the task's metric is the share of its right answers."""
+    return metric_of(task).name == "accuracy" or top(task.metric) > 1
+
+
 def value(task: Judged, metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Return the metric of outputs (n, outputs) and labels (n, label_size); NaN where it is not
     defined for these labels, or there are none."""
@@ -79,6 +103,8 @@ def measured(task: Judged, outputs: np.ndarray, labels: np.ndarray) -> dict[str,
 
 def named(metric: str) -> str:
     """Return a metric's name for a person: `macro F1`, `RMSE`."""
+    if k := TOP.fullmatch(metric):
+        return f"top-{k[1]} accuracy"
     return TITLES.get(metric, metric.replace("_", " "))
 
 
@@ -144,11 +170,18 @@ def gain(metric: Metric, base: float, new: float) -> float:
 
 
 def _kind(task: Judged) -> dict[str, Of]:
-    return CLASSES if task.classes else {**TARGETS, "within": _within(task.tolerance)}
+    if not task.classes:
+        return {**TARGETS, "within": _within(task.tolerance)}
+    k = top(task.metric)
+    return CLASSES if k == 1 else {**CLASSES, f"top_{k}": _top(k)}
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float((outputs.argmax(axis=1) == labels[:, 0]).mean())
+
+
+def _top(k: int) -> Of:
+    return lambda outputs, labels: float(among(outputs, labels[:, 0], k).mean())
 
 
 def _balanced_accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:

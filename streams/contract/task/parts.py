@@ -115,8 +115,8 @@ class Segment:
     """How readings are cut: `samples` consecutive readings, a new segment every `hop` readings.
 
     With classes a segment has a label when at least `label_share` of its readings carry the same
-    one. With targets its label is that of its last reading, when at least `label_share` of its
-    readings have one; without a label on the last reading it has none.
+    one. With targets, and with a `label_share` of 0, its label is that of its last reading, when at
+    least `label_share` of its readings have one; without a label on the last reading it has none.
 
     Between two of its readings are at most `max_gap_s` seconds; None: 2.5 sample periods, or any
     time where `Task.rate_hz` is None.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.contract.task import channels
-from streams.contract.task.metrics import NAMES, window_metric
+from streams.contract.task.metrics import NAMES, TOP, top, window_metric
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
 from streams.contract.window_metrics import ERRORS
@@ -195,7 +195,8 @@ def _metric_problem(task: Any) -> str | None:
     known = NAMES[bool(task.classes)]
     if isinstance(task.metric, Metric):
         return _own_metric_problem(task.metric)
-    if isinstance(task.metric, str) and task.metric not in ("", *known):
+    if task.metric not in ("", *known) and not 1 < top(task.metric) < len(task.classes):
+        known += ("top_k with k below the number of classes",) * bool(task.classes)
         return f"metric must be one of {', '.join(known)} or a Metric, not {task.metric!r}"
     if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
         return "threshold must be between 0 and 1, and is for tasks of two classes"
@@ -210,7 +211,7 @@ def _metric_problem(task: Any) -> str | None:
 def _own_metric_problem(metric: Metric) -> str | None:
     if not isinstance(metric.name, str) or not NAME.fullmatch(metric.name):
         return "metric: the name of a Metric must be as a task's name is"
-    if metric.name in (*NAMES[True], *NAMES[False]):
+    if metric.name in (*NAMES[True], *NAMES[False]) or TOP.fullmatch(metric.name):
         return f"metric: {metric.name} is built in: give the Metric another name, or name it alone"
     if not callable(metric.of) or not isinstance(metric.greater_is_better, bool):
         return "metric: a Metric needs a function `of`, and greater_is_better True or False"

@@ -55,6 +55,11 @@ def test_what_the_fleet_knows_of_a_class_counts_where_a_device_has_few_events_of
     assert (weights(events, [0.5]) == alone).all()  # of another number of classes
 
 
+def test_a_teachers_label_is_one_class_however_many_an_answer_names() -> None:
+    answers, true = EYE[[0] * 12 + [1] * 12], np.array([[0.0]] * 12 + [[2.0]] * 12)
+    assert record(replace(task, metric="top_2"), answers, true) == {0: (12, 12), 1: (12, 0)}
+
+
 def test_too_few_events_prove_nothing() -> None:
     assert not weights([(0, 1, 0)] * (EVIDENCE - 1), [1.0, 1.0, 1.0]).any()
     assert weights([(0, 1, 0)] * EVIDENCE).any()

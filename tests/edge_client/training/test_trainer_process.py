@@ -136,6 +136,17 @@ def test_another_metric_than_accuracy_is_told_of_both_versions(task: Task, tmp_p
     assert alone == {"evaluated": 8, "correct": 0, "metric": 0.0}
 
 
+def test_answers_that_name_several_classes_are_counted_and_not_by_class(
+    task: Task, tmp_path: Path
+) -> None:
+    made = replace(task, metric="top_2")
+    metrics = compared(made, tmp_path)
+    assert {name: value for name, value in metrics.items() if not name.startswith(PART)} == {
+        "evaluated": 8, "correct": 4, "base_correct": 8, "gained": 0, "lost": 4,
+    }  # fmt: skip
+    assert unwrap(device_metrics.read(made, metrics)).rows == Paired(8, 8, 0, 4)
+
+
 def test_a_private_device_keeps_for_itself_which_classes_it_has(task: Task, tmp_path: Path) -> None:
     privacy = Privacy(clip=0.05, noise_multiplier=1.0)
     made = replace(task, training=replace(task.training, privacy=privacy))

@@ -75,6 +75,14 @@ def test_two_models_are_compared_row_by_row_and_by_cohort(tiny: Task) -> None:
     assert together.rows == Paired(5, 3, 1, 1)
 
 
+def test_with_several_classes_in_an_answer_rows_are_counted_and_no_classes(tiny: Task) -> None:
+    labels, north = np.array([[0], [0], [1], [1], [1]], np.float32), np.arange(5) < 3
+    outputs = np.eye(3)[[0, 0, 2, 2, 1]], np.eye(3)[[0, 2, 1, 2, 1]] + [0.0, 0.1, 0.2]
+    found = compare(replace(tiny, metric="top_2"), outputs, labels, np.arange(5), {"north": north})
+    assert found.rows == Paired(5, 3, 2, 1, down=1, squares=3)
+    assert found.cohorts == {"group north": Paired(3, 2, 1, 1, down=1, squares=2)}
+
+
 def test_a_spell_is_a_run_of_one_class(tiny: Task) -> None:
     labels = np.array([[0], [0], [1], [1], [0]], np.float32)
     assert spells(tiny, labels).tolist() == [0, 0, 1, 1, 2]

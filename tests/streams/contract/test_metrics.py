@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from streams.contract.errors import TaskError
 from streams.contract.task import Metric, Training
-from streams.contract.task.metrics import CLASSES, TARGETS, gain, measured, metric_of
+from streams.contract.task.metrics import CLASSES, TARGETS, gain, measured, metric_of, named
 from tests.rig.made_up.tiny_task import task
 
 REGRESSION = replace(task, classes=(), targets=("speed", "load"))
@@ -41,6 +41,22 @@ def test_those_of_classes_are_scikit_learns(n: int, seed: int, ties: bool) -> No
             [of(truth == k, softmax(outputs.astype(np.float64), axis=1)[:, k]) for k in there]
         )
         assert found[name] == pytest.approx(wanted), name
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1), st.sampled_from([2, 5, 11]))
+def test_an_answer_is_right_if_the_label_is_among_its_k_largest_outputs(
+    n: int, seed: int, k: int
+) -> None:
+    items = replace(task, classes=tuple(f"item {i}" for i in range(12)), metric=f"top_{k}")
+    dice = np.random.default_rng(seed)
+    labels, outputs = dice.integers(0, 12, (n, 1)).astype(float), dice.normal(size=(2, n, 12))
+    wanted = sk.top_k_accuracy_score(labels[:, 0], outputs[0], k=k, labels=np.arange(12))
+    assert measured(items, outputs[0], labels)[f"top_{k}"] == pytest.approx(wanted)
+    assert items.correct(outputs[0], labels).mean() == pytest.approx(wanted)
+    taught = items.labels_from(outputs[1])
+    assert (items.agrees(*outputs) == items.correct(outputs[0], taught)).all()
+    assert not items.correct(np.full((1, 12), np.nan), np.array([[11.0]])).any()
+    assert named(f"top_{k}") == f"top-{k} accuracy"
 
 
 @given(st.integers(2, 60), st.integers(0, 2**32 - 1))
@@ -80,6 +96,11 @@ def test_a_task_has_one_metric_and_a_default() -> None:
     [
         {"metric": "rmse"},
         {"metric": "acuracy"},
+        {"metric": "top_1"},
+        {"metric": "top_3"},
+        {"metric": "top_02"},
+        {"metric": "top_2", "classes": (), "targets": ("speed", "load")},
+        {"metric": Metric("top_2", lambda *_: 0.0)},
         {"metric": Metric("accuracy", lambda *_: 0.0)},
         {"metric": Metric("mae", lambda *_: 0.0)},
         {"metric": Metric("Two Words", lambda *_: 0.0)},

@@ -197,25 +197,25 @@ def test_segments_are_the_slices_of_the_readings(
 
 
 @pytest.mark.parametrize(
-    ("labels", "expected"),
+    ("labels", "of_most", "of_the_last"),
     [
-        ([1.0, 1.0, 1.0, 0.0], [1.0]),
-        ([1.0, 1.0, 0.0, 0.0], None),
-        ([[2], [2], 2, None], [2.0]),
-        ([None, None, None, 1.0], None),
-        ([[], [], [], []], None),
-        ([7, 7, 7, 7], None),
-        (["1", "1", "1", "1"], None),
-        ([float("nan")] * 4, None),
+        ([1.0, 1.0, 1.0, 0.0], [1.0], [0.0]),
+        ([1.0, 1.0, 0.0, 0.0], None, [0.0]),
+        ([[2], [2], 2, None], [2.0], None),
+        ([None, None, None, 1.0], None, [1.0]),
+        ([[], [], [], []], None, None),
+        ([7, 7, 7, 7], None, None),
+        (["1", "1", "1", "1"], None, None),
+        ([float("nan")] * 4, None, None),
     ],
 )
-def test_a_segment_has_the_label_of_most_of_its_readings(
-    labels: list[float], expected: list[float] | None
+def test_a_segment_has_the_label_of_most_of_its_readings_or_of_the_last(
+    labels: list[float], of_most: list[float] | None, of_the_last: list[float] | None
 ) -> None:
-    small = replace(task, segment=Segment(4, 4))
     readings = [Reading(50_000 * i, [0, 0], label) for i, label in enumerate(labels)]
-    [(_, _, _, found)] = segments_of(readings, small)
-    assert (None if found is None else found.tolist()) == expected
+    for segment, expected in ((Segment(4, 4), of_most), (Segment(4, 4, 0.0), of_the_last)):
+        [(_, _, _, found)] = segments_of(readings, replace(task, segment=segment))
+        assert (None if found is None else found.tolist()) == expected
 
 
 def test_a_segment_of_one_channel_stays_as_it_was_when_the_next_one_comes() -> None:

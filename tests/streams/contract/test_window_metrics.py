@@ -21,7 +21,7 @@ errors = st.lists(st.lists(st.floats(0, 1e3), min_size=1, max_size=9), min_size=
     [
         ("", "accuracy"), ("balanced_accuracy", "balanced_accuracy"), ("auc", "brier"),
         ("macro_f1", "balanced_accuracy"), ("average_precision", "brier"),
-        (Metric("gain", lambda out, true: 0.0), "accuracy"),
+        (Metric("gain", lambda out, true: 0.0), "accuracy"), ("top_2", "accuracy"),
     ],
 )  # fmt: skip
 def test_windows_tell_the_nearest_sum_of_classes(metric: str | Metric, told: str) -> None:
