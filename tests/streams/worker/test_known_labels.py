@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from compose.reports.dead_letters import read_letters, replay
+from streams.contract.topics import worker_group
+from streams.kafka.admin import GroupPosition, group_positions
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import label_delay
 from tests.compose.cli.test_cli import fails, tidewheel
@@ -33,6 +35,11 @@ def told(served: Fleet) -> list[tuple[str, float, int]]:
 
 def send(served: Fleet, topic: str, value: object, key: bytes = b"d0") -> None:
     served.producer.put(f"{served.task.id}.{topic}", key, json.dumps(value).encode(), [])
+
+
+def positions(served: Fleet) -> list[GroupPosition]:
+    topic = f"{served.task.id}.labels"
+    return group_positions(served.broker, worker_group(served.task.id), topic)
 
 
 def put_events(served: Fleet) -> None:
@@ -65,6 +72,7 @@ def test_a_file_of_labels_is_joined_before_or_after_its_events(
     tidewheel("label", "import", *words, folder=tmp_path)
     until(lambda: len(served.labels()) == 10, "labels that come again are stored")
     assert told(served) == wanted
+    until(lambda: all(at.committed == at.end for at in positions(served) if at.end), "committed")
     delay = label_delay(served.store)
     assert (delay.events, delay.labelled) == (5, 4)
     assert delay.delay_s == pytest.approx(2 * DAY / SECOND, rel=1e-3)
