@@ -27,9 +27,10 @@ from streams.contract.events.json_items import (
     truth_values,
 )
 from streams.contract.events.messages import EVENTS_2, event_columns, task_layout
-from streams.contract.task import Task
+from streams.contract.task import Category, Task, Time
 
 MODEL = "external"  # what has answered where the producer names no model
+LEFT_OUT = object()
 CERTAIN = 20.0  # the output of a class that is answered without a score; that of the others is 0
 
 ModelName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -132,7 +133,7 @@ def _columns(
         model=models[0] if len(set(models)) == 1 else models,
         outputs=np.stack([event.answered(task) for event in events]),
         labels=[event.label for event in events],
-        segments=np.stack([np.asarray(event.segment) for event in events])
+        segments=np.stack([_timed(task, event) for event in events])
         if task.upload == "segment"
         else None,
     )
@@ -144,17 +145,42 @@ def _segment(task: Task, value: object) -> np.ndarray:
     """Return (channels, samples)."""
     channels, samples = task.channels, task.segment.samples
     if isinstance(value, dict):
-        if wrong := set(channels) ^ set(value):
+        if wrong := (set(channels) ^ set(value)) - _of_the_time(task):
             raise ValueError(f"the channels are {', '.join(channels)}, not so: {min(wrong)}")
-        value = [value[name] for name in channels]
+        value = [value.get(name, LEFT_OUT) for name in channels]
     if not isinstance(value, list) or len(value) != len(channels):
         raise ValueError(f"not a list of {len(channels)} channels, nor an object with them")
     return np.stack([_channel(*pair, samples) for pair in zip(channels, value, strict=True)])
 
 
+def _of_the_time(task: Task) -> set[str]:
+    """Return the channels that an event may leave out: they follow from its time."""
+    if task.segment.samples > 1:
+        return set()
+    return {name for name in task.channels if isinstance(name, Time) and name != "since"}
+
+
+def _timed(task: Task, event: JsonEvent) -> np.ndarray:
+    """Return the segment with the channels that were left out."""
+    segment = np.asarray(event.segment)
+    for i, channel in enumerate(task.channels):
+        if isinstance(channel, Time) and np.isnan(segment[i]).any():
+            segment[i] = channel.of(event.at_us, None)
+    return segment
+
+
 def _channel(name: str, value: object, samples: int) -> np.ndarray:
+    if value is LEFT_OUT:
+        return np.full(samples, np.nan, np.float32)
+    if samples == 1 and not isinstance(value, list):
+        value = [value]
     try:
-        return numbers([value] if samples == 1 and not isinstance(value, list) else value, samples)
+        if isinstance(name, Category) and isinstance(value, list):
+            value = [
+                each if each is True or each is False else float(name.index_of(each))
+                for each in value
+            ]
+        return numbers(value, samples)
     except ValueError as exc:
         raise ValueError(f"channel {name}: {exc}") from exc
 
@@ -164,11 +190,15 @@ def _channel(name: str, value: object, samples: int) -> np.ndarray:
 
 def event_json_schema(task: Task) -> dict[str, object]:
     """Return the JSON Schema (draft 2020-12) of a message of events of this task."""
-    number = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
-    channel = _list(number, task.segment.samples)
-    if task.segment.samples == 1:
-        channel = {"anyOf": [number, channel]}
-    segment: list[object] = [_list(channel, len(task.channels)), _object(task.channels, channel)]
+    number: dict[str, object] = {"type": "number", "minimum": -LARGEST, "maximum": LARGEST}
+    fields_of = {
+        name: _channel_schema(name, number, task.segment.samples) for name in task.channels
+    }
+    size = {"minItems": len(task.channels), "items": False}
+    listed = {"type": "array", "prefixItems": list(fields_of.values()), **size}
+    named = _object(task.channels, number) | {"properties": fields_of}
+    named["required"] = [name for name in task.channels if name not in _of_the_time(task)]
+    segment: list[object] = [listed, named]
     if task.classes:
         index = {"type": "integer", "minimum": 0, "maximum": task.outputs - 1}
         truth: list[object] = [{"enum": list(task.classes)}, index]
@@ -201,6 +231,14 @@ def event_json_schema(task: Task) -> dict[str, object]:
         "anyOf": [one, many],
         "$defs": {"event": event},
     }
+
+
+def _channel_schema(name: str, number: dict[str, object], samples: int) -> dict[str, object]:
+    one: dict[str, object] = number
+    if isinstance(name, Category):
+        one = {"type": ["string", "number", "null"]}
+    many = _list(one, samples)
+    return {"anyOf": [one, many]} if samples == 1 else many
 
 
 def _list(item: object, size: int) -> dict[str, object]:

@@ -20,6 +20,8 @@ from streams.contract.events.json_form import (
 )
 from streams.contract.events.json_items import MAX_ROWS, placed_epoch
 from streams.contract.task import Segment, Task
+from streams.segments.segmentation import segments_of
+from tests.rig.made_up.payments_task import task as payments
 from tests.rig.made_up.tiny_task import task as tiny
 
 task = replace(tiny, segment=Segment(samples=2, hop=1))
@@ -203,3 +205,39 @@ def test_the_schema_accepts_what_the_decoder_accepts(of: Task, data: st.DataObje
 def test_whatever_comes_is_events_or_is_refused(data: bytes) -> None:
     with contextlib.suppress(MalformedRecord):
         assert all(isinstance(each, EventColumns) for each in decoded(data))
+
+
+def test_a_category_is_a_name_and_what_follows_from_the_time_may_be_left_out() -> None:
+    """As the device has it; the time since the event before is the producer's to say."""
+    *_, (at_us, _, cut, _) = segments_of(list(payments.readings("d0"))[:9], payments)
+    *_, last = list(payments.readings("d0"))[:9]
+    amount, shop, way = last.values  # type: ignore[union-attr]
+    named = {"amount": amount, "merchant": shop, "way": way, "since": float(cut[5, 0])}
+    event = {"time_us": at_us, "segment": named, "answer": "paid"}
+    check = Draft202012Validator(event_json_schema(payments))
+    check.validate(event)
+    [found] = decoded(event, payments)
+    assert found.columns.segments is not None
+    np.testing.assert_allclose(found.columns.segments[0], cut[:, 0], rtol=1e-6)
+    listed = [amount, None, [way], 1.5, 6, 0]
+    check.validate(event | {"segment": listed})
+    [found] = decoded(event | {"segment": listed}, payments)
+    assert found.columns.segments is not None
+    np.testing.assert_allclose(found.columns.segments[0], [amount, 0, *cut[2], 1.5, 6, 0])
+
+
+@pytest.mark.parametrize(
+    ("segment", "says"),
+    [
+        ({"amount": 1, "merchant": "a", "way": "card"}, "not so: since"),
+        ({"amount": 1, "merchant": True, "way": "card", "since": 0}, "channel merchant"),
+        ({"amount": "1", "merchant": "a", "way": "card", "since": 0}, "channel amount"),
+        ({"amount": 1, "merchant": {}, "way": "card", "since": 0}, "channel merchant"),
+        ([1, "a", "card"], "not a list of 6 channels"),
+    ],
+)
+def test_a_value_that_is_not_of_its_channel_is_named(segment: object, says: str) -> None:
+    event = {"time_us": 5, "segment": segment, "answer": "paid"}
+    with pytest.raises(MalformedRecord, match=says):
+        decoded(event, payments)
+    assert not Draft202012Validator(event_json_schema(payments)).is_valid(event)
