@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GROUPS, MEMBERS, CLICKS = 10, 5, 3
 ITEMS = tuple(f"{chr(ord('a') + n // MEMBERS)}{n % MEMBERS + 1}" for n in range(GROUPS * MEMBERS))
-ITEM = Category("item", names=ITEMS)  # their indices are 1, 2, ...: 0 is no item
+ITEM = Category("item", names=ITEMS)  # their indices are 1, 2, ...: 0 is an unknown item
 ROLES = {"pilot": 2, "lab": 6, "fleet": 12, "held-out": 4}
 BEGAN_US, SECOND_US, PAUSE_S = 1_767_225_600_000_000, 1_000_000, 1800
 SESSIONS, SESSION, BETWEEN_S = 80, 12, 20.0  # of a user; clicks; seconds from click to click

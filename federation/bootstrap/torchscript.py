@@ -7,7 +7,7 @@ batch jobs get the graph.
     3 look at each operator of `forward`
     4 run it on segments, export it, compare the answers
 
-TorchScript is no pickle of Python: torch's own reader makes tensors, and objects of the classes in
+TorchScript is not read by pickle: torch's own reader makes tensors, and objects of the classes in
 the archive's code. Its operators could read and write files. So what would run in step 2 or beside
 `forward` is refused (`__setstate__`, torch's own classes, hooks); in step 3 operators that take a
 file's name, those of other libraries, and calls of what is not known before it runs. What remains

@@ -158,7 +158,7 @@ def _joined(
 
 
 def _events(task: Task, message: Received, placed: str) -> list[EventColumns]:
-    """Return the message's events; none of what is no event. placed: the epoch of those that are
+    """Return the events of a message, which may be none. placed: the epoch of those that are
     counted by their place in the partition."""
     key, value, headers = message.key, message.value, dict(message.headers)
     try:

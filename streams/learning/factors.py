@@ -68,7 +68,7 @@ def check_factors(task: Task) -> None:
     found = ranks(training, part.weights)
     for module in training.lora:
         if not any(is_under(name, [module]) for name in found):
-            raise TaskError(f"{where} names {module!r}, in which is no weight of two dimensions")
+            raise TaskError(f"{where} names {module!r}, which has no weight of two dimensions")
     for name, rank in found.items():
         if (columns := part.weights[name][0].size) <= rank:
             raise TaskError(

@@ -226,7 +226,7 @@ class Worker:
 
     async def _revoked(self, _app: Any, *_sent: Any, **_: Any) -> None:
         for intake in self._intakes:
-            intake.loaded(-1)  # messages that wait for room are not ours any more
+            intake.loaded(-1)  # messages that wait for room are those of the next owner
         self._committer.metrics.assigned(False)
         try:
             async with asyncio.timeout(HANDOVER_S), self._committer.lock:

@@ -226,7 +226,7 @@ def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Ro
 
 
 def _channel(task: Task, columns: Columns, column: str) -> str:
-    """Return the channel whose values a column of its own has."""
+    """Return the channel that a column has a value of."""
     return task.channels[columns.segment.index(column) // task.segment.samples]
 
 

@@ -4,7 +4,7 @@
 An event is counted once by (device, epoch, seq). A producer that numbers its events gives `epoch`
 and `seq`, and its repeats are recognized. All others have those of their place in Kafka
 (json_items.py): a message that a worker reads again has the same ones, one that a producer sends
-again is another. Without a key the windows of a device are closed in each partition by itself.
+again is another. Without a key each partition closes windows of a device apart from the others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -121,8 +121,10 @@ class DeviceWindows:
     def label(self, labels: Sequence[Mapping[str, Any]]) -> None:
         """Give labels to the events of open windows. A label has the fields of a `label_schema`,
         with times in microseconds."""
+        named = {label["event_id"]: label for label in labels if label["event_id"] is not None}
+        others = [label for label in labels if label["event_id"] is None]
         for pieces in self.open.values():
-            pieces[:] = [_labelled(piece, labels) for piece in pieces]
+            pieces[:] = [_labelled(piece, named, others) for piece in pieces]
 
     def due(self, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
@@ -147,36 +149,41 @@ class DeviceWindows:
         return tuple(sorted(self.open.pop(start), key=_order))
 
 
-def _labelled(piece: WindowSlice, labels: Sequence[Mapping[str, Any]]) -> WindowSlice:
-    """Return the slice with the labels that are of its events; a later one replaces an earlier."""
+Label = Mapping[str, Any]
+
+
+def _labelled(
+    piece: WindowSlice, named: Mapping[str, Label], others: Sequence[Label]
+) -> WindowSlice:
+    """Return the slice with the labels that are of its events; a later one replaces an earlier.
+    named: those of one event, by its `event_id`."""
     events, columns = piece.events, piece.events.columns
-    values, known = columns.labels, columns.known
-    for label in labels:
-        if _is_elsewhere(piece, label):
-            continue
-        rows = _rows_of(events, label)
-        if rows.any():
-            values = np.where(rows[:, None], np.asarray(label["label"], np.float32), values)
-            known = known | rows
-    if values is columns.labels:
+    found: list[tuple[np.ndarray | int, Label]] = [
+        (_rows_of(events, label), label) for label in others if _may_be_of(piece, label)
+    ]
+    if named and events.ids is not None:
+        places = enumerate(events.ids)
+        found += [(at, named[name]) for at, name in places if name is not None and name in named]
+    if not found:
         return piece
+    values, known = columns.labels.copy(), columns.known.copy()
+    for rows, label in found:
+        values[rows], known[rows] = label["label"], True
     columns = columns._replace(labels=values, known=known)
     return replace(piece, events=replace(events, columns=columns))
 
 
-def _is_elsewhere(piece: WindowSlice, label: Mapping[str, Any]) -> bool:
-    """Return whether a label can be seen to be of no event of the slice."""
+def _may_be_of(piece: WindowSlice, label: Label) -> bool:
+    """Return whether a label may be of an event of the slice."""
     seq, begin, events = label["event_seq"], label["from"], piece.events
-    if seq is not None and not events.first <= seq <= events.last:
-        return True
-    return begin is not None and not (begin <= piece.latest_us and piece.window <= label["to"])
+    if seq is not None and not (events.first <= seq <= events.last):
+        return False
+    return begin is None or (begin <= piece.latest_us and piece.window <= label["to"])
 
 
-def _rows_of(events: EventColumns, label: Mapping[str, Any]) -> np.ndarray:
-    """Return (n,) bool: which events a label is of."""
+def _rows_of(events: EventColumns, label: Label) -> np.ndarray:
+    """Return (n,) bool: which events a label is of that names a time or a number."""
     rows = np.ones(events.count, bool)
-    if label["event_id"] is not None:
-        rows &= np.array([name == label["event_id"] for name in events.ids or [None] * len(rows)])
     if label["event_seq"] is not None:
         rows &= np.arange(events.first, events.last + 1) == label["event_seq"]
         rows &= events.epoch == label["event_epoch"]

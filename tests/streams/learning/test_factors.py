@@ -58,7 +58,7 @@ def test_factors_of_any_layers_are_sound(build: Any, payload: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lora": {"head": 2}}, r"lora names 'head', in which is no weight of two dimensions"),
+        ({"lora": {"head": 2}}, r"lora names 'head', which has no weight of two dimensions"),
         ({"lora": {"4": 8}}, r"rank 8 saves nothing of '4.weight', with 8 inputs"),
         ({"lora": {"4": 2}, "train_only": ("4",)}, r"'4.weight' is in training.train_only, too"),
         ({"lora": {"4": 2}, "shared": ("4",)}, r"training.lora and training.shared: give one"),

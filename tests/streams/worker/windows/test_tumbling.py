@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,3 +114,23 @@ def test_labels_that_come_are_those_of_the_events_in_open_windows(
     for start, arrays in before.items():  # what messages share is not changed
         for one, kept in zip(batch[start], arrays, strict=True):
             np.testing.assert_array_equal(one.columns.labels, kept)
+
+
+def test_labels_by_the_events_names_are_found_among_many_others() -> None:
+    windows = filled([0.0, 1.0, 7.0])
+    for pieces in windows.open.values():
+        pieces[:] = [
+            replace(piece, events=replace(piece.events, ids=[f"o{n}" for n in range(piece.rows)]))
+            for piece in pieces
+        ]
+    told = labels("d0", 0, [(50, 50)], classes=[2]).rows.to_pylist()[0]
+    nothing = {"from": None, "to": None, "event_seq": None, "event_epoch": None}
+    many = [told | nothing | {"event_id": f"x{n}"} for n in range(5000)]
+    windows.label([*many, told | nothing | {"event_id": "o1"}])
+    found = [
+        int(piece.events.columns.labels[1, 0])
+        for piece in windows.open[0]
+        if piece.events.columns.known[1]
+    ]
+    assert found == [2]
+    assert not windows.open[5 * SECOND][0].events.columns.known.any()
