@@ -53,7 +53,7 @@ def check_data(task: Task, readings: int = READINGS) -> TaskReport:
         task.name,
         surveys,
         found,
-        windows_per_minute=60 / task.window_s,
+        windows_per_minute=60e6 / task.window_us,
         events_per_day=events,
         bytes_per_day=None if events is None else events * _event_bytes(task),
     )

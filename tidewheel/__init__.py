@@ -24,6 +24,8 @@ Describe what is learned
     Outcome     what `Task.outcomes` yields: a true label that is known later
     Metric      a figure of merit of your own, for `Task.metric`
     OnnxFile    a graph that was trained elsewhere, for `Task.build_model` and `build_teacher`
+    Tumbling    windows of a fixed length; also Session, Count, Sliding, and Window: what all of
+                them are, for one of your own
 
 Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from streams.contract.task import (
         Answered,
         Category,
+        Closed,
+        Count,
         Device,
         Metric,
         OnnxFile,
@@ -73,9 +77,13 @@ if TYPE_CHECKING:
         Reading,
         Readings,
         Segment,
+        Session,
+        Sliding,
         Task,
         Time,
         Training,
+        Tumbling,
+        Window,
         load_task,
     )
     from tidewheel.batch import Manifest, read_output, score
@@ -84,6 +92,8 @@ __all__ = [
     "Answered",
     "BrokerUnavailable",
     "Category",
+    "Closed",
+    "Count",
     "Device",
     "Drop",
     "EventBatch",
@@ -97,12 +107,16 @@ __all__ = [
     "Reading",
     "Readings",
     "Segment",
+    "Session",
+    "Sliding",
     "Task",
     "TaskError",
     "TidewheelError",
     "Time",
     "Training",
+    "Tumbling",
     "UsageError",
+    "Window",
     "decode_events",
     "encode_events",
     "event_schema",

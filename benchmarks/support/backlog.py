@@ -26,7 +26,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.tasks import har
 from tests.rig.made_up.event_rows import event_rows
-from tidewheel import Segment
+from tidewheel import Segment, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ linear = dataclasses.replace(
 )
 # small rows, for up to 100,000 devices; no window closes by silence
 small = dataclasses.replace(
-    har.task, name="small", channels=("x", "y"), segment=Segment(samples=20, hop=20), window_s=30,
+    har.task, name="small", channels=("x", "y"), segment=Segment(samples=20, hop=20),
+    window=Tumbling(30),
     build_teacher=lambda: _teacher((2, 20)), lateness_s=0, idle_close_s=3600,
 )  # fmt: skip
 
@@ -127,7 +128,8 @@ class Plan:
             phase = self.phase * self.hop_us
         times = ORIGIN_US + round(phase) + hops * self.hop_us
         if round_ == self.rounds - 1:
-            end = task.window_start(int(times[-1]) - self.hop_us) + task.window_us
+            last = int(times[-1]) - self.hop_us
+            end = last - last % task.window_us + task.window_us
             times[-1] = end + round(task.lateness_s * 1e6) + self.hop_us
         return np.asarray(times, np.int64)
 

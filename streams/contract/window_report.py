@@ -89,9 +89,10 @@ class WindowReport(Document):
     `metric`: what windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts
     by the class of the reference: the true labels, `by_labels`, where no teacher was asked or
     LABELLED of the events have one, else the teacher. `truth` counts the labelled events by true
-    class and answer; of more than CONFUSED classes by whether the answer is right or OTHER. `drift`
-    covers the device's last windows up to this one, None if the teacher's artifact has no
-    reference.
+    class and answer; of more than CONFUSED classes by whether the answer is right or OTHER.
+    `sliding`: of Sliding windows, the sums of `models` over the last `length_s` up to this window,
+    as far as reported then. `drift` covers the device's last windows up to this one, None if the
+    teacher's artifact has no reference.
     """
 
     task: str
@@ -102,6 +103,7 @@ class WindowReport(Document):
     events: Count
     teacher_model: str
     models: dict[str, ModelWindow]
+    sliding: dict[str, ModelWindow] = {}
     metric: WindowMetric = "accuracy"
     late: bool = False
     by_labels: bool = False

@@ -188,8 +188,10 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         advice = "training=Training(label_share=1.0) uses all"
         found.append(Finding("warning", "training.label_share", text, advice))
     if task.rate_hz and task.segments_per_window < FEW_SEGMENTS:
-        text = f"a window of {task.window_s:g} s holds {task.segments_per_window:.1f} segments"
-        found.append(Finding("warning", "window_s", text, "longer windows say more"))
+        text = (
+            f"a window of {task.window_us / 1e6:g} s holds {task.segments_per_window:.1f} segments"
+        )
+        found.append(Finding("warning", "window", text, "longer windows say more"))
     return found
 
 

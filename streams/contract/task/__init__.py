@@ -34,6 +34,7 @@ from streams.contract.task.validation import (
     NAME,
     strategy_problem,
 )
+from streams.contract.task.windows import Closed, Count, Session, Sliding, Tumbling, Window
 
 __all__ = [
     "DEVICE_NAME",
@@ -44,6 +45,8 @@ __all__ = [
     "STRATEGIES",
     "Answered",
     "Category",
+    "Closed",
+    "Count",
     "Device",
     "Metric",
     "OnnxFile",
@@ -53,10 +56,14 @@ __all__ = [
     "Readings",
     "Role",
     "Segment",
+    "Session",
+    "Sliding",
     "Strategy",
     "Task",
     "Time",
     "Training",
+    "Tumbling",
+    "Window",
     "absolute_reference",
     "check_model",
     "is_local",

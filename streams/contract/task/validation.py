@@ -13,6 +13,7 @@ from streams.contract.task import channels
 from streams.contract.task.metrics import NAMES, TOP, top, window_metric
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
+from streams.contract.task.windows import Window
 from streams.contract.window_metrics import ERRORS
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -120,7 +121,7 @@ TASK: Mapping[str, Check] = {
     "rate_hz": number(0, above=True, optional=True), "segment": of(Segment),
     "build_model": builds, "readings": function, "devices": function,
     "build_teacher": perhaps, "augment": perhaps,
-    "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
+    "outcomes": perhaps, "window": of(Window), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE,
     "tolerance": SECONDS,
     "retrain": number(0, optional=True),

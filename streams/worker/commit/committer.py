@@ -42,11 +42,13 @@ from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.commit.messages import (
     Incoming,
     Outgoing,
+    add_stored,
     dead_letters_of,
     decode,
     is_sent_again,
     publications,
 )
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.commit.work import (
     Broker,
     CommitWork,
@@ -110,6 +112,7 @@ class Committer:
         self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
         self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
+        self._sliding = SlidingSums(task)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.metrics.teacher(self.scorer.teacher)
 
@@ -137,8 +140,9 @@ class Committer:
         partition = at.partition
         position = await self._call(self._store.position, partition)
         if position.commit:
+            await self._call(self._restore_sliding, partition)
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._task, rows, self._scores))
+            await publish_all(self._broker, self._publications(rows))
         self.scorer.restore(position)
         self.partitions[partition] = await self._state(SCORES, position, at)
         if labels is not None:
@@ -159,12 +163,20 @@ class Committer:
         """Run on the one thread that scores, reads and writes the store."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
+    def _publications(self, rows: pa.Table) -> list[Outgoing]:
+        return publications(self._task, rows, self._scores, self._sliding)
+
+    def _restore_sliding(self, partition: int) -> None:
+        if kept_us := self._sliding.kept_us:
+            add_stored(self._sliding, self._store.latest_rows(partition, kept_us))
+
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
         self.partitions.clear()
         self._labels.clear()
         self._dead_letters.clear()
         self.scorer.clear()
+        self._sliding.forget()
         if self._holes is not None:
             self._holes.forget()
         self.metrics.forget_partitions()
@@ -219,7 +231,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._task, rows, self._scores)
+                    messages = await self._call(self._publications, rows)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")

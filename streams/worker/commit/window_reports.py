@@ -16,6 +16,7 @@ from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Task
 from streams.contract.task.metrics import window_errors, window_metric
 from streams.contract.window_report import CONFUSED, LABELLED, OTHER, ModelWindow
+from streams.worker.commit.sliding import ByModel, Counts, SlidingSums
 from streams.worker.scoring.drift_watch import report_text
 
 MODELS = 50
@@ -69,8 +70,9 @@ def keys_of(rows: pa.RecordBatch, begins: np.ndarray) -> Keys:
 
 
 def window_reports(
-    task: Task, rows: pa.RecordBatch, edges: np.ndarray, keys: Keys, drift: Sequence[bytes]
-) -> list[bytes]:
+    task: Task, rows: pa.RecordBatch, edges: np.ndarray, keys: Keys, drift: Sequence[bytes],
+    sliding: SlidingSums,
+) -> list[bytes]:  # fmt: skip
     """Return the reports of windows, of which two successive `edges` delimit the rows; drift:
     their `drift_reports`."""
     begins, counts = edges[:-1], np.diff(edges)
@@ -79,7 +81,8 @@ def window_reports(
     taught = np.array([bool(name) for name in teachers], bool) & (labelled < LABELLED * counts)
     found = _rows(task, rows, counts, taught)
     models, classes, truth = _by_model(task, found), _classes(task, found), _truth(task, found)
-    metric = window_metric(task)
+    metric, last = window_metric(task), np.maximum.reduceat(times_us(rows.column("time")), begins)
+    sliding.add(keys.devices, keys.starts, keys.revisions, models)
     reports = []
     for i, (device, start, revision) in enumerate(
         zip(keys.devices, keys.starts, keys.revisions, strict=True)
@@ -88,11 +91,12 @@ def window_reports(
             "task": task.name,
             "device": device,
             "window_us": start,
-            "end_us": start + task.window_us,
+            "end_us": task.window.end(start, int(last[i])),
             "revision": revision,
             "events": int(counts[i]),
             "teacher_model": teachers[i],
             "models": models[i],
+            "sliding": sliding.of(device, start),
             "metric": metric,
             "late": revision > 0,
             "by_labels": not taught[i],
@@ -101,6 +105,12 @@ def window_reports(
         }
         reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drift[i]))
     return reports
+
+
+def counts_by_model(task: Task, rows: pa.RecordBatch, edges: np.ndarray) -> list[ByModel]:
+    """Return each window's counts by version."""
+    counts = np.diff(edges)
+    return _by_model(task, _rows(task, rows, counts, np.ones(len(counts), bool)))
 
 
 def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, taught: np.ndarray) -> _Rows:
@@ -130,7 +140,7 @@ def _valid(column: pa.Array) -> np.ndarray:
     return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
 
 
-def _by_model(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
+def _by_model(task: Task, rows: _Rows) -> list[ByModel]:
     """Return each window's counts by version. Versions beyond the MODELS most frequent are counted
     as OTHER, which bounds a report's size whatever names a device sends."""
     by_teacher = window_errors(task, rows.outputs, rows.teacher)
@@ -155,7 +165,7 @@ def _by_model(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
         sums[:, :COUNTS].astype(np.int64).tolist(),
         np.round(sums[:, COUNTS:], DIGITS).tolist(),
     )
-    made: list[dict[str, Fields]] = [{} for _ in rows.counts]
+    made: list[dict[str, Counts]] = [{} for _ in rows.counts]
     owners, places = np.divmod(keys, kinds)
     for i, place, count, figure in zip(
         owners.tolist(), places.tolist(), counts, figures, strict=True
@@ -164,10 +174,10 @@ def _by_model(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
     for i in wide.tolist():
         own = slice(edges[i], edges[i + 1])
         made[i] = _most_frequent([rows.names[place] for place in places[own]], sums[own])
-    return made
+    return list(made)
 
 
-def _most_frequent(names: list[str], sums: np.ndarray) -> dict[str, Fields]:
+def _most_frequent(names: list[str], sums: np.ndarray) -> dict[str, Counts]:
     """Return the MODELS most frequent versions of a window, and OTHER; sums (names, fields)."""
     order = np.argsort(-sums[:, 0], kind="stable")
     found = {names[place]: sums[place] for place in order[:MODELS].tolist()}
