@@ -44,7 +44,7 @@ class Window(Protocol):
 
     def starts(self, times_us: np.ndarray, after: Closed | None = None, /) -> np.ndarray:
         """Return (n,) int64: the start of each event's window. times_us: (n,) int64, ascending;
-        `after` is the last window that was closed, before all of them, which may go on."""
+        `after` is the last window that was closed, before all of them, which may continue."""
         ...
 
     def closes(self, start_us: int, last_us: int, events: int, /) -> int:

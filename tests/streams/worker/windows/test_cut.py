@@ -1,13 +1,16 @@
 """Sessions, counts and a task's own windows against plain loops over sorted events."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.contract.task import Closed, Count, Session, Task, Window
+from streams.contract.task import Count, Session, Task, Window
 from streams.worker.windows.cut import open_windows
 from streams.worker.windows.tumbling import DeviceWindows, Message, split
 from tests.rig.made_up.tiny_task import task as tiny
@@ -134,25 +137,18 @@ def test_a_count_that_was_closed_takes_no_later_events() -> None:
     assert closing("count", [12, 13], newest=(10, 11))(1e9) == [(12, [12, 13])]
 
 
-def test_an_own_kind_of_windows_is_cut_as_it_says() -> None:
-    class Days:
-        """From each multiple of seven seconds on, of the time since the last closed window."""
-
-        longest_s = 7.0
-
-        def starts(self, times_us: np.ndarray, after: Closed | None = None, /) -> np.ndarray:
-            return np.asarray(times_us // (7 * SECOND) * (7 * SECOND))
-
-        def closes(self, start_us: int, last_us: int, events: int, /) -> int:
-            return start_us + 7 * SECOND
-
-        def end(self, start_us: int, last_us: int, /) -> int:
-            return start_us + 7 * SECOND
-
-    task = replace(tiny, window=Days(), lateness_s=0)
+def test_the_guides_own_kind_of_windows_is_cut_as_it_says() -> None:
+    """Days of the work week, and a weekend."""
+    page = (Path(__file__).parents[4] / "docs/how-to/own-task.md").read_text()
+    (code,) = re.findall(r"```python\n(class Workdays.*?)```", page, re.DOTALL)
+    hour, day = 3600, 86_400
+    names: dict[str, Any] = {"MONDAY_US": 4 * day * SECOND, "DAY_US": day * SECOND}
+    exec(code, names)
+    task = replace(tiny, window=names["Workdays"](), lateness_s=0)
     windows = open_windows(task, -1, None, 0.0)
-    sent(windows, task, 0, [1, 6, 9, 22], 0.0)
+    friday, saturday, sunday, monday = (n * day for n in (8, 9, 10, 11))
+    sent(windows, task, 0, [friday + hour, saturday + hour, sunday + hour, monday + hour], 0.0)
     assert [(start // SECOND, seconds(windows, start)) for start in windows.due(0.0)] == [
-        (0, [1, 6]),
-        (7, [9]),
+        (friday, [friday + hour]),
+        (saturday, [saturday + hour, sunday + hour]),
     ]
