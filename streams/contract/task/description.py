@@ -71,6 +71,8 @@ class Task:
                      window has one report
     lateness_s       how long after its end a window stays open for late events and labels, seconds
     idle_close_s     a silent device's windows are closed after this wall time, seconds
+    answer_by        "device", or "worker": events may come as JSON without an answer, from a device
+                     that has no model, and the worker answers with the version it would serve
     upload           "segment", or "prediction": raw data never leaves the device
     tolerance        regression: answers within it count as agreeing, and as correct
     metric           what candidates are judged by, what starts runs, and what tables show:
@@ -123,6 +125,7 @@ class Task:
     idle_close_s: float = 10.0
     outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
     source: Literal["recorded", "live"] = "recorded"
+    answer_by: Literal["device", "worker"] = "device"
     upload: Literal["segment", "prediction"] = "segment"
     tolerance: float = 0.1
     retrain: float | None = None

@@ -179,6 +179,10 @@ def problem_of(task: Any) -> str | None:
         return f"quantize must be '' or 'int8', not {task.quantize!r}"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
+    if task.answer_by not in ("device", "worker"):
+        return f"answer_by must be 'device' or 'worker', not {task.answer_by!r}"
+    if task.answer_by == "worker" and task.upload != "segment":
+        return "answer_by='worker' needs upload='segment': the worker answers from the readings"
     if task.training.payload not in ("float32", "float16"):
         return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
     if task.training.choice not in ("device", "offered"):

@@ -58,6 +58,7 @@ from streams.worker.commit.work import (
     store_scored,
 )
 from streams.worker.metrics import Metrics
+from streams.worker.scoring.device_models import DeviceModels
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
@@ -96,6 +97,7 @@ class Committer:
         clock: Clock,
         buffer_bytes: int = 512_000_000,
         scores: ScoresForm = "arrow",
+        models: DeviceModels | None = None,
         committed: Callable[[int, int], None] = lambda *_: None,
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
@@ -105,7 +107,7 @@ class Committer:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
         self._labels: dict[int, PartitionState] = {}  # of `labels`: no windows, and no drops
-        self.scorer = BatchScorer(task, teacher, store.revisions)
+        self.scorer = BatchScorer(task, teacher, models or DeviceModels(task), store.revisions)
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
         self._now_us, self._holes = now_us, holes
