@@ -26,10 +26,10 @@ from tidewheel import (
     Outcome,
     Reading,
     Segment,
+    Session,
     Task,
     Time,
     Training,
-    Tumbling,
 )
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ task = Task(
     name="recommendation", version=1, channels=(ITEM, Time("since")), rate_hz=None,
     segment=Segment(samples=CLICKS, hop=1, label_share=0.0, max_gap_s=PAUSE_S),
     classes=ITEMS, metric="top_5", retrain=0.7, build_model=build_model,
-    readings=readings, outcomes=outcomes, devices=devices, window=Tumbling(600), lateness_s=60,
+    readings=readings, outcomes=outcomes, devices=devices,
+    window=Session(PAUSE_S, longest_s=14_400), lateness_s=60,
     training=Training(optimizer="adamw", learning_rate=0.01, label_share=0.0),
 )  # fmt: skip
