@@ -63,11 +63,7 @@ from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import LABELS, SCORES
-from streams.worker.windows.partition import (
-    PartitionState,
-    StorePosition,
-    due_windows,
-)
+from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import Clock, Message, believed_us
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
@@ -116,6 +112,8 @@ class Committer:
         self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
         self._sliding = SlidingSums(task)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
+        self.wanted = asyncio.Event()  # set when the next flush has enough to do
+        self._came = 0  # rows since the last flush
         self.metrics.teacher(self.scorer.teacher)
 
     @property
@@ -213,6 +211,9 @@ class Committer:
                     each.label(found)
             else:
                 state.add_events(self._task, message, found, at_s, believed_us=most, again=again)
+        self._came += message.unsealed
+        if self._came >= FLUSH_ROWS:
+            self.wanted.set()
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""
@@ -247,6 +248,8 @@ class Committer:
             return sum(window.rows for window in work.windows)
 
     def _collect(self, now_s: float) -> CommitWork:
+        self._came = 0
+        self.wanted.clear()
         heard_s = {p: self._clock.listened(p, now_s) for p in self.partitions}
         work = CommitWork(windows=due_windows(self.partitions, heard_s, FLUSH_ROWS))
         for state in self._states:

@@ -20,6 +20,7 @@ from streams.contract.topics import WINDOWS
 from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
+from streams.worker.commit import committer as module
 from streams.worker.commit.messages import publications
 from streams.worker.commit.sliding import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
@@ -309,3 +310,24 @@ def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None
     assert {name: sum(counts.values()) for name, counts in truth[5].items()} == {"fast": 2}
     assert truth[0].get("fast") is None
     assert (len(labelled(store)), len(truth)) == (2, 2)
+
+
+def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_ROWS", 6)
+    log, store = Log(), MemoryStore()
+
+    async def work() -> list[bool]:
+        made, seen = committer(task, log, store), []
+        await made.assign(GroupPosition(0, 0, 0, None))
+        for offset in range(4):
+            log.append(batch("d0", 3 * offset, [3.0 * offset, 1 + 3.0 * offset, 2 + 3.0 * offset]))
+            made.receive(log.incoming(offset), offset, 0.0)
+            seen.append(made.wanted.is_set())
+            if offset == 2:  # also where no window was due
+                await made.flush(0.0)
+                seen.append(made.wanted.is_set())
+        return seen
+
+    assert asyncio.run(work()) == [False, True, True, False, False]
