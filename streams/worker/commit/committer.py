@@ -17,6 +17,8 @@ What a restart does after a crash at the end of each step:
     3  as after 2; the publications are there twice, with the same content and key
     4  acknowledgements are memory only: as after 3
     5  nothing is left to do
+
+Labels of stored events have two steps of their own before these (label_revisions.py).
 """
 
 import asyncio
@@ -39,6 +41,7 @@ from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
 from streams.worker.commit.hole_keeper import HoleKeeper
+from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import (
     Incoming,
     Outgoing,
@@ -110,6 +113,7 @@ class Committer:
         self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
         self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
+        self.late_labels = LabelRevisions(task, store, broker, self._call, now_us, failpoint)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.metrics.teacher(self.scorer.teacher)
 
@@ -138,7 +142,8 @@ class Committer:
         position = await self._call(self._store.position, partition)
         if position.commit:
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._task, rows, self._scores))
+            await publish_all(self._broker, self._publications(rows))
+        await self.late_labels.assigned(partition, position)
         self.scorer.restore(position)
         self.partitions[partition] = await self._state(SCORES, position, at)
         if labels is not None:
@@ -165,6 +170,7 @@ class Committer:
         self._labels.clear()
         self._dead_letters.clear()
         self.scorer.clear()
+        self.late_labels.forget()
         if self._holes is not None:
             self._holes.forget()
         self.metrics.forget_partitions()
@@ -207,6 +213,8 @@ class Committer:
                 self.metrics.teacher(self.scorer.teacher)
             if self._holes is not None:
                 await self._holes.look()
+            for window, revision in (await self.late_labels.revise(self._positions())).items():
+                self.scorer.reported(window, revision)
             work = self._collect(now_s)
             if work:
                 began = time.monotonic()
@@ -219,7 +227,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._task, rows, self._scores)
+                    messages = await self._call(self._publications, rows)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")
@@ -231,6 +239,9 @@ class Committer:
             await self._acknowledge()  # steps 4 and 5
             self._after(work)
             return sum(window.rows for window in work.windows)
+
+    def _publications(self, rows: pa.Table) -> list[Outgoing]:
+        return publications(self._task, rows, self._scores, self._store.name)
 
     def _collect(self, now_s: float) -> CommitWork:
         heard_s = {p: self._clock.listened(p, now_s) for p in self.partitions}
@@ -283,6 +294,7 @@ class Committer:
 
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())
+        self.late_labels.reported(batch.scored)
         for window in work.windows:
             self.partitions[window.partition].seal(window.pieces)
         for partition, piece in work.unbelieved:

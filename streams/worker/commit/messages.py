@@ -44,8 +44,11 @@ class Outgoing:
     headers: Headers
 
 
-def publications(task: Task, rows: pa.Table, form: ScoresForm = "arrow") -> list[Outgoing]:
-    """Return a commit's messages: scores and a report per (device, window, revision)."""
+def publications(
+    task: Task, rows: pa.Table, form: ScoresForm = "arrow", store: str = ""
+) -> list[Outgoing]:
+    """Return a commit's messages: scores and a report per (device, window, revision). store: its
+    name."""
     scores, edges, order = _by_window(rows)
     longest = pc.max(pc.binary_length(scores.column("event_id"))).as_py() or 0
     messages, step = list[Outgoing](), rows_per_message(task, longest, form)
@@ -53,7 +56,7 @@ def publications(task: Task, rows: pa.Table, form: ScoresForm = "arrow") -> list
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
     taught = Taught(scores, task.outputs)
-    reports = window_reports(task, scores, edges, keys, drift)
+    reports = window_reports(task, scores, edges, keys, store, drift)
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
         device, partition = keys.devices[i].encode(), keys.partitions[i]
         headers: Headers = [
