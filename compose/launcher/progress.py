@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from streams.contract.documents import DeviceState
+from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.window_metrics import ERRORS
 from streams.contract.window_metrics import named as window_name
-from streams.fleet.view import FleetView, model_number
+from streams.fleet.view import FleetView
 from streams.fleet.wording import counted, digits, duration, run_progress, short_runs
 
 LINE_S = 5.0

@@ -56,6 +56,12 @@ def release_of(model: str) -> str:
     return model.partition(".")[0]
 
 
+def model_number(model: str) -> int:
+    """The number in a version's name, `3-1f2e3d4c`; -1 where there is none."""
+    head = model.partition("-")[0]
+    return int(head) if head.isdigit() else -1
+
+
 def mean_of(metric: RowMetric, correct: int, error: float, of: int) -> float | None:
     """Return the metric of `of` rows from their counts or sums; None without a row."""
     if not of:

@@ -306,6 +306,27 @@ MUTANTS = [
         "store",
     ),
     _worker(
+        "a label that replaces another counts beside it",
+        "store/late_labels.py",
+        "coalesce(counted.label, own.label) as before",
+        "own.label as before",
+        "commit/test_label_revisions.py",
+    ),
+    _worker(
+        "an event that comes after its label has none in reports",
+        "store/late_labels.py",
+        "if since.labels and upto.events > since.events else []",
+        "if False else []",
+        "commit/test_label_revisions.py",
+    ),
+    _worker(
+        "reports of labels that were stored are not published by the next worker",
+        "commit/label_revisions.py",
+        "if commit := position.commits[REVISED]:",
+        "if commit := 0:",
+        "commit/test_label_revisions.py",
+    ),
+    _worker(
         "labels that come again are stored again",
         "windows/partition.py",
         "known.missing(batch.first, batch.last)",
@@ -415,9 +436,9 @@ MUTANTS = [
     ),
     Mutant(
         "triggers: labels judge nothing where no teacher is asked",
-        "streams/contract/window_report.py",
-        "name: (m.labelled, m.label_error if error else m.correct)",
-        "name: (0, 0)",
+        "streams/contract/window_metrics.py",
+        "return labelled > 0 and labelled >= LABELLED * compared",
+        "return False",
         "tests/federation/controller/test_triggers.py",
     ),
     Mutant(
@@ -465,8 +486,8 @@ MUTANTS = [
     Mutant(
         "canary: reports in other units are added",
         "federation/rollout/window_history.py",
-        "if report.metric != self._metric or report.revision",
-        "if report.revision",
+        "if report.metric != self._metric or not",
+        "if not",
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
@@ -485,8 +506,8 @@ MUTANTS = [
     ),
     Mutant(
         "view: a report that comes again counts again",
-        "streams/fleet/agreement.py",
-        "if (self._names[row] == name).any():",
+        "streams/fleet/seen.py",
+        "if number in names:",
         "if False:",
         "tests/streams/fleet",
     ),

@@ -17,6 +17,8 @@ What a restart does after a crash at the end of each step:
     3  as after 2; the publications are there twice, with the same content and key
     4  acknowledgements are memory only: as after 3
     5  nothing is left to do
+
+Labels of stored events have two steps of their own before these (label_revisions.py).
 """
 
 import asyncio
@@ -39,6 +41,7 @@ from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
 from streams.worker.commit.hole_keeper import HoleKeeper
+from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import (
     Incoming,
     Outgoing,
@@ -111,6 +114,7 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, "flush")
         self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
         self._sliding = SlidingSums(task)
+        self.late_labels = LabelRevisions(task, store, broker, self._call, now_us, failpoint)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.wanted = asyncio.Event()  # set when the next flush has enough to do
         self._came = 0  # rows since the last flush
@@ -143,6 +147,7 @@ class Committer:
             await self._call(self._restore_sliding, partition)
             rows = await self._call(self._store.rows_of, partition, position.commit)
             await publish_all(self._broker, self._publications(rows))
+        await self.late_labels.assigned(partition, position)
         self.scorer.restore(position)
         self.partitions[partition] = await self._state(SCORES, position, at)
         if labels is not None:
@@ -164,7 +169,7 @@ class Committer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
     def _publications(self, rows: pa.Table) -> list[Outgoing]:
-        return publications(self._task, rows, self._scores, self._sliding)
+        return publications(self._task, rows, self._scores, self._store.name, self._sliding)
 
     def _restore_sliding(self, partition: int) -> None:
         if kept_us := self._sliding.kept_us:
@@ -177,6 +182,7 @@ class Committer:
         self._dead_letters.clear()
         self.scorer.clear()
         self._sliding.forget()
+        self.late_labels.forget()
         if self._holes is not None:
             self._holes.forget()
         self.metrics.forget_partitions()
@@ -222,6 +228,8 @@ class Committer:
                 self.metrics.teacher(self.scorer.teacher)
             if self._holes is not None:
                 await self._holes.look()
+            for window, revision in (await self.late_labels.revise(self._positions())).items():
+                self.scorer.reported(window, revision)
             work = self._collect(now_s)
             if work:
                 began = time.monotonic()
@@ -300,6 +308,7 @@ class Committer:
 
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())
+        self.late_labels.reported(batch.scored)
         for window in work.windows:
             self.partitions[window.partition].seal(window.pieces)
         for partition, piece in work.unbelieved:

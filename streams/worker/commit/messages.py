@@ -51,10 +51,14 @@ class Outgoing:
 
 
 def publications(
-    task: Task, rows: pa.Table, form: ScoresForm = "arrow", sliding: SlidingSums | None = None
+    task: Task,
+    rows: pa.Table,
+    form: ScoresForm = "arrow",
+    store: str = "",
+    sliding: SlidingSums | None = None,
 ) -> list[Outgoing]:
-    """Return a commit's messages: scores and a report per (device, window, revision). sliding: the
-    devices' last windows, to which those of the commit are added."""
+    """Return a commit's messages: scores and a report per (device, window, revision). store: its
+    name; sliding: the devices' last windows, to which those of the commit are added."""
     scores, edges, order = _by_window(rows)
     longest = pc.max(pc.binary_length(scores.column("event_id"))).as_py() or 0
     messages, step = list[Outgoing](), rows_per_message(task, longest, form)
@@ -62,7 +66,7 @@ def publications(
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
     taught = Taught(scores, task.outputs)
-    reports = window_reports(task, scores, edges, keys, drift, sliding or SlidingSums(task))
+    reports = window_reports(task, scores, edges, keys, store, drift, sliding=sliding)
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
         device, partition = keys.devices[i].encode(), keys.partitions[i]
         headers: Headers = [

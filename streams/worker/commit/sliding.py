@@ -8,11 +8,12 @@ window has none.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from streams.contract.task import Sliding, Task
+from streams.contract.window_report import NUMBERS
 
-Counts = Mapping[str, float]  # the fields of a ModelWindow
-ByModel = Mapping[str, Counts]
+ByModel = Mapping[str, Mapping[str, Any]]  # the fields of a ModelWindow
 
 
 @dataclass
@@ -37,6 +38,8 @@ class SlidingSums:
         models: Sequence[ByModel],
     ) -> None:  # fmt: skip
         """Add the counts of windows' revisions; one that is there already is not added again."""
+        if not self.length_us:
+            return
         for device, start, revision, found in zip(devices, starts, revisions, models, strict=True):
             own = self._windows.setdefault(device, {})
             own[start, revision] = found
@@ -44,17 +47,18 @@ class SlidingSums:
             for old in [key for key in own if key[0] <= oldest]:
                 del own[old]
 
-    def of(self, device: str, start: int) -> dict[str, Counts]:
+    def of(self, device: str, start: int) -> dict[str, dict[str, Any]]:
         """Return the sums by version of the windows up to the one that starts at `start`."""
         own = self._windows.get(device, {})
         if not own or start <= max(own)[0] - self.length_us:
             return {}
-        sums: dict[str, Counts] = {}
+        sums: dict[str, dict[str, Any]] = {}
         for (window, _), models in sorted(own.items(), key=lambda item: item[0]):
             if start - self.length_us < window <= start:
                 for model, counts in models.items():
-                    before = sums.get(model, {})
-                    sums[model] = {n: value + before.get(n, 0) for n, value in counts.items()}
+                    total = sums.setdefault(model, dict.fromkeys(NUMBERS, 0))
+                    for name in NUMBERS:
+                        total[name] += counts[name]
         return sums
 
     def forget(self) -> None:

@@ -138,9 +138,13 @@ class BatchScorer:
         """Count the reports of these windows, after they were stored and published."""
         for one in scored:
             device, start = one.window.device, one.window.start
-            self._reports[device, start] = one.revision + 1
-            self._reports.move_to_end((device, start))
+            self.reported((device, start), one.revision)
             newest = positions[one.window.partition].newest
             newest[device] = max(newest.get(device, -1), start)
-        while len(self._reports) > RECENT:
+
+    def reported(self, window: tuple[str, int], revision: int) -> None:
+        """Note the last report of a window (device, start)."""
+        self._reports[window] = revision + 1
+        self._reports.move_to_end(window)
+        if len(self._reports) > RECENT:
             self._reports.popitem(last=False)

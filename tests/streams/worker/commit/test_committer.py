@@ -185,7 +185,7 @@ def check_publications(of: Task, log: Log, store: MemoryStore) -> None:
     wanted = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
         for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
-        for m in publications(of, store.rows_of(0, commit), sliding=sums)
+        for m in publications(of, store.rows_of(0, commit), store=store.name, sliding=sums)
     }
     found = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
@@ -291,9 +291,9 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     part = report.models["1-aaaaaaaa"]
     assert (part.compared, part.labelled) == (0, 1)  # neither agreement nor a lack of it
     [label] = [row["label"] for row in store.tables[SCORES].to_pylist() if row["label"]]
-    [(name, told)] = report.classes.items()  # by the true label's class
-    assert (task.classes.index(name), told.events) == (int(label[0]), 1)
-    assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
+    name, judged = task.classes[int(label[0])], report.judgement("1-aaaaaaaa")
+    assert (part.classes, judged.taught) == ({}, {})
+    assert (judged.by_labels, judged.sums) == (True, {name: (1, part.correct)})
 
 
 def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None:
@@ -306,7 +306,11 @@ def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None
     found = [
         WindowReport.decode(sent.value) for sent in log.published if sent.topic.endswith(WINDOWS)
     ]
-    truth = {report.window_us // SECOND: report.truth for report in found}  # some twice
+    truth = {
+        report.window_us // SECOND: report.models["1-aaaaaaaa"].truth
+        for report in found  # some twice
+        if report.revision == 0
+    }
     assert {name: sum(counts.values()) for name, counts in truth[5].items()} == {"fast": 2}
     assert truth[0].get("fast") is None
     assert (len(labelled(store)), len(truth)) == (2, 2)
