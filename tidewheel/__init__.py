@@ -25,6 +25,12 @@ Describe what is learned
     Metric      a figure of merit of your own, for `Task.metric`
     OnnxFile    a graph that was trained elsewhere, for `Task.build_model` and `build_teacher`
 
+Add code of your own, in a task file or by a package's entry points
+    Strategy        how updates become one model (Move: one device's update)
+    MetricFunction  how good outputs are
+    Source          where readings come from
+    Sink            what a batch job's rows are loaded into
+
 Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
     EventBatch      consecutive events of one device, in the columns of `event_schema`
@@ -78,6 +84,7 @@ if TYPE_CHECKING:
         Training,
         load_task,
     )
+    from streams.contract.task.extensions import MetricFunction, Move, Sink, Source, Strategy
     from tidewheel.batch import Manifest, read_output, score
 
 __all__ = [
@@ -91,12 +98,17 @@ __all__ = [
     "MalformedRecord",
     "Manifest",
     "Metric",
+    "MetricFunction",
+    "Move",
     "OnnxFile",
     "Outcome",
     "Privacy",
     "Reading",
     "Readings",
     "Segment",
+    "Sink",
+    "Source",
+    "Strategy",
     "Task",
     "TaskError",
     "TidewheelError",
@@ -121,6 +133,9 @@ _PLACES = {
     ),
     "Drop": "streams.contract.events.messages",
     "LabelBatch": "streams.contract.events.labels",
+    **dict.fromkeys(
+        ("MetricFunction", "Move", "Sink", "Source", "Strategy"), "streams.contract.task.extensions"
+    ),
     **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
     **dict.fromkeys(("Manifest", "read_output", "score"), "tidewheel.batch"),
 }

@@ -29,6 +29,7 @@ SECTIONS = {
         "Task", "Segment", "Device", "Reading", "Readings", "Category", "Time", "Answered",
         "Outcome", "Metric", "Training", "Privacy", "OnnxFile",
     ),
+    "Add your own code": ("Strategy", "Move", "MetricFunction", "Source", "Sink"),
     "Read and write what flows": (
         "read_scores", "EventBatch", "Drop", "LabelBatch", "event_schema", "encode_events",
         "decode_events", "load_task",
@@ -79,6 +80,8 @@ def signature(name: str, found: Any) -> str:
         return f"class {name}({found.__base__.__name__})"
     if hasattr(found, "model_fields"):  # a document: its fields
         return "\n    ".join(textwrap.wrap(f"class {name}: {', '.join(found.model_fields)}", WIDTH))
+    if getattr(found, "_is_protocol", False):
+        return protocol(name, found)
     about, arguments = inspect.signature(found), []
     for each in about.parameters.values():
         if each.kind is each.KEYWORD_ONLY and "*" not in arguments:
@@ -90,6 +93,23 @@ def signature(name: str, found: Any) -> str:
     line = f"{word} {name}({', '.join(arguments)}){end}"
     lines = textwrap.wrap(line.replace(": ", ":\0").replace(" = ", "\0=\0"), WIDTH)
     return "\n    ".join(lines).replace("\0", " ")
+
+
+def protocol(name: str, found: type) -> str:
+    """Return a Protocol's attributes and methods."""
+    lines = [f"class {name}(Protocol):"]
+    lines += [
+        f"    {each}: {getattr(of, '__name__', of)}"
+        for each, of in inspect.get_annotations(found).items()
+    ]
+    for method in (each for each in vars(found).values() if inspect.isfunction(each)):
+        if method.__name__.startswith("_") and method.__name__ != "__call__":
+            continue
+        about = inspect.signature(method)
+        given = ", ".join(argument(each) for each in about.parameters.values())
+        back = PLACE.sub("", _named(about.return_annotation))
+        lines.append(f"    def {method.__name__}({given}) -> {back}")
+    return "\n".join(lines)
 
 
 def page() -> str:
