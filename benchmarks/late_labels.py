@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.frame import MB, Bench, main
+from benchmarks.frame import MB, Bench, Cell, main
 from streams.contract.task import Tumbling, load_task
 from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import Outgoing
@@ -32,7 +32,7 @@ from streams.worker.windows.partition import StorePosition
 
 DAYS, A_DAY, DEVICES, FLUSH = 365, 10_000, 1000, 10_000
 START_US, HOUR_US = 19_700 * DAY_US, 3_600_000_000
-TASK = replace(load_task("hapt"), window=Tumbling(3600))
+TASK = replace(load_task("streams.tasks.har:task"), window=Tumbling(3600))
 
 
 def fill(store: DeltaStore, days: int) -> None:
@@ -121,7 +121,7 @@ def measure(bench: Bench) -> None:
             store, dice.choice(days * A_DAY, 100_000, replace=False).tolist(), "order"
         ),
     }
-    rows = list[list[Cell]]()
+    rows: list[list[Cell]] = []
     for name, send in parts.items():
         send()
         before, peak, ended = resident(), [0], threading.Event()

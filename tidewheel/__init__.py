@@ -27,6 +27,12 @@ Describe what is learned
     Tumbling    windows of a fixed length; also Session, Count, Sliding, and Window: what all of
                 them are, for one of your own
 
+Add code of your own, in a task file or by a package's entry points
+    Strategy        how updates become one model (Move: one device's update)
+    MetricFunction  how good outputs are
+    Source          where readings come from
+    Sink            what a batch job's rows are loaded into
+
 Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
     EventBatch      consecutive events of one device, in the columns of `event_schema`
@@ -86,6 +92,7 @@ if TYPE_CHECKING:
         Window,
         load_task,
     )
+    from streams.contract.task.extensions import MetricFunction, Move, Sink, Source, Strategy
     from tidewheel.batch import Manifest, read_output, score
 
 __all__ = [
@@ -101,6 +108,8 @@ __all__ = [
     "MalformedRecord",
     "Manifest",
     "Metric",
+    "MetricFunction",
+    "Move",
     "OnnxFile",
     "Outcome",
     "Privacy",
@@ -108,7 +117,10 @@ __all__ = [
     "Readings",
     "Segment",
     "Session",
+    "Sink",
     "Sliding",
+    "Source",
+    "Strategy",
     "Task",
     "TaskError",
     "TidewheelError",
@@ -135,6 +147,9 @@ _PLACES = {
     ),
     "Drop": "streams.contract.events.messages",
     "LabelBatch": "streams.contract.events.labels",
+    **dict.fromkeys(
+        ("MetricFunction", "Move", "Sink", "Source", "Strategy"), "streams.contract.task.extensions"
+    ),
     **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
     **dict.fromkeys(("Manifest", "read_output", "score"), "tidewheel.batch"),
 }

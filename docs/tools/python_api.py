@@ -30,6 +30,7 @@ SECTIONS = {
         "Outcome", "Metric", "Tumbling", "Session", "Count", "Sliding", "Window", "Closed",
         "Training", "Privacy", "OnnxFile",
     ),
+    "Add your own code": ("Strategy", "Move", "MetricFunction", "Source", "Sink"),
     "Read and write what flows": (
         "read_scores", "EventBatch", "Drop", "LabelBatch", "event_schema", "encode_events",
         "decode_events", "load_task",
@@ -81,7 +82,9 @@ def signature(name: str, found: Any) -> str:
     if hasattr(found, "model_fields"):  # a document: its fields
         return "\n    ".join(textwrap.wrap(f"class {name}: {', '.join(found.model_fields)}", WIDTH))
     if getattr(found, "_is_protocol", False):
-        return f"class {name}(Protocol)"
+        attributes = inspect.get_annotations(found).items()
+        lines = [f"    {each}: {getattr(of, '__name__', of)}" for each, of in attributes]
+        return "\n".join([f"class {name}(Protocol)", *lines])
     about, arguments = inspect.signature(found), []
     for each in about.parameters.values():
         if each.kind is each.KEYWORD_ONLY and "*" not in arguments:
@@ -99,7 +102,7 @@ def methods(protocol: type) -> str:
     """Return how the methods of a Protocol are called, and what they return."""
     parts = []
     for name, found in vars(protocol).items():
-        if inspect.isfunction(found) and not name.startswith("_"):
+        if inspect.isfunction(found) and (name == "__call__" or not name.startswith("_")):
             about = described(found.__doc__ or "")
             parts.append(f"\n\n```python\n{signature(name, found)}\n```\n\n{about}")
     return "".join(parts)

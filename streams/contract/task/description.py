@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from streams.contract.errors import TaskError
-from streams.contract.task.metrics import among, top
+from streams.contract.task.metrics import among, installed, top
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import (
     EVEN,
@@ -137,6 +137,7 @@ class Task:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", installed(self.metric))
         problem = problem_of(self)
         if problem:
             raise TaskError(f"task {self.name!r}: {problem}")
