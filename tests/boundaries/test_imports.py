@@ -299,11 +299,13 @@ SEAMS = {  # library: the modules that import it
     "adbc_driver_postgresql": "streams.batch.sinks.tables",
     "fsspec": "streams.runtime.object_store streams.batch.sources.places",
     "opentelemetry": "streams.runtime.tracing",
+    "mlflow": "federation.controller.tracking",
     "opacus": "federation.aggregation.privacy",
     "paho": "edge_client.sources.mqtt",
     "pickle": "streams.tasks.hapt",
     "duckdb": "streams.batch.sinks.tables streams.batch.sources.selection compose.cli.views "
-    f"{WORKER}.store.retention {WORKER}.store.position {WORKER}.store.query {WORKER}.store.late_labels examples.batch.demo",
+    f"{WORKER}.store.retention {WORKER}.store.position {WORKER}.store.query "
+    f"{WORKER}.store.late_labels examples.batch.demo",
 }
 
 
