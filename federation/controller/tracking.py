@@ -19,6 +19,7 @@ import os
 import re
 import threading
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 from streams.contract.decisions import Decision
@@ -61,6 +62,7 @@ class Tracker(threading.Thread):
         self._steps: deque[RoundEvent | Decision] = deque(maxlen=WAITING)
         self._news, self._ending = threading.Event(), threading.Event()
         self._updates: Counter[str] = Counter()  # of the present round
+        self._known: dict[tuple[str, str], str] = {}  # runs by a tag
 
     def take(self, step: RoundEvent | Decision) -> None:
         """Have a step written, at once or when the server answers again."""
@@ -104,50 +106,67 @@ class Tracker(threading.Thread):
 
     def _write(self, step: RoundEvent | Decision) -> None:
         if isinstance(step, Decision):
-            if step.model and (made := self._find(model=step.model)):
-                self._tag(made, release=step.kind, release_reason=step.reason)
+            if step.model and (made := self._find("model", step.model)):
+                self._log(made, {"release": step.kind, "release_reason": step.reason}, {}, step)
             return
         if step.kind in OF_UPDATES:
             self._updates[step.kind] += 1
-        if step.kind in ("asked", "requested", "invited") or not step.run:
+        if step.kind in (*OF_UPDATES, "asked", "requested", "invited") or not step.run:
             return
-        run, at_ms = self._run_of(step), step.time_us // 1000
-        figures = dict(step.metrics)
-        if step.kind in ("aggregated", "rejected"):
+        run, tags, figures = self._run_of(step), dict[str, str](), dict(step.metrics)
+        if step.kind == "aggregated":
             figures |= {name: float(self._updates.pop(name, 0)) for name in OF_UPDATES}
         if step.kind in ("promoted", "rejected"):
-            self._tag(run, outcome=step.kind, reason=step.reason, metric=step.metric)
-        if step.kind == "promoted":
-            base = self._find(model=step.base) or ""
-            self._tag(run, model=step.model or "", base=step.base, base_run=base)
-        for name, value in figures.items() if step.kind not in OF_UPDATES else ():
-            self._client.log_metric(run, NOT_IN_NAMES.sub("_", name), value, at_ms, step.round)
+            tags = {"outcome": step.kind, "reason": step.reason, "metric": step.metric}
+        if step.kind == "promoted" and step.model:
+            base = self._find("model", step.base) or ""
+            tags |= {"model": step.model, "base": step.base, "base_run": base}
+            self._known["model", step.model] = run
+        self._log(run, tags, figures, step)
         if step.kind == "finished":
             status = "FAILED" if step.reason else "FINISHED"
-            self._client.set_terminated(run, status, at_ms)
+            self._client.set_terminated(run, status, step.time_us // 1000)
+
+    def _log(
+        self,
+        run: str,
+        tags: Mapping[str, str],
+        figures: Mapping[str, float],
+        step: RoundEvent | Decision,
+    ) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        at_ms, number = step.time_us // 1000, getattr(step, "round", 0)
+        points = [
+            Metric(NOT_IN_NAMES.sub("_", name), value, at_ms, number)
+            for name, value in figures.items()
+        ]
+        named = [RunTag(f"tidewheel.{name}", value[:5000]) for name, value in tags.items() if value]
+        if points or named:
+            self._client.log_batch(run, points, tags=named)
 
     def _run_of(self, step: RoundEvent) -> str:
         """Return the MLflow run of a federated one; make it if it is new."""
-        if found := self._find(run=step.run):
+        if found := self._find("run", step.run):
             return found
         tags = {"mlflow.runName": f"run {step.run}", "tidewheel.run": step.run}
         if step.resumed_from:
             tags["tidewheel.resumed_from"] = step.resumed_from
         made = self._client.create_run(self._experiment, step.time_us // 1000, tags)
+        self._known["run", step.run] = str(made.info.run_id)
         return str(made.info.run_id)
 
-    def _find(self, **tag: str) -> str | None:
-        """Return the run with a tag `tidewheel.<name>`."""
+    def _find(self, name: str, text: str) -> str | None:
+        """Return the run whose tag `tidewheel.<name>` is `text`."""
         if not self._experiment:
             known = self._client.get_experiment_by_name(self._experiment_name)
             made = self._client.create_experiment
             self._experiment = known.experiment_id if known else made(self._experiment_name)
-        [(name, value)] = ((name, value.replace("'", "")) for name, value in tag.items())
-        wanted = f"tags.`tidewheel.{name}` = '{value}'"
-        found = self._client.search_runs([self._experiment], wanted, max_results=1)
-        return found[0].info.run_id if found else None
-
-    def _tag(self, run: str, **tags: str) -> None:
-        for name, value in tags.items():
-            if value:
-                self._client.set_tag(run, f"tidewheel.{name}", value[:5000])
+        if (name, text) not in self._known:
+            quoted = text.replace("'", "")
+            wanted = f"tags.`tidewheel.{name}` = '{quoted}'"
+            found = self._client.search_runs([self._experiment], wanted, max_results=1)
+            if not found:
+                return None
+            self._known[name, text] = found[0].info.run_id
+        return self._known[name, text]

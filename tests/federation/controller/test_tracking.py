@@ -38,7 +38,6 @@ def port() -> int:
 def uri(
     request: pytest.FixtureRequest, tmp_path: Path, port: int, monkeypatch: Any
 ) -> Iterator[str]:
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     if request.param == "file":
         yield (tmp_path / "runs").as_uri()
         return
@@ -160,6 +159,11 @@ def test_what_is_not_written_at_the_end_is_counted(
     until(lambda: len(caplog.records) > 0, "it is said")
     tracker.stop()
     assert f"{len(steps)} steps were not written" in caplog.records[-1].getMessage()
+
+
+def test_an_address_of_another_kind_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError, match=r"^--mlflow nowhere://x: [^\n]+$"):
+        Tracker("nowhere://x", tiny)
 
 
 def test_a_password_in_the_address_is_refused() -> None:

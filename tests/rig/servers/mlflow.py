@@ -1,5 +1,7 @@
 """A real MLflow server, from the virtualenv of the tests' servers."""
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     command += ["--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     with (folder / "log").open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=folder, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + START_S
         while True:
@@ -34,5 +38,5 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.terminate()  # its worker ends with it
-        server.wait(20)
+        os.killpg(server.pid, signal.SIGKILL)  # its workers, too
+        server.wait()
