@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.frame import MB, Bench, Cell, main
-from streams.contract.task import load_task
+from streams.contract.task import Tumbling, load_task
 from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import Outgoing
 from streams.worker.scoring.rows import DAY_US, store_schema
@@ -32,7 +32,7 @@ from streams.worker.windows.partition import StorePosition
 
 DAYS, A_DAY, DEVICES, FLUSH = 365, 10_000, 1000, 10_000
 START_US, HOUR_US = 19_700 * DAY_US, 3_600_000_000
-TASK = replace(load_task("streams.tasks.har:task"), window_s=3600)
+TASK = replace(load_task("streams.tasks.har:task"), window=Tumbling(3600))
 
 
 def fill(store: DeltaStore, days: int) -> None:

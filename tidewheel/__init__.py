@@ -24,6 +24,8 @@ Describe what is learned
     Outcome     what `Task.outcomes` yields: a true label that is known later
     Metric      a figure of merit of your own, for `Task.metric`
     OnnxFile    a graph that was trained elsewhere, for `Task.build_model` and `build_teacher`
+    Tumbling    windows of a fixed length; also Session, Count, Sliding, and Window: what all of
+                them are, for one of your own
 
 Add code of your own, in a task file or by a package's entry points
     Strategy        how updates become one model (Move: one device's update)
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     from streams.contract.task import (
         Answered,
         Category,
+        Closed,
+        Count,
         Device,
         Metric,
         OnnxFile,
@@ -79,9 +83,13 @@ if TYPE_CHECKING:
         Reading,
         Readings,
         Segment,
+        Session,
+        Sliding,
         Task,
         Time,
         Training,
+        Tumbling,
+        Window,
         load_task,
     )
     from streams.contract.task.extensions import MetricFunction, Move, Sink, Source, Strategy
@@ -91,6 +99,8 @@ __all__ = [
     "Answered",
     "BrokerUnavailable",
     "Category",
+    "Closed",
+    "Count",
     "Device",
     "Drop",
     "EventBatch",
@@ -106,7 +116,9 @@ __all__ = [
     "Reading",
     "Readings",
     "Segment",
+    "Session",
     "Sink",
+    "Sliding",
     "Source",
     "Strategy",
     "Task",
@@ -114,7 +126,9 @@ __all__ = [
     "TidewheelError",
     "Time",
     "Training",
+    "Tumbling",
     "UsageError",
+    "Window",
     "decode_events",
     "encode_events",
     "event_schema",

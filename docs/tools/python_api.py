@@ -27,7 +27,8 @@ task file. Examples import what they use from `tidewheel`. This page is generate
 SECTIONS = {
     "Describe what is learned": (
         "Task", "Segment", "Device", "Reading", "Readings", "Category", "Time", "Answered",
-        "Outcome", "Metric", "Training", "Privacy", "OnnxFile",
+        "Outcome", "Metric", "Tumbling", "Session", "Count", "Sliding", "Window", "Closed",
+        "Training", "Privacy", "OnnxFile",
     ),
     "Add your own code": ("Strategy", "Move", "MetricFunction", "Source", "Sink"),
     "Read and write what flows": (
@@ -81,7 +82,9 @@ def signature(name: str, found: Any) -> str:
     if hasattr(found, "model_fields"):  # a document: its fields
         return "\n    ".join(textwrap.wrap(f"class {name}: {', '.join(found.model_fields)}", WIDTH))
     if getattr(found, "_is_protocol", False):
-        return protocol(name, found)
+        attributes = inspect.get_annotations(found).items()
+        lines = [f"    {each}: {getattr(of, '__name__', of)}" for each, of in attributes]
+        return "\n".join([f"class {name}(Protocol)", *lines])
     about, arguments = inspect.signature(found), []
     for each in about.parameters.values():
         if each.kind is each.KEYWORD_ONLY and "*" not in arguments:
@@ -95,21 +98,14 @@ def signature(name: str, found: Any) -> str:
     return "\n    ".join(lines).replace("\0", " ")
 
 
-def protocol(name: str, found: type) -> str:
-    """Return a Protocol's attributes and methods."""
-    lines = [f"class {name}(Protocol):"]
-    lines += [
-        f"    {each}: {getattr(of, '__name__', of)}"
-        for each, of in inspect.get_annotations(found).items()
-    ]
-    for method in (each for each in vars(found).values() if inspect.isfunction(each)):
-        if method.__name__.startswith("_") and method.__name__ != "__call__":
-            continue
-        about = inspect.signature(method)
-        given = ", ".join(argument(each) for each in about.parameters.values())
-        back = PLACE.sub("", _named(about.return_annotation))
-        lines.append(f"    def {method.__name__}({given}) -> {back}")
-    return "\n".join(lines)
+def methods(protocol: type) -> str:
+    """Return how the methods of a Protocol are called, and what they return."""
+    parts = []
+    for name, found in vars(protocol).items():
+        if inspect.isfunction(found) and (name == "__call__" or not name.startswith("_")):
+            about = described(found.__doc__ or "")
+            parts.append(f"\n\n```python\n{signature(name, found)}\n```\n\n{about}")
+    return "".join(parts)
 
 
 def page() -> str:
@@ -121,6 +117,7 @@ def page() -> str:
             found = getattr(tidewheel, name)
             parts.append(f"### {name}\n```python\n{signature(name, found)}\n```\n")
             about = described(found.__doc__ or "")
+            about += methods(found) if getattr(found, "_is_protocol", False) else ""
             error = isinstance(found, type) and issubclass(found, BaseException)
             parts.append((about.partition("\n\n```python")[0] if error else about) + "\n")
     return "\n".join(parts)

@@ -27,7 +27,7 @@ Figure = Annotated[float, Field(allow_inf_nan=False)]
 class Document(BaseModel):
     """A frozen JSON document."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()

@@ -121,9 +121,11 @@ class WindowReport(Document):
     The counts of a window's revisions add up. `late`: the rows came after the first report. A
     revision without events has what labels add that came later; its counts may be negative, where a
     label replaces another. `metric`: what windows tell of `Task.metric`
-    (streams.contract.window_metrics). `drift` covers the device's last windows up to this one, None
-    if the teacher's artifact has no reference, or without events. `store`, `partition`, `commit`:
-    which of a store's commits the report is of (streams.fleet.seen).
+    (streams.contract.window_metrics). `sliding`: of Sliding windows, the sums of `models` over the
+    last `length_s` up to this window, as far as reported then. `drift` covers the device's last
+    windows up to this one, None if the teacher's artifact has no reference, or without events.
+    `store`, `partition`, `commit`: which of a store's commits the report is of
+    (streams.fleet.seen).
     """
 
     task: str
@@ -134,6 +136,7 @@ class WindowReport(Document):
     events: Count
     teacher_model: str
     models: dict[str, ModelWindow]
+    sliding: dict[str, ModelWindow] = {}
     metric: WindowMetric = "accuracy"
     late: bool = False
     store: str = ""

@@ -84,6 +84,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             now_us=lambda: time.time_ns() // 1000,
             buffer_bytes=settings.buffer_bytes,
             scores=settings.scores,
+            models=offers.models,
             committed=upkeep.committed,
             clock=listening,
             holes=HoleKeeper(
@@ -251,6 +252,7 @@ class Worker:
             await self._app.wait(self._stop.wait())
         finally:
             self._stop.set()
+            self._committer.wanted.set()
             await flushing
             await self._end()
         failure = self._failure or self._app.crash_reason
@@ -277,9 +279,9 @@ class Worker:
             self._wake()
             self._measure_lag()
             with contextlib.suppress(TimeoutError):
-                pause = max(0.01, self._settings.flush_s - took)
-                pause = 0.01 if self._committer.behind else pause
-                await asyncio.wait_for(self._stop.wait(), pause)
+                hurry = self._committer.behind or self._stop.is_set()
+                pause = 0.01 if hurry else max(0.01, self._settings.flush_s - took)
+                await asyncio.wait_for(self._committer.wanted.wait(), pause)
 
     def _measure_lag(self) -> None:
         """Update the lag metrics, from the partition ends in Faust's fetches."""

@@ -1,6 +1,6 @@
 """What faust-streaming 0.15.3 and aiokafka 0.14 need before a worker can use them.
 
-Faust's driver for librdkafka, `confluent`, has no headers, TLS, SASL or static membership.
+Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decision 31.
 
 1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
    streams.kafka.patches. Its parser is compiled and cannot be changed: where it fails in a batch,

@@ -251,15 +251,29 @@ MUTANTS = [
     _worker(
         "lateness is ignored",
         "windows/tumbling.py",
-        " - task.lateness_us",
+        " - self.task.lateness_us",
         "",
         "windows",
     ),
     _worker(
         "a silent device's windows stay open",
         "windows/tumbling.py",
-        "if now_s - self.heard_s >= task.idle_close_s:",
+        "if now_s - self.heard_s >= self.task.idle_close_s:",
         "if False:",
+        "windows",
+    ),
+    _worker(
+        "a session that silence closed does not continue",
+        "windows/cut.py",
+        "window.starts(times[late:], closed)",
+        "window.starts(times[late:])",
+        "windows",
+    ),
+    _worker(
+        "a late event of the last closed session begins another",
+        "windows/cut.py",
+        "np.full(late - older, closed.start_us)",
+        "window.starts(times[older:late]) if late > older else times[:0]",
         "windows",
     ),
     _worker(

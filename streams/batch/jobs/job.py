@@ -1,10 +1,11 @@
 """A job from its submission to its manifest, in numbered steps:
 
 1. model.twa and specification.json are written: the job is Submitted
-2. the input is hashed and cut, plan.json is written: the job is InProgress
+2. the input is cut, plan.json is written: the job is InProgress. Tables are hashed meanwhile
 3. of a shard: an attempt is counted
 4. of a shard: its output file is written and renamed
-5. of a shard: its counts are written; the shard is Completed, or Scored where it is to be loaded
+5. of a shard: when plan.json has the sums of all files, its counts are written; the shard is
+   Completed, or Scored where it is to be loaded
 6. of a shard: its rows are loaded into the database, or put as an object
 7. of a shard: it is Completed, and its file is removed
 8. the sums are compared, the manifest is written
@@ -42,7 +43,7 @@ from streams.batch.sinks.output import open_sink
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
-from streams.batch.sources.windows import ShardRows, plan_windows
+from streams.batch.sources.windows import ShardRows
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -96,7 +97,7 @@ class Job:
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
             return manifest_of(self.folder)
         self.plan = plan or Plan(files=[], shards=[])
-        found = self._run(planned=plan is not None)
+        found = self._run(planned=plan is not None and plan.summed)
         try:
             write_report(self.folder)
         except (TidewheelError, OSError) as exc:
@@ -117,7 +118,8 @@ class Job:
                 schema = output_fields(self.task, self.specification, self.plan.files[0])
                 self._again(partial(self.sink.prepare, schema), "the output")
             processes = self._asked.processes
-            with closing(Scorers(self.folder, own, processes, self.lock)) as scorers:
+            scorers = Scorers(self.folder, own, processes, self.lock)
+            with closing(sources), closing(scorers):
                 self._score(sources, scorers)
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
@@ -137,19 +139,23 @@ class Job:
         """Step 2."""
         found, cutter = self.specification, self._cutter()
         self.folder.write_state("Validating")
+        Sources(self.plan).look(range(len(self.plan.files)))
+        for number in range(len(self.plan.shards)):  # of a plan that did not get its sums
+            self._part(number).unlink(missing_ok=True)
         plan = cutter.plan(found.inputs)
         if found.settings.rows == "readings":
             plan = plan_readings(
                 plan, self.task, found.input_format, found.columns, self.folder.folder, self._check
             )
         if found.kind == "teacher":
-            reading, unplaced = ShardRows(self.folder.folder, found, self.task), plan
-            plan = plan_windows(plan, lambda number: reading.keys(unplaced, number))
+            plan = ShardRows(self.folder.folder, found, self.task).place(plan)
         self.plan = plan
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
-        return Sources(plan)
+        sources = Sources(plan)
+        sources.begin([index for index, file in enumerate(plan.files) if not file.sha256])
+        return sources
 
     def _same_sources(self) -> Sources:
         """Return the input of the shards that are missing, after comparing it with the plan."""
@@ -169,9 +175,18 @@ class Job:
             else:
                 self._count(found)
         for number, found, seconds in scorers.score(self.plan, sources, todo, self._attempt):
+            self._settle(sources)
             self._scored(number, found, seconds)
             self._load(number)
             self._count(found)
+        self._settle(sources)
+
+    def _settle(self, sources: Sources) -> None:
+        """Write the sums of the input's files; before, no shard is done."""
+        plan = sources.settled(self._check)
+        if plan is not self.plan:
+            self.plan = plan
+            self.folder.write_plan(plan)
 
     def _count(self, found: Counts) -> None:
         """Add the counts of a shard; raise TidewheelError if too many rows have errors."""

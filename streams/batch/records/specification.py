@@ -279,7 +279,7 @@ class PlannedFile(Named):
     """An input file as it was hashed; `modified` is what its store changes with its content: the
     time of the last change in nanoseconds, or an ETag."""
 
-    sha256: str
+    sha256: str  # "" until it is hashed
     bytes: Count
     modified: str
     rows: Count
@@ -307,6 +307,11 @@ class Plan(Document):
 
     files: list[PlannedFile]
     shards: list[Shard]
+
+    @property
+    def summed(self) -> bool:
+        """Whether all files are hashed; no shard is done before."""
+        return all(file.sha256 for file in self.files)
 
     @property
     def total(self) -> int:

@@ -1,7 +1,9 @@
-"""The plan of a job: every input file hashed and cut into shards, and later compared with it."""
+"""The plan of a job: every input file cut into shards and hashed, and later compared with it. Files
+of lines are hashed as they are cut, tables beside the scoring."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -13,8 +15,10 @@ from streams.batch.sources.text import header_of, rows_in
 from streams.contract.errors import TidewheelError, UsageError
 
 SHARD_ROWS = 100_000  # of Parquet, unless one row group has more
+FIRST_ROWS = 10_000  # of the first shard, twice as many of each next: what is wrong is seen soon
 SHARD_BYTES = 16_000_000  # of CSV and JSON Lines, and what is left of the last line
 HASHED_BYTES = 1_000_000  # at once, which stay in the processor's cache
+LOOK_S = 0.2  # between two looks whether to stop
 
 
 class Stopped(Exception):
@@ -38,7 +42,7 @@ class Cutter:
         for index, file in enumerate(files):
             before = stamp_of(file.name, file.path)
             try:
-                digest, cuts = self._cut(index, file)
+                digest, cuts = self._cut(index, file, len(shards))
             except OSError as exc:
                 raise UsageError(f"{file.name} cannot be read: {exc.strerror or exc}") from exc
             if stamp_of(file.name, file.path) != before:
@@ -55,21 +59,21 @@ class Cutter:
             )
         return Plan(files=planned, shards=shards)
 
-    def _cut(self, index: int, file: Named) -> tuple[str, list[Shard]]:
+    def _cut(self, index: int, file: Named, before: int) -> tuple[str, list[Shard]]:
         if self.kind in KINDS:
-            return hash_file(file.path, self.check), list(self._parts(index, file))
+            return "", list(self._parts(index, file, before))
         digest = hashlib.sha256()
         cuts = self._lines(index, file, digest)
         return digest.hexdigest(), cuts
 
-    def _parts(self, index: int, file: Named) -> Iterator[Shard]:
+    def _parts(self, index: int, file: Named, before: int) -> Iterator[Shard]:
         begin = stop = first = rows = 0
         with opened_input(file) as table:
             parts = table.parts
         for number, size in enumerate(parts):
-            if rows and rows + size > self.shard_rows:
+            if rows and rows + size > min(self.shard_rows, FIRST_ROWS << min(before, 20)):
                 yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
-                first, rows = first + rows, 0
+                first, rows, before = first + rows, 0, before + 1
             begin, stop, rows = begin if rows else number, number + 1, rows + size
         if rows:
             yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
@@ -114,28 +118,79 @@ def hash_file(path: str, check: Callable[[], None]) -> str:
 
 @dataclass
 class Sources:
-    """The planned files as they are now."""
+    """The planned files as they are now; `settled` says when they are known to be the plan's."""
 
     plan: Plan
     stamps: dict[int, Stamp] = field(default_factory=dict)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "hash"))
+    _sums: Future[Plan] | None = None
+    _closed: bool = False
 
-    def verify(self, indexes: set[int], check: Callable[[], None]) -> None:
-        """Hash files of the plan again; raise UsageError for one that was changed or removed."""
+    def begin(self, indexes: Collection[int]) -> None:
+        """Hash files on a thread, to fill in sums or to compare them with the plan's."""
+        self._sums = self._threads.submit(self._hashed, indexes)
+
+    def settled(self, check: Callable[[], None]) -> Plan:
+        """Wait until the files are hashed; return the plan with all sums. Raise TidewheelError for
+        a file that was changed meanwhile, UsageError for one that is not the plan's."""
+        while self._sums is not None:
+            check()
+            if wait([self._sums], LOOK_S).done:
+                self.plan, self._sums = self._sums.result(), None
+        return self.plan
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._threads.shutdown()
+
+    def _hashed(self, indexes: Collection[int]) -> Plan:
+        files = list(self.plan.files)
+        for index in sorted(indexes):
+            digest = self._digest(index, self._go_on)
+            self.check(index)
+            files[index] = files[index].model_copy(update={"sha256": digest})
+        return self.plan if files == self.plan.files else Plan(files=files, shards=self.plan.shards)
+
+    def _go_on(self) -> None:
+        if self._closed:
+            raise Stopped
+
+    def look(self, indexes: Collection[int]) -> None:
+        """Note what files of the plan are now; raise UsageError for one that is removed."""
         for index in sorted(indexes):
             file = self.plan.files[index]
             try:
                 self.stamps[index] = stamp_of(file.name, file.path)
-                digest = hash_file(file.path, check)
-            except (OSError, TidewheelError) as exc:
+            except TidewheelError as exc:
                 raise UsageError(f"the input {file.name} of this job is gone: {exc}") from exc
-            if digest != file.sha256:
-                raise UsageError(
-                    f"the input {file.name} has changed since the job began: "
-                    "put it back, or start another job"
-                )
+
+    def verify(self, indexes: set[int], check: Callable[[], None]) -> None:
+        """Begin to hash files of the plan again, those that were touched at once; raise UsageError
+        for one that was changed or removed."""
+        self.look(indexes)
+        planned = {i: (self.plan.files[i].bytes, self.plan.files[i].modified) for i in indexes}
+        touched = {index for index in indexes if self.stamps[index] != planned[index]}
+        for index in sorted(touched):
+            self._digest(index, check)
+        self.begin(indexes - touched)
+
+    def _digest(self, index: int, check: Callable[[], None]) -> str:
+        """Return a file's sum; raise UsageError if it is not the plan's."""
+        file = self.plan.files[index]
+        try:
+            digest = hash_file(file.path, check)
+        except OSError as exc:
+            raise UsageError(f"{file.name} cannot be read: {exc.strerror or exc}") from exc
+        if file.sha256 and digest != file.sha256:
+            raise UsageError(
+                f"the input {file.name} has changed since the job began: "
+                "put it back, or start another job"
+            )
+        return digest
 
     def check(self, index: int) -> None:
-        """Raise TidewheelError if a file was changed since it was hashed."""
+        """Raise TidewheelError if a file was changed since it was planned."""
         file = self.plan.files[index]
         before = self.stamps.get(index, (file.bytes, file.modified))
         if stamp_of(file.name, file.path) != before:

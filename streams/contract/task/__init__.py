@@ -33,6 +33,7 @@ from streams.contract.task.validation import (
     NAME,
     strategy_problem,
 )
+from streams.contract.task.windows import Closed, Count, Session, Sliding, Tumbling, Window
 
 __all__ = [
     "DEVICE_NAME",
@@ -43,6 +44,8 @@ __all__ = [
     "STRATEGIES",
     "Answered",
     "Category",
+    "Closed",
+    "Count",
     "Device",
     "Metric",
     "OnnxFile",
@@ -52,9 +55,13 @@ __all__ = [
     "Readings",
     "Role",
     "Segment",
+    "Session",
+    "Sliding",
     "Task",
     "Time",
     "Training",
+    "Tumbling",
+    "Window",
     "absolute_reference",
     "check_model",
     "is_local",

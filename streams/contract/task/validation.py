@@ -14,6 +14,7 @@ from streams.contract.task.extensions import choices, extensions
 from streams.contract.task.metrics import NAMES, TOP, top, window_metric
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
+from streams.contract.task.windows import Window
 from streams.contract.window_metrics import ERRORS
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -121,7 +122,7 @@ TASK: Mapping[str, Check] = {
     "rate_hz": number(0, above=True, optional=True), "segment": of(Segment),
     "build_model": builds, "readings": function, "devices": function,
     "build_teacher": perhaps, "augment": perhaps,
-    "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
+    "outcomes": perhaps, "window": of(Window), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE,
     "tolerance": SECONDS,
     "retrain": number(0, optional=True),
@@ -179,6 +180,10 @@ def problem_of(task: Any) -> str | None:
         return f"quantize must be '' or 'int8', not {task.quantize!r}"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
+    if task.answer_by not in ("device", "worker"):
+        return f"answer_by must be 'device' or 'worker', not {task.answer_by!r}"
+    if task.answer_by == "worker" and task.upload != "segment":
+        return "answer_by='worker' needs upload='segment': the worker answers from the readings"
     if task.training.payload not in ("float32", "float16"):
         return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
     if task.training.choice not in ("device", "offered"):

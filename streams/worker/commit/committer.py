@@ -45,11 +45,13 @@ from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import (
     Incoming,
     Outgoing,
+    add_stored,
     dead_letters_of,
     decode,
     is_sent_again,
     publications,
 )
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.commit.work import (
     Broker,
     CommitWork,
@@ -59,15 +61,12 @@ from streams.worker.commit.work import (
     store_scored,
 )
 from streams.worker.metrics import Metrics
+from streams.worker.scoring.device_models import DeviceModels
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import LABELS, SCORES
-from streams.worker.windows.partition import (
-    PartitionState,
-    StorePosition,
-    due_windows,
-)
+from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import Clock, Message, believed_us
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
@@ -97,6 +96,7 @@ class Committer:
         clock: Clock,
         buffer_bytes: int = 512_000_000,
         scores: ScoresForm = "arrow",
+        models: DeviceModels | None = None,
         committed: Callable[[int, int], None] = lambda *_: None,
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
@@ -106,15 +106,18 @@ class Committer:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
         self._labels: dict[int, PartitionState] = {}  # of `labels`: no windows, and no drops
-        self.scorer = BatchScorer(task, teacher, store.revisions)
+        self.scorer = BatchScorer(task, teacher, models or DeviceModels(task), store.revisions)
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
         self._now_us, self._holes = now_us, holes
         self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
         self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
+        self._sliding = SlidingSums(task)
         self.late_labels = LabelRevisions(task, store, broker, self._call, now_us, failpoint)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
+        self.wanted = asyncio.Event()  # set when the next flush has enough to do
+        self._came = 0  # rows since the last flush
         self.metrics.teacher(self.scorer.teacher)
 
     @property
@@ -141,6 +144,7 @@ class Committer:
         partition = at.partition
         position = await self._call(self._store.position, partition)
         if position.commit:
+            await self._call(self._restore_sliding, partition)
             rows = await self._call(self._store.rows_of, partition, position.commit)
             await publish_all(self._broker, self._publications(rows))
         await self.late_labels.assigned(partition, position)
@@ -164,12 +168,20 @@ class Committer:
         """Run on the one thread that scores, reads and writes the store."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
+    def _publications(self, rows: pa.Table) -> list[Outgoing]:
+        return publications(self._task, rows, self._scores, self._store.name, self._sliding)
+
+    def _restore_sliding(self, partition: int) -> None:
+        if kept_us := self._sliding.kept_us:
+            add_stored(self._sliding, self._store.latest_rows(partition, kept_us))
+
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
         self.partitions.clear()
         self._labels.clear()
         self._dead_letters.clear()
         self.scorer.clear()
+        self._sliding.forget()
         self.late_labels.forget()
         if self._holes is not None:
             self._holes.forget()
@@ -205,6 +217,9 @@ class Committer:
                     each.label(found)
             else:
                 state.add_events(self._task, message, found, at_s, believed_us=most, again=again)
+        self._came += message.unsealed
+        if self._came >= FLUSH_ROWS:
+            self.wanted.set()
 
     async def flush(self, now_s: float) -> int:
         """Take what is due through the steps; return how many rows were sealed."""
@@ -240,10 +255,9 @@ class Committer:
             self._after(work)
             return sum(window.rows for window in work.windows)
 
-    def _publications(self, rows: pa.Table) -> list[Outgoing]:
-        return publications(self._task, rows, self._scores, self._store.name)
-
     def _collect(self, now_s: float) -> CommitWork:
+        self._came = 0
+        self.wanted.clear()
         heard_s = {p: self._clock.listened(p, now_s) for p in self.partitions}
         work = CommitWork(windows=due_windows(self.partitions, heard_s, FLUSH_ROWS))
         for state in self._states:

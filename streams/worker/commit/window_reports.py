@@ -18,6 +18,7 @@ from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Task
 from streams.contract.task.metrics import window_errors, window_metric
 from streams.contract.window_report import CONFUSED, NUMBERS, OTHER
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.scoring.drift_watch import report_text
 
 MODELS = 50
@@ -78,6 +79,7 @@ def window_reports(
     store: str,
     drift: Sequence[bytes] | None = None,
     told: np.ndarray | None = None,
+    sliding: SlidingSums | None = None,
 ) -> list[bytes]:
     """Return the reports of windows, of which two successive `edges` delimit the rows; drift:
     their `drift_reports`. store: where the rows are. With `told` (rows,), 1 or -1, they are events
@@ -86,7 +88,9 @@ def window_reports(
     teachers = rows.column("teacher_model").take(pa.array(begins)).to_pylist()
     commits = rows.column("commit").to_numpy()[begins].tolist()
     models = _by_model(task, _rows(task, rows, counts, told))
-    metric = window_metric(task)
+    metric, last = window_metric(task), np.maximum.reduceat(times_us(rows.column("time")), begins)
+    if sliding is not None:
+        sliding.add(keys.devices, keys.starts, keys.revisions, models)
     reports = []
     for i, (device, start, revision) in enumerate(
         zip(keys.devices, keys.starts, keys.revisions, strict=True)
@@ -95,11 +99,12 @@ def window_reports(
             "task": task.name,
             "device": device,
             "window_us": start,
-            "end_us": start + task.window_us,
+            "end_us": task.window.end(start, int(last[i])),
             "revision": revision,
             "events": int(counts[i]) if told is None else 0,
             "teacher_model": teachers[i],
             "models": models[i],
+            "sliding": {} if sliding is None else sliding.of(device, start),
             "metric": metric,
             "late": revision > 0 and told is None,
             "store": store,
@@ -109,6 +114,11 @@ def window_reports(
         drifted = b"null" if drift is None else drift[i]
         reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drifted))
     return reports
+
+
+def counts_by_model(task: Task, rows: pa.RecordBatch, edges: np.ndarray) -> list[dict[str, Fields]]:
+    """Return each window's counts by version."""
+    return _by_model(task, _rows(task, rows, np.diff(edges), None))
 
 
 def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, told: np.ndarray | None) -> _Rows:

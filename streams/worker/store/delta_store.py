@@ -47,6 +47,7 @@ from streams.worker.store.position import (
     read_aged,
     read_rows,
     read_snapshot,
+    rows_of_last_windows,
     write_snapshot,
 )
 from streams.worker.store.retention import AGED, aged_rows, last_aging, next_aging
@@ -142,6 +143,14 @@ class DeltaStore:
         wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
         found = self._read(SCORES, wanted, store_schema().names)
         return found.cast(store_schema())  # Parquet names the values of a list differently
+
+    def latest_rows(self, partition: int, span_us: int) -> pa.Table:
+        """Return the rows of each device's windows that start less than `span_us` before its newest
+        one does."""
+        with translated(table_at(self._place, SCORES)):
+            self._refreshed(SCORES)
+            found = rows_of_last_windows(self._rows(SCORES), partition, span_us)
+        return found.select(store_schema().names).cast(store_schema())
 
     def revised(self, partition: int, commit: int) -> pa.Table:
         """Return the reports of one commit of `revised`, of one partition."""

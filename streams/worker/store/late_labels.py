@@ -144,7 +144,7 @@ BETWEEN = 'select epoch_us(min("window")), epoch_us(max("window")) from touched'
 CHANGED = """
     create temp table changed as
     with own as (
-        select s.device, s.epoch, s.seq, s."window", s.model, s.outputs, s.teacher_model,
+        select s.device, s.epoch, s.seq, s."time", s."window", s.model, s.outputs, s.teacher_model,
                s.teacher, s.agrees, s.label, s."commit" as stored
         from scores s semi join touched using (device, epoch, seq)
         where s."window" between to_timestamp({first}) and to_timestamp({last})

@@ -304,9 +304,10 @@ def fleet(
     partitions: int = PARTITIONS,
     source: str = "recorded",
     idle_close_s: float = 2.0,
+    **changes: str,
 ) -> Iterator[Fleet]:
     """A Fleet whose task has a name of its own, so that its topics collide with nobody's."""
-    task = load_task(own_task(folder, source, idle_close_s))
+    task = load_task(own_task(folder, source, idle_close_s, **changes))
     write_teacher(task, folder)
     made = Fleet(broker, folder, task, partitions)
     try:

@@ -1,5 +1,6 @@
 """A job: every row once, in order; what stops it, what it refuses, and that its sums agree."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 
+from streams.batch.jobs.job import Job
 from streams.batch.jobs.manifest import busy_s
 from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import TidewheelError, UsageError
 from streams.learning.onnx_model import OnnxModel
-from tests.rig.made_up.killed import once_at
+from tests.rig.made_up.killed import Killed, killed_at, once_at
 from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
     asked,
@@ -141,6 +143,29 @@ def test_an_input_that_has_changed_is_refused_at_resume_by_name(
         second.unlink()
     with pytest.raises(UsageError, match=r"b\.parquet"):
         job.run()
+
+
+def test_before_the_sums_are_known_no_shard_is_done_and_other_input_is_planned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while shards are scored and their input is hashed; then the input has fewer rows."""
+    path = write_parquet(tmp_path / "a.parquet", good_rows(60))
+    job = submitted(tmp_path, path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "_settle", lambda *_: killed_at("here")("here"))
+        with pytest.raises(Killed):
+            job.run()
+    assert len(list(job.output.glob("part-*"))) == 1
+    plan = job.folder.plan()
+    assert plan is not None
+    assert not plan.summed
+    assert job.folder.done(plan, job.folder.specification()) == {}
+    write_parquet(path, good_rows(10, 1))
+    assert job.run().state == "Completed"
+    assert [row["id"] for row in job.rows()] == [row["event"] for row in good_rows(10, 1)]
+    again = job.folder.plan()
+    assert again is not None
+    assert again.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_an_input_that_changes_during_the_job_fails_it_by_name(tmp_path: Path) -> None:

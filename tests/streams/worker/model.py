@@ -166,6 +166,15 @@ class MemoryStore:
         table = self.tables[SCORES]
         return table.filter(pa.compute.equal(table.column("commit"), commit))
 
+    def latest_rows(self, partition: int, span_us: int) -> pa.Table:
+        table, position = self.tables[SCORES], self.position(partition)
+        starts = zip(
+            table.column("device").to_pylist(),
+            table.column("window").cast("int64").to_pylist(),
+            strict=True,
+        )
+        return table.filter([start > position.newest[d] - span_us for d, start in starts])
+
     def commit(
         self,
         table: str,

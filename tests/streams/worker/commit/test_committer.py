@@ -15,17 +15,21 @@ from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
+from streams.contract.task import Count, Session, Sliding, Task, Tumbling, Window
 from streams.contract.topics import WINDOWS
 from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
+from streams.worker.commit import committer as module
 from streams.worker.commit.messages import publications
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
 from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
+WINDOWS_OF = (Tumbling(5), Session(2, longest_s=9), Count(3, longest_s=20), Sliding(15, 5))
 STEPS = [f"worker-step-{n}" for n in range(1, 6)]
 
 
@@ -109,13 +113,16 @@ lives = st.tuples(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]))
+@given(
+    st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]), st.sampled_from(WINDOWS_OF)
+)
 def test_every_event_is_accounted_once_over_any_crashes(
     history: list[tuple[list[EventBatch | Drop | LabelBatch | Foreign | Known | None], str, float]],
     fails_on: int,
+    window: Window,
 ) -> None:
     """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
-    log, store = Log(), MemoryStore()
+    of, log, store = dataclasses.replace(task, window=window), Log(), MemoryStore()
     events: set[tuple[str, str, int]] = set()
     drops: set[tuple[str, str, int]] = set()
     told: set[tuple[str, str, int]] = set()
@@ -157,7 +164,7 @@ def test_every_event_is_accounted_once_over_any_crashes(
 
         options = {"fails_on": fails_on, "crash_at": crash_at, "reference": REFERENCE}
         with contextlib.suppress(Crash):
-            live(log, store, now_s, now_s, **options)
+            live(log, store, now_s, now_s, of=of, **options)
 
     assert log.committed == len(log.messages)
     assert log.labels_committed == len(log.labels)
@@ -169,15 +176,16 @@ def test_every_event_is_accounted_once_over_any_crashes(
     assert set(scored(store)) <= events
     if not fails_on:
         assert set(scored(store)) == events
-    check_publications(log, store)
+    check_publications(of, log, store)
 
 
-def check_publications(log: Log, store: MemoryStore) -> None:
+def check_publications(of: Task, log: Log, store: MemoryStore) -> None:
     """Every row stored was published, and whatever was published twice is the same."""
+    sums = SlidingSums(of)
     wanted = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
         for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
-        for m in publications(task, store.rows_of(0, commit), store=store.name)
+        for m in publications(of, store.rows_of(0, commit), store=store.name, sliding=sums)
     }
     found = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
@@ -306,3 +314,24 @@ def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None
     assert {name: sum(counts.values()) for name, counts in truth[5].items()} == {"fast": 2}
     assert truth[0].get("fast") is None
     assert (len(labelled(store)), len(truth)) == (2, 2)
+
+
+def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_ROWS", 6)
+    log, store = Log(), MemoryStore()
+
+    async def work() -> list[bool]:
+        made, seen = committer(task, log, store), []
+        await made.assign(GroupPosition(0, 0, 0, None))
+        for offset in range(4):
+            log.append(batch("d0", 3 * offset, [3.0 * offset, 1 + 3.0 * offset, 2 + 3.0 * offset]))
+            made.receive(log.incoming(offset), offset, 0.0)
+            seen.append(made.wanted.is_set())
+            if offset == 2:  # also where no window was due
+                await made.flush(0.0)
+                seen.append(made.wanted.is_set())
+        return seen
+
+    assert asyncio.run(work()) == [False, True, True, False, False]
