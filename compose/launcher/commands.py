@@ -50,6 +50,10 @@ class UpOptions:
         bool, option("Stop once every device has answered with a model learned by the fleet.")
     ] = False
     timeout: Annotated[float, option("Seconds after which --until-closed fails.")] = 600.0
+    mlflow: Annotated[
+        str | None,
+        option("Write runs to this MLflow tracking server, or folder.", metavar="URI"),
+    ] = None
     no_console: Annotated[bool, option("Do not start the live page.")] = False
     json: bool = False
 
@@ -116,6 +120,8 @@ class Commands:
             words += ["--rounds", str(self.options.rounds)]
         if self.options.strategy is not None:
             words += ["--strategy", self.options.strategy]
+        if self.options.mlflow is not None:
+            words += ["--mlflow", self.options.mlflow]
         return self._launch(*words)
 
     def _launch(self, *words: str) -> Launch:

@@ -22,7 +22,7 @@ from federation.registry import publisher
 from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import Rollout
 from federation.rollout.window_history import WindowHistory
-from streams.contract.decisions import Release
+from streams.contract.decisions import Decision, Release
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task, load_task
@@ -39,6 +39,7 @@ from streams.runtime.key_files import load_private_key, load_public_key
 
 if TYPE_CHECKING:  # prometheus_client, which only --metrics-port needs
     from federation.controller.metrics import FederationMetrics
+    from federation.controller.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,11 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
     controller = Controller(settings, load_task(settings.task_ref), failpoint=failpoint)
     if settings.metrics_port is not None:
         _serve_metrics(controller, settings)
+    if settings.mlflow is not None:
+        from federation.controller.tracking import Tracker
+
+        controller.tracker = Tracker(settings.mlflow, load_task(settings.task_ref))
+        controller.tracker.start()
     failures = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -71,6 +77,8 @@ def run(settings: ControllerSettings, stop: threading.Event) -> None:
             log.warning("%s; trying again in %.0f s", exc, wait)
             stop.wait(wait)
             failures += 1
+    if controller.tracker is not None:
+        controller.tracker.stop()
 
 
 class Controller:
@@ -112,6 +120,7 @@ class Controller:
         self._bytes_looked = 0.0
         self._teacher_tag: str | None = None  # of the last offered teacher
         self.metrics: FederationMetrics | None = None
+        self.tracker: Tracker | None = None
         if self._registry.serving() is None:
             raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
 
@@ -273,6 +282,8 @@ class Controller:
                     self._runs.evidence.add_window(found)
             case RoundEvent():
                 self._take_round(found, live=live)
+        if self.tracker is not None and isinstance(found, RoundEvent | Decision):
+            self.tracker.take(found)
 
     def _warn_of_other_task(self, report: WindowReport) -> None:
         """Say once of each metric and class that the task has not that its reports do not count."""

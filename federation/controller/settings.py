@@ -39,6 +39,10 @@ class ControllerSettings:
     runs_per_day: Annotated[
         int | None, option("Maximum of runs in 24 hours, except manual ones.", ge=0)
     ] = None
+    mlflow: Annotated[
+        str | None,
+        option("Write runs to this MLflow tracking server, or folder.", metavar="URI"),
+    ] = None
     metrics_port: int | None = None
     metrics_host: str = HOST
 

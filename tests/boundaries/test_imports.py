@@ -299,6 +299,7 @@ SEAMS = {  # library: the modules that import it
     "adbc_driver_postgresql": "streams.batch.sinks.tables",
     "fsspec": "streams.runtime.object_store streams.batch.sources.places",
     "opentelemetry": "streams.runtime.tracing",
+    "mlflow": "federation.controller.tracking",
     "opacus": "federation.aggregation.privacy",
     "paho": "edge_client.sources.mqtt",
     "pickle": "streams.tasks.hapt",
