@@ -2,6 +2,7 @@
 
     throughput  rows/s and CPU a row beside a bare loop and other frameworks, in turns
     forms       messages of devices beside those of Arrow, in turns
+    kinds       sessions, counts and categories beside tumbling windows of floats, in turns
     delay       from a window's close to its rows in the store
 
 A backlog is on `events` before the clock starts. The clock of the worker runs from when it owns its
@@ -18,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.frame import MB, Bench, Cell, Figure, main
-from benchmarks.support.backlog import HAR, LINEAR, Plan
+from benchmarks.support.backlog import CATEGORIES, COUNTS, HAR, LINEAR, SESSIONS, Plan
 from benchmarks.support.processes import module
 from benchmarks.support.workers import Log, drain, fill, plan_of, workers
 
@@ -144,6 +145,36 @@ def forms(bench: Bench) -> None:
     bench.goal("rows/s of devices' form to Arrow's", Figure.ratio(speed[1], speed[0]), at_least=1)
 
 
+def kinds(bench: Bench) -> None:
+    """Each turn fills the topics of one task anew."""
+
+    def filled(task: str) -> Measure:
+        plan = plan_of(
+            bench, task, devices=DEVICES, rounds=bench.size(28, 20), per_message=64, hop_us=HOP_US
+        )
+        fill(bench, plan)
+        return _drained(bench, plan, 1)
+
+    tasks = {"tumbling": LINEAR, "sessions": SESSIONS, "counts": COUNTS, "categories": CATEGORIES}
+    found, failed = bench.turns(
+        {name: partial(filled, task) for name, task in tasks.items()}, bench.size(4, 1)
+    )
+    if failed:
+        raise RuntimeError(str(failed))
+    rows: list[list[Cell]] = [
+        [
+            name, Figure.of([r.speed for r in runs]),
+            Figure.of([1e6 * r.cpu_s / r.rows for r in runs]),
+        ]
+        for name, runs in found.items()
+    ]  # fmt: skip
+    bench.table("Kinds of windows, a linear teacher", ["", "rows/s", "CPU µs a row"], rows)
+    speed = {name: [run.speed for run in found[name]] for name in tasks}
+    for name in list(tasks)[1:]:
+        figure = Figure.ratio(speed[name], speed["tumbling"])
+        bench.goal(f"rows/s with {name} to tumbling windows of floats", figure, at_least=0.8)
+
+
 def delay(bench: Bench) -> None:
     speed = 10.0
     plan = plan_of(bench, HAR, devices=DEVICES, rounds=bench.size(90, 24), per_message=4,
@@ -166,6 +197,6 @@ def delay(bench: Bench) -> None:
 if __name__ == "__main__":
     main(
         "worker",
-        {f.__name__: f for f in (throughput, forms, delay)},
+        {f.__name__: f for f in (throughput, forms, kinds, delay)},
         ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka"),
     )

@@ -49,11 +49,12 @@ def check_data(task: Task, readings: int = READINGS) -> TaskReport:
     if task.source == "recorded":
         found += _of_outcomes(task, devices, readings)
     events = None if task.rate_hz is None else 86_400 * task.rate_hz / task.segment.hop
+    windows = None if events is None else events / 1440 / task.segments_per_window
     return TaskReport(
         task.name,
         surveys,
         found,
-        windows_per_minute=60 / task.window_s,
+        windows_per_minute=windows,
         events_per_day=events,
         bytes_per_day=None if events is None else events * _event_bytes(task),
     )
@@ -190,9 +191,9 @@ def _size(count: float) -> str:
 
 def _frequency(a_minute: float) -> str:
     if a_minute >= 1:
-        return f"{a_minute:g} window{'' if a_minute == 1 else 's'} a minute"
+        return f"{a_minute:.3g} window{'' if a_minute == 1 else 's'} a minute"
     a_day = a_minute * 24 * 60
-    return f"{a_day:g} window{'' if a_day == 1 else 's'} a day"
+    return f"{a_day:.3g} window{'' if a_day == 1 else 's'} a day"
 
 
 def _times(one: Survey) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, Metadata, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedYogi
 
-from federation.aggregation.aggregator import Move
+from streams.contract.task.extensions import Move
 
 SAMPLES = "num-examples"  # Flower's default of `weighted_by_key`
 

@@ -24,6 +24,14 @@ Describe what is learned
     Outcome     what `Task.outcomes` yields: a true label that is known later
     Metric      a figure of merit of your own, for `Task.metric`
     OnnxFile    a graph that was trained elsewhere, for `Task.build_model` and `build_teacher`
+    Tumbling    windows of a fixed length; also Session, Count, Sliding, and Window: what all of
+                them are, for one of your own
+
+Add code of your own, in a task file or by a package's entry points
+    Strategy        how updates become one model (Move: one device's update)
+    MetricFunction  how good outputs are
+    Source          where readings come from
+    Sink            what a batch job's rows are loaded into
 
 Read and write what flows
     read_scores     the store of scored events as a pyarrow Dataset
@@ -65,6 +73,8 @@ if TYPE_CHECKING:
     from streams.contract.task import (
         Answered,
         Category,
+        Closed,
+        Count,
         Device,
         Metric,
         OnnxFile,
@@ -73,17 +83,24 @@ if TYPE_CHECKING:
         Reading,
         Readings,
         Segment,
+        Session,
+        Sliding,
         Task,
         Time,
         Training,
+        Tumbling,
+        Window,
         load_task,
     )
+    from streams.contract.task.extensions import MetricFunction, Move, Sink, Source, Strategy
     from tidewheel.batch import Manifest, read_output, score
 
 __all__ = [
     "Answered",
     "BrokerUnavailable",
     "Category",
+    "Closed",
+    "Count",
     "Device",
     "Drop",
     "EventBatch",
@@ -91,18 +108,27 @@ __all__ = [
     "MalformedRecord",
     "Manifest",
     "Metric",
+    "MetricFunction",
+    "Move",
     "OnnxFile",
     "Outcome",
     "Privacy",
     "Reading",
     "Readings",
     "Segment",
+    "Session",
+    "Sink",
+    "Sliding",
+    "Source",
+    "Strategy",
     "Task",
     "TaskError",
     "TidewheelError",
     "Time",
     "Training",
+    "Tumbling",
     "UsageError",
+    "Window",
     "decode_events",
     "encode_events",
     "event_schema",
@@ -121,6 +147,9 @@ _PLACES = {
     ),
     "Drop": "streams.contract.events.messages",
     "LabelBatch": "streams.contract.events.labels",
+    **dict.fromkeys(
+        ("MetricFunction", "Move", "Sink", "Source", "Strategy"), "streams.contract.task.extensions"
+    ),
     **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
     **dict.fromkeys(("Manifest", "read_output", "score"), "tidewheel.batch"),
 }

@@ -74,7 +74,7 @@ def flow(plan: Plan, outlet: Outlet, meter: Meter, *, whole: bool) -> Dataflow:
         wait_for_system_duration=timedelta(seconds=task.lateness_s),
     )
     windower = TumblingWindower(
-        length=timedelta(seconds=task.window_s), align_to=datetime(1970, 1, 1, tzinfo=UTC)
+        length=timedelta(seconds=task.window.longest_s), align_to=datetime(1970, 1, 1, tzinfo=UTC)
     )
     windows = collect_window("window", keyed, clock, windower)
     closed = op.map("closed", windows.down, lambda keyed_window: keyed_window[1][1])

@@ -26,7 +26,7 @@ from benchmarks.support.in_process import (
 from benchmarks.support.study import Study, in_two_processes, study_here
 from federation.admission import NORM_FACTOR, Update, digest
 from federation.aggregation import strategies
-from federation.aggregation.aggregator import Move
+from streams.contract.task.extensions import Move
 from streams.learning.clipping import is_statistic, update_norm
 from tests.flower_arithmetic import aggregated
 

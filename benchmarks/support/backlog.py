@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streams.contract.events.records import EventBatch, encode_events, encode_stream
-from streams.contract.task import Task, load_task
+from streams.contract.task import Category, Count, Session, Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.tasks import har
 from tests.rig.made_up.event_rows import event_rows
-from tidewheel import Segment
+from tidewheel import Segment, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,9 @@ AHEAD = 400  # messages in flight
 HAR = "streams.tasks.har:task"
 LINEAR = "benchmarks/support/backlog.py:linear"
 SMALL = "benchmarks/support/backlog.py:small"
+SESSIONS = "benchmarks/support/backlog.py:sessions"
+COUNTS = "benchmarks/support/backlog.py:counts"
+CATEGORIES = "benchmarks/support/backlog.py:categories"
 
 
 def _teacher(shape: tuple[int, int]) -> "torch.nn.Module":
@@ -53,9 +56,16 @@ def _teacher(shape: tuple[int, int]) -> "torch.nn.Module":
 linear = dataclasses.replace(
     har.task, name="linear", build_teacher=lambda: _teacher(har.task.segment_shape)
 )
+# the same rows in other windows, of about as many; and with a channel of a thousand names
+sessions = dataclasses.replace(linear, name="sessions", window=Session(2, longest_s=30))
+counts = dataclasses.replace(linear, name="counts", window=Count(23, longest_s=60))
+categories = dataclasses.replace(
+    linear, name="categories", channels=(Category("name", size=1000), *har.task.channels[1:])
+)
 # small rows, for up to 100,000 devices; no window closes by silence
 small = dataclasses.replace(
-    har.task, name="small", channels=("x", "y"), segment=Segment(samples=20, hop=20), window_s=30,
+    har.task, name="small", channels=("x", "y"), segment=Segment(samples=20, hop=20),
+    window=Tumbling(30),
     build_teacher=lambda: _teacher((2, 20)), lateness_s=0, idle_close_s=3600,
 )  # fmt: skip
 
@@ -127,7 +137,9 @@ class Plan:
             phase = self.phase * self.hop_us
         times = ORIGIN_US + round(phase) + hops * self.hop_us
         if round_ == self.rounds - 1:
-            end = task.window_start(int(times[-1]) - self.hop_us) + task.window_us
+            last = int(times[-1]) - self.hop_us
+            end = last - last % task.window_us + task.window_us
+            end += 0 if task.aligned else task.window_us
             times[-1] = end + round(task.lateness_s * 1e6) + self.hop_us
         return np.asarray(times, np.int64)
 
@@ -147,10 +159,17 @@ class Source:
         noise = np.random.default_rng(0)
         self._task = task
         self._blocks = itertools.cycle([
-            (noise.normal(size=(rows, *task.segment_shape)).astype(np.float32),
+            (self._segments(noise.normal(size=(rows, *task.segment_shape)).astype(np.float32)),
              noise.normal(size=(rows, task.outputs)).astype(np.float32))
             for _ in range(BLOCKS)
         ])  # fmt: skip
+
+    def _segments(self, segments: np.ndarray) -> np.ndarray:
+        """Return segments (n, channels, samples) whose categories are indices."""
+        for i, channel in enumerate(self._task.channels):
+            if isinstance(channel, Category):
+                segments[:, i] = np.floor(np.abs(segments[:, i]) * 100) % channel.size
+        return segments
 
     def events(self, device: str, first: int, times: np.ndarray) -> EventBatch:
         (segments, outputs), n = next(self._blocks), len(times)

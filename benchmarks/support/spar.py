@@ -21,7 +21,7 @@ from streams.contract.errors import TidewheelError
 from streams.runtime.disk import cache_folder
 from streams.tasks import hapt, har
 from streams.tasks.download import member_of
-from tidewheel import Device, Reading, Segment, Task, Training
+from tidewheel import Device, Reading, Segment, Task, Training, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +106,6 @@ task = Task(
     classes=CLASSES,
     build_model=build_model, augment=har.rotate,
     readings=readings, devices=devices,
-    window_s=10, lateness_s=5, idle_close_s=6, upload="segment",
+    window=Tumbling(10), lateness_s=5, idle_close_s=6, upload="segment",
     training=Training(payload="float16"),
 )  # fmt: skip

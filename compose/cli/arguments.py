@@ -49,7 +49,7 @@ Strategy = Annotated[
         "--strategy",
         metavar="NAME",
         help="Aggregation of updates: fedavg, fedprox, scaffold, fedbuff, fedadam, fedyogi, "
-        "median, trimmed-mean, krum, multi-krum; default: the task's.",
+        "median, trimmed-mean, krum, multi-krum, or an installed package's; default: the task's.",
     ),
 ]
 Stages = Annotated[

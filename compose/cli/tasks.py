@@ -172,7 +172,7 @@ task = Task(
     readings=readings,
     source="recorded",  # "live" for a sensor: times are then dates, and nothing is repeated
     devices=devices,
-    window_s=10,  # events of 10 s of event time are scored together by the teacher
+    window=Tumbling(10),  # events of 10 s of event time are scored together by the teacher
     lateness_s=2,
     upload="segment",  # "prediction": raw data never leaves the device
 )
@@ -185,7 +185,7 @@ def _sensor(label: str, outputs: int, kind: str) -> dict[str, str]:
 import math
 import random
 
-from tidewheel import Device, Reading, Segment, Task""",
+from tidewheel import Device, Reading, Segment, Task, Tumbling""",
         "readings": f"""\
     gain, offset = (1.0, 0.0) if device == "pilot-1" else (0.6, 0.5)  # so there is much to learn
     level = 0.0
@@ -219,7 +219,7 @@ EVENTS = {
 import collections
 import random
 
-from tidewheel import Category, Device, Outcome, Reading, Segment, Task, Time, Training
+from tidewheel import Category, Device, Outcome, Reading, Segment, Task, Time, Training, Tumbling
 
 MERCHANT = Category("merchant", size=200)  # names are hashed to an index below 200
 BEGAN_US, KNOWN_AFTER_US = 1_760_000_000_000_000, 300_000_000

@@ -9,11 +9,16 @@ from compose.console.history import Window
 from compose.console.pages import PALETTE, chart, metric_title, series, share_axis
 from compose.console.watch import Moment
 from streams.contract.accounting import DeviceAccount
-from streams.contract.documents import DeviceState
+from streams.contract.documents import DeviceState, model_number
 from streams.contract.task.metrics import named
-from streams.contract.window_report import ChannelDrift, DriftReport, FeatureHistogram
-from streams.fleet.truth import Confusion, of_class, right
-from streams.fleet.view import NO_AGENT, model_number
+from streams.contract.window_report import (
+    ChannelDrift,
+    Confusion,
+    DriftReport,
+    FeatureHistogram,
+)
+from streams.fleet.truth import of_class, right
+from streams.fleet.view import NO_AGENT
 
 HAPPENINGS, REPORTS, TREND, CHANNELS = 20, 15, 24, 12
 HISTOGRAMS, CELLS = 4, 64  # of a device, of a histogram

@@ -95,15 +95,22 @@ class History:
                 self._add(report, message)
 
     def _add(self, report: WindowReport, message: Received) -> None:
+        """Take a report in; one of labels alone counts in its window, if that is still there."""
         at_us = message.time_ms * 1000 or report.end_us
         for slot in self._now(at_us / 1e6):
             slot.windows += report.revision == 0
             slot.events += report.events
             for version, part in report.by_release.items():
                 if version in slot.versions or len(slot.versions) < VERSIONS:
-                    slot.versions.setdefault(version, Agreement()).add(report, version, part)
+                    slot.versions.setdefault(version, Agreement()).add(report, part)
         if (rows := self._windows.get(report.device)) is None:
             rows = self._windows[report.device] = np.zeros(WINDOWS, ROW)
+        if not report.events:
+            place = np.flatnonzero((rows["window_us"] == report.window_us) & (rows["at_us"] > 0))
+            for name in ("labelled", "correct"):
+                new = sum(getattr(part, name) for part in report.models.values())
+                rows[name][place[-1:]] += new
+            return
         rows[:-1] = rows[1:]
         rows[-1] = _row(report, at_us)
         if report.drift is not None:
@@ -157,7 +164,7 @@ def _known(value: float | None) -> float | None:
 def _row(report: WindowReport, at_us: int) -> tuple[object, ...]:
     parts, drift = report.by_release, report.drift
     version = max(parts, key=lambda name: parts[name].events, default="")
-    value = value_of(report.metric, report.sums(version)) if version else None
+    value = value_of(report.metric, report.judgement(version).sums) if version else None
     return (
         at_us,
         report.window_us,

@@ -16,7 +16,7 @@ from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import CLASSES, named, top
-from streams.contract.window_metrics import Sums, added, value_of
+from streams.contract.window_metrics import Judgement, value_of
 from streams.fleet.agreement import Evidence
 from streams.fleet.wording import counted, decision_text, digits, run_progress, short_runs
 
@@ -236,7 +236,7 @@ def _growth(moment: Moment, began_us: int) -> dict[str, Any]:
     desired = moment.view.standing
     refs = (("canary", desired.offered), ("others", desired.stable))
     names = {ref.model: f"{who} {ref.model}" for who, ref in refs if ref is not None}
-    sums: defaultdict[str, Sums] = defaultdict(dict)
+    found: defaultdict[str, Judgement] = defaultdict(Judgement)
     points: dict[str, Points] = {name: [] for name in names}
     for number, slot in sorted(moment.history.slots[SLOT_S].items()):
         at_s = (number + 1) * SLOT_S
@@ -244,9 +244,9 @@ def _growth(moment: Moment, began_us: int) -> dict[str, Any]:
             continue
         for name in names:
             if (part := slot.versions.get(name)) is not None:
-                sums[name] = added((sums[name], part.sums))
+                found[name] += part.judgement
             metric = moment.view.latest_agreement.metric
-            points[name].append((at_s * 1000, value_of(metric, sums[name])))
+            points[name].append((at_s * 1000, value_of(metric, found[name].sums)))
     lines = [series(text, colour(name), points[name]) for name, text in names.items()]
     axis = share_axis(lines, shares=not moment.view.latest_agreement.lower_is_better)
     return chart("The metric of the canary and of the others", lines, **axis)

@@ -14,12 +14,12 @@ from compose.console.watch import Moment
 from compose.reports.dead_letters import DeadLetter, join_parts
 from compose.reports.status import release_line
 from streams.contract.decisions import WITHDRAWN
-from streams.contract.documents import DeviceState
+from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import named
 from streams.contract.topics import EVENTS
-from streams.contract.window_metrics import added, value_of
-from streams.fleet.view import CONDITIONS, FleetView, model_number
+from streams.contract.window_metrics import Judgement, value_of
+from streams.fleet.view import CONDITIONS, FleetView
 from streams.fleet.wording import run_progress
 from streams.kafka.readable import rows_of
 from streams.kafka.reader import Received
@@ -139,8 +139,8 @@ def _point(slots: Mapping[int, Slot], number: int, slot_s: int, over: int) -> Po
     value = {}
     for name in {name for slot in last for name in slot.versions}:
         parts = [slot.versions[name] for slot in last if name in slot.versions]
-        same = [part.sums for part in parts if part.metric == parts[-1].metric]
-        value[name] = value_of(parts[-1].metric, added(same))
+        same = [part.judgement for part in parts if part.metric == parts[-1].metric]
+        value[name] = value_of(parts[-1].metric, sum(same, Judgement()).sums)
     scored = sum(slot.events for slot in last) / (over * slot_s)
     here = slots.get(number, Slot())
     return Point((number + 1) * slot_s * 1000, scored, here.produced_per_s, value)

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from streams.contract.documents import DeviceState
+from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.window_metrics import ERRORS
 from streams.contract.window_metrics import named as window_name
-from streams.fleet.view import FleetView, model_number
+from streams.fleet.view import FleetView
 from streams.fleet.wording import counted, digits, duration, run_progress, short_runs
 
 LINE_S = 5.0
@@ -192,7 +192,7 @@ def stalled(view: FleetView, began_s: float, speed: float, task: Task, now_s: fl
     """Return since when no window is reported while devices answer events, for a person; "" before
     two windows of the replay have had time. Times are of the wall clock."""
     pace = speed if task.source == "recorded" else 1.0
-    window_s = (task.window_s + task.lateness_s) / pace if pace > 0 else 0.0
+    window_s = (task.window_us / 1e6 + task.lateness_s) / pace if pace > 0 else 0.0
     since = max(began_s, max(view.scored, default=0))
     if now_s - since < LEAST_S + 2 * window_s or not view.produced_per_s(now_s):
         return ""

@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.terminal import table
-from streams.contract.documents import Count, DeviceState, ModelScore, RoundEvent
+from streams.contract.documents import Count, DeviceState, ModelScore, RoundEvent, model_number
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import ERRORS, WindowMetric
 from streams.fleet.agreement import Agreement
-from streams.fleet.view import FleetView, model_number
+from streams.fleet.view import FleetView
 from streams.fleet.wording import AUDIT, before_after, counted, listed, share, short_runs
 
 DROPPED_SHARE = 0.01  # of all events: more dropped events fail the run

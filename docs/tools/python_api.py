@@ -27,8 +27,10 @@ task file. Examples import what they use from `tidewheel`. This page is generate
 SECTIONS = {
     "Describe what is learned": (
         "Task", "Segment", "Device", "Reading", "Readings", "Category", "Time", "Answered",
-        "Outcome", "Metric", "Training", "Privacy", "OnnxFile",
+        "Outcome", "Metric", "Tumbling", "Session", "Count", "Sliding", "Window", "Closed",
+        "Training", "Privacy", "OnnxFile",
     ),
+    "Add your own code": ("Strategy", "Move", "MetricFunction", "Source", "Sink"),
     "Read and write what flows": (
         "read_scores", "EventBatch", "Drop", "LabelBatch", "event_schema", "encode_events",
         "decode_events", "load_task",
@@ -79,6 +81,10 @@ def signature(name: str, found: Any) -> str:
         return f"class {name}({found.__base__.__name__})"
     if hasattr(found, "model_fields"):  # a document: its fields
         return "\n    ".join(textwrap.wrap(f"class {name}: {', '.join(found.model_fields)}", WIDTH))
+    if getattr(found, "_is_protocol", False):
+        attributes = inspect.get_annotations(found).items()
+        lines = [f"    {each}: {getattr(of, '__name__', of)}" for each, of in attributes]
+        return "\n".join([f"class {name}(Protocol)", *lines])
     about, arguments = inspect.signature(found), []
     for each in about.parameters.values():
         if each.kind is each.KEYWORD_ONLY and "*" not in arguments:
@@ -92,6 +98,16 @@ def signature(name: str, found: Any) -> str:
     return "\n    ".join(lines).replace("\0", " ")
 
 
+def methods(protocol: type) -> str:
+    """Return how the methods of a Protocol are called, and what they return."""
+    parts = []
+    for name, found in vars(protocol).items():
+        if inspect.isfunction(found) and (name == "__call__" or not name.startswith("_")):
+            about = described(found.__doc__ or "")
+            parts.append(f"\n\n```python\n{signature(name, found)}\n```\n\n{about}")
+    return "".join(parts)
+
+
 def page() -> str:
     """Return the page."""
     parts = [HEAD]
@@ -101,6 +117,7 @@ def page() -> str:
             found = getattr(tidewheel, name)
             parts.append(f"### {name}\n```python\n{signature(name, found)}\n```\n")
             about = described(found.__doc__ or "")
+            about += methods(found) if getattr(found, "_is_protocol", False) else ""
             error = isinstance(found, type) and issubclass(found, BaseException)
             parts.append((about.partition("\n\n```python")[0] if error else about) + "\n")
     return "\n".join(parts)

@@ -88,7 +88,7 @@ def published() -> list[Outgoing]:
     window = Window(2, "pump-3", TIME_US, pieces)
     teacher = np.array([[3.0, -2.0], [1.0, -1.0]], np.float32)
     scored = ScoredWindow(window, teacher, revision=0, commit=12)
-    return publications(TASK, score_rows(TASK, "1-9c8b7a6d", [scored]))
+    return publications(TASK, score_rows(TASK, "1-9c8b7a6d", [scored]), store="5d1c90ab")
 
 
 def hexdump(data: bytes, most: int = 96) -> str:

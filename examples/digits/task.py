@@ -22,7 +22,7 @@ import numpy as np
 
 from streams.runtime.disk import cache_folder
 from streams.tasks.download import member_of
-from tidewheel import Device, Readings, Segment, Task, Training
+from tidewheel import Device, Readings, Segment, Task, Training, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ task = Task(
     classes=tuple("0123456789"),
     build_model=build_model, first_model=WEIGHTS, quantize="int8",
     readings=readings, devices=devices,
-    window_s=20, lateness_s=2, idle_close_s=4,
+    window=Tumbling(20), lateness_s=2, idle_close_s=4,
     may_trade_classes=True,  # in poor light nearly everything looks like an 8 to the first version
     training=Training(train_only=("head",), payload="float16", learning_rate=0.05, label_share=0.3,
                       central_epochs=3),

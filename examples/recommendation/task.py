@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidewheel import Answered, Category, Device, Outcome, Reading, Segment, Task, Time, Training
+from tidewheel import (
+    Answered,
+    Category,
+    Device,
+    Outcome,
+    Reading,
+    Segment,
+    Session,
+    Task,
+    Time,
+    Training,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +106,7 @@ task = Task(
     name="recommendation", version=1, channels=(ITEM, Time("since")), rate_hz=None,
     segment=Segment(samples=CLICKS, hop=1, label_share=0.0, max_gap_s=PAUSE_S),
     classes=ITEMS, metric="top_5", retrain=0.7, build_model=build_model,
-    readings=readings, outcomes=outcomes, devices=devices, window_s=600, lateness_s=60,
+    readings=readings, outcomes=outcomes, devices=devices,
+    window=Session(PAUSE_S, longest_s=14_400), lateness_s=60,
     training=Training(optimizer="adamw", learning_rate=0.01, label_share=0.0),
 )  # fmt: skip

@@ -15,11 +15,12 @@ integers      counters keep the value that was sent: they have no meaningful mea
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from federation.admission import Update, Weights
+from streams.contract.task.extensions import Move, Strategy
 from streams.learning.clipping import is_statistic
 
 BLOCK = 1 << 20  # numbers of all devices
@@ -56,36 +57,6 @@ class Aggregator(Protocol):
     def load(self, state: Mapping[str, np.ndarray]) -> None: ...
 
 
-class Move(NamedTuple):
-    """One device's differences from the weights that were sent, and its number of samples,
-    capped."""
-
-    tensors: dict[str, np.ndarray]
-    samples: int
-
-
-class Rule(Protocol):
-    """The arithmetic of one paper on float64 differences; `statistics` is for batch norm.
-
-    `by_number`: the step of a number depends on that number of each update alone. Tensors are then
-    passed in flat blocks, and only BLOCK numbers of all devices are in memory in double precision:
-    updates themselves are read from files. `is_mean`: it is the mean weighted by samples.
-    """
-
-    name: str
-    least: int
-    by_number: bool
-    is_mean: bool
-
-    def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
-
-    def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]: ...
-
-    def state(self) -> State: ...
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
-
-
 class StatelessRule:
     """A rule without a state between rounds."""
 
@@ -102,12 +73,13 @@ class StatelessRule:
 
 
 class RuleAggregator:
-    """An Aggregator that applies a rule to learned tensors, and the treatment above to the
-    others."""
+    """An Aggregator that applies a rule, the arithmetic of one paper, to learned tensors, and the
+    treatment above to the others. Of a rule `by_number` only BLOCK numbers of all devices are in
+    memory in double precision: updates themselves are read from files."""
 
     clip = 0.0
 
-    def __init__(self, rule: Rule, samples_cap: int = SAMPLES_CAP) -> None:
+    def __init__(self, rule: Strategy, samples_cap: int = SAMPLES_CAP) -> None:
         self.name, self.least = rule.name, rule.least
         self._rule, self._cap = rule, samples_cap
         self.embeddings: Collection[str] = ()

@@ -30,11 +30,12 @@ import numpy as np
 from pydantic import Field
 
 from federation.admission import Update, Weights
-from federation.aggregation.aggregator import Move, RuleAggregator, State
+from federation.aggregation.aggregator import RuleAggregator, State
 from federation.aggregation.strategies import weighted_mean
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.task import Privacy
+from streams.contract.task.extensions import Move
 from streams.runtime.disk import write_atomic
 
 KEY_BYTES = 32

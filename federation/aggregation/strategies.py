@@ -45,14 +45,15 @@ import numpy as np
 
 from federation.aggregation.aggregator import (
     Aggregator,
-    Move,
-    Rule,
     RuleAggregator,
     State,
     StatelessRule,
 )
+from streams.contract.errors import UsageError
+from streams.contract.task.extensions import Move, Strategy, load_extension
 
 SCAFFOLD = "scaffold"
+PARTS = ("name", "least", "by_number", "is_mean", "step", "statistics", "state", "load")
 PART = 5  # a fifth is cut off at each end
 
 
@@ -213,7 +214,7 @@ def scores(moves: Sequence[Move], near: int) -> np.ndarray:
     return np.asarray(others[:, :near].sum(axis=1))
 
 
-RULES: dict[str, Callable[[], Rule]] = {
+RULES: dict[str, Callable[[], Strategy]] = {
     "fedavg": FedAvg,
     "fedprox": lambda: FedAvg("fedprox"),
     "scaffold": lambda: FedAvg(SCAFFOLD),
@@ -228,5 +229,11 @@ RULES: dict[str, Callable[[], Rule]] = {
 
 
 def make(strategy: str) -> Aggregator:
-    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES."""
-    return RuleAggregator(RULES[strategy]())
+    """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES, or that of
+    an installed package."""
+    if strategy in RULES:
+        return RuleAggregator(RULES[strategy]())
+    rule = load_extension("strategies", strategy)()
+    if missing := [name for name in PARTS if not hasattr(rule, name)]:
+        raise UsageError(f"strategy {strategy} has no {', '.join(missing)}: see tidewheel.Strategy")
+    return RuleAggregator(rule)

@@ -81,7 +81,7 @@ def group(task: Task, devices: Sequence[Segments]) -> TeacherWindows:
     without a labelled segment are omitted."""
     parts: list[tuple[Segments, np.ndarray]] = []
     for device in devices:
-        starts = np.array([task.window_start(int(time)) for time in device.times], np.int64)
+        starts = task.window.starts(device.times)
         for start in np.unique(starts):
             rows = np.flatnonzero(starts == start)
             if not np.isnan(device.labels[rows]).any(axis=1).all():
@@ -141,7 +141,7 @@ def accumulated(
     task: Task, reference: Reference, device: Segments, answers: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Yield the counts of every WINDOWS consecutive windows of a recording with enough segments."""
-    starts = np.array([task.window_start(int(time)) for time in device.times], np.int64)
+    starts = task.window.starts(device.times)
     windows = [
         reference.count(observe(task, device.segments[rows], answers[rows]))
         for rows in (starts == start for start in np.unique(starts))

@@ -130,11 +130,12 @@ class Controller:
             self.announce(producer)
             self._send_again(producer)
             began_ms = int(time.time() * 1000)
-            past = list(past_windows(settings.broker, name, began_ms))
-            view, reader = open_view(settings.broker, name)
-            self._resume(view)
             if (last := self._registry.last()) is not None:
                 self._windows.began_us = self._rollout.began_us(last)
+            since_ms = (self._windows.began_us or 1000 * began_ms) // 1000
+            past = list(past_windows(settings.broker, name, since_ms))
+            view, reader = open_view(settings.broker, name)
+            self._resume(view)
             for report, heard_us in past:
                 self._windows.add(report, heard_us)
                 if heard_us > 1e6 * self._runs.last_start_s:
@@ -275,9 +276,8 @@ class Controller:
 
     def _warn_of_other_task(self, report: WindowReport) -> None:
         """Say once of each metric and class that the task has not that its reports do not count."""
-        others = {report.metric} - {window_metric(self._task)} or {*report.classes} - {
-            *self._task.classes
-        }
+        told = {name for part in report.models.values() for name in part.classes}
+        others = {report.metric} - {window_metric(self._task)} or told - {*self._task.classes}
         if others <= self._others:
             return
         self._others |= others

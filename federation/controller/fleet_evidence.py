@@ -4,24 +4,23 @@ A window is delivered at least once and may be revised; what it tells is summed 
 last windows with the served model. See `federation.controller.triggers` for what follows from it.
 """
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from streams.contract.window_metrics import (
     ERRORS,
-    Sums,
+    Judgement,
     WindowMetric,
-    added,
+    events_in,
     is_better,
     is_worse,
     named,
     value_of,
 )
 from streams.contract.window_report import WindowReport
-from streams.fleet.agreement import RecentReports
+from streams.fleet.seen import SeenReports
 
-RECENT = 30  # reports per device that count: older windows are outdated
-KNOWN = 240  # reports per device that are recognized when they are repeated
+RECENT = 30  # windows per device that count: older ones are outdated
 HYSTERESIS = 0.02  # by which the metric must be within its limit to count again
 
 
@@ -62,9 +61,10 @@ class TriggerRules:
 
 @dataclass
 class _Device:
-    """One device's reports. recent: sums of the served model (`WindowReport.sums`)."""
+    """One device's reports. recent: what they say of the served model, by window, the one that was
+    reported last at the end."""
 
-    recent: deque[Sums] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: dict[int, Judgement] = field(default_factory=dict)
     alarms: int = 0  # in a row
     drift_answered: bool = False
     weak_answered: bool = False
@@ -74,9 +74,9 @@ class _Device:
 class FleetEvidence:
     """What was observed of the served model since its release or the last run, and what persists.
 
-    Windows are delivered at least once: a repeated report, identified by window and revision,
-    counts once. Revisions of a window add up. A window costs the same in every fleet: devices that
-    are weak or drift are noted as their windows come.
+    Windows are delivered at least once: a repeated report counts once. Revisions of a window add
+    up; labels of a window that no longer counts stand beside the last ones. A window costs the same
+    in every fleet: devices that are weak or drift are noted as their windows come.
 
     weak: devices whose metric is far beyond the limit -> its value over their last windows;
     drifting: those with drift that no run has answered -> consecutive alarms; devices: with windows
@@ -86,13 +86,12 @@ class FleetEvidence:
     rules: TriggerRules
     served: str | None = None
     bad_looks: int = 0
-    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
-    judged: Counter[bool] = field(default_factory=Counter)  # windows, by true labels or not
+    total: Judgement = field(default_factory=Judgement)
     weak: dict[str, float] = field(default_factory=dict)
     drifting: dict[str, int] = field(default_factory=dict)
     devices: int = 0
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
-    _reports: RecentReports = field(default_factory=lambda: RecentReports(KNOWN))
+    _reports: SeenReports = field(default_factory=SeenReports)
     _new: set[str] = field(default_factory=set)
     _bad_answered: bool = False
     _began_s: float = 0.0  # start of the last run
@@ -123,8 +122,7 @@ class FleetEvidence:
 
     def _begin_anew(self) -> None:
         self.bad_looks = 0
-        self.sums.clear()
-        self.judged.clear()
+        self.total = Judgement()
         self._new.clear()
         self.weak.clear()
         self.devices = 0
@@ -138,32 +136,28 @@ class FleetEvidence:
             self._asked = at_s, reason
 
     def add_window(self, report: WindowReport) -> None:
-        if not self._reports.is_new(report.device, report.window_us, report.revision):
+        if not self._reports.is_new(report):
             return
         device = self._devices[report.device]
         if report.drift is not None and report.drift.decided:
             device.alarms = device.alarms + 1 if report.drift.alarm else 0
             device.drift_answered &= report.drift.alarm
             self._note_drift(report.device, device)
-        sums = report.sums(self.served or "") if report.metric == self.rules.metric else {}
-        if not sums:
+        told = report.judgement(self.served or "")
+        if not told or report.metric != self.rules.metric:
             return
-        self.judged[report.by_labels] += 1
         self.devices += not device.recent
-        self._count(device.recent, sums)
+        self._count(device.recent, report.window_us, told)
         self._note_weak(report.device, device)
         self._new.add(report.device)
         if len(self._new) >= self.rules.min_devices and self.is_enough:
             self._look()
 
-    def _count(self, recent: deque[Sums], sums: Sums) -> None:
-        for name, (events, right) in (recent[0] if len(recent) == RECENT else {}).items():
-            before = self.sums[name]
-            self.sums[name] = before[0] - events, before[1] - right
-        recent.append(sums)
-        for name, (events, right) in sums.items():
-            before = self.sums.get(name, (0, 0))
-            self.sums[name] = before[0] + events, before[1] + right
+    def _count(self, recent: dict[int, Judgement], window_us: int, told: Judgement) -> None:
+        recent[window_us] = recent.pop(window_us, Judgement()) + told
+        self.total += told
+        if len(recent) > RECENT:
+            self.total += -recent.pop(next(iter(recent)))
 
     def _look(self) -> None:
         rules = self.rules
@@ -190,9 +184,9 @@ class FleetEvidence:
         if is_better(rules.metric, value, rules.limit, HYSTERESIS - rules.weak_by):
             device.weak_answered = False
 
-    def _last(self, recent: deque[Sums]) -> float:
-        last = list(recent)[-self.rules.weak_windows :]
-        return value_of(self.rules.metric, added(last)) or 0.0
+    def _last(self, recent: dict[int, Judgement]) -> float:
+        last = sum(list(recent.values())[-self.rules.weak_windows :], Judgement())
+        return value_of(self.rules.metric, last.sums) or 0.0
 
     @property
     def asked(self) -> str | None:
@@ -200,17 +194,17 @@ class FleetEvidence:
 
     @property
     def called(self) -> str:
-        return named(self.rules.metric, by_labels=self.judged[True] > self.judged[False])
+        return named(self.rules.metric, by_labels=self.total.by_labels)
 
     @property
     def events(self) -> int:
         """Judged by the teacher, or by true labels."""
-        return int(sum(events for events, _ in self.sums.values()))
+        return int(events_in(self.total.sums))
 
     @property
     def value(self) -> float:
         """The served model's metric; 0 without an event."""
-        return value_of(self.rules.metric, self.sums) or 0.0
+        return value_of(self.rules.metric, self.total.sums) or 0.0
 
     @property
     def is_enough(self) -> bool:

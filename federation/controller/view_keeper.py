@@ -54,13 +54,13 @@ class ViewKeeper:
 
 
 def past_windows(
-    broker: BrokerSettings, task: str, now_ms: int
+    broker: BrokerSettings, task: str, since_ms: int
 ) -> Iterator[tuple[WindowReport, int]]:
-    """Yield the reports on `windows` of the last LOOK_BACK_S, the newest MOST, and when each was
-    sent, microseconds. One that cannot be read is left out: the view counts it.
+    """Yield the reports on `windows` from LOOK_BACK_S before `since_ms` on, the newest MOST, and
+    when each was sent, microseconds. One that cannot be read is left out: the view counts it.
     """
     with closing(Reader(broker, [topic_name(task, WINDOWS)], from_beginning=False)) as reader:
-        reader.seek_back(now_ms - int(LOOK_BACK_S * 1000))
+        reader.seek_back(since_ms - int(LOOK_BACK_S * 1000))
         bounds = reader.bounds()
         for (name, partition), (_, end) in bounds.items():
             start = max(reader.position(name, partition), end - MOST // len(bounds))

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from federation.rollout.window_history import KEPT, TRUE, Part, WindowHistory, model_id
+from streams.contract.window_metrics import LABELLED, is_by_labels
 from streams.contract.window_report import JUDGING
 
 VALUES = 100_000  # of a part of the fleet: a table of its windows and classes takes 1 MB
@@ -112,14 +113,23 @@ class Compared:
 
     @property
     def counts(self) -> np.ndarray:
-        """Windows with the new version, those of the stage, its events that have a true label,
-        those where it is right and where the teacher is, and the first two in the past."""
-        windows, test = self._part.windows, self.is_test
-        found, past = windows[test], windows[self.is_past]
+        """Windows with the new version, those of the stage, its events that a teacher judged, those
+        that have a true label, those where it is right and where the teacher is; and of the past
+        the judged events, the labelled and the right ones."""
+        windows, test, past = self._part.windows, self.is_test, self.is_past
+        found, before = windows[test], windows[past]
         stage = (found["heard_us"] >= self._comparison.stage_began_us).sum()
         labels = [found[name].sum() for name in ("labelled", "correct", "taught")]
-        before = [past[name].sum() for name in ("labelled", "correct")]
-        return np.array([len(found), stage, *labels, *before])
+        right = [before[name].sum() for name in ("labelled", "correct")]
+        judged = [self._compared[rows].sum() for rows in (test, past)]
+        return np.array([len(found), stage, judged[0], *labels, judged[1], *right])
+
+    @cached_property
+    def _compared(self) -> np.ndarray:
+        """(windows,) events that a teacher judged."""
+        cells = self._part.cells
+        events = np.where(cells["kind"] < TRUE, cells["events"], 0)
+        return np.bincount(self._part.at, events, len(self._part.windows))
 
     def _counted(self, windows: np.ndarray) -> Counted:
         """Return the windows for which `windows` (windows,) is true."""
@@ -140,7 +150,7 @@ Parts = Callable[[], Iterator[Compared]]
 @dataclass(frozen=True)
 class Comparison:
     """The windows that an evaluation compares. began_us, stage_began_us: of the rollout; canary:
-    whether a device is offered the candidate; by_labels: only events with a true label count."""
+    whether a device is offered the candidate; by_labels: the true labels judge, not the teacher."""
 
     history: WindowHistory
     candidate: str
@@ -151,10 +161,16 @@ class Comparison:
     by_labels: bool = False
 
     @property
+    def has_labels(self) -> bool:
+        """Whether true labels judge the new version, and the past."""
+        _, _, compared, labelled, _, _, past, known, _ = self._counts
+        return is_by_labels(compared, labelled) and known >= LABELLED * past
+
+    @property
     def teacher_is_weaker(self) -> bool:
         """Whether the candidate is right at least as often as the teacher, on enough events that
         have a true label."""
-        _, _, labelled, correct, taught, *_ = self._counts
+        _, _, _, labelled, correct, taught, *_ = self._counts
         return labelled >= JUDGING and correct >= taught
 
     def parts(self) -> Iterator[Compared]:
@@ -166,7 +182,7 @@ class Comparison:
     def told(self) -> dict[str, float]:
         """Return how many windows and labelled events with the new version there are, and the
         accuracies where events have a true label: for information only."""
-        windows, stage, labelled, correct, _, before, right = self._counts
+        windows, stage, _, labelled, correct, _, _, before, right = self._counts
         found = {"windows": windows, "stage_windows": stage, "labelled": labelled}
         if labelled:
             found["accuracy"] = correct / labelled
@@ -176,5 +192,5 @@ class Comparison:
 
     @cached_property
     def _counts(self) -> list[float]:
-        sums: list[float] = sum((part.counts for part in self.parts()), np.zeros(7)).tolist()
+        sums: list[float] = sum((part.counts for part in self.parts()), np.zeros(9)).tolist()
         return sums

@@ -12,7 +12,6 @@ from federation.rollout.compared import Comparison
 from federation.rollout.sequential_test import compare
 from federation.rollout.window_history import WindowHistory
 from streams.contract.window_metrics import ERRORS, WindowMetric, digits, named
-from streams.contract.window_report import LABELLED
 
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
 SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
@@ -87,18 +86,23 @@ def evaluate(
 
 
 def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
-    """Return the evidence by what judges each window, mostly the teacher. Where the candidate is
-    right at least as often as the teacher, the events with a true label are compared as well: they
-    can decide either way, and unless they show a loss the teacher's disagreement does not count."""
+    """Return the evidence by the true labels where enough events have one (`has_labels`), else by
+    the teacher. If the candidate is right at least as often as the teacher then, the events with a
+    label are compared as well: they can decide either way, and unless they show a loss the
+    teacher's disagreement does not count."""
 
     def by(comparison: Comparison) -> dict[str, float]:
         classes = len(comparison.history.classes)
-        return compare(rules.loss, comparison.parts, classes, rules.metric)
+        found = compare(rules.loss, comparison.parts, classes, rules.metric)
+        return found | {"by_labels": float(comparison.by_labels)}
 
+    labelled = replace(seen, by_labels=True)
+    if seen.has_labels:
+        return by(labelled)
     usual = by(seen)
     if not seen.teacher_is_weaker:
         return usual
-    true = by(replace(seen, by_labels=True))
+    true = by(labelled)
     loss = true["expected"] - true["value"]
     if (-loss if rules.metric in ERRORS else loss) > 0:
         return max(usual, true, key=lambda found: found["e_worse"])
@@ -140,7 +144,7 @@ def _found(candidate: str, evidence: dict[str, float], rules: StageRules) -> str
     if not evidence["events"]:
         return f"no window answered by {candidate} yet"
     devices, windows = int(evidence["devices"]), int(evidence["windows"])
-    by_labels = evidence["labelled"] >= LABELLED * evidence["events"]
+    by_labels = bool(evidence["by_labels"])
     return (
         f"{devices} device{'s' * (devices != 1)}, {windows} window{'s' * (windows != 1)}, "
         f"{named(rules.metric, by_labels=by_labels)} {digits(evidence['value'])} "

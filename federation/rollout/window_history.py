@@ -2,33 +2,32 @@
 evaluation, in columns.
 
 A window takes `WINDOW` and a `CELL` for each class of its events, and of those with a true label,
-about 85 bytes: the 240 windows of 10,000 devices take about 200 MB. A new one copies its device's
+about 77 bytes: the 240 windows of 10,000 devices take about 185 MB. A new one copies its device's
 columns and no other's.
 """
 
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
 
 import numpy as np
 
 from streams.contract.documents import release_of
-from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, Sums, WindowMetric
-from streams.contract.window_report import WindowReport
+from streams.contract.window_metrics import ALL, ALMOST_ALL, WindowMetric
+from streams.contract.window_report import ModelWindow, WindowReport, judgement_of
+from streams.fleet.seen import SeenReports
 
 KEPT = 240  # windows per device
-REVISIONS = 64  # of a window; later ones do not count
-TRUE = 1 << 31  # in a cell's class: counted by true labels, not by what judges the window
+TRUE = 1 << 31  # in a cell's class: counted by true labels, not by the teacher
 
-ROW, ROW_CELL = struct.Struct("<qQQIfffH"), struct.Struct("<Iff")
+ROW, ROW_CELL = struct.Struct("<qQIfffH"), struct.Struct("<Iff")
 WINDOW = np.dtype([
-    ("heard_us", "<i8"), ("revisions", "<u8"), ("model", "<u8"), ("instead", "<u4"),
-    ("labelled", "<f4"), ("correct", "<f4"), ("taught", "<f4"), ("cells", "<u2"),
+    ("heard_us", "<i8"), ("model", "<u8"), ("instead", "<u4"), ("labelled", "<f4"),
+    ("correct", "<f4"), ("taught", "<f4"), ("cells", "<u2"),
 ])  # fmt: skip
 CELL = np.dtype([("kind", "<u4"), ("events", "<f4"), ("right", "<f4")])
 NOBODY, SEVERAL = 0, 1  # in the place of a model: nothing was judged; several versions answered
@@ -95,14 +94,15 @@ class _Device:
 
 
 class WindowHistory:
-    """The newest windows of each device by event time; repeated and unordered reports have no
-    effect. Of more than `kept` those heard from `began_us` on have at most the half that the others
-    fill: what a rollout is compared with is there however long it takes.
+    """The newest windows of each device by event time; repeated reports have no effect. Of more
+    than `kept` those heard from `began_us` on have at most the half that the others fill: what a
+    rollout is compared with is there however long it takes.
 
     A window's revisions add up; it counts for the version that answered almost all judged events of
-    each of them. Event times that start again from the beginning, as after a wipe, count once they
-    pass the stored ones. Reports with another metric or other classes, by workers with another task
-    file, are ignored, because their sums do not add up with the others. classes: None for any.
+    each of them. Labels that come later count if they are of its events, and not where their window
+    is no longer here. Event times that start again from the beginning, as after a wipe, count once
+    they pass the stored ones. Reports with another metric or other classes, by workers with another
+    task file, are ignored, because their sums do not add up with the others. classes: None for any.
     """
 
     def __init__(
@@ -115,6 +115,7 @@ class WindowHistory:
         self._allowed = None if classes is None else {ALL, *classes}
         self._kinds: dict[str, int] = {}
         self._devices: dict[str, _Device] = {}
+        self._seen = SeenReports()
         self.began_us: int | None = None  # of the rollout
 
     @property
@@ -123,31 +124,69 @@ class WindowHistory:
         return list(self._kinds)
 
     def add(self, report: WindowReport, heard_us: int) -> None:
-        """Add a report. heard_us: the message's wall time, so that reading it again gives the same.
-        Of a repeated revision the first one counts."""
-        if report.metric != self._metric or report.revision >= REVISIONS:
+        """Add a report. heard_us: the message's wall time, so that reading it again gives the
+        same."""
+        if report.metric != self._metric or not self._seen.is_new(report):
             return
-        told = _told(report)
-        named = {*told.sums, *told.true}
+        parts = report.by_release
+        judged = [judgement_of(self._metric, part) for part in parts.values()]
+        named = {name for each in judged for name in (*each.taught, *each.true)}
         if self._allowed is not None and not self._allowed.issuperset(named):
             return
         device = self._devices.setdefault(report.device, _Device())
-        window, cells = self._packed(report, told, heard_us)
         place = bisect_left(device.times, report.window_us)
-        if place < len(device.times) and device.times[place] == report.window_us:
+        known = place < len(device.times) and device.times[place] == report.window_us
+        if not report.events:
+            if known:
+                device.put(place, report.window_us, *self._labelled(*device.take(place), parts))
+            return
+        window, cells = self._packed(report, parts, heard_us)
+        if known:
             window, cells = _merged(*device.take(place), window, cells)
         device.put(place, report.window_us, window, cells)
         if len(device.times) > self._kept:
             device.take(device.first_out(self.began_us, self._kept))
 
-    def _packed(self, report: WindowReport, told: "_Told", heard_us: int) -> tuple[bytes, bytes]:
-        """Return the report as one window and its cells."""
-        kind = self._kinds
-        found = [(kind.setdefault(name, len(kind)), *s) for name, s in told.sums.items()]
-        found += [(kind.setdefault(name, len(kind)) | TRUE, *s) for name, s in told.true.items()]
-        cells = b"".join(ROW_CELL.pack(*cell) for cell in found)
-        row = (heard_us, 1 << report.revision, *told[:5], len(found))
+    def _packed(
+        self, report: WindowReport, parts: Mapping[str, ModelWindow], heard_us: int
+    ) -> tuple[bytes, bytes]:
+        """Return a report of events as one window and its cells: of the version that answered
+        almost all judged events."""
+        judged = {name: max(part.compared, part.labelled) for name, part in parts.items()}
+        name = max(judged, key=lambda each: judged[each])
+        if not judged[name]:
+            return ROW.pack(heard_us, NOBODY, 0, 0, 0, 0, 0), b""
+        if judged[name] < ALMOST_ALL * sum(judged.values()):
+            return ROW.pack(heard_us, SEVERAL, 0, 0, 0, 0, 0), b""
+        part, cells = parts[name], self._cells(parts[name])
+        answered = (model for model in report.models if release_of(model) == name)
+        instead = max(answered, key=lambda model: report.models[model].events)[len(name) :]
+        number = model_id(instead) & 0xFFFFFFFF if instead else 0
+        labels = part.labelled, part.correct, part.teacher_correct
+        row = heard_us, model_id(name), number, *labels, len(cells) // ROW_CELL.size
         return ROW.pack(*row), cells
+
+    def _cells(self, part: ModelWindow) -> bytes:
+        kind, judged = self._kinds, judgement_of(self._metric, part)
+        found = [(kind.setdefault(name, len(kind)), *s) for name, s in judged.taught.items()]
+        found += [(kind.setdefault(name, len(kind)) | TRUE, *s) for name, s in judged.true.items()]
+        return b"".join(ROW_CELL.pack(*cell) for cell in found)
+
+    def _labelled(
+        self, packed: bytes, packed_cells: bytes, parts: Mapping[str, ModelWindow]
+    ) -> tuple[bytes, bytes]:
+        """Return a window with labels that came later: those of its version, or, if nothing was
+        judged before, of the one that has most."""
+        heard_us, model, instead, *_ = ROW.unpack(packed)
+        of = {model_id(name): part for name, part in parts.items()}
+        if model == NOBODY:
+            model = max(of, key=lambda each: of[each].labelled)
+        if (part := of.get(model)) is None:
+            return packed, packed_cells
+        cells = self._cells(part)
+        labels = part.labelled, part.correct, part.teacher_correct
+        row = heard_us, model, instead, *labels, len(cells) // ROW_CELL.size
+        return _merged(packed, packed_cells, ROW.pack(*row), cells)
 
     def parts(self, size: int) -> Iterator[Part]:
         """Yield all windows, those of `size` devices at a time, by name."""
@@ -168,55 +207,13 @@ def model_id(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") | 2
 
 
-class _Told(NamedTuple):
-    """What a report tells: the version that answered almost all judged events, its labelled and
-    correct ones, those of which the teacher is right, and sums by the reference's class, and by
-    the true one: of a metric without classes under ALL. instead: the device's challenger that
-    answered most of them, under any version; 0: none."""
-
-    model: int
-    instead: int = 0
-    labelled: int = 0
-    correct: int = 0
-    taught: int = 0
-    sums: Sums = {}
-    true: Sums = {}
-
-
-def _told(report: WindowReport) -> _Told:
-    judged = report.judged
-    total = sum(events for events, _ in judged.values())
-    if not total:
-        return _Told(NOBODY)
-    name = max(judged, key=lambda each: judged[each][0])
-    if judged[name][0] < ALMOST_ALL * total:
-        return _Told(SEVERAL)
-    counts = report.by_release[name]
-    by_class = {kind: (c.events, c.agreeing) for kind, c in report.classes.items() if c.events}
-    if report.metric in ERRORS or not by_class:
-        told: Sums = {ALL: judged[name]}
-        right = counts.label_error if report.metric in ERRORS else counts.correct
-        true: Sums = {ALL: (counts.labelled, right)} if counts.labelled else {}
-    else:
-        told, truth = by_class, report.truth
-        true = {kind: (sum(said.values()), said.get(kind, 0)) for kind, said in truth.items()}
-    answered = (model for model in report.models if release_of(model) == name)
-    instead = max(answered, key=lambda model: report.models[model].events)[len(name) :]
-    number = model_id(instead) & 0xFFFFFFFF if instead else 0
-    labels = counts.labelled, counts.correct, counts.teacher_correct
-    return _Told(model_id(name), number, *labels, told, true)
-
-
 def _merged(
     packed: bytes, packed_cells: bytes, new_packed: bytes, new_cells: bytes
 ) -> tuple[bytes, bytes]:
-    """Return a window and its cells with another revision, or with one that it has, heard again."""
+    """Return a window and its cells with another revision."""
     window = np.frombuffer(packed, WINDOW).copy()
     new = np.frombuffer(new_packed, WINDOW)
     window["heard_us"] = np.minimum(window["heard_us"], new["heard_us"])
-    if (window["revisions"] & new["revisions"])[0]:
-        return window.tobytes(), packed_cells
-    window["revisions"] |= new["revisions"]
     models = {int(window["model"][0]), int(new["model"][0])} - {NOBODY}
     window["model"] = models.pop() if len(models) == 1 else SEVERAL if models else NOBODY
     for name in ("labelled", "correct", "taught"):

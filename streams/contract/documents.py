@@ -27,7 +27,7 @@ Figure = Annotated[float, Field(allow_inf_nan=False)]
 class Document(BaseModel):
     """A frozen JSON document."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
@@ -54,6 +54,12 @@ def release_of(model: str) -> str:
     adapter, `<release>.p<number>` a device's own copy, and `<release>.k<version>` an earlier
     version that a device keeps."""
     return model.partition(".")[0]
+
+
+def model_number(model: str) -> int:
+    """The number in a version's name, `3-1f2e3d4c`; -1 where there is none."""
+    head = model.partition("-")[0]
+    return int(head) if head.isdigit() else -1
 
 
 def mean_of(metric: RowMetric, correct: int, error: float, of: int) -> float | None:

@@ -1,7 +1,8 @@
 """What windows tell of a task's metric: sums over events that add up, and their value. Pure.
 
-Windows compare a device's answers with a reference: the teacher's answers, or the true labels where
-no teacher is asked. Where `Task.metric` is no sum over events they tell the nearest that is one:
+Windows compare a device's answers with the teacher's, and with the true labels; a share has the one
+or the other, never both (`Judgement`). Where `Task.metric` is no sum over events they tell the
+nearest that is one:
 
     Task.metric                                              windows
     accuracy, a Metric of one's own for classes              accuracy: the share of right answers
@@ -21,15 +22,17 @@ or distances.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 RowMetric = Literal["accuracy", "within", "mae", "rmse"]  # what a mean over rows tells
 WindowMetric = Literal["accuracy", "balanced_accuracy", "brier", "within", "mae", "rmse"]
-Sums = Mapping[str, tuple[float, float]]  # by the reference's class: events, right or errors
+Sums = Mapping[str, tuple[float, float]]  # by the true, or the teacher's class: events, right
 ERRORS = ("brier", "mae", "rmse")  # the smaller the better
 BALANCED = "balanced_accuracy"
 ALL = ""  # the class of a metric that does not tell them apart
 ALMOST_ALL = 0.95  # share of a window's events that one version must have answered
+LABELLED = 0.5  # of the events that a teacher has judged: then their true labels judge, not it
 
 NAMES = {
     "accuracy": "agreement with {}",
@@ -48,7 +51,7 @@ def named(metric: WindowMetric, *, by_labels: bool = False) -> str:
 
 def value_of(metric: WindowMetric, sums: Sums) -> float | None:
     """Return the metric's value; None without an event."""
-    shares = [(n, right / n) for n, right in sums.values() if n]
+    shares = [(n, right / n) for n, right in sums.values() if n > 0]
     if not shares:
         return None
     if metric == BALANCED:
@@ -65,6 +68,48 @@ def added(parts: Iterable[Sums]) -> dict[str, tuple[float, float]]:
             before = total.get(name, (0, 0))
             total[name] = before[0] + events, before[1] + right
     return total
+
+
+def events_in(sums: Sums) -> float:
+    """Return the number of events."""
+    return sum(events for events, _ in sums.values())
+
+
+def is_by_labels(compared: float, labelled: float) -> bool:
+    """Return whether the true labels judge: of as many events as LABELLED says, or of any where no
+    teacher was asked."""
+    return labelled > 0 and labelled >= LABELLED * compared
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one version's events come to by the teacher's answers, and by the true labels. It adds
+    up over windows and their revisions; which of both counts is decided on the sum."""
+
+    taught: Sums = field(default_factory=dict)
+    true: Sums = field(default_factory=dict)
+
+    def __add__(self, other: "Judgement") -> "Judgement":
+        return Judgement(added((self.taught, other.taught)), added((self.true, other.true)))
+
+    def __neg__(self) -> "Judgement":
+        taught, true = (
+            {name: (-events, -right) for name, (events, right) in part.items()}
+            for part in (self.taught, self.true)
+        )
+        return Judgement(taught, true)
+
+    def __bool__(self) -> bool:
+        return bool(self.taught or self.true)
+
+    @property
+    def by_labels(self) -> bool:
+        return is_by_labels(events_in(self.taught), events_in(self.true))
+
+    @property
+    def sums(self) -> Sums:
+        """What counts."""
+        return self.true if self.by_labels else self.taught
 
 
 def is_worse(metric: WindowMetric, value: float, limit: float, by: float = 0.0) -> bool:

@@ -1,28 +1,68 @@
 """The JSON documents on `windows`: what the worker reports of a closed window."""
 
-from streams.contract.documents import Count, Document, Figure, Micros, release_of
-from streams.contract.window_metrics import ALL, ALMOST_ALL, BALANCED, ERRORS, Sums, WindowMetric
+from typing import Annotated
 
-LABELLED = 0.5  # of a window's events: then true labels judge it, not the teacher
+from pydantic import Field
+
+from streams.contract.documents import Count, Document, Figure, Micros, release_of
+from streams.contract.window_metrics import ALL, ERRORS, Judgement, WindowMetric
+
 JUDGING = 30  # labelled events that show whether a teacher is right more often than a candidate
 CONFUSED, OTHER = 12, "other"
 
+Change = Annotated[int, Field(ge=-(2**53), le=2**53)]  # of a count: another label takes one away
+Confusion = dict[str, dict[str, Change]]  # true class -> answer -> labelled events
+
+
+class ClassAgreement(Document):
+    """Events that the teacher assigns to one class, and how many the device does too."""
+
+    events: Count
+    agreeing: Count
+
 
 class ModelWindow(Document):
-    """One model version's counts in a window; `compared` events have a teacher's answer.
+    """One model version's counts in a report; `compared` events have a teacher's answer.
 
     error, label_error: where the report's metric is an error, the sum over the compared, or the
-    labelled events of absolute errors, for rmse of squared ones; means over the targets.
+    labelled events of absolute errors, for rmse of squared ones; means over the targets. `classes`
+    counts the compared events by the teacher's class; `truth` the labelled ones by true class and
+    answer, of more than CONFUSED classes by whether the answer is right or OTHER.
     """
 
     events: Count
     agreeing: Count
     compared: Count = 0
-    labelled: Count = 0
-    correct: Count = 0
-    teacher_correct: Count = 0
+    labelled: Change = 0
+    correct: Change = 0
+    teacher_correct: Change = 0
     error: Figure = 0.0
     label_error: Figure = 0.0
+    classes: dict[str, ClassAgreement] = {}
+    truth: Confusion = {}
+
+    def __add__(self, other: "ModelWindow") -> "ModelWindow":
+        sums = {name: getattr(self, name) + getattr(other, name) for name in NUMBERS}
+        classes = dict(self.classes)
+        for name, each in other.classes.items():
+            before = classes.get(name, ClassAgreement(events=0, agreeing=0))
+            classes[name] = ClassAgreement(
+                events=before.events + each.events, agreeing=before.agreeing + each.agreeing
+            )
+        truth: Confusion = {name: dict(answers) for name, answers in self.truth.items()}
+        add_confusion(truth, other.truth)
+        return ModelWindow(**sums, classes=classes, truth=truth)
+
+
+NUMBERS = tuple(name for name in ModelWindow.model_fields if name not in ("classes", "truth"))
+
+
+def add_confusion(total: Confusion, more: Confusion) -> None:
+    """Add `more` to `total`."""
+    for label, answers in more.items():
+        row = total.setdefault(label, {})
+        for answer, count in answers.items():
+            row[answer] = row.get(answer, 0) + count
 
 
 class ChannelDrift(Document):
@@ -75,23 +115,17 @@ class DriftReport(Document):
     histograms: list[FeatureHistogram] = []
 
 
-class ClassAgreement(Document):
-    """Events that the reference assigns to one class, and how many the device does too."""
-
-    events: Count
-    agreeing: Count
-
-
 class WindowReport(Document):
     """A revision of a closed window's report; on `windows`, key: the device.
 
-    The counts of a window's revisions add up. `late`: the rows came after the first report.
-    `metric`: what windows tell of `Task.metric` (streams.contract.window_metrics). `classes` counts
-    by the class of the reference: the true labels, `by_labels`, where no teacher was asked or
-    LABELLED of the events have one, else the teacher. `truth` counts the labelled events by true
-    class and answer; of more than CONFUSED classes by whether the answer is right or OTHER. `drift`
-    covers the device's last windows up to this one, None if the teacher's artifact has no
-    reference.
+    The counts of a window's revisions add up. `late`: the rows came after the first report. A
+    revision without events has what labels add that came later; its counts may be negative, where a
+    label replaces another. `metric`: what windows tell of `Task.metric`
+    (streams.contract.window_metrics). `sliding`: of Sliding windows, the sums of `models` over the
+    last `length_s` up to this window, as far as reported then. `drift` covers the device's last
+    windows up to this one, None if the teacher's artifact has no reference, or without events.
+    `store`, `partition`, `commit`: which of a store's commits the report is of
+    (streams.fleet.seen).
     """
 
     task: str
@@ -102,11 +136,12 @@ class WindowReport(Document):
     events: Count
     teacher_model: str
     models: dict[str, ModelWindow]
+    sliding: dict[str, ModelWindow] = {}
     metric: WindowMetric = "accuracy"
     late: bool = False
-    by_labels: bool = False
-    classes: dict[str, ClassAgreement] = {}
-    truth: dict[str, dict[str, Count]] = {}
+    store: str = ""
+    partition: Count = 0
+    commit: Count = 0
     drift: DriftReport | None = None
 
     @property
@@ -115,34 +150,24 @@ class WindowReport(Document):
         found: dict[str, ModelWindow] = {}
         for model, counts in self.models.items():
             release = release_of(model)
-            if (before := found.get(release)) is not None:
-                sums = {name: value + getattr(before, name) for name, value in counts}
-                counts = ModelWindow.model_validate(sums)
-            found[release] = counts
+            before = found.get(release)
+            found[release] = counts if before is None else before + counts
         return found
 
-    @property
-    def judged(self) -> dict[str, tuple[int, float]]:
-        """By release, the events that the reference judges, and those that are right by it, or the
-        sum of their errors."""
-        error = self.metric in ERRORS
-        if not self.by_labels:
-            return {
-                name: (m.compared, m.error if error else m.agreeing)
-                for name, m in self.by_release.items()
-            }
-        return {
-            name: (m.labelled, m.label_error if error else m.correct)
-            for name, m in self.by_release.items()
-        }
+    def judgement(self, release: str) -> Judgement:
+        """What the report adds to a release's metric."""
+        part = self.by_release.get(release)
+        return Judgement() if part is None else judgement_of(self.metric, part)
 
-    def sums(self, release: str) -> Sums:
-        """What the window tells of a release's metric; by class where the metric needs that, and
-        then nothing of a window that other releases answered too."""
-        judged = self.judged
-        events, right = judged.get(release, (0, 0))
-        if self.metric != BALANCED:
-            return {ALL: (events, right)} if events else {}
-        if not events or events < ALMOST_ALL * sum(n for n, _ in judged.values()):
-            return {}
-        return {name: (c.events, c.agreeing) for name, c in self.classes.items()}
+
+def judgement_of(metric: WindowMetric, part: ModelWindow) -> Judgement:
+    """Return what a version's counts add to a metric."""
+    if metric in ERRORS or not (part.classes or part.truth):
+        error = metric in ERRORS
+        taught = part.compared, part.error if error else part.agreeing
+        true = part.labelled, part.label_error if error else part.correct
+        return Judgement({ALL: taught} if part.compared else {}, {ALL: true} if any(true) else {})
+    return Judgement(
+        {name: (c.events, c.agreeing) for name, c in part.classes.items() if c.events},
+        {name: (sum(said.values()), said.get(name, 0)) for name, said in part.truth.items()},
+    )

@@ -1,15 +1,16 @@
-"""What windows say of a version: sums, the evidence about a canary, and reports that come again, in
-memory that grows with the fleet alone. Pure.
-"""
+"""What windows say of a version: sums, and the evidence about a canary. Pure."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
-from streams.contract.window_metrics import ERRORS, Sums, WindowMetric, added, named, value_of
-from streams.contract.window_report import ModelWindow, WindowReport
+from streams.contract.window_metrics import (
+    ERRORS,
+    Judgement,
+    WindowMetric,
+    named,
+    value_of,
+)
+from streams.contract.window_report import ModelWindow, WindowReport, judgement_of
 
 EVERY_S, POINTS = 15.0, 500  # between two evaluations that are kept; of them
 COUNTS = ("events", "compared", "agreeing", "labelled", "correct")
@@ -17,7 +18,7 @@ COUNTS = ("events", "compared", "agreeing", "labelled", "correct")
 
 @dataclass
 class Agreement:
-    """Events of one release in closed windows. sums: `WindowReport.sums`."""
+    """Events of one release in closed windows."""
 
     metric: WindowMetric = "accuracy"
     windows: int = 0
@@ -26,18 +27,17 @@ class Agreement:
     agreeing: int = 0
     labelled: int = 0
     correct: int = 0
-    judged_by_labels: int = 0  # windows
-    sums: Sums = field(default_factory=dict)
+    judgement: Judgement = field(default_factory=Judgement)
 
     @property
     def value(self) -> float | None:
         """The metric that windows tell; None without a judged event."""
-        return value_of(self.metric, self.sums)
+        return value_of(self.metric, self.judgement.sums)
 
     @property
     def by_labels(self) -> bool:
-        """Whether true labels have judged most windows."""
-        return 2 * self.judged_by_labels > self.windows
+        """Whether true labels judge, not the teacher."""
+        return self.judgement.by_labels
 
     @property
     def lower_is_better(self) -> bool:
@@ -47,12 +47,12 @@ class Agreement:
     def called(self) -> str:
         return named(self.metric, by_labels=self.by_labels)
 
-    def add(self, report: WindowReport, release: str, part: ModelWindow) -> None:
+    def add(self, report: WindowReport, part: ModelWindow) -> None:
+        """Add what a report says of the release, one of its `by_release`."""
         if report.metric != self.metric:  # another task file: what was before does not add up
-            self.metric, self.sums = report.metric, {}
-        self.judged_by_labels += report.by_labels
-        self.sums = added((self.sums, report.sums(release)))
-        self.windows += 1
+            self.metric, self.judgement = report.metric, Judgement()
+        self.judgement += judgement_of(report.metric, part)
+        self.windows += report.events > 0
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(part, name))
 
@@ -83,53 +83,3 @@ class Evidence:
         if not self.odds or odds.at_us - self.odds[-1].at_us >= EVERY_S * 1e6:
             self.odds.append(odds)
             del self.odds[:-POINTS]
-
-
-# --- reports that come again ----------------------------------------------------------------------
-
-RECENT = 32  # reports of each device: a worker repeats at most its last commit
-REVISIONS = 64  # later ones of a window count as this one
-PARTITIONS = 8191  # odd, so that other names stay others
-NONE, LARGEST = np.iinfo(np.int64).min, 2**63
-
-
-class RecentReports:
-    """The last `kept` reports of each device, by window, revision and Kafka partition: events
-    without a key are in several."""
-
-    def __init__(self, kept: int = RECENT) -> None:
-        self._kept = kept
-        self._row: dict[str, int] = {}
-        self._names = np.full((16, kept), NONE)
-        self._next = np.zeros(16, np.int64)
-
-    def is_new(self, device: str, window_us: int, revision: int, partition: int = 0) -> bool:
-        """Return whether the report was not among the device's last ones, and remember it."""
-        name = window_us * REVISIONS + min(revision, REVISIONS - 1)
-        return self._add(device, (name * PARTITIONS + partition) % LARGEST)
-
-    def _add(self, device: str, name: int) -> bool:
-        row = self._row.setdefault(device, len(self._row))
-        if row == len(self._next):
-            self._names = np.concatenate([self._names, np.full_like(self._names, NONE)])
-            self._next = np.concatenate([self._next, np.zeros_like(self._next)])
-        if (self._names[row] == name).any():
-            return False
-        self._names[row, self._next[row] % self._kept] = name
-        self._next[row] += 1
-        return True
-
-    def dump(self) -> dict[str, list[int]]:
-        """Return each device's reports, the oldest first."""
-        return {
-            device: [int(x) for x in np.roll(self._names[row], -self._next[row]) if x != NONE]
-            for device, row in self._row.items()
-        }
-
-    @classmethod
-    def load(cls, found: Mapping[str, list[int]]) -> "RecentReports":
-        made = cls()
-        for device, names in found.items():
-            for name in names:
-                made._add(device, name)
-        return made

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, PlainSerializer
 
 from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.window_metrics import events_in
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.truth import Worse
@@ -71,7 +72,7 @@ class Day:
         said = "no event compared"
         if total.value is not None:
             evidence["agreement"] = total.value
-            events = int(sum(events for events, _ in total.sums.values()))
+            events = int(events_in(total.judgement.sums))
             said = f"{digits(total.value)} ({counted(events, 'event')})"
         text = f"{release}: {total.called} on {day}: {said}"
         return Entry(self.last_us, "agreement", release, text, "", evidence)
@@ -158,7 +159,9 @@ class Timeline:
             each.last_us = max(each.last_us, at_us)
             if not each.past:
                 each.devices.add(report.device)
-            each.total.add(report, release, part)
+            each.total.add(report, part)
+        if not report.events:
+            return  # labels alone
         place = report.window_us, report.revision
         if place < self.latest.get(report.device, (-1, -1)):
             return  # a late row revises the past

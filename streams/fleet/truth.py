@@ -1,7 +1,6 @@
 """What true labels say of a device's answers, by release and class; and which devices got worse.
 
-Labels come in windows (`WindowReport.truth`), with the event or later. A window in which several
-releases answered labelled events says nothing.
+Labels come in windows (`ModelWindow.truth`), with the event or later, as revisions.
 
 A device got worse by a release if fewer of its labelled answers are right than under the release
 before: by WORSE at least, and by chance in at most CHANCE of cases (Fisher's exact test by its
@@ -16,9 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from streams.contract.documents import model_number
 from streams.contract.task.metrics import named
-from streams.contract.window_metrics import ALL, ALMOST_ALL, ERRORS, digits
-from streams.contract.window_report import OTHER, WindowReport
+from streams.contract.window_metrics import ALL, ERRORS, digits
+from streams.contract.window_report import OTHER, Confusion, WindowReport, add_confusion
 from streams.fleet.wording import counted
 
 RELEASES = 2  # of a device: the one before is what the last is compared with
@@ -27,39 +27,43 @@ LABELS, WRONG = 100, 0.75  # of a release, and the share of right answers that i
 OVERLAP = 2.0
 WINDOWS, MORE = 8, 0.1  # of errors
 
-Confusion = dict[str, dict[str, int]]  # true class -> answer -> labelled events
 Kept = TypeVar("Kept")
 
 
 @dataclass
 class Errors:
-    """Of a release's labelled events: how many, and the number, sum and sum of squares of windows'
-    mean errors in `metric`."""
+    """Of a release's labelled events: how many, the sum of their errors in `metric`, and of windows
+    the number, sum and sum of squares of mean errors."""
 
     metric: str
     labelled: int = 0
+    error: float = 0.0
     windows: int = 0
     total: float = 0.0
     squares: float = 0.0
 
     def add(self, labelled: int, error: float) -> None:
+        """Add a report; one whose labels replace others changes the sum alone."""
         self.labelled += labelled
-        self.windows += 1
-        self.total += error / labelled
-        self.squares += (error / labelled) ** 2
+        self.error += error
+        if labelled > 0:
+            self.windows += 1
+            self.total += error / labelled
+            self.squares += (error / labelled) ** 2
 
     @property
     def mean(self) -> float:
-        return self.total / self.windows
+        return self.error / max(self.labelled, 1)
 
     @property
     def sum(self) -> tuple[float, int]:
-        return self.mean * self.labelled, self.labelled
+        return self.error, self.labelled
 
     @property
     def variance(self) -> float:
         """Of the mean."""
-        return max(self.squares / self.windows - self.mean**2, 0.0) / max(self.windows - 1, 1)
+        n = max(self.windows, 1)
+        return max(self.squares / n - (self.total / n) ** 2, 0.0) / max(self.windows - 1, 1)
 
 
 @dataclass(frozen=True)
@@ -105,23 +109,20 @@ class Truth:
     errors: dict[str, dict[str, Errors]] = field(default_factory=dict)
 
     def add(self, report: WindowReport) -> bool:
-        """Return whether the window says something."""
-        parts = report.by_release
-        total = sum(part.labelled for part in parts.values())
-        if not total:
-            return False
-        release = max(parts, key=lambda name: parts[name].labelled)
-        found = parts[release]
-        if found.labelled < ALMOST_ALL * total:
-            return False
-        if not report.truth and report.metric in ERRORS:
-            sums = _latest(self.errors, report.device, release, Errors(report.metric))
-            sums.add(found.labelled, found.label_error)
-            return True
-        table = _latest(self.devices, report.device, release, {})
-        wrong = found.labelled - found.correct
-        _merge(table, report.truth or {ALL: {ALL: found.correct, OTHER: wrong}})
-        return True
+        """Return whether the report has labels."""
+        said = False
+        for release, part in report.by_release.items():
+            if not (part.truth or part.labelled or part.correct or part.label_error):
+                continue
+            said = True
+            if not part.truth and report.metric in ERRORS:
+                sums = _latest(self.errors, report.device, release, Errors(report.metric))
+                sums.add(part.labelled, part.label_error)
+                continue
+            wrong = part.labelled - part.correct
+            truth = part.truth or {ALL: {ALL: part.correct, OTHER: wrong}}
+            add_confusion(_latest(self.devices, report.device, release, {}), truth)
+        return said
 
     def of_release(self, release: str) -> dict[str, Confusion]:
         """Return what devices that have answered with it know of a release."""
@@ -183,23 +184,17 @@ def together(tables: Mapping[str, Confusion]) -> Confusion:
     """Return the sum over devices."""
     total: Confusion = {}
     for table in tables.values():
-        _merge(total, table)
+        add_confusion(total, table)
     return total
 
 
-def _merge(total: Confusion, table: Mapping[str, Mapping[str, int]]) -> None:
-    for label, answers in table.items():
-        row = total.setdefault(label, {})
-        for answer, count in answers.items():
-            row[answer] = row.get(answer, 0) + count
-
-
 def _latest(kept: dict[str, dict[str, Kept]], device: str, release: str, empty: Kept) -> Kept:
-    """Return what is kept of a device's release, one of the last RELEASES."""
+    """Return what is kept of a device's release, one of the last RELEASES by number: a label may
+    come when others have followed."""
     releases = kept.setdefault(device, {})
     found = releases.setdefault(release, empty)
-    while len(releases) > RELEASES:
-        del releases[next(iter(releases))]
+    last = sorted(releases, key=model_number)[-RELEASES:]
+    kept[device] = {name: releases[name] for name in last}
     return found
 
 

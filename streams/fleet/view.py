@@ -4,7 +4,7 @@ Pure: messages go in, figures come out. Status, timeline, console, `up` and the 
 and what "silent" means stands here alone. Its size depends on the fleet, not on how long it has
 run: of windows sums are kept, of runs the newest RUN_EVENTS, of decisions DECISIONS, of a device's
 ended epochs EPOCHS, of versions VERSIONS. Windows are reported at least once: a report is counted
-once by device, window, revision and partition.
+once (seen.py).
 """
 
 from collections import Counter, deque
@@ -15,11 +15,12 @@ from typing import Annotated, Literal, get_args
 from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
 
 from streams.contract.decisions import Decision, DesiredState, Release, rollout_position
-from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.documents import DeviceState, RoundEvent, model_number
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
-from streams.fleet.agreement import Agreement, Evidence, RecentReports
+from streams.fleet.agreement import Agreement, Evidence
+from streams.fleet.seen import SeenReports
 from streams.fleet.timeline import PAIRS, Timeline
 from streams.fleet.truth import Truth, Worse
 from streams.fleet.wording import counted, decision_line, round_line
@@ -66,8 +67,8 @@ class FleetView:
     earlier: Counter[str] = field(default_factory=Counter)
     timeline: Timeline = field(default_factory=Timeline)
     reports: Annotated[
-        RecentReports, PlainValidator(RecentReports.load), PlainSerializer(RecentReports.dump)
-    ] = field(default_factory=RecentReports)
+        SeenReports, PlainValidator(SeenReports.load), PlainSerializer(SeenReports.dump)
+    ] = field(default_factory=SeenReports)
     news: Annotated[deque[str], Field(exclude=True)] = field(
         default_factory=lambda: deque(maxlen=200)
     )
@@ -114,26 +115,30 @@ class FleetView:
         return state
 
     def _window(self, report: WindowReport, message: Received) -> WindowReport | None:
-        time_ms, partition = message.time_ms, message.partition
-        if not self.reports.is_new(report.device, report.window_us, report.revision, partition):
+        if not self.reports.is_new(report):
             return None
-        self.windows += report.revision == 0
-        self.windows_late += report.revision > 0
-        self._count(time_ms // 1000, report.events)
+        at_us = message.time_ms * 1000 or report.end_us
         for release, part in report.by_release.items():
-            self.agreement.setdefault(release, Agreement()).add(report, release, part)
+            self.agreement.setdefault(release, Agreement()).add(report, part)
         if len(self.agreement) > VERSIONS:
             del self.agreement[next(iter(self.agreement))]
-        at_us = time_ms * 1000 or report.end_us
         self.timeline.window(at_us, report)
         labels = self.truth.add(report)
         for worse in self.truth.worse([report.device]) if labels else ():
             self.timeline.worse(at_us, worse)
+        if report.events:
+            self._events(report, message.time_ms // 1000, at_us)
+        return report
+
+    def _events(self, report: WindowReport, second: int, at_us: int) -> None:
+        """Take in what only a report of events says, not one of labels alone."""
+        self.windows += report.revision == 0
+        self.windows_late += report.revision > 0
+        self._count(second, report.events)
         if report.device not in self.devices:
             self._producer(report, at_us)
         if self.timeline.latest[report.device] == (report.window_us, report.revision):
             self._drift(report.device, report.drift)
-        return report
 
     def _producer(self, report: WindowReport, at_us: int) -> None:
         """Its events are known once they are scored."""
@@ -311,9 +316,3 @@ class FleetView:
         """The events of the latest run."""
         run = next((e.run for e in reversed(self.rounds) if e.run), None)
         return [e for e in self.rounds if e.run == run]
-
-
-def model_number(model: str) -> int:
-    """The number in a version's name, `3-1f2e3d4c`; -1 where there is none."""
-    head = model.partition("-")[0]
-    return int(head) if head.isdigit() else -1

@@ -5,6 +5,7 @@ step 2; with worker-step-2:3:stop it stops itself with SIGSTOP. Without the vari
 armed. The steps are numbered in:
 
     worker-step-1..5   streams.worker.commit.committer
+    late-step-1..2     streams.worker.commit.label_revisions: labels of stored events
     hole-step-1..4     streams.worker.commit.hole_keeper: messages that retention has deleted
     slots-step-1..7    edge_client.inference.slots: installing a model version
     back-step-1..4     edge_client.inference.slots: going back
@@ -28,7 +29,7 @@ from collections.abc import Callable, Mapping
 from streams.contract.errors import UsageError
 
 STEPS = (
-    "worker-step-[1-5]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
+    "worker-step-[1-5]|late-step-[12]|hole-step-[1-4]|slots-step-[1-7]|back-step-[1-4]|"
     "spool-step-[1-5]|uplink-step-[1-4]|label-step-[12]|"
     "round-step-[1-8]|resume-step-[1-4]|release-step-[1-4]|"
     "keys-step-[1-4]|import-step-[12]|score-step-[1-9]|attempt-step-[1-4]|schedule-step-[1-3]"

@@ -3,6 +3,7 @@ the first answers of a device: one line of advice each."""
 
 import itertools
 import queue
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -60,11 +61,19 @@ def findings(task: Task, surveys: Sequence[Survey], now_us: int | None = None) -
 
 
 def _together(found: Sequence[Finding]) -> list[Finding]:
-    """One finding of all devices that have it."""
-    where: dict[Finding, list[str]] = {}
+    """One finding of all devices that have it, whose counts may differ."""
+    same: dict[Finding, list[Finding]] = {}
     for one in found:
-        where.setdefault(replace(one, where=""), []).append(one.where)
-    return [replace(one, where=_names(names)) for one, names in where.items()]
+        text = re.sub(r"\d+", "n", one.text) if one.text[0].isdigit() else one.text
+        same.setdefault(replace(one, where="", text=text), []).append(one)
+    return [_of_all(each) for each in same.values()]
+
+
+def _of_all(found: Sequence[Finding]) -> Finding:
+    text = found[0].text
+    if any(one.text != text for one in found):
+        text = "up to " + max((o.text for o in found), key=lambda each: int(each.split()[0]))
+    return replace(found[0], where=_names([one.where for one in found]), text=text)
 
 
 def _names(names: Sequence[str]) -> str:
@@ -188,8 +197,10 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         advice = "training=Training(label_share=1.0) uses all"
         found.append(Finding("warning", "training.label_share", text, advice))
     if task.rate_hz and task.segments_per_window < FEW_SEGMENTS:
-        text = f"a window of {task.window_s:g} s holds {task.segments_per_window:.1f} segments"
-        found.append(Finding("warning", "window_s", text, "longer windows say more"))
+        text = (
+            f"a window of {task.window_us / 1e6:g} s holds {task.segments_per_window:.1f} segments"
+        )
+        found.append(Finding("warning", "window", text, "longer windows say more"))
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from streams.contract.task import Device, Reading, Segment, Task, Training
+from streams.contract.task import Device, Reading, Segment, Task, Training, Tumbling
 from streams.tasks import hapt
 
 if TYPE_CHECKING:
@@ -79,6 +79,6 @@ task = Task(
     classes=("walking", "upstairs", "downstairs", "sitting", "standing", "laying"),
     build_model=build_model, build_teacher=build_teacher, augment=rotate,
     readings=readings, devices=devices,
-    window_s=30, lateness_s=5, idle_close_s=6, upload="segment",
+    window=Tumbling(30), lateness_s=5, idle_close_s=6, upload="segment",
     training=Training(payload="float16"),
 )  # fmt: skip

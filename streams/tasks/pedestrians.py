@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streams.contract.task import Answered, Device, Outcome, Reading, Segment, Task, Training
+from streams.contract.task import (
+    Answered,
+    Device,
+    Outcome,
+    Reading,
+    Segment,
+    Task,
+    Training,
+    Tumbling,
+)
 from streams.tasks.download import cached
 
 if TYPE_CHECKING:  # a device with a sensor of its own does not need pyarrow
@@ -127,7 +136,7 @@ task = Task(
     segment=Segment(samples=HOURS, hop=1),
     targets=("log-count",), metric="rmse", tolerance=0.25,
     build_model=build_model, readings=readings, devices=devices, outcomes=outcomes,
-    window_s=86_400, lateness_s=7200, idle_close_s=6, upload="segment",
+    window=Tumbling(86_400), lateness_s=7200, idle_close_s=6, upload="segment",
     retrain=0.0, margin=0.0,  # new truth comes every hour: a run as often as budgets allow
     # Streets differ, and every sensor is in every round.
     training=Training(strategy="scaffold", label_share=0.0, central_epochs=10, samples=4096),

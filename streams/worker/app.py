@@ -84,6 +84,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
             now_us=lambda: time.time_ns() // 1000,
             buffer_bytes=settings.buffer_bytes,
             scores=settings.scores,
+            models=offers.models,
             committed=upkeep.committed,
             clock=listening,
             holes=HoleKeeper(

@@ -1,4 +1,5 @@
-"""Where a worker's teacher comes from: a file, or what the server offers.
+"""Where a worker's teacher comes from: a file, or what the server offers; and with
+`Task.answer_by="worker"` the versions that devices would serve.
 
 Offers are read at start, then followed on a thread. The last decision on `releases` names the
 teacher. Its chunks are fetched and verified, a window of zeros is scored, and the committer takes
@@ -15,7 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from streams.contract.decisions import Release
+from streams.contract.artifact import unpack
+from streams.contract.decisions import Ref, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
@@ -25,6 +27,7 @@ from streams.learning.teacher import Teacher, load_teacher, make_teacher
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import load_public_key
 from streams.worker.metrics import Metrics
+from streams.worker.scoring.device_models import DeviceModels
 from streams.worker.settings import WorkerSettings
 
 LOOK_S = 1.0
@@ -44,6 +47,7 @@ class TeacherSource(threading.Thread):
         self._seen: str | None = None  # the digest of the last offer
         self._found: Teacher | None = None
         self._take: Callable[[Teacher], None] = self._keep
+        self.models = DeviceModels(task)
         file, fallback = settings.teacher, settings.fallback
         if file is None and fallback is not None and fallback.exists():
             file = fallback
@@ -57,27 +61,34 @@ class TeacherSource(threading.Thread):
     def first(self, metrics: Metrics) -> Teacher:
         """Return the first teacher; wait for one, with one warning."""
         name, said = self._settings.instance, False
-        while self._settings.teacher is None:
+        while not self._complete:
             try:
                 with contextlib.closing(self._reader()) as reader:
                     self._consider(reader.read_to_end(), past=sys.maxsize)
             except Retryable as exc:
                 log.warning("worker %s: %s", name, exc)
-            if self._found is not None:
+            if self._complete:
                 break
             if not said:
-                text = "worker %s: waiting for a teacher: start the controller, which offers it"
-                log.warning(text, name)
+                wanted = "a teacher" if self._found is None else "a version to answer with"
+                text = "worker %s: waiting for %s: start the controller, which offers it"
+                log.warning(text, name, wanted)
                 said = True
             time.sleep(1.0)
             metrics.flushed()
         assert self._found is not None
         return self._found
 
+    @property
+    def _complete(self) -> bool:
+        """Whether events can be scored."""
+        answers = self._task.answer_by == "device" or bool(self.models.known)
+        return self._found is not None and answers
+
     def follow(self, take: Callable[[Teacher], None]) -> None:
         """Pass all teachers offered from now on to `take`."""
         self._take = take
-        if self._settings.teacher is None:
+        if self._settings.teacher is None or self._task.answer_by == "worker":
             self.start()
 
     def run(self) -> None:
@@ -125,16 +136,50 @@ class TeacherSource(threading.Thread):
             self._load(last)
 
     def _load(self, release: Release) -> None:
+        if self._task.answer_by == "worker":
+            self._load_models(release)
+        if self._settings.teacher is None:
+            self._load_teacher(release)
+
+    def _load_models(self, release: Release) -> None:
+        """Load the versions that are served, but for those that are loaded."""
+        from streams.learning.onnx_model import OnnxModel
+
+        standing = release.decision.standing
+        found: dict[str, OnnxModel] = {}
+        for ref in filter(None, (standing.stable, standing.offered)):
+            try:
+                model = self.models.known.get(ref.model)
+                if model is None:
+                    data, trusted = self._bytes_of(release, ref), self._acceptance.trusted
+                    name, version = self._task.name, self._task.version
+                    artifact = unpack(
+                        data, trusted, task=name, task_version=version, digest=ref.digest
+                    )
+                    model = OnnxModel(self._task, artifact)
+                found[ref.model] = model
+            except ArtifactError as exc:
+                log.error("version %s refused: %s", ref.model, exc)
+        if found:
+            self.models.offer(standing, found)
+
+    def _bytes_of(self, release: Release, ref: Ref) -> bytes:
+        """Return the bytes of a whole artifact."""
+        wanted = (d for d in release.deliveries if d.model == ref.model and not d.of_part)
+        delivery = next((d for d in wanted if d.base is None), None)
+        if delivery is None:
+            raise ArtifactError("missing", f"{ref.model} has no delivery")
+        delivery.check_bound(ref)
+        broker = self._settings.broker
+        return fetch(broker, self._task.id, Download(delivery), self._ending.is_set)
+
+    def _load_teacher(self, release: Release) -> None:
         ref = release.decision.standing.teacher
         if ref is None or ref.digest == self._seen:
             return
         try:
-            delivery = next((d for d in release.deliveries if d.model == ref.model), None)
-            if delivery is None:
-                raise ArtifactError("missing", f"teacher {ref.model} has no delivery")
-            delivery.check_bound(ref)
             settings, where = self._settings, f"release {ref.model}"
-            data = fetch(settings.broker, self._task.id, Download(delivery), self._ending.is_set)
+            data = self._bytes_of(release, ref)
             teacher = make_teacher(
                 self._task, data, self._acceptance.trusted, where, settings.threads, settings.device
             )

@@ -303,7 +303,8 @@ SEAMS = {  # library: the modules that import it
     "paho": "edge_client.sources.mqtt",
     "pickle": "streams.tasks.hapt",
     "duckdb": "streams.batch.sinks.tables streams.batch.sources.selection compose.cli.views "
-    f"{WORKER}.store.retention {WORKER}.store.position {WORKER}.store.query examples.batch.demo",
+    f"{WORKER}.store.retention {WORKER}.store.position {WORKER}.store.query "
+    f"{WORKER}.store.late_labels examples.batch.demo",
 }
 
 

@@ -29,12 +29,18 @@ def state(device: str, **fields: Any) -> Received:
 
 
 def window(
-    device: str, start_s: int, revision: int = 0, model: str = "1-aaaaaaaa", **counts: int
+    device: str,
+    start_s: int,
+    revision: int = 0,
+    model: str = "1-aaaaaaaa",
+    commit: int = 0,
+    **counts: Any,
 ) -> Received:
     part = ModelWindow.model_validate({"events": 10, "agreeing": 6, "compared": 8, **counts})
     report = WindowReport(
         task=TASK, device=device, window_us=start_s * 1_000_000, end_us=(start_s + 5) * 1_000_000,
         revision=revision, events=part.events, teacher_model="1-t", models={model: part},
+        commit=commit,
     )  # fmt: skip
     return received("windows", device, report)
 

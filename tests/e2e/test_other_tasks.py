@@ -35,7 +35,7 @@ LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "1", "-
 LOOP += ["--stages", "0.5,1"]
 PREDICTION = """
 from dataclasses import replace
-from tidewheel import load_task
+from tidewheel import Tumbling, load_task
 tiny = load_task("{tiny}")
 training = replace(tiny.training, label_share=0.8, epochs=12, choice="offered")
 task = replace(tiny, name="quiet", upload="prediction", training=training)
@@ -70,7 +70,7 @@ def build_model():
 
 task = replace(
     tiny, name="hertz", classes=(), targets=("hertz",), tolerance=1.0, readings=readings,
-    build_model=build_model, build_teacher=None, rate_hz=1 / 3600, window_s=100 * 3600,
+    build_model=build_model, build_teacher=None, rate_hz=1 / 3600, window=Tumbling(100 * 3600),
     lateness_s=20 * 3600,
 )
 """

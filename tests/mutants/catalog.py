@@ -251,15 +251,29 @@ MUTANTS = [
     _worker(
         "lateness is ignored",
         "windows/tumbling.py",
-        " - task.lateness_us",
+        " - self.task.lateness_us",
         "",
         "windows",
     ),
     _worker(
         "a silent device's windows stay open",
         "windows/tumbling.py",
-        "if now_s - self.heard_s >= task.idle_close_s:",
+        "if now_s - self.heard_s >= self.task.idle_close_s:",
         "if False:",
+        "windows",
+    ),
+    _worker(
+        "a session that silence closed does not continue",
+        "windows/cut.py",
+        "window.starts(times[late:], closed)",
+        "window.starts(times[late:])",
+        "windows",
+    ),
+    _worker(
+        "a late event of the last closed session begins another",
+        "windows/cut.py",
+        "np.full(late - older, closed.start_us)",
+        "window.starts(times[older:late]) if late > older else times[:0]",
         "windows",
     ),
     _worker(
@@ -290,6 +304,27 @@ MUTANTS = [
         "if found != version - 1:",
         "if False:",
         "store",
+    ),
+    _worker(
+        "a label that replaces another counts beside it",
+        "store/late_labels.py",
+        "coalesce(counted.label, own.label) as before",
+        "own.label as before",
+        "commit/test_label_revisions.py",
+    ),
+    _worker(
+        "an event that comes after its label has none in reports",
+        "store/late_labels.py",
+        "if since.labels and upto.events > since.events else []",
+        "if False else []",
+        "commit/test_label_revisions.py",
+    ),
+    _worker(
+        "reports of labels that were stored are not published by the next worker",
+        "commit/label_revisions.py",
+        "if commit := position.commits[REVISED]:",
+        "if commit := 0:",
+        "commit/test_label_revisions.py",
     ),
     _worker(
         "labels that come again are stored again",
@@ -401,9 +436,9 @@ MUTANTS = [
     ),
     Mutant(
         "triggers: labels judge nothing where no teacher is asked",
-        "streams/contract/window_report.py",
-        "name: (m.labelled, m.label_error if error else m.correct)",
-        "name: (0, 0)",
+        "streams/contract/window_metrics.py",
+        "return labelled > 0 and labelled >= LABELLED * compared",
+        "return False",
         "tests/federation/controller/test_triggers.py",
     ),
     Mutant(
@@ -451,8 +486,8 @@ MUTANTS = [
     Mutant(
         "canary: reports in other units are added",
         "federation/rollout/window_history.py",
-        "if report.metric != self._metric or report.revision",
-        "if report.revision",
+        "if report.metric != self._metric or not",
+        "if not",
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
@@ -471,8 +506,8 @@ MUTANTS = [
     ),
     Mutant(
         "view: a report that comes again counts again",
-        "streams/fleet/agreement.py",
-        "if (self._names[row] == name).any():",
+        "streams/fleet/seen.py",
+        "if number in names:",
         "if False:",
         "tests/streams/fleet",
     ),

@@ -43,7 +43,7 @@ from streams.batch.sinks.output import open_sink
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
-from streams.batch.sources.windows import ShardRows, plan_windows
+from streams.batch.sources.windows import ShardRows
 from streams.contract.errors import Retryable, TidewheelError, UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -148,8 +148,7 @@ class Job:
                 plan, self.task, found.input_format, found.columns, self.folder.folder, self._check
             )
         if found.kind == "teacher":
-            reading, unplaced = ShardRows(self.folder.folder, found, self.task), plan
-            plan = plan_windows(plan, lambda number: reading.keys(unplaced, number))
+            plan = ShardRows(self.folder.folder, found, self.task).place(plan)
         self.plan = plan
         self.folder.write_plan(plan)
         self.folder.write_state("InProgress")

@@ -13,9 +13,9 @@ from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
 from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
-from streams.batch.sinks.output import Sink
 from streams.batch.sources.places import put
 from streams.contract.errors import TidewheelError
+from streams.contract.task.extensions import Sink
 from streams.runtime.disk import write_atomic
 
 

@@ -179,7 +179,7 @@ def option_name(field: str) -> str:
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "bedrock"]
 OutputFormat = Literal[
-    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql"
+    "parquet", "jsonl", "csv", "bedrock", "delta", "duckdb", "sqlite", "postgresql", "own"
 ]
 EVER = 2**62  # microseconds
 FILES: frozenset[OutputFormat] = frozenset({"parquet", "jsonl", "csv", "bedrock"})

@@ -8,7 +8,7 @@ Storage, Azure), so that loading a shard again puts the same object in its place
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from streams.batch.records.specification import FILES, OutputFormat, Specification
 from streams.batch.sources.places import find, is_taken, open_binary, put
 from streams.contract.errors import Retryable, UsageError
+from streams.contract.task.extensions import OpenSink, Sink, extensions, load_extension
 
 SUFFIXES: dict[str, OutputFormat] = {
     ".jsonl": "jsonl", ".csv": "csv", ".delta": "delta", ".duckdb": "duckdb",
@@ -53,14 +54,15 @@ class Target:
 
 def target_of(text: str, kind: str | None = None) -> Target:
     """Return what `--to` names; raise UsageError for what cannot be one."""
-    known = get_args(OutputFormat)
+    known = [name for name in get_args(OutputFormat) if name != "own"]
     if kind is not None and kind not in known:
         raise UsageError(f"--output-format {kind}: {', '.join(known)}")
     scheme = next((one for one in SCHEMES if text.startswith(one)), None)
     found: OutputFormat = SCHEMES[scheme] if scheme else SUFFIXES.get(Path(text).suffix, "parquet")
     found = kind or found  # type: ignore[assignment]
     if scheme is None and "://" in text:
-        return _objects(text, found)
+        own = kind is None and text.partition("://")[0] in extensions("sinks")
+        return Target("own", text) if own else _objects(text, found)
     if found == "postgresql" and scheme is None:
         raise UsageError(f"--to {text}: write postgresql://HOST/DATABASE")
     if found == "postgresql":
@@ -78,27 +80,6 @@ def _objects(url: str, kind: OutputFormat) -> Target:
             "or a database"
         )
     return Target(kind, url.rstrip("/"))
-
-
-class Sink(Protocol):
-    """What a job's shards are loaded into. Retryable errors are tried again."""
-
-    def check(self, schema: pa.Schema) -> None:
-        """Raise UsageError if the rows do not fit; change nothing."""
-        ...
-
-    def prepare(self, schema: pa.Schema) -> None:
-        """Create what is missing."""
-        ...
-
-    def load(self, shard: int, part: Path, *, again: bool) -> None:
-        """Add the rows of a shard's file, all or none; `again`: in place of those that may be
-        there."""
-        ...
-
-    def count(self) -> int | None:
-        """Return how many rows of this job are there; None: it cannot tell."""
-        ...
 
 
 class ObjectsSink:
@@ -142,6 +123,9 @@ def open_sink(specification: Specification) -> Sink | None:
         return None
     if kind in FILES:
         return ObjectsSink(place, kind)
+    if kind == "own":
+        opened: OpenSink = load_extension("sinks", place.partition("://")[0])
+        return opened(place, specification.id)
     if kind == "delta":
         from streams.batch.sinks.tables import DeltaSink
 

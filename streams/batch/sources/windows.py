@@ -1,5 +1,5 @@
 """A teacher's windows: it scores the rows of one device's window together, by the code of the
-worker (streams.learning.teacher). Windows are those of the worker, `Task.window_s` long.
+worker (streams.learning.teacher). Windows are those of the worker, by `Task.window`.
 
 A window's rows may lie in several shards, and a teacher needs all of them. Of each window the
 planning keeps a hash of 8 bytes for each shard that has rows of it, so that a shard knows the first
@@ -10,6 +10,7 @@ their event times: the outputs of a row do not depend on where shards end.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from streams.batch.records.rows import RowProblem, Rows
 from streams.batch.records.specification import Columns, Plan, Specification
+from streams.batch.sources.cut_windows import CutStarts
 from streams.batch.sources.inputs import read_shard, with_keys
 from streams.batch.sources.readings import carry_path, read_readings
 from streams.batch.sources.selection import times_of
@@ -74,6 +76,17 @@ class ShardRows:
     folder: Path
     specification: Specification
     task: Task
+
+    @cached_property
+    def cuts(self) -> CutStarts:
+        return CutStarts(self.folder, self.task)
+
+    def place(self, plan: Plan) -> Plan:
+        """Return a plan whose shards name those around them."""
+        if not self.task.aligned:
+            keys = (key for number in range(len(plan.shards)) for key in self.keys(plan, number))
+            self.cuts.write((key.device, key.time) for key in keys)
+        return plan_windows(plan, lambda number: self.keys(plan, number))
 
     def rows(self, plan: Plan, number: int) -> Iterator[Rows]:
         """Yield the rows of a shard in batches."""
@@ -132,7 +145,7 @@ class ShardRows:
             names = rows.kept[device].cast(pa.string()).to_pylist()
         for i in np.flatnonzero([name is None for name in names]).tolist():
             rows.problems.setdefault(i, RowProblem("missing", "the row has no device"))
-        starts = (times - times % self.task.window_us).tolist()
+        starts = self.cuts.starts(names, times)
         return [
             None if name is None or i in rows.problems else Key(name, start, moment)
             for i, (name, start, moment) in enumerate(

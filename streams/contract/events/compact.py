@@ -47,6 +47,7 @@ ALIGN = 8  # so that segments, most of a body, are read without a copy
 DIGEST = 6  # characters of base64: 36 bits
 MOST_DIGITS = 9  # of a number: 63 bits
 WIDTHS = (1, 2, 4, 8)
+UNANSWERED = ""  # the model of events that the worker answers
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import EventColumns
+from streams.contract.events.compact import UNANSWERED
 from streams.contract.events.json_items import (
     LARGEST,
     MAX_ROWS,
@@ -60,8 +61,11 @@ class JsonEvent(JsonItem):
     def _whole(self, info: ValidationInfo) -> Self:
         task = cast(Task, info.context)
         micros("time", self.time, self.time_us)
-        if (self.outputs is None) == (self.answer is None):
+        given = (self.outputs is not None) + (self.answer is not None)
+        if given == 2 or (not given and task.answer_by == "device"):
             raise ValueError("answer: give either outputs or answer")
+        if not given and self.model is not None:
+            raise ValueError("model: give it with its answer")
         if (self.segment is None) == (task.upload == "segment"):
             wanted = "the readings are missing" if self.segment is None else "no readings are sent"
             raise ValueError(f"segment: {wanted} with upload={task.upload!r}")
@@ -73,13 +77,21 @@ class JsonEvent(JsonItem):
 
     def answered(self, task: Task) -> np.ndarray:
         """Return the outputs (outputs,)."""
-        if self.outputs is not None or self.answer is None:
-            return np.asarray(self.outputs)
+        if self.outputs is not None:
+            return self.outputs
+        if self.answer is None:
+            return np.zeros(task.outputs, np.float32)
         if not task.classes:
             return self.answer
         found = np.zeros(task.outputs, np.float32)
         found[int(self.answer[0])] = CERTAIN
         return found
+
+    @property
+    def by(self) -> str:
+        """What has answered."""
+        unanswered = self.outputs is None and self.answer is None
+        return UNANSWERED if unanswered else self.model or MODEL
 
 
 def is_json(headers: Mapping[str, bytes]) -> bool:
@@ -94,9 +106,12 @@ def decode_json(
     partition."""
     found = decode_items(JsonEvent, task, key, value)
     events = [event for _, event in found]
-    named = [_named(at, *each, key, epoch, offset) for at, each in enumerate(found)]
+    named = [
+        (*_named(at, *each, key, epoch, offset), each[1].by != UNANSWERED)
+        for at, each in enumerate(found)
+    ]
     return [
-        _columns(task, *named[begin], events[begin:end]) for begin, end in _runs(named)
+        _columns(task, *named[begin][:3], events[begin:end]) for begin, end in _runs(named)
     ]  # fmt: skip
 
 
@@ -112,12 +127,13 @@ def _named(
     return device, event.epoch, event.seq
 
 
-def _runs(named: Sequence[tuple[str, str, int]]) -> Iterator[tuple[int, int]]:
-    """Yield from where to before where the events are consecutive ones of a device and epoch."""
+def _runs(named: Sequence[tuple[str, str, int, bool]]) -> Iterator[tuple[int, int]]:
+    """Yield from where to before where the events are consecutive ones of a device and epoch, and
+    all or none are answered."""
     begin = 0
     for at in range(1, len(named) + 1):
-        device, epoch, seq = named[at - 1]
-        if at == len(named) or named[at] != (device, epoch, seq + 1):
+        device, epoch, seq, answered = named[at - 1]
+        if at == len(named) or named[at] != (device, epoch, seq + 1, answered):
             yield begin, at
             begin = at
 
@@ -125,7 +141,7 @@ def _runs(named: Sequence[tuple[str, str, int]]) -> Iterator[tuple[int, int]]:
 def _columns(
     task: Task, device: str, epoch: str, first: int, events: Sequence[JsonEvent]
 ) -> EventColumns:
-    models = [event.model or MODEL for event in events]
+    models = [event.by for event in events]
     columns = event_columns(
         task,
         first=first,
@@ -214,9 +230,12 @@ def event_json_schema(task: Task) -> dict[str, object]:
     }
     fields = {name: {"anyOf": [*forms, {"type": "null"}]} for name, forms in own.items()}
     numbered = [_given("epoch"), _given("seq")]
+    answers: list[object] = [_given("outputs"), _given("answer")]
+    if task.answer_by == "worker":
+        answers.append({"not": {"anyOf": [*answers, _given("model")]}})
     rules: list[object] = [
         {"oneOf": [_given("time"), _given("time_us")]},
-        {"oneOf": [_given("outputs"), _given("answer")]},
+        {"oneOf": answers},
         {"anyOf": [{"allOf": numbered}, {"not": {"anyOf": numbered}}]},
         {"properties": {"epoch": {"not": {"type": "string", "pattern": f"^{PLACED}"}}}},
     ]

@@ -44,7 +44,7 @@ class JsonItem(BaseModel):
     """One item; null is as good as absent. It is validated with its task as the context."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, defer_build=True
     )
 
     device: Name | None = None

@@ -35,7 +35,7 @@ from streams.contract.events.batches import (
     layout_of,
     schema_of,
 )
-from streams.contract.events.compact import MOST, Columns, decode_rows, encode_block
+from streams.contract.events.compact import MOST, UNANSWERED, Columns, decode_rows, encode_block
 from streams.contract.events.labels import LabelBatch, decode_label_lines
 from streams.contract.events.messages import (
     DROPS_1,
@@ -218,7 +218,10 @@ def _check_values(task: Task, columns: Columns) -> None:
     times, outputs, labels = columns.times, columns.outputs, columns.labels[columns.known]
     if times.min() < 0 or times.max() > 2**55:
         raise MalformedRecord("bad-time", "an event time is before 1970 or after 3100")
-    for model in {columns.models} if isinstance(columns.models, str) else set(columns.models):
+    models = {columns.models} if isinstance(columns.models, str) else set(columns.models)
+    if models == {UNANSWERED} and task.answer_by == "worker":
+        models = set()
+    for model in models:
         if not MODEL_NAME.fullmatch(model):
             raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
     for name, values in (("outputs", outputs), ("label", labels), ("segment", columns.segments)):

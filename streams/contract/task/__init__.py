@@ -23,7 +23,6 @@ from streams.contract.task.parts import (
     Readings,
     Role,
     Segment,
-    Strategy,
     Training,
     is_local,
     is_under,
@@ -34,6 +33,7 @@ from streams.contract.task.validation import (
     NAME,
     strategy_problem,
 )
+from streams.contract.task.windows import Closed, Count, Session, Sliding, Tumbling, Window
 
 __all__ = [
     "DEVICE_NAME",
@@ -44,6 +44,8 @@ __all__ = [
     "STRATEGIES",
     "Answered",
     "Category",
+    "Closed",
+    "Count",
     "Device",
     "Metric",
     "OnnxFile",
@@ -53,10 +55,13 @@ __all__ = [
     "Readings",
     "Role",
     "Segment",
-    "Strategy",
+    "Session",
+    "Sliding",
     "Task",
     "Time",
     "Training",
+    "Tumbling",
+    "Window",
     "absolute_reference",
     "check_model",
     "is_local",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from streams.contract.errors import TaskError
-from streams.contract.task.metrics import among, top
+from streams.contract.task.metrics import among, installed, top
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import (
     EVEN,
@@ -26,6 +26,7 @@ from streams.contract.task.parts import (
     Training,
 )
 from streams.contract.task.validation import problem_of
+from streams.contract.task.windows import Count, Tumbling, Window
 from streams.contract.topics import task_id
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 UNPACED_BUDGET_S = 1.0  # for an answer of a task whose readings come at no rate
 SAMPLE_PERIODS_IN_A_GAP = 2.5
+HALF_A_MINUTE = Tumbling(30.0)
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,13 @@ class Task:
     quantize         "int8": devices answer with a graph that was quantized at release, a quarter of
                      the bytes; weights are trained in float
     augment          (batch of segments, generator) -> batch: only in training
-    window_s         length of a tumbling window of event time, seconds
+    window           how events are grouped, in event time: Tumbling, Session, Count, Sliding, or a
+                     Window of your own. The teacher scores the events of a window together, and a
+                     window has one report
     lateness_s       how long after its end a window stays open for late events and labels, seconds
     idle_close_s     a silent device's windows are closed after this wall time, seconds
+    answer_by        "device", or "worker": events may come as JSON without an answer, from a device
+                     that has no model, and the worker answers with the version it would serve
     upload           "segment", or "prediction": raw data never leaves the device
     tolerance        regression: answers within it count as agreeing, and as correct
     metric           what candidates are judged by, what starts runs, and what tables show:
@@ -114,11 +120,12 @@ class Task:
     first_model: str | Path = ""
     quantize: Literal["", "int8"] = ""
     augment: "Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None" = None
-    window_s: float = 30.0
+    window: Window = HALF_A_MINUTE
     lateness_s: float = 5.0
     idle_close_s: float = 10.0
     outcomes: "Callable[[str, Iterator[Answered]], Iterable[Outcome]] | None" = None
     source: Literal["recorded", "live"] = "recorded"
+    answer_by: Literal["device", "worker"] = "device"
     upload: Literal["segment", "prediction"] = "segment"
     tolerance: float = 0.1
     retrain: float | None = None
@@ -130,6 +137,7 @@ class Task:
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", installed(self.metric))
         problem = problem_of(self)
         if problem:
             raise TaskError(f"task {self.name!r}: {problem}")
@@ -174,20 +182,24 @@ class Task:
 
     @property
     def segments_per_window(self) -> float:
-        """How many segments a window holds; 1 where readings come at no rate."""
-        return self.window_s * self.rate_hz / self.segment.hop if self.rate_hz else 1.0
+        """How many segments a window holds at most; 1 where that is not known."""
+        if isinstance(self.window, Count):
+            return self.window.events
+        return self.window.longest_s * self.rate_hz / self.segment.hop if self.rate_hz else 1.0
 
     @cached_property  # read for every message and window
     def window_us(self) -> int:
-        return round(self.window_s * 1e6)
+        """How much event time a window covers at most; devices split their samples by it."""
+        return round(self.window.longest_s * 1e6)
+
+    @cached_property
+    def aligned(self) -> bool:
+        """Whether an event's time alone says its window."""
+        return isinstance(self.window, Tumbling)
 
     @cached_property
     def lateness_us(self) -> int:
         return round(self.lateness_s * 1e6)
-
-    def window_start(self, time_us: int) -> int:
-        """The start of the tumbling window that holds `time_us`, microseconds."""
-        return time_us - time_us % self.window_us
 
     def device_names(self, *roles: Role) -> list[str]:
         """Names of the devices with one of `roles`, in the task's order."""

@@ -18,10 +18,12 @@ has, and those that all have, do not count. Several targets count by their mean.
 
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from streams.contract.errors import TaskError, UsageError
+from streams.contract.task.extensions import extensions, load_extension
 from streams.contract.task.parts import Metric
 from streams.contract.window_metrics import ERRORS, RowMetric, WindowMetric
 
@@ -60,6 +62,21 @@ def metric_of(task: Judged) -> Metric:
         return task.metric
     name = task.metric or DEFAULT[bool(task.classes)]
     return Metric(name, _kind(task)[name], greater_is_better=name not in ERRORS)
+
+
+def installed(metric: Any) -> Any:
+    """Return the Metric of a package for its name; anything else unchanged. Raises TaskError."""
+    if not isinstance(metric, str) or metric in ("", *NAMES[True], *NAMES[False]):
+        return metric
+    if TOP.fullmatch(metric) or metric not in extensions("metrics"):
+        return metric
+    try:
+        found = load_extension("metrics", metric)
+    except UsageError as exc:
+        raise TaskError(str(exc)) from exc
+    if not isinstance(found, Metric) or found.name != metric:
+        raise TaskError(f"metric {metric}: its package has no Metric of this name, but {found!r}")
+    return found
 
 
 def top(metric: str | Metric) -> int:

@@ -193,11 +193,10 @@ class Metric:
 
 # --- how it is trained ----------------------------------------------------------------------------
 
-Strategy = Literal[
+STRATEGIES = (
     "fedavg", "fedprox", "scaffold", "fedbuff", "fedadam", "fedyogi",
     "median", "trimmed-mean", "krum", "multi-krum",
-]  # fmt: skip
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
+)  # fmt: skip
 
 MINIMUM_SAMPLES = 32  # a device trains from here on
 
@@ -270,7 +269,7 @@ class Training:
     samples: int = 2048
     personal: bool = False
     choice: Literal["device", "offered"] = "device"
-    strategy: Strategy = "fedavg"
+    strategy: str = "fedavg"
     shared: tuple[str, ...] = ()
     devices_per_round: int = 0
     payload: Literal["float32", "float16"] = "float32"

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from streams.contract.task import channels
+from streams.contract.task.extensions import choices, extensions
 from streams.contract.task.metrics import NAMES, TOP, top, window_metric
 from streams.contract.task.onnx_file import OnnxFile
 from streams.contract.task.parts import EVEN, STRATEGIES, Metric, Privacy, Segment, Training
+from streams.contract.task.windows import Window
 from streams.contract.window_metrics import ERRORS
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
@@ -120,7 +122,7 @@ TASK: Mapping[str, Check] = {
     "rate_hz": number(0, above=True, optional=True), "segment": of(Segment),
     "build_model": builds, "readings": function, "devices": function,
     "build_teacher": perhaps, "augment": perhaps,
-    "outcomes": perhaps, "window_s": number(1e-3), "lateness_s": SECONDS,
+    "outcomes": perhaps, "window": of(Window), "lateness_s": SECONDS,
     "idle_close_s": POSITIVE,
     "tolerance": SECONDS,
     "retrain": number(0, optional=True),
@@ -178,6 +180,10 @@ def problem_of(task: Any) -> str | None:
         return f"quantize must be '' or 'int8', not {task.quantize!r}"
     if task.upload not in ("segment", "prediction"):
         return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
+    if task.answer_by not in ("device", "worker"):
+        return f"answer_by must be 'device' or 'worker', not {task.answer_by!r}"
+    if task.answer_by == "worker" and task.upload != "segment":
+        return "answer_by='worker' needs upload='segment': the worker answers from the readings"
     if task.training.payload not in ("float32", "float16"):
         return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
     if task.training.choice not in ("device", "offered"):
@@ -197,7 +203,7 @@ def _metric_problem(task: Any) -> str | None:
         return _own_metric_problem(task.metric)
     if task.metric not in ("", *known) and not 1 < top(task.metric) < len(task.classes):
         known += ("top_k with k below the number of classes",) * bool(task.classes)
-        return f"metric must be one of {', '.join(known)} or a Metric, not {task.metric!r}"
+        return f"metric must be a Metric or {choices('metrics', known)}, not {task.metric!r}"
     if not 0 < task.threshold < 1 or (task.threshold != EVEN and len(task.classes) != 2):
         return "threshold must be between 0 and 1, and is for tasks of two classes"
     if (task.retrain or 0) > 1 and window_metric(task) not in ERRORS:
@@ -220,8 +226,8 @@ def _own_metric_problem(metric: Metric) -> str | None:
 
 def strategy_problem(strategy: str, training: Training) -> str | None:
     """What is wrong with running `strategy` on a task that is trained so; None when all is well."""
-    if strategy not in STRATEGIES:
-        return f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
+    if strategy not in STRATEGIES and strategy not in extensions("strategies"):
+        return f"strategy must be {choices('strategies', STRATEGIES)}, not {strategy!r}"
     if strategy == "fedprox" and not training.proximal > 0:
         return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
     if strategy == "scaffold" and training.optimizer != "sgd":

@@ -17,6 +17,8 @@ What a restart does after a crash at the end of each step:
     3  as after 2; the publications are there twice, with the same content and key
     4  acknowledgements are memory only: as after 3
     5  nothing is left to do
+
+Labels of stored events have two steps of their own before these (label_revisions.py).
 """
 
 import asyncio
@@ -39,14 +41,17 @@ from streams.learning.teacher import Teacher
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, Tracing
 from streams.worker.commit.hole_keeper import HoleKeeper
+from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import (
     Incoming,
     Outgoing,
+    add_stored,
     dead_letters_of,
     decode,
     is_sent_again,
     publications,
 )
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.commit.work import (
     Broker,
     CommitWork,
@@ -56,6 +61,7 @@ from streams.worker.commit.work import (
     store_scored,
 )
 from streams.worker.metrics import Metrics
+from streams.worker.scoring.device_models import DeviceModels
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
@@ -90,6 +96,7 @@ class Committer:
         clock: Clock,
         buffer_bytes: int = 512_000_000,
         scores: ScoresForm = "arrow",
+        models: DeviceModels | None = None,
         committed: Callable[[int, int], None] = lambda *_: None,
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
@@ -99,13 +106,15 @@ class Committer:
         self.lock = asyncio.Lock()  # held by a flush: partitions change between two flushes only
         self.partitions: dict[int, PartitionState] = {}
         self._labels: dict[int, PartitionState] = {}  # of `labels`: no windows, and no drops
-        self.scorer = BatchScorer(task, teacher, store.revisions)
+        self.scorer = BatchScorer(task, teacher, models or DeviceModels(task), store.revisions)
         self.metrics = metrics or Metrics()
         self._task, self._store, self._broker = task, store, broker
         self._now_us, self._holes = now_us, holes
         self._committed, self._clock, self._failpoint = committed, clock, failpoint
         self._thread = ThreadPoolExecutor(1, "flush")
         self._tracing, self._buffer_bytes, self._scores = tracing, buffer_bytes, scores
+        self._sliding = SlidingSums(task)
+        self.late_labels = LabelRevisions(task, store, broker, self._call, now_us, failpoint)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.wanted = asyncio.Event()  # set when the next flush has enough to do
         self._came = 0  # rows since the last flush
@@ -135,8 +144,10 @@ class Committer:
         partition = at.partition
         position = await self._call(self._store.position, partition)
         if position.commit:
+            await self._call(self._restore_sliding, partition)
             rows = await self._call(self._store.rows_of, partition, position.commit)
-            await publish_all(self._broker, publications(self._task, rows, self._scores))
+            await publish_all(self._broker, self._publications(rows))
+        await self.late_labels.assigned(partition, position)
         self.scorer.restore(position)
         self.partitions[partition] = await self._state(SCORES, position, at)
         if labels is not None:
@@ -157,12 +168,21 @@ class Committer:
         """Run on the one thread that scores, reads and writes the store."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
+    def _publications(self, rows: pa.Table) -> list[Outgoing]:
+        return publications(self._task, rows, self._scores, self._store.name, self._sliding)
+
+    def _restore_sliding(self, partition: int) -> None:
+        if kept_us := self._sliding.kept_us:
+            add_stored(self._sliding, self._store.latest_rows(partition, kept_us))
+
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
         self.partitions.clear()
         self._labels.clear()
         self._dead_letters.clear()
         self.scorer.clear()
+        self._sliding.forget()
+        self.late_labels.forget()
         if self._holes is not None:
             self._holes.forget()
         self.metrics.forget_partitions()
@@ -208,6 +228,8 @@ class Committer:
                 self.metrics.teacher(self.scorer.teacher)
             if self._holes is not None:
                 await self._holes.look()
+            for window, revision in (await self.late_labels.revise(self._positions())).items():
+                self.scorer.reported(window, revision)
             work = self._collect(now_s)
             if work:
                 began = time.monotonic()
@@ -220,7 +242,7 @@ class Committer:
                 spans.note("stored")
                 self._failpoint("worker-step-2")
                 if rows is not None:
-                    messages = await self._call(publications, self._task, rows, self._scores)
+                    messages = await self._call(self._publications, rows)
                     await publish_all(self._broker, spans.marked(messages))  # step 3
                     spans.end()
                 self._failpoint("worker-step-3")
@@ -286,6 +308,7 @@ class Committer:
 
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())
+        self.late_labels.reported(batch.scored)
         for window in work.windows:
             self.partitions[window.partition].seal(window.pieces)
         for partition, piece in work.unbelieved:

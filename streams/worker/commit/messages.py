@@ -25,7 +25,13 @@ from streams.contract.events.records import AGAIN, EventBatch, decode_columns, e
 from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, SCORES, WINDOWS, topic_name
-from streams.worker.commit.window_reports import drift_reports, keys_of, window_reports
+from streams.worker.commit.sliding import SlidingSums
+from streams.worker.commit.window_reports import (
+    counts_by_model,
+    drift_reports,
+    keys_of,
+    window_reports,
+)
 from streams.worker.scoring.rows import DRIFT
 from streams.worker.windows.tumbling import WindowSlice
 
@@ -44,8 +50,15 @@ class Outgoing:
     headers: Headers
 
 
-def publications(task: Task, rows: pa.Table, form: ScoresForm = "arrow") -> list[Outgoing]:
-    """Return a commit's messages: scores and a report per (device, window, revision)."""
+def publications(
+    task: Task,
+    rows: pa.Table,
+    form: ScoresForm = "arrow",
+    store: str = "",
+    sliding: SlidingSums | None = None,
+) -> list[Outgoing]:
+    """Return a commit's messages: scores and a report per (device, window, revision). store: its
+    name; sliding: the devices' last windows, to which those of the commit are added."""
     scores, edges, order = _by_window(rows)
     longest = pc.max(pc.binary_length(scores.column("event_id"))).as_py() or 0
     messages, step = list[Outgoing](), rows_per_message(task, longest, form)
@@ -53,7 +66,7 @@ def publications(task: Task, rows: pa.Table, form: ScoresForm = "arrow") -> list
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
     taught = Taught(scores, task.outputs)
-    reports = window_reports(task, scores, edges, keys, drift)
+    reports = window_reports(task, scores, edges, keys, store, drift, sliding=sliding)
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
         device, partition = keys.devices[i].encode(), keys.partitions[i]
         headers: Headers = [
@@ -93,6 +106,15 @@ class Taught:
     def _run(self, begin: int, end: int) -> bytes:
         epoch, first = self._epochs[begin].as_py(), int(self._seqs[begin])
         return encode_taught(epoch, first, self._outputs[begin:end])
+
+
+def add_stored(sliding: SlidingSums, rows: pa.Table) -> None:
+    """Add the windows of stored rows to the devices' last ones."""
+    if rows.num_rows:
+        scores, edges, _ = _by_window(rows)
+        keys = keys_of(scores, edges[:-1])
+        counts = counts_by_model(sliding.task, scores, edges)
+        sliding.add(keys.devices, keys.starts, keys.revisions, counts)
 
 
 def _by_window(rows: pa.Table) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:

@@ -1,4 +1,5 @@
-"""The reports on `windows` for a commit's rows: those of all windows are counted at once. Pure.
+"""The reports on `windows` for a commit's rows, or for labels that came later: those of all windows
+are counted at once. Pure.
 
 A report is the JSON of a `WindowReport`. It is written field by field, because a model for each of
 its parts costs more than counting. Sums are taken in the order of a window's rows, so that a window
@@ -7,6 +8,7 @@ has the same report whichever others are in its commit.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +17,13 @@ from streams.contract.documents import encode_fields
 from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Task
 from streams.contract.task.metrics import window_errors, window_metric
-from streams.contract.window_report import CONFUSED, LABELLED, OTHER, ModelWindow
+from streams.contract.window_report import CONFUSED, NUMBERS, OTHER
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.scoring.drift_watch import report_text
 
 MODELS = 50
 DIGITS = 6  # of metrics that are not counts
-MODEL_FIELDS = tuple(ModelWindow.model_fields)
-COUNTS = MODEL_FIELDS.index("error")  # of them, before the sums
+COUNTS = NUMBERS.index("error")  # of them, before the sums
 
 Fields = dict[str, object]
 
@@ -42,20 +44,21 @@ class Keys:
 @dataclass(frozen=True)
 class _Rows:
     """A commit's rows as arrays; `owner` is the row's window. teacher is zero where `compared` is
-    False."""
+    False. told: what the row's label counts, 0 without one, -1 where it is taken away; events:
+    whether the rows count otherwise."""
 
     owner: np.ndarray
-    counts: np.ndarray  # (n,) rows of each window
+    windows: int
     models: np.ndarray  # by name: the place in `names`
-    names: list[str]  # sorted
+    names: list[str]  # sorted, but for OTHER
     outputs: np.ndarray  # (rows, outputs)
     teacher: np.ndarray  # (rows, outputs)
-    taught: np.ndarray  # whether the teacher judges the window's rows, not their labels
     compared: np.ndarray
     agrees: np.ndarray
-    labelled: np.ndarray
+    told: np.ndarray
     correct: np.ndarray
     labels: np.ndarray  # (rows, label_size)
+    events: bool
 
 
 def keys_of(rows: pa.RecordBatch, begins: np.ndarray) -> Keys:
@@ -69,17 +72,25 @@ def keys_of(rows: pa.RecordBatch, begins: np.ndarray) -> Keys:
 
 
 def window_reports(
-    task: Task, rows: pa.RecordBatch, edges: np.ndarray, keys: Keys, drift: Sequence[bytes]
+    task: Task,
+    rows: pa.RecordBatch,
+    edges: np.ndarray,
+    keys: Keys,
+    store: str,
+    drift: Sequence[bytes] | None = None,
+    told: np.ndarray | None = None,
+    sliding: SlidingSums | None = None,
 ) -> list[bytes]:
     """Return the reports of windows, of which two successive `edges` delimit the rows; drift:
-    their `drift_reports`."""
+    their `drift_reports`. store: where the rows are. With `told` (rows,), 1 or -1, they are events
+    whose label came later, or is replaced by then, and nothing else of them counts."""
     begins, counts = edges[:-1], np.diff(edges)
     teachers = rows.column("teacher_model").take(pa.array(begins)).to_pylist()
-    labelled = np.add.reduceat(_valid(rows.column("correct")), begins)
-    taught = np.array([bool(name) for name in teachers], bool) & (labelled < LABELLED * counts)
-    found = _rows(task, rows, counts, taught)
-    models, classes, truth = _by_model(task, found), _classes(task, found), _truth(task, found)
-    metric = window_metric(task)
+    commits = rows.column("commit").to_numpy()[begins].tolist()
+    models = _by_model(task, _rows(task, rows, counts, told))
+    metric, last = window_metric(task), np.maximum.reduceat(times_us(rows.column("time")), begins)
+    if sliding is not None:
+        sliding.add(keys.devices, keys.starts, keys.revisions, models)
     reports = []
     for i, (device, start, revision) in enumerate(
         zip(keys.devices, keys.starts, keys.revisions, strict=True)
@@ -88,41 +99,48 @@ def window_reports(
             "task": task.name,
             "device": device,
             "window_us": start,
-            "end_us": start + task.window_us,
+            "end_us": task.window.end(start, int(last[i])),
             "revision": revision,
-            "events": int(counts[i]),
+            "events": int(counts[i]) if told is None else 0,
             "teacher_model": teachers[i],
             "models": models[i],
+            "sliding": {} if sliding is None else sliding.of(device, start),
             "metric": metric,
-            "late": revision > 0,
-            "by_labels": not taught[i],
-            "classes": classes[i],
-            "truth": truth[i],
+            "late": revision > 0 and told is None,
+            "store": store,
+            "partition": keys.partitions[i],
+            "commit": commits[i],
         }
-        reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drift[i]))
+        drifted = b"null" if drift is None else drift[i]
+        reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drifted))
     return reports
 
 
-def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, taught: np.ndarray) -> _Rows:
+def counts_by_model(task: Task, rows: pa.RecordBatch, edges: np.ndarray) -> list[dict[str, Fields]]:
+    """Return each window's counts by version."""
+    return _by_model(task, _rows(task, rows, np.diff(edges), None))
+
+
+def _rows(task: Task, rows: pa.RecordBatch, counts: np.ndarray, told: np.ndarray | None) -> _Rows:
     models = rows.column("model").dictionary_encode()
     names: list[str] = models.dictionary.to_pylist()
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
     places = np.empty_like(order)
     places[order] = np.arange(len(names))
     owner = np.repeat(np.arange(len(counts)), counts)
+    known = _valid(rows.column("correct"))
     return _Rows(
         owner=owner,
-        counts=counts,
-        models=places[models.indices.to_numpy()],
-        names=[names[place] for place in order],
+        windows=len(counts),
+        **_most_frequent(owner, places[models.indices.to_numpy()], [names[i] for i in order]),
         outputs=float_rows(rows.column("outputs"), task.outputs),
         teacher=filled_rows(rows.column("teacher"), task.outputs),
-        taught=taught[owner],
         compared=_valid(rows.column("agrees")),
         agrees=rows.column("agrees").fill_null(False).to_numpy(zero_copy_only=False),
-        labelled=_valid(rows.column("correct")),
+        told=known.astype(np.int64) if told is None else told,
         correct=rows.column("correct").fill_null(False).to_numpy(zero_copy_only=False),
         labels=filled_rows(rows.column("label"), task.label_size),
+        events=told is None,
     )
 
 
@@ -130,94 +148,87 @@ def _valid(column: pa.Array) -> np.ndarray:
     return np.asarray(column.is_valid().to_numpy(zero_copy_only=False))
 
 
+def _most_frequent(owner: np.ndarray, models: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """Return the rows' models, and the names. Versions of a window beyond its MODELS most frequent
+    ones are OTHER, which bounds a report's size whatever names a device sends."""
+    kinds = len(names)
+    keys, group, counts = np.unique(owner * kinds + models, return_inverse=True, return_counts=True)
+    _, first, each = np.unique(keys // kinds, return_index=True, return_counts=True)
+    if each.max() <= MODELS:
+        return {"models": models, "names": names}
+    other = names.index(OTHER) if OTHER in names else kinds
+    found = keys % kinds
+    for begin, size in zip(first.tolist(), each.tolist(), strict=True):
+        rare = np.argsort(-counts[begin : begin + size], kind="stable")[MODELS:]
+        found[begin + rare] = other
+    return {"models": found[group], "names": names if other < kinds else [*names, OTHER]}
+
+
 def _by_model(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
-    """Return each window's counts by version. Versions beyond the MODELS most frequent are counted
-    as OTHER, which bounds a report's size whatever names a device sends."""
+    """Return each window's counts by version."""
     by_teacher = window_errors(task, rows.outputs, rows.teacher)
     by_label = window_errors(task, rows.outputs, rows.labels)
-    right = rows.compared & rows.labelled & task.correct(rows.teacher, rows.labels)
-    kinds = len(rows.names)
+    taught, kinds = rows.compared & rows.events, len(rows.names)
     keys, group = np.unique(rows.owner * kinds + rows.models, return_inverse=True)
     columns = {
-        "events": np.ones(len(group)),
-        "agreeing": rows.agrees & rows.compared,
-        "compared": rows.compared,
-        "labelled": rows.labelled,
-        "correct": rows.correct & rows.labelled,
-        "teacher_correct": right,
-        "error": np.where(rows.compared, by_teacher, 0.0),
-        "label_error": np.where(rows.labelled, by_label, 0.0),
+        "events": np.full(len(group), float(rows.events)),
+        "agreeing": rows.agrees & taught,
+        "compared": taught,
+        "labelled": rows.told,
+        "correct": rows.correct * rows.told,
+        "teacher_correct": (rows.compared & task.correct(rows.teacher, rows.labels)) * rows.told,
+        "error": np.where(taught, by_teacher, 0.0),
+        "label_error": np.where(rows.told != 0, by_label * rows.told, 0.0),
     }
-    sums = np.stack([np.bincount(group, columns[name]) for name in MODEL_FIELDS], axis=1)
-    edges = np.searchsorted(keys, np.arange(len(rows.counts) + 1) * kinds)
-    wide = np.flatnonzero(np.diff(edges) > MODELS)
-    counts, figures = (
-        sums[:, :COUNTS].astype(np.int64).tolist(),
-        np.round(sums[:, COUNTS:], DIGITS).tolist(),
-    )
-    made: list[dict[str, Fields]] = [{} for _ in rows.counts]
-    owners, places = np.divmod(keys, kinds)
-    for i, place, count, figure in zip(
-        owners.tolist(), places.tolist(), counts, figures, strict=True
-    ):
-        made[i][rows.names[place]] = dict(zip(MODEL_FIELDS, count + figure, strict=True))
-    for i in wide.tolist():
-        own = slice(edges[i], edges[i + 1])
-        made[i] = _most_frequent([rows.names[place] for place in places[own]], sums[own])
+    sums = np.stack([np.bincount(group, columns[name]) for name in NUMBERS], axis=1)
+    counts = np.round(sums[:, :COUNTS]).astype(np.int64).tolist()
+    figures = np.round(sums[:, COUNTS:], DIGITS).tolist()
+    classes = _classes(task, rows, taught, group, len(keys))
+    truth = _truth(task, rows, group, len(keys))
+    made: list[dict[str, Fields]] = [{} for _ in range(rows.windows)]
+    for i, key in enumerate(keys.tolist()):
+        numbers = dict(zip(NUMBERS, counts[i] + figures[i], strict=True))
+        fields = numbers | {"classes": classes[i], "truth": truth[i]}
+        made[key // kinds][rows.names[key % kinds]] = fields
     return made
 
 
-def _most_frequent(names: list[str], sums: np.ndarray) -> dict[str, Fields]:
-    """Return the MODELS most frequent versions of a window, and OTHER; sums (names, fields)."""
-    order = np.argsort(-sums[:, 0], kind="stable")
-    found = {names[place]: sums[place] for place in order[:MODELS].tolist()}
-    found[OTHER] = found.get(OTHER, 0) + sums[order[MODELS:]].sum(axis=0)
-    return {
-        name: dict(zip(MODEL_FIELDS, _numbers(found[name]), strict=True)) for name in sorted(found)
-    }
-
-
-def _numbers(sums: np.ndarray) -> list[int | float]:
-    return [*sums[:COUNTS].astype(np.int64).tolist(), *np.round(sums[COUNTS:], DIGITS).tolist()]
-
-
-def _classes(task: Task, rows: _Rows) -> list[dict[str, Fields]]:
-    """Return each window's agreement by the class of the reference: the teacher's answers, or the
-    true labels."""
-    if not task.classes:
-        return [{} for _ in rows.counts]
-    labels = rows.labels[:, 0].astype(np.int64)
-    classes = np.where(rows.taught, task.answers(rows.teacher), labels)
-    by = np.where(rows.taught, rows.compared, rows.labelled)
-    right = by & np.where(rows.taught, rows.agrees, rows.correct)
-    cells, size = rows.owner * task.outputs + classes, len(rows.counts) * task.outputs
-    events = np.bincount(cells[by], minlength=size).reshape(-1, task.outputs).tolist()
-    agreeing = np.bincount(cells[right], minlength=size).reshape(-1, task.outputs).tolist()
-    return [
-        {
-            name: {"events": n, "agreeing": a}
-            for name, n, a in zip(task.classes, *counts, strict=True)
-            if n
-        }
-        for counts in zip(events, agreeing, strict=True)
-    ]
-
-
-def _truth(task: Task, rows: _Rows) -> list[dict[str, dict[str, int]]]:
-    """Return each window's labelled events by true class and answer."""
-    made: list[dict[str, dict[str, int]]] = [{} for _ in rows.counts]
-    if not task.classes:
+def _classes(
+    task: Task, rows: _Rows, taught: np.ndarray, group: np.ndarray, size: int
+) -> list[dict[str, Fields]]:
+    """Return each group's agreement by the teacher's class."""
+    made: list[dict[str, Fields]] = [{} for _ in range(size)]
+    if not task.classes or not taught.any():
         return made
-    known, size = rows.labelled, task.outputs
+    cells, shape = group * task.outputs + task.answers(rows.teacher), (size, task.outputs)
+    right = taught & rows.agrees
+    events = np.bincount(cells[taught], minlength=size * task.outputs).reshape(shape)
+    agreeing = np.bincount(cells[right], minlength=size * task.outputs).reshape(shape)
+    for i, kind in np.argwhere(events).tolist():
+        counts: Fields = {"events": int(events[i, kind]), "agreeing": int(agreeing[i, kind])}
+        made[i][task.classes[kind]] = counts
+    return made
+
+
+def _truth(
+    task: Task, rows: _Rows, group: np.ndarray, size: int
+) -> list[dict[str, dict[str, int]]]:
+    """Return each group's labelled events by true class and answer."""
+    made: list[dict[str, dict[str, int]]] = [{} for _ in range(size)]
+    known = rows.told != 0
+    if not task.classes or not known.any():
+        return made
     labels = rows.labels[known, 0].astype(np.int64)
     answers = task.answers(rows.outputs[known])
-    if size > CONFUSED:
+    if task.outputs > CONFUSED:
         answers = np.where(rows.correct[known], labels, -1)
     names = [*task.classes, OTHER]
-    keys = np.stack([rows.owner[known], labels, answers], axis=1)
-    cells, counts = np.unique(keys, axis=0, return_counts=True)
-    for (window, label, answer), count in zip(cells.tolist(), counts.tolist(), strict=True):
-        made[window].setdefault(names[label], {})[names[answer]] = count
+    triples = np.stack([group[known], labels, answers], axis=1)
+    cells, place = np.unique(triples, axis=0, return_inverse=True)
+    counts = np.bincount(place.reshape(-1), rows.told[known], len(cells)).astype(np.int64)
+    for (i, label, answer), count in zip(cells.tolist(), counts.tolist(), strict=True):
+        if count:
+            made[i].setdefault(names[label], {})[names[answer]] = count
     return made
 
 

@@ -13,7 +13,7 @@ from streams.contract.task import Task
 from streams.worker.windows.tumbling import Window, WindowSlice
 
 DAY_US = 86_400_000_000
-LONG_S = 3600  # of windows
+LONG_US = 3_600_000_000  # of windows
 DAY = pa.field("day", pa.date32(), nullable=False)
 DRIFT = pa.field("drift", pa.string())
 
@@ -139,7 +139,7 @@ def _days(task: Task, starts: np.ndarray) -> np.ndarray:
     long windows are few a day, and a file a day makes a year of them slow: they have their month's
     first day."""
     days = starts.astype("datetime64[us]").astype("datetime64[D]")
-    if task.window_s < LONG_S:
+    if task.window_us < LONG_US:
         return np.asarray(days)
     return np.asarray(days.astype("datetime64[M]").astype("datetime64[D]"))
 

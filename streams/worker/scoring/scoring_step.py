@@ -12,6 +12,7 @@ import numpy as np
 
 from streams.contract.task import Task
 from streams.learning.teacher import Teacher, TeacherFailed
+from streams.worker.scoring.device_models import DeviceModels
 from streams.worker.scoring.drift_watch import DriftWatch
 from streams.worker.scoring.rows import ScoredWindow, outputs_of, segments_of
 from streams.worker.windows.partition import StorePosition
@@ -40,9 +41,10 @@ class BatchScorer:
         self,
         task: Task,
         teacher: Teacher,
+        models: DeviceModels,
         reports_in_store: Callable[[int, WindowKeys], dict[tuple[str, int], int]],
     ) -> None:
-        self._task, self._reports_in_store = task, reports_in_store
+        self._task, self._models, self._reports_in_store = task, models, reports_in_store
         self._offered: Teacher | None = None
         self._drift: DriftWatch | None = None
         self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
@@ -88,6 +90,7 @@ class BatchScorer:
     def score(self, windows: Sequence[Window], positions: Mapping[int, StorePosition]) -> Batch:
         """Score all windows in one call of the teacher."""
         batch = Batch(self.teacher)
+        windows, batch.failed = self._models.answer(windows)
         task, kept, outputs = self._task, list[Window](), list[np.ndarray | None]()
         segments = segments_of(task, windows) if task.upload == "segment" else None
         results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
@@ -135,9 +138,13 @@ class BatchScorer:
         """Count the reports of these windows, after they were stored and published."""
         for one in scored:
             device, start = one.window.device, one.window.start
-            self._reports[device, start] = one.revision + 1
-            self._reports.move_to_end((device, start))
+            self.reported((device, start), one.revision)
             newest = positions[one.window.partition].newest
             newest[device] = max(newest.get(device, -1), start)
-        while len(self._reports) > RECENT:
+
+    def reported(self, window: tuple[str, int], revision: int) -> None:
+        """Note the last report of a window (device, start)."""
+        self._reports[window] = revision + 1
+        self._reports.move_to_end(window)
+        if len(self._reports) > RECENT:
             self._reports.popitem(last=False)

@@ -1,17 +1,18 @@
 """The store: Delta Lake tables in one folder or under one URL (tables.py).
 
 Each commit carries one application transaction per Kafka partition that it has rows of
-(`events/<partition>`, `drops/<partition>`, `labels/<partition>`); its version counts
-that partition's commits. This is the fence: an owner that finds an unexpected version, or whose
-commit conflicts with one of the same id, has lost the partition. Snapshots of positions are beside
-the tables (position.py).
+(`events/<partition>`, `drops/<partition>`, `labels/<partition>`, `revised/<partition>`); its
+version counts that partition's commits. This is the fence: an owner that finds an unexpected
+version, or whose commit conflicts with one of the same id, has lost the partition. Snapshots of
+positions are beside the tables (position.py).
 
 Maintenance is on a thread of its own: it never delays a commit, and nothing depends on it.
 
 At every 256th commit of a partition its owner
 
 1. writes positions/<partition>.jsonl.zst: the position up to the partition's present commits
-2. with `keep_days`, moves old rows from `scores` and `labels` to `aged` (retention.py)
+2. with `keep_days`, moves old rows from `scores` and `labels` to `aged` (retention.py), and
+   deletes those of `revised`
 3. compacts the partition's files of the tables
 4. deletes files that no version of the last day has, and log entries older than a day
 
@@ -46,6 +47,7 @@ from streams.worker.store.position import (
     read_aged,
     read_rows,
     read_snapshot,
+    rows_of_last_windows,
     write_snapshot,
 )
 from streams.worker.store.retention import AGED, aged_rows, last_aging, next_aging
@@ -54,6 +56,7 @@ from streams.worker.store.tables import (
     DROPS,
     KEEP,
     LABELS,
+    REVISED,
     SCORES,
     TABLES,
     Crowded,
@@ -77,13 +80,17 @@ class DeltaStore:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._tables = {name: open_table(place, name) for name in (*TABLES, AGED)}
+        self.name = str(self._tables[SCORES].metadata().id)[:8]  # of the store, for ever
+
+    def twin(self) -> "DeltaStore":
+        """Return another access, for another thread."""
+        return DeltaStore(self._place)
 
     def position(self, partition: int) -> StorePosition:
         """Return the position of `partition`, from a snapshot and the rows after it."""
         commits = Counter[str]()
         for name in TABLES:  # `scores` before `drops`, see read_rows
-            application = f"{APPLICATION[name]}/{partition}"
-            commits[name] = self._refreshed(name).transaction_version(application) or 0
+            commits[name] = self.last_commit(name, partition)
         position = read_snapshot(self._place, partition, self._ids(), commits)
         if not position.commit:  # no snapshot: the seqs of deleted rows are in `aged` alone
             self._refreshed(AGED)
@@ -100,12 +107,13 @@ class DeltaStore:
     ) -> dict[tuple[str, int], int]:
         """Return the number of reports of each (device, window start)."""
         starts = [start for _, start in keys]
-        found = self._scores(
+        columns = ["device", "window", "revision"]
+        wanted = (
             (ds.field("partition") == partition)
             & ds.field("window").isin(pa.array(starts, store_schema().field("window").type))
-            & ds.field("device").isin([device for device, _ in keys]),
-            ["device", "window", "revision"],
+            & ds.field("device").isin([device for device, _ in keys])
         )
+        found = pa.concat_tables([self._read(t, wanted, columns) for t in (SCORES, REVISED)])
         grouped = found.group_by(["device", "window"]).aggregate([("revision", "max")])
         windows = grouped.column("window").cast(pa.int64()).to_pylist()
         latest = grouped.column("revision_max").to_pylist()
@@ -133,11 +141,40 @@ class DeltaStore:
     def rows_of(self, partition: int, commit: int) -> pa.Table:
         """Return the rows of one commit of one partition."""
         wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
-        found = self._scores(wanted, store_schema().names)
+        found = self._read(SCORES, wanted, store_schema().names)
         return found.cast(store_schema())  # Parquet names the values of a list differently
 
-    def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
-        """Add `rows` in one commit, number `versions[partition]` of each partition.
+    def latest_rows(self, partition: int, span_us: int) -> pa.Table:
+        """Return the rows of each device's windows that start less than `span_us` before its newest
+        one does."""
+        with translated(table_at(self._place, SCORES)):
+            self._refreshed(SCORES)
+            found = rows_of_last_windows(self._rows(SCORES), partition, span_us)
+        return found.select(store_schema().names).cast(store_schema())
+
+    def revised(self, partition: int, commit: int) -> pa.Table:
+        """Return the reports of one commit of `revised`, of one partition."""
+        wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
+        columns = ["device", "window", "revision", "report"]
+        return self._read(REVISED, wanted & ds.field("report").is_valid(), columns)
+
+    def last_commit(self, table: str, partition: int) -> int:
+        """Return the number of a partition's last commit."""
+        return self.mark(table, f"{APPLICATION[table]}/{partition}")
+
+    def mark(self, table: str, name: str) -> int:
+        """Return the number that a commit gave this name last; 0 without one."""
+        return self._refreshed(table).transaction_version(name) or 0
+
+    def commit(
+        self,
+        table: str,
+        rows: pa.Table,
+        versions: Mapping[int, int],
+        marks: Mapping[str, int] | None = None,
+    ) -> None:
+        """Add `rows` in one commit, number `versions[partition]` of each partition; marks: numbers
+        that it gives to names (`mark`).
 
         Other workers commit to the same table: one after the other. Where they come first in all
         of deltalake's tries, or have deleted old rows of theirs meanwhile, the fence is looked at
@@ -148,7 +185,7 @@ class DeltaStore:
         """
         for attempt in range(ATTEMPTS):
             try:
-                self._commit(table, rows, versions)
+                self._commit(table, rows, versions, marks or {})
                 return
             except Crowded as exc:
                 where = table_at(self._place, table)
@@ -159,7 +196,9 @@ class DeltaStore:
             "attempts to commit: run fewer workers with more partitions each"
         )
 
-    def _commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
+    def _commit(
+        self, table: str, rows: pa.Table, versions: Mapping[int, int], marks: Mapping[str, int]
+    ) -> None:
         application, delta = APPLICATION[table], self._refreshed(table)
         for partition, version in versions.items():
             found = delta.transaction_version(f"{application}/{partition}") or 0
@@ -170,6 +209,7 @@ class DeltaStore:
                     f"{version - 1}"
                 )
         transactions = [Transaction(f"{application}/{p}", v) for p, v in versions.items()]
+        transactions += [Transaction(name, number) for name, number in marks.items()]
         with translated(table_at(self._place, table)):
             write_deltalake(
                 delta,
@@ -221,7 +261,8 @@ class DeltaStore:
                 )  # fmt: skip
         if not before.before_us:
             return
-        for name, old in ((SCORES, before.scores), (LABELS, before.labels)):
+        old_labels = (LABELS, before.labels), (REVISED, before.revised)
+        for name, old in ((SCORES, before.scores), *old_labels):
             try:
                 self._refreshed(name).delete(old)
             except (DeltaError, OSError) as exc:  # another worker's commit: the next run does it
@@ -229,15 +270,20 @@ class DeltaStore:
                     "deleting old rows of %s postponed: %s", table_at(self._place, name), exc
                 )
 
-    def _scores(self, wanted: ds.Expression, columns: list[str]) -> pa.Table:
-        with translated(table_at(self._place, SCORES)):
-            self._refreshed(SCORES)
-            return self._rows(SCORES).to_table(columns, filter=wanted)
+    def _read(self, table: str, wanted: ds.Expression, columns: list[str]) -> pa.Table:
+        with translated(table_at(self._place, table)):
+            self._refreshed(table)
+            return self._rows(table).to_table(columns, filter=wanted)
 
     def _refreshed(self, table: str) -> DeltaTable:
         with translated(table_at(self._place, table)):
             self._tables[table].update_incremental()
         return self._tables[table]
+
+    def rows(self, table: str) -> ds.Dataset:
+        """The rows of the table's newest version."""
+        self._refreshed(table)
+        return self._rows(table)
 
     def _rows(self, table: str) -> ds.Dataset:
         """The rows of the version that was loaded last."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as ds
 from pydantic import ValidationError
 
@@ -103,6 +104,17 @@ def read_rows(
     except duckdb.Error as exc:
         text = str(exc).splitlines()[0]
         raise TidewheelError(f"the rows of partition {partition} cannot be read: {text}") from exc
+    finally:
+        connection.close()
+
+
+def rows_of_last_windows(scores: ds.Dataset, partition: int, span_us: int) -> pa.Table:
+    """Return the rows of each device's windows that start less than `span_us` before its newest
+    one does."""
+    connection = duckdb.connect(config={"threads": 1})
+    try:
+        connection.register("scores", scores)
+        return connection.execute(LAST_WINDOWS, [partition, span_us]).to_arrow_table()
     finally:
         connection.close()
 
@@ -211,6 +223,10 @@ ISLANDS = """
 NEWEST = """
     select device, epoch_us(max("time")), epoch_us(max("window"))
     from scores where partition = ? and "commit" > ? group by device
+"""
+LAST_WINDOWS = """
+    select * from scores where partition = ?
+    qualify epoch_us("window") > max(epoch_us("window")) over (partition by device) - ?
 """
 DECLARED = """
     select device, epoch, first, last, reason

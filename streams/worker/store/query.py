@@ -1,5 +1,8 @@
 """Queries on the store: SQL over its tables, and the server's event account."""
 
+from collections.abc import Iterable
+from typing import Literal
+
 import duckdb
 import pyarrow.dataset as ds
 
@@ -46,39 +49,55 @@ ACCOUNT = """
 """
 
 
-# Labels of one instant are joined by equality, which is fast; those of an interval by comparison.
+# Which labels are of which events, by what a label names, which `OF` tells. Labels of one instant
+# are joined by equality, which is fast; those of an interval by comparison.
+OWN = "t.event_epoch = s.epoch and t.event_seq = s.seq"
+MATCHES = {
+    "instant": f"""t."from" = s."time" and t."from" = t."to"
+        and (t.event_seq is null or ({OWN}))""",
+    "span": f"""s."time" between t."from" and t."to" and t."from" < t."to"
+        and (t.event_seq is null or ({OWN}))""",
+    "number": f"""{OWN} and t."from" is null""",
+    "name": "t.event_id = s.event_id",
+}
+OF = {
+    "instant": '"from" = "to"',
+    "span": '"from" < "to"',
+    "number": '"from" is null and event_seq is not null',
+    "name": "event_id is not null",
+}
+
+
+def matches(
+    scores: str, labels: str, kinds: Iterable[str] = MATCHES, *, few: Literal["s", "t"] = "t"
+) -> str:
+    """Return SQL for the events and their labels: the columns of an event that name it, `time`,
+    `window`, and label, told, source, number and queue, by which the latest is known. few: which
+    side, events or labels, stands on the right of the join, from which its table is made."""
+    s, t = f"{scores} s", f"{labels} t"
+    sides = f"{t} join {s}" if few == "s" else f"{s} join {t}"
+    return " union all ".join(
+        f"""
+        select s.device, s.epoch, s.seq, s.event_id, s."time", s."window",
+               t.label, t.told, t.source, t.number, t.epoch as queue
+        from {sides} on t.device = s.device and {MATCHES[kind]}
+        """
+        for kind in kinds
+    )
+
+
+LATEST = """
+    select device, epoch, seq, arg_max(label, (told, number, queue)) as label,
+           max(told) as told, arg_max(source, (told, number, queue)) as source
+    from ({matches}) group by device, epoch, seq
+"""
 LABELLED = """
     create view {view} as
-    with told as (
-        select device, "from" as first, "to" as last, label, told, source, number,
-               event_epoch, event_seq, event_id
-        from labels
-    ),
-    later as (
-        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
-        from {scores} s join told t on t.device = s.device and t.first = s."time"
-        where t.first = t.last and (t.event_seq is null or {own})
-        union all
-        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
-        from {scores} s join told t
-            on t.device = s.device and s."time" between t.first and t.last
-        where t.first < t.last and (t.event_seq is null or {own})
-        union all
-        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
-        from {scores} s join told t on t.device = s.device and {own} where t.first is null
-        union all
-        select s.device, s.epoch, s.seq, t.label, t.told, t.source, t.number
-        from {scores} s join told t on t.device = s.device and t.event_id = s.event_id
-    ),
-    latest as (
-        select device, epoch, seq, arg_max(label, (told, number)) as label,
-               max(told) as told, arg_max(source, (told, number)) as source
-        from later group by device, epoch, seq
-    )
+    with latest as ({latest})
     select s.* replace (coalesce(latest.label, s.label) as label), latest.told,
            coalesce(latest.source, case when s.label is not null then 'event' end) as source
     from {scores} s left join latest using (device, epoch, seq)
-""".replace("{own}", "(t.event_epoch = s.epoch and t.event_seq = s.seq)")
+"""
 WINDOWS = """
     create view windows as
     select device, "window", model, count(*) as events, count(agrees) as compared,
@@ -112,12 +131,19 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
         connection.register(name, rows)
     [(numbers,)] = connection.execute(NUMBERS).fetchall()
     connection.execute(WINDOWS.format(errors=ERRORS if numbers else ""))
-    connection.execute(LABELLED.format(view="labelled", scores="scores"))
+    connection.execute(labelled_view("labelled", "scores"))
     return connection
 
 
+def labelled_view(view: str, scores: str) -> str:
+    """Return SQL that makes `view`: the events of `scores` with their latest labels."""
+    latest = LATEST.format(matches=matches(scores, "labels"))
+    return LABELLED.format(view=view, scores=scores, latest=latest)
+
+
 RECENT = """
-    create temp table recent as select device, epoch, seq, event_id, "time", label from scores
+    create temp table recent as
+    select device, epoch, seq, event_id, "time", "window", label from scores
     where "time" > (select max("time") from scores) - interval 7 day
 """
 COUNTED = """
@@ -130,7 +156,7 @@ def label_delay(store: Place) -> LabelDelay:
     """Return how late labels are; reads the week's events."""
     with open_store(store) as connection:
         connection.execute(RECENT)
-        connection.execute(LABELLED.format(view="labelled_recent", scores="recent"))
+        connection.execute(labelled_view("labelled_recent", "recent"))
         [(events, labelled, delay_s)] = connection.execute(COUNTED).fetchall()
     return LabelDelay(events, labelled, delay_s)
 

@@ -8,7 +8,7 @@ and their seqs. Rows of windows before `before` and of commits up to `until` cou
 they are deleted yet or not.
 
 1. rows of `aged` are committed, with the application transaction `aged/<partition>`
-2. the old rows of `scores` and `labels` are deleted
+2. the old rows of `scores`, `labels` and `revised` are deleted
 
 After a crash in between the next maintenance deletes what is left.
 """
@@ -60,6 +60,14 @@ class Aging:
         return (
             f"partition = {self.partition} and day <= '{_date(self.before_us)}' and "
             f'"window" < \'{_time(self.before_us)}\' and "commit" <= {self.until}'
+        )
+
+    @property
+    def revised(self) -> str:
+        """The old rows of `revised`: those of old events, in SQL."""
+        return (
+            f"partition = {self.partition} and \"window\" < '{_time(self.before_us)}' "
+            f"and stored <= {self.until}"
         )
 
     @property

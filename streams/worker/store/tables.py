@@ -3,6 +3,7 @@
     scores   one row per scored event (rows.store_schema)
     drops    one row per interval of events that will never be scored, with the reason
     labels   one row per true label that became known after its events were answered
+    revised  one row per label of a stored event that a report on `windows` has counted since
     aged     one row per epoch and day of events whose rows were deleted (retention.py)
 
 All are partitioned by day and Kafka partition, in a folder, or under a URL of an object store
@@ -126,8 +127,11 @@ def has_table(place: Place, name: str) -> bool:
 SCORES = "scores"
 DROPS = "drops"
 LABELS = "labels"
-TABLES = (SCORES, DROPS, LABELS)
-APPLICATION = {SCORES: "events", DROPS: "drops", LABELS: "labels", AGED: "aged"}
+REVISED = "revised"
+TABLES = (SCORES, DROPS, LABELS, REVISED)
+APPLICATION = {
+    SCORES: "events", DROPS: "drops", LABELS: "labels", REVISED: "revised", AGED: "aged",
+}  # fmt: skip
 KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 
@@ -171,8 +175,30 @@ def label_schema() -> pa.Schema:
     )
 
 
+def revised_schema() -> pa.Schema:
+    """Return the columns of `revised`: an event of `scores`, the label that reports count since
+    this commit; the revision that counted it, whose text is on one row of each; the commit of
+    `scores` that has the event; and the day of this one: those of the events are many."""
+    return pa.schema(
+        [
+            pa.field("device", pa.string(), nullable=False),
+            pa.field("epoch", pa.string(), nullable=False),
+            pa.field("seq", pa.int64(), nullable=False),
+            pa.field("window", TIMESTAMP, nullable=False),
+            pa.field("label", pa.list_(pa.float32()), nullable=False),
+            pa.field("revision", pa.int32(), nullable=False),
+            pa.field("report", pa.binary()),
+            pa.field("stored", pa.int64(), nullable=False),
+            pa.field("partition", pa.int32(), nullable=False),
+            pa.field("commit", pa.int64(), nullable=False),
+            DAY,
+        ]
+    )
+
+
 SCHEMAS = {
-    SCORES: store_schema, DROPS: drop_schema, LABELS: label_schema, AGED: aged_schema,
+    SCORES: store_schema, DROPS: drop_schema, LABELS: label_schema, REVISED: revised_schema,
+    AGED: aged_schema,
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from streams.contract.events.batches import EventColumns
 from streams.contract.events.labels import LabelBatch, label_rows
 from streams.contract.events.messages import Drop
 from streams.contract.task import Task
+from streams.worker.windows.cut import open_windows
 from streams.worker.windows.tumbling import (
     ANY_TIME,
     FUTURE,
@@ -166,7 +167,8 @@ class PartitionState:
     def _windows_of(self, task: Task, device: str, now_s: float) -> DeviceWindows:
         if device not in self._devices:
             watermark = self.position.watermark.get(device, -1)
-            self._devices[device] = DeviceWindows(task, watermark, now_s)
+            newest = self.position.newest.get(device)
+            self._devices[device] = open_windows(task, watermark, newest, now_s)
         return self._devices[device]
 
     def add_drop(self, message: Message, drop: Drop) -> None:
@@ -204,7 +206,7 @@ class PartitionState:
     def label(self, batch: LabelBatch) -> None:
         """Give labels to the events of the device's open windows, whose reports count them then."""
         windows = self._devices.get(batch.device)
-        if windows is not None and windows.open:
+        if windows is not None and windows.busy:
             windows.label(label_rows(batch.rows))
 
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
@@ -259,13 +261,13 @@ class PartitionState:
         return [
             Window(self.partition, device, start, windows.take(start))
             for device, windows in self._devices.items()
-            if windows.open
+            if windows.busy
             for start in chosen(windows)
         ]
 
     def delay_us(self, now_us: int) -> int:
         """Return `now_us` minus the oldest watermark of a device with open windows, or 0."""
-        marks = [windows.watermark for windows in self._devices.values() if windows.open]
+        marks = [windows.watermark for windows in self._devices.values() if windows.busy]
         return max(0, now_us - min(marks)) if marks else 0
 
     def take_drops(self) -> list[DeclaredDrop]:

@@ -1,11 +1,13 @@
 """Event-time windows of one device. Pure: the caller passes the clock.
 
-A device's watermark is the largest event time that it has sent. A tumbling window closes when the
-watermark passes its end by more than the task's lateness, when the device has been silent for the
-task's `idle_close_s`, or when it has been open for so long that the device's event time must be
-slow or stand still (`open_s`). Later rows of a closed window reopen it and are due at once: they
-become its next revision. A label that comes while its event's window is open is the event's; of
-others the store alone has the label.
+A device's watermark is the largest event time that it has sent. A window closes when the watermark
+passes the time after which no event joins it (`Task.window`) by more than the task's lateness, when
+the device has been silent for the task's `idle_close_s`, or when it has been open for so long that
+the device's event time must be slow or stand still (`open_s`). Later rows of a closed window reopen
+it and are due at once: they become its next revision. A label that comes while its event's window
+is open is the event's; of others the store alone has the label.
+
+Here are windows of which an event's time alone says which one it is in; `cut` has the others.
 
 Silence and openness are measured in the time in which messages could have come: a device is silent
 only while the worker would have heard it. Time in which the broker did not answer, or had messages
@@ -71,6 +73,13 @@ class WindowSlice:
     def rows(self) -> int:
         return self.events.count
 
+    def split(self, starts: np.ndarray) -> "Iterator[WindowSlice]":
+        """Yield slices where the window changes; starts: (rows,) that of each event's."""
+        edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
+        for begin, end in pairwise(edges):
+            part, own = self.events.part(begin, end), self.events.columns.times[begin:end]
+            yield WindowSlice(self.message, part, int(starts[begin]), int(own[0]), int(own.max()))
+
 
 @dataclass(frozen=True)
 class Window:
@@ -89,23 +98,22 @@ class Window:
 def split(
     task: Task, message: Message, events: EventColumns, believed_us: int = ANY_TIME
 ) -> Iterator[WindowSlice]:
-    """Split consecutive events where the window changes; the slices share their memory."""
+    """Split consecutive events where the window changes; the slices share their memory. Of windows
+    that are cut later, slices have the time of their earliest event."""
     times = events.columns.times
     earliest, latest = int(times.min()), int(times.max())
-    start = task.window_start(earliest)
-    if latest < start + task.window_us and latest <= believed_us:  # all in one, as is usual
-        yield WindowSlice(message, events, start, int(times[0]), latest)
+    start = earliest - earliest % task.window_us if task.aligned else earliest
+    if latest <= believed_us and (latest < start + task.window_us or not task.aligned):
+        yield WindowSlice(message, events, start, int(times[0]), latest)  # all in one, as is usual
         return
-    starts = np.where(times > believed_us, FUTURE, times - times % task.window_us)
-    edges = [0, *(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(starts)]
-    for begin, end in pairwise(edges):
-        part, own = events.part(begin, end), times[begin:end]
-        yield WindowSlice(message, part, int(starts[begin]), int(own[0]), int(own.max()))
+    starts = times - times % task.window_us if task.aligned else np.full_like(times, earliest)
+    starts = np.where(times > believed_us, FUTURE, starts)
+    yield from WindowSlice(message, events, start, int(times[0]), latest).split(starts)
 
 
 @dataclass(slots=True)
 class DeviceWindows:
-    """The open windows of one device."""
+    """The open windows of one device, whose windows are aligned."""
 
     task: Task
     watermark: int
@@ -116,32 +124,50 @@ class DeviceWindows:
         self.watermark = max(self.watermark, piece.latest_us)
         self.heard_s = max(self.heard_s, now_s)
         piece.message.heard_s = now_s
+        self._put(piece)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a window is open."""
+        return bool(self.open)
+
+    def _put(self, piece: WindowSlice) -> None:
         self.open.setdefault(piece.window, []).append(piece)
+
+    def _cut(self) -> None:
+        """Make `open` what it is to be."""
 
     def label(self, labels: Sequence[Mapping[str, Any]]) -> None:
         """Give labels to the events of open windows. A label has the fields of a `label_schema`,
         with times in microseconds."""
         named = {label["event_id"]: label for label in labels if label["event_id"] is not None}
         others = [label for label in labels if label["event_id"] is None]
+        self._cut()
         for pieces in self.open.values():
             pieces[:] = [_labelled(piece, named, others) for piece in pieces]
 
     def due(self, now_s: float) -> list[int]:
         """Return the starts of the windows that close now, oldest first."""
-        task, windows = self.task, self.open
-        if now_s - self.heard_s >= task.idle_close_s:
+        self._cut()
+        windows = self.open
+        if now_s - self.heard_s >= self.task.idle_close_s:
             return sorted(windows)
-        passed = self.watermark - task.window_us - task.lateness_us
-        old_s = now_s - open_s(task)
+        passed = self.watermark - self.task.lateness_us
+        old_s = now_s - open_s(self.task)
         found = [
             start
             for start, pieces in windows.items()
-            if start < passed or pieces[0].message.heard_s <= old_s
+            if self._closes(start, pieces) < passed or pieces[0].message.heard_s <= old_s
         ]
         return sorted(found) if len(found) > 1 else found
 
+    def _closes(self, start: int, _pieces: Sequence[WindowSlice], /) -> int:
+        """Return the event time after which no event joins an open window."""
+        return start + self.task.window_us
+
     def holding(self, offset: int) -> list[int]:
         """Return the starts of the windows with a message up to `offset`, oldest first."""
+        self._cut()
         return sorted(s for s, pieces in self.open.items() if pieces[0].message.offset <= offset)
 
     def take(self, start: int) -> tuple[WindowSlice, ...]:

@@ -142,7 +142,7 @@ def test_a_strategy_that_cannot_be_is_named_before_anything_starts(
         ("build_model=lambda: __import__('torch').nn.Flatten()", "build_model gives (2, 40)"),
         ("build_model=lambda: __import__('torch').nn.Linear(7, 3)", "build_model fails on"),
         ("build_teacher=lambda: 3", "build_teacher fails on"),
-        ("window_s=0", "window_s must be a number from 0.001"),
+        ("window=30", "window must be Window, not 30"),
         ("classes=('one',)", "classes needs at least two names"),
     ],
 )

@@ -37,7 +37,7 @@ from tests.compose.console.made_up import (
     observed,
     report,
 )  # fmt: skip
-from tests.compose.messages import TASK, received, window
+from tests.compose.messages import TASK, window
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.unwrap import unwrap
 
@@ -64,10 +64,8 @@ def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
 def labelled(device: str, model: str, start_s: int, right: int, of: int) -> Received:
     """A window with labels of the class `slow`, of which the device names so many."""
     counts = {"events": of, "agreeing": of, "compared": of, "labelled": of, "correct": right}
-    made = WindowReport.decode(window(device, start_s, model=model, **counts).value)
     truth = {"slow": {"slow": right, "fast": of - right}}
-    changed = WindowReport.model_validate({**made.model_dump(), "truth": truth})
-    return made_up.at(received("windows", device, changed), 5)
+    return made_up.at(window(device, start_s, model=model, truth=truth, **counts), 5)
 
 
 def test_a_version_that_is_wrong_by_labels_comes_first_with_device_and_class() -> None:

@@ -15,7 +15,7 @@ from compose.launcher.progress import (
 )
 from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
-from streams.contract.task import Task
+from streams.contract.task import Task, Tumbling
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step, window
@@ -152,7 +152,7 @@ def test_a_report_from_before_the_start_does_not_count() -> None:
 def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
     view, recorded = (
         FleetView(TASK),
-        replace(tiny, source="recorded", window_s=60.0, lateness_s=0.0),
+        replace(tiny, source="recorded", window=Tumbling(60.0), lateness_s=0.0),
     )
 
     def said(now_s: float, task: Task = recorded, speed: float = 30.0) -> str:
@@ -166,7 +166,7 @@ def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
     assert said(305.0).endswith("(5 min)")
     assert said(305.0, speed=0.1) == ""  # two windows of the replay are not over
     assert said(305.0, speed=0.0)
-    live = replace(recorded, source="live", window_s=150.0)
+    live = replace(recorded, source="live", window=Tumbling(150.0))
     assert said(305.0, live) == ""
     view.absorb(replace(window("d0", 300), time_ms=305_000))
     assert said(306.0) == ""

@@ -7,7 +7,7 @@ is good (`QUALITY`), so a rollout's outcome is known.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tidewheel import Device, Reading, Segment, Task
+from tidewheel import Device, Reading, Segment, Task, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,6 @@ task = Task(
     classes=("below", "above"),
     build_model=build_model, build_teacher=build_teacher,
     readings=readings, devices=devices,
-    window_s=6 * 3600, lateness_s=3600, idle_close_s=6,
+    window=Tumbling(6 * 3600), lateness_s=3600, idle_close_s=6,
     upload="segment", source="recorded",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import gc
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -121,9 +122,9 @@ class Rig:
 
         wait_for(what, held, 30)
 
-    def say(self, kind: str, run: str, reason: str = "") -> None:
+    def say(self, kind: str, run: str, reason: str = "", time_us: int = 1) -> None:
         event = RoundEvent.model_validate(
-            {"run": run, "kind": kind, "time_us": 1, "reason": reason}
+            {"run": run, "kind": kind, "time_us": time_us, "reason": reason}
         )
         self.producer.put(topic_name(self.name, ROUNDS), run.encode(), event.encode())
 
@@ -299,7 +300,7 @@ def test_a_restarted_controller_knows_todays_runs(
     first = rig.serve(1)
     stop = rig.start(runs_per_day=1)
     rig.disagree_until(first, lambda: bool(rig.flower.started))
-    rig.say("finished", "r1", "rejected")
+    rig.say("finished", "r1", "rejected", time.time_ns() // 1000)  # maybe before "requested"
     rig.wait("it has ended", lambda: "run r1 finished" in caplog.text)
     stop.set()
     rig.start(runs_per_day=1)

@@ -63,10 +63,9 @@ class Windows:
 
     def say(self, device: str, model: str, agreeing: int) -> None:
         self._made += 1
-        part = ModelWindow(events=20, compared=20, agreeing=agreeing)
         classes = {"slow": ClassAgreement(events=20, agreeing=agreeing)}
-        about = {"task": self._rig.name, "classes": classes}
-        report = window_report(device, self._made * 10, {model: part}, **about)
+        part = ModelWindow(events=20, compared=20, agreeing=agreeing, classes=classes)
+        report = window_report(device, self._made * 10, {model: part}, task=self._rig.name)
         topic = topic_name(self._rig.name, WINDOWS)
         self._rig.producer.put(topic, device.encode(), report.encode())
 

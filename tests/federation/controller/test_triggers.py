@@ -25,7 +25,7 @@ def window(
 def unscored(report: WindowReport, labelled: int, correct: int) -> WindowReport:
     """The same with `upload="prediction"`: no teacher was asked."""
     part = ModelWindow(events=60, agreeing=0, labelled=labelled, correct=correct)
-    changes = {"teacher_model": "", "models": {"1-a": part}, "by_labels": True}
+    changes = {"teacher_model": "", "models": {"1-a": part}}
     return report.model_copy(update=changes)
 
 
@@ -106,6 +106,30 @@ def test_windows_with_another_metric_do_not_count() -> None:
     assert (seen.events, reason(seen)) == (0, None)
 
 
+def labels(device: str, number: int, labelled: int, correct: int) -> WindowReport:
+    """Labels of a window's events that came when it had been reported."""
+    part = ModelWindow(events=0, agreeing=0, labelled=labelled, correct=correct)
+    return window_report(device, number, {"1-a": part}, revision=1)
+
+
+def test_labels_that_come_later_judge_once_half_of_the_events_have_one() -> None:
+    """And nothing is judged by both: the teacher agrees with every answer, no label does."""
+    told = [window(d, n, 50) for n in range(4) for d in ("d0", "d1")]
+    late = [labels(d, n, 25, 0) for n in range(4) for d in ("d0", "d1")]
+    for known in range(len(late) + 1):
+        found = evidence(*told, *late[:known])
+        by_labels = 2 * 25 * known >= 50 * len(told)
+        assert (found.called, found.value, found.events) == (
+            ("agreement with true labels", 0.0, 25 * known)
+            if by_labels
+            else ("agreement with the teacher", 1.0, 400)
+        )
+    replaced = [labels(d, n, 0, 25) for n in range(4) for d in ("d0", "d1")]
+    assert (found := evidence(*told, *late, *replaced)).value == 0.0, "the same revision"
+    again = [each.model_copy(update={"revision": 2}) for each in replaced]
+    assert ((found := evidence(*told, *late, *again)).value, found.events) == (1.0, 200)
+
+
 def test_balanced_accuracy_sees_the_rare_class() -> None:
     """97 of 100 answers are right, and none of those in the rare class."""
 
@@ -114,8 +138,8 @@ def test_balanced_accuracy_sees_the_rare_class() -> None:
             "low": ClassAgreement(events=97, agreeing=97),
             "high": ClassAgreement(events=3, agreeing=right),
         }
-        part = ModelWindow(events=100, compared=100, agreeing=97 + right)
-        changed = {"models": {"1-a": part}, "classes": classes, "metric": "balanced_accuracy"}
+        part = ModelWindow(events=100, compared=100, agreeing=97 + right, classes=classes)
+        changed = {"models": {"1-a": part}, "metric": "balanced_accuracy"}
         return window(device, number, 0).model_copy(update=changed)
 
     rules = replace(RULES, metric="balanced_accuracy")
@@ -129,7 +153,7 @@ def test_balanced_accuracy_sees_the_rare_class() -> None:
     other = rare("d0", 9, 0)
     both = {**other.models, "2-b": ModelWindow(events=50, compared=50, agreeing=50)}
     seeing.add_window(other.model_copy(update={"models": both}))
-    assert seeing.events == 600  # whose answers the classes are, is not known
+    assert seeing.events == 700  # those of the other version do not count
 
 
 def test_what_is_no_cause() -> None:

@@ -117,8 +117,8 @@ def test_a_rare_class_counts_as_much_as_others(metric: WindowMetric, verdict: st
             "fine": ClassAgreement(events=97, agreeing=fine),
             "fraud": ClassAgreement(events=3, agreeing=right),
         }
-        part = ModelWindow(events=100, compared=100, agreeing=fine + right)
-        changed = {"models": {model: part}, "classes": classes}
+        part = ModelWindow(events=100, compared=100, agreeing=fine + right, classes=classes)
+        changed = {"models": {model: part}}
         history.add(report(device, number, model, metric).model_copy(update=changed), at_us)
 
     for n in range(60):

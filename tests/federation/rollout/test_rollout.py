@@ -60,9 +60,9 @@ class Rig:
         for _ in range(count):
             self.reported += 1
             self.now += 1
-            part = ModelWindow(events=20, compared=20, agreeing=agreeing)
             classes = {"slow": ClassAgreement(events=20, agreeing=agreeing)}
-            report = window_report(device, self.reported * 10, {model: part}, classes=classes)
+            part = ModelWindow(events=20, compared=20, agreeing=agreeing, classes=classes)
+            report = window_report(device, self.reported * 10, {model: part})
             self.windows.add(report, int(self.now * 1e6))
 
     def past(self, devices: list[str]) -> None:

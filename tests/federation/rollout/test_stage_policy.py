@@ -97,7 +97,7 @@ def test_a_useless_version_goes_back_within_two_windows_a_device() -> None:
 def unscored(heard: list[Heard]) -> list[Heard]:
     """The same with `upload="prediction"`: the labels say what the teacher would have said."""
     return [(
-        report.model_copy(update={"teacher_model": "", "by_labels": True, "models": {
+        report.model_copy(update={"teacher_model": "", "models": {
             name: ModelWindow(events=m.events, agreeing=0, labelled=m.compared, correct=m.agreeing)
             for name, m in report.models.items()
         }}), at,
@@ -216,16 +216,14 @@ def test_an_adapter_from_shortly_before_leaves_a_canary_its_past(right: int, ver
 
 
 def by_class(device: str, number: int, model: str, hard: int, failing: int) -> WindowReport:
-    easy = 20 - hard
-    return window(device, number, 20 - failing, model).model_copy(
-        update={
-            "classes": {
-                name: ClassAgreement(events=events, agreeing=events - failed)
-                for name, events, failed in (("easy", easy, 0), ("hard", hard, failing))
-                if events
-            }
-        }
-    )
+    easy, agreeing = 20 - hard, 20 - failing
+    classes = {
+        name: ClassAgreement(events=events, agreeing=events - failed)
+        for name, events, failed in (("easy", easy, 0), ("hard", hard, failing))
+        if events
+    }
+    part = ModelWindow(events=20, compared=20, agreeing=agreeing, classes=classes)
+    return window_report(device, number, {model: part})
 
 
 def test_another_activity_is_not_another_version() -> None:

@@ -4,7 +4,6 @@ import pytest
 
 from federation.rollout.window_history import (
     NOBODY,
-    REVISIONS,
     SEVERAL,
     TRUE,
     Part,
@@ -23,14 +22,18 @@ def report(
     revision: int = 0,
     compared: int = 10,
     classes: dict[str, tuple[int, int]] | None = None,
+    labelled: int = 0,
+    truth: dict[str, dict[str, int]] | None = None,
 ) -> WindowReport:
-    counts = ModelWindow(events=10, compared=compared, agreeing=7, labelled=4, correct=3)
+    told = {name: ClassAgreement(events=n, agreeing=a) for name, (n, a) in (classes or {}).items()}
+    counts = ModelWindow(
+        events=10, compared=compared, agreeing=7, labelled=labelled, correct=3 if labelled else 0,
+        classes=told,
+        truth=truth or {},
+    )  # fmt: skip
     return WindowReport(
         task="tiny", device=device, window_us=number, end_us=number + 1, revision=revision,
         events=10, teacher_model="1-t", models={model: counts},
-        classes={
-            name: ClassAgreement(events=n, agreeing=a) for name, (n, a) in (classes or {}).items()
-        },
     )  # fmt: skip
 
 
@@ -47,8 +50,8 @@ def cells(part: Part) -> list[tuple[float, float]]:
 
 
 def test_a_windows_revisions_add_up_and_the_first_one_told_when() -> None:
-    first = report(classes={"easy": (6, 5), "hard": (4, 2)})
-    late = report(revision=1, classes={"hard": (3, 1), "rare": (7, 6)})
+    first = report(classes={"easy": (6, 5), "hard": (4, 2)}, labelled=4)
+    late = report(revision=1, classes={"hard": (3, 1), "rare": (7, 6)}, labelled=4)
     found = kept(first, late, late, first)
     assert len(found.windows) == 1
     assert cells(found) == [(6, 5), (7, 3), (7, 6)]
@@ -77,17 +80,42 @@ def test_reports_of_another_task_file_do_not_count() -> None:
     history = WindowHistory(classes=CLASSES)
     known, strange = report(classes={"easy": (1, 1)}), report("d1", classes={"odd": (1, 1)})
     other = report("d2").model_copy(update={"metric": "rmse"})
-    found = kept(known, strange, other, report("d3", revision=REVISIONS), history=history)
+    found = kept(known, strange, other, history=history)
     assert found.devices == ["d0"]
     assert history.classes == ["easy"]
 
 
 def test_true_labels_are_kept_beside_what_the_teacher_says() -> None:
     truth = {"easy": {"easy": 2, "hard": 1}, "hard": {"hard": 1}}
-    told = report(classes={"easy": (6, 5), "hard": (4, 2)}).model_copy(update={"truth": truth})
-    found = kept(told)
+    found = kept(report(classes={"easy": (6, 5), "hard": (4, 2)}, labelled=4, truth=truth))
     assert cells(found) == [(6, 5), (4, 2), (3, 2), (1, 1)]
     assert (found.cells["kind"] >= TRUE).tolist() == [False, False, True, True]
+
+
+def later(change: dict[str, dict[str, int]], model: str = "1-a", number: int = 0) -> WindowReport:
+    """Labels that came when the window had been reported."""
+    right = sum(row.get(name, 0) for name, row in change.items())
+    labelled = sum(sum(row.values()) for row in change.values())
+    counts = ModelWindow(events=0, agreeing=0, labelled=labelled, correct=right, truth=change)
+    return WindowReport(
+        task="tiny", device="d0", window_us=number, end_us=number + 1, revision=7, events=0,
+        teacher_model="1-t", models={model: counts},
+    )  # fmt: skip
+
+
+def test_labels_that_come_later_count_in_their_window_and_for_its_version() -> None:
+    first = report(
+        classes={"easy": (6, 5), "hard": (4, 2)}, labelled=1, truth={"easy": {"easy": 1}}
+    )
+    moved = later({"easy": {"easy": -1}, "hard": {"easy": 1, "hard": 2}})
+    found = kept(first, moved, moved)
+    assert cells(found) == [(6, 5), (4, 2), (0, 0), (3, 2)]
+    assert (found.windows["labelled"], found.windows["correct"]) == (3, 4)
+    assert found.windows["heard_us"] == 0
+    other = later({"hard": {"hard": 2}}, model="2-b")
+    assert cells(kept(first, other)) == cells(kept(first))
+    assert kept(report(compared=0), other).windows["model"] == model_id("2-b")
+    assert len(kept(first, later({"hard": {"hard": 2}}, number=5)).windows) == 1, "never reported"
 
 
 def test_a_long_rollout_keeps_the_windows_before_it() -> None:

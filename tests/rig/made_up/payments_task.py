@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tidewheel import Category, Device, Reading, Segment, Task, Time
+from tidewheel import Category, Device, Reading, Segment, Task, Time, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def build_model() -> "torch.nn.Module":
 task = Task(
     name="payments", version=1, rate_hz=None, segment=Segment(samples=1, hop=1),
     channels=("amount", MERCHANT, WAY, Time("hour"), Time("weekday"), Time("since")),
-    classes=("paid", "refused"), metric="average_precision", window_s=3600,
+    classes=("paid", "refused"), metric="average_precision", window=Tumbling(3600),
     build_model=build_model, readings=readings,
     devices=lambda: [Device("p0", "pilot"), *(Device(f"d{n}", "fleet") for n in range(3))],
 )  # fmt: skip

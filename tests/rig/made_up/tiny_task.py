@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tidewheel import Device, Reading, Segment, Task, Training
+from tidewheel import Device, Reading, Segment, Task, Training, Tumbling
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ task = Task(
     classes=("slow", "middle", "fast"),
     build_model=build_model, build_teacher=build_teacher,
     readings=readings, devices=devices,
-    window_s=5, lateness_s=1, idle_close_s=2, upload="segment",
+    window=Tumbling(5), lateness_s=1, idle_close_s=2, upload="segment",
     training=Training(
         learning_rate=0.03, epochs=4, label_share=0.3, central_epochs=15
     ),

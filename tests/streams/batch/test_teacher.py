@@ -19,6 +19,7 @@ from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
 from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
+from streams.contract.task import Count, Session, Task, Window
 from streams.kafka.admin import GroupPosition
 from streams.learning.learning import to_safetensors
 from streams.learning.teacher import Teacher, teacher_of
@@ -78,15 +79,15 @@ def teacher() -> tuple[Artifact, bytes]:
 
 
 def scored(
-    place: Path, *inputs: Path, to: str = "out", most: int = 20, **more: Any
+    place: Path, *inputs: Path, to: str = "out", most: int = 20, of: Task = task, **more: Any
 ) -> tuple[Manifest, list[dict[str, Any]]]:
     """The manifest and the rows of a job of the teacher."""
     options = {"id": None, "label_column": None, "keep": [], **more}
-    job = submitted(place, *inputs, to=to, using=Models(*teacher()), task=task, **options)
-    return job.run(task=task, cutter=small(most)), job.rows()
+    job = submitted(place, *inputs, to=to, using=Models(*teacher()), task=of, **options)
+    return job.run(task=of, cutter=small(most)), job.rows()
 
 
-def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def stored(events: dict[str, Any], folder: Path, of: Task = task) -> list[dict[str, Any]]:
     """What a worker with this teacher stores of devices' events."""
     log, store = Log(), DeltaStore(folder)
     for device, found in events.items():
@@ -99,7 +100,7 @@ def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
     async def live() -> None:
         made = Committer(
-            task, teacher_of(task, teacher()[0], "test"), store, log,
+            of, teacher_of(of, teacher()[0], "test"), store, log,
             now_us=lambda: 0, clock=CallersClock(), failpoint=unarmed,
         )  # fmt: skip
         await made.assign(GroupPosition(0, 0, 0, None))
@@ -111,14 +112,18 @@ def stored(events: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     return ds.dataset(folder / "scores", format="parquet").to_table().to_pylist()
 
 
-def test_a_teacher_answers_a_recording_as_the_worker_has_stored_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [task.window, Session(1, longest_s=7), Count(7)])
+def test_a_teacher_answers_a_recording_as_the_worker_has_stored_it(
+    tmp_path: Path, window: Window
+) -> None:
+    own = dataclasses.replace(task, window=window)
     recordings = {f"d{n}": recording(f"d{n}", 400) for n in range(3)}
     path = write_readings(tmp_path / "a.parquet", table_of(recordings))
-    found, rows = scored(tmp_path, path, rows="readings", label_column="label")
+    found, rows = scored(tmp_path, path, of=own, rows="readings", label_column="label")
     assert found.state == "Completed", found.reason
     assert found.shards > 5
     events = {d: answered(d, one, tmp_path / d) for d, one in recordings.items()}
-    kept = stored(events, tmp_path / "store")
+    kept = stored(events, tmp_path / "store", own)
     assert len({row["window"] for row in kept}) > 3
     mine = {(row["device"], row["time"]): row for row in rows}
     assert len(mine) == len(kept) > 30

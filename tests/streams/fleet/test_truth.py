@@ -16,12 +16,14 @@ def report(
     """table: right and labelled events by class; others: labelled ones of another release."""
     truth = {name: {name: ok, "other": of - ok} for name, (ok, of) in table.items()}
     labelled = sum(of for _, of in table.values())
-    models = {f"{release}.a1": ModelWindow(events=labelled, agreeing=0, labelled=labelled)}
+    counts = ModelWindow(events=labelled, agreeing=0, labelled=labelled, truth=truth)
+    models = {f"{release}.a1": counts}
     if others:
-        models["9-z"] = ModelWindow(events=others, agreeing=0, labelled=others)
+        wrong = {"ST": {"ER": others}}
+        models["9-z"] = ModelWindow(events=others, agreeing=0, labelled=others, truth=wrong)
     return WindowReport(
         task="t", device=device, window_us=0, end_us=1, revision=0, events=labelled,
-        teacher_model="", models=models, truth=truth, by_labels=True,
+        teacher_model="", models=models,
     )  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def measured(
     return [
         WindowReport(
             task="t", device=device, window_us=i, end_us=i + 1, revision=0, events=len(row),
-            teacher_model="", by_labels=True, metric=metric,
+            teacher_model="", metric=metric,
             models={release: ModelWindow(
                 events=len(row), agreeing=0, labelled=len(row), label_error=float(row.sum()),
                 correct=int((row < 1).sum()),
@@ -108,11 +110,39 @@ def test_chance_enlarges_no_errors() -> None:
     assert named <= 6
 
 
-def test_few_labels_and_windows_of_several_releases_say_nothing() -> None:
+def test_few_labels_say_nothing() -> None:
     good, bad = {"ST": (LEAST - 1, LEAST - 1)}, {"ST": (0, LEAST - 1)}
     assert not list(seen(report("d0", "1-a", good), report("d0", "2-b", bad)).worse())
-    mixed = report("d0", "2-b", {"ST": (0, 50)}, others=50)
-    assert seen(report("d0", "1-a", {"ST": (50, 50)}), mixed).devices["d0"].keys() == {"1-a"}
+
+
+def test_of_a_window_that_several_releases_answered_each_has_its_own_labels() -> None:
+    found = seen(report("d0", "2-b", {"ST": (5, 50)}, others=30)).devices["d0"]
+    assert right(found["2-b"]) == (5, 50)
+    assert right(found["9-z"]) == (0, 30)
+
+
+def labels(release: str, change: dict[str, dict[str, int]], labelled: int) -> WindowReport:
+    """What labels of a release's events add that came later."""
+    right = sum(row.get(name, 0) for name, row in change.items())
+    counts = ModelWindow(events=0, agreeing=0, labelled=labelled, correct=right, truth=change)
+    return WindowReport(
+        task="t", device="d0", window_us=0, end_us=1, revision=1, events=0, teacher_model="",
+        models={release: counts},
+    )  # fmt: skip
+
+
+def test_a_label_that_replaces_another_moves_its_event_and_one_of_an_old_release_changes_no_order(
+) -> None:  # fmt: skip
+    found = seen(
+        report("d0", "2-b", {"ST": (3, 5)}),
+        report("d0", "3-c", {"ST": (4, 5)}),
+        labels("2-b", {"ST": {"ST": -1}, "ER": {"ST": 1}}, 0),
+        labels("1-a", {"ST": {"ST": 9}}, 9),
+    )
+    assert list(found.devices["d0"]) == ["2-b", "3-c"]
+    assert (right(found.devices["d0"]["2-b"]), of_class(found.devices["d0"]["2-b"], "ER")) == (
+        (2, 5), (0, 1),
+    )  # fmt: skip
 
 
 def test_it_keeps_a_few_releases_of_a_device() -> None:

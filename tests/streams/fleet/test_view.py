@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.decisions import Decision, Release
-from streams.contract.documents import DeviceState, RoundEvent
+from streams.contract.documents import DeviceState, RoundEvent, model_number
 from streams.contract.errors import MalformedRecord
-from streams.contract.window_report import DriftReport, WindowReport
-from streams.fleet.agreement import RECENT, RecentReports
+from streams.contract.window_report import DriftReport, ModelWindow, WindowReport
 from streams.fleet.following import decode, encode
+from streams.fleet.seen import SeenReports
 from streams.fleet.timeline import ENTRIES
-from streams.fleet.view import EPOCHS, NO_AGENT, RUN_EVENTS, SILENT_S, FleetView, model_number
+from streams.fleet.view import EPOCHS, NO_AGENT, RUN_EVENTS, SILENT_S, FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, received, release, state, step, window
+from tests.rig.made_up.documents import window_report
 
 DEVICES = ("d0", "d1", "d2")
 
@@ -177,7 +178,7 @@ def test_its_size_depends_on_the_fleet_and_not_on_its_past() -> None:
     def size(days: int) -> int:
         view = FleetView(TASK)
         for day in range(1, days + 1):
-            report = window("d0", day * 86_400, model=f"{day // 10}-aaaaaaaa")
+            report = window("d0", day * 86_400, 0, f"{day // 10}-aaaaaaaa", commit=day)
             fold(
                 replace(report, time_ms=day * 86_400_000),
                 state("d0", produced=day, epoch=f"e{day}"),
@@ -209,15 +210,33 @@ def test_of_many_runs_what_is_said_of_devices_goes_first_and_the_newest_lines_st
     assert [len(view.timeline.entries), view.timeline.entries[0].about] == [ENTRIES, "500"]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2**50), st.integers(0, 99))))
-def test_recent_reports_are_recognized(rows: list[tuple[str, int, int]]) -> None:
-    seen, last = RecentReports(), dict[str, list[tuple[int, int]]]()
-    for device, at, revision in rows:
-        name, known = (at, min(revision, 63)), last.setdefault(device, [])
-        assert seen.is_new(device, at, revision) == (name not in known[-RECENT:])
-        if name not in known[-RECENT:]:
-            known.append(name)
-    assert RecentReports.load(seen.dump()).dump() == seen.dump()
+commits = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(1, 5), st.integers(0, 9)),
+    max_size=20,
+)
+
+
+@given(commits)
+def test_each_report_counts_once_whatever_of_which_commit_comes_again(
+    sent: list[tuple[int, int, int, int]],
+) -> None:
+    """Of a partition's rows, or labels, a commit of some reports, of which a part came before when
+    its publication was cut off; and then a commit from before, by a reader that starts earlier."""
+    seen, numbers, counted = SeenReports(), Counter[tuple[int, int]](), Counter[str]()
+    every: list[WindowReport] = []
+    for partition, events, size, part in sent:
+        numbers[partition, events] += 1
+        about: dict[str, Any] = {"partition": partition, "commit": numbers[partition, events]}
+        about |= {"store": "a"}
+        models = {"1-a": ModelWindow(events=events, agreeing=0)}
+        reports = [window_report(f"d{n}", 0, models, **about) for n in range(size)]
+        every += reports
+        for report in [*reports[:part], *reports, *every[: len(every) - size][-part:]]:
+            counted[report.encode().decode()] += seen.is_new(report)
+        seen = SeenReports.load(seen.dump())
+    assert counted == Counter({report.encode().decode(): 1 for report in every})
+    again = [report.model_copy(update={"store": "b"}) for report in every[:1]]
+    assert all(seen.is_new(report) for report in again), "another store begins anew"
 
 
 @pytest.mark.parametrize(

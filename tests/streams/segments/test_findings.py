@@ -188,3 +188,15 @@ def test_live_readings_of_long_ago_are_taken_for_a_recording() -> None:
     assert "live readings that begin 10 days ago" in texts
     assert not any("days ago" in f.text for f in findings(task, surveys, DATE))
     assert not any("days ago" in f.text for f in findings(task, surveys))
+
+
+def test_devices_whose_counts_differ_have_one_finding() -> None:
+    def readings(device: str) -> Iterator[Reading]:
+        every = 40 if device == "p" else 50
+        for i, reading in enumerate(sound(device)):
+            late = 5_000_000 * (i % every == every - 1)
+            yield reading._replace(time_us=reading.time_us - late)
+
+    broken = [text for text in said(replace(tiny, readings=readings)) if "break a segment" in text]
+    (found,) = broken
+    assert found.startswith("warning: p, f: up to 9 of 200 readings break a segment")

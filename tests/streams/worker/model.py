@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import BrokerUnavailable, PartitionLost
@@ -22,7 +23,7 @@ from streams.learning.teacher import TeacherFailed
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.messages import Incoming, Outgoing
 from streams.worker.store.position import REFUSED
-from streams.worker.store.tables import DROPS, LABELS, SCHEMAS, SCORES
+from streams.worker.store.tables import DROPS, LABELS, REVISED, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Message
 from tests.rig.made_up.tiny_task import task as tiny
@@ -84,6 +85,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self.tables = {name: schema().empty_table() for name, schema in SCHEMAS.items()}
         self.versions: dict[tuple[str, int], int] = {}
+        self.marks: dict[str, int] = {}
+        self.name = "memory"
 
     def position(self, partition: int) -> StorePosition:
         commits = Counter({name: n for (name, of), n in self.versions.items() if of == partition})
@@ -135,27 +138,55 @@ class MemoryStore:
     def revisions(
         self, partition: int, keys: Sequence[tuple[str, int]]
     ) -> dict[tuple[str, int], int]:
-        scores = self.tables[SCORES]
-        starts = scores.column("window").cast("int64").to_pylist()
-        seen = set(
-            zip(
-                scores.column("device").to_pylist(),
-                starts,
-                scores.column("revision").to_pylist(),
-                strict=True,
-            )
-        )
-        return {(d, w): len([1 for x, y, _ in seen if (x, y) == (d, w)]) for d, w in keys}
+        seen: dict[tuple[str, int], set[int]] = {key: set() for key in keys}
+        for table in (SCORES, REVISED):
+            names = self.tables[table].select(["device", "window", "revision"])
+            starts = names.column("window").cast("int64").to_pylist()
+            for row, start in zip(names.to_pylist(), starts, strict=True):
+                seen.setdefault((row["device"], start), set()).add(row["revision"])
+        return {key: len(seen[key]) for key in keys}
+
+    def twin(self) -> "MemoryStore":
+        return self
+
+    def rows(self, table: str) -> ds.Dataset:
+        return ds.dataset(self.tables[table])
+
+    def revised(self, partition: int, commit: int) -> pa.Table:
+        table = self.tables[REVISED]
+        return table.filter(pa.compute.equal(table.column("commit"), commit))
+
+    def last_commit(self, table: str, partition: int) -> int:
+        return self.versions.get((table, partition), 0)
+
+    def mark(self, table: str, name: str) -> int:
+        return self.marks.get(name, 0)
 
     def rows_of(self, partition: int, commit: int) -> pa.Table:
         table = self.tables[SCORES]
         return table.filter(pa.compute.equal(table.column("commit"), commit))
 
-    def commit(self, table: str, rows: pa.Table, versions: Mapping[int, int]) -> None:
+    def latest_rows(self, partition: int, span_us: int) -> pa.Table:
+        table, position = self.tables[SCORES], self.position(partition)
+        starts = zip(
+            table.column("device").to_pylist(),
+            table.column("window").cast("int64").to_pylist(),
+            strict=True,
+        )
+        return table.filter([start > position.newest[d] - span_us for d, start in starts])
+
+    def commit(
+        self,
+        table: str,
+        rows: pa.Table,
+        versions: Mapping[int, int],
+        marks: Mapping[str, int] | None = None,
+    ) -> None:
         for partition, version in versions.items():
             if self.versions.get((table, partition), 0) != version - 1:
                 raise PartitionLost("another")
             self.versions[table, partition] = version
+        self.marks |= marks or {}
         self.tables[table] = pa.concat_tables([self.tables[table], rows])
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import server_account
 from tests.rig.processes.workers import (
     PARTITIONS,
+    SECOND,
     Fleet,
     all_published,
     batch,
     check_topics,
+    decoded_windows,
     device_on,
     fleet,
     labels,
@@ -96,6 +99,44 @@ def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(served: Fleet) -
     assert [each for each in found if each[1] == "l1"] == [(LEFT, "l1", n) for n in range(sent)]
     known = [each for each in found if each[1].startswith("kafka-")]  # type: ignore[misc]
     assert len(known) == len(set(known)) == sent
+
+
+@pytest.mark.parametrize("window", ["Session(2, longest_s=9)", "Count(7)", "Sliding(15, 5)"])
+def test_each_kind_of_windows_is_stored_and_reported_once_over_kills(
+    kafka: BrokerSettings, tmp_path: Path, window: str
+) -> None:
+    with fleet(kafka, tmp_path, source="live", window=window) as served:
+        sent = 0
+        for step in (2, 3, 5):
+            worker = served.start(failpoint=f"worker-step-{step}:2")
+            while worker.poll() is None:
+                assert sent < 600
+                before = len(served.scored())
+                send_seconds(served, LEFT, sent, 10)
+                sent += 10
+                until(
+                    lambda before=before, worker=worker: (  # type: ignore[misc]
+                        worker.poll() is not None or len(served.scored()) > before
+                    ),
+                    f"a commit, or the death at step {step}",
+                )
+            assert worker.returncode == -signal.SIGKILL
+        again = served.start()
+        served.wait_until_scored()
+        until(lambda: all_published(served), "all revisions are published")
+        check_topics(served)
+        assert stop(again) == 0
+        reports = decoded_windows(served.read("windows"))
+        starts = sorted({start // SECOND for _, start, _ in reports})
+        assert sum(copies[0].events for copies in reports.values()) == sent
+        if window.startswith("Session"):
+            assert all(later - start <= 10 for start, later in pairwise([*starts, sent]))
+        sums = reports[max(reports)][0].sliding.values()
+        last = {name: c[0] for name, c in reports.items() if name[1] // SECOND > starts[-1] - 15}
+        if window.startswith("Sliding"):
+            assert sum(each.events for each in sums) == sum(each.events for each in last.values())
+        else:
+            assert not sums
 
 
 def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> None:

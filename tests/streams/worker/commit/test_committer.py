@@ -15,18 +15,21 @@ from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop
 from streams.contract.events.records import EventBatch, decode_event_message
+from streams.contract.task import Count, Session, Sliding, Task, Tumbling, Window
 from streams.contract.topics import WINDOWS
 from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
 from streams.worker.commit import committer as module
 from streams.worker.commit.messages import publications
+from streams.worker.commit.sliding import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
 from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
+WINDOWS_OF = (Tumbling(5), Session(2, longest_s=9), Count(3, longest_s=20), Sliding(15, 5))
 STEPS = [f"worker-step-{n}" for n in range(1, 6)]
 
 
@@ -110,13 +113,16 @@ lives = st.tuples(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]))
+@given(
+    st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]), st.sampled_from(WINDOWS_OF)
+)
 def test_every_event_is_accounted_once_over_any_crashes(
     history: list[tuple[list[EventBatch | Drop | LabelBatch | Foreign | Known | None], str, float]],
     fails_on: int,
+    window: Window,
 ) -> None:
     """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
-    log, store = Log(), MemoryStore()
+    of, log, store = dataclasses.replace(task, window=window), Log(), MemoryStore()
     events: set[tuple[str, str, int]] = set()
     drops: set[tuple[str, str, int]] = set()
     told: set[tuple[str, str, int]] = set()
@@ -158,7 +164,7 @@ def test_every_event_is_accounted_once_over_any_crashes(
 
         options = {"fails_on": fails_on, "crash_at": crash_at, "reference": REFERENCE}
         with contextlib.suppress(Crash):
-            live(log, store, now_s, now_s, **options)
+            live(log, store, now_s, now_s, of=of, **options)
 
     assert log.committed == len(log.messages)
     assert log.labels_committed == len(log.labels)
@@ -170,15 +176,16 @@ def test_every_event_is_accounted_once_over_any_crashes(
     assert set(scored(store)) <= events
     if not fails_on:
         assert set(scored(store)) == events
-    check_publications(log, store)
+    check_publications(of, log, store)
 
 
-def check_publications(log: Log, store: MemoryStore) -> None:
+def check_publications(of: Task, log: Log, store: MemoryStore) -> None:
     """Every row stored was published, and whatever was published twice is the same."""
+    sums = SlidingSums(of)
     wanted = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
         for commit in range(1, store.versions.get((SCORES, 0), 0) + 1)
-        for m in publications(task, store.rows_of(0, commit))
+        for m in publications(of, store.rows_of(0, commit), store=store.name, sliding=sums)
     }
     found = {
         (m.topic, m.key, json.dumps([(n, v.hex()) for n, v in m.headers]), m.value)
@@ -284,9 +291,9 @@ def test_a_task_that_uploads_predictions_only_is_stored_without_a_verdict() -> N
     part = report.models["1-aaaaaaaa"]
     assert (part.compared, part.labelled) == (0, 1)  # neither agreement nor a lack of it
     [label] = [row["label"] for row in store.tables[SCORES].to_pylist() if row["label"]]
-    [(name, told)] = report.classes.items()  # by the true label's class
-    assert (task.classes.index(name), told.events) == (int(label[0]), 1)
-    assert report.judged == {"1-aaaaaaaa": (1, part.correct)}
+    name, judged = task.classes[int(label[0])], report.judgement("1-aaaaaaaa")
+    assert (part.classes, judged.taught) == ({}, {})
+    assert (judged.by_labels, judged.sums) == (True, {name: (1, part.correct)})
 
 
 def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None:
@@ -299,7 +306,11 @@ def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None
     found = [
         WindowReport.decode(sent.value) for sent in log.published if sent.topic.endswith(WINDOWS)
     ]
-    truth = {report.window_us // SECOND: report.truth for report in found}  # some twice
+    truth = {
+        report.window_us // SECOND: report.models["1-aaaaaaaa"].truth
+        for report in found  # some twice
+        if report.revision == 0
+    }
     assert {name: sum(counts.values()) for name, counts in truth[5].items()} == {"fast": 2}
     assert truth[0].get("fast") is None
     assert (len(labelled(store)), len(truth)) == (2, 2)

@@ -12,7 +12,7 @@ from deltalake.exceptions import CommitFailedError
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
-from streams.contract.task import Task
+from streams.contract.task import Task, Tumbling
 from streams.drift.reference import WINDOWS
 from streams.runtime import object_store
 from streams.worker.scoring.rows import ScoredWindow, score_rows
@@ -313,7 +313,7 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
 
 
 def test_rows_of_long_windows_lie_by_month(tmp_path: Path) -> None:
-    hourly = dataclasses.replace(task, window_s=3600.0)
+    hourly = dataclasses.replace(task, window=Tumbling(3600.0))
     hours = [3600.0 * n for n in range(24 * 400)]  # from 1970 on
     store = DeltaStore(tmp_path)
     store.commit(SCORES, rows(0, hours, task=hourly), {0: 1})
