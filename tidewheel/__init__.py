@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from streams.contract.events.records import decode_event_message as decode_events
     from streams.contract.task import (
         Answered,
+        Before,
         Category,
-        Closed,
         Count,
         Device,
         Metric,
@@ -97,9 +97,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answered",
+    "Before",
     "BrokerUnavailable",
     "Category",
-    "Closed",
     "Count",
     "Device",
     "Drop",

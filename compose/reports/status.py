@@ -9,6 +9,7 @@ as a whole, so the second rate follows the first by a window's length and its la
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from pydantic import BaseModel
@@ -36,8 +37,10 @@ CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is name
 def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_S) -> Status:
     """The last snapshot and what the topics have had since; BrokerUnavailable when they cannot be
     read. The broker has `timeout_s` to answer."""
-    view = read_view(settings, task, timeout_s)
-    return Status(view, read_lag(settings, task, timeout_s), time.time())
+    with ThreadPoolExecutor(1) as threads:
+        lag = threads.submit(read_lag, settings, task, timeout_s)
+        view = read_view(settings, task, timeout_s)
+        return Status(view, lag.result(), time.time())
 
 
 class StatusReport(BaseModel):

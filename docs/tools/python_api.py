@@ -27,7 +27,7 @@ task file. Examples import what they use from `tidewheel`. This page is generate
 SECTIONS = {
     "Describe what is learned": (
         "Task", "Segment", "Device", "Reading", "Readings", "Category", "Time", "Answered",
-        "Outcome", "Metric", "Tumbling", "Session", "Count", "Sliding", "Window", "Closed",
+        "Outcome", "Metric", "Tumbling", "Session", "Count", "Sliding", "Window", "Before",
         "Training", "Privacy", "OnnxFile",
     ),
     "Add your own code": ("Strategy", "Move", "MetricFunction", "Source", "Sink"),

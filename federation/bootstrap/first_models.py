@@ -2,6 +2,8 @@
 them."""
 
 import copy
+import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import OnnxFile, Task
+from streams.fleet.wording import duration
 from streams.learning.learning import (
     PerSegment,
     build_model,
@@ -27,8 +30,35 @@ from streams.learning.onnx_module import OnnxModule
 
 WINDOWS_PER_BATCH = 12
 LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-3, 3e-3
+EACH_S = 10.0  # between two words about a training
 
 Progress = Callable[[str], None]
+
+
+def _silent(_text: str) -> None:
+    """Say nothing."""
+
+
+def steps_said(
+    progress: Progress, what: str, rows: int, batch_size: int, epochs: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[], bool]:  # fmt: skip
+    """Return what `fit` calls before each step: it never stops one, and says each EACH_S how far it
+    is."""
+    steps = math.ceil(rows / batch_size)
+    began = said = clock()
+    done = -1
+
+    def step() -> bool:
+        nonlocal done, said
+        done, now = done + 1, clock()
+        if done and now - said >= EACH_S:
+            left, said = (now - began) / done * (epochs * steps - done), now
+            epoch = f"epoch {done // steps + 1} of {epochs}"
+            progress(f"training {what}: {epoch}, {duration(left)} left")
+        return False
+
+    return step
 
 
 def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tuple[nn.Module, str]:
@@ -42,7 +72,7 @@ def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tu
         tensors, source = read_weights(path)
         return loaded(build_model(task), tensors, path), source
     progress("training the first device model")
-    return fit_model(task, known, seed), ""
+    return fit_model(task, known, seed, progress), ""
 
 
 def first_teacher(
@@ -61,7 +91,7 @@ def first_teacher(
     if not learns or not (data.mask & ~np.isnan(data.labels).any(axis=2)).any():
         return teacher.eval()
     progress("training the teacher")
-    return fit_teacher(task, data, seed, teacher)
+    return fit_teacher(task, data, seed, teacher, progress)
 
 
 def graph_of(teacher: nn.Module) -> bytes:
@@ -70,7 +100,7 @@ def graph_of(teacher: nn.Module) -> bytes:
     return inside.graph if isinstance(inside, OnnxModule) else b""
 
 
-def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
+def fit_model(task: Task, data: HeldOut, seed: int, progress: Progress = _silent) -> nn.Module:
     """Return the first device model, trained on the pilot's data without augmentation: the
     variation between devices, which the augmentation imitates, is left for the fleet to learn."""
     task = replace(task, augment=None)
@@ -86,12 +116,19 @@ def fit_model(task: Task, data: HeldOut, seed: int) -> nn.Module:
         learning_rate=LEARNING_RATE,
         seed=seed,
         optimizer="adamw",
+        should_stop=steps_said(
+            progress, "the first model", len(data.labels), t.batch_size, t.central_epochs
+        ),
     )
     return model.eval()
 
 
 def fit_teacher(
-    task: Task, data: TeacherWindows, seed: int, teacher: nn.Module | None = None
+    task: Task,
+    data: TeacherWindows,
+    seed: int,
+    teacher: nn.Module | None = None,
+    progress: Progress = _silent,
 ) -> nn.Module:
     """Return the teacher, trained on windows of the pilot and the lab, from a new one or this."""
     torch.manual_seed(seed)
@@ -106,5 +143,8 @@ def fit_teacher(
         learning_rate=TEACHER_LEARNING_RATE,
         seed=seed,
         optimizer="adamw",
+        should_stop=steps_said(
+            progress, "the teacher", len(data.mask), WINDOWS_PER_BATCH, t.central_epochs
+        ),
     )
     return teacher.eval()

@@ -32,6 +32,7 @@ from torch import nn
 from federation.bootstrap import dataset, first_models, onnx_export, torchscript, weights_file
 from federation.bootstrap.dataset import Segments, TeacherWindows, group, make_reference, stack
 from federation.bootstrap.first_models import (
+    EACH_S,
     WINDOWS_PER_BATCH,
     Progress,
     first_model,
@@ -263,10 +264,14 @@ def held_out(task: Task) -> HeldOut:
 
 
 def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
-    names, found = list(names), []
+    names, found = list(names), list[Segments]()
     progress(f"reading the recordings of {', '.join(names)}")
+    said = time.monotonic()
     for name in names:
         found.append(dataset.segments_of_device(task, name))
+        if (now := time.monotonic()) - said >= EACH_S and len(found) < len(names):
+            said, read = now, sum(len(each.segments) for each in found)
+            progress(f"read {len(found)} of {len(names)} devices, {read:,} segments")
     return found
 
 

@@ -270,6 +270,13 @@ MUTANTS = [
         "windows",
     ),
     _worker(
+        "an open session does not continue",
+        "windows/cut.py",
+        "self.task.window.starts(times, last)",
+        "self.task.window.starts(times)",
+        "windows",
+    ),
+    _worker(
         "a late event of the last closed session begins another",
         "windows/cut.py",
         "np.full(late - older, closed.start_us)",

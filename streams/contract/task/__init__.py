@@ -33,7 +33,7 @@ from streams.contract.task.validation import (
     NAME,
     strategy_problem,
 )
-from streams.contract.task.windows import Closed, Count, Session, Sliding, Tumbling, Window
+from streams.contract.task.windows import Before, Count, Session, Sliding, Tumbling, Window
 
 __all__ = [
     "DEVICE_NAME",
@@ -43,8 +43,8 @@ __all__ = [
     "ROLES",
     "STRATEGIES",
     "Answered",
+    "Before",
     "Category",
-    "Closed",
     "Count",
     "Device",
     "Metric",

@@ -15,13 +15,16 @@ import numpy as np
 from streams.contract.errors import TaskError
 
 LEAST_S = 1e-3
+FULL = 2**62
 
 
-class Closed(NamedTuple):
-    """A device's last closed window: event times of its first and last event, microseconds."""
+class Before(NamedTuple):
+    """A device's window before some events: its start, the event time of its last event, both in
+    microseconds, and how many events it has; of one that is closed FULL."""
 
     start_us: int
     last_us: int
+    events: int
 
 
 @runtime_checkable
@@ -42,9 +45,9 @@ class Window(Protocol):
     @property
     def longest_s(self) -> float: ...
 
-    def starts(self, times_us: np.ndarray, after: Closed | None = None, /) -> np.ndarray:
+    def starts(self, times_us: np.ndarray, after: Before | None = None, /) -> np.ndarray:
         """Return (n,) int64: the start of each event's window. times_us: (n,) int64, ascending;
-        `after` is the last window that was closed, before all of them, which may continue."""
+        `after` is the window before all of them, which may continue."""
         ...
 
     def closes(self, start_us: int, last_us: int, events: int, /) -> int:
@@ -75,7 +78,7 @@ class Tumbling:
     def longest_s(self) -> float:
         return self.length_s
 
-    def starts(self, times_us: np.ndarray, _after: Closed | None = None, /) -> np.ndarray:
+    def starts(self, times_us: np.ndarray, _after: Before | None = None, /) -> np.ndarray:
         return np.asarray(times_us - times_us % _us(self.longest_s))
 
     def closes(self, start_us: int, _last_us: int, _events: int, /) -> int:
@@ -126,7 +129,7 @@ class Session:
     def __post_init__(self) -> None:
         _check(self)
 
-    def starts(self, times_us: np.ndarray, after: Closed | None = None, /) -> np.ndarray:
+    def starts(self, times_us: np.ndarray, after: Before | None = None, /) -> np.ndarray:
         gap, longest = _us(self.gap_s), _us(self.longest_s)
         found = np.empty_like(times_us)
         breaks = (np.flatnonzero(np.diff(times_us) > gap) + 1).tolist()
@@ -162,12 +165,15 @@ class Count:
     def __post_init__(self) -> None:
         _check(self)
 
-    def starts(self, times_us: np.ndarray, _after: Closed | None = None, /) -> np.ndarray:
+    def starts(self, times_us: np.ndarray, after: Before | None = None, /) -> np.ndarray:
         found, at, longest = np.empty_like(times_us), 0, _us(self.longest_s)
+        start, room = (after.start_us, self.events - after.events) if after else (0, 0)
         while at < len(times_us):
-            start, last = int(times_us[at]), times_us[min(at + self.events, len(times_us)) - 1]
+            if room <= 0 or times_us[at] > start + longest:
+                start, room = int(times_us[at]), self.events
+            last = times_us[min(at + room, len(times_us)) - 1]
             stop = np.searchsorted(times_us, min(last, start + longest), side="right")
-            found[at:stop], at = start, int(stop)
+            found[at:stop], at, room = start, int(stop), 0
         return found
 
     def closes(self, start_us: int, last_us: int, events: int, /) -> int:
@@ -181,8 +187,8 @@ def _us(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def _goes_on(first_us: int, closed: Closed, gap: int, longest: int) -> bool:
-    return first_us - closed.last_us <= gap and first_us - closed.start_us <= longest
+def _goes_on(first_us: int, before: Before, gap: int, longest: int) -> bool:
+    return first_us - before.last_us <= gap and first_us - before.start_us <= longest
 
 
 def _cut(

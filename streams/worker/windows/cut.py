@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streams.contract.task import Closed, Task
+from streams.contract.task import Before, Task
+from streams.contract.task.windows import FULL
 from streams.worker.windows.tumbling import DeviceWindows, WindowSlice
 
 
@@ -22,8 +23,9 @@ from streams.worker.windows.tumbling import DeviceWindows, WindowSlice
 class CutWindows(DeviceWindows):
     """The open windows of one device; `closed` is its last closed one."""
 
-    closed: Closed | None = None
+    closed: Before | None = None
     _new: list[WindowSlice] = field(default_factory=list)
+    _found: dict[int, Before] = field(default_factory=dict)  # what the open windows have
 
     @property
     def busy(self) -> bool:
@@ -32,26 +34,50 @@ class CutWindows(DeviceWindows):
     def _put(self, piece: WindowSlice) -> None:
         self._new.append(piece)
 
+    @property
+    def _last(self) -> Before | None:
+        """The device's last window so far."""
+        newest, closed = max(self._found.values(), default=None), self.closed
+        if newest is None or closed is None or newest.start_us > closed.start_us:
+            return newest or closed
+        reopened = newest.start_us == closed.start_us
+        return closed._replace(last_us=max(closed.last_us, newest.last_us)) if reopened else closed
+
     def _cut(self) -> None:
         """Put the new slices, and those that they may change, into their windows."""
         if not self._new:
             return
-        earliest = min(int(piece.events.columns.times.min()) for piece in self._new)
+        pieces, self._new = self._new, []
+        times = _times(pieces)
+        last = self._last
+        if (last is None or last.last_us < times[0]) and (np.diff(times) >= 0).all():
+            self._place(pieces, self.task.window.starts(times, last))  # in order, as is usual
+            return
+        earliest = int(times.min())
         since = max((start for start in self.open if start <= earliest), default=earliest)
         moved = [start for start in self.open if start >= since]
-        pieces = [piece for start in moved for piece in self.open.pop(start)] + self._new
-        self._new = []
+        pieces = [piece for start in moved for piece in self.open.pop(start)] + pieces
+        for start in moved:
+            del self._found[start]
         pieces.sort(key=lambda piece: piece.message.offset)  # the first one is the oldest message
-        times = np.concatenate([piece.events.columns.times for piece in pieces])
+        times = _times(pieces)
         order = np.argsort(times, kind="stable")
         starts = np.empty_like(times)
         starts[order] = self._starts(times[order])
-        place = 0
+        self._place(pieces, starts)
+
+    def _place(self, pieces: Sequence[WindowSlice], starts: np.ndarray) -> None:
+        """Put slices into their windows; starts: (events,) those of their events."""
+        at = 0
         for piece in pieces:
-            own = starts[place : place + piece.rows]
-            place += piece.rows
+            own = starts[at : at + piece.rows]
+            at += piece.rows
             for part in piece.split(own):
-                self.open.setdefault(part.window, []).append(part)
+                start, last, events = part.window, part.latest_us, part.rows
+                if (found := self._found.get(start)) is not None:
+                    last, events = max(last, found.last_us), events + found.events
+                self._found[start] = Before(start, last, events)
+                self.open.setdefault(start, []).append(part)
 
     def _starts(self, times: np.ndarray) -> np.ndarray:
         """Return the start of each event's window, of times in order."""
@@ -66,20 +92,23 @@ class CutWindows(DeviceWindows):
         ]
         return np.concatenate(parts)
 
-    def _closes(self, start: int, pieces: Sequence[WindowSlice], /) -> int:
-        last = max(piece.latest_us for piece in pieces)
+    def _closes(self, start: int, _pieces: Sequence[WindowSlice], /) -> int:
+        _, last, events = self._found[start]
         if self.closed is not None and start == self.closed.start_us:
             last = max(last, self.closed.last_us)
-        return self.task.window.closes(start, last, sum(piece.rows for piece in pieces))
+        return self.task.window.closes(start, last, events)
 
     def take(self, start: int) -> tuple[WindowSlice, ...]:
-        taken = super(CutWindows, self).take(start)
-        last = max(piece.latest_us for piece in taken)
+        _, last, _ = self._found.pop(start)
         if self.closed is None or start > self.closed.start_us:
-            self.closed = Closed(start, last)
+            self.closed = Before(start, last, FULL)
         elif start == self.closed.start_us:
-            self.closed = Closed(start, max(last, self.closed.last_us))
-        return taken
+            self.closed = Before(start, max(last, self.closed.last_us), FULL)
+        return super(CutWindows, self).take(start)
+
+
+def _times(pieces: Sequence[WindowSlice]) -> np.ndarray:
+    return np.concatenate([piece.events.columns.times for piece in pieces])
 
 
 def open_windows(task: Task, watermark: int, newest: int | None, now_s: float) -> DeviceWindows:
@@ -87,5 +116,5 @@ def open_windows(task: Task, watermark: int, newest: int | None, now_s: float) -
     window that starts at `newest`."""
     if task.aligned:
         return DeviceWindows(task, watermark, now_s)
-    closed = None if newest is None else Closed(newest, watermark)
+    closed = None if newest is None else Before(newest, watermark, FULL)
     return CutWindows(task, watermark, now_s, closed=closed)

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.bootstrap import initial_model
 from federation.bootstrap.dataset import make_reference, segments_of_device
+from federation.bootstrap.first_models import steps_said
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut, score
 from federation.evaluation.onnx_runner import run_graph
@@ -127,3 +129,13 @@ def test_other_data_has_first_models_of_its_own(tiny: Task) -> None:
     before, again = (initial_model.source_digest("x:task", tiny, 1) for _ in range(2))
     assert before == again
     assert initial_model.source_digest("x:task", changed, 1) != before
+
+
+def test_a_training_says_every_ten_seconds_how_far_it_is() -> None:
+    said, seconds = list[str](), itertools.count()
+    step = steps_said(said.append, "the teacher", 25, 10, 7, lambda: float(next(seconds)))
+    assert not any(step() for _ in range(21))  # three steps an epoch, a second each
+    assert said == [
+        "training the teacher: epoch 4 of 7, 13 s left",
+        "training the teacher: epoch 7 of 7, 2 s left",
+    ]

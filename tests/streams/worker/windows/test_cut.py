@@ -126,6 +126,8 @@ def test_a_late_event_of_the_last_closed_session_is_its_next_revision() -> None:
 def test_a_session_that_silence_closed_goes_on_where_the_next_event_is_near() -> None:
     near = closing("session", [12, 20], newest=(10, 11))
     assert near(1e9) == [(10, [12]), (20, [20])]
+    in_disorder = closing("session", [12, 3], newest=(10, 11))
+    assert in_disorder(1e9) == [(3, [3]), (10, [12])]
 
 
 def test_late_events_of_older_sessions_are_sessions_of_their_own() -> None:
