@@ -119,8 +119,12 @@ class Job:
                 self._again(partial(self.sink.prepare, schema), "the output")
             processes = self._asked.processes
             scorers = Scorers(self.folder, own, processes, self.lock)
-            with closing(sources), closing(scorers):
-                self._score(sources, scorers)
+            try:
+                with closing(sources), closing(scorers):
+                    self._score(sources, scorers)
+            except Exception:
+                self._discard()
+                raise
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
             self.folder.write_state("Stopped")
@@ -180,6 +184,13 @@ class Job:
             self._load(number)
             self._count(found)
         self._settle(sources)
+
+    def _discard(self) -> None:
+        """Remove the output of shards that are not counted: their files were not compared yet."""
+        for number in self.folder.missing(self.plan, self.specification):
+            record = self.folder.record(number)
+            if record is None or record.state == "InProgress":
+                self._part(number).unlink(missing_ok=True)
 
     def _settle(self, sources: Sources) -> None:
         """Write the sums of the input's files; before, no shard is done."""
