@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 100_000  # of a message of scores
 LOOK_BACK_MS = 600_000  # at invitations: older ones have expired
-POLL_S = (0.1, 1.0)  # between two looks, twice as long each time while nothing comes
+POLL_S = (0.1, 0.4)  # between two looks, twice as long each time while nothing comes
 LOOKING_S = 0.3  # how long stop() waits while there is no broker
 RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 

@@ -17,7 +17,6 @@ from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.task import OnnxFile, Task
-from streams.fleet.wording import duration
 from streams.learning.learning import (
     PerSegment,
     build_model,
@@ -55,7 +54,8 @@ def steps_said(
         if done and now - said >= EACH_S:
             left, said = (now - began) / done * (epochs * steps - done), now
             epoch = f"epoch {done // steps + 1} of {epochs}"
-            progress(f"training {what}: {epoch}, {duration(left)} left")
+            for_s = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
+            progress(f"training {what}: {epoch}, {for_s} left")
         return False
 
     return step

@@ -64,7 +64,6 @@ from streams.worker.metrics import Metrics
 from streams.worker.scoring.device_models import DeviceModels
 from streams.worker.scoring.scoring_step import Batch, BatchScorer
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import LABELS, SCORES
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import Clock, Message, believed_us
@@ -144,7 +143,7 @@ class Committer:
         partition = at.partition
         position = await self._call(self._store.position, partition)
         if position.commit:
-            await self._call(self._restore_sliding, partition)
+            await self._call(add_stored, self._sliding, self._store, partition)
             rows = await self._call(self._store.rows_of, partition, position.commit)
             await publish_all(self._broker, self._publications(rows))
         await self.late_labels.assigned(partition, position)
@@ -170,10 +169,6 @@ class Committer:
 
     def _publications(self, rows: pa.Table) -> list[Outgoing]:
         return publications(self._task, rows, self._scores, self._store.name, self._sliding)
-
-    def _restore_sliding(self, partition: int) -> None:
-        if kept_us := self._sliding.kept_us:
-            add_stored(self._sliding, self._store.latest_rows(partition, kept_us))
 
     def revoke_all(self) -> None:
         """Forget everything: whoever owns the partitions next starts from the store."""
@@ -285,13 +280,7 @@ class Committer:
         """Step 1."""
         positions = self._positions()
         batch = await self._call(self.scorer.score, work.windows, positions)
-        for partition, piece in work.unbelieved:
-            detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
-            work.park(self._task, self.partitions[partition], piece, FROM_THE_FUTURE, detail)
-        for window, detail in batch.failed:
-            for piece in window.pieces:
-                state = self.partitions[window.partition]
-                work.park(self._task, state, piece, TEACHER_FAILED, detail)
+        work.refuse(self._task, self.partitions, batch)
         for reason in work.parked:
             self.metrics.dead_letter(reason)
         await publish_all(self._broker, work.dead_letters)
@@ -309,19 +298,10 @@ class Committer:
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())
         self.late_labels.reported(batch.scored)
-        for window in work.windows:
-            self.partitions[window.partition].seal(window.pieces)
-        for partition, piece in work.unbelieved:
-            self.partitions[partition].seal((piece,))
-        for partition, declared in work.drops:
-            self.partitions[partition].seal((), [declared])
-            size = declared.drop.last - declared.drop.first + 1
-            self.metrics.dropped(declared.drop.reason, size)
-        for partition, new in work.labels:
-            self.partitions[partition].seal((), (), [new])
-            self.metrics.labelled(new.labels.rows.num_rows)
-        for message in work.malformed:
-            message.unsealed = 0
+        work.seal(self.partitions)
+        for _, declared in work.drops:
+            self.metrics.dropped(declared.drop.reason, declared.drop.last - declared.drop.first + 1)
+        self.metrics.labelled(sum(new.labels.rows.num_rows for _, new in work.labels))
         scored = batch.scored
         late = sum(one.revision > 0 for one in scored)
         self.metrics.rows_sealed(sum(one.window.rows for one in scored))

@@ -33,6 +33,7 @@ from streams.worker.commit.window_reports import (
     window_reports,
 )
 from streams.worker.scoring.rows import DRIFT
+from streams.worker.store.delta_store import DeltaStore
 from streams.worker.windows.tumbling import WindowSlice
 
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
@@ -108,9 +109,9 @@ class Taught:
         return encode_taught(epoch, first, self._outputs[begin:end])
 
 
-def add_stored(sliding: SlidingSums, rows: pa.Table) -> None:
-    """Add the windows of stored rows to the devices' last ones."""
-    if rows.num_rows:
+def add_stored(sliding: SlidingSums, store: DeltaStore, partition: int) -> None:
+    """Add the devices' last windows that are stored."""
+    if (span_us := sliding.kept_us) and (rows := store.latest_rows(partition, span_us)).num_rows:
         scores, edges, _ = _by_window(rows)
         keys = keys_of(scores, edges[:-1])
         counts = counts_by_model(sliding.task, scores, edges)

@@ -18,6 +18,7 @@ from streams.worker.commit.messages import Outgoing, refused_letters
 from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.scoring.scoring_step import Batch
 from streams.worker.store.delta_store import DeltaStore
+from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
 from streams.worker.windows.partition import (
     DeclaredDrop,
@@ -68,6 +69,28 @@ class CommitWork:
     def __bool__(self) -> bool:
         taken = self.windows, self.drops, self.labels, self.unbelieved, self.dead_letters, self.lost
         return any(taken)
+
+    def refuse(self, task: Task, partitions: Mapping[int, PartitionState], batch: Batch) -> None:
+        """Park what is not believed and what could not be scored."""
+        for partition, piece in self.unbelieved:
+            detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
+            self.park(task, partitions[partition], piece, FROM_THE_FUTURE, detail)
+        for window, detail in batch.failed:
+            for piece in window.pieces:
+                self.park(task, partitions[window.partition], piece, TEACHER_FAILED, detail)
+
+    def seal(self, partitions: Mapping[int, PartitionState]) -> None:
+        """Mark all of it as sealed."""
+        for window in self.windows:
+            partitions[window.partition].seal(window.pieces)
+        for partition, piece in self.unbelieved:
+            partitions[partition].seal((piece,))
+        for partition, declared in self.drops:
+            partitions[partition].seal((), [declared])
+        for partition, new in self.labels:
+            partitions[partition].seal((), (), [new])
+        for message in self.malformed:
+            message.unsealed = 0
 
     def park(
         self, task: Task, state: PartitionState, piece: WindowSlice, reason: str, detail: str
