@@ -34,10 +34,6 @@ EACH_S = 10.0  # between two words about a training
 Progress = Callable[[str], None]
 
 
-def _silent(_text: str) -> None:
-    """Say nothing."""
-
-
 def steps_said(
     progress: Progress, what: str, rows: int, batch_size: int, epochs: int,
     clock: Callable[[], float] = time.monotonic,
@@ -100,7 +96,9 @@ def graph_of(teacher: nn.Module) -> bytes:
     return inside.graph if isinstance(inside, OnnxModule) else b""
 
 
-def fit_model(task: Task, data: HeldOut, seed: int, progress: Progress = _silent) -> nn.Module:
+def fit_model(
+    task: Task, data: HeldOut, seed: int, progress: Progress = lambda _: None
+) -> nn.Module:
     """Return the first device model, trained on the pilot's data without augmentation: the
     variation between devices, which the augmentation imitates, is left for the fleet to learn."""
     task = replace(task, augment=None)
@@ -128,7 +126,7 @@ def fit_teacher(
     data: TeacherWindows,
     seed: int,
     teacher: nn.Module | None = None,
-    progress: Progress = _silent,
+    progress: Progress = lambda _: None,
 ) -> nn.Module:
     """Return the teacher, trained on windows of the pilot and the lab, from a new one or this."""
     torch.manual_seed(seed)
