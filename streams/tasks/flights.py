@@ -16,16 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from streams.contract import task as parts
-from streams.contract.task import (
-    Answered,
-    Category,
-    Device,
-    Outcome,
-    Reading,
-    Segment,
-    Time,
-    Tumbling,
-)
+from streams.contract.task import Answered, Category, Device, Outcome, Reading, Segment, Time
 from streams.tasks.download import cached
 
 if TYPE_CHECKING:  # a device with events of its own does not need pyarrow
@@ -147,6 +138,6 @@ task = parts.Task(
     channels=("last", "recent", "miles", DESTINATION, Time("hour"), Time("weekday"), Time("since")),
     classes=("on-time", "late"), metric="average_precision", retrain=0.0, margin=0.0,
     build_model=build_model, readings=readings, devices=devices, outcomes=outcomes,
-    window=Tumbling(86_400), lateness_s=172_800, idle_close_s=6,  # by then flights have landed
+    window=parts.Tumbling(86_400), lateness_s=172_800, idle_close_s=6,  # by then most landed
     training=parts.Training(label_share=0.0, central_epochs=10, learning_rate=0.01, samples=4096),
 )  # fmt: skip
