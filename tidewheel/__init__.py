@@ -26,6 +26,7 @@ Describe what is learned
     OnnxFile    a graph that was trained elsewhere, for `Task.build_model` and `build_teacher`
     Tumbling    windows of a fixed length; also Session, Count, Sliding, and Window: what all of
                 them are, for one of your own
+    Before      what a Window knows of the one before
 
 Add code of your own, in a task file or by a package's entry points
     Strategy        how updates become one model (Move: one device's update)

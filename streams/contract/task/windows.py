@@ -20,7 +20,12 @@ FULL = 2**62
 
 class Before(NamedTuple):
     """A device's window before some events: its start, the event time of its last event, both in
-    microseconds, and how many events it has; of one that is closed FULL."""
+    microseconds, and how many events it has; of one that is closed FULL.
+
+    >>> from tidewheel import Before
+    >>> Before(start_us=0, last_us=1_500_000, events=3).events
+    3
+    """
 
     start_us: int
     last_us: int
