@@ -92,7 +92,7 @@ class Job:
         Raise UsageError if the task, the model or the input is not what it was."""
         self.specification = self.folder.specification()
         self._asked = self.settings or self.specification.settings
-        self._begun, self._unsettled = self.clock(), False
+        self._begun = self.clock()
         before, plan = self.folder.state().state, self.folder.plan()
         if before == "Completed" and plan and not self.folder.missing(plan, self.specification):
             return manifest_of(self.folder)
@@ -122,8 +122,9 @@ class Job:
             try:
                 with closing(sources), closing(scorers):
                     self._score(sources, scorers)
-            finally:
-                self._uncount()
+            except Exception:
+                self._discard()
+                raise
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
             self.folder.write_state("Stopped")
@@ -184,21 +185,19 @@ class Job:
             self._count(found)
         self._settle(sources)
 
+    def _discard(self) -> None:
+        """Remove the output of shards that are not counted: their files were not compared yet."""
+        for number in self.folder.missing(self.plan, self.specification):
+            record = self.folder.record(number)
+            if record is None or record.state == "InProgress":
+                self._part(number).unlink(missing_ok=True)
+
     def _settle(self, sources: Sources) -> None:
         """Write the sums of the input's files; before, no shard is done."""
-        self._unsettled = True
         plan = sources.settled(self._check)
-        self._unsettled = False
         if plan is not self.plan:
             self.plan = plan
             self.folder.write_plan(plan)
-
-    def _uncount(self) -> None:
-        """Remove the files of shards that waited for the sums and are not counted."""
-        for number in range(len(self.plan.shards)) if self._unsettled else ():
-            record = self.folder.record(number)
-            if record is not None and record.state == "InProgress":
-                self._part(number).unlink(missing_ok=True)
 
     def _count(self, found: Counts) -> None:
         """Add the counts of a shard; raise TidewheelError if too many rows have errors."""

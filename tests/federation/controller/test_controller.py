@@ -345,3 +345,28 @@ def test_a_controller_follows_a_rotation_of_keys_while_it_runs(rig: Rig) -> None
     accepted = [device.accept(said).seq for said in rig.registry.history()]
     assert accepted == list(range(1, len(accepted) + 1))
     assert [key_id(key) for key in device.trusted] == [key_id(new.public_key())]
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_what_happens_on_rounds_is_in_mlflow_while_a_controller_leads(
+    rig: Rig, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    uri, model_name = (tmp_path / "mlruns").as_uri(), "2-bbbbbbbb"
+    rig.serve(1)
+    stop = rig.start(mlflow=uri)
+    topic = topic_name(rig.name, ROUNDS)
+    for at, kind in enumerate(("started", "aggregated", "promoted", "finished"), 1):
+        about = {"run": "7", "kind": kind, "time_us": at, "base": "1-aaaaaaaa", "round": 1}
+        event = RoundEvent.model_validate(about | ({"model": model_name} if at == 3 else {}))
+        rig.producer.put(topic, b"7", event.encode())
+
+    def statuses() -> list[tuple[str, str | None]]:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(f"tidewheel/{rig.name}")
+        runs = client.search_runs([found.experiment_id]) if found else []
+        return [(run.info.status, run.data.tags.get("tidewheel.model")) for run in runs]
+
+    wait_for("the run is in MLflow", lambda: statuses() == [("FINISHED", model_name)], 60)
+    stop.set()
