@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from streams.contract.errors import TaskError
+from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
 from streams.contract.task.channels import example
 from streams.segments.findings import Finding, findings, outcome_finding
@@ -97,6 +98,9 @@ def check_task(task: Task, readings: int = READINGS) -> TaskReport:
     except TaskError as exc:
         failed = Finding("error", "build_model", str(exc), "fix `build_model` in the task file")
         return replace(report, findings=[failed, *report.findings])
+    except UsageError as exc:  # the file of the first model
+        failed = Finding("error", "first_model", str(exc), "name another file as `first_model`")
+        return replace(report, findings=[failed, *report.findings])
     seconds, quantized = time.monotonic() - began, task.quantize == "int8"
     return replace(report, model_s=seconds, parameters=parameters, quantized=quantized)
 
@@ -117,6 +121,7 @@ def _try_models(task: Task) -> int:
     import numpy as np
 
     from federation.bootstrap.onnx_export import export_graph, read_graph
+    from federation.bootstrap.weights_file import loaded, read_weights
     from federation.evaluation.quantization import Quantizer
     from streams.learning.factors import check_factors
     from streams.learning.learning import build_model, fit, segment_loss
@@ -128,6 +133,10 @@ def _try_models(task: Task) -> int:
         Quantizer(task, segments).int8(read_graph(task, task.build_model).graph, {})
         return 0
     model = build_model(task)
+    if task.first_model:
+        path = Path(task.first_model)
+        loaded(model, read_weights(path)[0], path)
+        model.train()
     count = STEPS * task.training.batch_size
     segments = example(task.channels, count, task.segment.samples)
     labels = np.zeros((count, task.label_size), np.float32)
@@ -210,7 +219,10 @@ def _lines(report: TaskReport) -> list[str]:
             f"{_size(report.bytes_per_day)} before compression; "
             f"{_frequency(report.windows_per_minute or 0.0)}"
         )
-    if report.parameters is not None:
+    if report.parameters == 0:
+        words = f"the graph of the device model answers and does not learn ({report.model_s:.1f} s)"
+        lines.append(words + "; devices answer in int8" * report.quantized)
+    elif report.parameters is not None:
         lines.append(
             f"the device model has {report.parameters:,} parameters, trains and exports "
             f"({report.model_s:.1f} s)" + "; devices answer in int8" * report.quantized

@@ -46,6 +46,11 @@ def make_models(
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
     registry = Registry(layout.registry, task.name, task.version, known)
+    if first is not None and not task.learns:
+        raise UsageError(
+            f"--from {first}: the task's model is an OnnxFile: name the file there, or offer it "
+            "with tidewheel models import"
+        )
     if first is not None and (served := registry.serving()) is not None:
         raise UsageError(
             f"--from {first}: {layout.registry} serves {served.model} already: offer the file with "
@@ -82,7 +87,7 @@ def make_models(
 
 def model_lines(report: PilotReport) -> list[str]:
     """What was made, for a person."""
-    how = "from the cache" if report.cached else "trained"
+    how = "from the cache" if report.cached else "made" if report.source else "trained"
     source = f" is of {report.source};" if report.source else " and"
     lines = [
         f"model     {report.model}{source} the teacher {how} in {report.seconds:.1f} s",

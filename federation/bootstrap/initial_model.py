@@ -46,7 +46,7 @@ from federation.evaluation.onnx_runner import make_probe, run_graph
 from federation.evaluation.quantization import SEGMENTS, Quantizer
 from federation.registry.registry import CALIBRATION, Registry
 from streams.contract.artifact import DRIFT, GRAPH, INT8, PROBE, WEIGHTS, Manifest, pack
-from streams.contract.errors import TaskError
+from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.task.metrics import gain, measured, metric_of
 from streams.drift import reference
@@ -163,7 +163,10 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
     ]
     digest = hashlib.sha256(json.dumps([task_ref.rpartition(":")[2], settings]).encode())
     for path in sorted(sources):
-        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        try:
+            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        except OSError as exc:
+            raise UsageError(f"cannot read {path}: {exc.strerror}") from exc
     for device in task.device_names("pilot", "lab"):
         readings = itertools.islice(TaskReadings(task, device), LOOKED_AT)
         try:

@@ -105,7 +105,10 @@ def read_graph(task: Task, file: OnnxFile) -> OnnxModule:
     except Exception as exc:  # protobuf's own
         raise TaskError(f"{where} is no ONNX graph, nor TorchScript: {_line(exc)}") from exc
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in tensors):
-        raise TaskError(f"{where} has weights in other files: save it as one file")
+        raise TaskError(
+            f"{where} has weights in other files: save it as one file, by "
+            "torch.onnx.export(..., external_data=False) or onnx.save(onnx.load(FILE), ONE_FILE)"
+        )
     if unknown := {each.domain for each in found.opset_import} - DOMAINS:
         raise TaskError(f"{where} needs operators of {min(unknown)!r}, which devices do not have")
     probe = torch.zeros(2, *task.segment_shape)

@@ -56,7 +56,10 @@ def _read(task: Task, path: Path) -> tuple[nn.Module, dict[str, bytes], str]:
         files = {WEIGHTS: to_safetensors({}), GRAPH: given.graph}
         return PerSegment(given), files, f"{path.name} sha256:{given.digest}"
     tensors, source = read_weights(path)
-    teacher = loaded(build_teacher(task), tensors, path)
+    teacher = build_teacher(task)
+    if task.build_teacher is None and not all(name.startswith("model.") for name in tensors):
+        tensors = {f"model.{name}": value for name, value in tensors.items()}  # the device model's
+    teacher = loaded(teacher, tensors, path, "teacher")
     return teacher, {WEIGHTS: to_safetensors(teacher.state_dict())}, source
 
 

@@ -174,7 +174,8 @@ def _of_roles(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
             found.append(Finding("error", role, f"no device has the role {role!r}", text))
     pilots = [one for one in surveys if one.role == "pilot"]
     broken = {f.where for one in pilots for f in _of_device(task, one) if f.level == "error"}
-    if pilots and not broken and not any(one.labelled for one in pilots):
+    given = not task.learns or bool(task.first_model)  # then pilots need no labels
+    if pilots and not (broken or given or any(one.labelled for one in pilots)):
         text = "no device of role 'pilot' has a labelled segment"
         found.append(Finding("error", "pilot", text, no_labels(task, pilots)))
     if not any(one.role == "held-out" for one in surveys):

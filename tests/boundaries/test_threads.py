@@ -18,6 +18,7 @@ THREADS = {
     "edge_client.samples.delayed_labels": "DelayedLabels",
     "compose.reports.follower": "Following",
     "compose.console.watch": "Watch",
+    "federation.controller.tracking": "Tracker",
 }
 
 

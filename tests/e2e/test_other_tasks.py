@@ -53,7 +53,7 @@ end;
 HOURLY = str(30 * 20 * 3600)  # as many readings a second
 REGRESSION = """
 from dataclasses import replace
-from tidewheel import load_task
+from tidewheel import Tumbling, load_task
 tiny = load_task("{tiny}")
 HERTZ = (1.0, 2.5, 5.0)
 NEW_YEAR_US, HOUR_US = 1_704_067_200_000_000, 3_600_000_000

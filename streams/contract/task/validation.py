@@ -188,6 +188,11 @@ def problem_of(task: Any) -> str | None:
         return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
     if task.training.choice not in ("device", "offered"):
         return f"training.choice must be 'device' or 'offered', not {task.training.choice!r}"
+    if isinstance(task.build_model, OnnxFile):
+        given = {"first_model": task.first_model, "training.lora": task.training.lora,
+                 "training.train_only": task.training.train_only}  # fmt: skip
+        if name := next((name for name, value in given.items() if value), None):
+            return f"{name}: an OnnxFile has its weights, and does not learn"
     if task.training.lora and task.training.shared:
         return "training.lora and training.shared: give one of them"
     if found := strategy_problem(task.training.strategy, task.training):

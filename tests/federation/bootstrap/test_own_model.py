@@ -1,6 +1,7 @@
 """Models that a user brings: files of weights, and graphs."""
 
 import hashlib
+import io
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper
 from torch import nn
 
+from compose.preflight import check_task
 from federation.bootstrap.initial_model import prepare
 from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
@@ -25,7 +27,7 @@ from streams.contract.task import Device, OnnxFile, Reading, Segment, Task
 from streams.learning.learning import predict, to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
-from tests.rig.made_up.model_files import FORMS, TINY, Runs
+from tests.rig.made_up.model_files import FORMS, TINY, Runs, jit
 from tests.rig.unwrap import unwrap
 
 # --- files of weights -----------------------------------------------------------------------------
@@ -55,25 +57,49 @@ def test_what_is_no_state_dict_of_this_model_is_one_line(tiny: Task, tmp_path: P
     state = tiny.build_model().state_dict()
     bad = dict(state)
     bad["0.weight"] = torch.full_like(state["0.weight"], torch.nan)
+    whole = io.BytesIO()
+    torch.save(state, whole)
     cases: dict[str, object] = {
         "lacks 0.weight": {n: t for n, t in state.items() if n != "0.weight"},
         "has also head.weight": {**state, "head.weight": torch.zeros(3)},
         "has 0.weight (1, 2), not": {**state, "0.weight": torch.zeros(1, 2)},
         "not finite": bad,
         "holds list, not a state dict": [1, 2],
-        "no weights that can be read": Runs(),
+        "was not run: save model.state_dict()": Runs(),
+        "goes into build_model=OnnxFile": tiny.build_model(),
+        "it is not whole": whole.getvalue()[:500],
     }
     for text, value in cases.items():
         path = tmp_path / "w.pt"
         if isinstance(value, Runs):
             path.write_bytes(pickle.dumps(value))
+        elif isinstance(value, bytes):
+            path.write_bytes(value)
+        elif isinstance(value, nn.Module):
+            jit(value, path)
         else:
             torch.save(value, path)
         with pytest.raises(UsageError, match=r"w\.pt") as raised:
             loaded(tiny.build_model(), read_weights(path)[0], path)
         assert text in str(raised.value)
         assert "\n" not in str(raised.value)
+        assert "weights_only" not in str(raised.value)
     assert not Path("/tmp/tidewheel-was-run").exists()
+
+
+def test_a_first_model_that_cannot_be_had_is_named_by_check_and_prepare(
+    tiny: Task, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    path, registry = tmp_path / "w.safetensors", tmp_path / "registry"
+    task = replace(tiny, first_model=path)
+    kept = Registry(registry, task.name, task.version, [key.public_key()])
+    for text in ("cannot read", "has no weights that can be read"):
+        (found,) = [f for f in check_task(task).findings if f.level == "error"]
+        assert found.where == "first_model"
+        assert text in found.text
+        with pytest.raises(UsageError, match=text):
+            prepare(TINY, task, kept, key, tmp_path / "cache")
+        path.write_bytes(b"garbage")
 
 
 def test_the_first_model_has_the_weights_of_a_file_and_pilots_need_no_labels(
