@@ -26,7 +26,7 @@ def test_a_given_model_is_made_once_and_another_file_is_not_taken_in_silence(
     safetensors.torch.save_file(given, file := tmp_path / "given.safetensors")
     said: list[str] = []
     model = make_models(TINY, task, layout, said.append, file)
-    assert any(f"{model} is of given.safetensors; the teacher trained in" in line for line in said)
+    assert any(f"{model} is of given.safetensors; the teacher made in" in line for line in said)
     registry = Registry(layout.registry, "tiny", 1, [load_public_key(layout.public_key)])
     kept = safetensors.torch.load(registry.load(model).files[WEIGHTS])
     assert all(torch.equal(kept[name], value) for name, value in given.items())
