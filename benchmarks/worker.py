@@ -12,7 +12,7 @@ last row. All share the machine with the broker.
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -118,6 +118,16 @@ def _drained(bench: Bench, plan: Plan, count: int) -> Measure:
     return Measure(found.rows, found.wall_s, found.cpu_s, found.peak)
 
 
+def _costs(found: Mapping[str, Sequence[Measure]]) -> list[list[Cell]]:
+    return [
+        [
+            name, Figure.of([r.speed for r in runs]),
+            Figure.of([1e6 * r.cpu_s / r.rows for r in runs]),
+        ]
+        for name, runs in found.items()
+    ]  # fmt: skip
+
+
 def forms(bench: Bench) -> None:
     """Each turn fills the topics anew, as both forms lie on the same one."""
     plan = plan_of(
@@ -133,14 +143,7 @@ def forms(bench: Bench) -> None:
     found, failed = bench.turns(both, bench.size(4, 1))
     if failed:
         raise RuntimeError(str(failed))
-    rows: list[list[Cell]] = [
-        [
-            name, Figure.of([r.speed for r in runs]),
-            Figure.of([1e6 * r.cpu_s / r.rows for r in runs]),
-        ]
-        for name, runs in found.items()
-    ]  # fmt: skip
-    bench.table("Forms of events, a linear teacher", ["", "rows/s", "CPU µs a row"], rows)
+    bench.table("Forms of events, a linear teacher", ["", "rows/s", "CPU µs a row"], _costs(found))
     speed = [[run.speed for run in found[name]] for name in both]
     bench.goal("rows/s of devices' form to Arrow's", Figure.ratio(speed[1], speed[0]), at_least=1)
 
@@ -161,14 +164,7 @@ def kinds(bench: Bench) -> None:
     )
     if failed:
         raise RuntimeError(str(failed))
-    rows: list[list[Cell]] = [
-        [
-            name, Figure.of([r.speed for r in runs]),
-            Figure.of([1e6 * r.cpu_s / r.rows for r in runs]),
-        ]
-        for name, runs in found.items()
-    ]  # fmt: skip
-    bench.table("Kinds of windows, a linear teacher", ["", "rows/s", "CPU µs a row"], rows)
+    bench.table("Kinds of windows, a linear teacher", ["", "rows/s", "CPU µs a row"], _costs(found))
     speed = {name: [run.speed for run in found[name]] for name in tasks}
     for name in list(tasks)[1:]:
         figure = Figure.ratio(speed[name], speed["tumbling"])

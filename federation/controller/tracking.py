@@ -7,11 +7,11 @@
                  tidewheel.base_run (the MLflow run that made it), tidewheel.release (the last
                  decision about it: stage, served, rolled-back) and its reason
 
-What the leading controller hears while it leads is written, on a thread of its own: nothing waits
-for the server. WAITING steps wait at most while it does not answer, the oldest go first, and that
-is said once in one line. A step that is written twice, as after an answer that was lost, is the
-same point of a metric or the same tag. Credentials are MLflow's: MLFLOW_TRACKING_TOKEN, or
-MLFLOW_TRACKING_USERNAME and _PASSWORD.
+The leading controller writes what it reads, on another thread: nothing waits for the server. While
+it does not answer, at most WAITING steps wait and later ones are dropped. The log has one line when
+that begins, and one with the number of dropped steps when it ends. A step that is written twice, as
+after an answer that was lost, is the same point of a metric or the same tag. Credentials are
+MLflow's: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD.
 """
 
 import logging
@@ -59,14 +59,18 @@ class Tracker(threading.Thread):
             raise UsageError(f"--mlflow {uri}: {' '.join(str(exc).split())[:300]}") from exc
         self._uri, self._retry_s = uri, retry_s
         self._experiment_name, self._experiment = f"tidewheel/{task.id}", ""
-        self._steps: deque[RoundEvent | Decision] = deque(maxlen=WAITING)
+        self._steps: deque[RoundEvent | Decision] = deque()
+        self._dropped = 0
         self._news, self._ending = threading.Event(), threading.Event()
         self._updates: Counter[str] = Counter()  # of the present round
         self._known: dict[tuple[str, str], str] = {}  # runs by a tag
 
     def take(self, step: RoundEvent | Decision) -> None:
         """Have a step written, at once or when the server answers again."""
-        self._steps.append(step)
+        if len(self._steps) < WAITING:
+            self._steps.append(step)
+        else:
+            self._dropped += 1
         self._news.set()
 
     @property
@@ -80,8 +84,8 @@ class Tracker(threading.Thread):
         self._news.set()
         if self.is_alive():
             self.join(STOP_S)
-        if self._steps:
-            log.warning("MLflow at %s: %d steps were not written", self._uri, len(self._steps))
+        if lost := len(self._steps) + self._dropped:
+            log.warning("MLflow at %s: %d steps were not written", self._uri, lost)
 
     def run(self) -> None:
         failing = False
@@ -94,6 +98,10 @@ class Tracker(threading.Thread):
                     self._steps.popleft()
                     if failing:
                         log.info("MLflow at %s answers again", self._uri)
+                    if self._dropped:
+                        text = "MLflow at %s: %d steps were dropped while it did not answer"
+                        log.warning(text, self._uri, self._dropped)
+                        self._dropped = 0
                     failing = False
             except Exception as exc:  # a library over a network: whatever it raises, runs continue
                 if not failing:

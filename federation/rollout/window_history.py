@@ -99,10 +99,10 @@ class WindowHistory:
     rollout is compared with is there however long it takes.
 
     A window's revisions add up; it counts for the version that answered almost all judged events of
-    each of them. Labels that come later count if they are of its events, and not where their window
-    is no longer here. Event times that start again from the beginning, as after a wipe, count once
-    they pass the stored ones. Reports with another metric or other classes, by workers with another
-    task file, are ignored, because their sums do not add up with the others. classes: None for any.
+    each of them. Labels that come later count while the window of their events is kept. Event times
+    that start again, as after a wipe, count when they pass the stored ones. Reports with another
+    metric or other classes, by workers with another task file, are ignored, because their sums do
+    not add up with the others. classes: None for any.
     """
 
     def __init__(

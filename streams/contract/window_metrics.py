@@ -1,7 +1,7 @@
 """What windows tell of a task's metric: sums over events that add up, and their value. Pure.
 
-Windows compare a device's answers with the teacher's, and with the true labels; a share has the one
-or the other, never both (`Judgement`). Where `Task.metric` is no sum over events they tell the
+Windows compare a device's answers with the teacher's and with the true labels. A share is by one of
+them, never by both (`Judgement`). Where `Task.metric` is no sum over events they tell the
 nearest that is one:
 
     Task.metric                                              windows

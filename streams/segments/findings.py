@@ -197,6 +197,11 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         text = f"a device learns from {share:.0%} of its true labels and is measured on the others"
         advice = "training=Training(label_share=1.0) uses all"
         found.append(Finding("warning", "training.label_share", text, advice))
+    gap_s, silent_s = getattr(task.window, "gap_s", 0.0), task.idle_close_s
+    if task.source == "live" and gap_s > silent_s:
+        text = f"{silent_s:g} s of silence close a session, whose gap_s is {gap_s:g} s"
+        advice = "later events are revisions, scored apart: set idle_close_s to gap_s or more"
+        found.append(Finding("warning", "idle_close_s", text, advice))
     if task.rate_hz and task.segments_per_window < FEW_SEGMENTS:
         text = (
             f"a window of {task.window_us / 1e6:g} s holds {task.segments_per_window:.1f} segments"

@@ -1,8 +1,8 @@
 """Labels that come when their events are stored, as revisions of the windows' reports.
 
-A look (streams.worker.store.late_labels) goes on beside the flushes, on a thread of its own and for
-SHARE of the time at most. What it finds flushes take through these steps, SLICE events at a time,
-before their own:
+A look (streams.worker.store.late_labels) runs on another thread than the flushes, for at most SHARE
+of the time. A flush first takes up to SLICE of the events that a look has found through these
+steps:
 
     1  number the reports of the windows, and commit to `revised` the events with the label that
        counts now, each report's text, and up to where labels and events have been joined

@@ -4,9 +4,10 @@ A device's open windows are those that `Task.window` cuts from its buffered even
 their times, after the last window that was closed. They are cut when they are looked at, from the
 window on that the earliest new event may be in: a window does not depend on later events.
 
-An event that is no later than the last one of the last closed window is late: it is of that window
-(its next revision) if it is no earlier than its start, else of a window that is cut from such late
-events alone. After a restart the last closed window is the store's newest one.
+An event is late if its time is not after that of the last closed window's last event. From that
+window's start on it belongs to that window, as its next revision. Earlier ones make windows of
+their own, cut from such late events only. After a restart the last closed window is the store's
+newest one.
 """
 
 from collections.abc import Sequence

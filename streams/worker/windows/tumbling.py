@@ -135,7 +135,7 @@ class DeviceWindows:
         self.open.setdefault(piece.window, []).append(piece)
 
     def _cut(self) -> None:
-        """Make `open` what it is to be."""
+        """Put new slices into `open`, where they are not there yet."""
 
     def label(self, labels: Sequence[Mapping[str, Any]]) -> None:
         """Give labels to the events of open windows. A label has the fields of a `label_schema`,

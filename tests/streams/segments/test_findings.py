@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streams.segments.findings import findings, no_labels
 from streams.segments.survey import Survey, survey
 from tests.rig.made_up.tiny_task import task as tiny
-from tidewheel import Device, Reading, Segment, Task
+from tidewheel import Device, Reading, Segment, Session, Task
 
 PILOT, FLEET = Device("p", "pilot"), Device("f", "fleet")
 STEP_US = 50_000  # the tiny task's 20 Hz
@@ -200,3 +200,11 @@ def test_devices_whose_counts_differ_have_one_finding() -> None:
     broken = [text for text in said(replace(tiny, readings=readings)) if "break a segment" in text]
     (found,) = broken
     assert found.startswith("warning: p, f: up to 9 of 200 readings break a segment")
+
+
+def test_silence_that_closes_a_live_session_is_named() -> None:
+    live = replace(tiny, source="live", window=Session(1800), idle_close_s=10.0)
+    (found,) = [text for text in said(live) if "idle_close_s" in text]
+    assert "10 s of silence close a session, whose gap_s is 1800 s" in found
+    for other in (replace(live, idle_close_s=1800.0), replace(live, source="recorded")):
+        assert not [text for text in said(other) if "idle_close_s" in text]
