@@ -15,6 +15,9 @@
 #             pedestrians, demo, invitations; see docs/benchmarks.md
 # make soak   a month of a thousand made-up devices, about 8 minutes
 
+# Each of the many processes would compile what it imports anew, which takes longer than the work of some.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Part of chaos, not of test: four minutes, and more where its first model has to be trained.
