@@ -120,6 +120,13 @@ class Phase:
         self.now = "new model" if serving else self.now
         self.closed = serving and all(self._has_compared(s) for s in heard)
 
+    def at_rest(self, view: FleetView) -> bool:
+        """Whether all devices answer, and nothing is learned: no run, and no device's own weights,
+        which all devices begin with soon after their first release."""
+        states = [view.devices.get(name) for name in self._devices]
+        steady = all(state is not None and state.phase == "running" for state in states)
+        return steady and self.now != "federated run"
+
     def _has_compared(self, state: DeviceState) -> bool:
         found = state.accuracy.get(state.active)
         first = state.accuracy.get(min(state.accuracy, key=model_number, default=""))
@@ -238,9 +245,10 @@ class Pace:
 
     While nothing is learned the cores are to be busy for at most BUSY of the time; a fleet that
     needs more leaves trainers too little. The share is measured over MEASURE_S, all programs of the
-    machine included, from SETTLE_S after the devices were heard. Two measurements above BUSY halve
-    the speed, down to an eighth of the first one. A speed that the user has named stays, and the
-    finding is said. `fixed`: the user has named it. `clock` in seconds.
+    machine included, from SETTLE_S after the machine is at rest. Two measurements above BUSY halve
+    the speed, down to an eighth of the first one; two below half of it double the speed again, up
+    to the first one. A speed that the user has named stays, and the finding is said. `fixed`: the
+    user has named it. `clock` in seconds.
     """
 
     def __init__(
@@ -251,18 +259,18 @@ class Pace:
         fixed: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._speed, self._least = speed, speed * SLOWEST
+        self._speed, self._first, self._least = speed, speed, speed * SLOWEST
         self._busy, self._fixed, self._clock = busy, fixed, clock
         self._look_at: float | None = None
-        self._over = 0  # measurements above BUSY, in a row
+        self._over = self._under = 0  # measurements above BUSY and below half of it, in a row
         self._said = False  # that nothing more can be done
 
     def look(self, *, at_rest: bool) -> Finding | None:
-        """Return what is to be said and done; call it often. at_rest: all devices answer and
-        nothing is learned."""
+        """Return what is to be said and done; call it often. at_rest: all devices answer, and none
+        learns."""
         now = self._clock()
-        if not at_rest or self._said or self._speed <= 0:
-            self._look_at, self._over = None, 0
+        if not at_rest or self._speed <= 0:
+            self._look_at, self._over, self._under = None, 0, 0
             return None
         if self._look_at is None or now < self._look_at:
             if self._look_at is None:
@@ -271,16 +279,27 @@ class Pace:
             return None
         self._look_at, busy = now + MEASURE_S, self._busy()
         self._over = self._over + 1 if busy > BUSY else 0
-        return self._finding(busy) if self._over >= 2 else None
+        self._under = self._under + 1 if busy < BUSY / 2 else 0
+        if self._over >= 2:
+            return self._slower(busy)
+        return self._faster(busy) if self._under >= 2 and self._speed < self._first else None
 
-    def _finding(self, busy: float) -> Finding:
+    def _slower(self, busy: float) -> Finding | None:
         about = f"the cores are {busy:.0%} busy with nothing being learned"
         if self._fixed or self._speed <= self._least:
+            if self._said:
+                return None
             self._said = True
             what = "--speed" if self._fixed else "the slowest replay"
             advice = "a lower --speed" if self._fixed else "fewer --devices"
             return Finding(f"{about} ({what} {self._speed:g}): rounds take longer; {advice}", None)
-        before, self._speed = self._speed, max(self._speed / 2, self._least)
-        self._look_at, self._over = self._clock() + SETTLE_S, 0
-        text = f"{about}: the replay slows down from {before:g} to {self._speed:g} times real time"
-        return Finding(text, self._speed)
+        return self._change(f"{about}: the replay slows down", max(self._speed / 2, self._least))
+
+    def _faster(self, busy: float) -> Finding:
+        text = f"the cores are {busy:.0%} busy: the replay speeds up"
+        return self._change(text, min(self._speed * 2, self._first))
+
+    def _change(self, text: str, speed: float) -> Finding:
+        before, self._speed = self._speed, speed
+        self._look_at, self._over, self._under = self._clock() + SETTLE_S, 0, 0
+        return Finding(f"{text} from {before:g} to {speed:g} times real time", speed)

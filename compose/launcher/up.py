@@ -178,8 +178,7 @@ class Up:
                     now_s = time.time()
                     since = progress.stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
                     screen.show(view, phase.now, since)
-                    heard = all(d in view.devices for d in self._devices)
-                    rest = heard and not live and phase.now == "inference"
+                    rest = not live and phase.at_rest(view)
                     if found := pace.look(at_rest=rest):
                         self._say_pace(found)
                     if patience_s is not None and time.monotonic() - began > patience_s:

@@ -181,7 +181,7 @@ def adapted(
     try:
         adapter, found = cross_validated(task, model, fitter, segments, labels, fold)
     except Stopped:
-        return reply.model_copy(update={"error": "stopped: an adapter was fitted"}), b""
+        return reply.model_copy(update={"error": "stopped: the fit had not ended"}), b""
     behind = adapter.apply(segments)
     apart = fold == FOLDS if (fold == FOLDS).any() else fold < FOLDS
     metrics = {

@@ -15,8 +15,10 @@ class Machine:
     now: float = 0.0
     found: list[Finding] = field(default_factory=list)
 
+    until: float = float("inf")  # they end then
+
     def busy(self) -> float:
-        return min(1.0, self.other + self.busy_at_one * self.pace_at)
+        return min(1.0, self.other * (self.now < self.until) + self.busy_at_one * self.pace_at)
 
     def run(self, *, fixed: bool = False, seconds: int = 300, learning: bool = False) -> None:
         pace = Pace(self.pace_at, self.busy, fixed=fixed, clock=lambda: self.now)
@@ -54,3 +56,10 @@ def test_a_machine_with_time_left_and_one_that_learns_are_left_alone() -> None:
     idle.run()
     learning.run(learning=True)
     assert idle.found == learning.found == []
+
+
+def test_when_other_programs_have_ended_the_first_speed_comes_back_and_no_more() -> None:
+    machine = Machine(pace_at=32.0, busy_at_one=0.01, other=0.9, until=150.0)
+    machine.run()
+    assert [found.speed for found in machine.found] == [16.0, 8.0, 4.0, None, 8.0, 16.0, 32.0]
+    assert "speeds up from 16 to 32 times real time" in machine.found[-1].text
