@@ -19,13 +19,29 @@ from streams.segments.survey import READINGS, Survey, own_line, survey
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
 STEPS = 2
+BYTES = {"float32": 4, "float16": 2}  # of a number on the way
 QUICK_READINGS, DEVICES_A_ROLE = 500, 3
 
 
 @dataclass(frozen=True)
+class ModelReport:
+    """The device model. parameters: 0 of a graph, which does not learn. learned: how many numbers
+    devices train and send, of which `factors` are low-rank ones; `round_bytes` is what a device
+    sends in a round. float_bytes, int8_bytes: of what answers, the graph with its weights; None in
+    float alone. seconds: two training steps and the export."""
+
+    parameters: int
+    learned: int
+    factors: int
+    round_bytes: int
+    float_bytes: int
+    int8_bytes: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TaskReport:
-    """What was found. `model_s` is the time of two training steps and the export, None where no
-    model was built; sizes are a device's."""
+    """What was found; `model` is None where none could be built. Sizes are a device's."""
 
     task: str
     surveys: list[Survey]
@@ -33,9 +49,7 @@ class TaskReport:
     windows_per_minute: float | None
     events_per_day: float | None
     bytes_per_day: float | None
-    model_s: float | None = None
-    parameters: int | None = None
-    quantized: bool = False
+    model: ModelReport | None = None
 
     @property
     def failed(self) -> bool:
@@ -92,17 +106,14 @@ def _of_outcomes(task: Task, devices: list[Device], readings: int) -> list[Findi
 def check_task(task: Task, readings: int = READINGS) -> TaskReport:
     """As check_data; also build, train two steps and export the device model."""
     report = check_data(task, readings)
-    began = time.monotonic()
     try:
-        parameters = _try_models(task)
+        return replace(report, model=try_models(task))
     except TaskError as exc:
         failed = Finding("error", "build_model", str(exc), "fix `build_model` in the task file")
         return replace(report, findings=[failed, *report.findings])
     except UsageError as exc:  # the file of the first model
         failed = Finding("error", "first_model", str(exc), "name another file as `first_model`")
         return replace(report, findings=[failed, *report.findings])
-    seconds, quantized = time.monotonic() - began, task.quantize == "int8"
-    return replace(report, model_s=seconds, parameters=parameters, quantized=quantized)
 
 
 def _devices(task: Task) -> list[Device]:
@@ -116,22 +127,26 @@ def _event_bytes(task: Task) -> float:
     return EVENT_BYTES + 4 * task.outputs + segment
 
 
-def _try_models(task: Task) -> int:
-    """Build the models, train the device model for two steps, export it; its parameters."""
+def try_models(task: Task) -> ModelReport:
+    """Build the models, train the device model for two steps, export it."""
     import numpy as np
 
     from federation.bootstrap.onnx_export import export_graph, read_graph
     from federation.bootstrap.weights_file import loaded, read_weights
     from federation.evaluation.quantization import Quantizer
+    from streams.contract.weights.part import SUFFIX, Part
     from streams.learning.factors import check_factors
     from streams.learning.learning import build_model, fit, segment_loss
 
+    began = time.monotonic()
     check_model(task)
     check_factors(task)
     if isinstance(task.build_model, OnnxFile):
         segments = np.zeros((1, *task.segment_shape), np.float32)
-        Quantizer(task, segments).int8(read_graph(task, task.build_model).graph, {})
-        return 0
+        graph = read_graph(task, task.build_model).graph
+        int8 = Quantizer(task, segments).int8(graph, {})
+        small = None if int8 is None else len(int8)
+        return ModelReport(0, 0, 0, 0, len(graph), small, time.monotonic() - began)
     model = build_model(task)
     if task.first_model:
         path = Path(task.first_model)
@@ -146,13 +161,24 @@ def _try_models(task: Task) -> int:
             batch_size=task.training.batch_size, learning_rate=task.training.learning_rate, seed=0,
         )  # fmt: skip
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
-        Quantizer(task, segments).int8(export_graph(task, model.eval()), weights)
+        graph = export_graph(task, model.eval())
+        int8 = Quantizer(task, segments).int8(graph, weights)
     except TaskError:
         raise
     except Exception as exc:  # a user's model
         text = f"{type(exc).__name__}: {exc}".splitlines()[0]
         raise TaskError(f"training or exporting the model fails: {text}") from exc
-    return sum(parameter.numel() for parameter in model.parameters())
+    floats = {name: value for name, value in weights.items() if value.dtype == np.float32}
+    sent = Part(task.training, "", floats).first
+    return ModelReport(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        learned=sum(tensor.size for tensor in sent.values()),
+        factors=sum(tensor.size for name, tensor in sent.items() if name.endswith(SUFFIX)),
+        round_bytes=BYTES[task.training.payload] * sum(tensor.size for tensor in sent.values()),
+        float_bytes=len(graph) + sum(value.nbytes for value in weights.values()),
+        int8_bytes=None if int8 is None else len(int8),
+        seconds=time.monotonic() - began,
+    )
 
 
 # --- report ---------------------------------------------------------------------------------------
@@ -195,7 +221,7 @@ def _table(report: TaskReport) -> Table:
 
 
 def _size(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
 
 
 def _frequency(a_minute: float) -> str:
@@ -219,15 +245,23 @@ def _lines(report: TaskReport) -> list[str]:
             f"{_size(report.bytes_per_day)} before compression; "
             f"{_frequency(report.windows_per_minute or 0.0)}"
         )
-    if report.parameters == 0:
-        words = f"the graph of the device model answers and does not learn ({report.model_s:.1f} s)"
-        lines.append(words + "; devices answer in int8" * report.quantized)
-    elif report.parameters is not None:
-        lines.append(
-            f"the device model has {report.parameters:,} parameters, trains and exports "
-            f"({report.model_s:.1f} s)" + "; devices answer in int8" * report.quantized
-        )
+    if report.model is not None:
+        lines += _model_lines(report.model)
     return lines
+
+
+def _model_lines(model: ModelReport) -> list[str]:
+    size, took = _size(model.float_bytes), f"({model.seconds:.1f} s)"
+    small = model.int8_bytes
+    int8 = "" if small is None else f"; devices answer in int8, {_size(small)} of {size}"
+    if not model.parameters:
+        return [f"the graph of the device model ({size}) answers and does not learn {took}{int8}"]
+    words = f"the device model has {model.parameters:,} parameters ({size}), trains and exports"
+    learned = f"{model.learned:,} numbers"
+    if model.factors:
+        learned += f", {model.factors:,} of them in low-rank factors"
+    sends = f"in a round a device trains and sends {learned}, {_size(model.round_bytes)}"
+    return [f"{words} {took}{int8}", sends]
 
 
 # --- the import of a task file, as a device does it: without torch -------------------------------

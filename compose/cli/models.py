@@ -29,6 +29,7 @@ from streams.fleet.wording import counted, short_runs
 from streams.runtime.options import option
 
 if TYPE_CHECKING:
+    from federation.registry.catalog import Version
     from federation.registry.manual import ManualDecision
     from federation.registry.registry import Registry
 
@@ -60,14 +61,14 @@ def list_models(
         return
     metric = named(metric_of(loaded).name)
     held_out = f"{metric} held-out"
-    columns = ("version", "made", "base", "run", held_out, "answers in", "size", "key", "state")
+    columns = ("version", "made", "base", "from", held_out, "answers in", "size", "key", "state")
     title = f"{loaded.id}: {metric} on the segments of held-out devices by which the gate decides"
     rows = (
         (
             one.model,
             moment(one.created_us),
             one.base or "-",
-            short_runs(f"{one.run}, round {one.round}") if one.run else "-",
+            _origin(one),
             "-" if one.held_out is None else f"{one.held_out:.3g}",
             one.answers_in or "-",
             f"{one.size:,}",
@@ -106,6 +107,12 @@ def import_model(
         say(f"{file} is refused by the gate: {verdict.reason}")
         raise typer.Exit(1)
     say(f"{model} waits for its canary: {verdict.reason}")
+
+
+def _origin(version: "Version") -> str:
+    if version.run:
+        return short_runs(f"{version.run}, round {version.round}")
+    return version.source.split()[0] if version.source else "-"
 
 
 def _show(registry: "Registry", model: str, *, json: bool) -> None:

@@ -53,7 +53,7 @@ def teacher(
     kafka: Kafka = None,
 ) -> None:
     """Sign new weights for the teacher and offer them; workers switch between two commits."""
-    from federation.bootstrap.teacher import replace_teacher
+    from federation.bootstrap.teacher import next_teacher
     from federation.registry.publisher import announce, read_announced
     from streams.kafka.producer import Producer
     from streams.runtime.key_files import load_private_key
@@ -61,9 +61,9 @@ def teacher(
     loaded, layout = load_task(task), StateDir(state)
     key = load_private_key(layout.signing_key)
     registry = registry_of(loaded, state, None)
-    broker = broker_of(state, kafka)
+    data, broker = next_teacher(loaded, registry, key, weights), broker_of(state, kafka)
     with closing(Producer(broker)) as producer:  # fails before anything is stored
-        artifact = replace_teacher(loaded, registry, key, weights)
+        artifact = registry.add_teacher(data)
         registry.offer_teacher(key, "manual")
         announced = read_announced(broker, loaded.id)
         announce(producer, registry, announced, most=broker.artifact_bytes)

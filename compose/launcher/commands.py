@@ -47,7 +47,11 @@ class UpOptions:
         None
     )
     until_closed: Annotated[
-        bool, option("Stop once every device has answered with a model learned by the fleet.")
+        bool,
+        option(
+            "Stop once every device has answered with a version that has passed its canary: of a "
+            "run, or imported."
+        ),
     ] = False
     timeout: Annotated[float, option("Seconds after which --until-closed fails.")] = 600.0
     mlflow: Annotated[

@@ -1,4 +1,4 @@
-"""Replacement of the teacher: new weights become a signed artifact in the registry.
+"""Replacement of the teacher: new weights become a signed artifact.
 
 The drift reference is copied from the old teacher: it describes the central data and the first
 device model's answers, not the teacher.
@@ -16,17 +16,17 @@ from torch import nn
 from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
 from federation.registry.registry import Registry
-from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Manifest, pack
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.learning.learning import PerSegment, build_teacher, to_safetensors
 
 
-def replace_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path) -> Artifact:
-    """Keep the weights in a file (the state dict of the task's teacher), or a file of ONNX in place
-    of the task's, as the next teacher.
+def next_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path) -> bytes:
+    """Return the artifact of the next teacher: the weights in a file (the state dict of the task's
+    teacher), or a file of ONNX in place of the task's.
 
-    UsageError, and nothing is kept, where they do not fit or cannot score a window.
+    UsageError where they do not fit or cannot score a window.
     """
     before = registry.teacher()
     if before is None:
@@ -45,7 +45,7 @@ def replace_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path
         files=[],
     )
     kept = {DRIFT: before.files[DRIFT]} if DRIFT in before.files else {}
-    return registry.add_teacher(pack(manifest, {**files, **kept}, key))
+    return pack(manifest, {**files, **kept}, key)
 
 
 def _read(task: Task, path: Path) -> tuple[nn.Module, dict[str, bytes], str]:

@@ -95,10 +95,7 @@ def _check_operator(node: Any) -> None:
 def _inputs(script: Any, around: OnnxFile, segments: np.ndarray) -> dict[str, torch.Tensor]:
     """Return what `forward` takes of segments, by name, in its order."""
     names = [each.name for each in script.forward.schema.arguments[1:]]
-    fed = segments if around.before is None else around.before(segments)
-    given = dict(fed) if isinstance(fed, Mapping) else {names[0]: fed}
-    if given.keys() != set(names):
-        raise ValueError(f"its inputs are {', '.join(names)}, not {', '.join(given)}")
+    given = around.inputs(segments, names)
     return {name: torch.from_numpy(np.asarray(given[name], order="C")) for name in names}
 
 
@@ -111,9 +108,7 @@ def _outputs(script: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch
 
 def _answers(script: Any, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
     outputs = _outputs(script, _inputs(script, around, segments))
-    found = {name: tensor.numpy() for name, tensor in outputs.items()}
-    answers = found[OUTPUT.format(0)] if around.after is None else around.after(found)
-    return np.asarray(answers, np.float32)
+    return around.answers({name: tensor.numpy() for name, tensor in outputs.items()})
 
 
 def _exported(script: Any, around: OnnxFile, segments: np.ndarray) -> bytes:

@@ -86,7 +86,11 @@ def decide(evidence: GateEvidence, rules: GateRules) -> Verdict:
     if primary is None:
         least = f"fewer than {rules.minimum} segments on devices or held-out devices"
         return Verdict(False, f"nothing was evaluated: {least}", metrics)
-    few = "" if primary[0] == "devices" else "; no device compared enough segments"
+    few = (
+        ""
+        if primary[0] == "devices"
+        else f"; no device compared {rules.minimum} of its own segments"
+    )
     proven = any(_proven(part[2].rows, rules) for part in known if part[0] != "recent")
     against = [*_no_gain(primary[1], primary[2].rows, rules, proven)]
     against += [

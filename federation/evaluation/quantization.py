@@ -101,7 +101,10 @@ def _quantized(task: Task, graph: bytes, weights: Tensors, segments: np.ndarray)
         whole, folded, made = (Path(folder) / name for name in ("whole", "folded", "int8"))
         onnx.save(complete(graph, weights), whole)
         try:
-            quant_pre_process(whole, folded, skip_symbolic_shape=True)
+            # A convolution without a bias is exported with one that is computed: the second pass
+            # folds what the first makes constant, and with it batch norm into the convolution.
+            for given in (whole, folded):
+                quant_pre_process(given, folded, skip_symbolic_shape=True)
             quantization.quantize_static(
                 folded, made, _Reader(task, graph, weights, segments),
                 quant_format=quantization.QuantFormat.QOperator, per_channel=True,

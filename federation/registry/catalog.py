@@ -41,6 +41,7 @@ class Version:
     base: str | None = None
     run: str | None = None
     round: int | None = None
+    source: str | None = None  # the file that it was imported from
     held_out: float | None = None
     answers_in: str | None = None  # int8 or float32
     key: str | None = None
@@ -67,6 +68,7 @@ def versions(registry: Registry) -> list[Version]:
                 base=manifest.base,
                 run=manifest.run,
                 round=manifest.round,
+                source=manifest.source,
                 held_out=manifest.metrics.get(HELD_OUT),
                 answers_in="int8" if is_quantized(manifest) else "float32",
                 key=manifest.key,

@@ -39,7 +39,7 @@ class OnnxSession:
         }
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._inputs = [each.name for each in self._session.get_inputs()]
         self._outputs = [self._session.get_outputs()[0].name]
         self._around = around if isinstance(around, OnnxFile) else None
         first = self._session.get_inputs()[0].shape[:1]
@@ -51,25 +51,21 @@ class OnnxSession:
         """Return the outputs (n, outputs) float32 of segments (n, channels, samples) float32."""
         if self._around is not None:
             return self._run_around(self._around, segments)
-        answers: np.ndarray = self._session.run(self._outputs, {self._input: segments})[0]
+        answers: np.ndarray = self._session.run(self._outputs, {self._inputs[0]: segments})[0]
         return answers
 
     def inputs(self, segments: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the graph reads of segments, by the names of its inputs."""
-        before = self._around.before if self._around is not None else None
-        fed = segments if before is None else before(segments)
-        return dict(fed) if isinstance(fed, Mapping) else {self._input: fed}
+        if self._around is None:
+            return {self._inputs[0]: segments}
+        return self._around.inputs(segments, self._inputs)
 
     def _run_around(self, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
         if self.block and len(segments) != self.block:
             starts = range(0, len(segments), self.block)
             return np.concatenate([self._padded(around, segments[at:]) for at in starts])
-        found = self._session.run(self._outputs, self.inputs(segments))
-        if around.after is None:
-            answers = found[0]
-        else:
-            answers = around.after(dict(zip(self._outputs, found, strict=True)))
-        return np.asarray(answers, np.float32)
+        found = self._session.run(self._outputs, around.inputs(segments, self._inputs))
+        return around.answers(dict(zip(self._outputs, found, strict=True)))
 
     def _padded(self, around: OnnxFile, segments: np.ndarray) -> np.ndarray:
         """Answer the first rows of a call, or those that there are and the last one again."""

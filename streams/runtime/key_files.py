@@ -69,6 +69,11 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
         if path.stat().st_mode & 0o077:
             raise UsageError(f"signing key {path} can be read by others: chmod 600 it")
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no signing key {path}: `tidewheel prepare TASK` makes one, or name another "
+            "state folder with --state"
+        ) from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read the signing key {path}: {exc}") from exc
     if not isinstance(key, Ed25519PrivateKey):

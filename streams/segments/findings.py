@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from streams.contract.task import Answered, Task
+from streams.contract.task import Answered, Count, Task
 from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import OUT_OF_ORDER, label_fits, segments_of
 from streams.segments.survey import READINGS, Survey, own_line
@@ -201,6 +201,11 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
     if task.source == "live" and gap_s > silent_s:
         text = f"{silent_s:g} s of silence close a session, whose gap_s is {gap_s:g} s"
         advice = "later events are revisions, scored apart: set idle_close_s to gap_s or more"
+        found.append(Finding("warning", "idle_close_s", text, advice))
+    rare = max((one.period_s or 0.0 for one in surveys), default=0.0)
+    if task.source == "live" and isinstance(task.window, Count) and rare > silent_s:
+        text = f"{silent_s:g} s of silence close a window, readings come every {rare:g} s"
+        advice = "windows hold fewer events than Count says: set idle_close_s above that time"
         found.append(Finding("warning", "idle_close_s", text, advice))
     if task.rate_hz and task.segments_per_window < FEW_SEGMENTS:
         text = (

@@ -2,13 +2,15 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compose.launcher.commands import chosen_devices
+from compose.preflight import try_models
 from streams.contract.errors import UsageError
-from streams.contract.task import load_task
+from streams.contract.task import Training, load_task
 from tests.compose.cli import test_cli
 from tests.compose.cli.test_cli import ROOT, TINY
 
@@ -32,8 +34,26 @@ def test_a_new_task_passes_the_check_as_it_is(tmp_path: Path, kind: str, segment
         "pilot", "lab", "fleet", "fleet", "fleet", "held-out",
     ]  # fmt: skip
     assert all(one["segments"] == segments and one["labelled"] > 50 for one in found["surveys"])
-    assert found["parameters"] > 0
-    assert found["model_s"] > 0
+    model = found["model"]
+    assert model["parameters"] > 0
+    assert model["seconds"] > 0
+    assert (model["factors"], model["int8_bytes"]) == (0, None)
+    assert 4 * model["parameters"] <= model["float_bytes"]
+
+
+def test_of_a_model_it_is_said_what_learns_what_a_round_sends_and_what_int_8_saves() -> None:
+    task = load_task("streams/tasks/har.py:task")
+    whole = try_models(task)
+    small = Training(train_only=("11",), lora={"3": 1}, payload="float32")
+    part = try_models(replace(task, quantize="int8", training=small))
+    head = sum(p.numel() for p in task.build_model()[11].parameters())
+    assert part.parameters == whole.parameters
+    assert part.learned == head + part.factors
+    assert 0 < part.factors < whole.learned
+    assert part.round_bytes == 4 * part.learned
+    assert whole.round_bytes == 2 * whole.learned  # float16
+    assert part.int8_bytes is not None
+    assert part.int8_bytes < part.float_bytes == whole.float_bytes
 
 
 def test_up_takes_six_devices_or_all_of_a_smaller_fleet(tmp_path: Path) -> None:

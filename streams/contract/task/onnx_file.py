@@ -1,6 +1,6 @@
 """A task's model as a file of ONNX, which answers and does not learn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,3 +48,29 @@ class OnnxFile:
         if len(data) > MAX_BYTES:
             raise TaskError(f"{self.path} has {len(data):,} bytes, {MAX_BYTES:,} are allowed")
         return data
+
+    def inputs(self, segments: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what a graph with these inputs reads of segments; raise TaskError if `before`
+        fails, or gives others."""
+        given: Inputs = segments
+        if self.before is not None:
+            try:
+                given = self.before(segments)
+            except Exception as exc:  # the user's code
+                raise TaskError(f"`before` fails: {type(exc).__name__}: {exc}") from exc
+        found = dict(given) if isinstance(given, Mapping) else {names[0]: given}
+        if found.keys() != set(names):
+            raise TaskError(
+                f"its inputs are {', '.join(names)}; OnnxFile's `before` must give an array for "
+                f"each, now there is {', '.join(found) or 'none'}"
+            )
+        return found
+
+    def answers(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the answers of a graph's outputs by name; raise TaskError if `after` fails."""
+        try:
+            found = next(iter(outputs.values())) if self.after is None else self.after(outputs)
+            return np.asarray(found, np.float32)
+        except Exception as exc:  # the user's code
+            says = f"{type(exc).__name__}: {exc}; the outputs are {', '.join(outputs)}"
+            raise TaskError(f"`after` fails: {says}") from exc

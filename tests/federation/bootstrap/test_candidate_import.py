@@ -18,7 +18,7 @@ from torch import nn
 
 from federation.bootstrap.candidate_import import import_candidate
 from federation.bootstrap.initial_model import prepare
-from federation.bootstrap.teacher import replace_teacher
+from federation.bootstrap.teacher import next_teacher
 from federation.registry import catalog
 from federation.registry.registry import Registry
 from streams.contract.artifact import GRAPH
@@ -89,7 +89,9 @@ def test_another_graph_is_a_candidate_and_another_teacher(
     rows = np.random.default_rng(1).normal(0, 1, (4, *task.segment_shape)).astype(np.float32)
     answers = OnnxModel(task, registry.load(unwrap(model))).run(rows)
     np.testing.assert_allclose(answers, predict(better, rows), atol=1e-4)
-    teacher = teacher_of(task, replace_teacher(task, registry, key, second), "teacher")
+    teacher = teacher_of(
+        task, registry.add_teacher(next_teacher(task, registry, key, second)), "teacher"
+    )
     np.testing.assert_allclose(teacher.score([rows])[0], predict(better, rows), atol=1e-4)
 
 
@@ -112,7 +114,9 @@ COMMANDS: dict[str, Callable[[Task, Registry, Ed25519PrivateKey, Path], object]]
         TINY, task, registry, key, path.with_name("cache")
     ),
     "models import": import_candidate,
-    "teacher": replace_teacher,
+    "teacher": lambda task, registry, key, path: registry.add_teacher(
+        next_teacher(task, registry, key, path)
+    ),
 }
 
 

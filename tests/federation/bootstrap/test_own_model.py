@@ -5,6 +5,7 @@ import io
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -223,3 +224,22 @@ def test_a_graph_that_devices_could_not_run_is_refused(
     path.write_bytes(data if isinstance(data, bytes) else data.SerializeToString())
     with pytest.raises(TaskError, match=text):
         read_graph(tiny, OnnxFile(path))
+
+
+@pytest.mark.parametrize(
+    ("around", "text"),
+    [
+        ({"before": lambda rows: rows[:, 7]}, "`before` fails: IndexError: "),
+        ({"before": lambda rows: {"x": rows}}, "its inputs are segments; .* now there is x"),
+        (
+            {"after": lambda found: found["logits"]},
+            "`after` fails: KeyError: 'logits'; the outputs ",
+        ),
+    ],
+    ids=["before", "names", "after"],
+)
+def test_a_function_of_the_task_that_fails_is_named_with_what_the_graph_has(
+    tiny: Task, better: nn.Module, tmp_path: Path, around: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(TaskError, match=text):
+        read_graph(tiny, OnnxFile(FORMS["onnx"](tiny, better, tmp_path / "m.onnx"), **around))

@@ -39,7 +39,8 @@ def test_inputs_and_outputs_of_torchscript_go_by_their_names(
     rows = np.random.default_rng(1).normal(0, 1, (7, *tiny.segment_shape)).astype(np.float32)
     found = predict(read_graph(tiny, file), rows)
     np.testing.assert_allclose(found, predict(better, 2 * rows), atol=1e-4)
-    with pytest.raises(TaskError, match="its inputs are x, scale, not x"):
+    match = "its inputs are x, scale; OnnxFile's `before` must give an array for each, now there is"
+    with pytest.raises(TaskError, match=match):
         read_graph(tiny, OnnxFile(path))
 
 

@@ -42,7 +42,7 @@ def wide() -> torch.nn.Module:
     """With enough weights that a quarter of their bytes is less than the graph's."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv1d(2, 32, 5), torch.nn.BatchNorm1d(32), torch.nn.ReLU(),
+        torch.nn.Conv1d(2, 32, 5, bias=False), torch.nn.BatchNorm1d(32), torch.nn.ReLU(),
         torch.nn.Conv1d(32, 64, 5), torch.nn.ReLU(), torch.nn.Flatten(),
         torch.nn.Linear(64 * 12, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3),
     )  # fmt: skip

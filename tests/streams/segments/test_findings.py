@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streams.segments.findings import findings, no_labels
 from streams.segments.survey import Survey, survey
 from tests.rig.made_up.tiny_task import task as tiny
-from tidewheel import Device, Reading, Segment, Session, Task
+from tidewheel import Count, Device, Reading, Segment, Session, Task
 
 PILOT, FLEET = Device("p", "pilot"), Device("f", "fleet")
 STEP_US = 50_000  # the tiny task's 20 Hz
@@ -208,3 +208,17 @@ def test_silence_that_closes_a_live_session_is_named() -> None:
     assert "10 s of silence close a session, whose gap_s is 1800 s" in found
     for other in (replace(live, idle_close_s=1800.0), replace(live, source="recorded")):
         assert not [text for text in said(other) if "idle_close_s" in text]
+
+
+def test_silence_that_closes_a_sparse_live_count_is_named() -> None:
+    def sparse(device: str) -> Iterator[Reading]:
+        for n, reading in enumerate(sound(device)):
+            yield reading._replace(time_us=n * 60_000_000)
+
+    live = replace(
+        tiny, source="live", rate_hz=None, window=Count(50), idle_close_s=10.0, readings=sparse
+    )
+    (found,) = [text for text in said(live) if "idle_close_s" in text]
+    assert "10 s of silence close a window, readings come every 60 s" in found
+    for other in ({"idle_close_s": 90.0}, {"source": "recorded"}, {"readings": sound}):
+        assert not [t for t in said(replace(live, **other)) if "idle_close_s" in t]  # type: ignore[arg-type]

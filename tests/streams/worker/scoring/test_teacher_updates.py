@@ -7,10 +7,10 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.bootstrap.teacher import replace_teacher
+from federation.bootstrap.teacher import next_teacher
 from federation.registry import publisher
 from federation.registry.registry import Registry
-from streams.contract.artifact import WEIGHTS, Manifest, pack
+from streams.contract.artifact import WEIGHTS, Artifact, Manifest, pack
 from streams.contract.decisions import MAX_BYTES, Ref, Release, sign
 from streams.contract.errors import UsageError
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name, topic_specs
@@ -52,6 +52,10 @@ def kept(served: Fleet, data: bytes) -> Path:
     path = served.folder / "w.safetensors"
     path.write_bytes(data)
     return path
+
+
+def replaced(served: Fleet, registry: Registry, key: Ed25519PrivateKey, path: Path) -> Artifact:
+    return registry.add_teacher(next_teacher(served.task, registry, key, path))
 
 
 def offer(served: Fleet, registry: Registry, key: Ed25519PrivateKey | None = None) -> Ref:
@@ -102,7 +106,7 @@ def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
         what = "not trusted here" if signer is stranger else "replayed"
         until(lambda what=what: what in served.log("w0"), "a refusal")  # type: ignore[misc]
 
-    artifact = replace_teacher(served.task, registry, key, kept(served, weights(served, 2)))
+    artifact = replaced(served, registry, key, kept(served, weights(served, 2)))
     assert artifact.model.startswith("2-")
     assert artifact.manifest.base == first.model
     offer(served, registry)
@@ -144,7 +148,7 @@ def spoil_releases(served: Fleet, registry: Registry) -> str:
 def spoil_artifacts(served: Fleet, registry: Registry) -> str:
     """They are chunks of a teacher that is offered: what the worker says of it."""
     key, name = load_private_key(served.folder / "key.pem"), served.task.id
-    model = replace_teacher(served.task, registry, key, kept(served, weights(served, 2))).model
+    model = replaced(served, registry, key, kept(served, weights(served, 2))).model
     assert registry.offer_teacher(key, "test")
     said = registry.last()
     assert said is not None
@@ -171,7 +175,7 @@ def test_a_running_worker_passes_over_what_it_cannot_read(
     assert "teacher changed" not in served.log("w0")
     assert "trying again" not in served.log("w0")  # nothing was raised that is not expected
     key = load_private_key(served.folder / "key.pem")
-    replace_teacher(served.task, registry, key, kept(served, weights(served, 3)))
+    replaced(served, registry, key, kept(served, weights(served, 3)))
     third = offer(served, registry)
     changed = f"teacher changed: {first.model} -> {third.model}"
     until(lambda: changed in served.log("w0"), "the next sound one is taken")
@@ -183,10 +187,10 @@ def test_weights_that_do_not_fit_are_not_kept(served: Fleet, registry: Registry)
     key, before = load_private_key(served.folder / "key.pem"), registry.read_teacher()
     for data in (b"", b"garbage", to_safetensors(served.task.build_model().state_dict())):
         with pytest.raises(UsageError, match=r"w\.safetensors (has no weights|does not fit)"):
-            replace_teacher(served.task, registry, key, kept(served, data))
+            replaced(served, registry, key, kept(served, data))
     empty = Registry(served.folder / "empty", served.task.name, 1, [key.public_key()])
     with pytest.raises(UsageError, match="no teacher yet"):
-        replace_teacher(served.task, empty, key, kept(served, weights(served, 1)))
+        replaced(served, empty, key, kept(served, weights(served, 1)))
     assert registry.read_teacher() == before
 
 
