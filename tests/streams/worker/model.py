@@ -64,6 +64,7 @@ class Log:
         if self.away:
             self.away -= 1
             raise BrokerUnavailable("away")
+        await asyncio.sleep(0)
         self.published += messages
 
     async def acknowledge(self, messages: Sequence[Message]) -> None:
@@ -236,6 +237,8 @@ def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any
             made.receive(log.incoming(offset), offset, 0.0)
         for at_s in now_s:
             await made.flush(at_s)
+            while made.behind:
+                await made.flush(at_s)
 
     asyncio.run(life())
 

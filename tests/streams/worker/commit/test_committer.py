@@ -3,7 +3,9 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,14 +21,13 @@ from streams.contract.task import Count, Session, Sliding, Task, Tumbling, Windo
 from streams.contract.topics import WINDOWS
 from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
-from streams.learning.teacher import Teacher
-from streams.worker.commit import committer as module
-from streams.worker.commit.messages import publications
+from streams.learning.teacher import Teacher, TeacherFailed
+from streams.worker.commit.messages import Outgoing, publications
 from streams.worker.commit.sliding import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
-from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer, live
+from tests.streams.worker.model import LATER, Crash, Doubler, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
 WINDOWS_OF = (Tumbling(5), Session(2, longest_s=9), Count(3, longest_s=20), Sliding(15, 5))
@@ -114,14 +115,17 @@ lives = st.tuples(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]), st.sampled_from(WINDOWS_OF)
-)
+    st.lists(lives, min_size=1, max_size=5), st.sampled_from([0, 2]), st.sampled_from(WINDOWS_OF),
+    st.sampled_from([16_000, 3]),
+)  # fmt: skip
 def test_every_event_is_accounted_once_over_any_crashes(
     history: list[tuple[list[EventBatch | Drop | LabelBatch | Foreign | Known | None], str, float]],
     fails_on: int,
     window: Window,
+    flush_rows: int,
 ) -> None:
-    """Lives of a worker, each ended at a numbered step; the last one goes to the end."""
+    """Lives of a worker, each ended at a numbered step; the last one goes to the end. With three
+    rows a flush, flushes are scored while others are published."""
     of, log, store = dataclasses.replace(task, window=window), Log(), MemoryStore()
     events: set[tuple[str, str, int]] = set()
     drops: set[tuple[str, str, int]] = set()
@@ -163,6 +167,7 @@ def test_every_event_is_accounted_once_over_any_crashes(
             target.update((record.device, record.epoch, seq) for seq in seqs)
 
         options = {"fails_on": fails_on, "crash_at": crash_at, "reference": REFERENCE}
+        options["flush_rows"] = flush_rows
         with contextlib.suppress(Crash):
             live(log, store, now_s, now_s, of=of, **options)
 
@@ -248,7 +253,7 @@ def test_a_broker_that_is_away_delays_the_commit_and_loses_nothing(
     waits: list[float] = []
 
     async def sleep(wait_s: float) -> None:
-        waits.append(wait_s)
+        waits.extend([wait_s] if wait_s else [])
 
     log.away = 3
     monkeypatch.setattr("streams.worker.commit.committer.asyncio.sleep", sleep)
@@ -316,14 +321,11 @@ def test_labels_that_come_while_their_window_is_open_are_in_its_report() -> None
     assert (len(labelled(store)), len(truth)) == (2, 2)
 
 
-def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "FLUSH_ROWS", 6)
+def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes() -> None:
     log, store = Log(), MemoryStore()
 
     async def work() -> list[bool]:
-        made, seen = committer(task, log, store), []
+        made, seen = committer(task, log, store, flush_rows=6), []
         await made.assign(GroupPosition(0, 0, 0, None))
         for offset in range(4):
             log.append(batch("d0", 3 * offset, [3.0 * offset, 1 + 3.0 * offset, 2 + 3.0 * offset]))
@@ -335,3 +337,39 @@ def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes(
         return seen
 
     assert asyncio.run(work()) == [False, True, True, False, False]
+
+
+def test_the_next_flush_is_scored_while_one_is_published_and_stored_after_it() -> None:
+    may_publish, seen = asyncio.Event(), list[tuple[int, int, int]]()
+
+    class Slow(Log):
+        async def publish(self, messages: Sequence[Outgoing]) -> None:
+            if messages:
+                await may_publish.wait()
+            await super().publish(messages)
+
+    log, store = Slow(), MemoryStore()
+    for n in range(2):
+        log.append(batch("d0", 3 * n, [10.0 * n, 10.0 * n + 1, 10.0 * n + 2]))
+
+    class Watching(Doubler):
+        def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
+            seen.append((len(scored(store)), len(log.published), log.committed))
+            return super().score(windows)
+
+    async def work() -> None:
+        made = committer(task, log, store, flush_rows=3, teacher=Watching(task))
+        await made.assign(GroupPosition(0, 0, 0, None))
+        for offset in range(2):
+            made.receive(log.incoming(offset), offset, 0.0)
+        await made.flush(LATER)
+        second = asyncio.create_task(made.flush(LATER))
+        while len(seen) < 2:
+            await asyncio.sleep(0.01)
+        assert (len(scored(store)), log.committed, second.done()) == (3, 0, False)
+        may_publish.set()
+        await second
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+    assert seen == [(0, 0, 0), (3, 0, 0)]
+    assert (len(scored(store)), log.committed) == (6, 2)
