@@ -23,8 +23,7 @@ from streams.batch.sources.readings import FIELDS
 from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
-from streams.drift.detector import compare
-from streams.drift.distances import hellinger, shares, total_variation
+from streams.drift.detector import compare, hellinger, shares, total_variation
 from streams.drift.reference import Reference, observe
 
 Model = Callable[[np.ndarray], np.ndarray]

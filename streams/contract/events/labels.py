@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from streams.contract.documents import Document, EventTime, Figure
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import TIMESTAMP
-from streams.contract.events.json_labels import EXTERNAL, KnownLabel
+from streams.contract.events.json_items import EXTERNAL, KnownLabel
 from streams.contract.task import Task
 
 Seq = Annotated[int, Field(ge=0, lt=2**62)]

@@ -13,8 +13,7 @@ from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import manifest_of, report_of
 from streams.batch.records.progress import Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
-from streams.drift.detector import compare
-from streams.drift.distances import hellinger, shares, total_variation
+from streams.drift.detector import compare, hellinger, shares, total_variation
 from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
 from streams.learning.onnx_model import OnnxModel
 from tests.rig.made_up.models import segments, tiny

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import ChannelDrift, DriftReport
-from streams.drift.detector import DriftDetector, compare, stability_index
-from streams.drift.distances import (
+from streams.drift.detector import (
+    DriftDetector,
     chi_square_99,
+    compare,
     hellinger,
     null_percentile,
     psi,
     shares,
+    stability_index,
     total_variation,
 )
 from streams.drift.reference import (

@@ -23,7 +23,7 @@ from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher, TeacherFailed
 from streams.worker.commit.messages import Outgoing, publications
-from streams.worker.commit.sliding import SlidingSums
+from streams.worker.commit.window_reports import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference

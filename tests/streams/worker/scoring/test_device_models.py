@@ -24,7 +24,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.learning.onnx_model import OnnxModel
 from streams.runtime.key_files import load_private_key
-from streams.worker.scoring.device_models import DeviceModels
+from streams.worker.scoring.scoring_step import DeviceModels
 from streams.worker.store.tables import DROPS, SCORES
 from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.asked import asked
