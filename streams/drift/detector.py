@@ -135,10 +135,6 @@ class DriftDetector:
         for i, name in enumerate(self._names):
             self._channels[i, channels[name]] = 1
 
-    def reports(self, counts: np.ndarray, windows: Sequence[int]) -> list[DriftReport]:
-        """Return the reports of (n, cells) counts as documents; see `fields`."""
-        return [_document(report) for report in self.fields(counts, windows)]
-
     def fields(self, counts: np.ndarray, windows: Sequence[int]) -> list[Fields]:
         """Return the fields of the reports of (n, cells) counts; row i is the sum of windows[i]
         windows.
@@ -241,11 +237,6 @@ def _compare(group: _Group, current: np.ndarray, frozen: Reference) -> Sequence[
     return np.stack(values, axis=2), n, above
 
 
-def _document(report: Fields) -> DriftReport:
-    channels = [ChannelDrift.model_construct(**each) for each in report["channels"]]
-    return DriftReport.model_construct(**{**report, "channels": channels})
-
-
 def compare(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
     """Return the report of one vector of counts, the sum of `windows` windows."""
-    return DriftDetector(reference).reports(counts[None], [windows])[0]
+    return DriftReport.model_validate(DriftDetector(reference).fields(counts[None], [windows])[0])

@@ -24,7 +24,7 @@ from compose.cli.batch.score import EXIT_CODES
 from compose.reports.terminal import moment, say
 from streams.batch.jobs.job_queue import Event, JobQueue, Runner
 from streams.batch.records.progress import OVER
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
 from streams.runtime.interrupts import Interrupts, by_thread, end_with_parent
@@ -207,7 +207,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
     from compose.cli.batch.submitting import specified
     from streams.batch.jobs.job import Job
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.records.rows import line_of, may_pass
+    from streams.batch.records.rows import may_pass
     from streams.contract.task import load_task
     from streams.runtime.failpoints import read_failpoint
 
@@ -234,8 +234,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
             from_queue=True,
         ).run()  # fmt: skip
     except (TidewheelError, OSError) as exc:
-        reason = line_of(exc)
-        job.write_state("Failed", reason, passing=may_pass(exc))
+        job.write_state("Failed", line_of(exc), passing=may_pass(exc))
     reached("attempt-step-3")
 
 

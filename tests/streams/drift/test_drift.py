@@ -244,7 +244,8 @@ def test_many_windows_at_once_are_judged_as_each_alone() -> None:
         frozen.count(observe(task, segments[owner == i], outputs[owner == i])) for i in range(4)
     ]
     assert together.tolist() == [counts.tolist() for counts in alone]
-    reports = DriftDetector(frozen).reports(together, [1, 2, 3, 4])
+    found = DriftDetector(frozen).fields(together, [1, 2, 3, 4])
+    reports = [DriftReport.model_validate(each) for each in found]
     each = [compare(frozen, counts, windows=i + 1) for i, counts in enumerate(alone)]
     assert reports == each
     assert [report.alarm for report in reports] == [False, True, False, True]
