@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from streams.contract.errors import TaskError, UsageError
+from streams.contract.errors import TaskError, UsageError, line_of
 from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
 from streams.contract.task.channels import example
 from streams.segments.findings import Finding, findings, outcome_finding
@@ -166,7 +166,7 @@ def try_models(task: Task) -> ModelReport:
     except TaskError:
         raise
     except Exception as exc:  # a user's model
-        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        text = f"{type(exc).__name__}: {line_of(exc)}"
         raise TaskError(f"training or exporting the model fails: {text}") from exc
     floats = {name: value for name, value in weights.items() if value.dtype == np.float32}
     sent = Part(task.training, "", floats).first

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from federation.registry.registry import Registry
+    from streams.worker.store.tables import Place
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="The task: path/to/file.py:task or module:task.")
@@ -223,6 +224,13 @@ def trusted_keys(layout: StateDir, given: list[Path] | None) -> tuple[Path, ...]
     named = _named_keys(layout)
     others = [path for path in sorted(layout.keys.glob("*.pub")) if path.stem in named]
     return (layout.public_key, *others)
+
+
+def store_of(state: Path, store: str | None) -> "Place":
+    """Return the store at --store, or the state folder's."""
+    from streams.worker.store.tables import place_of
+
+    return place_of(store) if store else StateDir(state).store
 
 
 def registry_of(

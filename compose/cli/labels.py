@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, TaskArgument, broker_of
 from compose.reports.terminal import print_json, say
 from streams.contract.errors import MalformedRecord, UsageError
-from streams.contract.events.json_labels import KnownLabel, decode_known_labels
+from streams.contract.events.json_items import KnownLabel, decode_known_labels
 from streams.contract.task import Task, load_task
 from streams.contract.topics import LABELS, topic_name
 from streams.fleet.wording import counted

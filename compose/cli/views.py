@@ -21,11 +21,12 @@ from compose.cli.arguments import (
     TaskArgument,
     broker_of,
     configure_log,
+    store_of,
 )
 from compose.launcher.state_dir import StateDir
 from compose.reports import terminal
 from compose.reports.terminal import moment
-from streams.contract.errors import BrokerUnavailable, UsageError
+from streams.contract.errors import BrokerUnavailable, UsageError, line_of
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
@@ -104,10 +105,8 @@ def status(
         found = Status(view, Lag(), at_us / 1e6, past=True)
     if labels:
         from streams.worker.store.query import label_delay
-        from streams.worker.store.tables import place_of
 
-        delay = label_delay(place_of(store) if store else StateDir(state).store)
-        found = replace(found, labels=delay)
+        found = replace(found, labels=label_delay(store_of(state, store)))
     print_status(found, terminal.console(), as_json=json)
 
 
@@ -167,7 +166,7 @@ def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
     if found is None:
         raise exc
     text = f"{exc}; shown is what `tidewheel up` saw last, {moment(found[1])}"
-    terminal.console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    terminal.say(text, stderr=True)
     return found
 
 
@@ -225,18 +224,15 @@ def query(
     import duckdb
 
     from streams.worker.store.query import open_store
-    from streams.worker.store.tables import place_of
 
-    connection = open_store(place_of(store) if store else StateDir(state).store)
-    try:
-        result = connection.sql(sql)
-        if result is None:
-            return
-        found = result.to_arrow_table()
-    except duckdb.Error as exc:
-        raise UsageError(f"the query failed: {str(exc).splitlines()[0]}") from exc
-    finally:
-        connection.close()
+    with closing(open_store(store_of(state, store))) as connection:
+        try:
+            result = connection.sql(sql)
+            if result is None:
+                return
+            found = result.to_arrow_table()
+        except duckdb.Error as exc:
+            raise UsageError(f"the query failed: {line_of(exc)}") from exc
     if json:
         for row in found.to_pylist():
             typer.echo(dumps(row, default=str))

@@ -15,6 +15,7 @@ from compose.cli.arguments import (
     Trust,
     configure_log,
     options_of,
+    store_of,
     taking,
     trusted_keys,
 )
@@ -61,12 +62,12 @@ def run_worker(
     """
     from streams.learning.torch_device import torch_device
     from streams.worker.app import run
-    from streams.worker.store.tables import beside, place_of
+    from streams.worker.store.tables import beside
 
     layout = StateDir(state)
     configure_log()
     processor = torch_device(device, "--device")
-    place = place_of(store) if store else layout.store
+    place = store_of(state, store)
     workers = beside(place, state)
     name, _held = hold(workers, instance)
     run(

@@ -128,11 +128,11 @@ class History:
         for slot in self._now(now_s):
             slot.produced_per_s, slot.pending = produced_per_s, pending
 
-    def windows_per_s(self, now_s: float, over_s: int = 60) -> float:
-        """Return how many windows were reported a second, in the last whole slots."""
+    def windows_per_s(self, now_s: float) -> float:
+        """Return how many windows were reported a second, in the last whole slots of a minute."""
         last, slots = int(now_s // SLOT_S), self.slots[SLOT_S]
-        numbers = range(last - over_s // SLOT_S, last + 1)
-        return sum(slots[n].windows for n in numbers if n in slots) / (over_s + now_s % SLOT_S)
+        numbers = range(last - 60 // SLOT_S, last + 1)
+        return sum(slots[n].windows for n in numbers if n in slots) / (60 + now_s % SLOT_S)
 
     def windows(self, device: str) -> list[Window]:
         """Return the device's last windows, in the order in which they came."""

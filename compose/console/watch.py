@@ -15,7 +15,7 @@ from typing import TypeVar
 from compose.console.history import History
 from compose.reports.follower import Following, Lag, read_lag
 from compose.reports.problems import Problem, Severity, Status, problems
-from streams.contract.errors import TidewheelError, TopicMissing
+from streams.contract.errors import TidewheelError, TopicMissing, line_of
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.fleet.following import before, last_snapshot
@@ -124,14 +124,9 @@ T = TypeVar("T")
 class Watch(threading.Thread):
     """Observes a task until `stop`."""
 
-    def __init__(
-        self,
-        settings: BrokerSettings,
-        task: Task,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, settings: BrokerSettings, task: Task) -> None:
         super().__init__(name="watch", daemon=True)
-        self._settings, self._task, self._clock = settings, task, clock
+        self._settings, self._task = settings, task
         self._ending = threading.Event()
         self._evidence_at = 0.0
         self._answers: bool | None = None  # whether the broker does, as the log has it
@@ -152,7 +147,7 @@ class Watch(threading.Thread):
         def read(history: History) -> T:
             why = self._link.why or self._follower.trouble
             link = replace(self._link, why=why, complete=self.ready)
-            return make(Moment(history, self._lag, link, self._clock(), self._task.classes))
+            return make(Moment(history, self._lag, link, time.time(), self._task.classes))
 
         return self._follower.read(read)
 
@@ -174,9 +169,9 @@ class Watch(threading.Thread):
             self._read_evidence()
         except TidewheelError as exc:
             missing = isinstance(exc, TopicMissing)
-            self._link = Link(was.address, was.since_s, _first(exc), missing=missing)
+            self._link = Link(was.address, was.since_s, line_of(exc), missing=missing)
         else:
-            self._link = Link(was.address, self._clock())
+            self._link = Link(was.address, time.time())
             self.look(_sample)
         if (answers := not self._link.why) != self._answers:
             self._answers = answers
@@ -199,9 +194,3 @@ class Watch(threading.Thread):
 def _sample(seen: Moment) -> None:
     if seen.link.complete:
         seen.history.sample(seen.now_s, seen.status.produced_per_s, seen.pending)
-
-
-def _first(exc: Exception) -> str:
-    """The error's first line, for a page."""
-    text = str(exc).splitlines()
-    return text[0][:300] if text else type(exc).__name__

@@ -7,6 +7,7 @@ were counted as dropped then count as scored.
 """
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -41,11 +42,8 @@ class DeadLetter:
 
 def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
     """Return all dead letters on the topic, oldest first."""
-    reader = Reader(settings, [topic_name(task, DEAD_LETTERS)])
-    try:
+    with closing(Reader(settings, [topic_name(task, DEAD_LETTERS)])) as reader:
         return join_parts(reader.read_to_end())
-    finally:
-        reader.close()
 
 
 def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
@@ -100,9 +98,8 @@ def find(letters: list[DeadLetter], offset: int) -> DeadLetter:
 
 def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
     """Send dead letters to where they came from again, in order; return how many."""
-    producer = Producer(settings)
     sent = 0
-    try:
+    with closing(Producer(settings)) as producer:
         for letter in letters:
             if not letter.whole:
                 raise UsageError(f"the dead letter at offset {letter.offset} lacks a part")
@@ -110,8 +107,6 @@ def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -
             of = LABELS if letter.source.startswith(f"{topic_name(task, LABELS)}/") else EVENTS
             producer.put(topic_name(task, of), letter.key, letter.value, headers)
             sent += 1
-    finally:
-        producer.close()
     return sent
 
 

@@ -34,12 +34,12 @@ ROWS, CALM = 50, CONDITIONS.index("fine")  # of the table; the rank of what is a
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
 
-def read_status(settings: BrokerSettings, task: str, timeout_s: float = CONNECT_S) -> Status:
+def read_status(settings: BrokerSettings, task: str) -> Status:
     """The last snapshot and what the topics have had since; BrokerUnavailable when they cannot be
-    read. The broker has `timeout_s` to answer."""
+    read."""
     with ThreadPoolExecutor(1) as threads:
-        lag = threads.submit(read_lag, settings, task, timeout_s)
-        view = read_view(settings, task, timeout_s)
+        lag = threads.submit(read_lag, settings, task, CONNECT_S)
+        view = read_view(settings, task, CONNECT_S)
         return Status(view, lag.result(), time.time())
 
 

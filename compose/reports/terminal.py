@@ -32,9 +32,9 @@ def moment(time_us: int | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us / 1e6))
 
 
-def say(text: str) -> None:
+def say(text: str, *, stderr: bool = False) -> None:
     """Print one line unchanged."""
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    console(stderr=stderr).print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def table(
@@ -42,17 +42,14 @@ def table(
     columns: Iterable[str],
     rows: Iterable[Sequence[str]] = (),
     right: Collection[str] = (),
-    whole: Collection[str] = (),
 ) -> "Table":
-    """Return a table of texts, which are never markup; right: columns of numbers; whole: those that
-    are not wrapped."""
+    """Return a table of texts, which are never markup; right: columns of numbers."""
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=title or None)
     for name in columns:
-        align = "right" if name in right else "left"
-        made.add_column(Text(name), justify=align, no_wrap=name in whole)  # type: ignore[arg-type]
+        made.add_column(Text(name), justify="right" if name in right else "left")
     for row in rows:
         made.add_row(*(Text(text) for text in row))
     return made

@@ -27,8 +27,7 @@ from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import batch_of, columns_of
 from streams.contract.events.json_form import decode_json
-from streams.contract.events.json_items import placed_epoch
-from streams.contract.events.json_labels import decode_known_labels
+from streams.contract.events.json_items import decode_known_labels, placed_epoch
 from streams.contract.events.messages import (
     TAUGHT,
     Drop,

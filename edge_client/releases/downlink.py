@@ -28,7 +28,7 @@ from streams.contract.decisions import Ref, Release
 from streams.contract.documents import LATEST_US
 from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
 from streams.contract.events.compact import decode_taught
-from streams.contract.events.json_labels import KnownLabel, decode_known_labels
+from streams.contract.events.json_items import KnownLabel, decode_known_labels
 from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
 from streams.contract.topics import INVITATIONS, LABELS, RELEASES, SCORES, topic_name

@@ -10,8 +10,9 @@ from contextlib import closing
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
 from streams.contract.topics import WINDOWS, topic_name
 from streams.contract.window_report import WindowReport
-from streams.fleet.following import Putting, publish
+from streams.fleet.following import publish
 from streams.fleet.view import FleetView, Taken
+from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
@@ -37,7 +38,7 @@ class ViewKeeper:
         self._changed = True
         return self.view.take(message)
 
-    def publish_if_due(self, producer: Putting) -> None:
+    def publish_if_due(self, producer: Producer) -> None:
         """Publish a snapshot. Nothing waits for it: where it cannot be sent, readers start from
         the one before."""
         began = self._clock()

@@ -16,6 +16,14 @@ Any other error is a defect and stops the process.
 A library's error is translated once, where the library is called, with `from exc`.
 """
 
+import re
+
+
+def line_of(exc: BaseException) -> str:
+    """Return what a library says in one line, without its colours and arrows."""
+    text = re.sub(r"\x1b\[\d*m|↳", "", str(exc))
+    return " ".join(text.split())[:300] or type(exc).__name__
+
 
 class TidewheelError(Exception):
     """Base class of the errors raised on purpose; the text is one line for a person.

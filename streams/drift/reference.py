@@ -30,7 +30,9 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.documents import Document
+from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
 from streams.contract.task.channels import Category, Time, is_plain
 
@@ -141,6 +143,17 @@ class Reference(Document):
     def split(self, counts: np.ndarray) -> list[np.ndarray]:
         """Return the features' parts of a vector of counts."""
         return np.split(counts, np.cumsum([len(f.counts) for f in self.features]))[:-1]
+
+
+def reference_of(artifact: Artifact, where: str = "") -> Reference | None:
+    """Return the reference of an artifact, which is at `where`; None if it has none. Raises
+    ArtifactError for a bad one."""
+    if DRIFT not in artifact.files:
+        return None
+    try:
+        return Reference.decode(artifact.files[DRIFT])
+    except MalformedRecord as exc:
+        raise ArtifactError("drift", f"{where or artifact.model}: {exc}") from exc
 
 
 Observations = dict[tuple[str, Kind], np.ndarray]

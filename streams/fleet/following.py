@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
 
 from pydantic import TypeAdapter
 
@@ -38,6 +37,7 @@ from streams.contract.topics import (
 )
 from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.fleet.view import FleetView
+from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 
@@ -77,15 +77,7 @@ def decode(data: bytes) -> tuple[FleetView, int]:
     return saved.view, saved.time_us
 
 
-class Putting(Protocol):
-    """What publishing needs of a producer."""
-
-    def put(
-        self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None
-    ) -> int: ...
-
-
-def publish(producer: Putting, view: FleetView, time_us: int) -> int:
+def publish(producer: Producer, view: FleetView, time_us: int) -> int:
     """Publish a snapshot; return its size in bytes."""
     data, name, topic = encode(view, time_us), uuid.uuid4().hex, topic_name(view.task, VIEW)
     parts, slot = [data[at : at + PART] for at in range(0, len(data), PART)], 1 - view.slot
@@ -208,11 +200,9 @@ def before(
                 yield message
 
 
-def read_view(
-    settings: BrokerSettings, task: str, timeout_s: float = 10.0, topics: Sequence[str] = TOPICS
-) -> FleetView:
+def read_view(settings: BrokerSettings, task: str, timeout_s: float = 10.0) -> FleetView:
     """Return the view up to the topics' current end; raise BrokerUnavailable."""
-    view, reader = open_view(settings, task, topics, timeout_s)
+    view, reader = open_view(settings, task, timeout_s=timeout_s)
     with closing(reader):
         for message in reader.to_end():
             view.absorb(message)

@@ -14,8 +14,7 @@ from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.json_form import decode_json, is_json
-from streams.contract.events.json_items import PLACED
-from streams.contract.events.json_labels import decode_known_labels
+from streams.contract.events.json_items import PLACED, decode_known_labels
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
 from streams.contract.events.records import decode_event_message

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from streams.contract.artifact import GRAPH, INT8, PROBE, WEIGHTS, Artifact
-from streams.contract.errors import ArtifactError
+from streams.contract.errors import ArtifactError, line_of
 from streams.contract.task import Task
 from streams.contract.weights.payload import to_float32
 from streams.learning.input_adapter import InputAdapter, taken_from
@@ -48,7 +48,7 @@ class OnnxModel:
         except ArtifactError:
             raise
         except Exception as exc:  # onnxruntime and safetensors raise many kinds
-            text = str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__
+            text = line_of(exc)[:200]
             raise ArtifactError("not-runnable", f"{artifact.model}: {text}") from exc
 
     def run(self, segments: np.ndarray) -> np.ndarray:

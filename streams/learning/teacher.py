@@ -11,15 +11,15 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from torch import nn
 
-from streams.contract.artifact import DRIFT, GRAPH, WEIGHTS, Artifact, unpack
+from streams.contract.artifact import GRAPH, WEIGHTS, Artifact, unpack
 from streams.contract.errors import (
     ArtifactError,
-    MalformedRecord,
     ProcessorFailed,
     UsageError,
+    line_of,
 )
 from streams.contract.task import Task
-from streams.drift.reference import Reference
+from streams.drift.reference import Reference, reference_of
 from streams.learning.learning import build_teacher, load_weights
 from streams.learning.torch_device import CPU
 from streams.runtime.key_files import load_public_key
@@ -107,8 +107,7 @@ class Teacher:
             if len(windows) == 1:
                 if isinstance(exc, torch.OutOfMemoryError):
                     raise _processor_failed(self._device, exc) from exc
-                text = str(exc).splitlines()[0] if str(exc) else ""
-                return [TeacherFailed(f"{type(exc).__name__}: {text}"[:300])]
+                return [TeacherFailed(f"{type(exc).__name__}: {line_of(exc)}"[:300])]
         return [result for window in windows for result in self._score_group([window])]
 
     def _forward(self, windows: list[np.ndarray]) -> list[np.ndarray]:
@@ -181,16 +180,15 @@ def teacher_of(
         model = build_teacher(task, artifact.files.get(GRAPH))
         model = load_weights(model, artifact.files[WEIGHTS])
     except Exception as exc:  # from safetensors, torch or the task's code
-        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        text = f"{type(exc).__name__}: {line_of(exc)}"
         raise ArtifactError(
             "weights", f"the teacher {where} does not fit the task: {text}"
         ) from exc
-    reference = _reference(artifact, where)
     teacher = Teacher(
         task,
         model,
         artifact.model,
-        reference=reference,
+        reference=reference_of(artifact, f"the teacher {where}"),
         digest=artifact.digest,
         rows_per_call=rows_per_call,
         threads=threads,
@@ -203,22 +201,11 @@ def teacher_of(
 
 
 def _processor_failed(device: torch.device, exc: Exception) -> ProcessorFailed:
-    text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
     return ProcessorFailed(
-        f"the teacher's device {device} failed: {text[:300]}: start again, or use the CPU"
+        f"the teacher's device {device} failed: {line_of(exc)}: start again, or use the CPU"
     )
 
 
 def pin_threads() -> None:
     """Limit torch to one thread per forward pass: the Teacher runs passes in parallel."""
     torch.set_num_threads(1)
-
-
-def _reference(artifact: Artifact, where: str) -> Reference | None:
-    """Return the artifact's drift reference; None if it has none."""
-    if DRIFT not in artifact.files:
-        return None
-    try:
-        return Reference.decode(artifact.files[DRIFT])
-    except MalformedRecord as exc:
-        raise ArtifactError("drift", f"the teacher {where}: {exc}") from exc

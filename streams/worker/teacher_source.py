@@ -27,7 +27,7 @@ from streams.learning.teacher import Teacher, load_teacher, make_teacher
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.key_files import load_public_key
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.device_models import DeviceModels
+from streams.worker.scoring.scoring_step import DeviceModels
 from streams.worker.settings import WorkerSettings
 
 LOOK_S = 1.0

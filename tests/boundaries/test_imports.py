@@ -293,7 +293,7 @@ SEAMS = {  # library: the modules that import it
     "deltalake": "streams.batch.sinks.tables streams.batch.sources.tables "
     f"{WORKER}.store.delta_store {WORKER}.store.tables",
     "onnxruntime": "streams.learning.onnx_session federation.evaluation.quantization",
-    "prometheus_client": f"{WORKER}.metrics compose.cli.batch.queue_metrics edge_client.metrics "
+    "prometheus_client": f"{WORKER}.metrics compose.cli.batch.run edge_client.metrics "
     "federation.controller.metrics",
     "fastapi": "compose.console.server compose.console.site",
     "adbc_driver_postgresql": "streams.batch.sinks.tables",

@@ -221,7 +221,7 @@ def test_every_environment_variable_is_in_the_reference() -> None:
 
 def metric_names() -> set[str]:
     """The names that the three metrics modules export, as Prometheus shows them."""
-    import compose.cli.batch.queue_metrics as jobs
+    import compose.cli.batch.run as jobs
     import edge_client.metrics as device
     import federation.controller.metrics as controller
     import streams.worker.metrics as worker

@@ -359,7 +359,7 @@ MUTANTS = [
         "windows/partition.py",
         "list(IntervalSet(new).minus(self.position.placed))",
         "new",
-        "test_json_events.py",
+        "commit/test_committer.py",
     ),
     _worker(
         "live events from the future are believed",

@@ -5,6 +5,7 @@ That process inherits the lock of the job's folder. What becomes of the job is i
 runner looks there when it has ended.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,9 @@ from pydantic_core import to_json
 from compose.cli.arguments import DEFAULT_STATE, AsJson, MetricsHost, MetricsPort, State
 from compose.cli.batch.score import EXIT_CODES
 from compose.reports.terminal import moment, say
-from streams.contract.errors import TidewheelError, UsageError
+from streams.batch.jobs.job_queue import Event, JobQueue, Runner
+from streams.batch.records.progress import OVER
+from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
 from streams.runtime.interrupts import Interrupts, by_thread, end_with_parent
@@ -45,7 +48,6 @@ def run(
     they wait again; a second signal ends them at once. With --until-empty it exits 1 if a job
     failed, and 3 if one is partial.
     """
-    from streams.batch.jobs.job_queue import Event, JobQueue, Runner
     from streams.batch.jobs.schedules import Schedules
 
     def tell(event: Event) -> None:
@@ -62,8 +64,6 @@ def run(
     schedules = Schedules(queue, reached)
     metrics = None
     if metrics_port is not None:
-        from compose.cli.batch.queue_metrics import QueueMetrics
-
         metrics = QueueMetrics(queue, lambda: sum(bool(one.problem) for one in schedules.all()))
         server = serve(metrics, metrics_port, metrics_host)
         typer.echo(f"metrics on {metrics_host}:{server.port}", err=True)
@@ -98,6 +98,77 @@ def run(
     code = next((code for code in (1, 3) if code in codes), 0)
     if code:
         raise typer.Exit(code)
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+STALLED_S = 60.0  # without a look at the queue
+
+
+class QueueMetrics:
+    """A runner's Prometheus metrics: what waits and runs is read from the queue when it is asked
+    for; what has ended is counted by this runner, from its start on. `held_up` returns how many
+    schedules cannot queue what is due."""
+
+    def __init__(self, queue: JobQueue, held_up: Callable[[], int]) -> None:
+        from prometheus_client import CollectorRegistry, Counter  # only with --metrics-port
+
+        self._queue, self._looked, self._registry = queue, time.monotonic(), CollectorRegistry()
+        text = "Jobs that ended here, by state."
+        self._ended = Counter("tidewheel_jobs_ended", text, ["state"], registry=self._registry)
+        for state in OVER:
+            self._ended.labels(state)
+        text = "Attempts here that are made again later."
+        self._again = Counter("tidewheel_jobs_retried", text, registry=self._registry)
+        text = "Jobs that run, with any runner of the state folder."
+        self._gauge("jobs_running", text, lambda: len(queue.entries()) - len(self._waiting()))
+        self._gauge("jobs_waiting", "Jobs that wait.", lambda: len(self._waiting()))
+        text = "Since the submission of the oldest job that waits and is due; 0: none."
+        self._gauge("jobs_oldest_wait_seconds", text, self._oldest_s)
+        self._gauge("schedules_held_up", "Schedules that cannot queue what is due.", held_up)
+
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        from prometheus_client import Gauge
+
+        def value() -> float:
+            try:
+                return read()
+            except TidewheelError:  # the queue cannot be read
+                return math.nan
+
+        Gauge(f"tidewheel_{name}", text, registry=self._registry).set_function(value)
+
+    @property
+    def alive(self) -> bool:
+        return time.monotonic() - self._looked < STALLED_S
+
+    ready = alive
+
+    def looked(self) -> None:
+        """Note that the runner has looked at the queue."""
+        self._looked = time.monotonic()
+
+    def told(self, event: Event) -> None:
+        """Count what a runner reports."""
+        if event.kind in ("ended", "expired"):
+            self._ended.labels(event.state).inc()
+        if event.kind == "again":
+            self._again.inc()
+
+    def text(self) -> bytes:
+        from prometheus_client.exposition import generate_latest
+
+        return generate_latest(self._registry)
+
+    def _waiting(self) -> list[int]:
+        """Return when the jobs were submitted that wait: now for those that are not due."""
+        found = [entry for entry in self._queue.entries() if not entry.job.running]
+        now_us = self._queue.now()
+        return [entry.submitted_us if entry.next_us <= now_us else now_us for entry in found]
+
+    def _oldest_s(self) -> float:
+        now_us = self._queue.now()
+        return max(0.0, (now_us - min(self._waiting(), default=now_us)) / 1e6)
 
 
 # --- an attempt ---------------------------------------------------------------------------------
@@ -136,9 +207,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
     from compose.cli.batch.submitting import specified
     from streams.batch.jobs.job import Job
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.jobs.job_queue import JobQueue
-    from streams.batch.records.progress import OVER
-    from streams.batch.records.rows import line_of, may_pass
+    from streams.batch.records.rows import may_pass
     from streams.contract.task import load_task
     from streams.runtime.failpoints import read_failpoint
 
@@ -165,8 +234,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
             from_queue=True,
         ).run()  # fmt: skip
     except (TidewheelError, OSError) as exc:
-        reason = line_of(exc)
-        job.write_state("Failed", reason, passing=may_pass(exc))
+        job.write_state("Failed", line_of(exc), passing=may_pass(exc))
     reached("attempt-step-3")
 
 

@@ -13,7 +13,7 @@ import typer.main
 
 from compose.cli import arguments
 from compose.cli.arguments import SHARED, taking
-from compose.reports.terminal import console, print_json, say
+from compose.reports.terminal import print_json, say
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
@@ -141,15 +141,10 @@ def _progress() -> "Callable[[Counts, int, float], None]":
             return
         last = time.monotonic()
         text = f"{counts.read:,} of {total:,} rows, {counts.failed:,} errors"
-        print_line(f"{text}, {counts.read / seconds:,.0f} rows/s")
+        say(f"{text}, {counts.read / seconds:,.0f} rows/s", stderr=True)
 
     return tell
 
 
 def warn(text: str) -> None:
-    print_line(f"tidewheel: {text}")
-
-
-def print_line(text: str) -> None:
-    """Print a line on standard error."""
-    console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    say(f"tidewheel: {text}", stderr=True)

@@ -20,24 +20,12 @@ from streams.batch.records.rows import RowProblem, Rows
 from streams.batch.records.specification import Columns, Named, PlannedFile, Specification
 from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.readings import FIELDS
-from streams.contract.artifact import DRIFT, Artifact
-from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
-from streams.drift.detector import compare
-from streams.drift.distances import hellinger, shares, total_variation
+from streams.contract.task.metrics import softmax
+from streams.drift.detector import compare, hellinger, shares, total_variation
 from streams.drift.reference import Reference, observe
 
 Model = Callable[[np.ndarray], np.ndarray]
-
-
-def reference_of(artifact: Artifact) -> Reference | None:
-    """Return the artifact's reference, None if it has none; raise ArtifactError for a bad one."""
-    if DRIFT not in artifact.files:
-        return None
-    try:
-        return Reference.decode(artifact.files[DRIFT])
-    except MalformedRecord as exc:
-        raise ArtifactError("drift", f"the reference of {artifact.model}: {exc}") from exc
 
 
 def observed_of(
@@ -196,7 +184,7 @@ class Answering:
             chosen = self.task.answers(outputs)
             names = np.array(self.task.classes, object)[chosen]
             found["class"] = pa.array(names, pa.string(), mask=~right)
-            shares = softmax(outputs)[np.arange(len(outputs)), chosen]
+            shares = softmax(outputs.astype(np.float64))[np.arange(len(outputs)), chosen]
             found["probability"] = pa.array(shares, pa.float32(), mask=~right)
         return found
 
@@ -211,12 +199,6 @@ class Answering:
 def _where(segments: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return the chosen segments; all of them are not copied."""
     return segments if chosen.all() else segments[chosen]
-
-
-def softmax(outputs: np.ndarray) -> np.ndarray:
-    """(n, outputs) -> (n, outputs) float32 shares that sum to 1"""
-    raised = np.exp(outputs.astype(np.float64) - outputs.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
 
 
 def _lists(numbers: np.ndarray, there: np.ndarray) -> pa.Array:

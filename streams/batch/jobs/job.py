@@ -36,7 +36,7 @@ from streams.batch.jobs.manifest import (
 from streams.batch.jobs.scoring import Scorers, ShardScorer
 from streams.batch.jobs.submission import check_task
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
-from streams.batch.records.rows import line_of, may_pass
+from streams.batch.records.rows import may_pass
 from streams.batch.records.specification import Plan, Settings, Specification, most_errors
 from streams.batch.sinks.files import part_path
 from streams.batch.sinks.output import open_sink
@@ -44,7 +44,7 @@ from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
 from streams.batch.sources.windows import ShardRows
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed
 

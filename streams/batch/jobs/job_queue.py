@@ -27,9 +27,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from streams.batch.jobs.job_folder import Held, JobFolder, now_us
 from streams.batch.records.progress import OVER, JobState
-from streams.batch.records.rows import line_of
 from streams.batch.records.specification import Settings
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 

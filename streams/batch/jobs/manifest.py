@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from streams.batch.jobs.answers import drift_of, reference_of
+from streams.batch.jobs.answers import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
 from streams.batch.records.specification import FILES, Plan, Specification
@@ -16,6 +16,7 @@ from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sources.places import put
 from streams.contract.errors import TidewheelError
 from streams.contract.task.extensions import Sink
+from streams.drift.reference import reference_of
 from streams.runtime.disk import write_atomic
 
 

@@ -26,18 +26,19 @@ from typing import Any
 
 import numpy as np
 
-from streams.batch.jobs.answers import Answering, Model, output_fields, reference_of
+from streams.batch.jobs.answers import Answering, Model, output_fields
 from streams.batch.jobs.job_folder import JobFolder
 from streams.batch.records.progress import Counts
-from streams.batch.records.rows import Rows, line_of, may_pass
+from streams.batch.records.rows import Rows, may_pass
 from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path, writing
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
 from streams.batch.sources.windows import ShardRows, Teacher
 from streams.contract.artifact import Artifact
-from streams.contract.errors import ArtifactError, Retryable, TidewheelError, UsageError
+from streams.contract.errors import ArtifactError, Retryable, TidewheelError, UsageError, line_of
 from streams.contract.task import Task, load_task
+from streams.drift.reference import reference_of
 from streams.learning.onnx_model import OnnxModel
 from streams.runtime.interrupts import end_with_parent
 

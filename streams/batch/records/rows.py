@@ -2,7 +2,6 @@
 
 import base64
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +15,6 @@ from streams.contract.task import Task
 BATCH_ROWS = 8192
 BATCH_BYTES = 16_000_000
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-
-
-def line_of(exc: BaseException) -> str:
-    """Return what a library says in one line, without its colours and arrows."""
-    text = re.sub(r"\x1b\[\d*m|↳", "", str(exc))
-    return " ".join(text.split())[:300] or type(exc).__name__
 
 
 def may_pass(error: BaseException) -> bool:

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.rows import line_of, plain
+from streams.batch.records.rows import plain
 from streams.batch.records.specification import FILES, OutputFormat, Plan, Specification
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.disk import replacing
 
 MANIFEST = "_manifest.json"

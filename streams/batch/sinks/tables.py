@@ -20,9 +20,8 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from streams.batch.records.rows import line_of
 from streams.batch.sinks.files import batches_of, loaded_schema, reader_of, refuse_columns
-from streams.contract.errors import Retryable, TidewheelError, UsageError
+from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
 from streams.runtime.arrow_files import arrow_files
 
 WAIT_S = 30.0  # for another writer of SQLite

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from streams.batch.records.rows import line_of
-from streams.contract.errors import TidewheelError, UsageError
+from streams.contract.errors import TidewheelError, UsageError, line_of
 
 Stamp = tuple[int, str]  # bytes, and what the store changes with the content
 BUFFER_BYTES = 1_000_000

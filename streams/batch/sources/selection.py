@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.rows import RowProblem, line_of
+from streams.batch.records.rows import RowProblem
 from streams.batch.records.specification import Columns, Typed
-from streams.contract.errors import UsageError
+from streams.contract.errors import UsageError, line_of
 
 TYPES = {
     "integer": pa.int64(),

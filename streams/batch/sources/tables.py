@@ -18,7 +18,6 @@ from streams.batch.records.rows import (
     Rows,
     as_segments,
     batch_rows,
-    line_of,
     note_labels,
     refuse_unlike_numbers,
     wrong_width,
@@ -26,7 +25,7 @@ from streams.batch.records.rows import (
 from streams.batch.records.specification import Columns, Named, PlannedFile, Shard
 from streams.batch.sources.places import is_url, open_binary
 from streams.batch.sources.selection import check_where, select
-from streams.contract.errors import UsageError
+from streams.contract.errors import UsageError, line_of
 from streams.contract.task import Task
 from streams.contract.task.channels import UNKNOWN, Category
 from streams.runtime.arrow_files import arrow_files

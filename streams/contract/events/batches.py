@@ -7,18 +7,24 @@ are scored. An EventBatch has the same as Arrow rows, whose columns and slices c
 message of a few rows is worth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.errors import MalformedRecord
+from streams.contract.errors import MalformedRecord, line_of
 from streams.contract.events.compact import Columns, Layout
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an IPC stream
+
+
+def fields_of(kinds: Mapping[str, pa.DataType], optional: Collection[str] = ()) -> pa.Schema:
+    """Return columns of these types, of which only the optional ones have nulls."""
+    named = kinds.items()
+    return pa.schema([pa.field(name, kind, nullable=name in optional) for name, kind in named])
 
 
 def align(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
@@ -111,7 +117,7 @@ def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
         else:
             batch = align(batches, schema)
     except (pa.ArrowException, OSError, ValueError) as exc:
-        raise MalformedRecord("not-arrow", str(exc).splitlines()[0][:200]) from exc
+        raise MalformedRecord("not-arrow", line_of(exc)[:200]) from exc
     for field in schema:
         if not field.nullable and batch.column(field.name).null_count:
             raise MalformedRecord("null", f"column {field.name} has nulls")
@@ -204,16 +210,11 @@ def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> Eve
 def schema_of(layout: Layout) -> pa.Schema:
     """Return the columns of an event; see records.py:event_schema."""
     segment = _floats(layout.segment) if layout.segment else pa.null()
-    return pa.schema(
-        [
-            pa.field("seq", pa.int64(), nullable=False),
-            pa.field("time", TIMESTAMP, nullable=False),
-            pa.field("model", pa.string(), nullable=False),
-            pa.field("outputs", _floats(layout.outputs), nullable=False),
-            pa.field("label", _floats(layout.label)),
-            pa.field("segment", segment),
-        ]
-    )
+    kinds = {
+        "seq": pa.int64(), "time": TIMESTAMP, "model": pa.string(),
+        "outputs": _floats(layout.outputs), "label": _floats(layout.label), "segment": segment,
+    }  # fmt: skip
+    return fields_of(kinds, optional=("label", "segment"))
 
 
 @lru_cache(maxsize=64)

@@ -6,11 +6,16 @@ has the field `device`. What has no number of its producer has that of its place
 
     epoch   kafka-<first 8 digits of the topic's ID, 0 without one>-<partition>
     number  offset x MAX_ROWS + index in the list
+
+Labels from elsewhere, on the topic `labels`, are such items: from a device, a back office or
+`tidewheel label import`. A label is of one event of the device, by `event_id`, by `epoch` and
+`seq`, or of all with one event time. `known` or `known_us` is when it became known, by default when
+it is read.
 """
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Self, TypeVar, cast
 
 import numpy as np
 from pydantic import (
@@ -23,6 +28,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from streams.contract.documents import LATEST_US, EventTime
@@ -156,3 +162,43 @@ def truth_values(task: Task, value: object) -> np.ndarray:
     elif len(task.targets) == 1 and not isinstance(value, list):
         value = [value]
     return numbers(value, len(task.targets))
+
+
+EXTERNAL = "external"  # the source of such a label
+
+
+class KnownLabel(JsonItem):
+    """A label that became known."""
+
+    known: AwareDatetime | None = None
+    known_us: EventTime | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.label is None:
+            raise ValueError("label: missing")
+        if (self.event_id is not None) + (self.seq is not None) + self.timed != 1:
+            raise ValueError("event_id: give one of event_id, seq, and time or time_us")
+        if (self.epoch is None) != (self.seq is None):
+            raise ValueError("seq: give both epoch and seq, or neither")
+        if self.timed:
+            micros("time", self.time, self.time_us)
+        self.told_us(0)
+        return self
+
+    @property
+    def timed(self) -> bool:
+        """Whether the event is named by its time."""
+        return self.time is not None or self.time_us is not None
+
+    def told_us(self, now_us: int) -> int:
+        """Return when it became known."""
+        given = self.known is not None or self.known_us is not None
+        return micros("known", self.known, self.known_us) if given else now_us
+
+
+def decode_known_labels(
+    task: Task, key: bytes | None, value: bytes | None
+) -> list[tuple[str, KnownLabel]]:
+    """Return the labels of a message, each with its device; raise MalformedRecord."""
+    return decode_items(KnownLabel, task, key, value)

@@ -22,8 +22,8 @@ from pydantic import Field, model_validator
 
 from streams.contract.documents import Document, EventTime, Figure
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import TIMESTAMP
-from streams.contract.events.json_labels import EXTERNAL, KnownLabel
+from streams.contract.events.batches import TIMESTAMP, fields_of
+from streams.contract.events.json_items import EXTERNAL, KnownLabel
 from streams.contract.task import Task
 
 Seq = Annotated[int, Field(ge=0, lt=2**62)]
@@ -56,18 +56,12 @@ def label_schema(task: Task) -> pa.Schema:
     """Return the columns of a label: the event times from and to, both included, null for an event
     that is named alone; the class index or a value a target; when it was told, by the teller's
     clock; by whom; and of which event it is, if of one alone."""
-    return pa.schema(
-        [
-            pa.field("from", TIMESTAMP),
-            pa.field("to", TIMESTAMP),
-            pa.field("label", pa.list_(pa.float32(), task.label_size), nullable=False),
-            pa.field("told", TIMESTAMP, nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("event_epoch", pa.string()),
-            pa.field("event_seq", pa.int64()),
-            pa.field("event_id", pa.string()),
-        ]
-    )
+    kinds = {
+        "from": TIMESTAMP, "to": TIMESTAMP, "label": pa.list_(pa.float32(), task.label_size),
+        "told": TIMESTAMP, "source": pa.string(), "event_epoch": pa.string(),
+        "event_seq": pa.int64(), "event_id": pa.string(),
+    }  # fmt: skip
+    return fields_of(kinds, optional=("from", "to", "event_epoch", "event_seq", "event_id"))
 
 
 def label_rows(rows: pa.RecordBatch) -> list[dict[str, Any]]:

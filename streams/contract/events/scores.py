@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic_core import from_json, to_json
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import TIMESTAMP, decode_batch, encode_batch
+from streams.contract.events.batches import TIMESTAMP, decode_batch, encode_batch, fields_of
 
 ScoresForm = Literal["arrow", "json"]
 SCORES_1, SCORES_JSON = "scores/1", "scores/json"
@@ -32,26 +32,14 @@ def score_schema() -> pa.Schema:
     store's commits for the event's Kafka partition. If the task uploads predictions only, nothing
     is scored: `teacher` is empty, `teacher_model` is "" and `agrees` is null.
     """
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("seq", pa.int64(), nullable=False),
-            pa.field("event_id", pa.string()),
-            pa.field("time", TIMESTAMP, nullable=False),
-            pa.field("window", TIMESTAMP, nullable=False),
-            pa.field("revision", pa.int32(), nullable=False),
-            pa.field("model", pa.string(), nullable=False),
-            pa.field("outputs", pa.list_(pa.float32()), nullable=False),
-            pa.field("teacher_model", pa.string(), nullable=False),
-            pa.field("teacher", pa.list_(pa.float32()), nullable=False),
-            pa.field("label", pa.list_(pa.float32())),
-            pa.field("agrees", pa.bool_()),
-            pa.field("correct", pa.bool_()),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-        ]
-    )
+    floats = pa.list_(pa.float32())
+    kinds = {
+        "device": pa.string(), "epoch": pa.string(), "seq": pa.int64(), "event_id": pa.string(),
+        "time": TIMESTAMP, "window": TIMESTAMP, "revision": pa.int32(), "model": pa.string(),
+        "outputs": floats, "teacher_model": pa.string(), "teacher": floats, "label": floats,
+        "agrees": pa.bool_(), "correct": pa.bool_(), "partition": pa.int32(), "commit": pa.int64(),
+    }  # fmt: skip
+    return fields_of(kinds, optional=("event_id", "label", "agrees", "correct"))
 
 
 def encode_scores(rows: pa.RecordBatch, form: ScoresForm) -> bytes:

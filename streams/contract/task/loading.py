@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from streams.contract.errors import TaskError
+from streams.contract.errors import TaskError, line_of
 from streams.contract.task.description import Task
 from streams.contract.task.onnx_file import OnnxFile
 
@@ -66,7 +66,7 @@ def _import(location: str, reference: str) -> object:
     except TaskError:
         raise
     except Exception as exc:
-        text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+        text = f"{type(exc).__name__}: {line_of(exc)}"
         raise TaskError(f"task {reference!r}: importing {location} failed: {text}") from exc
 
 
@@ -92,7 +92,7 @@ def check_model(task: Task) -> None:
                     inputs.append(torch.ones(given[:2], dtype=torch.bool))
                 shape = tuple(model(*inputs).shape)
         except Exception as exc:
-            text = f"{type(exc).__name__}: {exc}".splitlines()[0]
+            text = f"{type(exc).__name__}: {line_of(exc)}"
             raise TaskError(f"task {task.name!r}: {name} fails on a {given} input: {text}") from exc
         if shape != expected:
             raise TaskError(

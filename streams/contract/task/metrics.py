@@ -18,7 +18,7 @@ has, and those that all have, do not count. Several targets count by their mean.
 
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from streams.contract.errors import TaskError, UsageError
 from streams.contract.task.extensions import extensions, load_extension
 from streams.contract.task.parts import Metric
 from streams.contract.window_metrics import ERRORS, RowMetric, WindowMetric
+
+if TYPE_CHECKING:
+    from streams.contract.task.description import Task
 
 Of = Callable[[np.ndarray, np.ndarray], float]
 TITLES = {"macro_f1": "macro F1", "auc": "AUC", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
@@ -35,28 +38,7 @@ TOP = re.compile(r"top_([2-9]|[1-9]\d+)")
 NO_THRESHOLD = ("auc", "average_precision")  # the softmax counts, not the class that is answered
 
 
-class Judged(Protocol):
-    """What metrics read of a Task."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def metric(self) -> str | Metric: ...
-
-    @property
-    def outputs(self) -> int: ...
-
-    @property
-    def retrain(self) -> float | None: ...
-
-    @property
-    def tolerance(self) -> float: ...
-
-    def decided(self, outputs: np.ndarray) -> np.ndarray: ...
-
-
-def metric_of(task: Judged) -> Metric:
+def metric_of(task: "Task") -> Metric:
     """Return `Task.metric`; by default accuracy, for targets the mean absolute error."""
     if isinstance(task.metric, Metric):
         return task.metric
@@ -95,12 +77,12 @@ def among(outputs: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
     return np.asarray((largest == classes[:, None]).any(axis=1))
 
 
-def counts_rows(task: Judged) -> bool:
+def counts_rows(task: "Task") -> bool:
     """Return whether the task's metric is the share of its right answers."""
     return metric_of(task).name == "accuracy" or top(task.metric) > 1
 
 
-def value(task: Judged, metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
+def value(task: "Task", metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Return the metric of outputs (n, outputs) and labels (n, label_size); NaN where it is not
     defined for these labels, or there are none."""
     if not len(labels):
@@ -109,7 +91,7 @@ def value(task: Judged, metric: Metric, outputs: np.ndarray, labels: np.ndarray)
     return float(metric.of(decided, np.asarray(labels, np.float64)))
 
 
-def measured(task: Judged, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measured(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return all metrics of the task's kind, and its own, for outputs (n, outputs) and labels (n,
     label_size); none without rows. One that is not defined for these labels is left out."""
     kinds = {name: Metric(name, of) for name, of in _kind(task).items()}
@@ -125,7 +107,7 @@ def named(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " "))
 
 
-def row_metric(task: Judged) -> RowMetric:
+def row_metric(task: "Task") -> RowMetric:
     """Return what a device's running score is measured in, answer by answer: accuracy, or for
     targets the root of the mean squared error, unless the task has the mean absolute error or the
     share within its tolerance."""
@@ -135,7 +117,7 @@ def row_metric(task: Judged) -> RowMetric:
     return "mae" if name == "mae" else "within" if name == "within" else "rmse"
 
 
-def window_metric(task: Judged) -> WindowMetric:
+def window_metric(task: "Task") -> WindowMetric:
     """Return what windows tell of the task's metric."""
     name = metric_of(task).name
     if name in BY_CLASS:
@@ -143,7 +125,7 @@ def window_metric(task: Judged) -> WindowMetric:
     return "brier" if name in NO_THRESHOLD else row_metric(task)
 
 
-def window_errors(task: Judged, outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def window_errors(task: "Task", outputs: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return (n,) errors of answers (n, outputs) by `window_metric`, from a teacher's outputs of
     the same shape or from labels (n, label_size); 0 where it is a share."""
     if window_metric(task) != "brier":
@@ -151,11 +133,11 @@ def window_errors(task: Judged, outputs: np.ndarray, reference: np.ndarray) -> n
     if reference.shape[1] == 1:
         truth = np.eye(task.outputs)[reference[:, 0].astype(np.int64)]
     else:
-        truth = _softmax(reference)
-    return np.asarray(((_softmax(outputs) - truth) ** 2).sum(axis=1) / 2)
+        truth = softmax(reference)
+    return np.asarray(((softmax(outputs) - truth) ** 2).sum(axis=1) / 2)
 
 
-def retrain_limit(task: Judged) -> float:
+def retrain_limit(task: "Task") -> float:
     """Return the value of `window_metric` that starts a run when answers are worse: by default a
     share of 0.9, a Brier distance of 0.05, or an error of half the task's tolerance, with which
     about 0.9 of normal errors are within it."""
@@ -168,7 +150,7 @@ def retrain_limit(task: Judged) -> float:
     return usual if task.retrain is None else task.retrain
 
 
-def row_errors(task: Judged, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def row_errors(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (n,) absolute or squared errors, by `row_metric`, means over the targets; 0 where
     answers are right or wrong."""
     if row_metric(task) not in ERRORS:
@@ -186,7 +168,7 @@ def gain(metric: Metric, base: float, new: float) -> float:
     return float(np.clip((base - new) / most, -1.0, 1.0)) if most else 0.0
 
 
-def _kind(task: Judged) -> dict[str, Of]:
+def _kind(task: "Task") -> dict[str, Of]:
     if not task.classes:
         return {**TARGETS, "within": _within(task.tolerance)}
     k = top(task.metric)
@@ -219,7 +201,7 @@ def _over_classes(of: Callable[[np.ndarray, np.ndarray], float]) -> Of:
     """The mean over classes of `of(scores, is of the class)`; of two the second one's."""
 
     def mean(outputs: np.ndarray, labels: np.ndarray) -> float:
-        truth, shares = labels[:, 0].astype(np.int64), _softmax(outputs)
+        truth, shares = labels[:, 0].astype(np.int64), softmax(outputs)
         classes = range(outputs.shape[1] == 2, outputs.shape[1])
         parts = [(shares[:, k], truth == k) for k in classes]
         found = [of(scores, of_class) for scores, of_class in parts if 0 < of_class.mean() < 1]
@@ -228,7 +210,8 @@ def _over_classes(of: Callable[[np.ndarray, np.ndarray], float]) -> Of:
     return mean
 
 
-def _softmax(outputs: np.ndarray) -> np.ndarray:
+def softmax(outputs: np.ndarray) -> np.ndarray:
+    """(n, outputs) -> (n, outputs) shares that sum to 1"""
     odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 

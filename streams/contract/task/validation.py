@@ -5,9 +5,10 @@ field takes, then what fields have to do with each other.
 import math
 import numbers
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from streams.contract.task import channels
 from streams.contract.task.extensions import choices, extensions
@@ -82,6 +83,12 @@ def of(*types: type, optional: bool = False) -> Check:
     return check
 
 
+def one_of(texts: Sequence[str]) -> Check:
+    """One of the texts of a Literal."""
+    named = " or ".join(map(repr, texts))
+    return lambda value: None if value in texts else f"must be {named}, not {value!r}"
+
+
 def function(value: object) -> str | None:
     return None if callable(value) else f"must be a function, not {value!r}"
 
@@ -139,16 +146,19 @@ def first_problem(task: Any) -> str | None:
         _problem(task, TASK, "")
         or _problem(task.segment, SEGMENT, "segment.")
         or _problem(task.training, TRAINING, "training.")
-        or (
-            None
-            if task.training.privacy is None
-            else _problem(task.training.privacy, PRIVACY, "training.privacy.")
-        )
+        or _problem(task.training.privacy, PRIVACY, "training.privacy.")
     )
 
 
-def _problem(part: object, kinds: Mapping[str, Check], prefix: str) -> str | None:
-    for name, check in kinds.items():
+def _problem(part: Any, kinds: Mapping[str, Check], prefix: str) -> str | None:
+    if part is None:
+        return None
+    named = {
+        one.name: one_of(get_args(one.type))
+        for one in fields(part)
+        if get_origin(one.type) is Literal
+    }
+    for name, check in {**kinds, **named}.items():
         if found := check(getattr(part, name)):
             return f"{prefix}{name} {found}"[:300]
     return None
@@ -172,22 +182,8 @@ def problem_of(task: Any) -> str | None:
         return "segment needs hop <= samples"
     if len(task.channels) * task.segment.samples > MAX_SEGMENT_VALUES:
         return f"a segment holds more than {MAX_SEGMENT_VALUES} values: it would not fit a message"
-    if task.training.optimizer not in ("sgd", "adamw"):
-        return f"training.optimizer must be 'sgd' or 'adamw', not {task.training.optimizer!r}"
-    if task.source not in ("recorded", "live"):
-        return f"source must be 'recorded' or 'live', not {task.source!r}"
-    if task.quantize not in ("", "int8"):
-        return f"quantize must be '' or 'int8', not {task.quantize!r}"
-    if task.upload not in ("segment", "prediction"):
-        return f"upload must be 'segment' or 'prediction', not {task.upload!r}"
-    if task.answer_by not in ("device", "worker"):
-        return f"answer_by must be 'device' or 'worker', not {task.answer_by!r}"
     if task.answer_by == "worker" and task.upload != "segment":
         return "answer_by='worker' needs upload='segment': the worker answers from the readings"
-    if task.training.payload not in ("float32", "float16"):
-        return f"training.payload must be 'float32' or 'float16', not {task.training.payload!r}"
-    if task.training.choice not in ("device", "offered"):
-        return f"training.choice must be 'device' or 'offered', not {task.training.choice!r}"
     if isinstance(task.build_model, OnnxFile):
         given = {"first_model": task.first_model, "training.lora": task.training.lora,
                  "training.train_only": task.training.train_only}  # fmt: skip

@@ -54,7 +54,7 @@ from streams.worker.commit.messages import (
     is_sent_again,
     publications,
 )
-from streams.worker.commit.sliding import SlidingSums
+from streams.worker.commit.window_reports import SlidingSums
 from streams.worker.commit.work import (
     Broker,
     CommitWork,
@@ -64,8 +64,7 @@ from streams.worker.commit.work import (
     store_scored,
 )
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.device_models import DeviceModels
-from streams.worker.scoring.scoring_step import Batch, BatchScorer
+from streams.worker.scoring.scoring_step import Batch, BatchScorer, DeviceModels
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import LABELS, SCORES
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows

@@ -137,10 +137,9 @@ class LabelRevisions:
         call: Call,
         now_us: Callable[[], int],
         failpoint: Failpoint = unarmed,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._task, self._store, self._broker, self._call = task, store, broker, call
-        self._now_us, self._failpoint, self._clock = now_us, failpoint, clock
+        self._now_us, self._failpoint = now_us, failpoint
         self._thread = ThreadPoolExecutor(1, "labels")
         self._own: DeltaStore | None = None  # of the thread
         self.joined: dict[int, Joined] = {}
@@ -185,7 +184,7 @@ class LabelRevisions:
                 log.warning("%s; trying again", exc)
         if self._slices:
             return await self._revise(positions, self._slices.pop(0))
-        if self._looking is None and self._clock() >= self._next_s:
+        if self._looking is None and time.monotonic() >= self._next_s:
             self._begin(positions)
         return {}
 
@@ -203,13 +202,13 @@ class LabelRevisions:
             self._looking = self._thread.submit(self._look, self._last, new[self._last])
 
     def _look(self, partition: int, since: Joined) -> list[Found]:
-        began, most = self._clock(), max(1, min(LABELS_AT_ONCE, VALUES // self._task.outputs))
+        began, most = time.monotonic(), max(1, min(LABELS_AT_ONCE, VALUES // self._task.outputs))
         try:
             store = self._own = self._own or self._store.twin()
             found = look(store, partition, since, most)
             return [] if found is None else _slices(found, since)
         finally:
-            now = self._clock()
+            now = time.monotonic()
             self._next_s = now + max(LEAST_S, (now - began) / SHARE)
 
     async def _revise(self, positions: Positions, found: Found) -> Numbers:

@@ -17,16 +17,15 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import EventColumns, filled_rows
 from streams.contract.events.compact import encode_taught
 from streams.contract.events.json_form import decode_json, is_json
-from streams.contract.events.json_items import MAX_ROWS
-from streams.contract.events.json_labels import decode_known_labels
+from streams.contract.events.json_items import MAX_ROWS, decode_known_labels
 from streams.contract.events.labels import LabelBatch, known_label_batches
 from streams.contract.events.messages import TAUGHT, Drop, Headers
 from streams.contract.events.records import AGAIN, EventBatch, decode_columns, encode_events
 from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, SCORES, WINDOWS, topic_name
-from streams.worker.commit.sliding import SlidingSums
 from streams.worker.commit.window_reports import (
+    SlidingSums,
     counts_by_model,
     drift_reports,
     keys_of,

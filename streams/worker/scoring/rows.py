@@ -1,12 +1,12 @@
 """Scored events as rows for the store and `scores`. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.events.batches import TIMESTAMP
+from streams.contract.events.batches import TIMESTAMP, fields_of
 from streams.contract.events.compact import Columns
 from streams.contract.events.scores import score_schema
 from streams.contract.task import Task
@@ -31,6 +31,11 @@ class ScoredWindow:
     revision: int
     commit: int
     drift: str | None = None
+
+
+def stored_columns(kinds: Mapping[str, pa.DataType], optional: Collection[str] = ()) -> pa.Schema:
+    """Return the columns of a table of the store: these, and where and when it got a row."""
+    return fields_of({**kinds, "partition": pa.int32(), "commit": pa.int64()}, optional).append(DAY)
 
 
 def store_schema() -> pa.Schema:

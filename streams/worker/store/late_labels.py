@@ -19,7 +19,7 @@ from typing import Literal
 import duckdb
 import pyarrow as pa
 
-from streams.contract.errors import TidewheelError
+from streams.contract.errors import TidewheelError, line_of
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import LATEST, OF, matches
 from streams.worker.store.tables import LABELS, REVISED, SCORES
@@ -70,8 +70,7 @@ def look(store: DeltaStore, partition: int, since: Joined, most: int) -> Found |
                 connection.execute(f"create view {name} as {of}")
             return _look(connection, partition, since, upto, most)
         except duckdb.Error as exc:
-            text = str(exc).splitlines()[0]
-            raise TidewheelError(f"labels of partition {partition}: {text}") from exc
+            raise TidewheelError(f"labels of partition {partition}: {line_of(exc)}") from exc
         finally:
             connection.close()
 

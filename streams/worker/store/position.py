@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Document
-from streams.contract.errors import MalformedRecord, TidewheelError
+from streams.contract.errors import MalformedRecord, TidewheelError, line_of
 from streams.contract.events.json_items import PLACED
 from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.drift.reference import WINDOWS
@@ -102,8 +102,9 @@ def read_rows(
         for device, window_us, text in connection.execute(LAST_DRIFT, since).fetchall():
             position.drift.setdefault(device, []).append((window_us, text))
     except duckdb.Error as exc:
-        text = str(exc).splitlines()[0]
-        raise TidewheelError(f"the rows of partition {partition} cannot be read: {text}") from exc
+        raise TidewheelError(
+            f"the rows of partition {partition} cannot be read: {line_of(exc)}"
+        ) from exc
     finally:
         connection.close()
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from streams.contract.events.batches import TIMESTAMP
-from streams.worker.scoring.rows import DAY, DAY_US
+from streams.worker.scoring.rows import DAY_US, stored_columns
 from streams.worker.windows.partition import StorePosition
 
 AGED = "aged"
@@ -30,20 +30,11 @@ AGED = "aged"
 def aged_schema() -> pa.Schema:
     """Return the columns of `aged`; `day` is the last day whose rows it has, `seqs` are first and
     last of each interval."""
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("scored", pa.int64(), nullable=False),
-            pa.field("late", pa.int64(), nullable=False),
-            pa.field("seqs", pa.list_(pa.int64()), nullable=False),
-            pa.field("before", TIMESTAMP, nullable=False),
-            pa.field("until", pa.int64(), nullable=False),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-            DAY,
-        ]
-    )
+    kinds = {
+        "device": pa.string(), "epoch": pa.string(), "scored": pa.int64(), "late": pa.int64(),
+        "seqs": pa.list_(pa.int64()), "before": TIMESTAMP, "until": pa.int64(),
+    }  # fmt: skip
+    return stored_columns(kinds)
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from streams.contract.errors import PartitionLost, TidewheelError, UsageError
+from streams.contract.errors import PartitionLost, TidewheelError, UsageError, line_of
 from streams.contract.events.batches import TIMESTAMP
 from streams.runtime.arrow_files import arrow_files
 from streams.runtime.object_store import open_store
-from streams.worker.scoring.rows import DAY, DAY_US, store_schema
+from streams.worker.scoring.rows import DAY_US, store_schema, stored_columns
 from streams.worker.store.retention import AGED, aged_schema
 from streams.worker.windows.partition import DeclaredDrop, NewLabels
 
@@ -77,19 +77,19 @@ def table_at(place: Place, name: str) -> str:
     return f"{place}/{name}"
 
 
-def options_of(place: Place, environ: Mapping[str, str] = os.environ) -> dict[str, str] | None:
+def options_of(place: Place) -> dict[str, str] | None:
     """Return what deltalake needs for a place; None for a folder."""
     if is_local(place):
         return None
-    options = {"conditional_put": "etag", **_credentials(environ)}
-    if environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+    options = {"conditional_put": "etag", **_credentials()}
+    if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
         options["allow_http"] = "true"
     return options
 
 
-def _credentials(environ: Mapping[str, str]) -> dict[str, str]:
+def _credentials() -> dict[str, str]:
     """Return the credentials of a file, which deltalake does not read."""
-    if "AWS_SHARED_CREDENTIALS_FILE" not in environ or "AWS_ACCESS_KEY_ID" in environ:
+    if "AWS_SHARED_CREDENTIALS_FILE" not in os.environ or "AWS_ACCESS_KEY_ID" in os.environ:
         return {}
     from botocore.session import Session
 
@@ -137,63 +137,33 @@ KEEP = timedelta(days=1)  # how long the files of old versions remain readable
 
 def drop_schema() -> pa.Schema:
     """Return the columns of `drops`; `day` is the day on which the drop was stored."""
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("first", pa.int64(), nullable=False),
-            pa.field("last", pa.int64(), nullable=False),
-            pa.field("reason", pa.string(), nullable=False),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-            DAY,
-        ]
-    )
+    text, number = pa.string(), pa.int64()
+    kinds = {"device": text, "epoch": text, "first": number, "last": number, "reason": text}
+    return stored_columns(kinds)
 
 
 def label_schema() -> pa.Schema:
     """Return the columns of `labels`: events of the device from `from` to `to` have this label, or
     the one of `event_epoch` and `event_seq`, or of `event_id`, alone; `number` counts the labels of
     an epoch of the device's queue of labels, or is their place in Kafka."""
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("number", pa.int64(), nullable=False),
-            pa.field("from", TIMESTAMP),
-            pa.field("to", TIMESTAMP),
-            pa.field("label", pa.list_(pa.float32()), nullable=False),
-            pa.field("told", TIMESTAMP, nullable=False),
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("event_epoch", pa.string()),
-            pa.field("event_seq", pa.int64()),
-            pa.field("event_id", pa.string()),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-            DAY,
-        ]
-    )
+    kinds = {
+        "device": pa.string(), "epoch": pa.string(), "number": pa.int64(), "from": TIMESTAMP,
+        "to": TIMESTAMP, "label": pa.list_(pa.float32()), "told": TIMESTAMP, "source": pa.string(),
+        "event_epoch": pa.string(), "event_seq": pa.int64(), "event_id": pa.string(),
+    }  # fmt: skip
+    return stored_columns(kinds, optional=("from", "to", *EVENT))
 
 
 def revised_schema() -> pa.Schema:
     """Return the columns of `revised`: an event of `scores`, the label that reports count since
     this commit; the revision that counted it, whose text is on one row of each; the commit of
     `scores` that has the event; and the day of this one: those of the events are many."""
-    return pa.schema(
-        [
-            pa.field("device", pa.string(), nullable=False),
-            pa.field("epoch", pa.string(), nullable=False),
-            pa.field("seq", pa.int64(), nullable=False),
-            pa.field("window", TIMESTAMP, nullable=False),
-            pa.field("label", pa.list_(pa.float32()), nullable=False),
-            pa.field("revision", pa.int32(), nullable=False),
-            pa.field("report", pa.binary()),
-            pa.field("stored", pa.int64(), nullable=False),
-            pa.field("partition", pa.int32(), nullable=False),
-            pa.field("commit", pa.int64(), nullable=False),
-            DAY,
-        ]
-    )
+    kinds = {
+        "device": pa.string(), "epoch": pa.string(), "seq": pa.int64(), "window": TIMESTAMP,
+        "label": pa.list_(pa.float32()), "revision": pa.int32(), "report": pa.binary(),
+        "stored": pa.int64(),
+    }  # fmt: skip
+    return stored_columns(kinds, optional=("report",))
 
 
 SCHEMAS = {
@@ -282,10 +252,6 @@ def translated(where: str) -> Iterator[None]:
     except CommitFailedError as exc:
         if FENCED.search(str(exc)):
             raise PartitionLost(f"the store {where}: another worker has committed: {exc}") from exc
-        raise Crowded(_brief(exc)) from exc
+        raise Crowded(line_of(exc)) from exc
     except (DeltaError, OSError) as exc:
-        raise TidewheelError(f"the store {where} cannot be used: {_brief(exc)}") from exc
-
-
-def _brief(exc: Exception) -> str:
-    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise TidewheelError(f"the store {where} cannot be used: {line_of(exc)}") from exc

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
-from tests.compose.cli.test_jobs import FILES, MANY, expected, words
+from tests.compose.cli.test_jobs import MANY, expected, words
 from tests.rig.processes.forks import Forked, fork
 from tests.rig.processes.polling import until
 from tests.streams.batch.support import rows_of
@@ -106,17 +106,6 @@ def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake:
     assert lines[-1] == "Completed"
     assert "shard 0: attempt 2" in lines
     assert "Failed: " in tidewheel("jobs", "list", found[1]["id"], folder=tmp_path).stdout
-
-
-def test_retry_scores_only_shards_with_errors_again(tmp_path: Path, lake: Path) -> None:
-    done = tidewheel(*words(lake), "--max-errors", "2", "--processes", "1", folder=tmp_path)
-    assert done.returncode == 1
-    words_again = ("--failed", "--max-errors", "4", "--json")
-    again = tidewheel("jobs", "resume", "out.job", *words_again, folder=tmp_path)
-    assert again.returncode == 0, again.stderr
-    manifest = json.loads(again.stdout)
-    assert (manifest["state"], manifest["attempts"]) == ("Completed", FILES + 3)
-    assert ids(tmp_path) == expected()
 
 
 def test_a_job_whose_folder_is_removed_is_forgotten_and_its_output_stays(

@@ -105,7 +105,14 @@ def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allow
     resume = ["jobs", "resume", "out.job"]
     assert tidewheel(*resume, folder=tmp_path).returncode == 1
     fails(tidewheel(*resume, "--max-errors", "x", folder=tmp_path), 2, "--max-errors x")
-    assert tidewheel(*resume, "--max-errors", "4", folder=tmp_path).returncode == 0
+    done = tidewheel(*resume, "--max-errors", "4", folder=tmp_path)
+    assert done.returncode == 0
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == expected()
+    before = json.loads((tmp_path / "out" / "_manifest.json").read_text())["attempts"]
+    again = tidewheel(*resume, "--failed", "--max-errors", "4", "--json", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert (found["state"], found["attempts"]) == ("Completed", before + FILES)
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected()
 
 

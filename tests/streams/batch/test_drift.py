@@ -8,15 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.batch.jobs.answers import drift_of, mean_of_distances, reference_of
+from streams.batch.jobs.answers import drift_of, mean_of_distances
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import manifest_of, report_of
 from streams.batch.records.progress import Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
-from streams.drift.detector import compare
-from streams.drift.distances import hellinger, shares, total_variation
-from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
+from streams.drift.detector import compare, hellinger, shares, total_variation
+from streams.drift.reference import (
+    Feature,
+    Reference,
+    cells_of,
+    frozen_edges,
+    observe,
+    reference_of,
+)
 from streams.learning.onnx_model import OnnxModel
+from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import segments, tiny
 from tests.streams.batch.support import (
     KEY,
@@ -136,17 +143,10 @@ def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twic
     assert whole.drift is not None
     assert whole.drift.inputs_and_answers.alarm
 
-    class Crash(BaseException):
-        pass
-
-    def killed(point: str) -> None:
-        if point == "score-step-5":
-            raise Crash
-
     job = job_of(tmp_path, rows, "out")
     for _ in range(2):
-        with pytest.raises(Crash):
-            job.run(reached=killed)
+        with pytest.raises(Killed):
+            job.run(reached=killed_at("score-step-5"))
     again = job.run(processes=2)
     assert (again.drift, again.classes) == (whole.drift, whole.classes)
 

@@ -27,8 +27,9 @@ from streams.batch.sources.readings import (
     read_readings,
 )
 from streams.contract.events.records import EventBatch
-from streams.contract.task import Reading
+from streams.contract.task import Reading, Task
 from streams.learning.onnx_model import OnnxModel
+from streams.learning.teacher import Teacher
 from streams.segments.segmentation import IRREGULAR, segments_of
 from streams.worker.store.delta_store import DeltaStore
 from tests.rig.made_up.event_rows import event_rows
@@ -94,8 +95,10 @@ def answered(device: str, readings: list[Reading], folder: Path) -> list[Event]:
     return events
 
 
-def stored(events: dict[str, list[Event]], folder: Path) -> list[dict[str, Any]]:
-    """What the worker stores of them."""
+def stored(
+    events: dict[str, list[Event]], folder: Path, of: Task = tiny, teacher: Teacher | None = None
+) -> list[dict[str, Any]]:
+    """What a worker with this teacher stores of them."""
     log, store = Log(), DeltaStore(folder)
     for device, found in events.items():
         rows = event_rows(
@@ -105,7 +108,7 @@ def stored(events: dict[str, list[Event]], folder: Path) -> list[dict[str, Any]]
         )  # fmt: skip
         log.append(EventBatch(device, "e1", 0, rows))
 
-    live(log, store, LATER)
+    live(log, store, LATER, of=of, teacher=teacher)
     return ds.dataset(folder / "scores", format="parquet").to_table().to_pylist()
 
 

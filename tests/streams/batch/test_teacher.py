@@ -1,13 +1,11 @@
 """A teacher answers windows as the worker does, wherever shards and files end."""
 
-import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,15 +16,9 @@ from streams.batch.records.progress import Manifest
 from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
 from streams.contract.errors import UsageError
-from streams.contract.events.records import EventBatch
 from streams.contract.task import Count, Session, Task, Window
-from streams.kafka.admin import GroupPosition
 from streams.learning.learning import to_safetensors
 from streams.learning.teacher import Teacher, teacher_of
-from streams.runtime.failpoints import unarmed
-from streams.worker.commit.committer import Committer
-from streams.worker.store.delta_store import DeltaStore
-from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import (
     KEY,
@@ -39,10 +31,10 @@ from tests.streams.batch.test_readings import (
     answered,
     moment,
     recording,
+    stored,
     table_of,
     write_readings,
 )
-from tests.streams.worker.model import CallersClock, Log
 
 SECOND = 1_000_000
 TOLERANCE = 1e-5  # of the outputs: the worker pads windows that share a forward pass
@@ -87,31 +79,6 @@ def scored(
     return job.run(task=of, cutter=small(most)), job.rows()
 
 
-def stored(events: dict[str, Any], folder: Path, of: Task = task) -> list[dict[str, Any]]:
-    """What a worker with this teacher stores of devices' events."""
-    log, store = Log(), DeltaStore(folder)
-    for device, found in events.items():
-        rows = event_rows(
-            tiny, first=0, times=np.array([one.time_us for one in found]), model=found[0].model,
-            outputs=np.stack([one.outputs for one in found]), labels=[one.label for one in found],
-            segments=np.stack([one.segment for one in found]),
-        )  # fmt: skip
-        log.append(EventBatch(device, "e1", 0, rows))
-
-    async def live() -> None:
-        made = Committer(
-            of, teacher_of(of, teacher()[0], "test"), store, log,
-            now_us=lambda: 0, clock=CallersClock(), failpoint=unarmed,
-        )  # fmt: skip
-        await made.assign(GroupPosition(0, 0, 0, None))
-        for offset in range(len(log.messages)):
-            made.receive(log.incoming(offset), offset, 0.0)
-        await made.flush(1e9)
-
-    asyncio.run(live())
-    return ds.dataset(folder / "scores", format="parquet").to_table().to_pylist()
-
-
 @pytest.mark.parametrize("window", [task.window, Session(1, longest_s=7), Count(7)])
 def test_a_teacher_answers_a_recording_as_the_worker_has_stored_it(
     tmp_path: Path, window: Window
@@ -123,7 +90,7 @@ def test_a_teacher_answers_a_recording_as_the_worker_has_stored_it(
     assert found.state == "Completed", found.reason
     assert found.shards > 5
     events = {d: answered(d, one, tmp_path / d) for d, one in recordings.items()}
-    kept = stored(events, tmp_path / "store", own)
+    kept = stored(events, tmp_path / "store", own, teacher_of(own, teacher()[0], "test"))
     assert len({row["window"] for row in kept}) > 3
     mine = {(row["device"], row["time"]): row for row in rows}
     assert len(mine) == len(kept) > 30

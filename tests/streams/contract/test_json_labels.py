@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.json_labels import KnownLabel, decode_known_labels
+from streams.contract.events.json_items import KnownLabel, decode_known_labels
 from streams.contract.events.labels import known_label_batches
 from tests.rig.made_up.tiny_task import task
 

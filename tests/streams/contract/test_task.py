@@ -38,6 +38,7 @@ GOOD = Path(__file__).parents[2] / "rig" / "made_up" / "tiny_task.py"
         ("/no/such/file.py:task", "there is no file"),
         (f"{GOOD}:missing", "no attribute 'missing'"),
         (f"{GOOD}:devices", "not a Task"),
+        (f"{GOOD}:RATE_HZ", "RATE_HZ is a int, not a Task"),
         ("no.such.module:task", "importing no.such.module failed"),
     ],
 )

@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import ChannelDrift, DriftReport
-from streams.drift.detector import DriftDetector, compare, stability_index
-from streams.drift.distances import (
+from streams.drift.detector import (
+    DriftDetector,
     chi_square_99,
+    compare,
     hellinger,
     null_percentile,
     psi,
     shares,
+    stability_index,
     total_variation,
 )
 from streams.drift.reference import (
@@ -242,7 +244,8 @@ def test_many_windows_at_once_are_judged_as_each_alone() -> None:
         frozen.count(observe(task, segments[owner == i], outputs[owner == i])) for i in range(4)
     ]
     assert together.tolist() == [counts.tolist() for counts in alone]
-    reports = DriftDetector(frozen).reports(together, [1, 2, 3, 4])
+    found = DriftDetector(frozen).fields(together, [1, 2, 3, 4])
+    reports = [DriftReport.model_validate(each) for each in found]
     each = [compare(frozen, counts, windows=i + 1) for i, counts in enumerate(alone)]
     assert reports == each
     assert [report.alarm for report in reports] == [False, True, False, True]

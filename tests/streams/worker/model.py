@@ -26,14 +26,11 @@ from streams.worker.store.position import REFUSED
 from streams.worker.store.tables import DROPS, LABELS, REVISED, SCHEMAS, SCORES
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import Message
+from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.workers import encoded
 
 LATER = 1e9  # every device has been silent by then
-
-
-class Crash(BaseException):
-    """The process is gone: nothing in memory survives."""
 
 
 @dataclass
@@ -255,11 +252,11 @@ def committer(
     now_us: int = 0,
     **options: int,
 ) -> Committer:
-    """A worker's committer; `crash_at` raises Crash at that step's end."""
+    """A worker's committer; it is Killed at the end of the step `crash_at`."""
 
     def failpoint(point: str) -> None:
         if point == crash_at:
-            raise Crash(point)
+            raise Killed
 
     return Committer(
         task,

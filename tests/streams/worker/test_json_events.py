@@ -1,12 +1,7 @@
 """Events as JSON, through the worker: the same rows as a device's, each once."""
 
-import contextlib
 import json
-import signal
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.events.json_items import MAX_ROWS
@@ -14,16 +9,13 @@ from streams.contract.events.records import AGAIN
 from streams.contract.window_report import WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
-from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.hole_keeper import Hole, lost
-from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import DROPS, SCORES
 from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.tumbling import FUTURE_S
-from tests.rig.asked import asked
 from tests.rig.made_up.tiny_task import task as tiny
-from tests.rig.processes.workers import batch, device_on, fleet, json_events, stop, until
-from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, live
+from tests.rig.processes.workers import batch, json_events
+from tests.streams.worker.model import LATER, Log, MemoryStore, live
 
 PLACED = "kafka-0-0"
 SENT = batch("d0", 0, [1, 2, 3, 8])
@@ -69,17 +61,6 @@ def test_repeats_are_recognized_by_the_producers_own_numbers_alone() -> None:
     assert seqs(store) == [0, 1, 2, 3, MAX_ROWS, 3 * MAX_ROWS]
 
 
-def test_a_message_that_comes_again_after_a_crash_counts_once() -> None:
-    log, store = Log(), MemoryStore()
-    put(log, json_events(SENT))
-    with contextlib.suppress(Crash):
-        live(log, store, LATER, crash_at="worker-step-2")
-    assert log.committed == 0
-    live(log, store, LATER)
-    assert log.committed == 1
-    assert seqs(store) == [0, 1, 2, 3]
-
-
 def test_refused_events_are_scored_once_when_they_are_sent_again_over_restarts() -> None:
     log, store = Log(), MemoryStore()
     task = replace(tiny, source="live")
@@ -113,45 +94,3 @@ def test_reports_of_a_device_from_several_partitions_are_added() -> None:
             view.absorb(Received(m.topic, partition, at, m.key, report.encode(), m.headers))
     events = sum(WindowReport.decode(m.value).events for m in reports)
     assert view.everyone["d0"].produced == 2 * events
-
-
-@pytest.mark.kafka
-def test_each_event_is_stored_once_over_kills_with_a_key_or_without(
-    kafka: BrokerSettings, tmp_path: Path
-) -> None:
-    with fleet(kafka, tmp_path) as served:
-        topic, sent = f"{served.task.id}.events", 0
-        for step in (1, 2, 4):
-            worker = served.start(failpoint=f"worker-step-{step}:2")
-            while worker.poll() is None:
-                assert sent < 1000
-                before = len(served.scored())
-                events = json_events(batch("x", 0, [float(sent + i) for i in range(10)]))
-                served.producer.put(topic, device_on(0).encode(), json.dumps(events).encode(), [])
-                keyless = [event | {"device": f"k{i % 2}"} for i, event in enumerate(events)]
-                served.producer.put(topic, None, json.dumps(keyless).encode(), [])
-                sent += 20
-                until(
-                    lambda before=before, worker=worker: (  # type: ignore[misc]
-                        worker.poll() is not None or len(served.scored()) > before
-                    ),
-                    "a commit, or the death",
-                )
-            assert worker.returncode == -signal.SIGKILL
-        last = served.start()
-        until(lambda: len(served.scored()) >= sent, f"{sent} events are scored")
-        assert stop(last) == 0
-        found = served.scored()
-        assert len(found) == len(set(found)) == sent
-        epochs = {epoch for _, epoch, _ in found}
-        assert all(epoch.startswith("kafka-") for epoch in epochs)
-        assert not any(epoch.startswith("kafka-0-") for epoch in epochs)  # the topic has an ID
-        store = DeltaStore(served.store)
-        for epoch in epochs:
-            partition = int(epoch.rpartition("-")[2])
-            rows = asked(served.store, f"select seq from scores where epoch = '{epoch}'")
-            half = sorted(seq for (seq,) in rows)[len(rows) // 2 :]
-            assert store.placed(SCORES, partition, epoch, half[0]) == IntervalSet(
-                (s, s) for s in half
-            )
-            assert not any(e == epoch for _, e in store.position(partition).taken)

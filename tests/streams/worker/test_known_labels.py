@@ -2,7 +2,6 @@
 what fits nothing is parked by name and can be sent again."""
 
 import json
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.rig.processes.workers import (
     stop,
     until,
 )
+from tests.streams.worker.kills import until_killed
 
 pytestmark = pytest.mark.kafka
 DAY = 86_400 * SECOND
@@ -97,21 +97,16 @@ def test_a_file_of_labels_is_joined_before_or_after_its_events(
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "wrong"),
-    [
+def test_of_a_file_with_a_wrong_line_nothing_is_sent(served: Fleet, tmp_path: Path) -> None:
+    words = [f"{tmp_path / 'task.py'}:task", "truth.csv", "--kafka", served.broker.bootstrap]
+    for text, wrong in (
         ("device,event_id,label\nd0,o1,fast\nd0,o2,quick\n", "line 3: wrong-schema: label"),
         ("device,event_id,label\n,o1,fast\n", "device"),
         ("device,event_id,lable\nd0,o1,fast\n", "lable"),
         ("device,time_us,label\nd0,noon,fast\n", "line 2"),
-    ],
-)
-def test_of_a_file_with_a_wrong_line_nothing_is_sent(
-    served: Fleet, tmp_path: Path, text: str, wrong: str
-) -> None:
-    (tmp_path / "truth.csv").write_text(text)
-    words = [f"{tmp_path / 'task.py'}:task", "truth.csv", "--kafka", served.broker.bootstrap]
-    fails(tidewheel("label", "import", *words, folder=tmp_path), 2, wrong)
+    ):
+        (tmp_path / "truth.csv").write_text(text)
+        fails(tidewheel("label", "import", *words, folder=tmp_path), 2, wrong)
     assert served.read("labels") == []
 
 
@@ -149,29 +144,23 @@ def test_labels_of_stored_events_count_once_in_reports_whenever_the_worker_is_ki
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:
     """Of events before and after, twice, in place of another, and of none."""
-    with fleet(kafka, tmp_path) as served:
-        for at, step in enumerate(
-            ["late-step-1:1", "late-step-2:2", "worker-step-2:3", "late-step-1:2", ""]
-        ):
-            worker = served.start(failpoint=step)
-            sent = 0
-            while worker.poll() is None and sent < (60 if step else 5):
-                first = 100 * at + 5 * sent
-                served.send(batch("d0", first, [first / 10 + i / 10 for i in range(5)]))
-                known = [{"epoch": "e1", "seq": first - 5 * back, "label": back} for back in (0, 1)]
-                known += [{"epoch": "e1", "seq": first + 7, "label": 2}, {**known[0], "label": 1}]
-                known += [{"event_id": f"never-{first}", "label": 0}] * 2
-                send(served, "labels", [one for one in known if one.get("seq", 0) >= 0])
-                sent += 1
-                until(
-                    lambda worker=worker, of=first: (  # type: ignore[misc]
-                        worker.poll() is not None or any(seq == of for _, _, seq in served.scored())
-                    ),
-                    "the events are scored, or the worker is dead",
-                )
-            if step:
-                until(lambda worker=worker: worker.poll() is not None, f"death at {step}")  # type: ignore[misc]
-                assert worker.returncode == -signal.SIGKILL
+    with fleet(kafka, tmp_path, idle_close_s=0.5) as served:
+        sent = 0
+
+        def more() -> None:
+            nonlocal sent
+            served.send(batch("d0", sent, [(sent + i) / 10 for i in range(5)]))
+            known = [{"epoch": "e1", "seq": sent - 5 * back, "label": back} for back in (0, 1)]
+            known += [{"epoch": "e1", "seq": sent + 7, "label": 2}, {**known[0], "label": 1}]
+            known += [{"event_id": f"never-{sent}", "label": 0}] * 2
+            send(served, "labels", [one for one in known if one.get("seq", 0) >= 0])
+            sent += 5
+
+        for step in ("late-step-1:1", "late-step-2:2", "worker-step-2:3", "late-step-1:2"):
+            until_killed(served, served.start(failpoint=step), more)
+        worker = served.start()
+        for _ in range(5):
+            more()
         served.wait_until_scored()
         until(lambda: all(p.committed == p.end for p in positions(served) if p.end), "committed")
         until(lambda: counted(served) == stored(served), "reports add up to the store")

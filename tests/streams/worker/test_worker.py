@@ -2,18 +2,19 @@
 
 import json
 import re
-import signal
 import time
 import urllib.request
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from streams.contract.accounting import IntervalSet
 from streams.contract.events.messages import Drop
 from streams.kafka.settings import BrokerSettings
+from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.query import server_account
+from streams.worker.store.tables import SCORES
 from tests.rig.processes.workers import (
     PARTITIONS,
     SECOND,
@@ -24,10 +25,12 @@ from tests.rig.processes.workers import (
     decoded_windows,
     device_on,
     fleet,
+    json_events,
     labels,
     stop,
     until,
 )
+from tests.streams.worker.kills import until_killed
 
 pytestmark = pytest.mark.kafka
 LEFT, RIGHT = device_on(0), device_on(1)
@@ -48,9 +51,7 @@ def send_seconds(served: Fleet, device: str, first: int, count: int, **epoch: st
         )
 
 
-@pytest.mark.parametrize("form", ["arrow", "json"])
-def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet, form: str) -> None:
-    served.options["scores"] = form
+def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet) -> None:
     worker = served.start()
     served.ready("w0", ALL)
     send_seconds(served, LEFT, 0, 60)
@@ -61,82 +62,91 @@ def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet,
     served.wait_until_scored()
     until(lambda: server_account(served.store)[RIGHT, "e1"] == (60, 10), "the drop is stored")
     check_topics(served)
-    assert all((m.value or b"")[:1] == b"[" for m in served.read("scores")) == (form == "json")
     for message in served.read("windows"):
         assert message.partition == (0 if message.key == LEFT.encode() else 1)
     assert stop(worker) == 0
 
 
-def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(served: Fleet) -> None:
-    sent = 0
-    for step in range(1, 6):
-        worker = served.start(failpoint=f"worker-step-{step}:2")
-        while worker.poll() is None:
-            assert sent < 600
-            before = len(served.scored())
+def send_json(served: Fleet, at: int) -> None:
+    """Ten events under the key of a device, and as many without a key, of two other ones."""
+    topic = f"{served.task.id}.events"
+    events = json_events(batch("x", 0, [float(at + i) for i in range(10)]))
+    served.producer.put(topic, RIGHT.encode(), json.dumps(events).encode(), [])
+    keyless = [event | {"device": f"k{at}-{i % 2}"} for i, event in enumerate(events)]
+    served.producer.put(topic, None, json.dumps(keyless).encode(), [])
+
+
+@pytest.mark.parametrize(
+    ("window", "form", "steps"),
+    [("Tumbling(5)", "arrow", (1, 2, 3, 4, 5)), ("Sliding(15, 5)", "json", (2, 3, 5))],
+)
+def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(
+    kafka: BrokerSettings, tmp_path: Path, window: str, form: str, steps: tuple[int, ...]
+) -> None:
+    with fleet(kafka, tmp_path, source="live", window=window) as served:
+        served.options["scores"] = form
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
             send_seconds(served, LEFT, sent, 10)
             send_seconds(served, RIGHT, sent, 10)
+            send_json(served, sent)
             spans = [(sent + i, sent + i) for i in range(10)]
             served.send(labels(LEFT, sent, spans, task=served.task))
             known = [{"time_us": i, "label": 0} for i in range(10)]
             served.producer.put(f"{served.task.id}.labels", b"d0", json.dumps(known).encode())
             sent += 10
-            until(
-                lambda before=before, worker=worker: (  # type: ignore[misc]
-                    worker.poll() is not None or len(served.scored()) > before
-                ),
-                f"a commit, or the death at step {step}",
-            )
-        assert worker.returncode == -signal.SIGKILL
-    send_seconds(served, LEFT, sent, 10)
-    served.send(labels(LEFT, 0, [(i, i) for i in range(10)], task=served.task))  # a repetition
-    again = served.start()
-    served.wait_until_scored()
-    until(lambda: all_published(served), "all revisions are published")
-    check_topics(served)
-    assert stop(again) == 0
-    found = sorted(served.labels())
-    assert [each for each in found if each[1] == "l1"] == [(LEFT, "l1", n) for n in range(sent)]
-    known = [each for each in found if each[1].startswith("kafka-")]  # type: ignore[misc]
-    assert len(known) == len(set(known)) == sent
 
-
-@pytest.mark.parametrize("window", ["Session(2, longest_s=9)", "Count(7)", "Sliding(15, 5)"])
-def test_each_kind_of_windows_is_stored_and_reported_once_over_kills(
-    kafka: BrokerSettings, tmp_path: Path, window: str
-) -> None:
-    with fleet(kafka, tmp_path, source="live", window=window) as served:
-        sent = 0
-        for step in (2, 3, 5):
-            worker = served.start(failpoint=f"worker-step-{step}:2")
-            while worker.poll() is None:
-                assert sent < 600
-                before = len(served.scored())
-                send_seconds(served, LEFT, sent, 10)
-                sent += 10
-                until(
-                    lambda before=before, worker=worker: (  # type: ignore[misc]
-                        worker.poll() is not None or len(served.scored()) > before
-                    ),
-                    f"a commit, or the death at step {step}",
-                )
-            assert worker.returncode == -signal.SIGKILL
+        for step in steps:
+            until_killed(served, served.start(failpoint=f"worker-step-{step}:2"), send)
+        send()
+        served.send(labels(LEFT, 0, [(i, i) for i in range(10)], task=served.task))  # a repetition
         again = served.start()
-        served.wait_until_scored()
+        until(lambda: len(served.scored()) >= 4 * sent, f"{4 * sent} events are scored")
         until(lambda: all_published(served), "all revisions are published")
         check_topics(served)
+        assert all((m.value or b"")[:1] == b"[" for m in served.read("scores")) == (form == "json")
         assert stop(again) == 0
-        reports = decoded_windows(served.read("windows"))
-        starts = sorted({start // SECOND for _, start, _ in reports})
-        assert sum(copies[0].events for copies in reports.values()) == sent
-        if window.startswith("Session"):
-            assert all(later - start <= 10 for start, later in pairwise([*starts, sent]))
-        sums = reports[max(reports)][0].sliding.values()
-        last = {name: c[0] for name, c in reports.items() if name[1] // SECOND > starts[-1] - 15}
-        if window.startswith("Sliding"):
-            assert sum(each.events for each in sums) == sum(each.events for each in last.values())
-        else:
-            assert not sums
+        check_events(served, sent)
+        found = sorted(served.labels())
+        assert [each for each in found if each[1] == "l1"] == [(LEFT, "l1", n) for n in range(sent)]
+        by_place = [each for each in found if each[1].startswith("kafka-")]
+        assert len(by_place) == len(set(by_place)) == sent
+        check_sums(served, window)
+
+
+def check_events(served: Fleet, sent: int) -> None:
+    """Each event is stored once; those that Kafka numbers, by places that are kept no other way."""
+    found = served.scored()
+    assert len(found) == len(set(found)) == 4 * sent
+    by_number = {(d, e, s) for (d, e), seqs in served.sent.items() for s in seqs}
+    assert by_number == {each for each in found if each[1] == "e1"}
+    epochs = {epoch for _, epoch, _ in found} - {"e1"}
+    assert all(epoch.startswith("kafka-") for epoch in epochs)
+    assert not any(epoch.startswith("kafka-0-") for epoch in epochs)  # the topic has an ID
+    store = DeltaStore(served.store)
+    for epoch in epochs:
+        partition = int(epoch.rpartition("-")[2])
+        seqs = sorted(seq for _, of, seq in found if of == epoch)
+        half = IntervalSet((seq, seq) for seq in seqs[len(seqs) // 2 :])
+        first = next(iter(half))[0]
+        assert store.placed(SCORES, partition, epoch, first) == half
+        assert not any(e == epoch for _, e in store.position(partition).taken)
+
+
+def check_sums(served: Fleet, window: str) -> None:
+    """The last report of a device has the sums of its windows in the last span, none of tumbling
+    ones."""
+    reports = {
+        name: copies[0]
+        for name, copies in decoded_windows(served.read("windows")).items()
+        if name[0] == LEFT and copies[0].events
+    }
+    last_us = max(start for _, start, _ in reports)
+    sums = sum(each.events for each in reports[max(reports)].sliding.values())
+    in_span = [one for name, one in reports.items() if name[1] > last_us - 15 * SECOND]
+    assert sums == (sum(one.events for one in in_span) if window.startswith("Sliding") else 0)
 
 
 def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> None:

@@ -23,11 +23,12 @@ from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher, TeacherFailed
 from streams.worker.commit.messages import Outgoing, publications
-from streams.worker.commit.sliding import SlidingSums
+from streams.worker.commit.window_reports import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
+from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
-from tests.streams.worker.model import LATER, Crash, Doubler, Log, MemoryStore, committer, live
+from tests.streams.worker.model import LATER, Doubler, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
 WINDOWS_OF = (Tumbling(5), Session(2, longest_s=9), Count(3, longest_s=20), Sliding(15, 5))
@@ -168,7 +169,7 @@ def test_every_event_is_accounted_once_over_any_crashes(
 
         options = {"fails_on": fails_on, "crash_at": crash_at, "reference": REFERENCE}
         options["flush_rows"] = flush_rows
-        with contextlib.suppress(Crash):
+        with contextlib.suppress(Killed):
             live(log, store, now_s, now_s, of=of, **options)
 
     assert log.committed == len(log.messages)

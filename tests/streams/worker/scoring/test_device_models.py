@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +23,16 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.learning.onnx_model import OnnxModel
 from streams.runtime.key_files import load_private_key
-from streams.worker.scoring.device_models import DeviceModels
+from streams.worker.scoring.scoring_step import DeviceModels
 from streams.worker.store.tables import DROPS, SCORES
 from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.asked import asked
+from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.workers import Fleet, batch, device_on, fleet, json_events, stop, until
-from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, live
+from tests.streams.worker.kills import until_killed
+from tests.streams.worker.model import LATER, Log, MemoryStore, live
 
 KEY = Ed25519PrivateKey.generate()
 task = replace(tiny, answer_by="worker")
@@ -121,7 +122,7 @@ def test_events_are_answered_once_over_crashes() -> None:
     put(log, unanswered([1, 2, 3, FUTURE_S]))
     versions = [version(number) for number in (1, 2)]
     for (ref, model), crash_at in zip(versions, ("worker-step-2", ""), strict=True):
-        with contextlib.suppress(Crash):
+        with contextlib.suppress(Killed):
             served = models(DesiredState(stable=ref), model)
             live(log, store, LATER, of=task, models=served, crash_at=crash_at)
     assert set(store.tables[SCORES].column("model").to_pylist()) == {versions[0][0].model}
@@ -158,17 +159,7 @@ def test_a_worker_answers_with_what_is_released_over_kills(served: Fleet) -> Non
         served.producer.put(f"{served.task.id}.events", device_on(0).encode(), events, [])
         sent += 10
 
-    while worker.poll() is None:
-        assert sent < 1000
-        send()
-        before = len(served.scored())
-        until(
-            lambda before=before: (  # type: ignore[misc]
-                worker.poll() is not None or len(served.scored()) > before
-            ),
-            "a commit",
-        )
-    assert worker.returncode == -signal.SIGKILL
+    until_killed(served, worker, send)
     again = served.start()
     until(lambda: len(served.scored()) == sent, "all are scored")
     second = serve(served, registry, 2)

@@ -22,9 +22,10 @@ from streams.worker.scoring.drift_watch import (
 from streams.worker.scoring.rows import outputs_of, segments_of
 from streams.worker.store.delta_store import SCORES, DeltaStore
 from streams.worker.windows.tumbling import Message, Window, split
+from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, events, reference
-from tests.streams.worker.model import LATER, Crash, Log, MemoryStore, committer
+from tests.streams.worker.model import LATER, Log, MemoryStore, committer
 from tests.streams.worker.model import live as life
 
 EVERY = 0.25  # seconds: twenty events in a window of five
@@ -34,10 +35,11 @@ def times(window: int, n: int = 20) -> list[float]:
     return [5 * window + EVERY * i for i in range(n)]
 
 
-async def live(log: Log, store: object, **options: object) -> None:
+async def live(log: Log, store: object, most: int | None = None, **options: object) -> None:
+    """The life of a process that takes these messages one by one."""
     made = committer(task, log, store, reference=reference(), **options)  # type: ignore[arg-type]
     await made.assign(GroupPosition(0, 0, 0, None))
-    for offset in range(log.committed, len(log.messages)):
+    for offset in range(log.committed, len(log.messages))[:most]:
         made.receive(log.incoming(offset), offset, 0.0)
         await made.flush(LATER)
 
@@ -149,21 +151,13 @@ def test_a_restart_changes_no_report(step: str, kind: str, tmp_path: Path) -> No
         return memory if kind == "memory" else DeltaStore(tmp_path)
 
     while log.committed < len(log.messages):  # a crash at every second window
-        with pytest.raises(Crash):
+        with pytest.raises(Killed):
             asyncio.run(live(log, store(), crash_at=step))
         if log.committed < len(log.messages):
-            asyncio.run(_one(log, store()))
+            asyncio.run(live(log, store(), most=1))
     asyncio.run(live(log, store()))
     assert reports(log) == reports(undisturbed)
     assert len(reports(log)) == 6
-
-
-async def _one(log: Log, store: object) -> None:
-    """A life that takes one message to the end."""
-    made = committer(task, log, store, reference=reference())  # type: ignore[arg-type]
-    await made.assign(GroupPosition(0, 0, 0, None))
-    made.receive(log.incoming(log.committed), log.committed, 0.0)
-    await made.flush(LATER)
 
 
 def test_without_a_reference_there_is_no_drift() -> None:
