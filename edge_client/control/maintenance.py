@@ -21,7 +21,6 @@ from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
 from edge_client.spool.recovery import survey
-from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.task_queues import LABELS, SPOOL, queue_folder, queues
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
@@ -168,14 +167,13 @@ def drain(
     with hold(folder):
         labels, left = queue_folder(folder, LABELS, task), 0
         for queue in queues(folder, LABELS, SPOOL):
-            spool, state = Spool(queue.folder), None
-            if queue.folder == queue_folder(folder, SPOOL, task):
+            spool = Spool(queue.folder)
 
-                def said(spool: Spool = spool) -> DeviceState:
-                    account = spool.audit(), account_in(labels)[1]
-                    return stopped_state(task, device, folder, spool.epoch, *account)
+            def said(spool: Spool = spool) -> DeviceState:
+                account = spool.audit(), account_in(labels)[1]
+                return stopped_state(task, device, folder, spool.epoch, *account)
 
-                state = StateOnly(said)
+            state = said if queue.folder == queue_folder(folder, SPOOL, task) else None
             if pending := spool.account().pending:
                 what = "labels" if queue.kind == LABELS else "events"
                 say(f"{device}: {pending} {what} are pending")

@@ -12,8 +12,8 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from edge_client.inference.challenger import Challenger
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.sources.cuts import Cut, Source
@@ -28,14 +28,6 @@ RESTART_S = (0.5, 30.0)  # the first and the longest pause before a source is re
 HANGS_S = 10.0  # at least; an answer that takes longer is considered hung
 
 
-class OtherEngine(Protocol):
-    """What may answer instead of the served version (challenger.py)."""
-
-    def engine_for(self, base: Engine) -> Engine: ...
-
-    def drop(self, reason: str) -> None: ...
-
-
 class InferenceLoop:
     """Answers every segment of the source, on the thread that calls `run`."""
 
@@ -45,7 +37,7 @@ class InferenceLoop:
         device: str,
         source: Source,
         slots: Slots,
-        other: OtherEngine,
+        other: Challenger,
         put: Callable[[Event], None],
         skip: Callable[[str, int], None],
         stop: threading.Event,

@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import Field
 
 from federation.admission import Update, Weights
-from federation.aggregation.aggregator import RuleAggregator, State
+from federation.aggregation.aggregator import Aggregator, State
 from federation.aggregation.strategies import weighted_mean
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, UsageError
@@ -124,7 +124,7 @@ class NoisyMean:
         self._key = key.astype(np.uint8).tobytes()
 
 
-class Private(RuleAggregator):
+class Private(Aggregator):
     """An Aggregator that records the privacy it spends."""
 
     def __init__(self, rule: NoisyMean, privacy: Privacy, ledger: Ledger):

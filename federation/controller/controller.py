@@ -211,7 +211,7 @@ class Controller:
         elif self._rollout.is_free(last) and self._task.learns:
             self._runs.start_if_due(producer)
 
-    def announce(self, producer: publisher.Publisher) -> None:
+    def announce(self, producer: Producer) -> None:
         """Publish the registry's new decisions on `releases`."""
         self._looked = self._clock()
         self._key = self._rollout.key = load_private_key(self._settings.signing_key)
@@ -228,7 +228,7 @@ class Controller:
         if (stable := last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
 
-    def _send_again(self, producer: publisher.Publisher) -> None:
+    def _send_again(self, producer: Producer) -> None:
         """Send bytes again that `artifacts` no longer has."""
         self._bytes_looked = self._clock()
         announced = self._announced
