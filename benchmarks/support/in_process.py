@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge_client.samples.sample_file import write_stream
+from edge_client.samples.sample_file import rows_of, write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
 from edge_client.training import trainer_process
 from federation.admission import Update
@@ -155,7 +155,7 @@ class Trainees:
             "true": np.ones(labelled.sum(), np.bool_),
         }
         with self.path(person.name).open("wb") as file:
-            write_stream(file, [columns], {})
+            write_stream(file, [rows_of(columns)], {})
 
 
 class Tally:
