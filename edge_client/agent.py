@@ -33,7 +33,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
 from edge_client.training.own_weights import OwnWeights
-from edge_client.training.trainer_client import Trainer, served_by
+from edge_client.training.trainer_client import Trainer
 from edge_client.uplink.messages import of_events, of_labels
 from edge_client.uplink.task_queues import LABELS, SPOOL, EarlierQueues, queue_folder
 from edge_client.uplink.uplink import Uplink
@@ -121,7 +121,7 @@ class Agent:
             self._folder,
             self.samples,
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
-            served_by(self._slots),
+            self._slots.weights_of,
         )
         self._own = OwnWeights(task, self._slots, self.samples, self._trainer.work)
         self._challenger = Challenger(task, self._folder, self._slots, self.samples, self._own)

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.gains.recordings import Recording, Window, is_revealed
 from benchmarks.support.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
 from edge_client.inference.challenger import Challenger, Trained
-from edge_client.inference.challenger import answers as engine_answers
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.training import trainer_process
@@ -72,7 +71,7 @@ class Device:
     def answers(self, segments: np.ndarray) -> np.ndarray:
         """Return what the device answers now, (n, outputs)."""
         assert self.slots.engine is not None
-        return engine_answers(self.challenger.engine_for(self.slots.engine), segments)
+        return self.challenger.engine_for(self.slots.engine).answers(segments)
 
     def look(self) -> None:
         """As the agent's keeper does, and wait for the training that it begins."""

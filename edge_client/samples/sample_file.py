@@ -57,7 +57,8 @@ def read_rows(path: Path, rows: np.ndarray) -> tuple[int, dict[str, Any]]:
         if kind != rows.dtype:
             raise ValueError(f"{path} has other columns")
         file.seek(max(0, count - len(rows)) * kind.itemsize, 1)
-        return file.readinto(rows.view(np.uint8)) // kind.itemsize, metadata
+        view: Any = rows.view(np.uint8)
+        return file.readinto(view) // kind.itemsize, metadata
 
 
 def read_all(path: Path) -> np.ndarray:

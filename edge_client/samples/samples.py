@@ -332,7 +332,7 @@ class Samples:
 
     def _saved_rows(self, rows: np.ndarray) -> np.ndarray:
         with self._lock:
-            return self._table.rows[rows]
+            return np.asarray(self._table.rows[rows])
 
     def _load(self) -> None:
         try:

@@ -1,7 +1,6 @@
 """The agent's side of the trainer: starts the child on demand, sends it one request at a time."""
 
 import contextlib
-import logging
 import os
 import socket
 import subprocess
@@ -10,19 +9,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from edge_client.training.conditions import MachineConditions
-from streams.contract.artifact import WEIGHTS
-from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.errors import MalformedRecord
 from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
-
-if TYPE_CHECKING:  # onnxruntime, which a simulation does not need
-    from edge_client.inference.slots import Slots
-
-log = logging.getLogger(__name__)
 
 _START_S = 60.0
 
@@ -196,22 +189,6 @@ def _asked(
     send_frame(connection, job.encode(), weights)
     header, body = receive_frame(connection)
     return WorkReply.decode(header), body
-
-
-def served_by(slots: "Slots") -> Served:
-    """Return a Trainer's `served`: weights of the versions in the slots, None if unreadable."""
-
-    def served(model: str) -> bytes | None:
-        if model not in (slots.active, slots.previous):
-            return None
-        try:
-            artifact = slots.kept(model)
-        except (OSError, ArtifactError) as exc:
-            log.warning("%s cannot be read for a run: %s", model, exc)
-            return None
-        return artifact.files.get(WEIGHTS) if artifact.model == model else None
-
-    return served
 
 
 @contextlib.contextmanager

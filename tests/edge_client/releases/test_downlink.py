@@ -212,7 +212,7 @@ def test_of_a_quantized_version_a_device_that_does_not_train_gets_what_answers(
         other.serves(model)
         wanted = data if trains else without_float(data)
         assert other.downlink.received_bytes == len(wanted)
-        assert other.slots.bytes_of(model) == wanted
+        assert (other.folder / "slots" / f"{model}.twa").read_bytes() == wanted
     finally:
         other.stop()
 
