@@ -19,22 +19,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import safetensors.numpy
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 
-from federation.admission import QuarantineRecord
+from federation.admission import Quarantine
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
 from streams.runtime.disk import write_atomic
-
-if TYPE_CHECKING:
-    from federation.rounds.settings import RunSettings
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +41,20 @@ WEIGHTS, SERVER = "weights.", "server."
 Tensors = dict[str, np.ndarray]
 
 
+class Lasting(Document):
+    """The settings of a run that its result depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rounds: int
+    epochs: int
+    learning_rate: float
+    margin: float
+    seed: int
+
+
 class About(Document):
-    """The metadata. `settings` are those of the run that its result depends on.
+    """The metadata.
 
     norms: of the updates admitted so far; node_of: the node that first trained under a device's
     name; strategy: whose state `server` is; conduct: the quarantine.
@@ -62,12 +71,12 @@ class About(Document):
     task: str
     task_version: int
     base: str
-    settings: dict[str, bool | int | float | str]
+    settings: Lasting
     counts: dict[str, int] = {}
     norms: list[float] = []
     node_of: dict[str, int] = {}
     strategy: str = ""
-    conduct: QuarantineRecord = QuarantineRecord()
+    conduct: Quarantine = Quarantine()
 
 
 @dataclass(frozen=True)
@@ -140,20 +149,6 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
 
 # --- resuming ---
 
-OWN = {"run", "runs", "resume", "minimum_nodes", "node_wait_s", "round_deadline_s"}
-
-Value = bool | int | float | str
-
-
-def lasting(settings: "RunSettings") -> dict[str, Value]:
-    """Return the settings that a checkpoint stores."""
-    return {name: value for name, value in asdict(settings).items() if name not in OWN}
-
-
-def as_before(settings: "RunSettings", kept: Mapping[str, Value]) -> "RunSettings":
-    """Return `settings` with the earlier run's values; settings that it lacks stay."""
-    return replace(settings, **kept)  # type: ignore[arg-type]
-
 
 def find(
     runs: Path,
@@ -182,12 +177,3 @@ def find(
     if shapes[0] != shapes[1]:
         return f"the weights of run {run} do not fit {base}"
     return found
-
-
-def unfit(settings: "RunSettings", kept: Mapping[str, Value]) -> str | None:
-    """Return the first stored setting that this version lacks or that has another type."""
-    have = lasting(settings)
-    for name, value in kept.items():
-        if name not in have or type(value) is not type(have[name]):
-            return f"setting {name} = {value!r} is unknown"
-    return None

@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant(
         "admission: strikes have no consequence",
         "federation/admission.py",
-        "if self._strikes[node] >= STRIKES:",
+        "if self.strikes[node] >= STRIKES:",
         "if False:",
         "tests/federation/test_admission.py",
     ),
