@@ -549,8 +549,8 @@ MUTANTS = [
     Mutant(
         "silence: a round ends without the updates that its strategy needs",
         "federation/rounds/collector.py",
-        "elif node in self._quiet and patience.enough:",
-        "elif node in self._quiet:",
+        "0.0 if enough and node in self._quiet",
+        "0.0 if node in self._quiet",
         "tests/federation/rounds/test_collector.py",
     ),
     Mutant(
