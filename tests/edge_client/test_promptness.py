@@ -59,7 +59,7 @@ answers, installs = (open(f"{sys.argv[1]}/{x}", "a", buffering=1) for x in ("ans
 answer, serve = InferenceLoop.answer, Downlink._serve
 
 def timed(self, cut):
-    model = self._slots.engine.model
+    model = self.slots.engine.model
     answer(self, cut)
     answers.write(f"{time.monotonic()} {model}\\n")
 

@@ -472,7 +472,7 @@ MUTANTS = [
     Mutant(
         "spool: a recording does not wait for room",
         "edge_client/inference/loop.py",
-        "while self._full() and not self._stop.is_set():",
+        "while self.full() and not self.stop.is_set():",
         "while False:",
         "tests/edge_client/inference/test_loop.py",
     ),
@@ -598,7 +598,7 @@ MUTANTS = [
     Mutant(
         "scaffold: the agent names no file",
         "edge_client/training/trainer_client.py",
-        "scaffold=str(self._folder / SCAFFOLD),",
+        "scaffold=str(self.folder / SCAFFOLD),",
         "",
         "tests/edge_client/training/test_trainer_client.py",
     ),
