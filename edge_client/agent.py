@@ -404,7 +404,6 @@ class Agent:
     def state(self) -> DeviceState:
         """What the device says of itself on `fleet`."""
         account = self.spool.audit() if self._phase == "stopped" else self.spool.account()
-        count, true, taught = self.samples.counts()
         engine = self._slots.engine
         p50_us, p99_us = engine.latency_us() if engine is not None else (0.0, 0.0)
         return DeviceState(
@@ -413,18 +412,11 @@ class Agent:
             task=self._task.name,
             time_us=time.time_ns() // 1000,
             epoch=self.spool.epoch,
-            produced=account.produced,
-            delivered=account.delivered,
-            dropped=account.dropped,
-            pending=account.pending,
+            **vars(account),
             skipped=self._counts.skipped(),
             irregular=self._counts.irregular(),
-            samples=count,
-            true_labels=true,
-            labels_told=self.samples.labels_told,
-            label_sources=self.samples.sources(),
+            **self.samples.said(),
             late_labels=self._label_queue.account(),
-            teacher_labels=taught,
             teacher_record=self.samples.teacher_record(),
             accuracy=self._scoreboard.scores(),
             metered=self._settings.metered < 1.0,

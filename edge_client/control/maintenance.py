@@ -93,7 +93,6 @@ def stopped_state(
     """Return the state of a device without an agent, with the accounts of its events and labels."""
     active, previous = _slots(folder)
     samples = Samples(task, folder / "samples.rows", epoch=epoch)
-    count, true, taught = samples.counts()
     return DeviceState(
         device=device,
         task=task.name,
@@ -101,16 +100,9 @@ def stopped_state(
         epoch=epoch,
         active=active or "",
         previous=previous,
-        produced=account.produced,
-        delivered=account.delivered,
-        dropped=account.dropped,
-        pending=account.pending,
-        samples=count,
-        true_labels=true,
-        labels_told=samples.labels_told,
-        label_sources=samples.sources(),
+        **vars(account),
+        **samples.said(),
         late_labels=account_of(labels),
-        teacher_labels=taught,
         accuracy=AccuracyTracker(folder / "scoreboard.json", row_metric(task)).scores(),
         phase="stopped",
     )

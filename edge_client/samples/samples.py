@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -244,6 +244,14 @@ class Samples:
             rows = self._rows()
             true, taught = self._table.has_true(rows), self._table.has_teacher(rows)
             return len(rows), int(true.sum()), int(taught.sum())
+
+    def said(self) -> dict[str, Any]:
+        """Return what the device's state says of them."""
+        count, true, taught = self.counts()
+        return {
+            "samples": count, "true_labels": true, "teacher_labels": taught,
+            "labels_told": self.labels_told, "label_sources": self.sources(),
+        }  # fmt: skip
 
     def sources(self) -> dict[str, int]:
         """Return the number of true labels by source."""
