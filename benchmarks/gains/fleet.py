@@ -28,7 +28,7 @@ from federation.evaluation.evidence import CandidateEvaluation, Results
 from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
-from federation.registry.registry import Registry
+from federation.registry.registry import HELD_OUT, Registry
 from federation.rounds.fleet_reports import teacher_shares
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
@@ -215,7 +215,7 @@ def installed(reference: str, folder: Path) -> Installation:
     scoring = teacher_of(task, teacher, str(folder))
     assert scoring.reference is not None
     first = payload.to_float32(safetensors.numpy.load(artifact.files[WEIGHTS]))
-    held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
+    held_out, audit = HeldOut.decode(registry.central(HELD_OUT), task).audited(task)
     return Installation(
         task, artifact, dict(sorted(first.items())), scoring, scoring.reference, held_out, audit,
         folder, key,

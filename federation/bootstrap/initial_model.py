@@ -317,7 +317,8 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         key="",
         files=[],
     )
-    registry.set_central(result.central[HELD_OUT], result.central[CALIBRATION])
+    for name, data in result.central.items():
+        registry.store.write(name, data)
     teacher = manifest.model_copy(
         update={
             "kind": "teacher",

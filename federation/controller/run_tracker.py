@@ -229,13 +229,10 @@ class RunTracker:
             log.info("waiting for the SuperLink")
         return self._clock() - self._away_since < SUPERLINK_S
 
-    def check_if_silent(self, producer: Producer) -> None:
-        if self._run is not None and self._clock() - self._heard > SILENCE_S:
-            self.check(producer)
-
-    def check(self, producer: Producer) -> None:
-        """Ask the SuperLink about a silent run, and recover it if it died."""
-        if self._run is None or self._superlink_starts():
+    def check(self, producer: Producer, *, at_once: bool = False) -> None:
+        """Ask the SuperLink about a silent run, or about any `at_once`; recover it if it died."""
+        silent = at_once or self._clock() - self._heard > SILENCE_S
+        if self._run is None or not silent or self._superlink_starts():
             return
         self._heard = self._clock()
         try:

@@ -42,7 +42,7 @@ from federation.evaluation.onnx_runner import embeddings
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.quantization import Quantizer
 from federation.evaluation.recent_windows import RecentWindows
-from federation.registry.registry import Registry
+from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from federation.rounds import checkpoint
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
@@ -144,9 +144,9 @@ class FederatedRun:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
-        found = HeldOut.decode(self.registry.heldout(), self.task)
+        found = HeldOut.decode(self.registry.central(HELD_OUT), self.task)
         held_out, audit = found.audited(self.task)
-        quantizer = Quantizer.of(self.task, self.registry.calibration(), base.files)
+        quantizer = Quantizer.of(self.task, self.registry.central(CALIBRATION), base.files)
         self.aggregator.embeddings = embeddings(base.files[GRAPH])
         files = dict(base.files)
         served = payload.to_float32(safetensors.numpy.load(files.pop(WEIGHTS)))
