@@ -19,8 +19,7 @@ from edge_client.samples.label_queue import account_of
 from edge_client.samples.samples import Samples
 from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import list_files
-from edge_client.spool.queue import Spool
-from edge_client.spool.recovery import survey
+from edge_client.spool.queue import Spool, survey
 from edge_client.uplink.task_queues import LABELS, SPOOL, queue_folder, queues
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
@@ -44,10 +43,8 @@ def account_in(folder: Path) -> tuple[str, DeviceAccount]:
         if not files or not epoch.exists():
             return "", DeviceAccount(0, 0, {}, 0)
         cursor = Cursor.load(folder, files[0])
-        produced = survey(files, cursor, repair=False).next_seq
-        pending = produced - cursor.delivered - sum(cursor.dropped.values())
-        account = DeviceAccount(produced, cursor.delivered, dict(cursor.dropped), pending)
-        return epoch.read_text().strip(), account
+        produced = max(survey(files).next_seq, cursor.position.seq)
+        return epoch.read_text().strip(), cursor.account(produced)
     except OSError as exc:
         raise SpoolError(f"the spool {folder} cannot be read: {exc}: check its disk") from exc
 

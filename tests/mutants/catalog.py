@@ -202,8 +202,8 @@ MUTANTS = [
     Mutant(
         "uplink: an event that is declared in place of being sent counts as delivered",
         "edge_client/spool/cursor.py",
-        "frame.count - len(inside)",
-        "frame.count",
+        "for entry in inside if frame.kind == EVENTS else",
+        "for entry in [] if frame.kind == EVENTS else",
         "tests/edge_client/uplink/test_refusals.py",
     ),
     Mutant(
@@ -438,7 +438,7 @@ MUTANTS = [
     _aggregation(
         "samples have no cap",
         "aggregator.py",
-        "Move(tensors, min(update.samples, self._cap))",
+        "Move(tensors, min(update.samples, SAMPLES_CAP))",
         "Move(tensors, update.samples)",
     ),
     Mutant(
