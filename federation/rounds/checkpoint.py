@@ -5,8 +5,8 @@ the start of a run.
 
     weights.<name>   the global weights after the round
     server.<name>    the state of the server's optimizer, if it has one
-    metadata         checkpoint: `About` as JSON; sha256: hex, of that JSON and of each tensor's
-                     name, type, shape and bytes, in the order of their names
+    metadata         checkpoint: `About` as JSON; sha256: hex, of that JSON and the digest of the
+                     tensors (`federation.admission.digest`)
 
 A run has no random state except its seed: random choices are derived from the seed and the round's
 number. Nothing is unpickled; a file with a wrong digest is ignored.
@@ -28,7 +28,7 @@ import safetensors.numpy
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 
-from federation.admission import Quarantine
+from federation.admission import Quarantine, digest
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
 from streams.runtime.disk import write_atomic
@@ -114,7 +114,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
     tensors |= {SERVER + name: value for name, value in checkpoint.server.items()}
     text = checkpoint.about.encode().decode()
-    metadata = {"checkpoint": text, "sha256": _digest(text, tensors)}
+    metadata = {"checkpoint": text, "sha256": _sha256(text, tensors)}
     return safetensors.numpy.save(tensors, metadata=metadata)
 
 
@@ -123,10 +123,10 @@ def decode(data: bytes) -> Checkpoint:
     try:
         tensors = safetensors.numpy.load(data)  # checks lengths and offsets
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        text, digest = metadata["checkpoint"], metadata["sha256"]
+        text, sha256 = metadata["checkpoint"], metadata["sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError) as exc:
         raise MalformedRecord("checkpoint", f"not a checkpoint: {exc!r}"[:300]) from exc
-    if digest != _digest(text, tensors):
+    if sha256 != _sha256(text, tensors):
         raise MalformedRecord("checkpoint", "its digest does not match")
     weights, server = _part(tensors, WEIGHTS), _part(tensors, SERVER)
     if len(weights) + len(server) != len(tensors):
@@ -138,13 +138,8 @@ def _part(tensors: Mapping[str, np.ndarray], prefix: str) -> Tensors:
     return {n.removeprefix(prefix): tensors[n] for n in sorted(tensors) if n.startswith(prefix)}
 
 
-def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(json.dumps([name, value.dtype.str, list(value.shape)]).encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
+def _sha256(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    return hashlib.sha256((text + digest(tensors)).encode()).hexdigest()
 
 
 # --- resuming ---
