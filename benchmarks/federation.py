@@ -3,7 +3,6 @@
     speed     seconds of a round beside stock Flower's, and a run's first round
     dropouts  seconds to an accuracy where devices drop out
     learning  what the fleet's people gain, without processes
-    hostile   one device of ten is hostile, behind admission and without it
 
 Speed and dropouts are measured on real processes: SuperLink, SuperExec, Kafka, and on our side
 devices that sleep until they are invited. All train by `learning.fit`, with the same segments,
@@ -15,7 +14,6 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.frame import Bench, Cell, Figure, main
-from benchmarks.gains.hostile import hostile
 from benchmarks.gains.ways import learning
 from benchmarks.support.flower import Arena, Ended
 
@@ -110,6 +108,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     main(
         "federation",
-        {f.__name__: f for f in (speed, dropouts, learning, hostile)},
+        {f.__name__: f for f in (speed, dropouts, learning)},
         ("torch", "flwr"),
     )

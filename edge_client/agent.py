@@ -33,7 +33,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.conditions import MachineConditions
 from edge_client.training.own_weights import OwnWeights
-from edge_client.training.trainer_client import Trainer, served_by
+from edge_client.training.trainer_client import Trainer
 from edge_client.uplink.messages import of_events, of_labels
 from edge_client.uplink.task_queues import LABELS, SPOOL, EarlierQueues, queue_folder
 from edge_client.uplink.uplink import Uplink
@@ -121,7 +121,7 @@ class Agent:
             self._folder,
             self.samples,
             MachineConditions(settings.minimum_battery, settings.maximum_celsius),
-            served_by(self._slots),
+            self._slots.weights_of,
         )
         self._own = OwnWeights(task, self._slots, self.samples, self._trainer.work)
         self._challenger = Challenger(task, self._folder, self._slots, self.samples, self._own)
@@ -168,7 +168,8 @@ class Agent:
             of_events(layout, self._name, self.spool, self._tracing),
             self._connect,
             self._reachable,
-            self,
+            self.state,
+            news=self.news,
             heartbeat_s=settings.heartbeat_s,
             bytes_per_s=settings.uplink_bytes_per_s,
             failpoint=self._failpoint,
@@ -403,7 +404,6 @@ class Agent:
     def state(self) -> DeviceState:
         """What the device says of itself on `fleet`."""
         account = self.spool.audit() if self._phase == "stopped" else self.spool.account()
-        count, true, taught = self.samples.counts()
         engine = self._slots.engine
         p50_us, p99_us = engine.latency_us() if engine is not None else (0.0, 0.0)
         return DeviceState(
@@ -412,18 +412,11 @@ class Agent:
             task=self._task.name,
             time_us=time.time_ns() // 1000,
             epoch=self.spool.epoch,
-            produced=account.produced,
-            delivered=account.delivered,
-            dropped=account.dropped,
-            pending=account.pending,
+            **vars(account),
             skipped=self._counts.skipped(),
             irregular=self._counts.irregular(),
-            samples=count,
-            true_labels=true,
-            labels_told=self.samples.labels_told,
-            label_sources=self.samples.sources(),
+            **self.samples.said(),
             late_labels=self._label_queue.account(),
-            teacher_labels=taught,
             teacher_record=self.samples.teacher_record(),
             accuracy=self._scoreboard.scores(),
             metered=self._settings.metered < 1.0,

@@ -18,8 +18,6 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from streams.contract.documents import DeviceState
-
 if TYPE_CHECKING:
     from edge_client.agent import Agent
 
@@ -53,50 +51,41 @@ class DeviceMetrics(Collector):
             "The device, its task, its spool's epoch and its model versions.",
             {"device": state.device, "task": state.task, "epoch": state.epoch, **versions},
         )
-        yield from _events(state)
-        yield from _learning(state)
+        for name, text, value in (
+            ("answers", "Events produced in this epoch.", state.produced),
+            ("delivered", "Events that the broker has acknowledged.", state.delivered),
+        ):
+            yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
+        for name, text, counts in (
+            ("dropped", "Events declared dropped.", state.dropped),
+            ("skipped", "Readings and answers without an event.", state.skipped),
+            ("irregular", "Readings that were odd, labels not used.", state.irregular),
+        ):
+            family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["reason"])
+            yield _labelled(family, counts)
+        labels = {
+            "any": state.samples, "true": state.true_labels, "teacher": state.teacher_labels
+        }  # fmt: skip
+        text = "Stored segments, by the source of their label."
+        yield _labelled(GaugeMetricFamily(f"{PREFIX}_samples", text, labels=["label"]), labels)
         quantiles = {"0.5": state.latency_p50_us / 1e6, "0.99": state.latency_p99_us / 1e6}
         name, text = f"{PREFIX}_answer_seconds", "Latency of the last 1,000 answers."
         yield _labelled(GaugeMetricFamily(name, text, labels=["quantile"]), quantiles)
-        yield _gauge("spool_bytes", "Size of the spool's files.", _size(self._spool))
-        yield _gauge("spool_limit_bytes", "Size at which events are dropped.", self._limit)
-        yield _gauge("connected", "1 while the uplink has a broker.", self._agent.connected)
-        yield _gauge("error", "1 while an error is being retried.", bool(state.error))
-
-
-def _events(state: DeviceState) -> Iterator[Metric]:
-    yield _counter("answers", "Events produced in this epoch.", state.produced)
-    yield _counter("delivered", "Events that the broker has acknowledged.", state.delivered)
-    yield _by_reason("dropped", "Events declared dropped.", state.dropped)
-    yield _by_reason("skipped", "Readings and answers without an event.", state.skipped)
-    yield _by_reason("irregular", "Readings that were odd, labels not used.", state.irregular)
-    yield _gauge("pending", "Events that wait in the spool.", state.pending)
-
-
-def _learning(state: DeviceState) -> Iterator[Metric]:
-    counts = {"any": state.samples, "true": state.true_labels, "teacher": state.teacher_labels}
-    text = "Stored segments, by the source of their label."
-    yield _labelled(GaugeMetricFamily(f"{PREFIX}_samples", text, labels=["label"]), counts)
-    training = state.phase == "training"
-    yield _gauge("training", "1 while the trainer works.", training)
-    held_back = state.held_back is not None
-    yield _gauge("training_held_back", "1 if conditions prevented the last training.", held_back)
-    answers = state.challenger is not None and state.challenger.answers
-    text = "1 while an earlier version or the device's own copy answers."
-    yield _gauge("challenger_answers", text, answers)
-    yield _gauge("refused_models", "Versions that are not installed again.", len(state.refused))
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
-
-
-def _by_reason(name: str, text: str, counts: dict[str, int]) -> Metric:
-    return _labelled(CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["reason"]), counts)
+        answers = state.challenger is not None and state.challenger.answers
+        for name, text, value in (
+            ("pending", "Events that wait in the spool.", state.pending),
+            ("training", "1 while the trainer works.", state.phase == "training"),
+            ("training_held_back", "1 if conditions prevented the last training.",
+             state.held_back is not None),
+            ("challenger_answers", "1 while an earlier version or the device's own copy answers.",
+             answers),
+            ("refused_models", "Versions that are not installed again.", len(state.refused)),
+            ("spool_bytes", "Size of the spool's files.", _size(self._spool)),
+            ("spool_limit_bytes", "Size at which events are dropped.", self._limit),
+            ("connected", "1 while the uplink has a broker.", self._agent.connected),
+            ("error", "1 while an error is being retried.", bool(state.error)),
+        ):  # fmt: skip
+            yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
 
 
 def _labelled(

@@ -35,13 +35,12 @@ belong to other tasks of the same SuperLink.
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
@@ -122,7 +121,7 @@ class Round:
     devices: frozenset[str] = frozenset()
     norms: Sequence[float] = ()
     reported: Mapping[str, int] = field(default_factory=dict)
-    earlier: Set[bytes] = frozenset()
+    earlier: Set[str] = frozenset()
     clip: float = 0.0
 
 
@@ -139,14 +138,14 @@ def well_formed(update: Update, expected: Round) -> bool:
     return _tensors(update, expected) is None and _finite(update, expected) is None
 
 
-def digest(weights: Weights) -> bytes:
-    """Return a digest of the tensors' names, shapes, types and bytes, in any order."""
+def digest(weights: Weights) -> str:
+    """Return the hexadecimal digest of the tensors' names, shapes, types and bytes."""
     found = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name]
         found.update(f"{name!r} {tensor.dtype} {tensor.shape} ".encode())
         found.update(np.ascontiguousarray(tensor).tobytes())
-    return found.digest()
+    return found.hexdigest()
 
 
 def _origin(update: Update, expected: Round) -> Refusal | None:
@@ -226,63 +225,40 @@ def _distance(update: Update, expected: Round) -> Refusal | None:
 # --- quarantine -----------------------------------------------------------------------------------
 
 
-class QuarantineRecord(Document):
-    """A Quarantine in a checkpoint: digests in hexadecimal, counts by node."""
+class Quarantine(BaseModel):
+    """The state by node, not by device name, because a refused update may lie about its name; part
+    of a checkpoint.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    refused: nodes with a refusal, for any reason; received: digests of all rounds so far; until:
+    the last round of a node's quarantine.
+    """
 
-    refused: list[int] = []
-    received: list[str] = []
-    offences: list[tuple[int, int]] = []
-    until: list[tuple[int, int]] = []
+    model_config = ConfigDict(extra="forbid")
 
-
-@dataclass
-class Quarantine:
-    """The state by node, not by device name, because a refused update may lie about its name."""
-
-    refused: set[int] = field(default_factory=set)  # nodes with a refusal, for any reason
-    received: set[bytes] = field(default_factory=set)  # digests of all rounds so far
-    _strikes: Counter[int] = field(default_factory=Counter)
-    _until: dict[int, int] = field(default_factory=dict)  # node -> last round of its quarantine
+    refused: set[int] = set()
+    received: set[str] = set()
+    strikes: dict[int, int] = {}
+    until: dict[int, int] = {}
 
     def refuse(self, node: int, reason: str, number: int) -> None:
         """Record that an update of `node` was refused in round `number`."""
         self.refused.add(node)
         if reason in NO_STRIKE:
             return
-        self._strikes[node] += 1
-        if self._strikes[node] >= STRIKES:
-            del self._strikes[node]
-            self._until[node] = number + QUARANTINE_ROUNDS
+        self.strikes[node] = self.strikes.get(node, 0) + 1
+        if self.strikes[node] >= STRIKES:
+            del self.strikes[node]
+            self.until[node] = number + QUARANTINE_ROUNDS
 
     def quarantined_until(self, node: int, number: int) -> int | None:
         """Return the last round of the quarantine if round `number` is part of one."""
-        until = self._until.get(node, 0)
+        until = self.until.get(node, 0)
         return until if number <= until else None
 
     def remember(self, sent: Iterable[Mapping[str, np.ndarray]]) -> None:
         """Record the updates of a round, admitted or not. Call it after the round: two devices may
         agree."""
         self.received.update(digest(weights) for weights in sent)
-
-    def record(self) -> QuarantineRecord:
-        return QuarantineRecord(
-            refused=sorted(self.refused),
-            received=sorted(found.hex() for found in self.received),
-            offences=sorted(self._strikes.items()),
-            until=sorted(self._until.items()),
-        )
-
-    @classmethod
-    def from_record(cls, record: QuarantineRecord) -> "Quarantine":
-        """Return the Quarantine of a record; raise ValueError if a digest is invalid."""
-        return cls(
-            set(record.refused),
-            {bytes.fromhex(text) for text in record.received},
-            Counter(dict(record.offences)),
-            dict(record.until),
-        )
 
 
 # --- registered nodes -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What Faust, Bytewax and Quix Streams get of ours, and what they do with closed windows.
+"""What Bytewax gets of ours, and what it does with closed windows.
 
 A piece is the events of one message that are in one window, as Arrow: no framework is handed single
 rows, as the worker is not. The short job scores many windows a call and writes a Parquet file. The
@@ -8,7 +8,6 @@ broker. Drift, revisions and the fence of the worker's commit are left out.
 
 import json
 import os
-import pickle
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -67,16 +66,6 @@ class Piece:
     window: int
     newest: int
     rows: pa.RecordBatch
-
-    def encode(self) -> bytes:
-        fields = (self.device, self.epoch, self.window, self.newest, encode_batch(self.rows))
-        return pickle.dumps(fields, pickle.HIGHEST_PROTOCOL)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        device, epoch, window, newest, rows = pickle.loads(data)
-        with pa.ipc.open_stream(pa.py_buffer(rows)) as reader:  # it was checked when it came
-            return cls(device, epoch, window, newest, reader.read_next_batch())
 
     def since(self, seq: int) -> Self | None:
         """Return the events from `seq` on; None if there are none."""

@@ -6,11 +6,10 @@ import torch
 
 from benchmarks.frame import main
 from benchmarks.gains.drifts import drifts
-from benchmarks.gains.hostile import hostile
 from benchmarks.gains.ways import learning
 from benchmarks.support.study import TASK
 
-PARTS = (drifts, hostile, learning)
+PARTS = (drifts, learning)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -13,13 +14,13 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.gains.recordings import Recording, Window, is_revealed
-from benchmarks.support.in_process import BASE, Tally, Tensors, Trainees, round_seed, rounds
+from benchmarks.support.in_process import BASE, Tensors, round_seed, rounds
 from edge_client.inference.challenger import Challenger, Trained
-from edge_client.inference.challenger import answers as engine_answers
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.training import trainer_process
 from edge_client.training.own_weights import OwnWeights
+from federation.admission import Update
 from federation.aggregation import strategies
 from federation.aggregation.strategies import SCAFFOLD
 from federation.bootstrap.initial_model import prepare
@@ -29,7 +30,7 @@ from federation.evaluation.evidence import CandidateEvaluation, Results
 from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.recent_windows import RecentWindows
-from federation.registry.registry import Registry
+from federation.registry.registry import HELD_OUT, Registry
 from federation.rounds.fleet_reports import teacher_shares
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
@@ -72,7 +73,7 @@ class Device:
     def answers(self, segments: np.ndarray) -> np.ndarray:
         """Return what the device answers now, (n, outputs)."""
         assert self.slots.engine is not None
-        return engine_answers(self.challenger.engine_for(self.slots.engine), segments)
+        return self.challenger.engine_for(self.slots.engine).answers(segments)
 
     def look(self) -> None:
         """As the agent's keeper does, and wait for the training that it begins."""
@@ -177,16 +178,12 @@ class Installation:
         known = teacher_shares(task, [device.state() for device in devices])
         for device in devices:
             device.samples.hear_of_teacher(known)
-        trainees, run = _Trainees(task, devices, self.folder), uuid4().hex
+        trainees, run = Trainees(task, devices, self.folder), uuid4().hex
         able = [d.name for d in devices if d.samples.trainable() >= MINIMUM_SAMPLES]
         aggregator = strategies.make(training.strategy)
         *_, learned = rounds(
             task, able, served, training.rounds, aggregator,
-            lambda name, weights, number: trainees.train(
-                name, weights, round_seed(seed, number), round=number, run=run,
-                scaffold=aggregator.name == SCAFFOLD,
-            ),
-            Tally(),
+            lambda name, weights, number: trainees.train(name, weights, run, number, seed),
         )  # fmt: skip
         learned = payload.round_candidate(learned, served, training.payload)
         metrics = trainees.compared(served, learned)
@@ -216,40 +213,65 @@ def installed(reference: str, folder: Path) -> Installation:
     scoring = teacher_of(task, teacher, str(folder))
     assert scoring.reference is not None
     first = payload.to_float32(safetensors.numpy.load(artifact.files[WEIGHTS]))
-    held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
+    held_out, audit = HeldOut.decode(registry.central(HELD_OUT), task).audited(task)
     return Installation(
         task, artifact, dict(sorted(first.items())), scoring, scoring.reference, held_out, audit,
         folder, key,
     )  # fmt: skip
 
 
-class _Trainees(Trainees):
+class Trainees:
     """Trainers of devices that keep samples."""
 
     def __init__(self, task: Task, devices: Sequence[Device], folder: Path) -> None:
-        super().__init__(task, [], {}, folder)
-        self.names = [device.name for device in devices]
+        self._task, self._folder = task, folder
+        self._names = [device.name for device in devices]
         for device in devices:
-            with self.path(device.name).open("wb") as file:
+            with self._path(device.name).open("wb") as file:
                 device.samples.write_training_rows(file)
+
+    def train(self, name: str, weights: Tensors, run: str, number: int, seed: int) -> Update:
+        """Return what a device answers to the weights of a round."""
+        task, way = self._task, self._task.training.payload
+        reply, block = self._work(
+            name, payload.encode_weights(weights, way), op="train", run=run, round=number,
+            seed=round_seed(seed, number), scaffold=task.training.strategy == SCAFFOLD,
+        )  # fmt: skip
+        if reply.error is not None:
+            raise RuntimeError(f"{name}: {reply.error}")
+        trained = payload.restore_update(payload.unpack(block), payload.round_weights(weights, way))
+        return Update(name, task.name, task.version, BASE, reply.samples, trained, reply.metrics)
 
     def compared(self, served: Tensors, learned: Tensors) -> Mapping[str, Mapping[str, float]]:
         """Return what each device reports of the learned weights beside the served ones."""
-        t, path = self.task.training, self.path("served").with_suffix(".safetensors")
+        t, path = self._task.training, self._path("served").with_suffix(".safetensors")
         safetensors.numpy.save_file(served, path)
+        block = payload.encode_weights(learned, t.payload)
+        return {
+            name: self._work(
+                name, block, served=str(path), op="evaluate", run="bench", round=t.rounds
+            )[0].metrics
+            for name in self._names
+        }
+
+    def _work(
+        self, name: str, block: bytes, served: str = "", **of_request: Any
+    ) -> tuple[WorkReply, bytes]:
+        task, path = self._task, self._path(name)
+        t = task.training
         request = WorkRequest(
-            op="evaluate", run="bench", round=t.rounds, task=self.task.name,
-            task_version=self.task.version, base=BASE, epochs=t.epochs, batch_size=t.batch_size,
-            learning_rate=t.learning_rate, seed=0, time_budget_s=3600.0, payload=t.payload,
+            task=task.name, task_version=task.version, base=BASE, epochs=t.epochs,
+            batch_size=t.batch_size, learning_rate=t.learning_rate, time_budget_s=3600.0,
+            payload=t.payload, **of_request,
         )  # fmt: skip
-        block, found = payload.encode_weights(learned, t.payload), {}
-        for name in self.names:
-            job = TrainerJob(
-                device=name, request=request, samples=str(self.path(name)), stop=str(self.stop),
-                served=str(path),
-            )  # fmt: skip
-            found[name] = trainer_process.work(self.task, job, block)[0].metrics
-        return found
+        job = TrainerJob(
+            device=name, request=request, samples=str(path), served=served,
+            stop=str(self._folder / "trainer.stop"), scaffold=str(path.with_suffix(".scaffold")),
+        )  # fmt: skip
+        return trainer_process.work(task, job, block)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.rows"
 
 
 class Watch:

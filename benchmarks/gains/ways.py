@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.frame import Bench, Cell, Figure
 from benchmarks.gains.grounds import PEOPLE, SETTINGS, STREETS, Ground, People, people, streets
-from benchmarks.support.in_process import BASE, Tally, Tensors, round_seed, rounds
+from benchmarks.support.in_process import BASE, Tensors, round_seed, rounds
 from benchmarks.support.study import Study, in_two_processes, study_here
 from edge_client.inference import choice
 from edge_client.samples.table import ALIGNED, LABELLED
@@ -59,7 +59,7 @@ class Course:
         aggregator = strategies.make("fedavg")
         for weights in rounds(
             task, list(self.ground.rows), self.ground.first, count, aggregator,
-            lambda name, sent, number: self._train(name, sent, round_seed(seed, number)), Tally(),
+            lambda name, sent, number: self._train(name, sent, round_seed(seed, number)),
         ):  # fmt: skip
             self.end_round()
             yield weights

@@ -113,7 +113,6 @@ def pump(task: Task, settings: BrokerSettings, count: int) -> None:
 def _through_the_device(task: Task, kept: Kept, count: int) -> float:
     from edge_client.spool.queue import Spool
     from edge_client.spool.writer import Event, SpoolWriter
-    from edge_client.uplink.heartbeat import StateOnly
     from edge_client.uplink.uplink import Uplink
     from streams.segments.segmentation import segments_of
 
@@ -133,8 +132,8 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
             device="pump", task=task.name, time_us=0, epoch=spool.epoch, active="", produced=0,
             delivered=0, pending=0,
         )  # fmt: skip
-        messages, says = of_events(task_layout(task), "pump", spool), StateOnly(lambda: state)
-        uplink = Uplink(task.id, "pump", spool, messages, lambda: kept, lambda: True, says)
+        messages = of_events(task_layout(task), "pump", spool)
+        uplink = Uplink(task.id, "pump", spool, messages, lambda: kept, lambda: True, lambda: state)
         writer.start()
         uplink.start()
         while not uplink.connected:

@@ -24,6 +24,7 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from federation.bootstrap.initial_model import prepare
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.evaluation.accuracy import HeldOut
+from federation.registry.registry import HELD_OUT as HELD_OUT_FILE
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.documents import RoundEvent
@@ -105,7 +106,7 @@ class Arena:
         arena._write_people()
         people = [np.load(arena.data / f"{name}.npz") for name in task.device_names("fleet")]
         held = (np.concatenate([p[key] for p in people]) for key in ("held_x", "held_y"))
-        registry.set_central(HeldOut(*held).encode(), registry.calibration() or b"")
+        registry.store.write(HELD_OUT_FILE, HeldOut(*held).encode())
         return arena
 
     @property

@@ -1,19 +1,14 @@
-"""Federated rounds without Flower's processes: a task's people in memory, devices that train by
-`trainer_process.work` on rows that are written as an agent writes them, and the server's intake and
-aggregation."""
+"""Federated rounds without Flower's processes: a task's people in memory, and the server's intake
+and aggregation."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from edge_client.samples.sample_file import write_stream
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
-from edge_client.training import trainer_process
 from federation.admission import Update
 from federation.aggregation.aggregator import Aggregator
 from federation.rounds.event_log import EventLog
@@ -21,7 +16,6 @@ from federation.rounds.messages import Reply
 from federation.rounds.update_intake import UpdateIntake
 from streams.contract.task import Role, Task
 from streams.contract.weights import payload
-from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning
 from streams.learning.clipping import update_norm
 from streams.learning.input_adapter import InputAdapter
@@ -90,84 +84,11 @@ def half_of_classes(person: Person, dice: np.random.Generator) -> np.ndarray:
     return np.asarray((person.split != NEITHER) & np.isin(person.classes, known))
 
 
-class Trainees:
-    """A device for each person; `labelled` are the rows whose label it knows, by name."""
+class Silent:
+    """A run's event log that keeps nothing."""
 
-    def __init__(
-        self,
-        task: Task,
-        people: Sequence[Person],
-        labelled: Mapping[str, np.ndarray],
-        folder: Path,
-    ) -> None:
-        self.task, self.people, self.labelled = task, people, labelled
-        self.names = [person.name for person in people]
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for person in people:
-            self._write(person, labelled[person.name])
-
-    def train(
-        self, name: str, weights: Tensors, seed: int, task: Task | None = None, **changes: Any
-    ) -> Update:
-        """Return what device `name` answers to `weights`; `changes` are of the request, a `task`
-        one with other settings."""
-        task = task or self.task
-        t = task.training
-        request = WorkRequest(
-            op="train", run="in-process", round=1, task=task.name, task_version=task.version,
-            base=BASE, epochs=t.epochs, batch_size=t.batch_size, learning_rate=t.learning_rate,
-            seed=seed, time_budget_s=3600.0, payload=t.payload,
-        ).model_copy(update=changes)  # fmt: skip
-        path = self.path(name)
-        job = TrainerJob(
-            device=name, request=request, samples=str(path), stop=str(self.stop),
-            scaffold=str(path.with_suffix(".scaffold")),
-        )  # fmt: skip
-        reply, block = trainer_process.work(
-            task, job, payload.encode_weights(weights, request.payload)
-        )
-        if reply.error is not None:
-            raise RuntimeError(f"{name}: {reply.error}")
-        received = payload.round_weights(weights, request.payload)
-        trained = payload.restore_update(payload.unpack(block), received)
-        return Update(name, task.name, task.version, BASE, reply.samples, trained, reply.metrics)
-
-    def pooled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return segments and labels of all rows to learn from, of all devices."""
-        rows = [(p, self.labelled[p.name] & (p.split == TRAIN)) for p in self.people]
-        segments = np.concatenate([person.segments[keep] for person, keep in rows])
-        return segments, np.concatenate([person.labels[keep] for person, keep in rows])
-
-    def path(self, name: str) -> Path:
-        return self._folder / f"{name}.rows"
-
-    @property
-    def stop(self) -> Path:
-        return self._folder / "trainer.stop"
-
-    def _write(self, person: Person, labelled: np.ndarray) -> None:
-        columns = {
-            "segment": person.segments[labelled],
-            "label": person.labels[labelled],
-            "weight": np.ones(labelled.sum(), np.float32),
-            "held_out": person.split[labelled] == HELD_OUT,
-            "true": np.ones(labelled.sum(), np.bool_),
-        }
-        with self.path(person.name).open("wb") as file:
-            write_stream(file, [columns], {})
-
-
-class Tally:
-    """A run's event log that only counts refusals, by device and reason."""
-
-    def __init__(self) -> None:
-        self.refused: Counter[tuple[str, str]] = Counter()
-        self.failed_rounds = 0
-
-    def publish(self, kind: str, device: str = "", reason: str = "", **_fields: Any) -> None:
-        if kind == "refused":
-            self.refused[device, reason.partition(":")[0]] += 1
+    def publish(self, kind: str, **_fields: Any) -> None:
+        """Leave it."""
 
 
 def round_seed(seed: int, number: int) -> int:
@@ -182,10 +103,9 @@ def rounds(
     count: int,
     aggregator: Aggregator,
     answer: Answering,
-    tally: Tally,
 ) -> Iterator[Tensors]:
     """Yield the weights after each round; those before where too few updates were admitted."""
-    intake = UpdateIntake(task, cast(EventLog, tally), clip=aggregator.clip)
+    intake = UpdateIntake(task, cast(EventLog, Silent()), clip=aggregator.clip)
     for number in range(1, count + 1):
         about = {"round": number, "rounds": count, "base": BASE}
         sent = payload.round_weights(weights, task.training.payload)
@@ -198,8 +118,6 @@ def rounds(
         if len(updates) >= aggregator.least:
             intake.norms += [update_norm(update.weights, sent) for update in updates]
             weights = aggregator.aggregate(updates, weights)
-        else:
-            tally.failed_rounds += 1
         yield weights
 
 

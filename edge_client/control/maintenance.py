@@ -19,9 +19,7 @@ from edge_client.samples.label_queue import account_of
 from edge_client.samples.samples import Samples
 from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import list_files
-from edge_client.spool.queue import Spool
-from edge_client.spool.recovery import survey
-from edge_client.uplink.heartbeat import StateOnly
+from edge_client.spool.queue import Spool, survey
 from edge_client.uplink.task_queues import LABELS, SPOOL, queue_folder, queues
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState
@@ -45,10 +43,8 @@ def account_in(folder: Path) -> tuple[str, DeviceAccount]:
         if not files or not epoch.exists():
             return "", DeviceAccount(0, 0, {}, 0)
         cursor = Cursor.load(folder, files[0])
-        produced = survey(files, cursor, repair=False).next_seq
-        pending = produced - cursor.delivered - sum(cursor.dropped.values())
-        account = DeviceAccount(produced, cursor.delivered, dict(cursor.dropped), pending)
-        return epoch.read_text().strip(), account
+        produced = max(survey(files).next_seq, cursor.position.seq)
+        return epoch.read_text().strip(), cursor.account(produced)
     except OSError as exc:
         raise SpoolError(f"the spool {folder} cannot be read: {exc}: check its disk") from exc
 
@@ -94,7 +90,6 @@ def stopped_state(
     """Return the state of a device without an agent, with the accounts of its events and labels."""
     active, previous = _slots(folder)
     samples = Samples(task, folder / "samples.rows", epoch=epoch)
-    count, true, taught = samples.counts()
     return DeviceState(
         device=device,
         task=task.name,
@@ -102,16 +97,9 @@ def stopped_state(
         epoch=epoch,
         active=active or "",
         previous=previous,
-        produced=account.produced,
-        delivered=account.delivered,
-        dropped=account.dropped,
-        pending=account.pending,
-        samples=count,
-        true_labels=true,
-        labels_told=samples.labels_told,
-        label_sources=samples.sources(),
+        **vars(account),
+        **samples.said(),
         late_labels=account_of(labels),
-        teacher_labels=taught,
         accuracy=AccuracyTracker(folder / "scoreboard.json", row_metric(task)).scores(),
         phase="stopped",
     )
@@ -168,14 +156,13 @@ def drain(
     with hold(folder):
         labels, left = queue_folder(folder, LABELS, task), 0
         for queue in queues(folder, LABELS, SPOOL):
-            spool, state = Spool(queue.folder), None
-            if queue.folder == queue_folder(folder, SPOOL, task):
+            spool = Spool(queue.folder)
 
-                def said(spool: Spool = spool) -> DeviceState:
-                    account = spool.audit(), account_in(labels)[1]
-                    return stopped_state(task, device, folder, spool.epoch, *account)
+            def said(spool: Spool = spool) -> DeviceState:
+                account = spool.audit(), account_in(labels)[1]
+                return stopped_state(task, device, folder, spool.epoch, *account)
 
-                state = StateOnly(said)
+            state = said if queue.folder == queue_folder(folder, SPOOL, task) else None
             if pending := spool.account().pending:
                 what = "labels" if queue.kind == LABELS else "events"
                 say(f"{device}: {pending} {what} are pending")

@@ -43,7 +43,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import safetensors.numpy
 
 from edge_client.inference import choice
@@ -200,14 +199,13 @@ class Challenger:
         self, base: Engine, state: ChallengerState, weights: bytes, *, answer: bool = True
     ) -> None:
         """Build the challenger's engine; raise ArtifactError if the weights do not fit."""
-        artifact = self._slots.artifact()
-        if artifact.model != base.model:
-            raise ArtifactError("name", f"{artifact.model} is served now, not {base.model}")
+        if self._slots.active != base.model:
+            raise ArtifactError("name", f"{self._slots.active} is served, not {base.model}")
         lasts = state.base == base.model or state.origin == "adapter"
         answered, kind = state.answers and lasts, KINDS[state.origin]
         model = f"{base.model}{kind}{state.model.rpartition(kind)[2]}"
         state = state.model_copy(update={"model": model, "base": base.model, "answers": answered})
-        engine = Engine(self._task, artifact, weights)
+        engine = Engine(self._task, self._slots.kept(base.model), weights)
         engine.model = model
         engine.latencies = base.latencies  # they count for the served version's trial
         self._standing = Standing(state, engine, weights)
@@ -322,7 +320,7 @@ class Challenger:
             return  # nothing is decided, and nothing changes
         try:
             own, served = (
-                choice.losses(self._task, answers(engine, segments), labels)
+                choice.losses(self._task, engine.answers(segments), labels)
                 for engine in (standing.engine, base)
             )
         except Exception as exc:  # onnxruntime may fail on the challenger's weights
@@ -370,8 +368,3 @@ class Challenger:
         header = {"base": state.base, "model": state.model, "state": state.encode().decode()}
         write_atomic(self._path, safetensors.numpy.save(tensors, metadata=header), mode=0o600)
         self._standing = self._standing._replace(weights=None)
-
-
-def answers(engine: Engine, segments: np.ndarray) -> np.ndarray:
-    """Return the outputs (n, outputs) of segments, one at a time as for events."""
-    return np.stack([engine.run(segment) for segment in segments])

@@ -106,8 +106,7 @@ class DriftWatch:
         if self.reference is None or engine.adapter is None:
             return False
         windows, _, segments, plain = self._samples.latest(self.reference.windows)
-        answers = np.stack([engine.run(segment) for segment in segments])
-        adapted = engine.adapter.apply(segments)
+        adapted, answers = engine.adapter.apply(segments), engine.answers(segments)
         before, after = (
             compare(self.reference, self._counted(*each), windows=windows)
             for each in ((segments, plain), (adapted, answers))

@@ -40,3 +40,7 @@ class Engine:
         """Return the outputs (outputs,) float32 of a segment (channels, samples) float32."""
         answer: np.ndarray = self._model.run(segment[None])[0]
         return answer
+
+    def answers(self, segments: np.ndarray) -> np.ndarray:
+        """Return the outputs (n, outputs) of segments, one at a time as for events."""
+        return np.stack([self.run(segment) for segment in segments])

@@ -11,9 +11,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
+from edge_client.inference.challenger import Challenger
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.sources.cuts import Cut, Source
@@ -28,128 +28,6 @@ RESTART_S = (0.5, 30.0)  # the first and the longest pause before a source is re
 HANGS_S = 10.0  # at least; an answer that takes longer is considered hung
 
 
-class OtherEngine(Protocol):
-    """What may answer instead of the served version (challenger.py)."""
-
-    def engine_for(self, base: Engine) -> Engine: ...
-
-    def drop(self, reason: str) -> None: ...
-
-
-class InferenceLoop:
-    """Answers every segment of the source, on the thread that calls `run`."""
-
-    def __init__(
-        self,
-        task: Task,
-        device: str,
-        source: Source,
-        slots: Slots,
-        other: OtherEngine,
-        put: Callable[[Event], None],
-        skip: Callable[[str, int], None],
-        stop: threading.Event,
-        full: Callable[[], bool] = lambda: False,
-        *,
-        label_share: float | None = None,
-    ) -> None:
-        """`full` says whether a recording has to wait for events that are not written yet;
-        label_share: the share of true labels that the device is told; None: the task's."""
-        self._label_share = task.training.label_share if label_share is None else label_share
-        self._task = task
-        self._device = device
-        self._source = source
-        self._slots = slots
-        self._other = other
-        self._put = put
-        self._skip = skip
-        self._stop = stop
-        self._full = full
-        self._hangs_s = max(HANGS_S, 10 * task.latency_budget_s)
-        self._began: float | None = None  # start of the current inference
-        self.rate = Rate()
-        self.error: str | None = None
-
-    def run(self) -> None:
-        """Answer until the source ends or the device is stopped."""
-        pause_s = RESTART_S[0]
-        while not self._stop.is_set():
-            try:
-                for cut in self._source:
-                    while self._full() and not self._stop.is_set():
-                        self._stop.wait(ROOM_S)
-                    self.answer(cut)
-                    if self.error is not None:
-                        log.info("%s: readings come again", self._device)
-                    self.error, pause_s = None, RESTART_S[0]
-                return
-            except UsageError:
-                raise  # a restart would not help
-            except Exception as exc:  # a user's iterator or a driver may raise anything
-                self._report(exc)
-                self._stop.wait(pause_s * random.uniform(0.5, 1.5))
-                pause_s = min(2 * pause_s, RESTART_S[1])
-
-    def _report(self, exc: Exception) -> None:
-        """Log why the source failed, once per reason; with a traceback unless it is Retryable."""
-        before = self.error
-        if isinstance(exc, Retryable):
-            self.error = f"readings: {exc}"[:300]
-        else:
-            self.error = f"readings: {type(exc).__name__}: {exc}"[:300]
-        if self.error != before:
-            known = isinstance(exc, Retryable)
-            log.warning("%s: %s; trying again", self._device, self.error, exc_info=not known)
-
-    def answer(self, cut: Cut) -> None:
-        """Infer one segment and emit its event."""
-        base = self._slots.engine  # one version for the whole answer
-        assert base is not None
-        engine = self._other.engine_for(base)
-        self._began = began = time.perf_counter()
-        try:
-            outputs = engine.run(cut.segment)
-        except Exception as exc:
-            self._failed(base, engine, exc)
-            self._skip("answer-failed", cut.last_us)
-            return
-        finally:
-            self._began = None
-        if not math.isfinite(sum(outputs.tolist())):  # 10 times faster than numpy for few values
-            self._skip("answer-not-finite", cut.last_us)
-            return
-        revealed = cut.truth is not None and self._is_label_revealed(cut.position_us)
-        label = cut.truth if revealed else None
-        self._put(
-            Event(
-                cut.last_us, engine.model, outputs, label, cut.segment,
-                cut.first_us, cut.position_us, cut.mark_us, cut.truth,
-            )
-        )  # fmt: skip
-        engine.latencies.append(time.perf_counter() - began)
-        self.rate.events += 1
-
-    def _failed(self, base: Engine, engine: Engine, exc: Exception) -> None:
-        """Go back to the base or the previous version; raise the error if there is none."""
-        if engine is not base:
-            self._other.drop(f"failed: {exc}")
-        elif not self._slots.go_back(engine.model, f"failed: {exc}"):
-            raise exc
-
-    def _is_label_revealed(self, position_us: int) -> bool:
-        """Return whether a replay reveals this segment's true label to the device: a stable share,
-        like a user's corrections. The other labels are only used for measuring. A sensor's labels
-        are all told: somebody gave them."""
-        digest = zlib.crc32(f"{self._device}/{position_us}".encode())
-        return digest < self._label_share * 2**32
-
-    @property
-    def hangs(self) -> bool:
-        """Whether the current inference hangs in native code."""
-        began = self._began
-        return began is not None and time.perf_counter() - began > self._hangs_s
-
-
 @dataclass
 class Rate:
     """Events per second since the last call of `per_second`."""
@@ -162,3 +40,105 @@ class Rate:
         rate = events / (now - self.at) if self.at else 0.0
         self.at, self.events = now, 0
         return rate
+
+
+@dataclass
+class InferenceLoop:
+    """Answers every segment of the source, on the thread that calls `run`. `full` says whether a
+    recording has to wait for events that are not written yet; label_share: the share of true labels
+    that the device is told; None: the task's."""
+
+    task: Task
+    device: str
+    source: Source
+    slots: Slots
+    other: Challenger
+    put: Callable[[Event], None]
+    skip: Callable[[str, int], None]
+    stop: threading.Event
+    full: Callable[[], bool] = lambda: False
+    label_share: float | None = None
+    rate: Rate = field(default_factory=Rate)
+    error: str | None = None
+    _began: float | None = None  # start of the current inference
+
+    def run(self) -> None:
+        """Answer until the source ends or the device is stopped."""
+        pause_s = RESTART_S[0]
+        while not self.stop.is_set():
+            try:
+                for cut in self.source:
+                    while self.full() and not self.stop.is_set():
+                        self.stop.wait(ROOM_S)
+                    self.answer(cut)
+                    if self.error is not None:
+                        log.info("%s: readings come again", self.device)
+                    self.error, pause_s = None, RESTART_S[0]
+                return
+            except UsageError:
+                raise  # a restart would not help
+            except Exception as exc:  # a user's iterator or a driver may raise anything
+                self._report(exc)
+                self.stop.wait(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, RESTART_S[1])
+
+    def _report(self, exc: Exception) -> None:
+        """Log why the source failed, once per reason; with a traceback unless it is Retryable."""
+        before = self.error
+        if isinstance(exc, Retryable):
+            self.error = f"readings: {exc}"[:300]
+        else:
+            self.error = f"readings: {type(exc).__name__}: {exc}"[:300]
+        if self.error != before:
+            known = isinstance(exc, Retryable)
+            log.warning("%s: %s; trying again", self.device, self.error, exc_info=not known)
+
+    def answer(self, cut: Cut) -> None:
+        """Infer one segment and emit its event."""
+        base = self.slots.engine  # one version for the whole answer
+        assert base is not None
+        engine = self.other.engine_for(base)
+        self._began = began = time.perf_counter()
+        try:
+            outputs = engine.run(cut.segment)
+        except Exception as exc:
+            self._failed(base, engine, exc)
+            self.skip("answer-failed", cut.last_us)
+            return
+        finally:
+            self._began = None
+        if not math.isfinite(sum(outputs.tolist())):  # 10 times faster than numpy for few values
+            self.skip("answer-not-finite", cut.last_us)
+            return
+        revealed = cut.truth is not None and self._is_label_revealed(cut.position_us)
+        label = cut.truth if revealed else None
+        self.put(
+            Event(
+                cut.last_us, engine.model, outputs, label, cut.segment,
+                cut.first_us, cut.position_us, cut.mark_us, cut.truth,
+            )
+        )  # fmt: skip
+        engine.latencies.append(time.perf_counter() - began)
+        self.rate.events += 1
+
+    def _failed(self, base: Engine, engine: Engine, exc: Exception) -> None:
+        """Go back to the base or the previous version; raise the error if there is none."""
+        if engine is not base:
+            self.other.drop(f"failed: {exc}")
+        elif not self.slots.go_back(engine.model, f"failed: {exc}"):
+            raise exc
+
+    def _is_label_revealed(self, position_us: int) -> bool:
+        """Return whether a replay reveals this segment's true label to the device: a stable share,
+        like a user's corrections. The other labels are only used for measuring. A sensor's labels
+        are all told: somebody gave them."""
+        digest = zlib.crc32(f"{self.device}/{position_us}".encode())
+        given = self.label_share
+        return digest < (self.task.training.label_share if given is None else given) * 2**32
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the current inference hangs in native code."""
+        began = self._began
+        limit_s = max(HANGS_S, 10 * self.task.latency_budget_s)
+        return began is not None and time.perf_counter() - began > limit_s

@@ -47,7 +47,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_client.inference.engine import Engine
 from edge_client.inference.trial import ANSWERS, CRASH_S, CRASHES, TRIAL_S, SlotState, too_late
-from streams.contract.artifact import Artifact, unpack
+from streams.contract.artifact import WEIGHTS, Artifact, unpack
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
@@ -107,27 +107,24 @@ class Slots:
         """Versions that are not installed again, with the reason."""
         return dict(self._state.refused)
 
-    def artifact(self) -> Artifact:
-        """Return the active version, verified; raise ArtifactError or OSError on failure."""
-        model = self.active
-        if model is None:
-            raise ArtifactError("name", "there is no version")
-        return self.kept(model)
-
     def kept(self, model: str) -> Artifact:
         """Return one of the two versions, verified; raise ArtifactError or OSError on failure."""
-        return self.verified(self.bytes_of(model))
-
-    def bytes_of(self, model: str) -> bytes:
-        """Return the artifact of one of the two versions; raise ArtifactError or OSError."""
         if model not in (self.active, self.previous):
             raise ArtifactError("name", f"{model} is in no slot")
-        return self._path(model).read_bytes()
+        artifact = self._verified(self._path(model).read_bytes(), kept=True)
+        if artifact.model != model:
+            raise ArtifactError("name", f"its file holds {artifact.model}")
+        return artifact
 
-    def verified(self, data: bytes) -> Artifact:
-        """Return an artifact that was installed once; raise ArtifactError if a key has not signed
-        it, or it is another task's."""
-        return self._verified(data, kept=True)
+    def weights_of(self, model: str) -> bytes | None:
+        """Return the weights of one of the two versions; None where the device has none."""
+        if model not in (self.active, self.previous):
+            return None
+        try:
+            return self.kept(model).files.get(WEIGHTS)
+        except (OSError, ArtifactError) as exc:
+            log.warning("%s cannot be read for a run: %s", model, exc)
+            return None
 
     def reinstall(self, model: str) -> Engine:
         return self.install(self._path(model).read_bytes(), kept=True)
@@ -281,10 +278,7 @@ class Slots:
             return None
         self._mark(model)
         try:
-            artifact = self._verified(self._path(model).read_bytes(), kept=True)
-            if artifact.model != model:
-                raise ArtifactError("name", f"its file holds {artifact.model}")
-            return Engine(self._task, artifact)
+            return Engine(self._task, self.kept(model))
         except (OSError, ArtifactError) as exc:
             log.warning("%s cannot be served: %s", model, exc)
             return None

@@ -8,6 +8,7 @@ A device that does not train begins with a quantized version's bytes without its
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -23,6 +24,7 @@ from streams.kafka.settings import BrokerSettings
 log = logging.getLogger(__name__)
 
 
+@dataclass
 class ArtifactFetcher:
     """Downloads artifacts for one device.
 
@@ -30,37 +32,30 @@ class ArtifactFetcher:
     trains: whether the device needs floats; waits: whether events wait for the line.
     """
 
-    def __init__(
-        self,
-        task: str,
-        settings: BrokerSettings,
-        *,
-        bases: Callable[[], Sequence[str]],
-        kept: Callable[[str], Artifact],
-        trusted: Callable[[], Sequence[Ed25519PublicKey]],
-        downloads: Downloads,
-        trains: bool = True,
-        waits: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._task, self._settings = task, settings
-        self._bases, self._kept, self._trusted = bases, kept, trusted
-        self._downloads, self._trains, self._waits = downloads, trains, waits
-        self.received = 0  # bytes of all downloads
+    task: str
+    settings: BrokerSettings
+    bases: Callable[[], Sequence[str]]
+    kept: Callable[[str], Artifact]
+    trusted: Callable[[], Sequence[Ed25519PublicKey]]
+    downloads: Downloads
+    trains: bool = True
+    waits: Callable[[], bool] = lambda: False
+    received: int = 0  # bytes of all downloads
 
     def fetch(
         self, ref: Ref, deliveries: Sequence[Delivery], url: str, stop: Callable[[], bool]
     ) -> bytes:
         """Return the bytes of the artifact with the digest of `ref`; raise the last source's
         ArtifactError or Retryable if all fail, or once `stop` returns True."""
-        bases = self._bases()
+        bases = self.bases()
         offered = [d for d in deliveries if d.model == ref.model]
-        wanted = [d for d in offered if d.of_part and not self._trains]
+        wanted = [d for d in offered if d.of_part and not self.trains]
         wanted += [d for d in offered if d.base in bases]
         wanted += [d for d in offered if d.base is None and not d.of_part]
         deltas = f"{url}/deltas/{ref.model}.from."
         urls: dict[str, str | None] = {f"{deltas}{base}.twd": base for base in bases if url}
         urls |= {f"{url}/models/{ref.model}.twa": None} if url else {}
-        self._downloads.keep(offered, [*urls])
+        self.downloads.keep(offered, [*urls])
         sources = [partial(self._from_kafka, ref, delivery, stop) for delivery in wanted]
         sources += [partial(self._from_url, ref, where, stop, base) for where, base in urls.items()]
         problem: Exception = ArtifactError("missing", f"{ref.model} has no delivery and no URL")
@@ -73,20 +68,20 @@ class ArtifactFetcher:
                 if stop():
                     break
             else:
-                self._downloads.keep([])
+                self.downloads.keep([])
                 return data
         raise problem
 
     def _from_kafka(self, ref: Ref, delivery: Delivery, stop: Callable[[], bool]) -> bytes:
         delivery.check_bound(ref)  # before a part of it is in memory
-        download = self._downloads.of(delivery)
-        data = fetch(self._settings, self._task, download, stop, waits=self._waits)
+        download = self.downloads.of(delivery)
+        data = fetch(self.settings, self.task, download, stop, waits=self.waits)
         return self._whole(ref, data, delivery.base)
 
     def _from_url(
         self, ref: Ref, url: str, stop: Callable[[], bool], base: str | None = None
     ) -> bytes:
-        part = self._downloads.of_url(url)
+        part = self.downloads.of_url(url)
         try:
             return self._whole(ref, fetch_url(url, ref.size, stop, part=part), base)
         except ArtifactError:
@@ -97,7 +92,7 @@ class ArtifactFetcher:
         """Return the artifact of received bytes, which are a delta if there is a `base`."""
         self.received += len(data)
         if base is not None:
-            data = delta.apply(data, self._kept(base).files, self._trusted(), ref.size)
+            data = delta.apply(data, self.kept(base).files, self.trusted(), ref.size)
         if digest_of(data) != ref.digest:
             raise ArtifactError("digest", f"the bytes are not {ref.model}")
         return data

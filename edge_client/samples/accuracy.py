@@ -13,10 +13,8 @@ The file `scoreboard.json`, replaced whole: its size is that of the sample, howe
     held_out   {version: {position in us: [right, error]}}
 """
 
-import heapq
 import json
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 from edge_client.spool.writer import mixed
@@ -24,26 +22,17 @@ from streams.contract.documents import ModelScore
 from streams.contract.window_metrics import RowMetric
 
 KEPT = 4  # versions
-PLACES = 2048  # held-out positions of a version
+PLACES, SPARE = 2048, 256  # held-out positions of a version; until the next sampling of them
 
 Judged = tuple[bool, float]  # whether it is right, and for targets its error
+Places = dict[int, Judged]  # by position
 
 
-class HeldOut:
-    """A version's answers on held-out positions: all, or a sample of PLACES."""
-
-    def __init__(self, places: Mapping[int, Judged] | None = None) -> None:
-        self.places: dict[int, Judged] = {}
-        self._largest: list[tuple[int, int]] = []  # a heap of (-hash, position)
-        for position_us, judged in (places or {}).items():
-            self.note(position_us, judged)
-
-    def note(self, position_us: int, judged: Judged) -> None:
-        if position_us not in self.places:
-            heapq.heappush(self._largest, (-mixed(position_us), position_us))
-        self.places[position_us] = judged
-        if len(self.places) > PLACES:
-            del self.places[heapq.heappop(self._largest)[1]]
+def sample(places: Places) -> Places:
+    """Return the held-out positions that a version keeps."""
+    if len(places) <= PLACES:
+        return places
+    return {at: places[at] for at in sorted(places, key=mixed)[:PLACES]}
 
 
 class AccuracyTracker:
@@ -56,16 +45,14 @@ class AccuracyTracker:
         self._lock = threading.Lock()
         self._counts: dict[str, list[int]] = {}  # answers, labelled, correct
         self._errors: dict[str, float] = {}
-        self._held_out: dict[str, HeldOut] = {}
+        self._held_out: dict[str, Places] = {}
         self.changed = False
         try:
             state = json.loads(path.read_bytes())
             self._counts = {m: [int(x) for x in c] for m, c in state["counts"].items()}
             self._errors = {m: float(state["errors"][m]) for m in self._counts}
             self._held_out = {
-                m: HeldOut(
-                    {int(p): (bool(right), float(error)) for p, (right, error) in places.items()}
-                )
+                m: {int(p): (bool(right), float(error)) for p, (right, error) in places.items()}
                 for m, places in state["held_out"].items()
             }
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -84,7 +71,7 @@ class AccuracyTracker:
         with self._lock:
             self.changed = True
             if model not in self._counts:
-                self._counts[model], self._held_out[model] = [0, 0, 0], HeldOut()
+                self._counts[model], self._held_out[model] = [0, 0, 0], {}
                 self._errors[model] = 0.0
                 for old in list(self._counts)[1:-KEPT]:  # the first one stays for the comparison
                     del self._counts[old], self._held_out[old], self._errors[old]
@@ -95,15 +82,18 @@ class AccuracyTracker:
                 counts[2] += right
                 self._errors[model] += error
                 if held_out:
-                    self._held_out[model].note(position_us, (right, error))
+                    self._held_out[model][position_us] = right, error
+                    if len(self._held_out[model]) > PLACES + SPARE:
+                        self._held_out[model] = sample(self._held_out[model])
 
     def scores(self) -> dict[str, ModelScore]:
         with self._lock:
-            first = next(iter(self._held_out.values()), HeldOut())
-            return {model: self._score(model, first.places) for model in self._counts}
+            kept = {model: sample(places) for model, places in self._held_out.items()}
+            first = next(iter(kept.values()), {})
+            return {model: self._score(model, kept[model], first) for model in self._counts}
 
-    def _score(self, model: str, first: dict[int, Judged]) -> ModelScore:
-        (answers, labelled, correct), places = self._counts[model], self._held_out[model].places
+    def _score(self, model: str, places: Places, first: Places) -> ModelScore:
+        answers, labelled, correct = self._counts[model]
         both = places.keys() & first.keys()
         held, new, old = places.values(), [places[at] for at in both], [first[at] for at in both]
         return ModelScore(
@@ -126,7 +116,7 @@ class AccuracyTracker:
         """Write the counts to disk. A crash loses those since the last save: they are not part of
         the event account."""
         with self._lock:
-            held_out = {model: kept.places for model, kept in self._held_out.items()}
+            held_out = {model: sample(places) for model, places in self._held_out.items()}
             state = {"counts": self._counts, "errors": self._errors, "held_out": held_out}
             text, self.changed = json.dumps(state), False
         temporary = self._path.with_suffix(".tmp")

@@ -4,6 +4,7 @@ On the recorder's thread: the loop itself does nothing of it.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,39 +18,33 @@ from streams.contract.task import Answered, Task
 from streams.contract.task.metrics import row_errors
 
 
+@dataclass(frozen=True)
 class AnswerRecorder:
     """Takes the events that are in the spool."""
 
-    def __init__(
-        self,
-        task: Task,
-        samples: Samples,
-        scoreboard: AccuracyTracker,
-        outcomes: DelayedLabels | None,
-    ) -> None:
-        self._task = task
-        self._samples = samples
-        self._scoreboard = scoreboard
-        self._outcomes = outcomes
+    task: Task
+    samples: Samples
+    scoreboard: AccuracyTracker
+    outcomes: DelayedLabels | None
 
     def _reports(self, time_us: int) -> bool:
         """Whether a held-out segment counts on the scoreboard: not if it may choose."""
-        training = self._task.training
+        training = self.task.training
         chooses = training.choice == "device" or training.personal
-        return not chooses or bool(reports(self._task, np.array(time_us)))
+        return not chooses or bool(reports(self.task, np.array(time_us)))
 
     def note(self, events: Sequence[Event], first: int) -> None:
         """Note consecutive events, of which the first one has the seq `first`."""
         judged = self._judged([event for event in events if event.truth is not None])
         for seq, event in enumerate(events, first):
-            split = split_of(self._task, event.first_us, event.time_us)
-            self._samples.add(seq, event.time_us, event.segment, event.outputs, split, event.label)
+            split = split_of(self.task, event.first_us, event.time_us)
+            self.samples.add(seq, event.time_us, event.segment, event.outputs, split, event.label)
             right, error = (None, 0.0) if event.truth is None else next(judged)
             release = release_of(event.model)  # a copy's answers are those of its release
             reporting = split == HELD_OUT and self._reports(event.time_us)
-            self._scoreboard.count(release, event.position_us, right, reporting, error)
-            if self._outcomes is not None:
-                self._outcomes.put(
+            self.scoreboard.count(release, event.position_us, right, reporting, error)
+            if self.outcomes is not None:
+                self.outcomes.put(
                     Answered(event.first_us, event.time_us, event.segment, event.outputs, seq)
                 )
 
@@ -58,6 +53,6 @@ class AnswerRecorder:
         if events:
             answers = np.stack([event.outputs for event in events])
             truths = np.stack([event.truth for event in events if event.truth is not None])
-            right = self._task.correct(answers, truths)
-            errors = row_errors(self._task, answers, truths)
+            right = self.task.correct(answers, truths)
+            errors = row_errors(self.task, answers, truths)
             yield from zip(right.tolist(), errors.tolist(), strict=True)

@@ -16,9 +16,10 @@ device's input adapter.
 
 How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
-The file (sample_file.py): rows with the columns `seq`, `time`, `split`, `source`, `labelled` (us
-since 1970), `segment`, `answer`, `true` and `teacher`; first the reservoir's rows, then the latest
-in order. An unreadable file, or one of another task version, is ignored: the samples fill again.
+The file (sample_file.py): rows with the columns `seq`, `time`, `labelled` (us since 1970),
+`segment`, `answer`, `true`, `teacher`, `split` and `source`; first the reservoir's rows, then the
+latest in order. An unreadable file, or one of another task version, is ignored: the samples fill
+again.
 """
 
 import logging
@@ -28,16 +29,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from edge_client.samples.sample_file import ROWS, Columns, read_rows, write_rows, write_stream
+from edge_client.samples.sample_file import parts, read_rows, write_stream
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.samples.table import SampleTable, capacity_of, row_to_evict
 from edge_client.samples.trust import Record, record
 from streams.contract.task import Task
 from streams.learning.input_adapter import InputAdapter
+from streams.runtime.disk import replacing
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +84,7 @@ class Samples:
         self._table = SampleTable(task, n)
         self._recent: deque[int] = deque()
         self._recent_limit = max(1, min(RECENT, n // 4))
-        self._reservoir = np.empty(n, np.int64)  # its rows, of which `_size` are in use
-        self._size = 0
+        self._kept = np.empty(0, np.int64)  # the rows of the reservoir
         self._free = list(range(n - 1, -1, -1))
         self._seen = [0] * (len(task.classes) or 1)  # by class, of all that came to the reservoir
         self._row_of: dict[int, int] = {}
@@ -119,14 +120,7 @@ class Samples:
                 self._settle(self._recent.popleft())
             row = self._free.pop()
             self._recent.append(row)
-            self._table.seqs[row] = seq
-            self._table.times[row] = time_us
-            self._table.segments[row] = segment
-            self._table.answers[row] = answer
-            self._table.split[row] = split
-            self._table.true[row] = np.nan
-            self._table.teacher[row] = np.nan
-            self._table.source[row] = 0
+            self._table.rows[row] = (seq, time_us, 0, segment, answer, np.nan, np.nan, split, 0)
             self._row_of[seq] = row
             if label is not None:
                 self._note_label(np.array([row]), label, TOLD)
@@ -139,33 +133,16 @@ class Samples:
         """Move one of the latest rows to the reservoir, or evict it; a row is free afterwards."""
         table, kind = self._table, int(self._table.kind[row])
         self._seen[kind] += 1
-        self._reservoir[self._size] = row
-        self._size += 1
+        rows = self._kept = np.append(self._kept, row)
         if self._free:
             return
-        rows = self._kept
         at = row_to_evict(
             table.kind[rows], table.worth[rows], len(rows) - 1, self._seen[kind], self._dice
         )
-        gone = int(rows[at])
-        rows[at:-1] = rows[at + 1 :].copy()
-        self._size -= 1
-        self._forget(gone)
-
-    @property
-    def _kept(self) -> np.ndarray:
-        """The rows of the reservoir, which share its memory."""
-        return self._reservoir[: self._size]
-
-    def _keep(self, rows: np.ndarray) -> None:
-        """Make these the rows of the reservoir."""
-        self._size = len(rows)
-        self._reservoir[: self._size] = rows
-
-    def _forget(self, row: int) -> None:
-        if self._row_of.get(int(self._table.seqs[row])) == row:
-            del self._row_of[int(self._table.seqs[row])]
-        self._free.append(row)
+        gone, self._kept = int(rows[at]), np.delete(rows, at)
+        if self._row_of.get(seq := int(table.seqs[gone])) == gone:
+            del self._row_of[seq]
+        self._free.append(gone)
 
     def _rows(self) -> np.ndarray:
         """Return all rows in use, the latest last."""
@@ -258,8 +235,8 @@ class Samples:
         with self._lock:
             rows = self._rows()
             rows = rows[self._table.times[rows] >= self.since_us]
-            columns = self._table.adapter_rows(rows)
-        write_stream(file, [columns], {})
+            found = self._table.adapter_rows(rows)
+        write_stream(file, [found], {})
 
     def counts(self) -> tuple[int, int, int]:
         """Return the numbers of segments: all, with a true label, with a teacher's label."""
@@ -267,6 +244,14 @@ class Samples:
             rows = self._rows()
             true, taught = self._table.has_true(rows), self._table.has_teacher(rows)
             return len(rows), int(true.sum()), int(taught.sum())
+
+    def said(self) -> dict[str, Any]:
+        """Return what the device's state says of them."""
+        count, true, taught = self.counts()
+        return {
+            "samples": count, "true_labels": true, "teacher_labels": taught,
+            "labels_told": self.labels_told, "label_sources": self.sources(),
+        }  # fmt: skip
 
     def sources(self) -> dict[str, int]:
         """Return the number of true labels by source."""
@@ -324,11 +309,10 @@ class Samples:
         with self._lock:
             rows = self._rows()
             trusted = self._table.trust(rows, rows)
-        at = range(0, max(1, len(rows)), ROWS)
-        parts = ((rows[i : i + ROWS], trusted[i : i + ROWS]) for i in at)
-        write_stream(file, (self._training_rows(*part) for part in parts), {})
+        found = (self._training_rows(rows[part], trusted[part]) for part in parts(len(rows)))
+        write_stream(file, found, {})
 
-    def _training_rows(self, rows: np.ndarray, trusted: np.ndarray) -> Columns:
+    def _training_rows(self, rows: np.ndarray, trusted: np.ndarray) -> np.ndarray:
         with self._lock:
             return self._table.training_rows(rows, trusted, self.behind, self.since_us)
 
@@ -350,15 +334,17 @@ class Samples:
                     "drift": [self.drifting, self.since_us, self._labels_before],
                 }
                 self.changed = self.urgent = False
-            write_rows(self._path, (self._saved_rows(part) for part in _parts(rows)), metadata)
+            with replacing(self._path, mode=0o600) as file:
+                saved = (self._saved_rows(rows[part]) for part in parts(len(rows)))
+                write_stream(file, saved, metadata)
 
-    def _saved_rows(self, rows: np.ndarray) -> Columns:
+    def _saved_rows(self, rows: np.ndarray) -> np.ndarray:
         with self._lock:
-            return {name: array[rows] for name, array in self._table.columns().items()}
+            return np.asarray(self._table.rows[rows])
 
     def _load(self) -> None:
         try:
-            n, metadata = read_rows(self._path, self._table.columns())
+            n, metadata = read_rows(self._path, self._table.rows)
             if metadata.get("task_version", self._task.version) != self._task.version:
                 log.warning("%s: samples of another task version are not used", self._path)
                 return
@@ -374,13 +360,8 @@ class Samples:
         recent = min(self._recent_limit, n)
         self._free = list(range(self._capacity - 1, n - 1, -1))
         self._table.rate(np.arange(n))
-        self._keep(np.arange(n - recent))
+        self._kept = np.arange(n - recent)
         self._recent = deque(range(n - recent, n))
         self._seen = seen if len(seen) == len(self._seen) else self._seen
         if metadata.get("epoch") == self.epoch:
             self._row_of = {int(self._table.seqs[row]): row for row in self._rows().tolist()}
-
-
-def _parts(rows: np.ndarray) -> list[np.ndarray]:
-    """Split into parts of ROWS rows; returns at least one part, which may be empty."""
-    return [rows[at : at + ROWS] for at in range(0, max(1, len(rows)), ROWS)]

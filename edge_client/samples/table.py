@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_client.samples.sample_file import Columns
+from edge_client.samples.sample_file import Fields, row_type, rows_of
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, reports
 from edge_client.samples.trust import by_class, kinds
 from streams.contract.task import Task
@@ -50,16 +50,17 @@ class SampleTable:
     outputs), NaN where there is none."""
 
     def __init__(self, task: Task, n: int) -> None:
-        self.task = task
-        self.seqs = np.full(n, -1, np.int64)
-        self.times = np.full(n, -1, np.int64)
-        self.segments = np.zeros((n, *task.segment_shape), np.float32)
-        self.answers = np.zeros((n, task.outputs), np.float32)
-        self.split = np.zeros(n, np.int8)
-        self.source = np.zeros(n, np.int8)
-        self.labelled = np.zeros(n, np.int64)
-        self.true = np.full((n, task.label_size), np.nan, np.float32)
-        self.teacher = np.full((n, task.outputs), np.nan, np.float32)
+        whole, floats = ("seq", "time", "labelled"), {
+            "segment": task.segment_shape, "answer": (task.outputs,),
+            "true": (task.label_size,), "teacher": (task.outputs,),
+        }  # fmt: skip
+        fields: Fields = [(name, "<i8", ()) for name in whole]
+        fields += [(name, "<f4", shape) for name, shape in floats.items()]
+        fields += [(name, "|i1", ()) for name in ("split", "source")]
+        self.task, self.rows = task, np.zeros(n, row_type(fields))
+        self.seqs, self.times, self.labelled = (self.rows[name] for name in whole)
+        self.segments, self.answers, self.true, self.teacher = (self.rows[name] for name in floats)
+        self.split, self.source = self.rows["split"], self.rows["source"]
         self.kind = np.zeros(n, np.int64)  # the class of each row, and what its label is worth to
         self.worth = np.full(n, UNLABELLED, np.int8)  # the reservoir, as of the last `rate`
         self.fleet: Sequence[float] = ()  # the teacher's right share by class, of all devices
@@ -76,7 +77,7 @@ class SampleTable:
         """Return (n,) bool: which of the rows are held out and decide nothing."""
         return np.asarray((self.split[rows] == HELD_OUT) & reports(self.task, self.times[rows]))
 
-    def adapter_rows(self, rows: np.ndarray) -> Columns:
+    def adapter_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return those of the rows that fit and test an input adapter, each content once; label
         is NaN where no true one is known, fold says which of the adapters is fitted without it."""
         rows = rows[(self.split[rows] != NEITHER) & ~self.reporting(rows)]
@@ -90,20 +91,16 @@ class SampleTable:
         fold = np.where(
             self.split[rows] == HELD_OUT, FOLDS, self.times[rows] // self.task.window_us % 4
         )
-        return {
-            "segment": self.segments[rows],
-            "label": self.true[rows],
-            "fold": fold.astype(np.int8),
-            "time": self.times[rows],
-        }
+        return rows_of({
+            "segment": self.segments[rows], "label": self.true[rows],
+            "fold": fold.astype(np.int8), "time": self.times[rows],
+        })  # fmt: skip
 
     def _first_of_content(self, rows: np.ndarray) -> np.ndarray:
         """Return the places of rows whose segment no row before has: a recording that is replayed
         gives a segment again."""
-        found: dict[bytes, int] = {}
-        for place, row in enumerate(rows.tolist()):
-            found.setdefault(self.segments[row].tobytes(), place)
-        return np.array(list(found.values()), np.int64)
+        found = {self.segments[row].tobytes(): at for at, row in [*enumerate(rows.tolist())][::-1]}
+        return np.array(sorted(found.values()), np.int64)
 
     def rate(self, rows: np.ndarray) -> None:
         """Note class and worth of rows that are new or have another label."""
@@ -153,23 +150,9 @@ class SampleTable:
         true, taught = self.has_true(rows), self.has_teacher(rows)
         return np.where(true, 1.0, np.where(taught, trusted, 0.0)).astype(np.float32)
 
-    def columns(self) -> Columns:
-        """Return the columns of the file."""
-        return {
-            "seq": self.seqs,
-            "time": self.times,
-            "split": self.split,
-            "source": self.source,
-            "labelled": self.labelled,
-            "segment": self.segments,
-            "answer": self.answers,
-            "true": self.true,
-            "teacher": self.teacher,
-        }
-
     def training_rows(
         self, rows: np.ndarray, trusted: np.ndarray, behind: InputAdapter | None, since_us: int
-    ) -> Columns:
+    ) -> np.ndarray:
         """Return those of the rows to train and evaluate on, as the trainer reads them; segments
         from `since_us` on as the model reads them behind an adapter."""
         true, weight = self.has_true(rows), self.weights(rows, trusted)
@@ -184,13 +167,10 @@ class SampleTable:
         if behind is not None:
             late = self.times[rows[used]] >= since_us
             segments[late] = behind.apply(segments[late])
-        return {
-            "segment": segments,
-            "label": labels[used],
-            "weight": weight[used],
-            "held_out": split[used] == HELD_OUT,
-            "true": true[used],
-        }
+        return rows_of({
+            "segment": segments, "label": labels[used], "weight": weight[used],
+            "held_out": split[used] == HELD_OUT, "true": true[used],
+        })  # fmt: skip
 
 
 def capacity_of(task: Task) -> int:

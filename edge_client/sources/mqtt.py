@@ -19,6 +19,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -209,27 +210,28 @@ class Connection:
         self._client.loop_stop()
 
 
+@dataclass
 class MqttSource:
     """What is published, until `stop`. It can be iterated again, after an error: Retryable when
     the connection cannot be had or is lost."""
 
-    def __init__(
-        self, settings: MqttSettings, task: Task, device: str, stop: threading.Event, skip: Skip
-    ) -> None:
-        self._settings = settings
-        self._task = task
-        self._name = f"tidewheel-{task.name}-{device}"
-        self._stop = stop
-        self._skip = skip
+    settings: MqttSettings
+    task: Task
+    device: str
+    stop: threading.Event
+    skip: Skip
+
+    def __post_init__(self) -> None:
         self._newest: deque[Reading] = deque(maxlen=MESSAGES)  # the last readings, of one time
 
     def __iter__(self) -> Iterator[Reading]:
-        connection = Connection(self._settings, self._name, self._skip)
+        name = f"tidewheel-{self.task.name}-{self.device}"
+        connection = Connection(self.settings, name, self.skip)
         try:
             for payload, old in self._payloads(connection):
-                for reading in read_payload(self._task, payload, self._skip):
+                for reading in read_payload(self.task, payload, self.skip):
                     if old and self._has_come(reading):
-                        self._skip(REPEATED, reading.time_us)
+                        self.skip(REPEATED, reading.time_us)
                         continue
                     if self._newest and self._newest[-1].time_us != reading.time_us:
                         self._newest.clear()
@@ -243,13 +245,13 @@ class MqttSource:
         return bool(older) or reading in self._newest
 
     def _payloads(self, connection: Connection) -> Iterator[tuple[bytes, bool]]:
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             lost = connection.lost  # looked at first: what came before is read
             found = connection.inbox.get(0.0 if lost else LOOK_S)
             if found is not None:
                 yield found
             elif lost:
-                raise Retryable(f"MQTT at {self._settings.address}: {lost}")
+                raise Retryable(f"MQTT at {self.settings.address}: {lost}")
 
 
 def read_payload(task: Task, payload: bytes, skip: Skip) -> Iterator[Reading]:

@@ -16,6 +16,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_client.samples.splits import split_period_us
@@ -28,37 +29,30 @@ DATED_FROM_US = 10**15  # September 2001
 DAY_US = 24 * 3600 * 1_000_000
 
 
+@dataclass
 class Replay:
     """An iterable of Cuts. `speed` 1 is real time; 0 is as fast as possible."""
 
-    def __init__(
-        self,
-        task: Task,
-        readings: Callable[[], Iterable[Reading | Readings]],
-        folder: Path,
-        *,
-        speed: float,
-        passes: int | None,
-        resume_after_us: int | None,
-        stop: threading.Event,
-        skip: Skip,
-    ) -> None:
-        self._task = task
-        self._readings = readings
-        self._speed = speed
-        self._passes = passes
-        self._resume = -1 if resume_after_us is None else resume_after_us
-        self._stop = stop
-        self._skip = skip
-        self._file = folder / "replay.json"
+    task: Task
+    readings: Callable[[], Iterable[Reading | Readings]]
+    folder: Path
+    speed: float
+    passes: int | None
+    resume_after_us: int | None
+    stop: threading.Event
+    skip: Skip
+    passes_done: int = 0
+    _anchor: tuple[float, int] | None = None
+    _last_us: int | None = None  # of the segment before
+
+    def __post_init__(self) -> None:
+        self._resume = -1 if self.resume_after_us is None else self.resume_after_us
+        self._file = self.folder / "replay.json"
         self._origin, self._span = self._load()
-        self.passes_done = 0
-        self._anchor: tuple[float, int] | None = None
-        self._last_us: int | None = None  # of the segment before
 
     def pace(self, speed: float) -> None:
         """Go on at another speed; from any thread."""
-        self._speed, self._anchor = speed, None
+        self.speed, self._anchor = speed, None
 
     def _load(self) -> tuple[int | None, int | None]:
         try:
@@ -75,9 +69,9 @@ class Replay:
         """The event time of position 0, fixed at the first start."""
         if self._origin is None:
             now = time.time_ns() // 1000
-            if self._speed != 1:  # faster than life: start a day back, so as not to overtake it
+            if self.speed != 1:  # faster than life: start a day back, so as not to overtake it
                 now -= DAY_US
-            period = split_period_us(self._task)
+            period = split_period_us(self.task)
             self._origin = base_us if base_us >= DATED_FROM_US else now // period * period
             self._save()
         return self._origin
@@ -86,12 +80,12 @@ class Replay:
         self.passes_done = 0
         if self._origin is not None and self._span is not None and self._resume >= self._origin:
             self.passes_done = (self._resume - self._origin) // self._span
-        while not self._stop.is_set() and (self._passes is None or self.passes_done < self._passes):
-            readings = iter(self._readings())
+        while not self.stop.is_set() and (self.passes is None or self.passes_done < self.passes):
+            readings = iter(self.readings())
             first_reading = next(readings, None)
             if first_reading is None:
                 return
-            period = split_period_us(self._task)
+            period = split_period_us(self.task)
             base = first_reading.time_us // period * period
             start = self._begin_at(base) + self.passes_done * (self._span or 0)
             end = None
@@ -110,7 +104,7 @@ class Replay:
         self, readings: Iterable[Reading | Readings], base: int, start: int
     ) -> Iterator[Cut]:
         position = mark = -1
-        for first, last, segment, truth in segments_of(readings, self._task, skip=self._skip):
+        for first, last, segment, truth in segments_of(readings, self.task, skip=self.skip):
             position, mark = max(position + 1, first - base), max(mark + 1, last - base)
             moved = start - base
             yield Cut(first + moved, last + moved, position, start + mark, segment, truth)
@@ -127,18 +121,18 @@ class Replay:
         Where the data pauses (a gap between two segments) the replay goes on at once, and a replay
         that fell behind does not catch up in a burst.
         """
-        if self._speed > 0:
+        if self.speed > 0:
             now = time.monotonic()
             paused = self._last_us is not None and (
-                cut.first_us - self._last_us > self._task.max_gap_us
+                cut.first_us - self._last_us > self.task.max_gap_us
             )
             anchor = self._anchor
             if anchor is None or paused:
                 self._anchor = anchor = (now, cut.last_us)
-            wait_s = anchor[0] + (cut.last_us - anchor[1]) / 1e6 / self._speed - now
+            wait_s = anchor[0] + (cut.last_us - anchor[1]) / 1e6 / self.speed - now
             if wait_s < -1.0:
                 self._anchor = (now, cut.last_us)
             elif wait_s > 0:
-                self._stop.wait(wait_s)
+                self.stop.wait(wait_s)
         self._last_us = cut.last_us
-        return not self._stop.is_set()
+        return not self.stop.is_set()

@@ -7,6 +7,7 @@ their readings are cut as they come, and neither paced, moved in time nor repeat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,27 +21,23 @@ if TYPE_CHECKING:
     from edge_client.settings import EdgeSettings
 
 
+@dataclass
 class Live:
     """An iterable of Cuts that ends with its readings, or when `stop` is set."""
 
-    passes_done = 0
-
-    def __init__(
-        self,
-        task: Task,
-        readings: Callable[[], Iterable[Reading | Readings]],
-        stop: threading.Event,
-        skip: Skip,
-    ) -> None:
-        self._task, self._readings, self._stop, self._skip = task, readings, stop, skip
+    task: Task
+    readings: Callable[[], Iterable[Reading | Readings]]
+    stop: threading.Event
+    skip: Skip
+    passes_done: int = 0
 
     def __iter__(self) -> Iterator[Cut]:
-        cuts = segments_of(self._readings(), self._task, skip=self._skip)
+        cuts = segments_of(self.readings(), self.task, skip=self.skip)
         position = -1
         for first, last, segment, truth in cuts:
             position = max(position + 1, first)
             yield Cut(first, last, position, last, segment, truth)
-            if self._stop.is_set():
+            if self.stop.is_set():
                 return
 
 

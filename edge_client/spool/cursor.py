@@ -5,11 +5,9 @@ spaces up to a multiple of 4096 bytes. The JSON is
 
     serial              counts the saves; the valid file with the larger serial is current
     file, offset        all frames before this position are settled
-    seq                 the first seq after them
-    owed                intervals [first, last] below `seq` that were missing at their position:
-                        they are declared in a later frame
+    seq                 the first seq after them: the events before were delivered or dropped
     sent_file           the newest file that the reader has begun
-    delivered, dropped  the account of all settled events, `dropped` by reason
+    dropped             how many of them were dropped, by reason
 
 The two files are overwritten in place, alternately: on a full disk there is no room for a new file,
 and settled files could never be deleted. A crash while writing one leaves the other. (A
@@ -26,7 +24,7 @@ from pathlib import Path
 from crc32c import crc32c
 
 from edge_client.spool.frames import EVENTS, Declared, Frame, SegmentFile, SpoolPosition
-from streams.contract.accounting import IntervalSet
+from streams.contract.accounting import DeviceAccount
 from streams.runtime.disk import sync_directory, write_all
 
 BLOCK = 4096
@@ -39,9 +37,6 @@ class Cursor:
 
     folder: Path
     position: SpoolPosition
-    settled_seq: int
-    delivered: int
-    owed: IntervalSet = field(default_factory=IntervalSet)
     sent_file: int = -1
     dropped: dict[str, int] = field(default_factory=dict)
     serial: int = 0
@@ -53,7 +48,7 @@ class Cursor:
         if found:
             return max(found, key=lambda cursor: cursor.serial)
         # Never saved: nothing is settled, unless files are already gone.
-        return cls(folder, SpoolPosition(oldest.number, 0), oldest.first, oldest.first)
+        return cls(folder, SpoolPosition(oldest.number, 0, oldest.first))
 
     @classmethod
     def _read(cls, folder: Path, name: str) -> "Cursor | None":
@@ -62,16 +57,8 @@ class Cursor:
             if int(text[:8], 16) != crc32c(text[9:]):
                 return None
             state = json.loads(text[9:])
-            return cls(
-                folder,
-                SpoolPosition(state["file"], state["offset"]),
-                state["seq"],
-                state["delivered"],
-                IntervalSet((first, last) for first, last in state["owed"]),
-                state["sent_file"],
-                state["dropped"],
-                state["serial"],
-            )
+            at = SpoolPosition(state["file"], state["offset"], state["seq"])
+            return cls(folder, at, state["sent_file"], state["dropped"], state["serial"])
         return None
 
     @staticmethod
@@ -80,24 +67,18 @@ class Cursor:
             (folder / name).unlink(missing_ok=True)
 
     def settle(self, frame: Frame, refused: Sequence[Declared] = ()) -> None:
-        """Settle a frame, whose `refused` events were declared in place of being sent. Each seq
-        counts once: one that was declared corrupt but was delivered does not count as dropped."""
-        self.changed = True
-        behind = frame.first if frame.kind == EVENTS else frame.first + frame.count
-        if behind > self.settled_seq:
-            self.owed.add(self.settled_seq, behind - 1)
-        self.position = frame.end
-        self.settled_seq = max(self.settled_seq, frame.first + frame.count)
-        if frame.kind == EVENTS:
-            inside = [d for d in refused if frame.first <= d.first < frame.first + frame.count]
-            self.delivered += frame.count - len(inside)
-            for entry in inside:
-                self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + 1
-        for entry in frame.declarations():
-            owed = len(self.owed)
-            self.owed.remove(entry.first, entry.last)
-            if lost := owed - len(self.owed):
-                self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
+        """Settle a frame, whose `refused` events were declared in place of being sent."""
+        self.position, self.changed = frame.end, True
+        inside = [d for d in refused if frame.first <= d.first < frame.end.seq]
+        for entry in inside if frame.kind == EVENTS else frame.declarations():
+            lost = entry.last - entry.first + 1
+            self.dropped[entry.reason] = self.dropped.get(entry.reason, 0) + lost
+
+    def account(self, produced: int) -> DeviceAccount:
+        """Return the account of so many events."""
+        settled, dropped = self.position.seq, dict(self.dropped)
+        delivered = settled - sum(dropped.values())
+        return DeviceAccount(produced, delivered, dropped, produced - settled)
 
     def begin(self, number: int) -> None:
         """Persist that the reader begins a file, before it does."""
@@ -114,10 +95,8 @@ class Cursor:
             "serial": self.serial + 1,
             "file": self.position.file,
             "offset": self.position.offset,
-            "seq": self.settled_seq,
-            "owed": list(self.owed),
+            "seq": self.position.seq,
             "sent_file": self.sent_file,
-            "delivered": self.delivered,
             "dropped": self.dropped,
         }
         text = json.dumps(state).encode()

@@ -7,23 +7,23 @@ ascending. A frame is
     u8  kind   3 x zero            u64 first seq
     u32 count of seqs              i64 mark          payload
 
-Kind EVENTS: `count` events from `first` on. Kind DROPS: the payload is JSON, a list of
-[first, last, reason]; `count` is the number of fresh seqs that the frame uses (events that could
-not be written or are not sent, see writer.py), 0 if it declares older ones. `mark` is an opaque
-number of the writer (the time of the last event).
+A frame is of the `count` seqs from `first` on. Kind EVENTS: the events. Kind DROPS: the payload is
+JSON, a list of [first, last, reason] that has each of them: events that could not be written or are
+not sent (writer.py), or of files that were dropped. `mark` is an opaque number of the writer (the
+time of the last event).
 
 A frame is valid once it is synced. A failed write leaves the file unchanged. A frame damaged later
-is skipped: the reader continues at the next valid one and sees a gap in the seqs. The end of a file
-may be torn (an incomplete write) or damaged; `torn` distinguishes them, because only the seqs of a
-torn frame may be used again.
+is skipped: the reader continues at the next valid one, and what is missing between them is CORRUPT
+(`covering`). The end of a file may be torn (an incomplete write) or damaged; `torn` distinguishes
+them, because only the seqs of a torn frame may be used again.
 """
 
 import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -33,6 +33,7 @@ from streams.runtime.disk import sync_directory, write_all
 from streams.runtime.failpoints import Failpoint, unarmed
 
 EVENTS, DROPS = 1, 2
+CORRUPT = "corrupt"
 _HEAD = struct.Struct("<II")
 _BODY = struct.Struct("<B3xQIq")
 HEADER = _HEAD.size + _BODY.size
@@ -62,10 +63,11 @@ class Block(NamedTuple):
 
 
 class SpoolPosition(NamedTuple):
-    """A position between two frames."""
+    """A position between two frames, and the first seq after it."""
 
     file: int
     offset: int
+    seq: int
 
 
 class Declared(NamedTuple):
@@ -78,7 +80,8 @@ class Declared(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame read from a file; `end` is the position after it."""
+    """One frame read from a file; `end` is the position after it. `gap`: it stands for what is in
+    no file."""
 
     kind: int
     first: int
@@ -86,11 +89,20 @@ class Frame:
     mark: int
     payload: bytes
     end: SpoolPosition
+    gap: bool = False
 
     def declarations(self) -> list[Declared]:
         """Return the declarations of a DROPS frame; none for events."""
         entries = json.loads(self.payload) if self.kind == DROPS else []
         return [Declared(*entry) for entry in entries]
+
+    def since(self, seq: int) -> "Frame | None":
+        """Return the frame without what is before `seq`; None if that is all of it."""
+        if self.first >= seq:
+            return self
+        rest = [d._replace(first=max(d.first, seq)) for d in self.declarations() if d.last >= seq]
+        payload, count = encoded(rest), self.end.seq - seq
+        return replace(self, first=seq, count=count, payload=payload) if rest else None
 
 
 @dataclass
@@ -134,6 +146,10 @@ class SegmentFile:
         self.size += size
         self._has_events = None
 
+    def replaced(self, size: int) -> None:
+        """Note that one frame of DROPS stands in place of what was there."""
+        self.size, self._has_events = size, False
+
     def truncate(self, size: int) -> None:
         os.truncate(self.path, size)
         self.size = size
@@ -159,7 +175,8 @@ class SegmentFile:
         if crc32c(payload, crc32c(head[_HEAD.size :])) != checksum:
             return None
         kind, first, count, mark = _BODY.unpack_from(head, _HEAD.size)
-        return Frame(kind, first, count, mark, payload, SpoolPosition(self.number, end))
+        at = SpoolPosition(self.number, end, first + count)
+        return Frame(kind, first, count, mark, payload, at)
 
     def _later_frame(self, stream: IO[bytes], offset: int) -> Frame | None:
         """Return the next valid frame after a damaged one."""
@@ -177,6 +194,23 @@ class SegmentFile:
         if self._has_events is None:
             self._has_events = any(frame.kind == EVENTS for frame in self.frames())
         return self._has_events
+
+
+def covering(files: Iterable[SegmentFile], start: SpoolPosition) -> Iterator[Frame]:
+    """Yield frames from `start` on that have each seq once and in order: what is in none of the
+    files as a gap, declared CORRUPT, before the next frame."""
+    seq = start.seq
+    for file in files:
+        offset = start.offset if file.number == start.file else 0
+        for found in file.frames(offset):
+            if found.first > seq:
+                begin = found.end.offset - HEADER - len(found.payload)
+                lost = encoded([Declared(seq, found.first - 1, CORRUPT)])
+                at = SpoolPosition(file.number, begin, found.first)
+                yield Frame(DROPS, seq, found.first - seq, found.mark, lost, at, gap=True)
+            if (frame := found.since(seq)) is not None:
+                yield frame
+                seq = frame.end.seq
 
 
 def torn(rest: bytes) -> bool:

@@ -6,29 +6,31 @@ reader's position.
 Invariants
 1. Only append() and declare_lost() assign seqs, in order and without a gap, over all files.
 2. Only synced frames are read, so a seq that was sent is never assigned again after a crash.
-3. A file is deleted when the cursor has passed it, or after a DROPS frame that declares all its
-   events and contains its declarations is synced; open() completes this after a crash.
-4. A file that the reader has begun is never dropped, because events in flight may arrive. The
+3. A seq has one place, in the order of the files: in an event, or declared dropped. What is in no
+   frame, because it is damaged or its file is gone, is declared as "corrupt" where it was.
+4. A file is deleted when the cursor has passed it. A dropped file is replaced by one frame that
+   declares its events, together with those of dropped files right before it.
+5. A file that the reader has begun is never dropped, because events in flight may arrive. The
    newest file is never dropped: it carries the next seq and the mark.
-5. delivered + dropped + pending = produced, at every moment and after every crash.
-6. A seq that is neither settled nor in a frame nor declared is lost: its frame is damaged or its
-   file is gone. It is declared as "corrupt" at open, and when the cursor passes its position.
+6. delivered + dropped + pending = produced, at every moment and after every crash.
 
 Appending frames, as many as are synced together, and what the next open finds after a crash in a
 step:
 
-1. while the cap would be exceeded, write and sync a DROPS frame with all events of the oldest file,
-   then delete it. Crash between the two (spool-step-1): the file is declared, and is deleted
+1. while the cap would be exceeded, replace the oldest file, or a dropped one right before it, by
+   the frame that declares its events, by atomic rename; in the second case delete the file. Crash
+   between the two (spool-step-1): they are declared already, and the reader passes over the file
 2. if the newest file is full, create the next one and sync the folder: an empty newest file, whose
    name has the next seq
 3. write the frames: a torn one is truncated and its seqs are assigned again; complete ones count.
-   Where a power cut leaves a later one and not an earlier, the earlier one's events are corrupt (6)
+   Where a power cut leaves a later one and not an earlier, the earlier one's events are corrupt (3)
 4. fdatasync
 5. count their seqs. After 4 and 5 the frames are there: their events are produced
 
-Recovery at open (recovery.py) truncates a torn tail of the newest file and counts its bytes. A
-spool without files starts a new epoch. After an error in 3 or 4, such as a full disk, the file is
-truncated to its last frame and no seq is used.
+Opening reads all files and truncates a torn tail of the newest one. If the tail is damaged instead,
+the number of its seqs is unknown, and as many are declared as a frame can have. A spool without
+files starts a new epoch. After an error in 3 or 4, such as a full disk, the file is truncated to
+its last frame and no seq is used.
 """
 
 import contextlib
@@ -38,9 +40,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import (
+    CORRUPT,
     DROPS,
     EVENTS,
     HEADER,
@@ -51,19 +55,47 @@ from edge_client.spool.frames import (
     SegmentFile,
     SpoolLimits,
     SpoolPosition,
+    covering,
     encoded,
     head_of,
     list_files,
     merged,
+    torn,
 )
-from edge_client.spool.recovery import events_after, is_declared, survey
-from streams.contract.accounting import DeviceAccount, IntervalSet
+from streams.contract.accounting import DeviceAccount
 from streams.contract.errors import SpoolError
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
-CORRUPT, FULL = "corrupt", "spool-full"
+FULL = "spool-full"
 BATCH_BYTES = 2_000_000  # of frames that are synced together
+
+
+class Survey(NamedTuple):
+    """What the files have: seqs up to `covered`, and up to `next_seq` some that may have been
+    assigned; the last mark; how many bytes are torn; the gaps, their sizes by the first seq."""
+
+    covered: int
+    next_seq: int
+    mark: int | None
+    torn_bytes: int
+    gaps: dict[int, int]
+
+
+def survey(files: Sequence[SegmentFile]) -> Survey:
+    """Read all files."""
+    at, mark, rest, newest = SpoolPosition(files[0].number, 0, files[0].first), None, b"", files[-1]
+    gaps: dict[int, int] = {}
+    for frame in covering(files, at):
+        at, mark = frame.end, frame.mark
+        if frame.gap:
+            gaps[frame.first] = frame.count
+    sound = at.offset if at.file == newest.number else 0
+    if sound < newest.size:
+        rest = newest.path.read_bytes()[sound:]
+    is_torn = torn(rest)
+    next_seq = max(newest.first, at.seq + (0 if is_torn else MOST_EVENTS))
+    return Survey(at.seq, next_seq, mark, len(rest) if is_torn else 0, gaps)
 
 
 class Spool:
@@ -82,7 +114,6 @@ class Spool:
         self._writing = threading.RLock()  # of who appends; taken before the next one
         self._lock = threading.RLock()  # of what is in memory: a sync holds up no reader
         self._next = 0
-        self._late = IntervalSet()  # declared after their position and not settled yet
         self.grown = threading.Event()  # set when a frame was written; its reader clears it
         self.mark: int | None = None
         self.torn_bytes = 0
@@ -111,14 +142,19 @@ class Spool:
         return epoch
 
     def _recover(self) -> None:
-        found = survey(self._files, self._cursor)
-        self._next, self.mark, self.torn_bytes = found.next_seq, found.mark, found.torn_bytes
-        self._late = found.late
-        for file in self._droppable() if found.late else []:
-            if is_declared(file, found.late):
-                self._remove(file)
-        with contextlib.suppress(OSError):  # a full disk: the next settle() repeats it
-            self._declare([Declared(first, last, CORRUPT) for first, last in found.lost])
+        found, newest, at = survey(self._files), self._files[-1], self._cursor.position
+        self.mark, self.torn_bytes, self._gaps = found.mark, found.torn_bytes, found.gaps
+        if found.torn_bytes:
+            newest.truncate(newest.size - found.torn_bytes)
+        end = SpoolPosition(newest.number, newest.size, at.seq)
+        self._cursor.position = min(at, end)
+        self._next = max(found.covered, at.seq)
+        lost = max(0, found.next_seq - self._next)
+        try:
+            if lost:
+                self.declare_lost(lost, CORRUPT)
+        except OSError:  # a full disk: the reader finds it when a frame follows
+            self._next += lost
         with contextlib.suppress(OSError):
             self._cursor.save_both()  # creates both files; later saves only overwrite
         self._remove_passed()
@@ -212,24 +248,21 @@ class Spool:
         return [f for f in self._files[:-1] if f.number > begun]
 
     def _drop(self, file: SegmentFile) -> None:
-        entries: list[Declared] = []
-        for frame in file.frames():
-            if frame.kind == DROPS:
-                entries += frame.declarations()
-            else:
-                entries.append(Declared(frame.first, frame.first + frame.count - 1, FULL))
-        self._declare(entries)
+        """Drop the oldest file that has events."""
+        into = next((f for f in reversed(self._droppable()) if f.number < file.number), file)
+        files = [file] if file is into else [into, file]
+        entries, mark = list[Declared](), 0
+        for frame in covering(files, SpoolPosition(into.number, 0, into.first)):
+            whole, mark = Declared(frame.first, frame.end.seq - 1, FULL), frame.mark
+            entries += [whole] if frame.kind == EVENTS else frame.declarations()
+        if entries:  # none of a file that was damaged meanwhile
+            payload, count = encoded(merged(entries)), entries[-1].last + 1 - into.first
+            head = head_of(DROPS, into.first, count, mark, payload)
+            write_atomic(into.path, head + payload, mode=0o600)
+            into.replaced(len(head) + len(payload))
         self._reached("spool-step-1")
-        self._remove(file)
-
-    def _declare(self, entries: list[Declared]) -> None:
-        """Declare older seqs in a new frame."""
-        if entries:
-            payload = encoded(merged(entries))
-            head = head_of(DROPS, self._next, 0, self.mark or 0, payload)
-            self._write([head, payload], self._next, self.mark)
-            for entry in entries:
-                self._late.add(entry.first, entry.last)
+        if file is not into or not entries:
+            self._remove(file)
 
     def _remove(self, file: SegmentFile) -> None:
         file.path.unlink(missing_ok=True)
@@ -244,19 +277,15 @@ class Spool:
     def read(self, start: SpoolPosition, limit_bytes: int) -> list[Frame]:
         """Return frames from `start` on, at least one if any, up to about `limit_bytes`."""
         with self._lock:
-            frames: list[Frame] = []
-            size = 0
-            for file in list(self._files):
-                if file.number < start.file:
-                    continue
-                offset = start.offset if file.number == start.file else 0
-                if offset < file.size and file.number > self._cursor.sent_file:
-                    self._cursor.begin(file.number)  # before its frames are sent: invariant 4
-                for frame in file.frames(offset):
-                    frames.append(frame)
-                    size += len(frame.payload)
-                    if size >= limit_bytes:
-                        return frames
+            frames, size = list[Frame](), 0
+            files = [f for f in self._files if f.number >= start.file]
+            for frame in covering(files, start):
+                if frame.end.file > self._cursor.sent_file:
+                    self._cursor.begin(frame.end.file)  # before it is sent: invariant 5
+                frames.append(frame)
+                size += len(frame.payload)
+                if size >= limit_bytes:
+                    break
             return frames
 
     def settle(self, frames: list[Frame], refused: Sequence[Declared] = ()) -> None:
@@ -265,19 +294,7 @@ class Spool:
         with self._lock:
             for frame in frames:
                 self._cursor.settle(frame, refused)
-                for entry in frame.declarations() if self._late else []:
-                    self._late.remove(entry.first, entry.last)
-            holes = bool(self._cursor.owed.minus(self._late))
-        if holes:
-            self._declare_holes()
-        with self._lock:
             self._remove_passed()
-
-    def _declare_holes(self) -> None:
-        """Declare seqs that were lost since the spool was opened (invariant 6)."""
-        with self._writing, self._lock, contextlib.suppress(OSError):  # the next call repeats it
-            holes = self._cursor.owed.minus(self._late)
-            self._declare([Declared(first, last, CORRUPT) for first, last in holes])
 
     def _remove_passed(self) -> None:
         at = self._cursor.position
@@ -297,18 +314,18 @@ class Spool:
         """Return the account with the pending events counted in the files, which are all read.
 
         In account() they are what is left over, so that its equation cannot fail; here produced,
-        delivered, dropped and pending are counted independently of each other.
+        delivered, dropped and pending are counted independently of each other. What was missing at
+        open is known to be corrupt.
         """
         with self._lock:
-            there = events_after(self._files, self._cursor.position)
-            unsettled = IntervalSet(self._cursor.owed)
-            if self._next > self._cursor.settled_seq:
-                unsettled.add(self._cursor.settled_seq, self._next - 1)
-            pending = len(unsettled) - len(unsettled.minus(there))
+            at = self._cursor.position
+            files = [f for f in self._files if f.number >= at.file]
+            pending = sum(
+                min(frame.count, self._gaps.get(frame.first, 0)) if frame.gap else frame.count
+                for frame in covering(files, at)
+            )
             return replace(self.account(), pending=pending)
 
     def account(self) -> DeviceAccount:
         with self._lock:
-            dropped = dict(self._cursor.dropped)
-            pending = self._next - self._cursor.delivered - sum(dropped.values())
-            return DeviceAccount(self._next, self._cursor.delivered, dropped, pending)
+            return self._cursor.account(self._next)

@@ -1,7 +1,6 @@
 """The agent's side of the trainer: starts the child on demand, sends it one request at a time."""
 
 import contextlib
-import logging
 import os
 import socket
 import subprocess
@@ -9,56 +8,44 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from edge_client.training.conditions import MachineConditions
-from streams.contract.artifact import WEIGHTS
-from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.errors import MalformedRecord
 from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
-
-if TYPE_CHECKING:  # onnxruntime, which a simulation does not need
-    from edge_client.inference.slots import Slots
-
-log = logging.getLogger(__name__)
 
 _START_S = 60.0
 
-Served = Callable[[str], bytes | None]
 
-
+@dataclass
 class Trainer:
     """The owner of the child process.
 
     `served` returns the verified weights of a version, None if the device does not have it.
+    held_back: why the last training was not started, or was stopped.
     """
 
-    def __init__(
-        self,
-        reference: str,
-        device: str,
-        folder: Path,
-        samples: Samples,
-        conditions: MachineConditions | None = None,
-        served: Served = lambda _model: None,
-    ) -> None:
-        self._reference = reference
-        self._device = device
-        self._folder = folder
-        self._samples = samples
-        self._conditions = conditions
-        self._served = served
-        self.held_back: str | None = None  # why the last training was not started, or was stopped
-        self._child: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
-        self._lock = threading.Lock()
-        self.busy = False
-        self._yields = False  # whether the current request stops for a round
-        self._ended = False
-        self._stop_file = folder / "trainer.stop"
-        for left in folder.glob("tmp*.rows"):  # of a killed agent
+    reference: str
+    device: str
+    folder: Path
+    samples: Samples
+    conditions: MachineConditions | None = None
+    served: Callable[[str], bytes | None] = lambda _model: None
+    held_back: str | None = None
+    busy: bool = False
+    _yields: bool = False  # whether the current request stops for a round
+    _ended: bool = False
+    _child: "subprocess.Popen[bytes] | None" = None
+    _connection: socket.socket | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._stop_file = self.folder / "trainer.stop"
+        for left in self.folder.glob("tmp*.rows"):  # of a killed agent
             left.unlink()
 
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
@@ -71,37 +58,37 @@ class Trainer:
         with self._lock:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # checked after the unlink, so that either we or the child see a stop
-                return WorkReply(device=self._device, error="trainer: the agent is stopping"), b""
+                return WorkReply(device=self.device, error="trainer: the agent is stopping"), b""
             if request.op != "evaluate" and self._against():
-                return WorkReply(device=self._device, error=f"conditions: {self.held_back}"), b""
+                return WorkReply(device=self.device, error=f"conditions: {self.held_back}"), b""
             self.busy, self._yields = True, request.run == PERSONAL
             try:
                 return self._with_rows(request, weights)
             except (OSError, MalformedRecord) as exc:
                 self._reap()
                 error = f"trainer: {type(exc).__name__}: {exc}"
-                return WorkReply(device=self._device, error=error), b""
+                return WorkReply(device=self.device, error=error), b""
             finally:
                 self.busy = self._yields = False
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         wanted = request.part or request.op == "evaluate"
-        served = self._served(request.base) if wanted else None
+        served = self.served(request.base) if wanted else None
         if request.part and served is None:
             error = f"base: {request.base}, of which a part was sent, is not on this device"
-            return WorkReply(device=self._device, error=error), b""
-        with shared_file(self._folder) as (file, name), shared_file(self._folder) as (base, path):
+            return WorkReply(device=self.device, error=error), b""
+        with shared_file(self.folder) as (file, name), shared_file(self.folder) as (base, path):
             if request.op == "adapt":
-                self._samples.write_adapter_rows(file)
+                self.samples.write_adapter_rows(file)
             else:
-                self._samples.write_training_rows(file)
+                self.samples.write_training_rows(file)
             file.flush()
             base.write(served or b"")
             base.flush()
             return self._exchange(request, weights, name, path if served else "")
 
     def _against(self) -> bool:
-        self.held_back = self._conditions.against_training() if self._conditions else None
+        self.held_back = self.conditions.against_training() if self.conditions else None
         return self.held_back is not None
 
     def watch(self) -> None:
@@ -126,12 +113,12 @@ class Trainer:
         self, request: WorkRequest, weights: bytes, rows: str, served: str
     ) -> tuple[WorkReply, bytes]:
         job = TrainerJob(
-            device=self._device,
+            device=self.device,
             request=request,
             samples=rows,
             stop=str(self._stop_file),
-            own=str(self._folder / OWN),
-            scaffold=str(self._folder / SCAFFOLD),
+            own=str(self.folder / OWN),
+            scaffold=str(self.folder / SCAFFOLD),
             served=served,
         )
         wait_s = max(request.time_budget_s + _START_S, request.limit_s)
@@ -156,7 +143,7 @@ class Trainer:
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "edge_client.training"]
         return subprocess.Popen(
-            [*command, self._reference, str(theirs.fileno())],
+            [*command, self.reference, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -196,22 +183,6 @@ def _asked(
     send_frame(connection, job.encode(), weights)
     header, body = receive_frame(connection)
     return WorkReply.decode(header), body
-
-
-def served_by(slots: "Slots") -> Served:
-    """Return a Trainer's `served`: weights of the versions in the slots, None if unreadable."""
-
-    def served(model: str) -> bytes | None:
-        if model not in (slots.active, slots.previous):
-            return None
-        try:
-            artifact = slots.kept(model)
-        except (OSError, ArtifactError) as exc:
-            log.warning("%s cannot be read for a run: %s", model, exc)
-            return None
-        return artifact.files.get(WEIGHTS) if artifact.model == model else None
-
-    return served
 
 
 @contextlib.contextmanager

@@ -7,37 +7,10 @@ While the device works for a round, and shortly afterwards, a message comes ever
 the round learns soon when the device falls silent.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
-
-from streams.contract.documents import DeviceState
-
 LOOK_S = 1.0  # between two looks at the news
 EVERY_S = 10.0  # between two messages where there are none
 AT_WORK_S = 1.0  # the same while the device works for a round
 AFTER_WORK_S = 10.0  # and for so long afterwards: silence is judged by what others report meanwhile
-
-
-class Reporter(Protocol):
-    """What says how the device is."""
-
-    def news(self) -> object:
-        """Return what is sent at once when it differs from the last message. It is asked each
-        second."""
-        ...
-
-    def state(self) -> DeviceState: ...
-
-
-@dataclass(frozen=True)
-class StateOnly:
-    """A reporter that has no news."""
-
-    state: Callable[[], DeviceState]
-
-    def news(self) -> None:
-        return None
 
 
 class Heartbeat:

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_client.spool.queue import Spool
-from edge_client.uplink.heartbeat import Reporter, StateOnly
 from edge_client.uplink.messages import of_events, of_labels
 from edge_client.uplink.uplink import Uplink
 from streams.contract.documents import DeviceState
@@ -54,18 +54,18 @@ class TaskQueue:
         spool: Spool,
         connect: "Callable[[], Sender]",
         reachable: Callable[[], bool],
-        reporter: Reporter | None = None,
+        state: Callable[[], DeviceState] | None = None,
         bytes_per_s: int | None = None,
     ) -> Uplink:
-        """Return what sends the queue; without a reporter the device has stopped, of this task
+        """Return what sends the queue; without a `state` the device has stopped, of this task
         version."""
         if self.kind == LABELS:
             messages = of_labels(device, spool)
         else:
             messages = of_events(self.layout, device, spool)
-            reporter = reporter or StateOnly(lambda: self._stopped(device, spool))
+            state = state or partial(self._stopped, device, spool)
         return Uplink(
-            self.task, device, spool, messages, connect, reachable, reporter,
+            self.task, device, spool, messages, connect, reachable, state,
             bytes_per_s=bytes_per_s,
         )  # fmt: skip
 

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.heartbeat import EVERY_S, Heartbeat, Reporter
+from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
 from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups
 from edge_client.uplink.pacing import TokenBucket
 from edge_client.uplink.refusals import Refusals
+from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.topics import EVENTS, FLEET, topic_name
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -56,8 +57,8 @@ HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
 
 class Uplink(threading.Thread):
     """Sends what `messages` makes of the spool's frames to the topics of the task version with the
-    id `task`, and the device's state, if there is one: when something has changed, and every
-    `heartbeat_s`.
+    id `task`, and the device's `state`, if there is one: every `heartbeat_s`, and when its `news`,
+    which are asked for each second, have changed.
 
     `bytes_per_s` is the rate limit.
     """
@@ -70,8 +71,9 @@ class Uplink(threading.Thread):
         messages: Messages,
         connect: "Callable[[], Sender]",
         reachable: Callable[[], bool],
-        reporter: Reporter | None = None,
+        state: Callable[[], DeviceState] | None = None,
         *,
+        news: Callable[[], object] = lambda: None,
         bytes_per_s: int | None = None,
         heartbeat_s: float = EVERY_S,
         stall_s: float = STALL_S,
@@ -84,7 +86,7 @@ class Uplink(threading.Thread):
         self._spool = spool
         self._connect = connect
         self._reachable = reachable
-        self._reporter = reporter
+        self._state, self._news = state, news
         self._stall_s = stall_s
         self._clock = clock
         self._reached = failpoint
@@ -268,10 +270,10 @@ class Uplink(threading.Thread):
         if not self._beat.looks(now):
             return
         self._spool.sync_position()
-        if self._reporter is None or not self._beat.due(self._reporter.news(), now):
+        if self._state is None or not self._beat.due(self._news(), now):
             return
         assert self._sender is not None
-        state = self._reporter.state().model_copy(update={"heartbeat_s": self._beat.interval_s})
+        state = self._state().model_copy(update={"heartbeat_s": self._beat.interval_s})
         topic = topic_name(self._task, FLEET)
         key, value = self._device.encode(), state.encode()
         if self._rate_limit.bytes_per_s is not None:

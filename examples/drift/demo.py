@@ -45,7 +45,7 @@ from examples.drift.report import DemoResult, show
 from examples.drift.running_fleet import DEVICES, TASK, RunningFleet
 from federation.evaluation import recent_windows
 from federation.evaluation.accuracy import HeldOut
-from federation.registry.registry import Registry
+from federation.registry.registry import HELD_OUT, Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import rollout_position
 from streams.contract.documents import RoundEvent
@@ -247,7 +247,7 @@ class Demo:
     def _poisoned(
         self, recordings: bad_candidates.Recordings, first: Artifact, base: Artifact
     ) -> dict[str, bad_candidates.Tensors]:
-        held_out = HeldOut.decode(self._registry.heldout(), self._task)
+        held_out = HeldOut.decode(self._registry.central(HELD_OUT), self._task)
         candidates = bad_candidates.poisoned(
             recordings, bad_candidates.weights_of(first), bad_candidates.weights_of(base)
         )

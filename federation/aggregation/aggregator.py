@@ -15,7 +15,6 @@ integers      counters keep the value that was sent: they have no meaningful mea
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -27,34 +26,6 @@ BLOCK = 1 << 20  # numbers of all devices
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
 
 State = dict[str, np.ndarray]
-
-
-class Aggregator(Protocol):
-    """Computes the next weights; `state` is what it keeps between rounds, for a checkpoint.
-
-    A round with fewer than `least` updates must keep its weights, because the rule's guarantee does
-    not hold. `clip` is the largest norm of an update, 0 for no limit. `embeddings`: the weights of
-    which a device uses a part of the rows.
-    """
-
-    name: str
-    least: int
-    clip: float
-    embeddings: Collection[str]
-
-    def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]: ...
-
-    def exhausted(self) -> str | None:
-        """Return why there must be no further round; None if there may be."""
-        ...
-
-    def metrics(self) -> dict[str, float]:
-        """Return metrics of the last round."""
-        ...
-
-    def state(self) -> State: ...
-
-    def load(self, state: Mapping[str, np.ndarray]) -> None: ...
 
 
 class StatelessRule:
@@ -72,16 +43,21 @@ class StatelessRule:
             raise ValueError(f"{self.name} has no state, this is another strategy's: {min(state)}")
 
 
-class RuleAggregator:
-    """An Aggregator that applies a rule, the arithmetic of one paper, to learned tensors, and the
-    treatment above to the others. Of a rule `by_number` only BLOCK numbers of all devices are in
-    memory in double precision: updates themselves are read from files."""
+class Aggregator:
+    """Computes the next weights: applies a rule, the arithmetic of one paper, to learned tensors,
+    and the treatment above to the others. Of a rule `by_number` only BLOCK numbers of all devices
+    are in memory in double precision: updates themselves are read from files.
+
+    A round with fewer than `least` updates must keep its weights, because the rule's guarantee does
+    not hold. `clip` is the largest norm of an update, 0 for no limit. `embeddings`: the weights of
+    which a device uses a part of the rows. `state` is what the rule keeps between rounds, for a
+    checkpoint.
+    """
 
     clip = 0.0
 
-    def __init__(self, rule: Strategy, samples_cap: int = SAMPLES_CAP) -> None:
-        self.name, self.least = rule.name, rule.least
-        self._rule, self._cap = rule, samples_cap
+    def __init__(self, rule: Strategy) -> None:
+        self.name, self.least, self._rule = rule.name, rule.least, rule
         self.embeddings: Collection[str] = ()
 
     def aggregate(self, updates: Sequence[Update], base: Weights) -> dict[str, np.ndarray]:
@@ -107,9 +83,11 @@ class RuleAggregator:
         return found
 
     def exhausted(self) -> str | None:
+        """Return why there must be no further round; None if there may be."""
         return None
 
     def metrics(self) -> dict[str, float]:
+        """Return metrics of the last round."""
         return {}
 
     def state(self) -> State:
@@ -133,7 +111,7 @@ class RuleAggregator:
         total, used = 0.0, np.zeros(len(base))
         for update in updates:
             before = update.sent[name] if update.sent is not None else base
-            samples = min(update.samples, self._cap)
+            samples = min(update.samples, SAMPLES_CAP)
             total += samples
             used += samples * (update.weights[name] != before).any(axis=1)
         scale = np.divide(total, used, out=np.zeros_like(used), where=used > 0)
@@ -157,7 +135,7 @@ class RuleAggregator:
                 if part is not None:
                     new, old = new.reshape(-1)[part], old.reshape(-1)[part]
                 tensors[name] = np.asarray(scale * (new - old.astype(np.float64)))
-            found.append(Move(tensors, min(update.samples, self._cap)))
+            found.append(Move(tensors, min(update.samples, SAMPLES_CAP)))
         return found
 
 

@@ -20,7 +20,6 @@ the same updates and weights, and other noise for other updates. The secret is i
 checkpoints (0600) and never leaves the server.
 """
 
-import hashlib
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from federation.admission import Update, Weights
-from federation.aggregation.aggregator import RuleAggregator, State
+from federation.admission import Update, Weights, digest
+from federation.aggregation.aggregator import Aggregator, State
 from federation.aggregation.strategies import weighted_mean
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, UsageError
@@ -108,7 +107,8 @@ class NoisyMean:
     def step(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
         mean = weighted_mean([move._replace(samples=1) for move in moves])
         self.noise = self._privacy.noise_multiplier * self._privacy.clip / len(moves)
-        dice = np.random.default_rng([*self._key, *_digest(moves)])
+        updates = "".join(digest(move.tensors) for move in moves)
+        dice = np.random.default_rng([*self._key, *bytes.fromhex(updates)])
         return {n: mean[n] + self.noise * dice.standard_normal(mean[n].shape) for n in sorted(mean)}
 
     def statistics(self, moves: Sequence[Move]) -> dict[str, np.ndarray]:
@@ -124,7 +124,7 @@ class NoisyMean:
         self._key = key.astype(np.uint8).tobytes()
 
 
-class Private(RuleAggregator):
+class Private(Aggregator):
     """An Aggregator that records the privacy it spends."""
 
     def __init__(self, rule: NoisyMean, privacy: Privacy, ledger: Ledger):
@@ -158,12 +158,3 @@ def private(strategy: str, privacy: Privacy, ledger: Ledger) -> Private:
     accountant."""
     epsilon({privacy.noise_multiplier: 1}, DELTA)
     return Private(NoisyMean(strategy, privacy), privacy, ledger)
-
-
-def _digest(moves: Sequence[Move]) -> bytes:
-    digest = hashlib.sha256()
-    for move in moves:
-        for name in sorted(move.tensors):
-            digest.update(f"{name!r} {move.tensors[name].shape} ".encode())
-            digest.update(np.ascontiguousarray(move.tensors[name]).tobytes())
-    return digest.digest()

@@ -43,12 +43,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from federation.aggregation.aggregator import (
-    Aggregator,
-    RuleAggregator,
-    State,
-    StatelessRule,
-)
+from federation.aggregation.aggregator import Aggregator, State, StatelessRule
 from streams.contract.errors import UsageError
 from streams.contract.task.extensions import Move, Strategy, load_extension
 
@@ -232,8 +227,8 @@ def make(strategy: str) -> Aggregator:
     """Return a fresh aggregator; `strategy` is one of streams.contract.task.STRATEGIES, or that of
     an installed package."""
     if strategy in RULES:
-        return RuleAggregator(RULES[strategy]())
+        return Aggregator(RULES[strategy]())
     rule = load_extension("strategies", strategy)()
     if missing := [name for name in PARTS if not hasattr(rule, name)]:
         raise UsageError(f"strategy {strategy} has no {', '.join(missing)}: see tidewheel.Strategy")
-    return RuleAggregator(rule)
+    return Aggregator(rule)

@@ -25,7 +25,7 @@ from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
-from federation.registry.registry import Registry
+from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import GRAPH, LEARNED, WEIGHTS, Manifest, pack
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
@@ -51,8 +51,8 @@ def import_candidate(
             "tidewheel prepare --from FILE"
         )
     weights, graph, source = _read(task, path)
-    held_out, audit = HeldOut.decode(registry.heldout(), task).audited(task)
-    quantizer = Quantizer.of(task, registry.calibration(), base.files)
+    held_out, audit = HeldOut.decode(registry.central(HELD_OUT), task).audited(task)
+    quantizer = Quantizer.of(task, registry.central(CALIBRATION), base.files)
     evaluation = CandidateEvaluation(
         task, base, held_out, audit=audit, graph=graph, quantizer=quantizer
     )

@@ -3,12 +3,11 @@
 The device model learns from the labelled segments of "pilot" people, the teacher from the windows
 of "pilot" and "lab" people. Both are evaluated on the fleet's people and on held-out people.
 
-    <cache>/pilot-<digest>/model.safetensors  model.onnx  teacher.safetensors  heldout.safetensors
-                           calibration.safetensors  segments of the pilot, to quantize with
-                           drift.json         the drift reference, from pilot and lab
-                           probe.safetensors  the device model's self-test, from the pilot
-                           int8.safetensors   of a task with `quantize`, else empty
-                           report.json        written last: a folder without it is made again
+    <cache>/pilot-<task>-<digest>/model/    files of the first version's artifact
+                                  teacher/  those of the teacher's
+                                  central/  heldout.safetensors, and calibration.safetensors:
+                                            segments of the pilot, to quantize with
+                                  report.json  written last: a folder without it is made again
 
 The digest covers everything that the results depend on: the task's sources, torch, the training
 settings and the seed. Cached results are unsigned; each installation signs them.
@@ -44,7 +43,7 @@ from federation.evaluation import onnx_runner, quantization
 from federation.evaluation.accuracy import HeldOut, score
 from federation.evaluation.onnx_runner import make_probe, run_graph
 from federation.evaluation.quantization import SEGMENTS, Quantizer
-from federation.registry.registry import CALIBRATION, Registry
+from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, INT8, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import OnnxFile, Task
@@ -88,11 +87,18 @@ class PilotReport:
 
 @dataclass(frozen=True)
 class _Result:
-    """The cached files by name, the metrics of the report, and those of the first version."""
+    """The cached files by name, the metrics of the report and those of the first version, and the
+    file that it is of, where it was not trained."""
 
-    files: dict[str, bytes]
+    model: dict[str, bytes]
+    teacher: dict[str, bytes]
+    central: dict[str, bytes]
     metrics: dict[str, float]
     first: dict[str, float]
+    source: str
+
+
+PARTS = ("model", "teacher", "central")  # of a result: a folder each
 
 
 def prepare(
@@ -114,17 +120,18 @@ def prepare(
     cached = result is not None
     if result is None:
         result = _train(task, seed, progress)
-        for name, data in result.files.items():
-            write_atomic(folder / name, data)
-        figures = {"metrics": result.metrics, "first": result.first}
-        write_atomic(folder / "report.json", json.dumps(figures).encode())
+        about = vars(result).copy()
+        for part in PARTS:
+            for name, data in about.pop(part).items():
+                write_atomic(folder / part / name, data)
+        write_atomic(folder / "report.json", json.dumps(about).encode())
     model = _register(task, registry, key, result)
     metrics = result.metrics
     metric = metric_of(task)
     better = gain(metric, metrics["model_fleet"], metrics["teacher_fleet"]) > 0
     warning = "" if better else NOT_BETTER
     seconds = time.monotonic() - began
-    source = result.files["source"].decode().partition(" ")[0]
+    source = result.source.partition(" ")[0]
     return PilotReport(
         model, cached, seconds, metric.name, **metrics, source=source, warning=warning
     )
@@ -177,11 +184,11 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
 
 
 def _cached(folder: Path) -> _Result | None:
-    trained = ("model.safetensors", "model.onnx", "teacher.safetensors")
-    names = (*trained, "teacher.onnx", "source", "heldout.safetensors", CALIBRATION, DRIFT, PROBE)
     try:
-        figures = json.loads((folder / "report.json").read_text())
-        return _Result({name: (folder / name).read_bytes() for name in (*names, INT8)}, **figures)
+        about = json.loads((folder / "report.json").read_text())
+        for part in PARTS:
+            about[part] = {path.name: path.read_bytes() for path in (folder / part).iterdir()}
+        return _Result(**about)
     except (OSError, TypeError, ValueError):
         return None
 
@@ -195,30 +202,26 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     central = pilot + lab
     teacher = first_teacher(task, model if given else None, central, seed, progress)
     progress("exporting the device model to ONNX" if task.learns else "checking the ONNX graph")
-    files = {
-        "model.safetensors": to_safetensors(model.state_dict()),
-        "model.onnx": export_graph(task, model),
-        "teacher.safetensors": to_safetensors(teacher.state_dict()),
-        "teacher.onnx": graph_of(teacher),
-        "source": source.encode(),
-    }
-    graph, weights = files["model.onnx"], safetensors.numpy.load(files["model.safetensors"])
+    files = {WEIGHTS: to_safetensors(model.state_dict()), GRAPH: export_graph(task, model)}
+    theirs = {WEIGHTS: to_safetensors(teacher.state_dict())}
+    theirs |= {GRAPH: graph} if (graph := graph_of(teacher)) else {}
+    graph, weights = files[GRAPH], safetensors.numpy.load(files[WEIGHTS])
     seen = known.segments
     seen = seen if len(seen) else np.concatenate([device.segments for device in pilot])
     rows = np.unique(np.linspace(0, len(seen) - 1, SEGMENTS).astype(np.int64))
-    files[CALIBRATION] = safetensors.numpy.save({"segments": seen[rows]})
-    quantizer = Quantizer.of(task, files[CALIBRATION])
-    files[INT8] = quantizer.int8(graph, weights) or b""
-    version = quantizer.answering(graph, weights)
+    central_files = {CALIBRATION: safetensors.numpy.save({"segments": seen[rows]})}
+    quantizer = Quantizer.of(task, central_files[CALIBRATION])
+    int8, version = quantizer.int8(graph, weights), quantizer.answering(graph, weights)
+    files |= {INT8: int8} if int8 else {}
 
     def answer(segments: np.ndarray) -> np.ndarray:
-        if files[INT8]:
+        if int8:
             return run_graph(version[0], segments, {}, task.build_model)
         return predict(model, segments)
 
     files[PROBE] = make_probe(*version, seen, task.build_model)
     answers = [answer(device.segments) for device in central]
-    files[DRIFT] = make_reference(task, central, answers).encode()
+    files[DRIFT] = theirs[DRIFT] = make_reference(task, central, answers).encode()
     del pilot, known, lab, central, seen
     metrics = {}
     held = _read(task, task.device_names("held-out"), progress)
@@ -230,8 +233,9 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
         metrics[f"model_{name}"] = score(task, outputs, segments.labels).value
         metrics[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
     kept = _capped(stack(task, held))
-    files["heldout.safetensors"] = kept.encode()
-    return _Result(files, metrics, _as_the_gate_measures(task, answer, kept))
+    central_files[HELD_OUT] = kept.encode()
+    first = _as_the_gate_measures(task, answer, kept)
+    return _Result(files, theirs, central_files, metrics, first, source)
 
 
 def _check_pilots(task: Task, pilot: list[Segments], known: HeldOut, *, given: bool) -> None:
@@ -309,11 +313,12 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
         number=1,
         created_us=time.time_ns() // 1000,
         metrics=result.first,
-        source=result.files["source"].decode(),
+        source=result.source,
         key="",
         files=[],
     )
-    registry.set_central(result.files["heldout.safetensors"], result.files[CALIBRATION])
+    for name, data in result.central.items():
+        registry.store.write(name, data)
     teacher = manifest.model_copy(
         update={
             "kind": "teacher",
@@ -321,16 +326,10 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
             "metrics": {k: v for k, v in result.metrics.items() if k.startswith("teacher_")},
         }
     )
-    drift_file = {DRIFT: result.files[DRIFT]}
-    theirs = {WEIGHTS: result.files["teacher.safetensors"], GRAPH: result.files["teacher.onnx"]}
-    theirs = {name: data for name, data in theirs.items() if data}
-    registry.add_teacher(pack(teacher, {**theirs, **drift_file}, key))
+    registry.add_teacher(pack(teacher, result.teacher, key))
     serving = registry.serving()
     if serving is not None:
         return serving.model
-    files = {WEIGHTS: result.files["model.safetensors"], GRAPH: result.files["model.onnx"]}
-    files |= {**drift_file, PROBE: result.files[PROBE]}
-    files |= {INT8: result.files[INT8]} if result.files[INT8] else {}
-    artifact = registry.add(pack(manifest, files, key))
+    artifact = registry.add(pack(manifest, result.model, key))
     registry.serve(artifact.model, key, "the first model")
     return artifact.model

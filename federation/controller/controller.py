@@ -144,7 +144,11 @@ class Controller:
             since_ms = (self._windows.began_us or 1000 * began_ms) // 1000
             past = list(past_windows(settings.broker, name, since_ms))
             view, reader = open_view(settings.broker, name)
-            self._resume(view)
+            self._fleet = view
+            if self.metrics is not None:
+                self.metrics.view = view
+            for event in view.rounds:
+                self._take_round(event, live=False)
             for report, heard_us in past:
                 self._windows.add(report, heard_us)
                 if heard_us > 1e6 * self._runs.last_start_s:
@@ -154,7 +158,7 @@ class Controller:
             for message in reader.to_end():
                 self._take(keeper, message, began_ms, live=False)
             self._runs.catch_up(producer)
-            self._runs.check(producer)
+            self._runs.check(producer, at_once=True)
             while not stop.is_set():
                 if not election.leads():
                     raise Retryable("another controller has taken over")
@@ -188,7 +192,7 @@ class Controller:
     def _act(self, producer: Producer) -> None:
         """Do what is due: check runs, make the next decision, announce it at once."""
         self._runs.want_superlink()
-        self._runs.check_if_silent(producer)
+        self._runs.check(producer)
         if self._clock() - self._looked >= LOOK_S:
             self.announce(producer)
         if self._clock() - self._bytes_looked >= BYTES_LOOK_S:
@@ -211,7 +215,7 @@ class Controller:
         elif self._rollout.is_free(last) and self._task.learns:
             self._runs.start_if_due(producer)
 
-    def announce(self, producer: publisher.Publisher) -> None:
+    def announce(self, producer: Producer) -> None:
         """Publish the registry's new decisions on `releases`."""
         self._looked = self._clock()
         self._key = self._rollout.key = load_private_key(self._settings.signing_key)
@@ -228,7 +232,7 @@ class Controller:
         if (stable := last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
 
-    def _send_again(self, producer: publisher.Publisher) -> None:
+    def _send_again(self, producer: Producer) -> None:
         """Send bytes again that `artifacts` no longer has."""
         self._bytes_looked = self._clock()
         announced = self._announced
@@ -257,14 +261,6 @@ class Controller:
         after = desired.model_copy(update={"url": self._settings.url})
         reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
         return self._registry.decide(self._key, "keys", after, last, reason=reason)
-
-    def _resume(self, view: FleetView) -> None:
-        """Take in what a snapshot knows."""
-        self._fleet = view
-        if self.metrics is not None:
-            self.metrics.view = view
-        for event in view.rounds:
-            self._take_round(event, live=False)
 
     def _take(
         self, keeper: ViewKeeper, message: Received, began_ms: int, *, live: bool = True

@@ -3,14 +3,12 @@ from the registry's decisions and the devices' states. Loaded only with `--metri
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -47,20 +45,25 @@ class FederationMetrics(Collector):
         self._clock, self._wall, self._lock = clock, wall, threading.Lock()
         self._looked = -SILENT_S
         self._leading = False
-        self._decisions: Counter[str] = Counter()
         self._last: Decision | None = None
         self._stage_us = 0
         self.view = FleetView("")
-        self._runs: Counter[str] = Counter()
-        self._rounds: Counter[str] = Counter()
-        self._updates: Counter[tuple[str, str]] = Counter()
         self._last_values: dict[str, float] = {}
         self._going: set[str] = set()
         self._seen: dict[
             int, None
         ] = {}  # the newest: they come again after an outage of the broker
+        disable_created_metrics()  # type: ignore[no-untyped-call,unused-ignore]
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        self._decisions = self._counter("decisions", "Decisions, by kind.", "kind")
+        self._runs = self._counter("runs", "Runs that have finished.", "outcome")
+        self._rounds = self._counter("rounds", "Rounds, by outcome.", "outcome")
+        text = "Updates of devices: admitted; refused, with the reason; failed."
+        self._updates = self._counter("updates", text, "outcome", "reason")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self._registry)
 
     def looked(self, *, leading: bool) -> None:
         """Record that the controller has read its topics, or checked whether it leads."""
@@ -74,7 +77,7 @@ class FederationMetrics(Collector):
         fresh = [release.decision for release in registry.history(after=seq)]
         with self._lock:
             for decision in fresh:
-                self._decisions[decision.kind] += 1
+                self._decisions.labels(decision.kind).inc()
                 self._stage_us = decision.time_us if decision.kind == "stage" else self._stage_us
                 self._last = decision
 
@@ -89,15 +92,15 @@ class FederationMetrics(Collector):
                 del self._seen[next(iter(self._seen))]
             if event.kind == "finished":
                 self._going.discard(event.run)
-                self._runs[slug if slug in ("promoted", "rejected") else "failed"] += 1
+                self._runs.labels(slug if slug in ("promoted", "rejected") else "failed").inc()
             else:
                 self._going.add(event.run)
             if event.kind == "aggregated" or (event.kind == "failed" and not event.device):
-                self._rounds[event.kind] += 1
+                self._rounds.labels(event.kind).inc()
             if event.kind == "failed" and event.device:
-                self._updates["failed", ""] += 1
+                self._updates.labels("failed", "").inc()
             if event.kind in ("admitted", "refused"):
-                self._updates[event.kind, slug if event.kind == "refused" else ""] += 1
+                self._updates.labels(event.kind, slug if event.kind == "refused" else "").inc()
             if event.kind in ("aggregated", "evaluated"):
                 self._last_values |= {n: v for n, v in event.metrics.items() if n in LAST}
 
@@ -114,13 +117,8 @@ class FederationMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            runs, rounds, updates = dict(self._runs), dict(self._rounds), dict(self._updates)
             last, going = dict(self._last_values), len(self._going)
             rollout, fleet = list(self._rollout()), list(self._fleet())
-        yield _counter("runs", "Runs that have finished.", ["outcome"], runs)
-        yield _counter("rounds", "Rounds, by outcome.", ["outcome"], rounds)
-        text = "Updates of devices: admitted; refused, with the reason; failed."
-        yield _counter("updates", text, ["outcome", "reason"], updates)
         yield GaugeMetricFamily(f"{PREFIX}_runs_going", "Runs that have not finished.", going)
         for name, text in LAST.items():
             if name in last:
@@ -156,7 +154,6 @@ class FederationMetrics(Collector):
         """Yield the metrics of the decisions, and of the devices that refuse them."""
         leads = float(self._leading and self.alive)
         yield GaugeMetricFamily(f"{PREFIX}_leads", "1 while this controller leads.", leads)
-        yield _counter("decisions", "Decisions, by kind.", ["kind"], self._decisions)
         if self._last is None:
             return
         desired = self._last.standing
@@ -188,13 +185,3 @@ def not_after_s(path: Path) -> float | None:
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
         return None
-
-
-def _counter(
-    name: str, text: str, labels: Sequence[str], counts: Mapping[Any, float]
-) -> CounterMetricFamily:
-    """Return a counter with labels; a key of `counts` is a label, or a tuple of several."""
-    found = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
-    for key, count in counts.items():
-        found.add_metric([key] if isinstance(key, str) else [*key], count)
-    return found

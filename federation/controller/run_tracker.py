@@ -30,11 +30,11 @@ from pathlib import Path
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
 from federation.controller.triggers import RunsSoFar, decide, kind_of
-from federation.registry import publisher
 from federation.rounds import checkpoint
 from streams.contract.documents import Document, RoundEvent, RoundKind
 from streams.contract.errors import MalformedRecord, ProcessFailed
 from streams.contract.topics import ROUNDS, topic_name
+from streams.kafka.producer import Producer
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
 
@@ -229,13 +229,10 @@ class RunTracker:
             log.info("waiting for the SuperLink")
         return self._clock() - self._away_since < SUPERLINK_S
 
-    def check_if_silent(self, producer: publisher.Publisher) -> None:
-        if self._run is not None and self._clock() - self._heard > SILENCE_S:
-            self.check(producer)
-
-    def check(self, producer: publisher.Publisher) -> None:
-        """Ask the SuperLink about a silent run, and recover it if it died."""
-        if self._run is None or self._superlink_starts():
+    def check(self, producer: Producer, *, at_once: bool = False) -> None:
+        """Ask the SuperLink about a silent run, or about any `at_once`; recover it if it died."""
+        silent = at_once or self._clock() - self._heard > SILENCE_S
+        if self._run is None or not silent or self._superlink_starts():
             return
         self._heard = self._clock()
         try:
@@ -264,7 +261,7 @@ class RunTracker:
         else:
             self.catch_up(producer)
 
-    def catch_up(self, producer: publisher.Publisher) -> None:
+    def catch_up(self, producer: Producer) -> None:
         """Follow the run that resumes others, and publish the events of step 4 unless they
         exist."""
         kept = self._resumer.lineage
@@ -294,7 +291,7 @@ class RunTracker:
             self._starts[event.run] = at = event.time_us / 1e6
             self.evidence.run_began(at)
 
-    def start_if_due(self, producer: publisher.Publisher) -> None:
+    def start_if_due(self, producer: Producer) -> None:
         """Start a run if there is cause and no budget forbids it."""
         now = self._wall()
         found = decide(self._rules, self.evidence, self.so_far, now, self._since)
@@ -319,7 +316,7 @@ class RunTracker:
         self._publish(producer, run, "requested", found.cause or "")
 
     def _publish(
-        self, producer: publisher.Publisher, run: str, kind: RoundKind, reason: str, **fields: str
+        self, producer: Producer, run: str, kind: RoundKind, reason: str, **fields: str
     ) -> None:
         about = {"run": run, "kind": kind, "time_us": time.time_ns() // 1000, "reason": reason}
         event = RoundEvent.model_validate({**about, **fields})

@@ -8,7 +8,6 @@ self-test, canaries and batch jobs are answered by the quantized graph.
 """
 
 import contextlib
-import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ import safetensors.numpy
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from federation.admission import digest
 from federation.evaluation.onnx_runner import known_to, renew_probe
 from streams.contract.artifact import GRAPH, INT8, PROBE, WEIGHTS
 from streams.contract.errors import TaskError
@@ -39,12 +39,12 @@ Graph = tuple[bytes, Tensors]  # and its weights
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Makes the int8 graphs of a task, each once. known: files of those that exist, by the digest
-    of graph and weights; None for a version that answers in float."""
+    """Makes the int8 graphs of a task, each once. known: files of those that exist, by the graph
+    and the digest of the weights; None for a version that answers in float."""
 
     task: Task
     segments: np.ndarray
-    known: dict[str, bytes | None] = field(default_factory=dict)
+    known: dict[tuple[bytes, str], bytes | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -55,19 +55,19 @@ class Quantizer:
         found = cls(task, safetensors.numpy.load(calibration)["segments"] if calibration else none)
         if base is not None:
             weights = payload.to_float32(safetensors.numpy.load(base[WEIGHTS]))
-            found.known[_digest(base[GRAPH], weights)] = base.get(INT8)
+            found.known[base[GRAPH], digest(weights)] = base.get(INT8)
         return found
 
     def int8(self, graph: bytes, weights: Tensors) -> bytes | None:
         """Return the file of the graph in int8 with these weights; None for a version in float."""
         if not self.task.quantize and not any(self.known.values()):
             return None
-        digest = _digest(graph, weights)
-        if digest not in self.known:
-            self.known[digest] = (
+        version = graph, digest(weights)
+        if version not in self.known:
+            self.known[version] = (
                 _quantized(self.task, graph, weights, self.segments) if self.task.quantize else None
             )
-        return self.known[digest]
+        return self.known[version]
 
     def answering(self, graph: bytes, weights: Tensors) -> Graph:
         """Return what devices run of a version with these weights."""
@@ -133,13 +133,6 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # unty
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._fed, None)
-
-
-def _digest(graph: bytes, weights: Tensors) -> str:
-    digest = hashlib.sha256(graph)
-    for name in sorted(weights):
-        digest.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from streams.contract.events.records import decode_columns
 from streams.contract.events.scores import decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, topic_name
-from streams.kafka.reader import Received
+from streams.kafka.reader import Reader, Received
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +52,9 @@ class RecentWindows:
         return RecentWindows(*(column[known] for column in columns))
 
 
-class Tail(Protocol):
-    """A Reader of one topic."""
-
-    def read_back(self, timeout_s: float) -> Iterator[list[Received]]: ...
-
-    def close(self) -> None: ...
-
-
 def read(
     task: Task,
-    connect: Callable[[str], Tail],
+    connect: Callable[[str], Reader],
     clock: Callable[[], float] = time.monotonic,
 ) -> RecentWindows | None:
     """Return the latest rows; None if there are none, or no broker. `connect` takes a topic's name
@@ -80,7 +71,7 @@ def read(
 
 
 def _latest(
-    connect: Callable[[str], Tail], topic: str, until: float, clock: Callable[[], float]
+    connect: Callable[[str], Reader], topic: str, until: float, clock: Callable[[], float]
 ) -> Iterator[Received]:
     """Yield the topic's messages backwards, until the time is over."""
     tail = connect(topic)
@@ -99,7 +90,7 @@ def _limit(task: Task) -> int:
 
 
 def _teacher(
-    task: Task, connect: Callable[[str], Tail], until: float, clock: Callable[[], float]
+    task: Task, connect: Callable[[str], Reader], until: float, clock: Callable[[], float]
 ) -> dict[Key, Reference]:
     """Return the teacher's latest answers; leaves half of the time for the events."""
     found: dict[Key, Reference] = {}
@@ -130,7 +121,7 @@ def _scores(task: Task, message: Received) -> Iterator[tuple[Key, Reference]]:
 def _joined(
     task: Task,
     teacher: dict[Key, Reference],
-    connect: Callable[[str], Tail],
+    connect: Callable[[str], Reader],
     until: float,
     clock: Callable[[], float],
 ) -> RecentWindows | None:

@@ -24,7 +24,6 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -35,6 +34,7 @@ from streams.contract.errors import ArtifactError, BrokerUnavailable, MalformedR
 from streams.contract.events.messages import Headers
 from streams.contract.signing import key_id
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
+from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -45,23 +45,8 @@ POLLS = 50  # of 0.2 s, for the first chunk of a delivery
 log = logging.getLogger(__name__)
 
 
-class Publisher(Protocol):
-    """The producer interface that announcing needs."""
-
-    def put(
-        self,
-        topic: str,
-        key: bytes,
-        value: bytes,
-        headers: Headers | None = None,
-        timeout_s: float = 10.0,
-    ) -> int:
-        """Send one message, wait for the acknowledgement, and return its offset."""
-        ...
-
-
 def announce(
-    producer: Publisher,
+    producer: Producer,
     registry: Registry,
     announced: Release | None,
     reached: Failpoint = unarmed,
@@ -106,7 +91,7 @@ def _number(announced: Release | None, last: Release) -> int:
 
 
 def deliver(
-    producer: Publisher,
+    producer: Producer,
     registry: Registry,
     desired: DesiredState,
     known: list[Delivery],
@@ -166,7 +151,7 @@ def _bytes(
 
 
 def _delivered(
-    producer: Publisher,
+    producer: Producer,
     registry: Registry,
     data: bytes,
     model: str,
@@ -297,7 +282,7 @@ def _key_at(reader: Reader, topic: str, offset: int) -> bytes | None:
 
 
 def send_again(
-    producer: Publisher,
+    producer: Producer,
     registry: Registry,
     announced: Release,
     missing: Sequence[Delivery],

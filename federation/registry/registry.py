@@ -189,19 +189,8 @@ class Registry:
     def read_teacher(self) -> bytes:
         return self._read(TEACHER, "of the workers")
 
-    def heldout(self) -> bytes | None:
-        """Return the held-out data; None if the task has none."""
-        return self._central(HELD_OUT)
-
-    def calibration(self) -> bytes | None:
-        """Return the segments to quantize with; None if `prepare` has left none."""
-        return self._central(CALIBRATION)
-
-    def set_central(self, heldout: bytes, calibration: bytes) -> None:
-        self.store.write(HELD_OUT, heldout)
-        self.store.write(CALIBRATION, calibration)
-
-    def _central(self, name: str) -> bytes | None:
+    def central(self, name: str) -> bytes | None:
+        """Return the data of HELD_OUT or CALIBRATION; None if there is none."""
         try:
             return self.store.read(name)
         except FileNotFoundError:

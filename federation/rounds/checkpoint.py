@@ -5,8 +5,8 @@ the start of a run.
 
     weights.<name>   the global weights after the round
     server.<name>    the state of the server's optimizer, if it has one
-    metadata         checkpoint: `About` as JSON; sha256: hex, of that JSON and of each tensor's
-                     name, type, shape and bytes, in the order of their names
+    metadata         checkpoint: `About` as JSON; sha256: hex, of that JSON and the digest of the
+                     tensors (`federation.admission.digest`)
 
 A run has no random state except its seed: random choices are derived from the seed and the round's
 number. Nothing is unpickled; a file with a wrong digest is ignored.
@@ -19,22 +19,19 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import safetensors.numpy
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 
-from federation.admission import QuarantineRecord
+from federation.admission import Quarantine, digest
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
 from streams.runtime.disk import write_atomic
-
-if TYPE_CHECKING:
-    from federation.rounds.settings import RunSettings
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +41,20 @@ WEIGHTS, SERVER = "weights.", "server."
 Tensors = dict[str, np.ndarray]
 
 
+class Lasting(Document):
+    """The settings of a run that its result depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rounds: int
+    epochs: int
+    learning_rate: float
+    margin: float
+    seed: int
+
+
 class About(Document):
-    """The metadata. `settings` are those of the run that its result depends on.
+    """The metadata.
 
     norms: of the updates admitted so far; node_of: the node that first trained under a device's
     name; strategy: whose state `server` is; conduct: the quarantine.
@@ -62,12 +71,12 @@ class About(Document):
     task: str
     task_version: int
     base: str
-    settings: dict[str, bool | int | float | str]
+    settings: Lasting
     counts: dict[str, int] = {}
     norms: list[float] = []
     node_of: dict[str, int] = {}
     strategy: str = ""
-    conduct: QuarantineRecord = QuarantineRecord()
+    conduct: Quarantine = Quarantine()
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
     tensors = {WEIGHTS + name: value for name, value in checkpoint.weights.items()}
     tensors |= {SERVER + name: value for name, value in checkpoint.server.items()}
     text = checkpoint.about.encode().decode()
-    metadata = {"checkpoint": text, "sha256": _digest(text, tensors)}
+    metadata = {"checkpoint": text, "sha256": _sha256(text, tensors)}
     return safetensors.numpy.save(tensors, metadata=metadata)
 
 
@@ -114,10 +123,10 @@ def decode(data: bytes) -> Checkpoint:
     try:
         tensors = safetensors.numpy.load(data)  # checks lengths and offsets
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        text, digest = metadata["checkpoint"], metadata["sha256"]
+        text, sha256 = metadata["checkpoint"], metadata["sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError) as exc:
         raise MalformedRecord("checkpoint", f"not a checkpoint: {exc!r}"[:300]) from exc
-    if digest != _digest(text, tensors):
+    if sha256 != _sha256(text, tensors):
         raise MalformedRecord("checkpoint", "its digest does not match")
     weights, server = _part(tensors, WEIGHTS), _part(tensors, SERVER)
     if len(weights) + len(server) != len(tensors):
@@ -129,30 +138,11 @@ def _part(tensors: Mapping[str, np.ndarray], prefix: str) -> Tensors:
     return {n.removeprefix(prefix): tensors[n] for n in sorted(tensors) if n.startswith(prefix)}
 
 
-def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        digest.update(json.dumps([name, value.dtype.str, list(value.shape)]).encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
+def _sha256(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    return hashlib.sha256((text + digest(tensors)).encode()).hexdigest()
 
 
 # --- resuming ---
-
-OWN = {"run", "runs", "resume", "minimum_nodes", "node_wait_s", "round_deadline_s"}
-
-Value = bool | int | float | str
-
-
-def lasting(settings: "RunSettings") -> dict[str, Value]:
-    """Return the settings that a checkpoint stores."""
-    return {name: value for name, value in asdict(settings).items() if name not in OWN}
-
-
-def as_before(settings: "RunSettings", kept: Mapping[str, Value]) -> "RunSettings":
-    """Return `settings` with the earlier run's values; settings that it lacks stay."""
-    return replace(settings, **kept)  # type: ignore[arg-type]
 
 
 def find(
@@ -182,12 +172,3 @@ def find(
     if shapes[0] != shapes[1]:
         return f"the weights of run {run} do not fit {base}"
     return found
-
-
-def unfit(settings: "RunSettings", kept: Mapping[str, Value]) -> str | None:
-    """Return the first stored setting that this version lacks or that has another type."""
-    have = lasting(settings)
-    for name, value in kept.items():
-        if name not in have or type(value) is not type(have[name]):
-            return f"setting {name} = {value!r} is unknown"
-    return None

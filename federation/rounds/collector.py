@@ -122,9 +122,12 @@ class Collector:
             if updates >= wanted:
                 why = "enough updates"
                 break
-            cutoff = self._cutoff(replied, min(wanted, len(nodes)), work.round, deadline_s)
-            patience = _Patience(cutoff, work.limit_s, updates >= max(1, least))
-            if over := self._over(work.round, elapsed, patience):
+            expected = min(wanted, len(nodes)) - self._silent_of(work.round)
+            cutoff = deadline_s
+            if not self.policy.buffered:
+                cutoff = cutoff_s(replied, expected, deadline_s)
+            enough = updates >= max(1, least)
+            if over := self._over(work.round, elapsed, cutoff, work.limit_s, enough):
                 why = over
                 break
             self.sleep(POLL_S)
@@ -152,8 +155,7 @@ class Collector:
             waiting = [node for node in nodes if ("evaluate", node) in self._work]
             expected = len(nodes) - len(waiting) + len(self.heard(waiting))
             cutoff = cutoff_s(replied, expected, deadline_s)
-            patience = _Patience(cutoff, work.limit_s, bool(answers))
-            if not self._awaited(waiting, elapsed, patience):
+            if not self._awaited(waiting, elapsed, cutoff, work.limit_s, bool(answers)):
                 break
             self.sleep(POLL_S)
         elapsed = self.clock() - began
@@ -188,30 +190,31 @@ class Collector:
                 answers.append(Reply(node, error=error, round=sent.round, op=op))
         return answers
 
-    def _over(self, number: int, elapsed: float, patience: "_Patience") -> str | None:
+    def _over(
+        self, number: int, elapsed: float, cutoff: float, limit_s: float, enough: bool
+    ) -> str | None:
         """Return why a round is over; None if a node is waited for."""
         if self.policy.buffered:
             if not any(op == "train" for op, _ in self._work):
                 return "nobody is working"
-            return "deadline" if elapsed >= patience.cutoff_s else None
+            return "deadline" if elapsed >= cutoff else None
         working = self._working(number)
         if not working:
             return "all have replied"
-        return None if self._awaited(working, elapsed, patience) else "no longer waited"
+        waits = self._awaited(working, elapsed, cutoff, limit_s, enough)
+        return None if waits else "no longer waited"
 
-    def _awaited(self, nodes: Sequence[int], elapsed: float, patience: "_Patience") -> bool:
-        """Return whether one of `nodes`, which have not replied, is waited for."""
+    def _awaited(
+        self, nodes: Sequence[int], elapsed: float, cutoff: float, limit_s: float, enough: bool
+    ) -> bool:
+        """Return whether one of `nodes`, which have not replied, is waited for: until the limit if
+        it is at work, not if it is silent and there are `enough` updates, else until the cutoff."""
         self._look()
-        for node in nodes:
-            if node in self._at_work:
-                until = patience.limit_s
-            elif node in self._quiet and patience.enough:
-                until = 0.0
-            else:
-                until = patience.cutoff_s
-            if elapsed < until:
-                return True
-        return False
+        untils = (
+            limit_s if node in self._at_work else 0.0 if enough and node in self._quiet else cutoff
+            for node in nodes
+        )
+        return any(elapsed < until for until in untils)
 
     def _working(self, number: int) -> list[int]:
         """Return the nodes that work for a round."""
@@ -222,13 +225,6 @@ class Collector:
         """Return how many nodes that work for a synchronous round are silent."""
         working = [] if self.policy.buffered else self._working(number)
         return len(working) - len(self.heard(working))
-
-    def _cutoff(
-        self, replied: Sequence[float], expected: int, number: int, deadline_s: float
-    ) -> float:
-        if self.policy.buffered:
-            return deadline_s
-        return cutoff_s(replied, expected - self._silent_of(number), deadline_s)
 
     def _given_up(self, number: int, elapsed: float) -> list[Reply]:
         """Return errors of nodes that a synchronous round no longer waits for; they stay busy. With
@@ -249,16 +245,6 @@ class Collector:
         if node not in self._quiet:
             return _late(elapsed)
         return f"silent: nothing on `fleet` for {self._quiet[node]:.0f} s, not waited for"
-
-
-@dataclass(frozen=True)
-class _Patience:
-    """Seconds: for devices that say nothing of their work, and for those at work. `enough`: there
-    are updates, so that silent devices are not waited for."""
-
-    cutoff_s: float
-    limit_s: float
-    enough: bool
 
 
 def _late(seconds: float) -> str:

@@ -9,22 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from federation.registry.publisher import Publisher
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Headers
 from streams.contract.topics import ROUNDS, topic_name
+from streams.kafka.producer import Producer
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 SEND_TIMEOUT_S = 5.0
-
-
-class ClosablePublisher(Publisher, Protocol):
-    def close(self, timeout_s: float = 2.0) -> None: ...
 
 
 class EventLog:
@@ -36,14 +32,14 @@ class EventLog:
         task: str,
         run: str,
         path: Path,
-        connect: Callable[[], ClosablePublisher] | None,
+        connect: Callable[[], Producer] | None,
         clock: Callable[[], float] = time.monotonic,
         *,
         metric: str = "accuracy",
     ) -> None:
         self._topic, self._run, self._path = topic_name(task, ROUNDS), run, path
         self._connect, self._clock, self._metric = connect, clock, metric
-        self._producer: ClosablePublisher | None = None
+        self._producer: Producer | None = None
         self._pending: deque[tuple[RoundEvent, Headers]] = deque()
         self._retry_at = 0.0
         self.resumed_from = ""  # part of every event
@@ -74,7 +70,7 @@ class EventLog:
     def pending(self) -> int:
         return len(self._pending)
 
-    def producer(self) -> ClosablePublisher:
+    def producer(self) -> Producer:
         """Return the connected producer; raise BrokerUnavailable without a broker."""
         if self._connect is None:
             raise BrokerUnavailable(f"the run has no broker: its events are in {self._path}")

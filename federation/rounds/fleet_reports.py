@@ -19,15 +19,14 @@ and no device counts with more than CAP events of a class.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.task import Task
-from streams.kafka.reader import Received
+from streams.kafka.reader import Reader, Received
 
 log = logging.getLogger(__name__)
 
@@ -42,23 +41,15 @@ SPARE_S = 2.0  # a device may be quiet for so long after it has missed its heart
 GAP_S = 5.0  # if nobody is heard for longer, silence counts from then on
 
 
-class FleetTopicFollower(Protocol):
-    """A Reader of `fleet`, from its end."""
-
-    def poll(self, timeout_s: float = 0.5) -> Sequence[Received]: ...
-
-    def close(self) -> None: ...
-
-
 class FleetReports:
-    """Follows `fleet` during a run; `connect` may raise BrokerUnavailable, `clock` is in
-    seconds."""
+    """Follows `fleet` during a run; `connect` returns a reader of it from its end, and may raise
+    BrokerUnavailable; `clock` is in seconds."""
 
     def __init__(
-        self, connect: Callable[[], FleetTopicFollower], clock: Callable[[], float] = time.monotonic
+        self, connect: Callable[[], Reader], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connect, self._clock = connect, clock
-        self._follower: FleetTopicFollower | None = None
+        self._follower: Reader | None = None
         self._retry_at = clock()
         self._unread: list[DeviceState] = []
         self._last: dict[str, tuple[DeviceState, float]] = {}

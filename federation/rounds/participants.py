@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.aggregation.aggregator import Aggregator
 from federation.rounds.collector import Collector, Policy
-from federation.rounds.event_log import ClosablePublisher, EventLog
+from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FRESH_S, FleetReports
 from federation.rounds.messages import QUORUM, Fleet
 from federation.rounds.settings import RunSettings
@@ -42,6 +42,7 @@ from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.invitations import NAMES, Invitation, sign_invitation
 from streams.contract.task import MINIMUM_SAMPLES, Task
 from streams.contract.topics import INVITATIONS, topic_name
+from streams.kafka.producer import Producer
 
 GOING = ("draining", "stopped")
 LATELY_US = 600_000_000
@@ -140,7 +141,7 @@ class Inviter:
         run: str,
         superlink: str,
         key: Ed25519PrivateKey,
-        producer: Callable[[], ClosablePublisher],
+        producer: Callable[[], Producer],
         replaces: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

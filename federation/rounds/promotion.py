@@ -82,7 +82,10 @@ class Promotion:
         files = quantizer.release(files, weights)
         artifact = self.registry.add(pack(manifest, files, self.key))
         self.failpoint("round-step-7")
-        self._decide(artifact, verdict.reason, metrics, run)
+        if self.rollout:
+            propose(self.registry, self.key, artifact, verdict.reason, metrics, run)
+        else:
+            self.registry.serve(artifact.model, self.key, verdict.reason, evidence=metrics, run=run)
         self.failpoint("round-step-8")
         self.journal.publish(
             "promoted",
@@ -93,13 +96,3 @@ class Promotion:
             reason=verdict.reason,
             metrics=metrics,
         )
-
-    def _decide(
-        self, artifact: Artifact, reason: str, evidence: Mapping[str, float], run: str
-    ) -> None:
-        """Decide on the candidate; it replaces a waiting one, which has the same base and is
-        older."""
-        if not self.rollout:
-            self.registry.serve(artifact.model, self.key, reason, evidence=evidence, run=run)
-            return
-        propose(self.registry, self.key, artifact, reason, evidence, run)

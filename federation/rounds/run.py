@@ -32,7 +32,7 @@ from typing import Any
 import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.admission import Quarantine, Tensors
+from federation.admission import Tensors
 from federation.aggregation.aggregator import Aggregator
 from federation.aggregation.strategies import SCAFFOLD
 from federation.evaluation import accuracy
@@ -42,7 +42,7 @@ from federation.evaluation.onnx_runner import embeddings
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.quantization import Quantizer
 from federation.evaluation.recent_windows import RecentWindows
-from federation.registry.registry import Registry
+from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from federation.rounds import checkpoint
 from federation.rounds.collector import Collector, Policy
 from federation.rounds.event_log import EventLog
@@ -144,9 +144,9 @@ class FederatedRun:
             raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
-        found = HeldOut.decode(self.registry.heldout(), self.task)
+        found = HeldOut.decode(self.registry.central(HELD_OUT), self.task)
         held_out, audit = found.audited(self.task)
-        quantizer = Quantizer.of(self.task, self.registry.calibration(), base.files)
+        quantizer = Quantizer.of(self.task, self.registry.central(CALIBRATION), base.files)
         self.aggregator.embeddings = embeddings(base.files[GRAPH])
         files = dict(base.files)
         served = payload.to_float32(safetensors.numpy.load(files.pop(WEIGHTS)))
@@ -311,8 +311,6 @@ class FederatedRun:
         if s.resume:
             task = self.task.name, self.task.version
             found = checkpoint.find(s.runs, s.resume, task, base, first, self.aggregator.name)
-            if not isinstance(found, str) and (why := checkpoint.unfit(s, found.about.settings)):
-                found = f"run {s.resume} cannot be resumed: {why}"
             if isinstance(found, str):
                 self.journal.publish("failed", reason=f"{found}: starting over", base=base)
             else:
@@ -332,12 +330,14 @@ class FederatedRun:
             task=self.task.name,
             task_version=self.task.version,
             base=evaluation.base.model,
-            settings=checkpoint.lasting(self.settings),
+            settings=checkpoint.Lasting.model_validate(
+                {name: getattr(self.settings, name) for name in checkpoint.Lasting.model_fields}
+            ),
             counts=self._intake.counts,
             norms=self._intake.norms,
             node_of=self._intake.node_of,
             strategy=self.aggregator.name,
-            conduct=self._intake.quarantine.record(),
+            conduct=self._intake.quarantine,
         )
         found = checkpoint.Checkpoint(about, weights, self.aggregator.state())
         checkpoint.save(self.settings.runs, found)
@@ -346,14 +346,14 @@ class FederatedRun:
         """Restore the earlier run's state; return its last completed round."""
         about = found.about
         self.journal.resumed_from = about.run
-        self.settings = checkpoint.as_before(self.settings, about.settings)
+        self.settings = replace(self.settings, **about.settings.model_dump())
         self._participants.settings = self.settings
         self._intake.counts = {**self._intake.counts, **about.counts}
         self._intake.norms = list(about.norms)
         self.aggregator.load(found.server)
         self._intake.node_of = dict(about.node_of)
         self._intake.free_names(self.fleet.nodes())
-        self._intake.quarantine = Quarantine.from_record(about.conduct)
+        self._intake.quarantine = about.conduct
         return about.round
 
     def _made_by(self, run: str) -> str | None:

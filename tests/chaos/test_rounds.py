@@ -7,7 +7,7 @@ shortened: leases end. test_up.py kills the other processes.
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import pytest
 
 from compose.launcher import flower_processes
 from federation.controller.flwr_cli import Submission
-from federation.controller.settings import ControllerSettings
 from federation.registry.registry import Registry
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task
@@ -25,6 +24,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from tests.federation.conftest import key, pilot_cache, registry, sockets, tiny
 from tests.rig.made_up.own_task import own_task
+from tests.rig.made_up.registries import controller_settings
 from tests.rig.processes.flower import (
     FlowerStack,
     controlled,
@@ -71,6 +71,11 @@ class Rig:
         """Let devices answer the training of a round only after self.may."""
         for agent in self.agents:
             agent.held, agent.may = number, self.may
+
+    def controller(self, kafka: BrokerSettings) -> AbstractContextManager[None]:
+        """One that starts a run at once."""
+        about = (self.task_ref, kafka, self.state, self.submission)
+        return controlled(controller_settings(*about, schedule_s=0.0, runs_per_day=1))
 
     def wait_until_held(self) -> None:
         wait_for("they are at work", lambda: all(a.at_work() for a in self.agents), 120)
@@ -127,24 +132,6 @@ def rig(
     assert processes.members() == []
 
 
-def start(rig: Rig, kafka: BrokerSettings, stack: ExitStack) -> None:
-    stack.enter_context(
-        controlled(
-            ControllerSettings(
-                task_ref=rig.task_ref,
-                broker=kafka,
-                state=rig.state,
-                registry=rig.registry.folder,
-                public_keys=(rig.state / "keys" / "signing.pub",),
-                signing_key=rig.state / "keys" / "signing.pem",
-                submission=rig.submission,
-                schedule_s=0.0,
-                runs_per_day=1,
-            )
-        )
-    )
-
-
 def admitted(*runs: list[RoundEvent]) -> list[tuple[int, str]]:
     return sorted((e.round, e.device) for run in runs for e in run if e.kind == "admitted")
 
@@ -160,8 +147,7 @@ def all_of(*numbers: int) -> list[tuple[int, str]]:
 def test_a_superlink_that_is_killed_in_a_round(rig: Rig, kafka: BrokerSettings) -> None:
     """It has everything in its database, and the others wait for it."""
     rig.hold(2)
-    with ExitStack() as stack:
-        start(rig, kafka, stack)
+    with rig.controller(kafka):
         rig.wait_until_held()
         rig.processes.kill("superlink")
         rig.processes.start_superlink()
@@ -179,8 +165,7 @@ def test_a_server_app_that_dies_at_a_step(
     """A second run continues it; its result is that of an undisturbed run."""
     first = failpoint["TIDEWHEEL_FAILPOINT"] == "round-step-1:1"
     processes = rig.processes
-    with ExitStack() as stack:
-        start(rig, kafka, stack)
+    with rig.controller(kafka):
         wait_for("a ServerApp lives", lambda: bool(server_apps(processes)), 120)
         wait_for("it dies at its step", lambda: not server_apps(processes), 120)
         told = [run[-1].kind for run in journals(rig.state)]  # nothing before the first round

@@ -59,7 +59,7 @@ answers, installs = (open(f"{sys.argv[1]}/{x}", "a", buffering=1) for x in ("ans
 answer, serve = InferenceLoop.answer, Downlink._serve
 
 def timed(self, cut):
-    model = self._slots.engine.model
+    model = self.slots.engine.model
     answer(self, cut)
     answers.write(f"{time.monotonic()} {model}\\n")
 
@@ -177,11 +177,12 @@ def work(at: Path, op: Op, base: str, epochs: int = 1) -> WorkReply:
 
 def trained(at: Path, base: str) -> Span:
     """The span of a training that took long enough."""
-    epochs, took = 100, 0.0
+    epochs, took = 300, 0.0
     while took < TRAINED_S:
-        began, epochs = time.monotonic(), 3 * epochs
+        began = time.monotonic()
         work(at, "train", base, epochs)
         took = time.monotonic() - began
+        epochs = round(1.3 * epochs * TRAINED_S / took)
     return began, began + took
 
 

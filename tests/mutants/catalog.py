@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant(
         "admission: strikes have no consequence",
         "federation/admission.py",
-        "if self._strikes[node] >= STRIKES:",
+        "if self.strikes[node] >= STRIKES:",
         "if False:",
         "tests/federation/test_admission.py",
     ),
@@ -202,8 +202,8 @@ MUTANTS = [
     Mutant(
         "uplink: an event that is declared in place of being sent counts as delivered",
         "edge_client/spool/cursor.py",
-        "frame.count - len(inside)",
-        "frame.count",
+        "for entry in inside if frame.kind == EVENTS else",
+        "for entry in [] if frame.kind == EVENTS else",
         "tests/edge_client/uplink/test_refusals.py",
     ),
     Mutant(
@@ -438,7 +438,7 @@ MUTANTS = [
     _aggregation(
         "samples have no cap",
         "aggregator.py",
-        "Move(tensors, min(update.samples, self._cap))",
+        "Move(tensors, min(update.samples, SAMPLES_CAP))",
         "Move(tensors, update.samples)",
     ),
     Mutant(
@@ -472,7 +472,7 @@ MUTANTS = [
     Mutant(
         "spool: a recording does not wait for room",
         "edge_client/inference/loop.py",
-        "while self._full() and not self._stop.is_set():",
+        "while self.full() and not self.stop.is_set():",
         "while False:",
         "tests/edge_client/inference/test_loop.py",
     ),
@@ -549,8 +549,8 @@ MUTANTS = [
     Mutant(
         "silence: a round ends without the updates that its strategy needs",
         "federation/rounds/collector.py",
-        "elif node in self._quiet and patience.enough:",
-        "elif node in self._quiet:",
+        "0.0 if enough and node in self._quiet",
+        "0.0 if node in self._quiet",
         "tests/federation/rounds/test_collector.py",
     ),
     Mutant(
@@ -598,7 +598,7 @@ MUTANTS = [
     Mutant(
         "scaffold: the agent names no file",
         "edge_client/training/trainer_client.py",
-        "scaffold=str(self._folder / SCAFFOLD),",
+        "scaffold=str(self.folder / SCAFFOLD),",
         "",
         "tests/edge_client/training/test_trainer_client.py",
     ),

@@ -212,7 +212,7 @@ def test_of_a_quantized_version_a_device_that_does_not_train_gets_what_answers(
         other.serves(model)
         wanted = data if trains else without_float(data)
         assert other.downlink.received_bytes == len(wanted)
-        assert other.slots.bytes_of(model) == wanted
+        assert (other.folder / "slots" / f"{model}.twa").read_bytes() == wanted
     finally:
         other.stop()
 
@@ -329,15 +329,15 @@ from streams.kafka.artifact_download import fetch
 from streams.kafka.settings import BrokerSettings
 
 broker, delivery, folder, task, time = sys.argv[1:]
-kept, left = partial_download.PersistentDownload._append, [int(time)]
+written, left = Path.write_bytes, [int(time)]
 
-def append(self, data):
+def write(self, data):
     left[0] -= 1
-    kept(self, data if left[0] else data[: len(data) // 2])
+    written(self, data if left[0] else data[: len(data) // 2])
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-partial_download.PersistentDownload._append = append
+Path.write_bytes = write
 wanted = Delivery.decode(delivery.encode())
 download = partial_download.Downloads(Path(folder)).of(wanted)
 fetch(BrokerSettings.model_validate_json(broker), task, download, lambda: False)

@@ -1,5 +1,6 @@
 """A device mends its own sensor: the drift, the adapter and its evidence, restarts, the end."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -26,6 +27,7 @@ from streams.contract.task import Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.learning import learning
 from streams.runtime.key_files import create_key
+from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.models import artifact, exported, tiny
 
 HOP = 500_000
@@ -78,12 +80,19 @@ def made(norm: bool) -> tuple[Task, nn.Module, bytes]:
 class Device:
     """What an agent has of it, with the trainer's work done here; time goes by in windows."""
 
-    def __init__(self, folder: Path, *, norm: bool = True) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, norm: bool = True, after: "Device | None" = None) -> None:
+        """A new device, or one that goes on `after` a saved one, from a copy of its folder."""
         self.task, self.model, self.reference = made(norm)
-        self.key = create_key(folder / "keys" / "signing.pem")
         self.requests: list[WorkRequest] = []
         self.seen, self.sensor, self.classes = 0, right, 3
+        if after is not None:
+            self.folder, self.key = folder / "copy", after.key
+            self.seen, self.sensor = after.seen, after.sensor
+            shutil.copytree(after.folder, self.folder)
+            self.start()
+            self.other.consider()
+            return
+        self.folder, self.key = folder, create_key(folder / "keys" / "signing.pem")
         self.start()
         self.serve(1)
 
@@ -154,19 +163,33 @@ class Device:
         return self.other.state
 
 
-def drifted(tmp_path: Path, *, told: float = 1.0, norm: bool = True) -> Device:
-    device = Device(tmp_path, norm=norm)
-    device.windows(14, told=told)
+def mended(folder: Path, *, norm: bool = True) -> Device:
+    """One whose sensor has drifted, and which has saved that."""
+    device = Device(folder, norm=norm)
+    device.windows(14)
     assert device.answering == device.slots.active
     device.sensor = changed
     assert device.accuracy() < 0.7
-    device.windows(30, told=told)
+    device.windows(30)
+    device.samples.save()
     return device
 
 
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Device:
+    return mended(tmp_path_factory.mktemp("device"))
+
+
+@pytest.fixture
+def drifted(before: Device, tmp_path: Path) -> Device:
+    return Device(tmp_path, after=before)
+
+
 @pytest.mark.parametrize("norm", [True, False], ids=["batch norm", "none"])
-def test_a_device_whose_sensor_has_changed_answers_as_before(tmp_path: Path, norm: bool) -> None:
-    device = drifted(tmp_path, norm=norm)
+def test_a_device_whose_sensor_has_changed_answers_as_before(
+    before: Device, tmp_path: Path, norm: bool
+) -> None:
+    device = before if norm else mended(tmp_path, norm=False)
     assert device.samples.drifting
     assert device.accuracy() > 0.95
     assert device.answering.startswith(f"{device.slots.active}.a")
@@ -239,8 +262,8 @@ def test_one_class_for_an_hour_is_not_folded_into_others(tmp_path: Path, told: f
     assert device.accuracy() > 0.95
 
 
-def test_it_ends_when_the_sensor_is_put_right(tmp_path: Path) -> None:
-    device = drifted(tmp_path)
+def test_it_ends_when_the_sensor_is_put_right(drifted: Device) -> None:
+    device = drifted
     device.sensor = right
     assert device.accuracy() < 0.7
     device.windows(30)
@@ -250,14 +273,9 @@ def test_it_ends_when_the_sensor_is_put_right(tmp_path: Path) -> None:
     assert not device.samples.drifting
 
 
-def test_a_restart_and_a_release_find_what_answered(tmp_path: Path) -> None:
-    device = drifted(tmp_path)
-    answering = device.answering
-    device.samples.save()
-    device.requests = []
-    device.start()
-    device.other.consider()
-    assert (device.answering, device.samples.drifting) == (answering, "inputs")
+def test_a_restart_and_a_release_find_what_answered(before: Device, drifted: Device) -> None:
+    device = drifted
+    assert (device.answering, device.samples.drifting) == (before.answering, "inputs")
     assert device.requests == []
     assert device.accuracy() > 0.95
     second = device.serve(2)
@@ -291,9 +309,8 @@ def test_a_canary_answers_behind_the_adapter_that_stood_before(tmp_path: Path) -
     assert device.requests == []
 
 
-def test_a_round_trains_behind_it(tmp_path: Path) -> None:
-    device = drifted(tmp_path)
-    path = tmp_path / "round.rows"
+def test_a_round_trains_behind_it(drifted: Device) -> None:
+    device, path = drifted, drifted.folder / "round.rows"
 
     def right_in_a_round() -> float:
         with path.open("wb") as file:
@@ -307,19 +324,14 @@ def test_a_round_trains_behind_it(tmp_path: Path) -> None:
     assert right_in_a_round() < 0.75
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
 @pytest.mark.parametrize(
     "step", ["while it is fitted", "before it is stored", "after it is stored"]
 )
 def test_killed_at_each_step_a_device_mends_itself_all_the_same(
-    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    drifted: Device, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = drifted(tmp_path)
-    (tmp_path / "challenger.safetensors").unlink()
-    device.samples.save()
+    device = drifted
+    (device.folder / "challenger.safetensors").unlink()
     device.start()
     write = challenger.write_atomic
 

@@ -152,7 +152,7 @@ def test_a_round_ends_the_devices_own_training(
     try:
         copies.consider(device.slots.engine)
         until(lambda: trainer.busy, "the device's own training goes on")
-        weights = device.slots.artifact().files["weights.safetensors"]
+        weights = device.slots.kept(device.slots.active).files["weights.safetensors"]
         request = work_request(time_budget_s=60.0)
         with ThreadPoolExecutor(1) as pool:
             reply, _ = pool.submit(trainer.work, request, weights).result(60)

@@ -21,7 +21,7 @@ from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold
-from edge_client.training.trainer_client import Trainer, served_by
+from edge_client.training.trainer_client import Trainer
 from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.work import SCAFFOLD, Op, WorkReply, WorkRequest
@@ -232,7 +232,7 @@ def test_a_part_of_a_model_is_filled_in_from_the_base_or_refused(
 def test_what_a_device_has_is_handed_over_verified_or_not_at_all(tmp_path: Path) -> None:
     key = create_key(tmp_path / "signing.pem")
     slots = Slots(tmp_path / "slots", tiny, [key.public_key()])
-    served = served_by(slots)
+    served = slots.weights_of
     assert served("") is None
     slots.install(artifact(key, plain(1)))
     before = unwrap(slots.active)

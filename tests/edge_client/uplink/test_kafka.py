@@ -30,7 +30,6 @@ from kafka.producer.transaction_manager import TransactionManager
 
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.messages import of_events
 from edge_client.uplink.task_queues import SPOOL, queue_folder
 from edge_client.uplink.uplink import STALL_S, Uplink
@@ -75,7 +74,7 @@ class Device:
         self._broker, self._kind = broker, kind
         self.uplink = Uplink(
             task.id, "d0", self.spool, of_events(task_layout(task), "d0", self.spool),
-            self._connect, lambda: probe(broker), StateOnly(self._state), stall_s=stall_s,
+            self._connect, lambda: probe(broker), self._state, stall_s=stall_s,
         )  # fmt: skip
 
     def _connect(self) -> Producer:

@@ -126,7 +126,7 @@ def test_every_event_of_the_frames_is_in_one_message(
 ) -> None:
     frames, at = [], first
     for count in counts:
-        frames.append(Frame(EVENTS, at, count, 0, b"", SpoolPosition(0, 0)))
+        frames.append(Frame(EVENTS, at, count, 0, b"", SpoolPosition(0, 0, at + count)))
         at += count
     refusals = Refusals(Clock())
     refusals.note(0, 2 * rows - 1, "too-large")

@@ -10,7 +10,6 @@ import pytest
 from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
-from edge_client.uplink.heartbeat import StateOnly
 from edge_client.uplink.messages import of_events
 from edge_client.uplink.pacing import BURST_S
 from edge_client.uplink.uplink import HANG_S, IN_FLIGHT, STALL_S, Uplink
@@ -60,7 +59,7 @@ def uplink_of(
         of_events(task_layout(task), "d0", spool),
         lambda: broker,
         lambda: reachable,
-        StateOnly(state),
+        state,
         bytes_per_s=bytes_per_s,
         clock=clock,
         failpoint=killed_at(dies_at),

@@ -32,6 +32,13 @@ from tests.rig.made_up.model_files import FORMS, TINY, exported
 from tests.rig.unwrap import unwrap
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, pilot_cache: Path) -> Path:
+    """What one test has trained another need not train."""
+    (found := tmp_path / "cache").symlink_to(pilot_cache)
+    return found
+
+
 def test_a_better_model_waits_for_its_canary_and_a_worse_one_is_refused(
     tiny: Task, key: Ed25519PrivateKey, registry: Registry, tmp_path: Path, better: nn.Module
 ) -> None:

@@ -14,7 +14,7 @@ from federation.bootstrap.first_models import steps_said
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut, score
 from federation.evaluation.onnx_runner import run_graph
-from federation.registry.registry import Registry
+from federation.registry.registry import HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.errors import TaskError
 from streams.contract.task import Reading, Task
@@ -41,7 +41,7 @@ def test_it_makes_both_models_once(
     serving = unwrap(empty.serving())
     assert (serving.model, serving.manifest.number) == (report.model, 1)
 
-    held = HeldOut.decode(empty.heldout(), tiny)
+    held = HeldOut.decode(empty.central(HELD_OUT), tiny)
     weights = safetensors.numpy.load(serving.files[WEIGHTS])
     found = score(tiny, run_graph(serving.files[GRAPH], held.segments, weights), held.labels)
     assert found.value == pytest.approx(report.model_held_out, abs=1e-3)
@@ -88,7 +88,7 @@ def test_nobody_trains_on_the_people_held_out_or_on_the_fleet(
         serving, teacher = registry.serving(), registry.verify(registry.read_teacher(), "teacher")
         assert serving is not None
         learned = serving.files[WEIGHTS], teacher.files[WEIGHTS], serving.files[DRIFT]
-        made.append((learned, registry.heldout()))
+        made.append((learned, registry.central(HELD_OUT)))
     assert made[0][0] == made[1][0]
     assert made[0][1] != made[1][1]
 

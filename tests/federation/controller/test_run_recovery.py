@@ -11,7 +11,7 @@ import pytest
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.run_tracker import RESUMES, Resumer
 from federation.rounds import checkpoint
-from federation.rounds.checkpoint import About, Checkpoint
+from federation.rounds.checkpoint import About, Checkpoint, Lasting
 from streams.contract.errors import ProcessFailed
 
 
@@ -60,7 +60,8 @@ def test_a_run_is_taken_up_so_often_and_then_given_up(tmp_path: Path, flower: Fl
 def test_the_newest_run_with_a_sound_checkpoint_is_gone_on_with(
     tmp_path: Path, flower: Flower
 ) -> None:
-    about = About(run="r", round=1, task="t", task_version=1, base="1-a", settings={})
+    lasting = Lasting(rounds=1, epochs=1, learning_rate=0.1, margin=0.0, seed=0)
+    about = About(run="r", round=1, task="t", task_version=1, base="1-a", settings=lasting)
     checkpoint.save(tmp_path / "runs", Checkpoint(about, {"w": np.zeros(1)}))
     broken = tmp_path / "runs" / "n1" / "round-0000.safetensors"
     broken.parent.mkdir()

@@ -15,7 +15,7 @@ from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.quantization import Quantizer, complete
-from federation.registry.registry import Registry
+from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import (
     GRAPH,
     INT8,
@@ -132,7 +132,9 @@ def test_a_version_whose_graph_is_anothers_fails_its_self_test(
     task, registry = learned
     serving = unwrap(registry.serving())
     other = {name: np.flip(value).copy() for name, value in weights_of(serving).items()}
-    int8 = unwrap(Quantizer.of(task, registry.calibration()).int8(serving.files[GRAPH], other))
+    int8 = unwrap(
+        Quantizer.of(task, registry.central(CALIBRATION)).int8(serving.files[GRAPH], other)
+    )
     with pytest.raises(ArtifactError, match="self-test"):
         OnnxModel(task, read(task, pack(serving.manifest, {**serving.files, INT8: int8}, KEY)))
 
@@ -141,8 +143,8 @@ def test_the_gate_judges_what_answers(learned: tuple[Task, Registry]) -> None:
     task, registry = learned
     serving = unwrap(registry.serving())
     first = weights_of(serving)
-    held_out = HeldOut.decode(registry.heldout(), task)
-    quantizer = Quantizer.of(task, registry.calibration(), serving.files)
+    held_out = HeldOut.decode(registry.central(HELD_OUT), task)
+    quantizer = Quantizer.of(task, registry.central(CALIBRATION), serving.files)
     assert quantizer.int8(serving.files[GRAPH], first) is serving.files[INT8]
     other = {name: np.asarray(value / 2, value.dtype) for name, value in first.items()}
     evaluation = CandidateEvaluation(task, serving, held_out, quantizer=quantizer)
@@ -210,7 +212,7 @@ def test_a_delta_of_the_quantized_graph_has_what_changed(learned: tuple[Task, Re
     """As after a run in which a head learns, or all weights a little."""
     task, registry = learned
     serving = unwrap(registry.serving())
-    first, quantizer = weights_of(serving), Quantizer.of(task, registry.calibration())
+    first, quantizer = weights_of(serving), Quantizer.of(task, registry.central(CALIBRATION))
     data = registry.read(serving.model)
     for change, most in ({"8.weight": 1.5}, 0.05), (dict.fromkeys(first, 1.01), 0.5):
         other = {n: np.asarray(v * change.get(n, 1), v.dtype) for n, v in first.items()}

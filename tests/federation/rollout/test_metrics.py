@@ -64,6 +64,8 @@ def judge(metric: WindowMetric, errors: Sum, factor: float) -> tuple[StageVerdic
     for n in range(WINDOWS):
         hear(PAST + n, BEGAN + n * SECOND, CANDIDATE, range(CANARY), factor)
         hear(PAST + n, BEGAN + n * SECOND, STABLE, range(CANARY, DEVICES))
+        if n % 2 == 0:
+            continue
         found = judged(StageRules(metric=metric), history, n)
         if found.verdict != "wait":
             break

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from federation.admission import QuarantineRecord
+from federation.admission import Quarantine
 from federation.rounds import checkpoint
-from federation.rounds.checkpoint import About, Checkpoint
+from federation.rounds.checkpoint import About, Checkpoint, Lasting
 from streams.contract.errors import MalformedRecord
 from tests.rig.unwrap import unwrap
 
@@ -18,12 +18,12 @@ def sample(number: int = 1, run: str = "7") -> Checkpoint:
         task="tiny",
         task_version=1,
         base="1-a",
-        settings={"rounds": 3, "learning_rate": 0.1, "strategy": "mean", "clip": True},
+        settings=Lasting(rounds=3, epochs=1, learning_rate=0.1, margin=0.0, seed=-7),
         counts={"admitted": 5, "refused": 1},
         norms=[0.1, 1 / 3, float("inf")],
         node_of={"d0": 2**64 - 1},
         strategy="fedadam",
-        conduct=QuarantineRecord(refused=[3], received=["00ff"], offences=[(3, 1)], until=[(4, 9)]),
+        conduct=Quarantine(refused={3}, received={"00ff"}, strikes={3: 1}, until={4: 9}),
     )
     weights = {"w": np.full((2, 3), number, np.float32), "n": np.array(7, np.int64)}
     server = {"momentum.w": np.full((2, 3), 0.5), "none": np.zeros((0, 2), np.float16)}
@@ -34,7 +34,6 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, sample())
     found = unwrap(checkpoint.latest(tmp_path, "7"))
     assert found.about == sample().about
-    assert [type(v) for v in found.about.settings.values()] == [int, float, str, bool]
     for have, want in ((found.weights, sample().weights), (found.server, sample().server)):
         assert list(have) == sorted(want)
         for name, value in want.items():

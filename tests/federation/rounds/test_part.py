@@ -24,6 +24,7 @@ from federation.admission import Tensors, Update
 from federation.aggregation.privacy import Ledger, private
 from federation.bootstrap.candidate_import import import_candidate
 from federation.evaluation.accuracy import HeldOut
+from federation.registry.registry import HELD_OUT as HELD_OUT_FILE
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.run import FederatedRun
@@ -246,7 +247,7 @@ def test_an_imported_version_has_no_factors_of_the_one_before(
     labels = (np.arange(90, dtype=np.float32) % 3)[:, None]
     noise = np.random.default_rng(9).normal(0, 0.3, (90, *large.segment_shape))
     held_out = HeldOut((2 * labels[:, :, None] + noise).astype(np.float32), labels)
-    rig.registry.set_central(held_out.encode(), b"")
+    rig.registry.store.write(HELD_OUT_FILE, held_out.encode())
     files = {LEARNED: learned[LEARNED], **base.files}
     about = base.manifest.model_copy(update={"number": 3, "files": []})
     rig.registry.serve(rig.registry.add(pack(about, files, key)).model, key, "a test")
