@@ -1,15 +1,17 @@
 """Releases: `python -m benchmarks.release`.
 
 spread    from an announced version to 50 devices that serve it: seconds and bytes
+verdicts  how often a rollout of an equal or a worse version is misjudged, simulated
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -30,9 +32,11 @@ from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs
 from streams.contract.weights import payload
+from streams.contract.weights.part import SUFFIX, Part
 from streams.contract.work import AgentRequest
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
+from streams.learning.factors import add_factors
 from streams.learning.learning import build_model, fit, load_state, segment_loss
 from streams.runtime.disk import cache_folder
 from streams.runtime.key_files import create_key
@@ -65,22 +69,29 @@ class Server:
     def first(self) -> dict[str, np.ndarray]:
         return payload.to_float32(safetensors.numpy.load(self.serving.files[WEIGHTS]))
 
-    def fine_tuned(self, seed: int) -> dict[str, np.ndarray]:
-        """Return the first model, taught by the people of lab and pilot."""
+    def part(self, **training: Any) -> Part:
+        """Return what a round with other settings carries."""
+        return Part(replace(self.task.training, **training), self.serving.model, self.first)
+
+    def fine_tuned(self, seed: int, part: Part) -> dict[str, np.ndarray]:
+        """Return a part of the first model, taught by the people of lab and pilot."""
         task, names = self.task, self.task.device_names("lab", "pilot")
         known = stack(task, [segments_of_device(task, name) for name in names])
         model = load_state(build_model(task), self.first)
+        factors = {name: t for name, t in part.first.items() if name.endswith(SUFFIX)}
+        add_factors(model, factors, part.base)
         fit(
             model, len(known.labels), segment_loss(task, model, known.segments, known.labels),
             epochs=2, batch_size=64, learning_rate=1e-3, seed=seed, optimizer="adamw",
+            train_only=(*part.training.train_only, *factors),
         )  # fmt: skip
         state = model.eval().state_dict()
-        return {name: state[name].numpy().copy() for name in self.first}
+        return {name: state[name].numpy().copy() for name in part.first}
 
     def offer(self, number: int) -> Artifact:
         """Make a version as a run of the task makes it, and offer it to every device."""
         base, kind = self.serving, self.task.training.payload
-        weights = self.fine_tuned(number)
+        weights = self.fine_tuned(number, self.part())
         before = payload.to_float32(safetensors.numpy.load(base.files[WEIGHTS]))
         data = payload.to_safetensors(payload.round_candidate(weights, before, kind), kind)
         now = payload.to_float32(safetensors.numpy.load(data))
