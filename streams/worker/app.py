@@ -210,7 +210,7 @@ class Worker:
         partitions = sorted(tp.partition for tp in assigned if tp.topic == self._topic)
         try:
             async with self._committer.lock:
-                await self._committer.revoke_all()
+                self._committer.revoke_all()
                 self._listening.forget()
                 if partitions:
                     there = await self._survey.positions(EVENTS)
@@ -231,7 +231,7 @@ class Worker:
         self._committer.metrics.assigned(False)
         try:
             async with asyncio.timeout(HANDOVER_S), self._committer.lock:
-                await self._committer.revoke_all()
+                self._committer.revoke_all()
         except TimeoutError:
             self._fail(ProcessFailed("the running commit did not end in time for a rebalance"))
         self._wake()
@@ -263,29 +263,25 @@ class Worker:
             raise ProcessFailed(f"worker {self._settings.instance}: {name}: {failure}") from failure
 
     async def _flush_until_stopped(self) -> None:
-        """Flush periodically; a started flush is always finished, and published."""
-        try:
-            while not self._stop.is_set():
-                await self._flush_once()
-            await self._committer.finish()
-        except Exception as exc:
-            self._fail(exc)
-
-    async def _flush_once(self) -> None:
-        """Flush, then wait until the next flush is due."""
-        began = time.monotonic()
-        taken = self._committer.partitions.items()
-        await self._listening.look({p: state.next_offset for p, state in taken})
-        rows = await self._committer.flush(began)
-        took = time.monotonic() - began
-        if rows:
-            log.debug("sealed %d rows in %.0f ms", rows, 1000 * took)
-        self._wake()
-        self._measure_lag()
-        with contextlib.suppress(TimeoutError):
-            hurry = self._committer.behind or self._stop.is_set()
-            pause = 0.01 if hurry else max(0.01, self._settings.flush_s - took)
-            await asyncio.wait_for(self._committer.wanted.wait(), pause)
+        """Flush periodically; a started flush is always finished."""
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                taken = self._committer.partitions.items()
+                await self._listening.look({p: state.next_offset for p, state in taken})
+                rows = await self._committer.flush(began)
+            except Exception as exc:
+                self._fail(exc)
+                return
+            took = time.monotonic() - began
+            if rows:
+                log.debug("sealed %d rows in %.0f ms", rows, 1000 * took)
+            self._wake()
+            self._measure_lag()
+            with contextlib.suppress(TimeoutError):
+                hurry = self._committer.behind or self._stop.is_set()
+                pause = 0.01 if hurry else max(0.01, self._settings.flush_s - took)
+                await asyncio.wait_for(self._committer.wanted.wait(), pause)
 
     def _measure_lag(self) -> None:
         """Update the lag metrics, from the partition ends in Faust's fetches."""

@@ -306,20 +306,6 @@ MUTANTS = [
         "commit",
     ),
     _worker(
-        "a commit is stored before the last one is published",
-        "commit/committer.py",
-        "                await self.finish()\n                began = time.monotonic()\n",
-        "                began = time.monotonic()\n",
-        "commit/test_committer.py",
-    ),
-    _worker(
-        "messages are acknowledged while their rows are published",
-        "commit/committer.py",
-        "            await self._publishing\n            self._publishing = None\n",
-        "            pass\n",
-        "commit/test_committer.py",
-    ),
-    _worker(
         "the fence is open",
         "store/delta_store.py",
         "if found != version - 1:",

@@ -18,9 +18,6 @@ What a restart does after a crash at the end of each step:
     4  acknowledgements are memory only: as after 3
     5  nothing is left to do
 
-Where the next flush has enough to do, its step 1 runs beside step 3, and its step 2 waits for steps
-3 to 5: at most one commit is in the store and not published.
-
 Labels of stored events have two steps of their own before these (label_revisions.py).
 """
 
@@ -119,7 +116,6 @@ class Committer:
         self._sliding = SlidingSums(task)
         self.late_labels = LabelRevisions(task, store, broker, self._call, now_us, failpoint)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
-        self._publishing: asyncio.Task[None] | None = None  # step 3 of the last commit
         self.wanted = asyncio.Event()  # set when the next flush has enough to do
         self._came = 0  # rows since the last flush
         self.metrics.teacher(self.scorer.teacher)
@@ -175,10 +171,8 @@ class Committer:
     def _publications(self, rows: pa.Table) -> list[Outgoing]:
         return publications(self._task, rows, self._scores, self._store.name, self._sliding)
 
-    async def revoke_all(self) -> None:
-        """End the last commit, then forget everything: whoever owns the partitions next starts from
-        the store."""
-        await self.finish()
+    def revoke_all(self) -> None:
+        """Forget everything: whoever owns the partitions next starts from the store."""
         self.partitions.clear()
         self._labels.clear()
         self._dead_letters.clear()
@@ -230,8 +224,6 @@ class Committer:
                 self.metrics.teacher(self.scorer.teacher)
             if self._holes is not None:
                 await self._holes.look()
-            if self.late_labels.found:
-                await self.finish()
             for window, revision in (await self.late_labels.revise(self._positions())).items():
                 self.scorer.reported(window, revision)
             work = self._collect(now_s)
@@ -241,36 +233,23 @@ class Committer:
                 batch = await self._score(work)  # step 1
                 spans.scored(batch)
                 self._failpoint("worker-step-1")
-                self.metrics.scoring(time.monotonic() - began)
-                await self.finish()
-                began = time.monotonic()
+                scored = time.monotonic()
                 rows = await self._call(self._stored, work, batch)  # step 2
                 spans.note("stored")
                 self._failpoint("worker-step-2")
-                self._publishing = asyncio.create_task(self._publish(rows, spans, began))
+                if rows is not None:
+                    messages = await self._call(self._publications, rows)
+                    await publish_all(self._broker, spans.marked(messages))  # step 3
+                    spans.end()
+                self._failpoint("worker-step-3")
                 self._seal(work, batch)
                 for partition, drops in work.lost.items():
                     await cast(HoleKeeper, self._holes).declared(partition, drops)
-            if not (work and (self.behind or self.wanted.is_set())):
-                await self.finish()
+                self.metrics.scoring(scored - began)
+                self.metrics.commit(time.monotonic() - scored)
+            await self._acknowledge()  # steps 4 and 5
             self._after(work)
             return sum(window.rows for window in work.windows)
-
-    async def _publish(self, rows: pa.Table | None, spans: WindowSpans, began: float) -> None:
-        """Step 3."""
-        if rows is not None:
-            messages = await self._call(self._publications, rows)
-            await publish_all(self._broker, spans.marked(messages))
-            spans.end()
-        self._failpoint("worker-step-3")
-        self.metrics.commit(time.monotonic() - began)
-
-    async def finish(self) -> None:
-        """Wait for step 3 of the last commit, then take steps 4 and 5."""
-        if self._publishing is not None:
-            await self._publishing
-            self._publishing = None
-        await self._acknowledge()
 
     def _collect(self, now_s: float) -> CommitWork:
         self._came = 0

@@ -168,11 +168,6 @@ class LabelRevisions:
         if self._looking is not None or self._slices:
             self._reported |= {(s.window.device, s.window.start): s.revision + 1 for s in scored}
 
-    @property
-    def found(self) -> bool:
-        """Whether a look has found what the next flush reports."""
-        return bool(self._slices) or (self._looking is not None and self._looking.done())
-
     async def revise(self, positions: Positions) -> Numbers:
         """Take a part of what a look has found through the steps; return the windows' last
         reports. Begin another look when it is due."""

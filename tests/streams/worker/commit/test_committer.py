@@ -3,9 +3,7 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,14 +19,14 @@ from streams.contract.task import Count, Session, Sliding, Task, Tumbling, Windo
 from streams.contract.topics import WINDOWS
 from streams.contract.window_report import WindowReport
 from streams.kafka.admin import GroupPosition
-from streams.learning.teacher import Teacher, TeacherFailed
-from streams.worker.commit.messages import Outgoing, publications
+from streams.learning.teacher import Teacher
+from streams.worker.commit.messages import publications
 from streams.worker.commit.window_reports import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
-from tests.streams.worker.model import LATER, Doubler, Log, MemoryStore, committer, live
+from tests.streams.worker.model import LATER, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
 WINDOWS_OF = (Tumbling(5), Session(2, longest_s=9), Count(3, longest_s=20), Sliding(15, 5))
@@ -125,8 +123,8 @@ def test_every_event_is_accounted_once_over_any_crashes(
     window: Window,
     flush_rows: int,
 ) -> None:
-    """Lives of a worker, each ended at a numbered step; the last one goes to the end. With three
-    rows a flush, flushes are scored while others are published."""
+    """Lives of a worker, each ended at a numbered step; the last one goes to the end.
+    Flushes of three rows leave windows to the next one."""
     of, log, store = dataclasses.replace(task, window=window), Log(), MemoryStore()
     events: set[tuple[str, str, int]] = set()
     drops: set[tuple[str, str, int]] = set()
@@ -338,39 +336,3 @@ def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes() -> None:
         return seen
 
     assert asyncio.run(work()) == [False, True, True, False, False]
-
-
-def test_the_next_flush_is_scored_while_one_is_published_and_stored_after_it() -> None:
-    may_publish, seen = asyncio.Event(), list[tuple[int, int, int]]()
-
-    class Slow(Log):
-        async def publish(self, messages: Sequence[Outgoing]) -> None:
-            if messages:
-                await may_publish.wait()
-            await super().publish(messages)
-
-    log, store = Slow(), MemoryStore()
-    for n in range(2):
-        log.append(batch("d0", 3 * n, [10.0 * n, 10.0 * n + 1, 10.0 * n + 2]))
-
-    class Watching(Doubler):
-        def score(self, windows: Sequence[np.ndarray]) -> list[np.ndarray | TeacherFailed]:
-            seen.append((len(scored(store)), len(log.published), log.committed))
-            return super().score(windows)
-
-    async def work() -> None:
-        made = committer(task, log, store, flush_rows=3, teacher=Watching(task))
-        await made.assign(GroupPosition(0, 0, 0, None))
-        for offset in range(2):
-            made.receive(log.incoming(offset), offset, 0.0)
-        await made.flush(LATER)
-        second = asyncio.create_task(made.flush(LATER))
-        while len(seen) < 2:
-            await asyncio.sleep(0.01)
-        assert (len(scored(store)), log.committed, second.done()) == (3, 0, False)
-        may_publish.set()
-        await second
-
-    asyncio.run(asyncio.wait_for(work(), 60))
-    assert seen == [(0, 0, 0), (3, 0, 0)]
-    assert (len(scored(store)), log.committed) == (6, 2)
