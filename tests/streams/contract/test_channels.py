@@ -182,7 +182,8 @@ def alarms(reference: object, segments: np.ndarray) -> set[str]:
 def test_check_and_export_take_an_embedding() -> None:
     report = check_task(task)
     assert [one for one in report.findings if one.level == "error"] == []
-    assert report.parameters
+    assert report.model is not None
+    assert report.model.parameters > 0
     segments = example(task.channels, 50, 1)
     model = learning.build_model(task).eval()
     outputs = learning.predict(model, segments)
