@@ -1,10 +1,11 @@
 """The first device model and the first teacher: trained on central data, or as a user gives
 them."""
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from streams.learning.learning import (
 from streams.learning.onnx_module import OnnxModule
 
 WINDOWS_PER_BATCH = 12
+LARGE = 1_000_000  # parameters, from which more than one thread is worth its waiting
 LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-3, 3e-3
 EACH_S = 10.0  # between two words about a training
 
@@ -55,6 +57,22 @@ def steps_said(
         return False
 
     return step
+
+
+@contextlib.contextmanager
+def few_threads(task: Task) -> Iterator[None]:
+    """torch runs on one thread where model and teacher are not LARGE. Threads share each layer and
+    wait for the slowest: of small ones longer than they work, and many times as long where another
+    program has one of the cores."""
+    built = [build for build in (task.build_model, task.build_teacher)
+             if build is not None and not isinstance(build, OnnxFile)]  # fmt: skip
+    sizes = [sum(each.numel() for each in build().parameters()) for build in built]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if max(sizes, default=0) < LARGE else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tuple[nn.Module, str]:

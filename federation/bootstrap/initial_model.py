@@ -34,6 +34,7 @@ from federation.bootstrap.first_models import (
     EACH_S,
     WINDOWS_PER_BATCH,
     Progress,
+    few_threads,
     first_model,
     first_teacher,
     graph_of,
@@ -119,7 +120,8 @@ def prepare(
     result = _cached(folder)
     cached = result is not None
     if result is None:
-        result = _train(task, seed, progress)
+        with few_threads(task):
+            result = _train(task, seed, progress)
         about = vars(result).copy()
         for part in PARTS:
             for name, data in about.pop(part).items():

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from compose.preflight import check_task
+from federation.bootstrap.first_models import few_threads
 from federation.bootstrap.initial_model import prepare
 from federation.bootstrap.onnx_export import read_graph
 from federation.bootstrap.weights_file import loaded, read_weights
@@ -243,3 +244,11 @@ def test_a_function_of_the_task_that_fails_is_named_with_what_the_graph_has(
 ) -> None:
     with pytest.raises(TaskError, match=text):
         read_graph(tiny, OnnxFile(FORMS["onnx"](tiny, better, tmp_path / "m.onnx"), **around))
+
+
+def test_small_models_train_on_one_thread_and_large_ones_on_all(tiny: Task) -> None:
+    before = torch.get_num_threads()
+    for build, count in ((tiny.build_model, 1), (lambda: nn.Linear(1000, 1000), before)):
+        with few_threads(replace(tiny, build_model=build)):
+            assert torch.get_num_threads() == count
+        assert torch.get_num_threads() == before
