@@ -1,19 +1,20 @@
 """Partial downloads on disk: received chunks survive a restart of the process.
 
-    downloads/<sha256>-<chunks>/<index>-<next offset>   a chunk; where to read on, on `artifacts`
-    downloads/<SHA-256 of a URL>.part                   what has come from a URL: the bytes alone
+    downloads/<sha256>.part   line 1: JSON, {sha256, size, chunks} of the bytes
+                              then frames: index u32, next offset on `artifacts` i64, size u32,
+                              CRC-32 u32 of these and the chunk, little-endian; the chunk
 
-A chunk is renamed to its name when it is written, without fsync: it is there as a whole, or not at
-all, also after SIGKILL. After a power cut it may be damaged; the complete bytes must have the
-announced digest, or all chunks are discarded. Chunks that cannot be written, on a full disk, are
-kept in memory only.
+Frames are appended without fsync. When the file is opened it is truncated after the last valid
+frame; the complete bytes must have the announced digest, or all chunks are discarded. Chunks that
+cannot be written, on a full disk, are kept in memory only.
 """
 
 import hashlib
+import json
 import logging
-import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from streams.contract.decisions import Delivery
@@ -21,18 +22,22 @@ from streams.kafka.artifact_download import Download
 
 log = logging.getLogger(__name__)
 
+FRAME = struct.Struct("<IqI")
+CHECK = struct.Struct("<I")
+
 
 class PersistentDownload(Download):
-    """A download that also stores its chunks in `folder`, and resumes from them."""
+    """A download that also stores its chunks in a file of `folder`, and resumes from it."""
 
     def __init__(self, delivery: Delivery, folder: Path) -> None:
         super().__init__(delivery)
-        self._folder = folder / _name(delivery)
-        with suppress(OSError, ValueError):  # what cannot be read is received again
-            for path in self._folder.glob("*-*"):
-                index, offset = map(int, path.name.split("-"))
-                super().add(index, path.read_bytes())
-                self.next_offset = max(self.next_offset, offset)
+        self._path = folder / f"{delivery.sha256}.part"
+        about = {name: getattr(delivery, name) for name in ("sha256", "size", "chunks")}
+        self._head = json.dumps(about).encode() + b"\n"
+        try:
+            self._read_back()
+        except OSError as exc:
+            log.warning("%s: the download starts again: %s", delivery.model, exc)
 
     def add(self, index: int, part: bytes) -> bool:
         """Add a chunk and store it, unless it is the last one."""
@@ -40,19 +45,57 @@ class PersistentDownload(Download):
             return False
         try:
             if self.missing:
-                self._store(f"{index}-{self.next_offset}", part)
+                self._append(frame(index, self.next_offset, part))
         except OSError as exc:
             log.debug("%s: a chunk was not stored: %s", self.delivery.model, exc)
         return True
 
     def restart(self) -> None:
         super().restart()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._path.unlink(missing_ok=True)
 
-    def _store(self, name: str, part: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "chunk").write_bytes(part)
-        (self._folder / "chunk").replace(self._folder / name)
+    def _append(self, data: bytes) -> None:
+        if not self._path.exists():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            data = self._head + data
+        with self._path.open("ab") as file:
+            file.write(data)
+
+    def _read_back(self) -> None:
+        if not self._path.exists():
+            return
+        data = self._path.read_bytes()
+        if not data.startswith(self._head):
+            self._path.unlink()
+            return
+        sound = len(self._head)
+        for index, offset, part in frames(data, sound):
+            super().add(index, part)
+            self.next_offset = max(self.next_offset, offset)
+            sound += FRAME.size + CHECK.size + len(part)
+        if sound < len(data):
+            with self._path.open("r+b") as file:
+                file.truncate(sound)
+
+
+def frame(index: int, offset: int, part: bytes) -> bytes:
+    """Return the frame of a chunk; `offset` is the next one to read on `artifacts`."""
+    head = FRAME.pack(index, offset, len(part))
+    return head + CHECK.pack(zlib.crc32(part, zlib.crc32(head))) + part
+
+
+def frames(data: bytes, begin: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield index, offset and chunk of the frames from `begin` up to the first invalid one."""
+    while begin + FRAME.size + CHECK.size <= len(data):
+        at = begin + FRAME.size + CHECK.size
+        head = data[begin : begin + FRAME.size]
+        index, offset, size = FRAME.unpack(head)
+        (check,) = CHECK.unpack_from(data, begin + FRAME.size)
+        part = data[at : at + size]
+        if len(part) < size or zlib.crc32(part, zlib.crc32(head)) != check:
+            return
+        yield index, offset, part
+        begin = at + size
 
 
 class Downloads:
@@ -64,25 +107,20 @@ class Downloads:
 
     def of(self, delivery: Delivery) -> PersistentDownload:
         """Return the download of a delivery, resuming an earlier attempt at the same bytes."""
-        found = self._open.get(_name(delivery))
+        found = self._open.get(delivery.sha256)
         if found is None or found.delivery != delivery:
-            found = self._open[_name(delivery)] = PersistentDownload(delivery, self._folder)
+            found = self._open[delivery.sha256] = PersistentDownload(delivery, self._folder)
         return found
 
     def of_url(self, url: str) -> Path:
-        """Return the file of what has come from a URL."""
+        """Return the file of what has come from a URL: the bytes alone."""
         return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}.part"
 
     def keep(self, deliveries: Sequence[Delivery], urls: Sequence[str] = ()) -> None:
         """Delete all downloads except these."""
-        wanted = {*map(_name, deliveries), *(self.of_url(url).name for url in urls)}
-        self._open = {name: one for name, one in self._open.items() if name in wanted}
-        for path in self._folder.glob("*"):
-            if path.is_dir() and path.name not in wanted:
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in wanted:
+        wanted = {delivery.sha256 for delivery in deliveries}
+        wanted |= {self.of_url(url).stem for url in urls}
+        self._open = {sha: one for sha, one in self._open.items() if sha in wanted}
+        for path in self._folder.glob("*.part"):
+            if path.stem not in wanted:
                 path.unlink(missing_ok=True)
-
-
-def _name(delivery: Delivery) -> str:
-    return f"{delivery.sha256}-{delivery.chunks}"

@@ -329,15 +329,15 @@ from streams.kafka.artifact_download import fetch
 from streams.kafka.settings import BrokerSettings
 
 broker, delivery, folder, task, time = sys.argv[1:]
-written, left = Path.write_bytes, [int(time)]
+kept, left = partial_download.PersistentDownload._append, [int(time)]
 
-def write(self, data):
+def append(self, data):
     left[0] -= 1
-    written(self, data if left[0] else data[: len(data) // 2])
+    kept(self, data if left[0] else data[: len(data) // 2])
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Path.write_bytes = write
+partial_download.PersistentDownload._append = append
 wanted = Delivery.decode(delivery.encode())
 download = partial_download.Downloads(Path(folder)).of(wanted)
 fetch(BrokerSettings.model_validate_json(broker), task, download, lambda: False)
