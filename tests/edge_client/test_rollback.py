@@ -202,22 +202,21 @@ def test_an_answer_that_never_comes_ends_the_process_and_counts_against_its_vers
     slots.install(place.version(2))
     slots.close()
     old, new = slots.previous, slots.active
-    for _ in (1, 2):  # two crashes of three
-        Slots(place.slots, place.task, [place.key.public_key()]).open()
-    agent = place.start("--source", "stdin", program=("-c", IMPATIENT, "tidewheel"))
-    lines = [f"{1_760_000_000_000_000 + 50_000 * i},1,2" for i in range(60)]
-    far = [f"{1_760_000_000_000_000 + 50_000 * i},1,2000" for i in range(60, 80)]
-    assert agent.stdin is not None
-    agent.stdin.write("\n".join(["time_us,x,y", *lines, *far]).encode())
-    agent.stdin.close()
-    assert agent.wait(60) == 1
-    assert "an answer does not come back" in place.log
+    for life in (1, 2, 3):
+        agent = place.start("--source", "stdin", program=("-c", IMPATIENT, "tidewheel"))
+        lines = [f"{1_760_000_000_000_000 + 50_000 * i},1,2" for i in range(60)]
+        far = [f"{1_760_000_000_000_000 + 50_000 * i},1,2000" for i in range(60, 80)]
+        assert agent.stdin is not None
+        agent.stdin.write("\n".join(["time_us,x,y", *lines, *far]).encode())
+        agent.stdin.close()
+        assert agent.wait(60) == 1
+        assert place.log.count("an answer does not come back") == life
     assert len(place.found()["crashes_us"]) == 2  # type: ignore[arg-type]
     agent = place.start()
     until(lambda: f"serving {old}" in place.log, "the previous version serves")
     assert f"back from {new} to {old}: crashed: 3 times" in place.log
     assert ends(agent) == 0
-    assert Spool(place.spool).account().produced >= 5
+    assert Spool(place.spool).account().produced >= 15
 
 
 HURRIED = """
@@ -241,15 +240,16 @@ def test_an_uplink_that_never_comes_back_ends_the_process_and_no_version_is_to_b
     place: Place,
 ) -> None:
     active = place.install(1).active
-    agent = place.start("--speed", "50", "--stay", program=("-c", HUNG, "tidewheel"))
-    assert agent.wait(60) == 1
-    assert "the uplink does not come back" in place.log
-    assert "in connects_never" in place.log  # where the thread is
+    for life in (1, 2, 3):
+        agent = place.start("--speed", "50", "--stay", program=("-c", HUNG, "tidewheel"))
+        assert agent.wait(60) == 1
+        assert place.log.count("the uplink does not come back") == life
+        assert place.log.count("in connects_never") == life  # where the thread is
+    assert not place.found()["crashes_us"]
     spool = Spool(place.spool).account()
     assert spool.pending == spool.produced > 0
     agent = place.start()
-    until(lambda: place.log.count(f"serving {active}") == 2, "the version serves again")
-    assert not place.found()["crashes_us"]
+    until(lambda: place.log.count(f"serving {active}") == 4, "the version serves again")
     assert ends(agent) == 0
 
 

@@ -29,7 +29,7 @@ documents = st.dictionaries(
 
 
 @given(st.binary(max_size=200) | documents)
-@settings(deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_no_slots_file_crashes_an_agent(found: object) -> None:
     data = found if isinstance(found, bytes) else json.dumps(found).encode(errors="replace")
     with tempfile.TemporaryDirectory() as name:

@@ -78,8 +78,11 @@ def send_json(served: Fleet, at: int) -> None:
 
 @pytest.mark.parametrize(
     ("window", "form", "steps"),
-    [("Tumbling(5)", "arrow", (1, 2, 3, 4, 5)), ("Sliding(15, 5)", "json", (2, 3, 5))],
-)
+    [
+        ("Tumbling(5)", "arrow", (1, 2, 3, 4, 5)), ("Sliding(15, 5)", "json", (2, 3, 5)),
+        ("Session(2, longest_s=9)", "arrow", (2, 3, 5)), ("Count(7)", "arrow", (2, 3, 5)),
+    ],
+)  # fmt: skip
 def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(
     kafka: BrokerSettings, tmp_path: Path, window: str, form: str, steps: tuple[int, ...]
 ) -> None:
@@ -113,7 +116,7 @@ def test_sigkill_at_each_step_in_turn_loses_and_doubles_nothing(
         assert [each for each in found if each[1] == "l1"] == [(LEFT, "l1", n) for n in range(sent)]
         by_place = [each for each in found if each[1].startswith("kafka-")]
         assert len(by_place) == len(set(by_place)) == sent
-        check_sums(served, window)
+        check_reports(served, window, sent)
 
 
 def check_events(served: Fleet, sent: int) -> None:
@@ -135,17 +138,21 @@ def check_events(served: Fleet, sent: int) -> None:
         assert not any(e == epoch for _, e in store.position(partition).taken)
 
 
-def check_sums(served: Fleet, window: str) -> None:
-    """The last report of a device has the sums of its windows in the last span, none of tumbling
-    ones."""
+def check_reports(served: Fleet, window: str, sent: int) -> None:
+    """The reports of a device have each event once. The last one has the sums of its windows in the
+    last span, none of those that do not slide."""
     reports = {
         name: copies[0]
         for name, copies in decoded_windows(served.read("windows")).items()
         if name[0] == LEFT and copies[0].events
     }
-    last_us = max(start for _, start, _ in reports)
+    assert sum(one.events for one in reports.values()) == sent
+    starts = sorted({start for _, start, _ in reports})
+    if window.startswith("Session"):
+        ends = [*starts[1:], sent * SECOND]
+        assert all(end - start <= 10 * SECOND for start, end in zip(starts, ends, strict=True))
     sums = sum(each.events for each in reports[max(reports)].sliding.values())
-    in_span = [one for name, one in reports.items() if name[1] > last_us - 15 * SECOND]
+    in_span = [one for name, one in reports.items() if name[1] > starts[-1] - 15 * SECOND]
     assert sums == (sum(one.events for one in in_span) if window.startswith("Sliding") else 0)
 
 
