@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streams.contract.events.records import EventBatch, encode_events
+from streams.contract.events.records import EventBatch, encode_events, encode_stream
 from streams.contract.task import Category, Count, Session, Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer
@@ -88,6 +88,7 @@ class Plan:
     hop_us: int
     phase: float | None = None  # of all devices, in hops; None spreads them over a window
     partitions: int = 4
+    arrow: bool = False  # as a stream of Arrow, in place of the devices' form
 
     @classmethod
     def decode(cls, text: str) -> "Plan":
@@ -217,7 +218,7 @@ def preload(plan: Plan) -> None:
     for round_, number in itertools.product(range(plan.rounds), range(plan.devices)):
         times = plan.times_us(number, round_)
         batch = source.events(plan.device(number), round_ * plan.per_message, times)
-        key, value, headers = encode_events(batch)
+        key, value, headers = encode_stream(batch) if plan.arrow else encode_events(batch)
         sender.send(plan.topic, key, value or b"", headers)
     sender.finish()
 
