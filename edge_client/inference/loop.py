@@ -46,7 +46,7 @@ class Rate:
 class InferenceLoop:
     """Answers every segment of the source, on the thread that calls `run`. `full` says whether a
     recording has to wait for events that are not written yet; label_share: the share of true labels
-    that the device is told; None: the task's."""
+    that the device gets; None: `Training.label_share`."""
 
     task: Task
     device: str

@@ -81,7 +81,7 @@ class Device:
     """What an agent has of it, with the trainer's work done here; time goes by in windows."""
 
     def __init__(self, folder: Path, *, norm: bool = True, after: "Device | None" = None) -> None:
-        """A new device, or one that goes on `after` a saved one, from a copy of its folder."""
+        """A new device, or one that continues `after` a saved one, in a copy of its folder."""
         self.task, self.model, self.reference = made(norm)
         self.requests: list[WorkRequest] = []
         self.seen, self.sensor, self.classes = 0, right, 3
