@@ -1,6 +1,6 @@
 """The cursor of the spool's reader: its position, and the account of the events before it.
 
-Format of `position.0` and `position.1`: 8 hex digits, the CRC32C of the rest; a line feed; JSON;
+Format of `position.0` and `position.1`: 8 hex digits, the CRC-32 of the rest; a line feed; JSON;
 spaces up to a multiple of 4096 bytes. The JSON is
 
     serial              counts the saves; the valid file with the larger serial is current
@@ -20,8 +20,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from crc32c import crc32c
+from zlib import crc32
 
 from edge_client.spool.frames import EVENTS, Declared, Frame, SegmentFile, SpoolPosition
 from streams.contract.accounting import DeviceAccount
@@ -54,7 +53,7 @@ class Cursor:
     def _read(cls, folder: Path, name: str) -> "Cursor | None":
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             text = (folder / name).read_bytes()
-            if int(text[:8], 16) != crc32c(text[9:]):
+            if int(text[:8], 16) != crc32(text[9:]):
                 return None
             state = json.loads(text[9:])
             at = SpoolPosition(state["file"], state["offset"], state["seq"])
@@ -105,7 +104,7 @@ class Cursor:
         new = not path.exists()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            write_all(fd, b"%08x\n" % crc32c(text) + text)
+            write_all(fd, b"%08x\n" % crc32(text) + text)
             os.ftruncate(fd, 9 + len(text))
             os.fdatasync(fd)
         finally:

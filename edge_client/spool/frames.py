@@ -3,7 +3,7 @@
 Format (little endian). A file is named `<number>-<first seq>.seg`, both 16 digits, numbers
 ascending. A frame is
 
-    u32 length of the payload      u32 CRC32C of the rest of the frame
+    u32 length of the payload      u32 CRC-32 of the rest of the frame
     u8  kind   3 x zero            u64 first seq
     u32 count of seqs              i64 mark          payload
 
@@ -26,8 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, NamedTuple
-
-from crc32c import crc32c
+from zlib import crc32
 
 from streams.runtime.disk import sync_directory, write_all
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -172,7 +171,7 @@ class SegmentFile:
         if end > self.size:
             return None
         payload = stream.read(length)
-        if crc32c(payload, crc32c(head[_HEAD.size :])) != checksum:
+        if crc32(payload, crc32(head[_HEAD.size :])) != checksum:
             return None
         kind, first, count, mark = _BODY.unpack_from(head, _HEAD.size)
         at = SpoolPosition(self.number, end, first + count)
@@ -223,7 +222,7 @@ def torn(rest: bytes) -> bool:
         return False
     found = 0
     for at in range(_HEAD.size, len(rest)):  # complete, only the length is damaged?
-        found = crc32c(rest[at : at + 1], found)
+        found = crc32(rest[at : at + 1], found)
         if found == checksum:
             return False
     return True
@@ -242,7 +241,7 @@ def list_files(folder: Path) -> list[SegmentFile]:
 def head_of(kind: int, first: int, count: int, mark: int, payload: bytes) -> bytes:
     """Return the bytes of a frame before its payload."""
     body = _BODY.pack(kind, first, count, mark)
-    return _HEAD.pack(len(payload), crc32c(payload, crc32c(body))) + body
+    return _HEAD.pack(len(payload), crc32(payload, crc32(body))) + body
 
 
 def encoded(entries: list[Declared]) -> bytes:

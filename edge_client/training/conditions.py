@@ -6,8 +6,6 @@ temperature.
 
 from dataclasses import dataclass
 
-import psutil
-
 
 @dataclass(frozen=True)
 class MachineConditions:
@@ -43,6 +41,8 @@ class MachineConditions:
 
 def _read(name: str):  # type: ignore[no-untyped-def]
     """Return psutil's reading; None if the system has none."""
+    import psutil  # here: the first answer does not wait for it
+
     try:
         return getattr(psutil, name)()
     except (AttributeError, OSError, RuntimeError):
