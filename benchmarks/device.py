@@ -331,5 +331,5 @@ if __name__ == "__main__":
     main(
         "device",
         {f.__name__: f for f in (memory, installed, cpu, wire, sustained, answers, up)},
-        ("onnxruntime", "numpy", "kafka-python", "pydantic"),
+        ("onnxruntime", "numpy", "kafka-python", "msgspec"),
     )

@@ -132,7 +132,7 @@ def low_rank(bench: Bench) -> None:
         files = {LEARNED: payload.to_safetensors(learned, kind)} if part.training.lora else {}
         whole = part.whole(learned)
         files |= {**base.files, WEIGHTS: payload.to_safetensors(whole, kind)}
-        about = base.manifest.model_copy(update={"number": 2, "base": base.model, "files": []})
+        about = base.manifest.replace(number=2, base=base.model, files=[])
         made = delta.make(pack(about, files, server.key), base.files)
         right = task.correct(run_graph(base.files[GRAPH], held.segments, whole), held.labels)
         numbers = sum(tensor.size for tensor in learned.values())

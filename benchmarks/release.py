@@ -97,11 +97,11 @@ class Server:
         now = payload.to_float32(safetensors.numpy.load(data))
         probe = renew_probe(base.files, base.files[GRAPH], now)
         about = {"number": self.registry.next_number(), "base": base.model, "files": []}
-        manifest = base.manifest.model_copy(update={**about, "created_us": time.time_ns() // 1000})
+        manifest = base.manifest.replace(**about, created_us=time.time_ns() // 1000)
         files = {**base.files, WEIGHTS: data, PROBE: probe}
         model = self.registry.add(pack(manifest, files, self.key))
         ref, last = Ref.of(model), self.registry.last()
-        desired = self.registry.desired().model_copy(update={"offered": ref, "share": 1.0})
+        desired = self.registry.desired().replace(offered=ref, share=1.0)
         self.registry.decide(self.key, "stage", desired, last, model=ref.model, reason="bench")
         return model
 

@@ -63,7 +63,7 @@ def _request(message: Message, context: Context, op: Op) -> tuple[WorkRequest, b
     """Return the server's message as a request to the agent, and its block of weights."""
     work = dict(message.content.config_records["work"])
     block = message.content.array_records["weights"][BLOCK].data
-    return WorkRequest.model_validate({**work, "op": op, "node": context.node_id}), block
+    return WorkRequest.of_fields({**work, "op": op, "node": context.node_id}), block
 
 
 def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> RecordDict:

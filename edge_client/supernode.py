@@ -31,11 +31,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from edge_client.control.ipc import ask
 from streams.contract.documents import Document
 from streams.contract.errors import Retryable, UsageError
+from streams.contract.invitations import PullSeconds
 from streams.contract.work import AgentRequest
 from streams.runtime import logs
 
@@ -58,7 +57,7 @@ class NodeSettings(Document):
     runs: list[int] = []
     ca: str = ""
     key: str = ""
-    pull_s: float = Field(default=PULL_S, ge=0.05, le=600.0)
+    pull_s: PullSeconds = PULL_S
     resident: bool = False
 
 

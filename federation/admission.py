@@ -40,7 +40,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
@@ -225,15 +224,13 @@ def _distance(update: Update, expected: Round) -> Refusal | None:
 # --- quarantine -----------------------------------------------------------------------------------
 
 
-class Quarantine(BaseModel):
+class Quarantine(Document, forbid_unknown_fields=True):
     """The state by node, not by device name, because a refused update may lie about its name; part
     of a checkpoint.
 
     refused: nodes with a refusal, for any reason; received: digests of all rounds so far; until:
     the last round of a node's quarantine.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     refused: set[int] = set()
     received: set[str] = set()

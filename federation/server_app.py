@@ -199,7 +199,7 @@ class FlowerFleet:
         Flower transfers each array in separate requests."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
         block = payload.encode_weights(weights, work.payload)
-        content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.model_dump())})
+        content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.fields())})
         group = str(work.round)
         messages = [Message(content, node, kind, ttl=ttl_s, group_id=group) for node in nodes]
         until = self._clock() + ttl_s

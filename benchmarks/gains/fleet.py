@@ -95,7 +95,7 @@ class Device:
                 self.samples.write_adapter_rows(file)
             else:
                 self.samples.write_training_rows(file)
-        request = request.model_copy(update={"time_budget_s": 600.0})
+        request = request.replace(time_budget_s=600.0)
         stop = str(self._folder / "trainer.stop")
         job = TrainerJob(device=self.name, request=request, samples=str(rows), stop=stop)
         return trainer_process.work(self._task, job, weights)
@@ -145,8 +145,8 @@ class Installation:
 
     def release(self, weights: Tensors, number: int, now_us: int) -> bytes:
         """Return a signed artifact with other weights, as a run publishes it."""
-        manifest = self.artifact.manifest.model_copy(
-            update={"number": number, "base": self.artifact.model, "created_us": now_us}
+        manifest = self.artifact.manifest.replace(
+            number=number, base=self.artifact.model, created_us=now_us
         )
         files = {
             **self.artifact.files,

@@ -186,7 +186,7 @@ class Sender:
     """Sends without waiting for each message, and remembers when the broker had it."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._producer = Producer(BrokerSettings.model_validate({"bootstrap": bootstrap}))
+        self._producer = Producer(BrokerSettings(bootstrap=bootstrap))
         self.acknowledged: dict[int, float] = {}  # message number -> seconds since 1970
         self._sent = 0
         self._error: Exception | None = None

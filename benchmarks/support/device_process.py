@@ -188,6 +188,6 @@ if __name__ == "__main__":
     else:
         pump(
             load_task(sys.argv[2]),
-            BrokerSettings.model_validate({"bootstrap": sys.argv[3]}),
+            BrokerSettings(bootstrap=sys.argv[3]),
             int(sys.argv[4]),
         )

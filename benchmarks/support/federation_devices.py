@@ -108,7 +108,7 @@ def main(reference: str, plan: Path) -> None:
     devices = [Device(reference, task, Planned(**one)) for one in json.loads(plan.read_bytes())]
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    settings = BrokerSettings.model_validate({})  # of the environment
+    settings = BrokerSettings.read()  # of the environment
     producer, topic = Producer(settings), topic_name(task.id, FLEET)
     reader = Reader(settings, [topic_name(task.id, INVITATIONS)])
     plan.with_suffix(".ready").touch()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic.fields import FieldInfo
+from msgspec import Meta
 
 from compose.launcher.state_dir import StateDir
 from streams.contract.decisions import DesiredState, Release
@@ -166,14 +166,12 @@ def options_of(model: type) -> list[inspect.Parameter]:
     return found
 
 
-def option_of(name: str, field: FieldInfo) -> Any:
+def option_of(name: str, about: Meta) -> Any:
     """Return the option of a field that is annotated as one."""
-    extra: Any = field.json_schema_extra or {}
-    bounds: dict[str, Any] = {}
-    for bound in field.metadata:
-        bounds |= {to: getattr(bound, at) for at, to in LIMITS.items() if hasattr(bound, at)}
+    extra = about.extra or {}
+    bounds: dict[str, Any] = {to: extra.get(at) for at, to in LIMITS.items()}
     named = extra.get("name") or f"--{name.replace('_', '-')}"
-    return typer.Option(named, metavar=extra.get("metavar"), help=field.description, **bounds)
+    return typer.Option(named, metavar=extra.get("metavar"), help=about.description, **bounds)
 
 
 def device_name(name: str) -> str:

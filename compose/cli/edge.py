@@ -108,7 +108,7 @@ def run_edge(
         )
     )
     if json:
-        print_json(last.model_dump(mode="json"))
+        print_json(last.fields())
 
 
 app.command("run")(taking(run_edge, options_of(EdgeSettings), dict))
@@ -172,7 +172,7 @@ def status(
     layout = StateDir(state)
     found = state_of(load_task(task), device_name(device), layout.device(device))
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_json(found.fields())
         return
     dropped = ", ".join(f"{count} {why}" for why, count in sorted(found.dropped.items())) or "0"
     lines = [

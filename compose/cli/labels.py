@@ -1,16 +1,17 @@
 """`tidewheel label`: labels that other systems know."""
 
 import csv
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic_core import from_json, to_json
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, Kafka, State, TaskArgument, broker_of
 from compose.reports.terminal import print_json, say
+from streams.contract.documents import encoded
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.contract.events.json_items import KnownLabel, decode_known_labels
 from streams.contract.task import Task, load_task
@@ -64,12 +65,12 @@ def import_(
 
 def _labels(task: Task, rows: "csv.DictReader[str]") -> Iterator[tuple[str, bytes]]:
     """Yield device and label of each line; raise UsageError for the first that is wrong."""
-    if unknown := set(rows.fieldnames or ()) - set(KnownLabel.model_fields):
+    if unknown := set(rows.fieldnames or ()) - set(KnownLabel.__struct_fields__):
         raise UsageError(f"columns are unknown: {', '.join(sorted(unknown))}")
     for row in rows:
         try:
             fields = {name: _value(task, name, text) for name, text in row.items() if text}
-            value = to_json(fields)
+            value = encoded(fields)
             [(device, _)] = decode_known_labels(task, None, value)
         except (MalformedRecord, ValueError, TypeError, AttributeError) as exc:
             raise UsageError(f"line {rows.line_num}: {exc}") from exc
@@ -83,6 +84,6 @@ def _value(task: Task, name: str, text: str) -> object:
     if name != "label" or text in task.classes:
         return text
     try:
-        return from_json(text)
+        return json.loads(text)
     except ValueError:
         return text

@@ -7,14 +7,10 @@ one line on stderr; the exit code is 2 for wrong usage and 1 for a failure.
 """
 
 import ast
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
-
-# We use no plugin of pydantic's, and looking for some reads the metadata of every package.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
 
 import click
 import typer

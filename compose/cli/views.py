@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from pydantic_core import to_json
 
 from compose.cli.arguments import (
     DEFAULT_STATE,
@@ -26,6 +25,7 @@ from compose.cli.arguments import (
 from compose.launcher.state_dir import StateDir
 from compose.reports import terminal
 from compose.reports.terminal import moment
+from streams.contract.documents import encoded
 from streams.contract.errors import BrokerUnavailable, UsageError, line_of
 from streams.contract.task import load_task
 
@@ -58,7 +58,7 @@ def timeline(
         view, _ = _last_seen(state, exc)
     for entry in view.timeline.entries:
         if ago_s is None or entry.time_us >= (time.time() - ago_s) * 1e6:
-            terminal.say(to_json(entry).decode() if json else entry_line(entry))
+            terminal.say(encoded(entry).decode() if json else entry_line(entry))
 
 
 def ago(text: str) -> float:

@@ -73,7 +73,7 @@ def run_worker(
     run(
         WorkerSettings(
             task=task,
-            broker=BrokerSettings.at(kafka).model_copy(update={"replication": replication}),
+            broker=BrokerSettings.at(kafka).replace(replication=replication),
             store=place,
             workers=workers,
             trusted=trusted_keys(layout, trust),

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
-
 from compose.console.history import SLOT_S
 from compose.console.pages import PALETTE, Points, chart, colour, metric_title, series, share_axis
 from compose.console.watch import Moment
 from compose.reports.status import release_line
 from federation.rollout.stage_policy import StageRules
-from streams.contract.documents import RoundEvent
+from streams.contract.documents import Document, RoundEvent
 from streams.contract.task.metrics import CLASSES, named, top
 from streams.contract.window_metrics import Judgement, value_of
 from streams.fleet.agreement import Evidence
@@ -112,7 +110,7 @@ def _add_to_round(current: RoundSummary, event: RoundEvent) -> None:
         current.held_out = metrics.get("held_out")
 
 
-class RunsReport(BaseModel):
+class RunsReport(Document):
     """What `/api/rounds` answers."""
 
     task: str

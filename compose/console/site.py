@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
+import msgspec
 from fastapi import FastAPI, Query, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic_core import to_json
 
 from compose.console import learning, pages
 from compose.console.device import device, trend
 from compose.console.pages import colour, spark
 from compose.console.watch import Moment, Watch
 from compose.reports import dead_letters, jobs, status
+from streams.contract.documents import encoded
 from streams.contract.task import Task
 from streams.fleet import wording
 from streams.fleet.timeline import ENTRIES, Entry
@@ -26,6 +27,7 @@ from streams.fleet.view import NO_AGENT
 Route = TypeVar("Route", bound=Callable[..., Response])
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+SCHEMA = "#/components/schemas/{name}"
 JOBS = 100  # that are shown, the newest
 PAGES = (
     ("/", "Overview"), ("/fleet", "Fleet"), ("/learning", "Learning"), ("/releases", "Releases"),
@@ -146,12 +148,16 @@ def add_pages(app: FastAPI, site: Site) -> None:
 def add_api(app: FastAPI, site: Site) -> None:
     """Add the JSON: what the command of each path's name prints with --json."""
     watch = site.watch
+    schemas: dict[str, Any] = {}
 
     def get(path: str, kind: Any) -> Callable[[Route], Route]:
-        return app.get(f"/api/{path}", responses={200: {"model": kind}}, response_class=Response)
+        (schema,), parts = msgspec.json.schema_components([kind], ref_template=SCHEMA)
+        schemas.update(parts)
+        answer: dict[str, Any] = {"content": {"application/json": {"schema": schema}}}
+        return app.get(f"/api/{path}", responses={200: answer}, response_class=Response)
 
     def json(found: Any) -> Response:
-        return Response(to_json(found), media_type="application/json")
+        return Response(encoded(found), media_type="application/json")
 
     @get("status", status.StatusReport)
     def get_status() -> Response:
@@ -177,6 +183,16 @@ def add_api(app: FastAPI, site: Site) -> None:
     def get_letters() -> Response:
         """`tidewheel dead-letters --json`, of the newest"""
         return json(watch.look(lambda seen: dead_letters.reports_of(pages.letters_of(seen))))
+
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """Return the page of the JSON with the schemas of our documents, which FastAPI lacks."""
+        found = plain()
+        found.setdefault("components", {}).setdefault("schemas", {}).update(schemas)
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.get("/live", include_in_schema=False)
     def live() -> Response:

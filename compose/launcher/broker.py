@@ -53,7 +53,7 @@ class BrokerChoice:
         """Return the choice with so many copies of each new topic; None for the default."""
         if replication is None:
             return self
-        settings = self.settings.model_copy(update={"replication": replication})
+        settings = self.settings.replace(replication=replication)
         return replace(self, settings=settings)
 
 
@@ -94,8 +94,7 @@ def choose(state: Path, kafka: str | None, environ: Mapping[str, str]) -> Broker
 
 def _local(port: int) -> BrokerSettings:
     """Settings of a broker of ours: no credentials, whatever the environment holds."""
-    fields = {name: field.default for name, field in BrokerSettings.model_fields.items()}
-    return BrokerSettings.model_validate({**fields, "bootstrap": f"{HOST}:{port}"})
+    return BrokerSettings(bootstrap=f"{HOST}:{port}")
 
 
 def _kafka_home(environ: Mapping[str, str]) -> Path | None:

@@ -278,7 +278,7 @@ class Up:
             found = summarize(mine, server, store, state, metric)
             unheard = silent(view, self._devices, began_us)
             restarts = dict(self._supervisor.restarts)
-            return found.model_copy(update={"restarts": restarts, "silent": unheard})
+            return found.replace(restarts=restarts, silent=unheard)
 
         return follower.read(look)
 
@@ -286,8 +286,8 @@ class Up:
         summary = self._summary(follower)
         words = self._supervisor.last_words("worker-0" if self._options.workers > 1 else "worker")
         why = progress.why_unscored(summary.unscored, self._choice.kind, words)
-        summary = summary.model_copy(update={"why_unscored": why, "closed": closed})
-        text = summary.model_dump_json(indent=1)
+        summary = summary.replace(why_unscored=why, closed=closed)
+        text = summary.encode().decode()
         write_atomic(self._options.state / "summary.json", text.encode())
         if self._options.json:
             print(text)  # noqa: T201

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
-from pydantic import BaseModel
 from rich.console import Console
 
 from compose.reports.terminal import table
+from streams.contract.documents import Document
 from streams.contract.errors import UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.events.records import AGAIN
@@ -116,7 +116,7 @@ def place(source: str) -> str:
     return f"{topic.rpartition('.')[2]}, partition {partition}, offset {offset}"
 
 
-class LetterReport(BaseModel):
+class LetterReport(Document):
     """A dead letter as `dead-letters --json` prints it; headers: the message's."""
 
     offset: int
@@ -155,7 +155,7 @@ def print_letters(letters: list[DeadLetter], console: Console) -> None:
 
 def print_letter(letter: DeadLetter, console: Console) -> None:
     report = report_of(letter)
-    lines = [f"{name:10} {value}" for name, value in report if name != "headers"]
+    lines = [f"{name:10} {value}" for name, value in report.fields().items() if name != "headers"]
     lines += [f"  {name:10} {text}" for name, text in report.headers.items()]
     for line in (*lines, f"value      {letter.value[:200]!r}"):
         console.print(line, markup=False, highlight=False)

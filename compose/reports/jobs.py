@@ -4,17 +4,16 @@
 from itertools import islice
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, JobIndex
 from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.manifest import manifest_of
-from streams.batch.records.progress import OVER
+from streams.batch.records.progress import OVER, Manifest
+from streams.contract.documents import Document
 from streams.contract.errors import TidewheelError
 
 
-class Place(BaseModel):
+class Place(Document):
     """A job in the queue; `position` counts those that wait, from 1; None: it runs."""
 
     position: int | None
@@ -32,7 +31,7 @@ class Place(BaseModel):
         return f"position {self.position}{tried}{after}{self.reason and f': {self.reason}'}"
 
 
-class JobRow(BaseModel):
+class JobRow(Document):
     """A job; running: a process works on it; queue: its place there."""
 
     id: str
@@ -57,6 +56,9 @@ class JobRow(BaseModel):
     def abandoned(self) -> bool:
         """Whether it is not over, no process works on it, and no runner will."""
         return not self.running and self.queue is None and self.state not in OVER
+
+
+SAME = set(JobRow.__struct_fields__) & set(Manifest.__struct_fields__)
 
 
 def read_jobs(state: Path, most: int | None = None) -> tuple[list[JobRow], list[str]]:
@@ -94,7 +96,7 @@ def places_of(state: Path) -> dict[str, tuple[Entry, Place]]:
 
 def _row(job: JobFolder, queued: dict[str, tuple[Entry, Place]]) -> JobRow:
     identity, found = job.specification().id, manifest_of(job, drift=False)
-    about = found.model_dump(include=set(JobRow.model_fields))
+    about = {name: value for name, value in found.fields().items() if name in SAME}
     return JobRow(
         id=identity, accuracy=found.accuracy, created_us=found.started_us, running=job.running,
         queue=queued[identity][1] if identity in queued else None, **about,

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +20,7 @@ from compose.reports.problems import Problem, Status, problems
 from compose.reports.terminal import moment, print_json, table
 from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import DesiredState
-from streams.contract.documents import DeviceState
+from streams.contract.documents import DeviceState, Document
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
 from streams.fleet.truth import right, together
@@ -43,7 +42,7 @@ def read_status(settings: BrokerSettings, task: str) -> Status:
         return Status(view, lag.result(), time.time())
 
 
-class StatusReport(BaseModel):
+class StatusReport(Document):
     """The output of `tidewheel status --json`. without_agent: devices that have events in windows
     and no state; each has as much of one as is known. canary: what its windows show. rates: events
     a second, as devices say, and as windows were reported in the last minute. truth: by version the

@@ -9,13 +9,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, computed_field
+from msgspec import structs
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from compose.reports.terminal import table
-from streams.contract.documents import Count, DeviceState, ModelScore, RoundEvent, model_number
+from streams.contract.documents import (
+    Count,
+    DeviceState,
+    Document,
+    ModelScore,
+    RoundEvent,
+    encoded,
+    model_number,
+)
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import ERRORS, WindowMetric
 from streams.fleet.agreement import Agreement
@@ -64,7 +72,7 @@ class DeviceLine(DeviceState):
         return other.text if other is not None and other.answers else ""
 
 
-class Summary(BaseModel):
+class Summary(Document):
     """The whole run. `row_metric`: of devices' answers; `metric`: of runs and held-out devices."""
 
     task: str
@@ -97,7 +105,11 @@ class Summary(BaseModel):
     worse: list[str] = []  # what labels say: the last release is wrong; devices that it made worse
     closed: bool = False
 
-    @computed_field  # type: ignore[prop-decorator]
+    def encode(self) -> bytes:
+        """Return the file's JSON; it has `balanced` and `warnings` too."""
+        derived = {"balanced": self.balanced, "warnings": self.warnings}
+        return encoded(self.fields() | derived, indent=1)
+
     @property
     def balanced(self) -> bool:
         return all(line.balanced for line in self.devices)
@@ -122,7 +134,6 @@ class Summary(BaseModel):
         where = f"see logs/edge-{self.silent[0]}.log" if self.silent else ""
         return f"{listed(self.silent)} reported nothing since the start: {where}" if where else ""
 
-    @computed_field  # type: ignore[prop-decorator]
     @property
     def warnings(self) -> list[str]:
         """What went wrong without an error, for a person; with any of `grave` the run failed."""
@@ -196,7 +207,7 @@ def _line(
     state: DeviceState, server: ServerCounts, first: str | None, last: str | None, *, ended: bool
 ) -> DeviceLine:
     scored, seen = server.get((state.device, state.epoch), (0, 0))
-    found = DeviceLine(**dict(state), scored=scored, dropped_seen=seen, ended=ended)
+    found = DeviceLine(**structs.asdict(state), scored=scored, dropped_seen=seen, ended=ended)
     if ended:  # its figures are the current epoch's
         return found
     before, after = (state.accuracy.get(m or "", ModelScore()) for m in (first, last))
@@ -206,7 +217,7 @@ def _line(
     if after.paired and min(state.accuracy, key=model_number) == first:
         figures, of = after.of_paired, (after.paired, after.paired)
     names = ("before", "after", "before_of", "after_of")
-    return found.model_copy(update=dict(zip(names, (*figures, *of), strict=True)))
+    return found.replace(**dict(zip(names, (*figures, *of), strict=True)))
 
 
 def _of_all(lines: Sequence[DeviceLine], when: str, metric: str) -> float | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_json
+from streams.contract.documents import encoded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ def console(*, stderr: bool = False) -> "Console":
 def print_json(data: Any, to: "Console | None" = None) -> None:
     """Print data as JSON, documents in it too, as it is: colours and wrapping take seconds, and
     hundreds of megabytes, where there is much."""
-    (to or console()).file.write(to_json(data, indent=2).decode() + "\n")
+    (to or console()).file.write(encoded(data, indent=2).decode() + "\n")
 
 
 def moment(time_us: int | None) -> str:

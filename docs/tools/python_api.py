@@ -79,8 +79,10 @@ def signature(name: str, found: Any) -> str:
     """Return how it is called, in lines of at most WIDTH."""
     if isinstance(found, type) and issubclass(found, BaseException):
         return f"class {name}({found.__base__.__name__})"
-    if hasattr(found, "model_fields"):  # a document: its fields
-        return "\n    ".join(textwrap.wrap(f"class {name}: {', '.join(found.model_fields)}", WIDTH))
+    if hasattr(found, "__struct_fields__"):  # a document: its fields
+        return "\n    ".join(
+            textwrap.wrap(f"class {name}: {', '.join(found.__struct_fields__)}", WIDTH)
+        )
     if getattr(found, "_is_protocol", False):
         attributes = inspect.get_annotations(found).items()
         lines = [f"    {each}: {getattr(of, '__name__', of)}" for each, of in attributes]

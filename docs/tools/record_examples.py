@@ -196,7 +196,7 @@ def releases() -> str:
     delivery = Delivery(
         model="4-0a1b2c3d", base="3-1f2e3d4c", sha256="cd" * 32, size=30_211, chunks=1, offset=17
     )
-    value = decision().model_copy(update={"deliveries": [delivery]}).encode()
+    value = decision().replace(deliveries=[delivery]).encode()
     shown = json.loads(value) | {"text": "..."}
     text = block(document(decision().text.encode()), "json")
     return block(wrapped(shown), "json") + "\nThe field `text`, decoded:\n\n" + text
@@ -253,7 +253,7 @@ def work() -> str:
         run="7293", round=1, task="pumps", task_version=1, base="3-1f2e3d4c", epochs=3,
         batch_size=32, learning_rate=0.02, seed=11, time_budget_s=48.0,
     )  # fmt: skip
-    request = WorkRequest.model_validate({**about.model_dump(), "op": "train", "node": 12})
+    request = WorkRequest.of_fields({**about.fields(), "op": "train", "node": 12})
     metrics = {"evaluated": 40.0, "correct": 33.0, "loss": 0.41, "steps": 60.0}
     reply = WorkReply(device="pump-3", samples=640, base="3-1f2e3d4c", metrics=metrics)
     text = block(document(request.encode()), "json") + "\nReply:\n\n"

@@ -126,7 +126,7 @@ class Challenger:
     def state(self) -> ChallengerState | None:
         """What the device says of it."""
         standing, answers = self._standing, self._serving is not None
-        return standing and standing.state.model_copy(update={"answers": answers})
+        return standing and standing.state.replace(answers=answers)
 
     def engine_for(self, base: Engine) -> Engine:
         """Return the engine that answers while `base` is served."""
@@ -204,7 +204,7 @@ class Challenger:
         lasts = state.base == base.model or state.origin == "adapter"
         answered, kind = state.answers and lasts, KINDS[state.origin]
         model = f"{base.model}{kind}{state.model.rpartition(kind)[2]}"
-        state = state.model_copy(update={"model": model, "base": base.model, "answers": answered})
+        state = state.replace(model=model, base=base.model, answers=answered)
         engine = Engine(self._task, self._slots.kept(base.model), weights)
         engine.model = model
         engine.latencies = base.latencies  # they count for the served version's trial
@@ -338,7 +338,7 @@ class Challenger:
             answering = not against.keeps(keeping=True)
         changed = answering != state.answers
         figures = {"segments": found.rows, "loss": found.old, "base_loss": found.offered}
-        state = state.model_copy(update={**figures, "answers": answering})
+        state = state.replace(**figures, answers=answering)
         self._standing = standing._replace(state=state)
         if not answering and state.origin != "copy":
             self._forget(state.text)

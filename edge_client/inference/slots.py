@@ -197,7 +197,7 @@ class Slots:
             with self._lock:
                 if engine.model == self._state.active:
                     confirmed = {"confirmed": True, "crashes_us": []}
-                    self._remember(self._state.model_copy(update=confirmed))
+                    self._remember(self._state.replace(**confirmed))
 
     def go_back(self, model: str, reason: str) -> bool:
         """Serve the previous version again; return False if `model` is not on trial any more or
@@ -259,7 +259,7 @@ class Slots:
         before = self._state
         engine = self._built(before.previous)
         if engine is None:
-            self._remember(before.model_copy(update={"previous": None}))
+            self._remember(before.replace(previous=None))
             self._mark(before.active)
             return False
         log.warning("back from %s to %s: %s", before.active, before.previous, reason)

@@ -6,9 +6,6 @@ within CRASH_S, or when the p99 of its last ANSWERS answers is above the task's 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Self
-
-from pydantic import model_validator
 
 from streams.contract.decisions import Model
 from streams.contract.documents import Document
@@ -29,11 +26,9 @@ class SlotState(Document):
     crashes_us: list[int] = []
     refused: dict[Model, str] = {}
 
-    @model_validator(mode="after")
-    def _two_slots(self) -> Self:
+    def __post_init__(self) -> None:
         if self.active is not None and self.active == self.previous:
             raise ValueError("active and previous are the same")
-        return self
 
     @property
     def failed(self) -> bool:
@@ -46,7 +41,7 @@ class SlotState(Document):
         if self.confirmed:
             return self
         recent = [at for at in self.crashes_us if abs(now_us - at) <= CRASH_S * 1e6]
-        return self.model_copy(update={"crashes_us": [*recent, now_us]})
+        return self.replace(crashes_us=[*recent, now_us])
 
     def installed(self, model: str) -> "SlotState":
         """Return the state with `model` on trial. The previous version becomes a confirmed one if
@@ -64,20 +59,20 @@ class SlotState(Document):
     def withdrawn(self, reasons: Mapping[str, str], mark: str) -> "SlotState":
         """Return the state with exactly the versions in `reasons` refused as withdrawn (the reasons
         begin with `mark`); none of them stays the previous version."""
-        state = self.model_copy(
-            update={"refused": {m: w for m, w in self.refused.items() if not w.startswith(mark)}}
+        state = self.replace(
+            refused={m: w for m, w in self.refused.items() if not w.startswith(mark)}
         )
         for model, reason in reasons.items():
             if model not in state.refused:
                 state = state.refuse(model, reason)
         if state.previous in reasons:
-            state = state.model_copy(update={"previous": None})
+            state = state.replace(previous=None)
         return state
 
     def refuse(self, model: str, reason: str) -> "SlotState":
         others = {m: why for m, why in self.refused.items() if m != model}
         latest = [*others.items(), (model, reason[:300])][-REFUSED_KEPT:]
-        return self.model_copy(update={"refused": dict(latest)})
+        return self.replace(refused=dict(latest))
 
 
 def too_late(latencies_s: Sequence[float], budget_s: float) -> str | None:

@@ -14,7 +14,6 @@ ends the iteration with an error: the agent takes the source up again, after a p
 import contextlib
 import json
 import logging
-import os
 import re
 import threading
 from collections import deque
@@ -22,13 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError, field_validator
-
 from edge_client.sources.cuts import Skip
 from edge_client.sources.stdin import MALFORMED, UNREADABLE, json_reading
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Reading, Task
-from streams.kafka.settings import FromEnvironment
+from streams.kafka.settings import FromEnvironment, check_readable
 
 try:
     import paho.mqtt.client as paho
@@ -54,19 +51,15 @@ class MqttSettings(FromEnvironment):
     PREFIX: ClassVar[str] = "TIDEWHEEL_MQTT_"
 
     host: str
-    port: int = Field(gt=0, lt=65_536)
+    port: int
     topic: str
     tls: bool
     username: str | None = None
     password: str | None = None
     cafile: str | None = None
 
-    @field_validator("cafile")
-    @classmethod
-    def _can_be_read(cls, value: str | None) -> str | None:
-        if value is not None and not os.access(value, os.R_OK):
-            raise ValueError(f"{value} is no file that can be read")
-        return value
+    def __post_init__(self) -> None:
+        check_readable(self, "cafile")
 
     @property
     def address(self) -> str:
@@ -85,13 +78,9 @@ def settings_of(url: str) -> MqttSettings:
         raise UsageError(f"--source {url}: + and # stand for whole levels, # for the last ones")
     tls = scheme == "mqtts"
     number = int(port) if port else 8883 if tls else 1883
-    try:
-        return MqttSettings(host=host.strip("[]"), port=number, topic=topic, tls=tls)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        what = f"--source {url}: its port" if name == "port" else f"TIDEWHEEL_MQTT_{name.upper()}"
-        raise UsageError(f"{what}: {first['msg']}") from exc
+    if not 0 < number < 65_536:
+        raise UsageError(f"--source {url}: its port is not one from 1 to 65,535")
+    return MqttSettings.read(host=host.strip("[]"), port=number, topic=topic, tls=tls)
 
 
 def _is_filter(topic: str) -> bool:

@@ -176,12 +176,12 @@ def adapted(
     segments, labels, fold = rows["segment"].copy(), rows["label"].copy(), rows["fold"]
     reply = WorkReply(device=job.device, base=job.request.base, samples=len(rows))
     if not (fold < FOLDS).any():
-        return reply.model_copy(update={"error": "too-few-samples: all segments are held out"}), b""
+        return reply.replace(error="too-few-samples: all segments are held out"), b""
     fitter = Fitter(task, model, job)
     try:
         adapter, found = cross_validated(task, model, fitter, segments, labels, fold)
     except Stopped:
-        return reply.model_copy(update={"error": "stopped: the fit had not ended"}), b""
+        return reply.replace(error="stopped: the fit had not ended"), b""
     behind = adapter.apply(segments)
     apart = fold == FOLDS if (fold == FOLDS).any() else fold < FOLDS
     metrics = {
@@ -194,7 +194,7 @@ def adapted(
         **evidence_of(task, found, labels[found.judged]),
         "time": rows["time"][found.judged].copy(),
     }
-    return reply.model_copy(update={"metrics": metrics}), safetensors.numpy.save(tensors)
+    return reply.replace(metrics=metrics), safetensors.numpy.save(tensors)
 
 
 def evidence_of(task: Task, found: Evidence, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -178,7 +178,7 @@ class OwnWeights:
             reference = Reference.decode(artifact.files[DRIFT])
             inputs = reference.inputs(self._task.channels)
             about = {"inputs": inputs, "drifting": bool(self._samples.drifting)}
-            request = request.model_copy(update=about)
+            request = request.replace(**about)
         if WEIGHTS not in artifact.files:
             raise ArtifactError("files", f"{base} came without its floats")
         reply, block = self._work(request, artifact.files[WEIGHTS])

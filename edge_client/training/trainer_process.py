@@ -188,14 +188,14 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         metrics = evaluate(task, model, rows)
     reply = WorkReply(device=job.device, base=request.base, metrics=metrics)
     if request.op == "evaluate":
-        return reply.model_copy(update={"samples": int(metrics["evaluated"])}), b""
+        return reply.replace(samples=int(metrics["evaluated"])), b""
     samples = len(rows.train[0])
     if samples < MINIMUM_SAMPLES:
         text = f"{samples} samples, {MINIMUM_SAMPLES} are needed"
-        return reply.model_copy(update={"error": f"too-few-samples: {text}"}), b""
+        return reply.replace(error=f"too-few-samples: {text}"), b""
     if request.run != PERSONAL and learned.keys() != part.first.keys():
         text = "train_only, lora and shared differ from the server's: update the task file"
-        return reply.model_copy(update={"error": f"other-part: {text}"}), b""
+        return reply.replace(error=f"other-part: {text}"), b""
     return _trained(task, job, model, part, learned, factors, rows, reply, at_once)
 
 
@@ -241,7 +241,7 @@ def _trained(
         )
     if not fitted.steps:
         text = f"no step was taken in {time.monotonic() - started:.1f} s"
-        return reply.model_copy(update={"error": f"stopped: {text}"}), b""
+        return reply.replace(error=f"stopped: {text}"), b""
     if math.isfinite(fitted.loss):  # JSON has no NaN; the server sees it in the weights
         metrics["loss"] = fitted.loss
     metrics |= {
@@ -263,7 +263,7 @@ def _trained(
             trained = clipped(trained, received, privacy.clip)
     block = payload.encode_update(trained, received, request.payload)
     metrics["memory_mb"] = _peak_mb()
-    return reply.model_copy(update={"samples": len(segments), "metrics": metrics}), block
+    return reply.replace(samples=len(segments), metrics=metrics), block
 
 
 def _peak_mb() -> float:

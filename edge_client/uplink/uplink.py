@@ -273,7 +273,7 @@ class Uplink(threading.Thread):
         if self._state is None or not self._beat.due(self._news(), now):
             return
         assert self._sender is not None
-        state = self._state().model_copy(update={"heartbeat_s": self._beat.interval_s})
+        state = self._state().replace(heartbeat_s=self._beat.interval_s)
         topic = topic_name(self._task, FLEET)
         key, value = self._device.encode(), state.encode()
         if self._rate_limit.bytes_per_s is not None:

@@ -135,14 +135,12 @@ def offer(
     registry: Registry, key: Ed25519PrivateKey, base: Artifact, weights: Tensors, reason: str
 ) -> Release:
     """Sign and keep it, and decide that it is a candidate, whatever a gate would say."""
-    manifest = base.manifest.model_copy(
-        update={
-            "number": registry.next_number(),
-            "base": base.model,
-            "created_us": time.time_ns() // 1000,
-            "metrics": {},
-            "files": [],
-        }
+    manifest = base.manifest.replace(
+        number=registry.next_number(),
+        base=base.model,
+        created_us=time.time_ns() // 1000,
+        metrics={},
+        files=[],
     )
     assert isinstance(manifest, Manifest)
     probe = renew_probe(base.files, base.files[GRAPH], weights)
@@ -150,7 +148,7 @@ def offer(
     artifact = registry.add(pack(manifest, files, key))
     ref = Ref.of(artifact)
     while True:
-        standing = registry.desired().model_copy(update={"candidate": ref})
+        standing = registry.desired().replace(candidate=ref)
         try:
             return registry.decide(
                 key, "candidate", standing, registry.last(), model=ref.model, reason=reason

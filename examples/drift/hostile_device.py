@@ -88,7 +88,7 @@ class HostileDevice:
     def _work(self, request: WorkRequest, body: bytes) -> tuple[WorkReply, bytes]:
         reply = WorkReply(device=NAME, samples=MAX_SAMPLES, base=request.base)
         if request.op == "evaluate":
-            return reply.model_copy(update={"error": "it says nothing"}), b""
+            return reply.replace(error="it says nothing"), b""
         received = payload.to_float32(payload.unpack(body))
         weights = {
             name: value

@@ -24,9 +24,9 @@ import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from federation.admission import Update, Weights, digest
 from federation.aggregation.aggregator import Aggregator, State
@@ -45,7 +45,7 @@ ORDERS = [1 + x / 10 for x in range(1, 100)] + [*range(12, 64), 128, 256, 512]
 class Spent(Document):
     """The file privacy.json; rounds: (noise multiplier, number of rounds)."""
 
-    format: int = Field(default=1, le=1)
+    format: Literal[1] = 1
     rounds: list[tuple[float, int]] = []
 
 

@@ -126,15 +126,10 @@ def make_reference(
         for counts in accumulated(task, empty, device, answer):
             highest = np.maximum(highest, _indices(empty, total - mine, counts))
     frozen = [
-        feature.model_copy(
-            update={
-                "counts": counts.tolist(),
-                "effect": max(EFFECT, MARGIN * float(index)),
-            }
-        )
+        feature.replace(counts=counts.tolist(), effect=max(EFFECT, MARGIN * float(index)))
         for feature, counts, index in zip(features, empty.split(total), highest, strict=True)
     ]
-    return empty.model_copy(update={"features": frozen})
+    return empty.replace(features=frozen)
 
 
 def accumulated(

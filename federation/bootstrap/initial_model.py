@@ -321,12 +321,10 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
     )
     for name, data in result.central.items():
         registry.store.write(name, data)
-    teacher = manifest.model_copy(
-        update={
-            "kind": "teacher",
-            "source": "",
-            "metrics": {k: v for k, v in result.metrics.items() if k.startswith("teacher_")},
-        }
+    teacher = manifest.replace(
+        kind="teacher",
+        source="",
+        metrics={k: v for k, v in result.metrics.items() if k.startswith("teacher_")},
     )
     registry.add_teacher(pack(teacher, result.teacher, key))
     serving = registry.serving()

@@ -258,7 +258,7 @@ class Controller:
                 return self._registry.last()
         if desired.url == self._settings.url:
             return last
-        after = desired.model_copy(update={"url": self._settings.url})
+        after = desired.replace(url=self._settings.url)
         reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
         return self._registry.decide(self._key, "keys", after, last, reason=reason)
 

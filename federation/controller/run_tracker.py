@@ -319,5 +319,5 @@ class RunTracker:
         self, producer: Producer, run: str, kind: RoundKind, reason: str, **fields: str
     ) -> None:
         about = {"run": run, "kind": kind, "time_us": time.time_ns() // 1000, "reason": reason}
-        event = RoundEvent.model_validate({**about, **fields})
+        event = RoundEvent.of_fields({**about, **fields})
         producer.put(topic_name(self._task, ROUNDS), run.encode(), event.encode())

@@ -99,7 +99,7 @@ def described(registry: Registry, model: str) -> dict[str, Any]:
         "digest": artifact.digest,
         "holds": holds(registry.desired(), model),
         "size": len(registry.read(model)),
-        "manifest": artifact.manifest.model_dump(),
+        "manifest": artifact.manifest.fields(),
         "decisions": about,
     }
 

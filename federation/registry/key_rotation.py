@@ -93,7 +93,7 @@ def trust(
     wanted = {key_id(k): k.public_bytes_raw().hex() for k in (key.public_key(), public)}
     if wanted.items() <= desired.keys.items():
         return None
-    after = desired.model_copy(update={"keys": {**desired.keys, **wanted}})
+    after = desired.replace(keys={**desired.keys, **wanted})
     return registry.decide(key, "keys", after, last, reason=reason or f"key {name} is trusted")
 
 
@@ -143,25 +143,25 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     offered, candidate, stable = desired.offered, desired.candidate, desired.stable
     if offered is not None and signed(offered):
         after = desired.without(offered.model, why)
-        return decide("rolled-back", offered, after.model_copy(update=NOT_OFFERED))
+        return decide("rolled-back", offered, after.replace(**NOT_OFFERED))
     if signed(candidate):
-        return decide("dropped", candidate, desired.model_copy(update={"candidate": None}))
+        return decide("dropped", candidate, desired.replace(candidate=None))
     if stable is not None and signed(stable):
         renewed = registry.add(sign_again(registry.load(stable.model), registry, key))
         ref = Ref.of(renewed)
         text = f"{stable.model} signed again, it was {why}"
-        return decide("served", ref, desired.model_copy(update={"stable": ref}), text)
+        return decide("served", ref, desired.replace(stable=ref), text)
     teacher = registry.teacher() if desired.teacher else None
     if teacher is not None and teacher.manifest.key == gone:
         renewed = registry.add_teacher(sign_again(teacher, registry, key))
         ref = Ref.of(renewed)
         text = f"teacher {teacher.model} signed again, it was {why}"
-        return decide("teacher", ref, desired.model_copy(update={"teacher": ref}), text)
+        return decide("teacher", ref, desired.replace(teacher=ref), text)
     if gone in desired.revoked and gone not in desired.keys:
         return None
     rest = {name: raw for name, raw in desired.keys.items() if name != gone}
     revoked = [*(k for k in desired.revoked if k != gone), gone]
-    after = desired.model_copy(update={"keys": rest, "revoked": revoked})
+    after = desired.replace(keys=rest, revoked=revoked)
     text = f"key {gone} is revoked" + (f": {reason}" if reason else "")
     return decide("keys", None, after, text)
 
@@ -172,7 +172,7 @@ def sign_again(artifact: Artifact, registry: Registry, key: Ed25519PrivateKey) -
     teacher = artifact.manifest.kind == "teacher"
     number = artifact.manifest.number + 1 if teacher else registry.next_number()
     fresh = {"number": number, "base": artifact.model, "created_us": time.time_ns() // 1000}
-    return pack(artifact.manifest.model_copy(update=fresh), artifact.files, key)
+    return pack(artifact.manifest.replace(**fresh), artifact.files, key)
 
 
 def last_decision(registry: Registry) -> Release:

@@ -85,7 +85,7 @@ def promote(
     candidate = None if before.candidate == ref else before.candidate
     fields = {**NOT_OFFERED, "stable": ref, "withdrawn": kept, "candidate": candidate}
     agree(text)
-    made = _decide(registry, key, "served", after.model_copy(update=fields), last, model, reason)
+    made = _decide(registry, key, "served", after.replace(**fields), last, model, reason)
     return ManualDecision(text, made)
 
 
@@ -102,7 +102,7 @@ def propose(
     ref = Ref.of(artifact)
     for _ in range(ATTEMPTS):
         after = registry.last()
-        desired = registry.desired().model_copy(update={"candidate": ref})
+        desired = registry.desired().replace(candidate=ref)
         with suppress(Stale):
             registry.decide(
                 key, "candidate", desired, after,
@@ -126,7 +126,7 @@ def roll_back(
     if to is not None:
         return _roll_back_to(registry, key, to, reason, agree)
     if offered is not None:
-        after = desired.without(offered.model, _why(reason)).model_copy(update=NOT_OFFERED)
+        after = desired.without(offered.model, _why(reason)).replace(**NOT_OFFERED)
         model = offered.model
         text = f"{model} is withdrawn, {stable.model if stable else 'none'} stays"
         agree(text)
@@ -164,7 +164,7 @@ def pause(
     agree(f"{text}: no device changes, no run starts, and it still goes back if it is worse")
     signer, now_us = key_id(key.public_key()), time.time_ns() // 1000
     paused = Pause(reason=_why(reason)[:300], time_us=now_us, key=signer)
-    after = desired.model_copy(update={"paused": paused})
+    after = desired.replace(paused=paused)
     made = _decide(registry, key, "held", after, last, offered.model, reason)
     return ManualDecision(text, made)
 
@@ -181,7 +181,7 @@ def resume(
     where = f"stage {desired.stage}"
     text = f"{offered.model} goes on from {where}"
     agree(f"{text}: no device changes at once, and the stage's time limit begins again")
-    after = desired.model_copy(update={"paused": None})
+    after = desired.replace(paused=None)
     made = _decide(registry, key, "stage", after, last, offered.model, reason)
     return ManualDecision(text, made)
 
@@ -253,7 +253,7 @@ def _roll_back_to(
     for each in gone:
         after = after.without(each.model, _why(reason))
     kept = {m: why for m, why in after.withdrawn.items() if m != to}
-    after = after.model_copy(update={**NOT_OFFERED, "stable": ref, "withdrawn": kept})
+    after = after.replace(**NOT_OFFERED, stable=ref, withdrawn=kept)
     model = gone[-1].model
     why = f"{reason}; {to} is served again" if reason else f"{to} is served again"
     names = " and ".join(each.model for each in gone)

@@ -70,7 +70,7 @@ def announce(
     for release in registry.history(after=_number(announced, last)):
         producer.put(topic, decision_key(task, release.decision.seq), release.encode())
     reached("release-step-3")
-    release = last.model_copy(update={"deliveries": deliveries})
+    release = last.replace(deliveries=deliveries)
     producer.put(topic, task.encode(), release.encode())
     reached("release-step-4")
     return release
@@ -295,6 +295,6 @@ def send_again(
         what = each.model if each.base is None else f"{each.model} from {each.base}"
         log.warning("%s no longer has the bytes of %s: they are sent again", topic, what)
     deliveries = deliver(producer, registry, announced.decision.standing, known, most)
-    release = announced.model_copy(update={"deliveries": deliveries})
+    release = announced.replace(deliveries=deliveries)
     producer.put(topic_name(registry.id, RELEASES), registry.id.encode(), release.encode())
     return release

@@ -182,7 +182,7 @@ class Registry:
         before, ref = self.desired(), Ref.of(teacher)
         if before.teacher == ref:
             return False
-        desired = before.model_copy(update={"teacher": ref})
+        desired = before.replace(teacher=ref)
         self.decide(key, "teacher", desired, last, model=ref.model, reason=reason)
         return True
 
@@ -277,13 +277,11 @@ class Registry:
         """Verify a stored version and decide that all devices serve it."""
         artifact, after = self.load(model), self.last()
         before = DesiredState() if after is None else after.decision.standing
-        desired = before.model_copy(
-            update={
-                **NOT_OFFERED,
-                "stable": Ref.of(artifact),
-                "candidate": None,
-                "withdrawn": {m: why for m, why in before.withdrawn.items() if m != model},
-            }
+        desired = before.replace(
+            **NOT_OFFERED,
+            stable=Ref.of(artifact),
+            candidate=None,
+            withdrawn={m: why for m, why in before.withdrawn.items() if m != model},
         )
         return self.decide(key, "served", desired, after, model=model, reason=reason, **more)
 

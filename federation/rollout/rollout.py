@@ -113,7 +113,7 @@ class Rollout:
         if why is None or earlier is None:
             return None
         after = last.decision.standing.without(stable.model, why)
-        after = after.model_copy(update={**NOT_OFFERED, "stable": earlier})
+        after = after.replace(**NOT_OFFERED, stable=earlier)
         reason = f"{why}; {earlier.model} is served again"
         return self._decide(last, "rolled-back", after, stable, reason)
 
@@ -161,7 +161,7 @@ class Rollout:
         found = self._next_stage(fleet, desired.stage, among) if desired.share < 1 else None
         if found is not None:
             return self._offer(last, offered, fleet, found, finding)
-        after = desired.model_copy(update={**NOT_OFFERED, "stable": offered})
+        after = desired.replace(**NOT_OFFERED, stable=offered)
         return self._decide(last, "served", after, offered, finding.reason, finding.evidence)
 
     def _offer(
@@ -177,7 +177,7 @@ class Rollout:
         fields: dict[str, object] = {"offered": model, "share": share, "stage": stage}
         if finding is None:
             fields["candidate"] = None
-        after = last.decision.standing.model_copy(update=fields)
+        after = last.decision.standing.replace(**fields)
         reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
         if finding is None:
             return self._decide(last, "stage", after, model, reason, self.plan.rules.bounds)
@@ -244,12 +244,12 @@ class Rollout:
     def _roll_back(
         self, last: Release, offered: Ref, reason: str, evidence: Mapping[str, float]
     ) -> Release:
-        after = last.decision.standing.model_copy(update=NOT_OFFERED)
+        after = last.decision.standing.replace(**NOT_OFFERED)
         after = after.without(offered.model, reason)
         return self._decide(last, "rolled-back", after, offered, reason, evidence)
 
     def _drop(self, last: Release, candidate: Ref, reason: str) -> Release:
-        after = last.decision.standing.model_copy(update={"candidate": None})
+        after = last.decision.standing.replace(candidate=None)
         return self._decide(last, "dropped", after, candidate, reason)
 
     def _decide(

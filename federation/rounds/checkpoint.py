@@ -25,11 +25,10 @@ from typing import Literal
 
 import numpy as np
 import safetensors.numpy
-from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 
 from federation.admission import Quarantine, digest
-from streams.contract.documents import Document
+from streams.contract.documents import Count, Document
 from streams.contract.errors import MalformedRecord
 from streams.runtime.disk import write_atomic
 
@@ -41,10 +40,8 @@ WEIGHTS, SERVER = "weights.", "server."
 Tensors = dict[str, np.ndarray]
 
 
-class Lasting(Document):
+class Lasting(Document, forbid_unknown_fields=True):
     """The settings of a run that its result depends on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     rounds: int
     epochs: int
@@ -53,21 +50,17 @@ class Lasting(Document):
     seed: int
 
 
-class About(Document):
+class About(Document, forbid_unknown_fields=True):
     """The metadata.
 
     norms: of the updates admitted so far; node_of: the node that first trained under a device's
     name; strategy: whose state `server` is; conduct: the quarantine.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants"
-    )
-
     format: Literal[1] = 1
     run: str
     resumed_from: str = ""
-    round: int = Field(ge=0)
+    round: Count
     task: str
     task_version: int
     base: str

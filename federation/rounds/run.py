@@ -330,8 +330,11 @@ class FederatedRun:
             task=self.task.name,
             task_version=self.task.version,
             base=evaluation.base.model,
-            settings=checkpoint.Lasting.model_validate(
-                {name: getattr(self.settings, name) for name in checkpoint.Lasting.model_fields}
+            settings=checkpoint.Lasting.of_fields(
+                {
+                    name: getattr(self.settings, name)
+                    for name in checkpoint.Lasting.__struct_fields__
+                }
             ),
             counts=self._intake.counts,
             norms=self._intake.norms,
@@ -346,7 +349,7 @@ class FederatedRun:
         """Restore the earlier run's state; return its last completed round."""
         about = found.about
         self.journal.resumed_from = about.run
-        self.settings = replace(self.settings, **about.settings.model_dump())
+        self.settings = replace(self.settings, **about.settings.fields())
         self._participants.settings = self.settings
         self._intake.counts = {**self._intake.counts, **about.counts}
         self._intake.norms = list(about.norms)

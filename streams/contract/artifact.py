@@ -25,11 +25,12 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field
+from msgspec import Meta
 
-from streams.contract.documents import Document
+from streams.contract.documents import END, Count, Digest, Document, signed_text
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import check_signature, key_id
 
@@ -47,9 +48,9 @@ _LENGTHS = struct.Struct("<II")
 
 
 class FileEntry(Document):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")
-    size: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    name: Annotated[str, Meta(pattern=rf"^[a-z0-9][a-z0-9.-]{{0,60}}{END}")]
+    size: Count
+    sha256: Digest
 
 
 class Manifest(Document):
@@ -60,7 +61,7 @@ class Manifest(Document):
     kind: str = "model"
     task: str
     task_version: int
-    number: int = Field(ge=1)
+    number: Annotated[int, Meta(ge=1)]
     base: str | None = None
     source: str = ""
     run: str | None = None
@@ -100,8 +101,8 @@ def pack(manifest: Manifest, files: Mapping[str, bytes], key: Ed25519PrivateKey)
         FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
     ]
-    full = manifest.model_copy(update={"files": entries, "key": key_id(key.public_key())})
-    text = json.dumps(full.model_dump(), sort_keys=True, separators=(",", ":")).encode()
+    full = manifest.replace(files=entries, key=key_id(key.public_key()))
+    text = signed_text(full).encode()
     signature = key.sign(MAGIC + text)
     head = MAGIC + _LENGTHS.pack(len(text), len(signature)) + text + signature
     return head + b"".join(files.values())

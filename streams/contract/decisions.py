@@ -18,17 +18,26 @@ fetched that is larger than the size of the artifact, which the decision signs.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field
+from msgspec import Meta
 
 from streams.contract.artifact import Artifact
-from streams.contract.documents import Document
+from streams.contract.documents import (
+    END,
+    Count,
+    Digest,
+    Document,
+    Micros,
+    Share,
+    Signature,
+    SignedText,
+    signed_text,
+)
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import check_signature, key_id, public_keys
 
@@ -41,9 +50,9 @@ WITHDRAWN_KEPT = 10  # the latest ones
 MANUAL = "manual"  # prefix of a manual decision's reason
 ADVICE = "take away the write access of whoever has that key"
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Model = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}-[0-9a-f]{8}$")]
-KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Model = Annotated[str, Meta(pattern=rf"^[1-9][0-9]{{0,17}}-[0-9a-f]{{8}}{END}")]
+KeyId = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{16}}{END}")]
+Size = Annotated[int, Meta(ge=1, le=MAX_BYTES)]
 
 Kind = Literal[
     "served",  # all devices serve `model`
@@ -62,7 +71,7 @@ class Ref(Document):
 
     model: Model
     digest: Digest
-    size: int = Field(ge=1, le=MAX_BYTES)
+    size: Size
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Ref":
@@ -73,7 +82,7 @@ class Pause(Document):
     """A person's pause of a rollout: the reason, when it began, and the key that signed it."""
 
     reason: str
-    time_us: int
+    time_us: Micros
     key: KeyId
 
 
@@ -89,8 +98,8 @@ class DesiredState(Document):
 
     stable: Ref | None = None
     offered: Ref | None = None
-    share: float = Field(default=0.0, ge=0, le=1)
-    stage: int = 0
+    share: Share = 0.0
+    stage: Count = 0
     candidate: Ref | None = None
     paused: Pause | None = None
     teacher: Ref | None = None
@@ -109,7 +118,7 @@ class DesiredState(Document):
         """Return this state with `model` withdrawn; keeps the latest WITHDRAWN_KEPT."""
         others = {m: why for m, why in self.withdrawn.items() if m != model}
         latest = dict([*others.items(), (model, reason[:300])][-WITHDRAWN_KEPT:])
-        return self.model_copy(update={"withdrawn": latest})
+        return self.replace(withdrawn=latest)
 
 
 @lru_cache(maxsize=20_000)
@@ -127,15 +136,15 @@ class Decision(Document):
 
     format: int = 1
     task: str
-    task_version: int
-    seq: int = Field(ge=1)
+    task_version: Count
+    seq: Annotated[int, Meta(ge=1, le=2**53)]
     prev: Digest
     kind: Kind
     model: str | None = None
     reason: str = ""
     evidence: dict[str, float] = {}
     run: str = ""
-    time_us: int
+    time_us: Micros
     key: KeyId
     standing: DesiredState
 
@@ -151,9 +160,9 @@ class Delivery(Document):
     base: Model | None = None
     of_part: bool = False
     sha256: Digest
-    size: int = Field(ge=1, le=MAX_BYTES)
-    chunks: int = Field(ge=1, le=MAX_BYTES)
-    offset: int = Field(ge=0)
+    size: Size
+    chunks: Size
+    offset: Count
 
     def check_bound(self, ref: Ref) -> None:
         """Raise ArtifactError if it announces more bytes, or more chunks, than `ref` can need."""
@@ -166,11 +175,11 @@ class Delivery(Document):
             )
 
 
-class Release(Document):
+class Release(Document, dict=True):
     """A signed decision and the positions of its bytes."""
 
-    text: str = Field(max_length=1 << 20)
-    signature: str = Field(pattern=r"^[0-9a-f]{128}$")
+    text: SignedText
+    signature: Signature
     deliveries: list[Delivery] = []
 
     @property
@@ -248,8 +257,8 @@ class Trust:
 
 def sign(decision: Decision, key: Ed25519PrivateKey) -> Release:
     """Return the decision signed with `key`, as a Release without deliveries."""
-    named = decision.model_copy(update={"key": key_id(key.public_key())})
-    text = json.dumps(named.model_dump(), sort_keys=True, separators=(",", ":"))
+    named = decision.replace(key=key_id(key.public_key()))
+    text = signed_text(named)
     return Release(text=text, signature=key.sign(SIGNED + text.encode()).hex())
 
 

@@ -7,46 +7,110 @@ run together.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_json
+import msgspec
+from msgspec import Meta
 
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_metrics import RowMetric
 
+T = TypeVar("T")
+END = r"$(?!\n)"  # of a text: "$" alone is also before a last line break
+
 # Numbers from elsewhere that are reckoned with: no sum of them overflows.
-Micros = Annotated[int, Field(ge=-(2**62), le=2**62)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Micros = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 MISSED = 3  # heartbeats, before a device counts as silent
 LATEST_US = 2**55  # of an event, up to the year 3100
-EventTime = Annotated[int, Field(ge=0, le=LATEST_US)]
-Figure = Annotated[float, Field(allow_inf_nan=False)]
+EventTime = Annotated[int, Meta(ge=0, le=LATEST_US)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Digest = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{END}")]
+Signature = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{128}}{END}")]
+SignedText = Annotated[str, Meta(max_length=1 << 20)]
 
 
-class Document(BaseModel):
-    """A frozen JSON document."""
+class _Documents(msgspec.StructMeta):
+    """Fields are given by name and cannot be set, also those of subclasses."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+    def __new__(cls, *made: Any, **config: Any) -> Any:
+        return super().__new__(cls, *made, **{"kw_only": True, "frozen": True, **config})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class Document(msgspec.Struct, metaclass=_Documents, frozen=True):
+    """A frozen JSON document. Types and bounds are checked where one is read or made of fields, not
+    where our code makes one. JSON has no infinite number and no NaN: they are written as null."""
 
     def encode(self) -> bytes:
-        return self.model_dump_json().encode()
+        return encoded(self)
 
     @classmethod
     def decode(cls, data: bytes | None) -> Self:
         """Parse a document; raise MalformedRecord with the first invalid field."""
         try:
-            return cls.model_validate_json(data or b"")
-        except ValidationError as exc:
-            first = exc.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "document"
-            detail = f"{cls.__name__} {where}: {first['msg']}"[:300]
-            raise MalformedRecord("bad-document", detail) from exc
+            return decoded(data or b"", cls)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise MalformedRecord("bad-document", f"{cls.__name__} {problem(exc)}"[:300]) from exc
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Make one of values as `fields` returns them; raise MalformedRecord likewise."""
+        try:
+            return msgspec.convert(fields, cls, dec_hook=_path)
+        except msgspec.ValidationError as exc:
+            raise MalformedRecord("bad-document", f"{cls.__name__} {problem(exc)}"[:300]) from exc
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields by name, documents in them as dictionaries too."""
+        found: dict[str, Any] = msgspec.to_builtins(self, enc_hook=_plain)
+        return found
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the document with other values of these fields, unchecked."""
+        return msgspec.structs.replace(self, **changes)
 
 
-def encode_fields(fields: Mapping[str, object]) -> bytes:
-    """Return the JSON that a document with these fields has; nothing is checked."""
-    return to_json(fields)
+def encoded(value: Any, indent: int = 0) -> bytes:
+    """Return JSON of documents, dataclasses, containers, times and paths."""
+    data = msgspec.json.encode(value, enc_hook=_plain)
+    return msgspec.json.format(data, indent=indent) if indent else data
+
+
+def signed_text(document: Document) -> str:
+    """Return the JSON that is signed: sorted, and without figures that are not finite."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {n: v for n, v in value.items() if not isinstance(v, float) or math.isfinite(v)}
+        return value
+
+    fields = {name: finite(value) for name, value in document.fields().items()}
+    return msgspec.json.encode(fields, order="sorted").decode()
+
+
+def decoded(data: bytes, kind: type[T]) -> T:
+    """Return a document or a dataclass from its JSON; raise msgspec.DecodeError."""
+    return msgspec.json.decode(data, type=kind, dec_hook=_path)
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, Path):
+        raise NotImplementedError(f"{type(value).__name__} is not a type of documents")
+    return str(value)
+
+
+def _path(kind: type, value: str) -> Any:
+    if kind is not Path:
+        raise NotImplementedError(kind)
+    return Path(value)
+
+
+def problem(exc: Exception) -> str:
+    """Return what is wrong with which field, as `settings.rounds: Expected `int`, got `str``."""
+    what, _, where = str(exc).partition(" - at `$")
+    return f"{where.strip('`.') or 'document'}: {what}"
 
 
 def release_of(model: str) -> str:
@@ -87,15 +151,15 @@ class ModelScore(Document):
     answers: Count = 0
     labelled: Count = 0
     correct: Count = 0
-    error: Figure = 0.0
+    error: float = 0.0
     held_out: Count = 0
     held_out_correct: Count = 0
-    held_out_error: Figure = 0.0
+    held_out_error: float = 0.0
     paired: Count = 0
     paired_correct: Count = 0
-    paired_error: Figure = 0.0
+    paired_error: float = 0.0
     paired_base_correct: Count = 0
-    paired_base_error: Figure = 0.0
+    paired_base_error: float = 0.0
 
     @property
     def of_labelled(self) -> float | None:
@@ -133,8 +197,8 @@ class ChallengerState(Document):
     model: str
     base: str
     segments: Count = 0
-    loss: Figure = 0.0
-    base_loss: Figure = 0.0
+    loss: float = 0.0
+    base_loss: float = 0.0
     answers: bool = False
     made_us: Micros
     since_us: Micros
@@ -191,7 +255,7 @@ class DeviceState(Document):
     label_sources: dict[str, Count] = {}
     late_labels: dict[str, Count] = {}
     teacher_labels: Count = 0
-    teacher_record: dict[int, tuple[Count, Count]] = {}
+    teacher_record: dict[Count, tuple[Count, Count]] = {}
     accuracy: dict[str, ModelScore] = {}
     refused: dict[str, str] = {}  # model versions that it does not install again -> reason
     held_back: str | None = None
@@ -203,15 +267,19 @@ class DeviceState(Document):
     working: bool = False
     unable: str | None = None
     refused_invitations: dict[str, Count] = {}
-    release: int | None = None
+    release: Count | None = None
     received_bytes: Count = 0
-    heartbeat_s: Figure = 1.0
+    heartbeat_s: float = 1.0
     phase: str = "running"
     passes: Count = 0
-    events_per_s: Figure = 0.0
-    latency_p50_us: Figure = 0.0
-    latency_p99_us: Figure = 0.0
+    events_per_s: float = 0.0
+    latency_p50_us: float = 0.0
+    latency_p99_us: float = 0.0
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.node is not None and not 0 <= self.node < 2**64:
+            raise ValueError("node is not an unsigned number of 64 bits")
 
     @property
     def missed_after_s(self) -> float:
@@ -246,11 +314,11 @@ class RoundEvent(Document):
     run: str
     kind: RoundKind
     time_us: Micros
-    round: int = 0
-    rounds: int = 0
+    round: Count = 0
+    rounds: Count = 0
     device: str | None = None
     reason: str = ""
-    samples: int = 0
+    samples: Count = 0
     base: str = ""
     model: str | None = None
     resumed_from: str = ""

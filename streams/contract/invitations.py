@@ -16,21 +16,25 @@ so a replayed one starts nothing. The last one of each run is kept until it has 
 invitation, so that a wrong clock does not prolong it.
 """
 
-import json
 from collections.abc import Sequence
+from typing import Annotated
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field
+from msgspec import Meta
 
 from streams.contract.decisions import KeyId
-from streams.contract.documents import Document, Micros
+from streams.contract.documents import END, Document, Micros, Signature, SignedText, signed_text
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import check_signature, key_id
 
 SIGNED = b"TWINVITE1\n"
 CLOCK_SPARE_S = 300.0
 LEASE_MOST_S = 3600.0
+PLACE = rf"^([^\s:]+|\[[0-9a-fA-F:]+\]):[0-9]{{1,5}}{END}"
 NAMES = 10_000  # of one invitation; a message holds them
+
+
+PullSeconds = Annotated[float, Meta(ge=0.05, le=600)]
 
 
 class Invitation(Document):
@@ -40,12 +44,12 @@ class Invitation(Document):
 
     task: str
     task_version: int
-    run: str = Field(pattern=r"^[0-9]{1,20}$")
-    superlink: str = Field(pattern=r"^[^\s:]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$")
-    devices: list[str] = Field(max_length=NAMES)
+    run: Annotated[str, Meta(pattern=rf"^[0-9]{{1,20}}{END}")]
+    superlink: Annotated[str, Meta(pattern=PLACE)]
+    devices: Annotated[list[str], Meta(max_length=NAMES)]
     issued_us: Micros
-    lease_s: float = Field(gt=0, le=LEASE_MOST_S)
-    pull_s: float = Field(default=1.0, ge=0.05, le=600)
+    lease_s: Annotated[float, Meta(gt=0, le=LEASE_MOST_S)]
+    pull_s: PullSeconds = 1.0
     replaces: str = ""
     ended: bool = False
     key: KeyId = "0" * 16
@@ -54,8 +58,8 @@ class Invitation(Document):
 class SignedInvitation(Document):
     """An invitation as it is on the topic."""
 
-    text: str = Field(max_length=1 << 20)
-    signature: str = Field(pattern=r"^[0-9a-f]{128}$")
+    text: SignedText
+    signature: Signature
 
     def verified(self, trusted: Sequence[Ed25519PublicKey]) -> Invitation:
         """Return the invitation; raise ArtifactError unless a trusted key signed it."""
@@ -70,8 +74,8 @@ class SignedInvitation(Document):
 
 def sign_invitation(invitation: Invitation, key: Ed25519PrivateKey) -> SignedInvitation:
     """Return the invitation signed with `key`, whose ID it names."""
-    named = invitation.model_copy(update={"key": key_id(key.public_key())})
-    text = json.dumps(named.model_dump(), sort_keys=True, separators=(",", ":"))
+    named = invitation.replace(key=key_id(key.public_key()))
+    text = signed_text(named)
     return SignedInvitation(text=text, signature=key.sign(SIGNED + text.encode()).hex())
 
 

@@ -2,15 +2,15 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from msgspec import Meta
 
-from streams.contract.documents import Count, Document, Figure, Micros, release_of
+from streams.contract.documents import Count, Document, Micros, release_of
 from streams.contract.window_metrics import ALL, ERRORS, Judgement, WindowMetric
 
 JUDGING = 30  # labelled events that show whether a teacher is right more often than a candidate
 CONFUSED, OTHER = 12, "other"
 
-Change = Annotated[int, Field(ge=-(2**53), le=2**53)]  # of a count: another label takes one away
+Change = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # of a count: another label takes one away
 Confusion = dict[str, dict[str, Change]]  # true class -> answer -> labelled events
 
 
@@ -36,8 +36,8 @@ class ModelWindow(Document):
     labelled: Change = 0
     correct: Change = 0
     teacher_correct: Change = 0
-    error: Figure = 0.0
-    label_error: Figure = 0.0
+    error: float = 0.0
+    label_error: float = 0.0
     classes: dict[str, ClassAgreement] = {}
     truth: Confusion = {}
 
@@ -54,7 +54,7 @@ class ModelWindow(Document):
         return ModelWindow(**sums, classes=classes, truth=truth)
 
 
-NUMBERS = tuple(name for name in ModelWindow.model_fields if name not in ("classes", "truth"))
+NUMBERS = tuple(name for name in ModelWindow.__struct_fields__ if name not in ("classes", "truth"))
 
 
 def add_confusion(total: Confusion, more: Confusion) -> None:
@@ -74,7 +74,7 @@ class ChannelDrift(Document):
 
     channel: str
     kind: str
-    n: int
+    n: Count
     psi: float
     hellinger: float
     total_variation: float
@@ -93,7 +93,7 @@ class FeatureHistogram(Document):
     channel: str
     kind: str
     ordered: bool = True
-    edges: list[Figure]
+    edges: list[float]
     counts: list[Count]
     reference: list[Count]
 
@@ -105,8 +105,8 @@ class DriftReport(Document):
     that have drifted. `histograms` are those of the worst features.
     """
 
-    windows: int
-    segments: int
+    windows: Count
+    segments: Count
     decided: bool
     alarm: bool
     worst: str | None

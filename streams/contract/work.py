@@ -26,13 +26,16 @@ On the device the same documents are headers on Unix sockets. The command line s
 the agent, which answers AgentReply; the agent sends TrainerJob to its trainer.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from msgspec import Meta
 
-from streams.contract.documents import DeviceState, Document, EventTime
+from streams.contract.documents import Count, DeviceState, Document, EventTime
 
 Op = Literal["train", "evaluate"]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+AtLeastOne = Annotated[int, Meta(ge=1)]
 
 BLOCK = "tidewheel.payload"  # the name and the serialization type of the one array in "weights"
 WRONG_TASK = "wrong-task"  # begins the error of a device that serves another task
@@ -67,17 +70,17 @@ class Work(Document):
     """
 
     run: str
-    round: int = Field(ge=0)
+    round: Count
     task: str
     task_version: int
     base: str
     part: bool = False
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
+    epochs: AtLeastOne
+    batch_size: AtLeastOne
+    learning_rate: Positive
     seed: int = 0
-    time_budget_s: float = Field(default=60.0, gt=0)
-    limit_s: float = Field(default=300.0, gt=0)
+    time_budget_s: Positive = 60.0
+    limit_s: Positive = 300.0
     payload: Literal["float32", "float16"] = "float32"
     teacher: list[float] = []
     scaffold: bool = False
@@ -120,13 +123,11 @@ class Label(Document):
 
     first_us: EventTime
     last_us: EventTime
-    label: list[float] = Field(min_length=1)
+    label: Annotated[list[float], Meta(min_length=1)]
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def __post_init__(self) -> None:
         if self.last_us < self.first_us:
             raise ValueError("the label's interval ends before it begins")
-        return self
 
 
 class AgentRequest(Document):
@@ -136,9 +137,9 @@ class AgentRequest(Document):
 
     op: Literal["state", "drain", "label", "joined", "pace"]
     node: int | None = None
-    speed: float = Field(default=1.0, ge=0)
+    speed: NotNegative = 1.0
     labels: list[Label] = []
-    drain_s: float = Field(default=10.0, ge=0)
+    drain_s: NotNegative = 10.0
 
 
 class AgentReply(Document):

@@ -89,7 +89,7 @@ def null_percentile(
 
 DIGITS = 6  # of the numbers in a report, which is stored with every window
 REPORTED = 64  # comparisons in a report, the worst ones
-METRICS = tuple(ChannelDrift.model_fields)[3:-1]
+METRICS = tuple(ChannelDrift.__struct_fields__)[3:-1]
 
 Fields = dict[str, Any]
 
@@ -239,4 +239,4 @@ def _compare(group: _Group, current: np.ndarray, frozen: Reference) -> Sequence[
 
 def compare(reference: Reference, counts: np.ndarray, *, windows: int) -> DriftReport:
     """Return the report of one vector of counts, the sum of `windows` windows."""
-    return DriftReport.model_validate(DriftDetector(reference).fields(counts[None], [windows])[0])
+    return DriftReport.of_fields(DriftDetector(reference).fields(counts[None], [windows])[0])

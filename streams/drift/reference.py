@@ -25,10 +25,10 @@ FREQUENT most frequent indices have a cell each, and what lies between two of th
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from msgspec import Meta
 
 from streams.contract.artifact import DRIFT, Artifact
 from streams.contract.documents import Document
@@ -65,18 +65,16 @@ class Feature(Document):
     channel: str
     kind: Kind
     ordered: bool = True
-    edges: list[float] = Field(min_length=2, max_length=10_001)
+    edges: Annotated[list[float], Meta(min_length=2, max_length=10_001)]
     counts: list[int]
-    effect: float = Field(default=EFFECT, ge=0, allow_inf_nan=False)
+    effect: Annotated[float, Meta(ge=0)] = EFFECT
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def __post_init__(self) -> None:
         edges = np.asarray(self.edges)
         if not np.isfinite(edges).all() or not (np.diff(edges) > 0).all():
             raise ValueError("edges must be finite and increasing")
         if len(self.counts) != len(self.edges) + 3 or not all(0 <= n < 2**53 for n in self.counts):
             raise ValueError("every cell needs a count, none below 0")
-        return self
 
     @property
     def moments(self) -> tuple[float, float]:
@@ -95,9 +93,9 @@ class Reference(Document):
     """
 
     format: Literal[1] = 1
-    windows: int = Field(default=WINDOWS, ge=1)
-    minimum: int = Field(default=MINIMUM, ge=1)
-    independent: float = Field(gt=0, le=1)
+    windows: Annotated[int, Meta(ge=1)] = WINDOWS
+    minimum: Annotated[int, Meta(ge=1)] = MINIMUM
+    independent: Annotated[float, Meta(gt=0, le=1)]
     features: list[Feature]
 
     @property

@@ -2,10 +2,10 @@
 
 The leading controller keeps a FleetView anyway. It publishes it on `view`:
 
-1. the view's bytes (`view/1`: JSON compressed with zstd) are split into messages of at most PART
-   bytes, with the keys "<slot>/<index>" and headers `schema`, `id` (of this snapshot), `index`,
-   `count`. The slot is 0 or 1, the other one than that of the last complete snapshot: compaction
-   never removes a part of that one in favour of a snapshot that was cut off
+1. the view's bytes (`view/1`: MessagePack compressed with zstd) are split into messages of at
+   most PART bytes, with the keys "<slot>/<index>" and headers `schema`, `id` (of this snapshot),
+   `index`, `count`. The slot is 0 or 1, the other one than that of the last complete snapshot:
+   compaction never removes a part of that one in favour of a snapshot that was cut off
 2. they are sent in order, each after the acknowledgement of the one before
 
 A reader looks for the last message whose `count` messages with its `id` are complete, so a crash
@@ -18,11 +18,13 @@ A snapshot of other topics (offsets past their ends) does not count.
 
 import logging
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import TypeAdapter
+import msgspec
 
 from streams.contract.errors import MalformedRecord, TopicMissing
 from streams.contract.events.messages import Headers
@@ -36,6 +38,7 @@ from streams.contract.topics import (
     topic_name,
 )
 from streams.contract.zstd import ZstdError, compressed, decompressed
+from streams.fleet.seen import Last, SeenReports
 from streams.fleet.view import FleetView
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
@@ -60,21 +63,26 @@ class Saved:
     view: FleetView
 
 
-_SAVED = TypeAdapter(Saved)
-
-
 def encode(view: FleetView, time_us: int) -> bytes:
     """Return the view's bytes."""
-    return compressed(_SAVED.dump_json(Saved(time_us, view)))
+    return compressed(msgspec.msgpack.encode(Saved(time_us, view), enc_hook=SeenReports.dump))
 
 
 def decode(data: bytes) -> tuple[FleetView, int]:
     """Return the view and when it was written; raise MalformedRecord for other bytes."""
     try:
-        saved = _SAVED.validate_json(decompressed(data, LARGEST))
-    except (ValueError, ZstdError) as exc:
+        packed = decompressed(data, LARGEST)
+        saved = msgspec.msgpack.decode(packed, type=Saved, dec_hook=_made)
+    except (ValueError, RecursionError, ZstdError) as exc:
         raise MalformedRecord("bad-view", str(exc)[:300]) from exc
     return saved.view, saved.time_us
+
+
+def _made(kind: type, value: dict[Any, Any]) -> Any:
+    """Return a value of a class that MessagePack does not know."""
+    if kind is SeenReports:
+        return SeenReports.load(msgspec.convert(value, dict[str, Last]))
+    return Counter(value)
 
 
 def publish(producer: Producer, view: FleetView, time_us: int) -> int:

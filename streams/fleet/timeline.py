@@ -9,9 +9,6 @@ that it has gone back is known by then at the latest.
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Annotated
-
-from pydantic import BeforeValidator, PlainSerializer
 
 from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
@@ -25,11 +22,6 @@ ENTRIES = 2000
 DAYS = 400  # of a release's agreement, together
 BRIEF = 3  # windows: an alarm that lasts no longer is one line, and so are those that follow it
 
-# Keys of several parts, as JSON has them.
-PAIRS = (
-    PlainSerializer(lambda found: list(found.items())),
-    BeforeValidator(lambda pairs: {tuple(key): value for key, value in pairs}),
-)
 RUNS = {
     "asked": "run requested by a person",
     "requested": "run {run} started",
@@ -94,7 +86,7 @@ class Timeline:
     """The entries so far, and what is needed to make the next ones."""
 
     lines: list[Entry] = field(default_factory=list)  # in order of arrival
-    days: Annotated[dict[tuple[str, str], Day], *PAIRS] = field(default_factory=dict)
+    days: dict[tuple[str, str], Day] = field(default_factory=dict)
     """By day and release."""
     latest: dict[str, tuple[int, int]] = field(default_factory=dict)  # window, revision
     alarms: dict[str, Alarm] = field(default_factory=dict)  # by device
@@ -119,7 +111,7 @@ class Timeline:
         """Evidence stands with what was made of it, and with each round's figures."""
         where, metrics = f"run {event.run}, round {event.round}", event.metrics
         if event.kind in RUNS:
-            text, kind, reason = RUNS[event.kind].format(**event.model_dump()), "run", event.reason
+            text, kind, reason = RUNS[event.kind].format(**event.fields()), "run", event.reason
         elif event.kind == "aggregated":
             samples = counted(event.samples, "sample")
             text, kind, reason = f"{where}: updates aggregated, {samples}", "round", ""

@@ -10,9 +10,7 @@ once (seen.py).
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
-
-from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator
+from typing import Literal, get_args
 
 from streams.contract.decisions import Decision, DesiredState, Release, rollout_position
 from streams.contract.documents import DeviceState, RoundEvent, model_number
@@ -21,7 +19,7 @@ from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement, Evidence
 from streams.fleet.seen import SeenReports
-from streams.fleet.timeline import PAIRS, Timeline
+from streams.fleet.timeline import Timeline
 from streams.fleet.truth import Truth, Worse
 from streams.fleet.wording import counted, decision_line, round_line
 from streams.kafka.reader import Received
@@ -49,8 +47,6 @@ class FleetView:
     because there were too many. slot: of the last snapshot, see `following`.
     """
 
-    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")
-
     task: str
     devices: dict[str, DeviceState] = field(default_factory=dict)
     producers: dict[str, DeviceState] = field(default_factory=dict)
@@ -66,16 +62,14 @@ class FleetView:
     rounds: list[RoundEvent] = field(default_factory=list)
     earlier: Counter[str] = field(default_factory=Counter)
     timeline: Timeline = field(default_factory=Timeline)
-    reports: Annotated[
-        SeenReports, PlainValidator(SeenReports.load), PlainSerializer(SeenReports.dump)
-    ] = field(default_factory=SeenReports)
-    news: Annotated[deque[str], Field(exclude=True)] = field(
-        default_factory=lambda: deque(maxlen=200)
-    )
-    offsets: Annotated[dict[tuple[str, int], int], *PAIRS] = field(default_factory=dict)
+    reports: SeenReports = field(default_factory=SeenReports)
+    offsets: dict[tuple[str, int], int] = field(default_factory=dict)
     unreadable: int = 0
     unseen: int = 0
     slot: int = 0
+
+    def __post_init__(self) -> None:
+        self.news: deque[str] = deque(maxlen=200)  # lines for a person, in no snapshot
 
     def absorb(self, message: Received) -> Taken | None:
         """Take one message in; return what it says, None where that comes again. One that cannot be
@@ -201,7 +195,7 @@ class FleetView:
             self.drift.pop(device, None)
             return
         worst = [c for c in drift.channels if c.channel == drift.worst]
-        self.drift[device] = drift.model_copy(update={"channels": worst, "histograms": []})
+        self.drift[device] = drift.replace(channels=worst, histograms=[])
 
     def _count(self, second: int, events: int) -> None:
         self.scored[second] += events

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import NODEFAULT, structs
 
 from streams.contract.decisions import Release
 from streams.contract.documents import DeviceState, Document, RoundEvent
@@ -77,7 +78,8 @@ def _events(task: Task, message: Received) -> list[Row]:
 def _labels(task: Task, message: Received) -> list[Row]:
     found = decode_known_labels(task, message.key, message.value)
     fields = [
-        label.model_dump(exclude_none=True, exclude={"device", "label"}) for _, label in found
+        {n: v for n, v in label.replace(device=None, label=None).fields().items() if v is not None}
+        for _, label in found
     ]
     return [
         {"device": device, **about, "label": np.asarray(label.label).tolist()}
@@ -92,7 +94,7 @@ def _scores(_task: Task, message: Received) -> list[Row]:
 
 def _document(kind: type[Document]) -> Callable[[Task, Received], list[Row]]:
     def decode(_task: Task, message: Received) -> list[Row]:
-        return [kind.decode(message.value or b"").model_dump(mode="json", exclude_defaults=True)]
+        return [_said(kind.decode(message.value))]
 
     return decode
 
@@ -100,7 +102,22 @@ def _document(kind: type[Document]) -> Callable[[Task, Received], list[Row]]:
 def _release(_task: Task, message: Received) -> list[Row]:
     decision = Release.decode(message.value or b"").decision
     key = (message.key or b"").decode(errors="replace")
-    return [{"under": key, **decision.model_dump(mode="json", exclude_defaults=True)}]
+    return [{"under": key, **_said(decision)}]
+
+
+def _said(value: Any) -> Any:
+    """Return plain values, of documents the fields that differ from their defaults."""
+    if isinstance(value, Document):
+        fields = ((each, getattr(value, each.name)) for each in structs.fields(value))
+        return {each.name: _said(found) for each, found in fields if found != _usual(each)}
+    if isinstance(value, dict):
+        return {name: _said(found) for name, found in value.items()}
+    return [_said(found) for found in value] if isinstance(value, list) else value
+
+
+def _usual(field: structs.FieldInfo) -> Any:
+    factory: Any = field.default_factory
+    return field.default if factory is NODEFAULT else factory()
 
 
 def _headers(message: Received) -> dict[str, str]:

@@ -3,48 +3,50 @@ variables or from the secrets of a container."""
 
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+import msgspec
+from msgspec import Meta
 
 from streams.contract.decisions import MAX_BYTES
+from streams.contract.documents import Document, problem
 from streams.contract.errors import UsageError
 
 SECRETS = Path("/run/secrets")  # of a container
 
 
-class FromEnvironment(BaseModel):
-    """A frozen model that reads the fields that it is not given: each from the variable that is
-    its alias, or PREFIX and the field's name in capitals; else from the secret of that name in
-    small letters; else it has its default."""
+class FromEnvironment(Document, forbid_unknown_fields=True):
+    """Settings with `read`, which looks for the fields that it is not given: each in the variable
+    that VARIABLES names, or PREFIX and the field's name in capitals; else in the secret of that
+    name in small letters; else it has its default."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_by_name=True, validate_by_alias=True
-    )
     PREFIX: ClassVar[str]
+    VARIABLES: ClassVar[dict[str, str]] = {}
 
-    @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def read(cls, **given: Any) -> Self:
+        """Raise UsageError for a setting that cannot be right, by the variable's name."""
+        variables = {n: cls.VARIABLES.get(n, cls.PREFIX + n.upper()) for n in cls.__struct_fields__}
         found: dict[str, Any] = {}
-        for name, field in cls.model_fields.items():
-            variable = str(field.validation_alias or f"{cls.PREFIX}{name.upper()}")
+        for name, variable in variables.items():
             secret = SECRETS / variable.lower()
-            if name in given or variable in given:
-                continue
             if variable in os.environ:
                 found[name] = os.environ[variable]
             elif secret.is_file():
                 found[name] = secret.read_text().strip()
-        return {**found, **given}
+        try:
+            return msgspec.convert({**found, **given}, cls, strict=False)
+        except msgspec.ValidationError as exc:
+            name, _, text = problem(exc).removeprefix("document: ").partition(": ")
+            raise UsageError(f"{variables.get(name, name)}: {text}") from exc
+
+
+def check_readable(settings: FromEnvironment, *names: str) -> None:
+    """Raise ValueError for the first field whose file cannot be read."""
+    for name in names:
+        path = getattr(settings, name)
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError(f"{name}: {path} is not a readable file")
 
 
 class BrokerSettings(FromEnvironment):
@@ -56,10 +58,10 @@ class BrokerSettings(FromEnvironment):
     that is put on `artifacts`.
     """
 
-    model_config = ConfigDict(validate_default=True)  # to detect a missing user
     PREFIX: ClassVar[str] = "TIDEWHEEL_KAFKA_"
+    VARIABLES: ClassVar[dict[str, str]] = {"bootstrap": "TIDEWHEEL_KAFKA"}
 
-    bootstrap: str = Field("127.0.0.1:9092", validation_alias="TIDEWHEEL_KAFKA")
+    bootstrap: str = "127.0.0.1:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     username: str | None = None
@@ -67,35 +69,21 @@ class BrokerSettings(FromEnvironment):
     cafile: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
-    replication: int | None = Field(None, ge=1)
-    min_insync: int | None = Field(None, ge=1)
-    artifact_mb: int = Field(256, ge=1, le=MAX_BYTES // 1_000_000)
+    replication: Annotated[int, Meta(ge=1)] | None = None
+    min_insync: Annotated[int, Meta(ge=1)] | None = None
+    artifact_mb: Annotated[int, Meta(ge=1, le=MAX_BYTES // 1_000_000)] = 256
 
-    @field_validator("username", "password")
-    @classmethod
-    def _given_for_sasl(cls, value: str | None, info: ValidationInfo) -> str | None:
-        protocol = str(info.data.get("security_protocol"))
-        if protocol.startswith("SASL") and not value:
-            raise ValueError(f"is needed for {protocol}")
-        return value
-
-    @field_validator("cafile", "certfile", "keyfile")
-    @classmethod
-    def _can_be_read(cls, value: str | None) -> str | None:
-        if value is not None and not os.access(value, os.R_OK):
-            raise ValueError(f"{value} is not a readable file")
-        return value
+    def __post_init__(self) -> None:
+        for name in ("username", "password") if self.sasl else ():
+            if not getattr(self, name):
+                raise ValueError(f"{name}: is needed for {self.security_protocol}")
+        check_readable(self, "cafile", "certfile", "keyfile")
 
     @classmethod
     def at(cls, bootstrap: str | None = None) -> Self:
-        """Return what the environment says, with another address if one is given; raise
-        UsageError for a setting that cannot be right."""
-        try:
-            return cls.model_validate({"bootstrap": bootstrap} if bootstrap else {})
-        except ValidationError as exc:
-            first = exc.errors(include_url=False)[0]
-            name = "_".join(str(part) for part in first["loc"]).upper()
-            raise UsageError(f"TIDEWHEEL_KAFKA_{name}: {first['msg']}") from exc
+        """Return what the environment says, with another address if one is given; raise UsageError
+        as `read`."""
+        return cls.read(bootstrap=bootstrap) if bootstrap else cls.read()
 
     @property
     def artifact_bytes(self) -> int:

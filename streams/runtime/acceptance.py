@@ -23,10 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field
 
-from streams.contract.decisions import Decision, Digest, KeyId, Release, Trust
-from streams.contract.documents import Document
+from streams.contract.decisions import Decision, KeyId, Release, Trust
+from streams.contract.documents import Count, Digest, Document
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.signing import key_id, public_keys
 from streams.contract.task import Task
@@ -38,7 +37,7 @@ log = logging.getLogger(__name__)
 class Accepted(Document):
     """The file of a task version; `seq` is 0 before the first decision."""
 
-    seq: int = Field(default=0, ge=0)
+    seq: Count = 0
     digest: str = ""
     keys: dict[KeyId, Digest] = {}
     revoked: list[KeyId] = []
@@ -57,7 +56,7 @@ def reset(folder: Path) -> None:
         except (OSError, MalformedRecord):
             path.unlink(missing_ok=True)
         else:
-            write_atomic(path, before.model_copy(update={"seq": 0, "digest": ""}).encode())
+            write_atomic(path, before.replace(seq=0, digest="").encode())
 
 
 class Acceptance:
@@ -125,7 +124,7 @@ class Acceptance:
             "revoked": desired.revoked,
             "past": {n: raw for n, raw in earlier.items() if n not in desired.keys},
         }
-        self._remember(before.model_copy(update=changed))
+        self._remember(before.replace(**changed))
         return decision
 
     def _trust(self) -> Trust:

@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tidewheel": (*COMMON, "streams.worker.store", "compose.cli"),
     "streams.tasks": ("streams.contract", "streams.runtime"),
     "streams.fleet": ("streams.contract", "streams.kafka"),
-    "streams.batch.records": ("streams.contract",),
+    "streams.batch.records": ("streams.contract", "streams.runtime"),
     "streams.batch.sources": ("streams.batch.records", "streams.runtime", "streams.segments"),
     "streams.batch.sinks": ("streams.batch.sources", "streams.runtime"),
     "streams.batch.jobs": ("streams.batch.sinks", "streams.learning"),
@@ -207,7 +207,7 @@ LIGHT: dict[str, tuple[list[str], str]] = {
         ["compose.cli.edge", "edge_client.process", "streams.tasks.har"],
         "torch faust flwr deltalake duckdb onnx opentelemetry pyarrow "
         "paho prometheus_client "  # seldom
-        "rich asyncio pydantic_settings "  # for a person
+        "rich asyncio pydantic "  # for a person
         "http urllib.request tarfile",  # to fetch
     ),
     "a device's modules": (below("edge_client", "streams.tasks"), "pyarrow"),
@@ -216,7 +216,7 @@ LIGHT: dict[str, tuple[list[str], str]] = {
         [m for m in below("streams.batch") if m != LAKE],
         "torch faust flwr kafka deltalake onnx ray",
     ),
-    "the public package": (["tidewheel"], "numpy pydantic pyarrow cryptography"),
+    "the public package": (["tidewheel"], "numpy msgspec pyarrow cryptography"),
     "the console": (
         [m for m in MODULES if m.startswith("compose.console")], "torch faust flwr deltalake"
     ),
@@ -251,7 +251,7 @@ main()
     assert done.returncode == 0, done.stderr
     modules = frozenset(done.stdout.splitlines()[-1].split())
     assert {m for m in modules if m.startswith("compose.cli.")} == {"compose.cli.main"}
-    assert not libraries(modules, "numpy", "pydantic", "rich", "pyarrow", "cryptography", "kafka")
+    assert not libraries(modules, "numpy", "msgspec", "rich", "pyarrow", "cryptography", "kafka")
 
 
 def test_a_task_file_imports_numpy_alone() -> None:
@@ -259,7 +259,7 @@ def test_a_task_file_imports_numpy_alone() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert not libraries(frozenset(done.stdout.split()), "pydantic", "pyarrow", "cryptography")
+    assert not libraries(frozenset(done.stdout.split()), "msgspec", "pyarrow", "cryptography")
 
 
 FLOWER = {

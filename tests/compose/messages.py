@@ -24,7 +24,7 @@ def state(device: str, **fields: Any) -> Received:
         "task": TASK, "time_us": 1, "epoch": "e1", "active": "1-aaaaaaaa",
         "produced": 10, "delivered": 10, "pending": 0,
     }  # fmt: skip
-    document = DeviceState.model_validate({"device": device, **usual, **fields})
+    document = DeviceState.of_fields({"device": device, **usual, **fields})
     return received("fleet", device, document)
 
 
@@ -36,7 +36,7 @@ def window(
     commit: int = 0,
     **counts: Any,
 ) -> Received:
-    part = ModelWindow.model_validate({"events": 10, "agreeing": 6, "compared": 8, **counts})
+    part = ModelWindow.of_fields({"events": 10, "agreeing": 6, "compared": 8, **counts})
     report = WindowReport(
         task=TASK, device=device, window_us=start_s * 1_000_000, end_us=(start_s + 5) * 1_000_000,
         revision=revision, events=part.events, teacher_model="1-t", models={model: part},
@@ -56,5 +56,5 @@ def release(model: str, seq: int = 1, key: str = TASK) -> Received:
 
 
 def step(kind: str, run: str = "7", **fields: Any) -> Received:
-    event = RoundEvent.model_validate({"run": run, "kind": kind, "time_us": 1, **fields})
+    event = RoundEvent.of_fields({"run": run, "kind": kind, "time_us": 1, **fields})
     return received("rounds", run, event)

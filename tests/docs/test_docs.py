@@ -205,9 +205,9 @@ def test_every_environment_variable_is_in_the_reference() -> None:
     from edge_client.sources.mqtt import MqttSettings
     from streams.kafka.settings import BrokerSettings
 
-    broker = {f"TIDEWHEEL_KAFKA_{name.upper()}" for name in BrokerSettings.model_fields}
+    broker = {f"TIDEWHEEL_KAFKA_{name.upper()}" for name in BrokerSettings.__struct_fields__}
     mqtt = {f"TIDEWHEEL_MQTT_{name}" for name in ("USERNAME", "PASSWORD", "CAFILE")}
-    assert {"username", "password", "cafile"} <= set(MqttSettings.model_fields)
+    assert {"username", "password", "cafile"} <= set(MqttSettings.__struct_fields__)
     named = {
         name
         for package in PACKAGES

@@ -49,13 +49,10 @@ def test_each_number_of_the_state_is_told(tmp_path: Path) -> None:
     (tmp_path / "1.seg").write_bytes(b"x" * 70)
     (tmp_path / "position.0").write_bytes(b"x" * 30)
     metrics = DeviceMetrics(agent, tmp_path, 1000)
-    agent.told = agent.told.model_copy(
-        update={
-            "produced": 10, "delivered": 5, "pending": 2, "dropped": {"full": 2, "metered": 1},
-            "skipped": {"gap": 4}, "samples": 9, "true_labels": 3, "teacher_labels": 6,
-            "latency_p50_us": 250.0, "latency_p99_us": 1000.0, "phase": "training",
-            "previous": "1-aaaaaaaa", "refused": {"3-cccccccc": "why"}, "error": "no broker",
-        }
+    agent.told = agent.told.replace(
+        produced=10, delivered=5, pending=2, dropped={"full": 2, "metered": 1}, skipped={"gap": 4},
+        samples=9, true_labels=3, teacher_labels=6, latency_p50_us=250.0, latency_p99_us=1000.0,
+        phase="training", previous="1-aaaaaaaa", refused={"3-cccccccc": "why"}, error="no broker",
     )  # fmt: skip
     agent.connected = False
     found = numbers(metrics.text().decode())
@@ -78,7 +75,7 @@ def test_a_new_version_is_told_alone(tmp_path: Path) -> None:
     agent = Agent()
     metrics = DeviceMetrics(agent, tmp_path, 1000)
     metrics.text()
-    agent.told = agent.told.model_copy(update={"active": "4-dddddddd"})
+    agent.told = agent.told.replace(active="4-dddddddd")
     found = [labels for name, labels in numbers(metrics.text().decode()) if name.endswith("_info")]
     assert [labels[0] for labels in found] == ["4-dddddddd"]
 

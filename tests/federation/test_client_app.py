@@ -36,7 +36,7 @@ def weights(task: Task) -> dict[str, np.ndarray]:
 
 def message(task: Task, kind: str = MessageType.TRAIN, **changes: object) -> Message:
     record = as_record(payload.encode_weights(weights(task), "float32"))
-    asked = ConfigRecord({**work().model_dump(), **changes})  # type: ignore[dict-item]
+    asked = ConfigRecord({**work().fields(), **changes})  # type: ignore[dict-item]
     about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, kind)
     content = RecordDict({"weights": record, "work": asked})
     return Message(content=content, metadata=about)

@@ -65,7 +65,7 @@ def _show(name: str, state: Path, *, json: bool) -> None:
     queue = None if queued is None else queued[1]
     if json:
         more = {"id": identity, "running": running, "queue": queue, "log": job.log()}
-        print_json({**found.model_dump(), **more})
+        print_json({**found.fields(), **more})
         return
     alone = not running and queue is None
     gone = ", but no process works on it" if alone and found.state not in OVER else ""
@@ -140,7 +140,7 @@ def resume(
     job = JobIndex(state).find(name)
     found = job.specification()
     # time and processes are of each call
-    settings = found.settings.model_copy(update={"timeout": None, "processes": None})
+    settings = found.settings.replace(timeout=None, processes=None)
     settings = settings.changed(max_errors=max_errors, timeout=timeout, processes=processes)
     with job.locked() as lock:
         if failed:

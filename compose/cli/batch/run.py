@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic_core import to_json
 
 from compose.cli.arguments import DEFAULT_STATE, AsJson, MetricsHost, MetricsPort, State
 from compose.cli.batch.score import EXIT_CODES
 from compose.reports.terminal import moment, say
 from streams.batch.jobs.job_queue import Event, JobQueue, Runner
 from streams.batch.records.progress import OVER
+from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
@@ -54,7 +54,7 @@ def run(
         if metrics is not None:
             metrics.told(event)
         if json:
-            sys.stdout.write(to_json(event._asdict()).decode() + "\n")
+            sys.stdout.write(encoded(event._asdict()).decode() + "\n")
             sys.stdout.flush()
             return
         about = f"{event.job}: " if event.job else ""
@@ -220,7 +220,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
         os.chdir(settings.cwd)
         if not job.submitted:
             _, found, models = specified(settings.changed(state=state))
-            job.submit(found.model_copy(update={"id": identity}), models, reached)
+            job.submit(found.replace(id=identity), models, reached)
             job.write_state("Submitted")
         reached("attempt-step-2")
         if job.specification().id != identity:

@@ -4,7 +4,6 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
@@ -14,7 +13,7 @@ import typer.main
 from compose.cli import arguments
 from compose.cli.arguments import SHARED, taking
 from compose.reports.terminal import print_json, say
-from streams.batch.records.specification import Settings
+from streams.batch.records.specification import Settings, options
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import read_failpoint
@@ -28,24 +27,32 @@ PROGRESS_S = 5.0
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
 
 
+FIELDS = inspect.signature(Settings).parameters
+
+
 def _parameters() -> Iterator[inspect.Parameter]:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    for name, field in Settings.model_fields.items():
+    for name, field in FIELDS.items():
         if name != "cwd":
-            default: Any = field.default if isinstance(field.default, str | Path) else None
-            default = inspect.Parameter.empty if field.is_required() else default
+            default = field.default if _is_text(field) or name == "state" else None
             annotation = SHARED.get(name) or option_of(name)
-            yield inspect.Parameter(name, kind, default=default, annotation=annotation)
+            yield inspect.Parameter(
+                name, field.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+
+
+def _is_text(field: inspect.Parameter) -> bool:
+    """Return whether the option of a field has a text, one that must be given or a default."""
+    return field.default is field.empty or isinstance(field.default, str)
 
 
 def option_of(name: str) -> Any:
     """Return the annotation of one option of a job."""
-    field = Settings.model_fields[name]
+    about = options()[name]
     if name == "inputs":
-        return Annotated[list[str], typer.Argument(metavar="INPUT", help=field.description)]
-    text = field.is_required() or isinstance(field.default, str)
-    kind: Any = int | None if name == "processes" else str if text else str | None
-    return Annotated[kind, arguments.option_of(name, field)]
+        return Annotated[list[str], typer.Argument(metavar="INPUT", help=about.description)]
+    kind: Any = str if _is_text(FIELDS[name]) else str | None
+    kind = int | None if name == "processes" else kind
+    return Annotated[kind, arguments.option_of(name, about)]
 
 
 def run_score(

@@ -234,7 +234,7 @@ class Job:
             "ended_us": now_us(),
             "bytes": size_of(self._part(number)) or 0,
         }
-        self.folder.write_record(number, attempt.model_copy(update=found))
+        self.folder.write_record(number, attempt.replace(**found))
         self.reached("score-step-5")
 
     def _load(self, number: int) -> Counts | None:
@@ -245,7 +245,7 @@ class Job:
             return None
         if size_of(part) != record.bytes:
             return None
-        again, begun = record.loaded, record.model_copy(update={"loaded": True})
+        again, begun = record.loaded, record.replace(loaded=True)
         if not again:
             self.folder.write_record(number, begun)
 
@@ -256,7 +256,7 @@ class Job:
 
         self._again(load, f"shard {number}")
         self.reached("score-step-6")
-        self.folder.write_record(number, begun.model_copy(update={"state": "Completed"}))
+        self.folder.write_record(number, begun.replace(state="Completed"))
         part.unlink(missing_ok=True)
         self.reached("score-step-7")
         return record.counts

@@ -16,7 +16,7 @@ from streams.batch.records.progress import JobState, ShardRecord, State
 from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact, digest_of, files_of
-from streams.contract.documents import Document
+from streams.contract.documents import Document, encoded
 from streams.contract.errors import ArtifactError, MalformedRecord, TidewheelError, UsageError
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -263,7 +263,7 @@ class JobFolder:
             raise TidewheelError(f"{path} is damaged ({exc}): start another job") from exc
 
     def _write(self, name: str, document: Document) -> None:
-        write_atomic(self.folder / name, document.model_dump_json(indent=2).encode() + b"\n")
+        write_atomic(self.folder / name, encoded(document, indent=2) + b"\n")
 
 
 def size_of(path: Path) -> int | None:

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from streams.batch.jobs.job_folder import Held, JobFolder, now_us
 from streams.batch.records.progress import OVER, JobState
 from streams.batch.records.specification import Settings
+from streams.contract.documents import decoded, encoded
 from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -69,7 +70,7 @@ class JobQueue:
 
     def entries(self, which: str = "*") -> list[Entry]:
         """Return the jobs, the oldest first."""
-        found = (read_document(path, ENTRY) for path in sorted(self._paths(which)))
+        found = (read_document(path, Entry) for path in sorted(self._paths(which)))
         return [entry for entry in found if entry is not None]
 
     def entry(self, identity: str) -> Entry | None:
@@ -144,26 +145,23 @@ class JobQueue:
 
     def _write(self, entry: Entry) -> Entry:
         name = f"{entry.submitted_us:016}-{entry.id}.json"
-        write_document(self.state / "queue" / name, ENTRY, entry)
+        write_document(self.state / "queue" / name, entry)
         return entry
 
 
-ENTRY = TypeAdapter(Entry)
-
-
-def read_document(path: Path, kind: TypeAdapter[T]) -> T | None:
+def read_document(path: Path, kind: type[T]) -> T | None:
     """Return a document of the queue; None if it is gone."""
     try:
-        return kind.validate_json(path.read_bytes())
+        return decoded(path.read_bytes(), kind)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as exc:
+    except (OSError, msgspec.DecodeError) as exc:
         raise TidewheelError(f"{path} of the queue cannot be read: {line_of(exc)}") from exc
 
 
-def write_document(path: Path, kind: TypeAdapter[T], document: T) -> None:
+def write_document(path: Path, document: Any) -> None:
     try:
-        write_atomic(path, kind.dump_json(document, indent=2))
+        write_atomic(path, encoded(document, indent=2))
     except OSError as exc:
         raise TidewheelError(f"{path} of the queue cannot be written: {exc}") from exc
 

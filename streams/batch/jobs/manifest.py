@@ -14,6 +14,7 @@ from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRec
 from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.sources.places import put
+from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError
 from streams.contract.task.extensions import Sink
 from streams.drift.reference import reference_of
@@ -55,7 +56,7 @@ def verdict(
 
 def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
     """Write it; objects under a URL get it beside them, too. Raise OSError."""
-    data = manifest.model_dump_json(indent=2).encode() + b"\n"
+    data = encoded(manifest, indent=2) + b"\n"
     local = Path(specification.output) if specification.in_files else folder.folder
     write_atomic(local / MANIFEST, data)
     beside = {} if specification.in_files else {MANIFEST: data}
@@ -110,7 +111,7 @@ def manifest_of(
         shards=len(plan.shards),
         completed=len(done),
         attempts=sum(attempts),
-        **{name: getattr(counts, name) for name in RowCounts.model_fields},
+        **{name: getattr(counts, name) for name in RowCounts.__struct_fields__},
         total=plan.total,
         processed=counts.processed,
         classes=counts.observed.classes,

@@ -30,7 +30,6 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
-from pydantic import TypeAdapter
 
 from streams.batch.jobs.job_queue import Entry, JobQueue, read_document, write_document
 from streams.batch.records.specification import Settings
@@ -172,9 +171,6 @@ class Schedule:
         return f"{start}..{end}"
 
 
-SCHEDULE = TypeAdapter(Schedule)
-
-
 @dataclass(frozen=True)
 class Schedules:
     """The schedules of one queue."""
@@ -184,11 +180,11 @@ class Schedules:
 
     def all(self) -> list[Schedule]:
         paths = sorted(self._folder.glob("*/schedule.json"))
-        found = (read_document(path, SCHEDULE) for path in paths)
+        found = (read_document(path, Schedule) for path in paths)
         return [schedule for schedule in found if schedule is not None]
 
     def find(self, name: str) -> Schedule:
-        found = read_document(self._folder / name / "schedule.json", SCHEDULE)
+        found = read_document(self._folder / name / "schedule.json", Schedule)
         if found is not None:
             return found
         raise UsageError(f"there is no schedule {name} in {self.queue.state}")
@@ -211,7 +207,7 @@ class Schedules:
 
     def write(self, schedule: Schedule) -> Schedule:
         """Write a schedule; the caller holds the lock, or is alone."""
-        write_document(self._folder / schedule.name / "schedule.json", SCHEDULE, schedule)
+        write_document(self._folder / schedule.name / "schedule.json", schedule)
         return schedule
 
     def decided(self, schedule: Schedule, most: int = 100) -> list[dict[str, Any]]:
@@ -284,7 +280,7 @@ class Schedules:
 
     def _due(self, schedule: Schedule, interval: Interval) -> Schedule | None:
         """Return the schedule as it is now, None if its cursor is not at an interval's start."""
-        fresh = read_document(self._folder / schedule.name / "schedule.json", SCHEDULE)
+        fresh = read_document(self._folder / schedule.name / "schedule.json", Schedule)
         if fresh is None or fresh.created_us != schedule.created_us:
             return None
         return fresh if fresh.cursor_us == interval[0] else None

@@ -228,7 +228,7 @@ def _counts_of(found: dict[str, Any]) -> tuple[Counts, float]:
     """Return what a worker has answered; raise what is wrong with the shard."""
     if "error" in found:
         raise KINDS[found["kind"]](found["error"])
-    return Counts.model_validate(found["counts"]), found["seconds"]
+    return Counts.of_fields(found["counts"]), found["seconds"]
 
 
 class _Worker:
@@ -292,7 +292,7 @@ def _answer(job: JobFolder, number: int) -> dict[str, object]:
         assert plan is not None
         part = part_path(job.folder, scorer.specification, plan, number)
         counts = scorer.score(plan, number, Sources(plan), part)
-        return {"counts": counts.model_dump(), "seconds": time.monotonic() - begun}
+        return {"counts": counts.fields(), "seconds": time.monotonic() - begun}
     except (TidewheelError, *Failures) as exc:
         kind = "usage" if isinstance(exc, UsageError) else "other"
         return {"error": line_of(exc), "kind": "passing" if may_pass(exc) else kind}

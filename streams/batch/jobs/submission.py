@@ -78,8 +78,8 @@ def _for_bedrock(found: Specification) -> Specification:
     stems = [PurePosixPath(file.name).stem for file in found.inputs]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise UsageError(f"two inputs are named {twice}.jsonl, and their outputs would be one file")
-    columns = found.columns.model_copy(update={"keep": [*found.columns.keep, MODEL_INPUT]})
-    return found.model_copy(update={"columns": columns})
+    columns = found.columns.replace(keep=[*found.columns.keep, MODEL_INPUT])
+    return found.replace(columns=columns)
 
 
 def shape_of(task: Task, reference: str) -> TaskShape:

@@ -3,10 +3,8 @@ docs/architecture/batch.md."""
 
 from typing import Any, Literal, Self
 
-from pydantic import Field
-
 from streams.batch.records.specification import PlannedFile
-from streams.contract.documents import Count, Document, Figure, Micros
+from streams.contract.documents import Count, Document, Micros
 from streams.contract.window_report import DriftReport
 
 State = Literal[
@@ -20,7 +18,7 @@ class Summed(Document):
     """Counts that are added field by field, and key by key."""
 
     def plus(self, other: Self) -> Self:
-        fields = type(self).model_fields
+        fields = self.__struct_fields__
         return type(self)(**{n: _sum(getattr(self, n), getattr(other, n)) for n in fields})
 
 
@@ -54,7 +52,7 @@ class Observed(Summed):
 class MeanOfDistances(Document):
     """MLRun's verdict."""
 
-    value: Figure
+    value: float
     status: Literal["none", "potential", "detected"]
 
 
@@ -116,10 +114,10 @@ class ShardRecord(Document):
     """
 
     state: Literal["InProgress", "Scored", "Completed"]
-    attempts: int = Field(ge=1)
+    attempts: Count
     loaded: bool = False
     counts: Counts = Counts()
-    seconds: Figure = 0.0
+    seconds: float = 0.0
     ended_us: Micros = 0
     bytes: Count = 0
 
@@ -140,8 +138,9 @@ class Manifest(RowCounts):
     `processed` have `succeeded`, or are in `errors` by code; `excluded` ones have no output.
 
     >>> from tidewheel import Manifest
-    >>> Manifest.model_construct(state="Completed", labelled=4, correct=3).accuracy
-    0.75
+    >>> Manifest.decode(b'{"state": "Completed"}')
+    Traceback (most recent call last):
+    streams.contract.errors.MalformedRecord: bad-document: ...
     """
 
     format: int = 1
@@ -160,8 +159,8 @@ class Manifest(RowCounts):
     processed: Count
     classes: dict[str, ClassCounts] = {}
     drift: JobDrift | None = None
-    seconds: Figure
-    rows_per_s: Figure
+    seconds: float
+    rows_per_s: float
     started_us: Micros
     ended_us: Micros
     inputs: list[PlannedFile]

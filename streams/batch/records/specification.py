@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+import msgspec
 
-from streams.contract.documents import Count, Document, Figure, Micros
-from streams.contract.errors import UsageError
+from streams.contract.documents import Count, Document, Micros
+from streams.contract.errors import MalformedRecord, UsageError
+from streams.runtime.options import option
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")
@@ -47,113 +48,141 @@ def most_errors(text: str | None, total: int) -> int | None:
     return int(match[1]) if match[1] else int(total * float(match[2]) / 100)
 
 
-Place = Annotated[str, BeforeValidator(str)]  # a path in Python
-Names = Annotated[list[str], BeforeValidator(_names)]  # comma-separated on the command line
-Seconds = Annotated[float, BeforeValidator(seconds)]
-MaxErrors = Annotated[str, BeforeValidator(_share)]
+# What the command line reads of an option's text.
+READ: dict[str, Callable[[Any], Any]] = {
+    "inputs": lambda places: [str(place) for place in places], "to": str, "model": str,
+    "columns": _names, "drop": _names, "keep": _names, "max_errors": _share,
+    "timeout": seconds, "expires_after": seconds, "job": Path, "state": Path,
+}  # fmt: skip
 
 
-def _option(default: Any, text: str, metavar: str | None = None, name: str | None = None) -> Any:
-    """Return a field with the help, metavar and name of its option."""
-    return Field(default, description=text, json_schema_extra={"metavar": metavar, "name": name})
-
-
-class Settings(Document):
+class Settings(Document, forbid_unknown_fields=True):
     """The options of `tidewheel score`; `cwd` is the folder that relative paths start from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     task: str
-    inputs: list[Place] = _option(
-        ...,
-        "Files, folders, globs and URLs (s3://...) of Parquet, CSV or JSON Lines, or Delta tables.",
-        "INPUT",
-    )
-    to: Place = _option(
-        ...,
-        "A new folder of Parquet files, of JSON Lines (.jsonl) or CSV (.csv), or a URL for them "
-        "(s3://...); a Delta table (.delta); a database: .duckdb, .sqlite or "
-        "postgresql://HOST/NAME.",
-        "OUTPUT",
-    )
-    model: Place = _option(
-        "served",
-        "The model: an artifact, a device's challenger.safetensors, a version, the served one, the "
-        "best one by a metric that was measured before its promotion, or the teacher, which "
-        "answers whole windows of a device.",
-        "FILE|VERSION|served|best:METRIC|teacher",
-    )
-    id: str | None = _option(None, "The column that names a row.", "COLUMN")
-    columns: Names = _option(
-        [],
-        "The segment's list column, or one column a channel for segments of one sample, "
-        "comma-separated; default: segment, or the channels.",
-        "NAMES",
-    )
-    drop: Names = _option(
-        [],
-        "The segment's numbers are all columns but these and those that another option names, "
-        "comma-separated.",
-        "NAMES",
-    )
-    keep: Names = _option([], "Columns that are carried over, comma-separated.", "NAMES")
-    label_column: str | None = _option(None, "The column of true labels.", "COLUMN")
-    where: str | None = _option(None, "Score only these rows: a DuckDB expression.", "EXPRESSION")
-    time: str | None = _option(None, "The column of the event time.", "COLUMN")
-    device: str | None = _option(
-        None, "The column of the device, for a teacher's windows.", "COLUMN"
-    )
-    start: str | None = _option(
-        None, "Score only rows from this event time on.", "TIME", name="--from"
-    )
-    until: str | None = _option(None, "Score only rows before this event time.", "TIME")
-    rows: Literal["segments", "readings"] = _option(
-        "segments",
-        "What a row is: a whole segment, or a reading with --time, a device (--id) and a column a "
-        "channel, cut into segments as on the device.",
-        "segments|readings",
-        name="--as",
-    )
-    output_format: str | None = _option(
-        None,
-        "parquet, jsonl, csv, bedrock, delta, duckdb, sqlite or postgresql; default: by --to.",
-        "FORMAT",
-    )
-    table: str = _option("scores", "The table of a database.")
-    max_errors: MaxErrors | None = _option(
-        None, "More rows with errors fail the job; default: never.", "N|P%"
-    )
-    timeout: Seconds | None = _option(
-        None, "After 90s, 30m or 2h the job ends between two shards as PartiallyCompleted.", "TIME"
-    )
-    processes: Annotated[int, Field(ge=1)] | None = _option(
-        None, "Processes that score; default: one a core, fewer for few rows."
-    )
-    expires_after: Seconds | None = _option(
-        None, "With --detach: Expired if it has not begun by then, as 90s or 2h.", "TIME"
-    )
-    job: Path | None = _option(None, "The job's folder; default: OUTPUT.job beside it.", "FOLDER")
+    inputs: Annotated[
+        list[str],
+        option(
+            "Files, folders, globs and URLs (s3://...) of Parquet, CSV or JSON Lines, or Delta "
+            "tables.",
+            "INPUT",
+        ),
+    ]
+    to: Annotated[
+        str,
+        option(
+            "A new folder of Parquet files, of JSON Lines (.jsonl) or CSV (.csv), or a URL for "
+            "them (s3://...); a Delta table (.delta); a database: .duckdb, .sqlite or "
+            "postgresql://HOST/NAME.",
+            "OUTPUT",
+        ),
+    ]
+    model: Annotated[
+        str,
+        option(
+            "The model: an artifact, a device's challenger.safetensors, a version, the served one, "
+            "the best one by a metric that was measured before its promotion, or the teacher, "
+            "which answers whole windows of a device.",
+            "FILE|VERSION|served|best:METRIC|teacher",
+        ),
+    ] = "served"
+    id: Annotated[str | None, option("The column that names a row.", "COLUMN")] = None
+    columns: Annotated[
+        list[str],
+        option(
+            "The segment's list column, or one column a channel for segments of one sample, "
+            "comma-separated; default: segment, or the channels.",
+            "NAMES",
+        ),
+    ] = []
+    drop: Annotated[
+        list[str],
+        option(
+            "The segment's numbers are all columns but these and those that another option names, "
+            "comma-separated.",
+            "NAMES",
+        ),
+    ] = []
+    keep: Annotated[
+        list[str], option("Columns that are carried over, comma-separated.", "NAMES")
+    ] = []
+    label_column: Annotated[str | None, option("The column of true labels.", "COLUMN")] = None
+    where: Annotated[
+        str | None, option("Score only these rows: a DuckDB expression.", "EXPRESSION")
+    ] = None
+    time: Annotated[str | None, option("The column of the event time.", "COLUMN")] = None
+    device: Annotated[
+        str | None, option("The column of the device, for a teacher's windows.", "COLUMN")
+    ] = None
+    start: Annotated[
+        str | None, option("Score only rows from this event time on.", "TIME", name="--from")
+    ] = None
+    until: Annotated[str | None, option("Score only rows before this event time.", "TIME")] = None
+    rows: Annotated[
+        Literal["segments", "readings"],
+        option(
+            "What a row is: a whole segment, or a reading with --time, a device (--id) and a "
+            "column a channel, cut into segments as on the device.",
+            "segments|readings",
+            name="--as",
+        ),
+    ] = "segments"
+    output_format: Annotated[
+        str | None,
+        option(
+            "parquet, jsonl, csv, bedrock, delta, duckdb, sqlite or postgresql; default: by --to.",
+            "FORMAT",
+        ),
+    ] = None
+    table: Annotated[str, option("The table of a database.")] = "scores"
+    max_errors: Annotated[
+        str | None, option("More rows with errors fail the job; default: never.", "N|P%")
+    ] = None
+    timeout: Annotated[
+        float | None,
+        option(
+            "After 90s, 30m or 2h the job ends between two shards as PartiallyCompleted.", "TIME"
+        ),
+    ] = None
+    processes: Annotated[
+        int | None, option("Processes that score; default: one a core, fewer for few rows.", ge=1)
+    ] = None
+    expires_after: Annotated[
+        float | None,
+        option("With --detach: Expired if it has not begun by then, as 90s or 2h.", "TIME"),
+    ] = None
+    job: Annotated[
+        Path | None, option("The job's folder; default: OUTPUT.job beside it.", "FOLDER")
+    ] = None
     state: Path = Path(".tidewheel")
     registry: str | None = None
     trust: list[Path] = []
-    cwd: str = Field(default_factory=os.getcwd)
+    cwd: str = msgspec.field(default_factory=os.getcwd)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
         """Return the settings of options by their names, without those that are None; raise
         UsageError for a value that an option cannot have."""
+        found = {name: value for name, value in given.items() if value is not None}
+        for name in found.keys() - set(cls.__struct_fields__):
+            raise UsageError(f"{option_name(name)} {found[name]}: there is no such option")
+        for name in READ.keys() & found.keys():
+            try:
+                found[name] = READ[name](found[name])
+            except ValueError as exc:
+                raise UsageError(f"{option_name(name)} {given[name]}: {exc}") from exc
         try:
-            return cls(**{name: value for name, value in given.items() if value is not None})
-        except ValidationError as exc:
-            first = exc.errors(include_url=False)[0]
-            name = str(first["loc"][0])
-            found = "" if first["type"] == "missing" else f" {given.get(name)}"
-            text = first["msg"].removeprefix("Value error, ")
-            raise UsageError(f"{option_name(name)}{found}: {text}") from exc
+            return cls.of_fields(found)
+        except MalformedRecord as exc:
+            name, _, text = str(exc).removeprefix("bad-document: Settings ").partition(": ")
+            value = f" {given[name]}" if name in given else ""
+            raise UsageError(f"{option_name(name)}{value}: {text}") from exc
 
     def changed(self, **given: Any) -> Self:
         """Return the settings with those options replaced that are not None."""
-        return self.of({**dict(self), **{n: v for n, v in given.items() if v is not None}})
+        return self.of(
+            {**msgspec.structs.asdict(self), **{n: v for n, v in given.items() if v is not None}}
+        )
 
     def mapped(self, change: Callable[[str], str]) -> Self:
         """Return the settings with every text changed, but for the folders of this machine."""
@@ -164,17 +193,21 @@ class Settings(Document):
             return change(value) if isinstance(value, str) else value
 
         fixed = {"cwd", "state", "registry", "trust"}
-        given = self.model_dump(mode="json", exclude=fixed)
-        kept = {name: getattr(self, name) for name in fixed}
-        return self.of({name: of(value) for name, value in given.items()} | kept)
+        given = msgspec.structs.asdict(self).items()
+        return self.of({n: value if n in fixed else of(value) for n, value in given})
 
 
 def option_name(field: str) -> str:
     """Return the option of a field, as `--label-column`."""
-    known = Settings.model_fields.get(field)
-    extra = known.json_schema_extra if known is not None else None
-    named = extra.get("name") if isinstance(extra, dict) else None
+    about = options().get(field)
+    named = about.extra["name"] if about is not None and about.extra else None
     return str(named or f"--{field.replace('_', '-')}")
+
+
+def options() -> dict[str, msgspec.Meta]:
+    """Return what is said of each field that is an option."""
+    kinds = get_type_hints(Settings, include_extras=True)
+    return {name: k.__metadata__[0] for name, k in kinds.items() if hasattr(k, "__metadata__")}
 
 
 InputFormat = Literal["parquet", "delta", "csv", "jsonl", "bedrock"]
@@ -203,8 +236,8 @@ class TaskShape(Document):
     channels: list[str]
     samples: int
     outputs: list[str]
-    threshold: Figure
-    tolerance: Figure
+    threshold: float
+    tolerance: float
 
 
 class Typed(Document):

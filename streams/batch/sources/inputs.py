@@ -124,7 +124,7 @@ def columns_of(
         device = DEVICE
     named = list(wanted.columns or ([] if wanted.drop else given(task.channels)))
     more = {"columns": named, "id": device, "time": wanted.time or TIME}
-    columns = choose_columns(one_sample(task), kind, head, wanted.model_copy(update=more))
+    columns = choose_columns(one_sample(task), kind, head, wanted.replace(**more))
     check_files(one_sample(task), kind, files, as_read(columns))
     return columns
 
@@ -138,13 +138,13 @@ def as_read(columns: Columns) -> Columns:
     """Return the columns of readings as they are read: the time too, and every reading of the
     device whatever its event time, because a segment needs those before it."""
     keep = list(dict.fromkeys([*columns.keep, str(columns.time)]))
-    return columns.model_copy(update={"keep": keep, "from_us": -EVER, "to_us": EVER})
+    return columns.replace(keep=keep, from_us=-EVER, to_us=EVER)
 
 
 def with_keys(columns: Columns) -> Columns:
     """Return the columns as a teacher's rows are read: device and time are carried along."""
     more = [name for name in (columns.device, columns.time) if name is not None]
-    return columns.model_copy(update={"keep": list(dict.fromkeys([*columns.keep, *more]))})
+    return columns.replace(keep=list(dict.fromkeys([*columns.keep, *more])))
 
 
 def choose_columns(task: Task, kind: InputFormat, head: Head, wanted: Settings) -> Columns:

@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import IO
 
+from msgspec import structs
+
 from streams.batch.records.rows import RowProblem
 from streams.batch.records.specification import InputFormat, Named, Plan, PlannedFile, Shard
 from streams.batch.sources.places import Stamp, open_binary, stamp_of
@@ -50,7 +52,7 @@ class Cutter:
             shards += cuts
             planned.append(
                 PlannedFile(
-                    **dict(file),
+                    **structs.asdict(file),
                     sha256=digest,
                     bytes=before[0],
                     modified=before[1],
@@ -149,7 +151,7 @@ class Sources:
         for index in sorted(indexes):
             digest = self._digest(index, self._go_on)
             self.check(index)
-            files[index] = files[index].model_copy(update={"sha256": digest})
+            files[index] = files[index].replace(sha256=digest)
         return self.plan if files == self.plan.files else Plan(files=files, shards=self.plan.shards)
 
     def _go_on(self) -> None:

@@ -155,10 +155,8 @@ def plan_readings(
         file = plan.files[shard.file]
         rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard))
         ended[shard.file] += rows
-        shards.append(shard.model_copy(update={"rows": rows, "readings": shard.rows}))
-    files = [
-        file.model_copy(update={"rows": rows}) for file, rows in zip(plan.files, ended, strict=True)
-    ]
+        shards.append(shard.replace(rows=rows, readings=shard.rows))
+    files = [file.replace(rows=rows) for file, rows in zip(plan.files, ended, strict=True)]
     return Plan(files=files, shards=shards)
 
 

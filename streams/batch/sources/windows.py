@@ -109,10 +109,10 @@ def plan_windows(plan: Plan, keys_in: Callable[[int], Iterable[Key]]) -> Plan:
         owners.append(np.full(len(found), number))
     first, last = _extents(np.concatenate(hashes), np.concatenate(owners), len(plan.shards))
     shards = [
-        shard.model_copy(update={"around": (int(low), int(high))})
+        shard.replace(around=(int(low), int(high)))
         for shard, low, high in zip(plan.shards, first, last, strict=True)
     ]
-    return plan.model_copy(update={"shards": shards})
+    return plan.replace(shards=shards)
 
 
 def _extents(hashes: np.ndarray, owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

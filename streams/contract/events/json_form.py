@@ -8,11 +8,13 @@ again is another. Without a key each partition closes windows of a device apart 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Self, cast
+from typing import Annotated, Any, Self
 
+import msgspec
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from msgspec import Meta
 
+from streams.contract.documents import END
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import EventColumns
 from streams.contract.events.compact import UNANSWERED
@@ -21,7 +23,6 @@ from streams.contract.events.json_items import (
     MAX_ROWS,
     PLACED,
     JsonItem,
-    Values,
     decode_items,
     micros,
     numbers,
@@ -34,32 +35,18 @@ MODEL = "external"  # what has answered where the producer names no model
 LEFT_OUT = object()
 CERTAIN = 20.0  # the output of a class that is answered without a score; that of the others is 0
 
-ModelName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ModelName = Annotated[str, Meta(pattern=f"^[A-Za-z0-9][A-Za-z0-9._-]{{0,63}}{END}")]
 
 
 class JsonEvent(JsonItem):
     """One event."""
 
-    segment: Values = None
-    outputs: Values = None
-    answer: Values = None
+    segment: Any = None
+    outputs: Any = None
+    answer: Any = None
     model: ModelName | None = None
 
-    @field_validator("segment", "outputs", "answer", mode="plain")
-    @classmethod
-    def _read(cls, value: object, info: ValidationInfo) -> Values:
-        task = cast(Task, info.context)
-        if value is None:
-            return None
-        if info.field_name == "segment":
-            return _segment(task, value)
-        if info.field_name == "outputs":
-            return numbers(value, task.outputs)
-        return truth_values(task, value)
-
-    @model_validator(mode="after")
-    def _whole(self, info: ValidationInfo) -> Self:
-        task = cast(Task, info.context)
+    def checked(self, task: Task) -> Self:
         micros("time", self.time, self.time_us)
         given = (self.outputs is not None) + (self.answer is not None)
         if given == 2 or (not given and task.answer_by == "device"):
@@ -73,16 +60,21 @@ class JsonEvent(JsonItem):
             raise ValueError("seq: give both epoch and seq, or neither")
         if self.epoch is not None and self.epoch.startswith(PLACED):
             raise ValueError(f"epoch: {PLACED} is reserved")
-        return self
+        return self._read(
+            label=lambda value: truth_values(task, value),
+            segment=lambda value: _segment(task, value),
+            outputs=lambda value: numbers(value, task.outputs),
+            answer=lambda value: truth_values(task, value),
+        )
 
     def answered(self, task: Task) -> np.ndarray:
         """Return the outputs (outputs,)."""
         if self.outputs is not None:
-            return self.outputs
+            return np.asarray(self.outputs)
         if self.answer is None:
             return np.zeros(task.outputs, np.float32)
         if not task.classes:
-            return self.answer
+            return np.asarray(self.answer)
         found = np.zeros(task.outputs, np.float32)
         found[int(self.answer[0])] = CERTAIN
         return found
@@ -239,7 +231,7 @@ def event_json_schema(task: Task) -> dict[str, object]:
         {"anyOf": [{"allOf": numbered}, {"not": {"anyOf": numbered}}]},
         {"properties": {"epoch": {"not": {"type": "string", "pattern": f"^{PLACED}"}}}},
     ]
-    event = JsonEvent.model_json_schema()
+    event = msgspec.json.schema(JsonEvent)["$defs"]["JsonEvent"]
     event["properties"] |= fields
     event["allOf"] = [*rules, _given("segment")] if sent else rules
     one = {"$ref": "#/$defs/event"}

@@ -13,25 +13,16 @@ Labels from elsewhere, on the topic `labels`, are such items: from a device, a b
 it is read.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Self, TypeVar, cast
+from typing import Annotated, Any, Self, TypeVar
 
+import msgspec
 import numpy as np
-from pydantic import (
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from msgspec import Meta
 
-from streams.contract.documents import LATEST_US, EventTime
+from streams.contract.documents import END, LATEST_US, Document, EventTime, problem
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import DEVICE_NAME, Task
 
@@ -40,31 +31,38 @@ PLACED = "kafka-"  # what epochs of places in Kafka begin with
 LARGEST = float(np.finfo(np.float32).max)
 BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
-Name = Annotated[str, Field(pattern=f"^{DEVICE_NAME.pattern}$")]
-Seq = Annotated[int, Field(ge=0, lt=2**62)]
-Text = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Values = Annotated[np.ndarray | None, WithJsonSchema({})]
+Name = Annotated[str, Meta(pattern=f"^{DEVICE_NAME.pattern}{END}")]
+Seq = Annotated[int, Meta(ge=0, lt=2**62)]
+Text = Annotated[str, Meta(max_length=128, pattern=rf"^[^\x00-\x1f\x7f]+{END}")]
+Time = Annotated[datetime, Meta(tz=True)]
 
 
-class JsonItem(BaseModel):
-    """One item; null is as good as absent. It is validated with its task as the context."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True, defer_build=True
-    )
+class JsonItem(Document, forbid_unknown_fields=True):
+    """One item; null is as good as absent. Read by `checked`, `label` is an array."""
 
     device: Name | None = None
-    time: AwareDatetime | None = None
+    time: Time | None = None
     time_us: EventTime | None = None
-    label: Values = None
+    label: Any = None
     event_id: Text | None = None
     epoch: Name | None = None
     seq: Seq | None = None
 
-    @field_validator("label", mode="plain")
-    @classmethod
-    def _read_label(cls, value: object, info: ValidationInfo) -> Values:
-        return None if value is None else truth_values(cast(Task, info.context), value)
+    def checked(self, task: Task) -> Self:
+        """Return the item with the values that its task says; raise ValueError that names a
+        field."""
+        return self._read(label=lambda value: truth_values(task, value))
+
+    def _read(self, **kinds: Callable[[Any], np.ndarray]) -> Self:
+        """Return the item with these fields read where they are given."""
+        found = {}
+        for name, read in kinds.items():
+            if (value := getattr(self, name)) is not None:
+                try:
+                    found[name] = read(value)
+                except ValueError as exc:
+                    raise ValueError(f"{name}: {exc}") from exc
+        return self.replace(**found) if found else self
 
     @property
     def at_us(self) -> int:
@@ -94,22 +92,35 @@ def decode_items(
 ) -> list[tuple[str, Item]]:
     """Return the items of a message, each with its device; raise MalformedRecord."""
     data = value or b""
+    many = data.lstrip()[:1] == b"["
     try:
-        if data.lstrip()[:1] == b"[":
-            found = _list_of(kind).validate_json(data, context=task)
-        else:
-            found = [kind.model_validate_json(data, context=task)]
-    except ValidationError as exc:
-        raise _refusal(exc) from exc
+        found = _decoder(kind, many).decode(data)
+    except msgspec.ValidationError as exc:
+        raise MalformedRecord("wrong-schema", problem(exc)[:300]) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        why = "the value is read as JSON, since no header says what it is"
+        raise MalformedRecord("not-json", f"{why}: {exc}"[:300]) from exc
+    items = [
+        _checked(task, item, f"[{at}]." if many else "")
+        for at, item in enumerate(found if many else [found])
+    ]
     keyed = key.decode("ascii", errors="replace") if key else None
     if keyed is not None and not DEVICE_NAME.fullmatch(keyed):
         raise MalformedRecord("wrong-key", f"key {key!r:.80} is not a device's name")
-    return [(_device(at, item, keyed), item) for at, item in enumerate(found)]
+    return [(_device(at, item, keyed), item) for at, item in enumerate(items)]
 
 
 @lru_cache
-def _list_of(kind: type[Item]) -> TypeAdapter[list[Item]]:
-    return TypeAdapter(Annotated[list[kind], Field(min_length=1, max_length=MAX_ROWS)])  # type: ignore[valid-type, arg-type]
+def _decoder(kind: type[JsonItem], many: bool) -> msgspec.json.Decoder[Any]:
+    items = Annotated[list[kind], Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
+    return msgspec.json.Decoder(items if many else kind)
+
+
+def _checked(task: Task, item: Item, where: str) -> Item:
+    try:
+        return item.checked(task)
+    except ValueError as exc:
+        raise MalformedRecord("wrong-schema", f"{where}{exc}"[:300]) from exc
 
 
 def _device(at: int, item: JsonItem, keyed: str | None) -> str:
@@ -119,17 +130,6 @@ def _device(at: int, item: JsonItem, keyed: str | None) -> str:
     if item.device not in (None, device):
         raise MalformedRecord("wrong-key", f"key {device!r} and field device {item.device!r}")
     return device
-
-
-def _refusal(exc: ValidationError) -> MalformedRecord:
-    first = exc.errors(include_url=False, include_context=False)[0]
-    said = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        why = "the value is read as JSON, since no header says what it is"
-        return MalformedRecord("not-json", f"{why}: {said}"[:300])
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    detail = f"{where}: {said}" if where else said
-    return MalformedRecord("wrong-schema", detail.lstrip(".")[:300])
 
 
 def numbers(value: object, size: int) -> np.ndarray:
@@ -170,11 +170,10 @@ EXTERNAL = "external"  # the source of such a label
 class KnownLabel(JsonItem):
     """A label that became known."""
 
-    known: AwareDatetime | None = None
+    known: Time | None = None
     known_us: EventTime | None = None
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def checked(self, task: Task) -> Self:
         if self.label is None:
             raise ValueError("label: missing")
         if (self.event_id is not None) + (self.seq is not None) + self.timed != 1:
@@ -184,7 +183,7 @@ class KnownLabel(JsonItem):
         if self.timed:
             micros("time", self.time, self.time_us)
         self.told_us(0)
-        return self
+        return super().checked(task)
 
     @property
     def timed(self) -> bool:

@@ -14,19 +14,19 @@ that comes twice is known. Of several labels of an event the one that was told l
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
 
-from streams.contract.documents import Document, EventTime, Figure
+from streams.contract.documents import Document, EventTime
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import TIMESTAMP, fields_of
 from streams.contract.events.json_items import EXTERNAL, KnownLabel
 from streams.contract.task import Task
 
-Seq = Annotated[int, Field(ge=0, lt=2**62)]
+Seq = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 
 
 @dataclass(frozen=True)
@@ -100,21 +100,19 @@ def _known_row(label: KnownLabel, now_us: int) -> dict[str, object]:
 
 
 class _Told(Document):
-    from_: EventTime = Field(alias="from")
+    from_: EventTime = msgspec.field(name="from")
     to: EventTime
-    label: list[Figure]
+    label: list[float]
     told: EventTime
     source: Literal["user", "outcome"]
     event_epoch: str | None = None
     event_seq: Seq | None = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def __post_init__(self) -> None:
         if self.to < self.from_:
             raise ValueError("it ends before it begins")
         if (self.event_epoch is None) != (self.event_seq is None):
             raise ValueError("event_epoch and event_seq name no event")
-        return self
 
 
 def decode_label_lines(task: Task, data: bytes, count: int) -> pa.RecordBatch:
@@ -122,7 +120,7 @@ def decode_label_lines(task: Task, data: bytes, count: int) -> pa.RecordBatch:
     lines = data.split(b"\n")
     if len(lines) != count + 1 or lines[-1]:
         raise MalformedRecord("wrong-seq", f"{len(lines) - 1} labels, not {count}")
-    rows = [_Told.decode(line).model_dump(by_alias=True) for line in lines[:-1]]
+    rows = [_Told.decode(line).fields() for line in lines[:-1]]
     if not all(_fits(task, row["label"]) for row in rows):
         raise MalformedRecord("bad-label", f"a label is not one of task {task.name}")
     return pa.RecordBatch.from_pylist(rows, label_schema(task))

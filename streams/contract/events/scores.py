@@ -8,14 +8,15 @@ events of one window and revision, as the store has them. The header `taught` ha
 outputs of the same events for the device, see compact.py.
 """
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic_core import from_json, to_json
 
+from streams.contract.documents import encoded
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import TIMESTAMP, decode_batch, encode_batch, fields_of
 
@@ -50,7 +51,7 @@ def encode_scores(rows: pa.RecordBatch, form: ScoresForm) -> bytes:
     for name in FLOATS:  # as few digits as say which float32 it is
         columns[name] = [None if row is None else _short(row) for row in columns[name]]
     named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return to_json(named)
+    return encoded(named)
 
 
 def _short(row: list[float]) -> list[float]:
@@ -62,7 +63,7 @@ def decode_scores(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> 
     if dict(headers).get("schema") != SCORES_JSON.encode():
         return decode_batch(value or b"", score_schema())
     try:
-        rows = from_json(value or b"")
+        rows = json.loads(value or b"")
         for row in rows:
             row.update({name: datetime.fromisoformat(row[name]) for name in TIMES})
         found = pa.RecordBatch.from_pylist(rows, score_schema())

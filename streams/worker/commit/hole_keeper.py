@@ -202,7 +202,7 @@ class HoleKeeper:
             return
         cursors = [(*source, count) for source, count in delivered.items()]
         surveyed = hole.joined(Hole(begin=hole.begin, end=hole.end, cursors=cursors))
-        await self._write(partition, surveyed.model_copy(update={"until": until}))
+        await self._write(partition, surveyed.replace(until=until))
         self.failpoint("hole-step-2")
 
     def due(self, states: Mapping[int, PartitionState]) -> dict[int, list[Drop]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.contract.documents import encode_fields
+from streams.contract.documents import encoded
 from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Sliding, Task
 from streams.contract.task.metrics import window_errors, window_metric
@@ -168,7 +168,7 @@ def window_reports(
             "commit": commits[i],
         }
         drifted = b"null" if drift is None else drift[i]
-        reports.append(b'%b,"drift":%b}' % (encode_fields(report)[:-1], drifted))
+        reports.append(b'%b,"drift":%b}' % (encoded(report)[:-1], drifted))
     return reports
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
-from streams.contract.documents import Document, encode_fields
+from streams.contract.documents import Document, encoded
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport, FeatureHistogram
@@ -92,7 +93,7 @@ class DriftWatch:
             numbers.append(len(last.starts))
         texts = self._reports(totals, numbers)
         return [
-            encode_fields({"reference": self._name, "counts": own, "report": report}).decode()
+            encoded({"reference": self._name, "counts": own, "report": report}).decode()
             for own, report in zip(counts.tolist(), texts, strict=True)
         ]
 
@@ -162,7 +163,7 @@ def without_report(text: str) -> str:
         found = WindowDrift.decode(text.encode())
     except MalformedRecord:
         return text
-    return found.model_copy(update={"report": None}).encode().decode()
+    return found.replace(report=None).encode().decode()
 
 
 def _name(reference: Reference) -> str:
@@ -187,7 +188,7 @@ class Histograms:
                     reference=feature.counts,
                     counts=[],
                 )
-                self._found[feature.channel, feature.kind] = start, end, dict(template)
+                self._found[feature.channel, feature.kind] = start, end, structs.asdict(template)
             start = end
 
     def fields(self, counts: np.ndarray, worst: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:

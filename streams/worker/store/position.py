@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pydantic import ValidationError
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import Document
@@ -178,7 +177,7 @@ def read_snapshot(
         head, position = _read(open_store(store).read(snapshot_name(partition)))
     except FileNotFoundError:
         return StorePosition()
-    except (OSError, ValueError, MalformedRecord, ValidationError, ZstdError) as exc:
+    except (OSError, ValueError, MalformedRecord, ZstdError) as exc:
         log.warning("reading all rows instead of %s: %s: %s", path, type(exc).__name__, exc)
         return StorePosition()
     ahead = (n > commits.get(table, 0) for table, n in head.commits.items())

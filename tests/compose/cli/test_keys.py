@@ -165,11 +165,11 @@ def test_a_revoked_key_in_the_local_registry_is_not_trusted_by_what_starts_there
     registry = registry_of(layout)
     last = unwrap(registry.last())
     raw = {key_id(first.public_key()): first.public_key().public_bytes_raw().hex()}
-    standing = last.decision.standing.model_copy(update={"keys": raw, "revoked": []})
+    standing = last.decision.standing.replace(keys=raw, revoked=[])
     fields = {"seq": last.decision.seq + 1, "prev": last.digest, "standing": standing}
-    theft = sign(last.decision.model_copy(update=fields), first)
+    theft = sign(last.decision.replace(**fields), first)
     if not signed:
-        theft = theft.model_copy(update={"signature": "0" * 128})
+        theft = theft.replace(signature="0" * 128)
     registry.store.write(f"history/{theft.decision.seq:08d}.json", theft.encode())
     assert {p.stem for p in trusted_keys(layout, None)} == {"signing"}
     assert "only the signing key is trusted" in caplog.text

@@ -59,7 +59,7 @@ def report(
     """A window's report; `fields` change the report, not its counts."""
     start_s = round(now_s - ago_s) // 5 * 5
     made = WindowReport.decode(window(name, start_s, model=model).value)
-    changed = WindowReport.model_validate({**made.model_dump(), **fields})
+    changed = WindowReport.of_fields({**made.fields(), **fields})
     return at(received("windows", name, changed), ago_s, now_s)
 
 
@@ -73,7 +73,7 @@ def decision(
     made = Decision(
         task=TASK, task_version=1, seq=seq, prev=ZERO, kind=kind, model=model,
         time_us=round((now_s - ago_s) * 1e6), key="0" * 16,
-        standing=DesiredState.model_validate(refs), **{"reason": "a test", **about},
+        standing=DesiredState.of_fields(refs), **{"reason": "a test", **about},
     )  # fmt: skip
     return received("releases", f"{TASK}/{seq:08}", sign(made, KEY))
 

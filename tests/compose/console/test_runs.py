@@ -14,7 +14,7 @@ def two_runs() -> list[RoundEvent]:
 
     def event(run: str, kind: str, number: int = 0, **fields: Any) -> RoundEvent:
         about = {"run": run, "kind": kind, "round": number, "time_us": next(clock)}
-        return RoundEvent.model_validate({**about, **fields})
+        return RoundEvent.of_fields({**about, **fields})
 
     def one_round(run: str, number: int, **fields: Any) -> list[RoundEvent]:
         figures = {"devices_before": 0.6 + number / 100, "seconds": 7.25, "epsilon": 1.5 * number}

@@ -128,18 +128,21 @@ def test_json_is_what_the_commands_print() -> None:
     view, asked = SEEN.view, client()
     wanted = {
         "status": printed(lambda c: status.print_status(SEEN.status, c, as_json=True)),
-        "rounds": report_of(TASK, view.rounds).model_dump(mode="json"),
+        "rounds": report_of(TASK, view.rounds).fields(),
         "jobs": [],
     }
     for name, found in wanted.items():
         assert asked.get(f"/api/{name}").json() == found
     [found] = asked.get("/api/dead-letters").json()
-    assert dead_letters.LetterReport.model_validate(found).reason == "bad-arrow"
+    assert dead_letters.LetterReport.of_fields(found).reason == "bad-arrow"
     lines = asked.get("/api/timeline?last=2").json()
     assert [line["text"] for line in lines] == [e.text for e in view.timeline.entries[-2:]]
     assert asked.get("/api/timeline?last=0").status_code == 422
-    paths = asked.get("/api/openapi.json").json()["paths"]
-    assert set(paths) == {f"/api/{name}" for name in (*wanted, "dead-letters", "timeline")}
+    page = asked.get("/api/openapi.json").json()
+    assert set(page["paths"]) == {f"/api/{name}" for name in (*wanted, "dead-letters", "timeline")}
+    schemas = page["components"]["schemas"]
+    assert {"StatusReport", "DeviceState", "JobRow"} <= set(schemas)
+    assert set(re.findall(r"#/components/schemas/(\w+)", json.dumps(page))) <= set(schemas)
 
 
 def test_what_is_not_there_is_not_found_and_past_that_is_not_read_is_not_ready() -> None:

@@ -200,7 +200,7 @@ def test_a_devices_windows_are_in_the_order_of_their_times_each_once() -> None:
 
 def drifting(**histogram: Any) -> DriftReport:
     changed = {**DRIFT, "histograms": [{**DRIFT["histograms"][0], **histogram}]}
-    return DriftReport.model_validate(changed)
+    return DriftReport.of_fields(changed)
 
 
 def test_histograms_stand_beside_the_references_cell_by_cell() -> None:
@@ -238,7 +238,7 @@ def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
     assert words[0].startswith("The candidate passed the gate: promoted: accuracy")
     assert "On held-out devices: accuracy 0.66 → 0.80 on the same 120 segments." in words
     assert "class slow on held-out devices gained least (-0.02 on 40 segments)" in words[-1]
-    refused = one_fleet().view.rounds[-1].model_copy(update={"kind": "rejected", "metrics": {}})
+    refused = one_fleet().view.rounds[-1].replace(kind="rejected", metrics={})
     assert gate_words(refused, "accuracy") == ["The gate refused the candidate: promoted."]
 
 
@@ -257,7 +257,7 @@ def test_what_is_kept_is_bounded_by_the_fleet_and_not_by_time() -> None:
     history = History(FleetView(TASK))
     made = WindowReport.decode(report("d0", 0).value)
     for n in range(1, 25 * SLOTS):
-        document = made.model_copy(update={"window_us": n})
+        document = made.replace(window_us=n)
         message = Received(f"{TASK}.windows", 0, n, b"d0", document.encode(), [], n * 10_000)
         history.absorb(message)
     assert history.bytes == ROW.itemsize * WINDOWS

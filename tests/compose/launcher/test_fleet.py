@@ -51,7 +51,7 @@ def test_without_its_library_the_fleet_starts_and_says_what_to_install(
 
 
 def test_superlink_and_superexec_are_there_while_the_controller_wants_them(tmp_path: Path) -> None:
-    choice = BrokerChoice("external", BrokerSettings(TIDEWHEEL_KAFKA="127.0.0.1:1"), "")
+    choice = BrokerChoice("external", BrokerSettings(bootstrap="127.0.0.1:1"), "")
     commands = Commands(
         UpOptions("t.py:task", 2, tmp_path), "t.py:task", cast(Task, None), choice, None
     )

@@ -26,7 +26,7 @@ FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
 
 def decided(seq: int, kind: str, paused: Pause | None = None, **standing: Any) -> Received:
     given = {n: Ref(model=m, digest="a" * 64, size=100_000) for n, m in standing.items()}
-    decision = Decision.model_validate(
+    decision = Decision.of_fields(
         {
             "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind,
             "model": FIRST if seq == 1 else NEXT,
@@ -135,7 +135,7 @@ def test_what_the_loop_lacks_is_said() -> None:
     event = RoundEvent(run="7", kind="rejected", time_us=1, reason="too little")
     view.rounds.append(event)
     assert why_open(view, tiny) == "the gate refused 1 run, the last one: too little"
-    view.rounds.append(event.model_copy(update={"kind": "promoted"}))
+    view.rounds.append(event.replace(kind="promoted"))
     assert "--timeout" in why_open(view, tiny)
 
 

@@ -64,13 +64,13 @@ def drifting(device: str, number: int, at_s: float, *, alarm: bool, revision: in
         windows=3, segments=30, decided=True, alarm=alarm, worst="x", share=0.5, channels=[channel]
     )
     made = WindowReport.decode(window(device, number, revision).value)
-    return at(received("windows", device, made.model_copy(update={"drift": report})), at_s)
+    return at(received("windows", device, made.replace(drift=report)), at_s)
 
 
 def decided(kind: Kind, at_s: int, seq: int, **fields: object) -> Received:
     stable, offered = (Ref(model=name, digest="b" * 64, size=1) for name in ("1-aaaaaaaa", OFFERED))
     standing = DesiredState(stable=stable, offered=offered, share=0.1, stage=1)
-    decision = Decision.model_validate(
+    decision = Decision.of_fields(
         {"task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind, "model": OFFERED,
          "time_us": at_s * SECOND, "key": "0" * 16, "standing": standing, "reason": "a test",
          "evidence": {"e_worse": 25.0}, **fields}
@@ -141,7 +141,7 @@ def test_status_names_problems_with_what_to_do_and_json_has_them_too() -> None:
     ):  # fmt: skip
         assert words in text
     data = json.loads(shown(lambda console: print_status(found, console, as_json=True)))
-    assert data == report_of(found).model_dump(mode="json")
+    assert data == report_of(found).fields()
     assert [p["severity"] for p in data["problems"]] == ["warning"] * 3 + ["note"]
     assert (data["drift"], data["release"]["paused"]) == ({"d0": "x"}, paused)
 

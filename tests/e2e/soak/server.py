@@ -65,7 +65,7 @@ class Server:
 
     def _manifest(self, number: int, **fields: object) -> Manifest:
         about = {"task": self.task.name, "task_version": self.task.version, "number": number}
-        return Manifest.model_validate(about | {"created_us": 1, "key": "", "files": []} | fields)
+        return Manifest.of_fields(about | {"created_us": 1, "key": "", "files": []} | fields)
 
     def add_version(self, number: int, base: str | None) -> str:
         data = pack(self._manifest(number, base=base), {WEIGHTS: os.urandom(2000)}, self.key)
@@ -77,7 +77,7 @@ class Server:
         assert desired.stable is not None
         model = self.add_version(number, desired.stable.model)
         ref = Ref.of(self.registry.load(model))
-        after = desired.model_copy(update={"candidate": ref})
+        after = desired.replace(candidate=ref)
         last = self.registry.last()
         assert last is not None
         self.registry.decide(self.key, "candidate", after, last, model=model, reason="a soak")

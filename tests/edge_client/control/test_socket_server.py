@@ -73,8 +73,8 @@ def test_work_whose_sender_has_gone_while_it_waited_is_not_done(tmp_path: Path) 
         first = pool.submit(call, path, REQUEST, b"", 30)
         assert begun.wait(30)
         with pytest.raises(Retryable, match="timed out"):  # its ClientApp has given up
-            call(path, REQUEST.model_copy(update={"round": 2}), b"", timeout_s=0.1)
-        third = pool.submit(call, path, REQUEST.model_copy(update={"round": 3}), b"", 30)
+            call(path, REQUEST.replace(round=2), b"", timeout_s=0.1)
+        third = pool.submit(call, path, REQUEST.replace(round=3), b"", 30)
         finish.set()
         assert [answer.result(30)[0].device for answer in (first, third)] == ["d0"] * 2
     service.stop()

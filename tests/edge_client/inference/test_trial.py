@@ -57,7 +57,7 @@ def test_the_slots_are_never_the_same_and_nothing_refused_is_forgotten(
             if before.confirmed:
                 assert state.previous == before.active
         elif what == "c":
-            state = state.model_copy(update={"confirmed": state.active is not None})
+            state = state.replace(confirmed=state.active is not None)
         elif what == "r" and model not in (state.active, state.previous):
             state, refused = state.refuse(model, "a test"), refused | {model}
         elif what == "b" and state.previous is not None and not state.confirmed:

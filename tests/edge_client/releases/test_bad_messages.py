@@ -25,7 +25,7 @@ def on_releases(rig: Rig) -> None:
     assert told is not None
     values = mangled(told.encode(), COUNT, seed=len(RELEASES))
     send(rig.broker, topic, rig.task.id.encode(), values)
-    other = told.decision.model_copy(update={"task_version": 9})
+    other = told.decision.replace(task_version=9)
     rig.say(sign(other, rig.key))
     rig.complains("the decision is about version 9")
 
@@ -36,7 +36,7 @@ def on_artifacts(rig: Rig) -> None:
     made = rig.registry.add(data)
     said = rig.registry.serve(made.model, rig.key, "a test")
     delivery = deliver(rig.broker, rig.task.id, made.model, data, COUNT)
-    rig.say(said.model_copy(update={"deliveries": [delivery]}))
+    rig.say(said.replace(deliveries=[delivery]))
     rig.complains(f"release {made.model} refused: ")
 
 

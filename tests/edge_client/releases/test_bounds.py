@@ -47,7 +47,7 @@ def test_a_delivery_of_a_gibibyte_for_a_sound_decision_is_not_buffered(
         model=made.model, base=first if delta else None, sha256=sha, size=MAX_BYTES, chunks=2148,
         offset=offsets[0],
     )  # fmt: skip
-    rig.say(said.model_copy(update={"deliveries": [huge]}))
+    rig.say(said.replace(deliveries=[huge]))
     rig.complains(f"size: {MAX_BYTES} bytes in 2148 chunks are announced")
     assert rig.slots.active == first
     assert rig.downlink.received_bytes == before
@@ -60,7 +60,7 @@ def test_a_delivery_of_a_gibibyte_for_a_sound_decision_is_not_buffered(
 def test_only_what_the_artifact_can_need_is_within_the_bound(
     announced: int, chunks: int, most: int
 ) -> None:
-    ref = REF.model_copy(update={"size": most})
+    ref = REF.replace(size=most)
     found = delivery(announced, chunks)
     if announced > most or chunks > 1 + announced // CHUNK_BYTES:
         with pytest.raises(ArtifactError, match=f"^size: {announced} bytes in {chunks} chunks"):

@@ -290,7 +290,9 @@ def test_a_wrong_address_says_what_is_the_form(url: str, what: str) -> None:
 
 def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEWHEEL_MQTT_CAFILE", "/nowhere.pem")
-    with pytest.raises(UsageError, match=r"TIDEWHEEL_MQTT_CAFILE: .*/nowhere.pem is no file"):
+    with pytest.raises(
+        UsageError, match=r"TIDEWHEEL_MQTT_CAFILE: .*/nowhere.pem is not a readable file"
+    ):
         settings_of("mqtts://broker/t")
 
 

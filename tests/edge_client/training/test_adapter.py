@@ -1,6 +1,7 @@
 """A device mends its own sensor: the drift, the adapter and its evidence, restarts, the end."""
 
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -21,7 +22,7 @@ from edge_client.samples.splits import TRAIN, split_of
 from edge_client.training import trainer_process
 from edge_client.training.own_weights import PAUSE_S, OwnWeights
 from federation.bootstrap.dataset import Segments, make_reference
-from streams.contract.artifact import DRIFT, Manifest, files_of, pack
+from streams.contract.artifact import DRIFT, files_of, pack
 from streams.contract.documents import ChallengerState, release_of
 from streams.contract.task import Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
@@ -110,14 +111,14 @@ class Device:
         data = artifact(self.key, self.model, number, graph=exported(self.model), task=self.task)
         manifest, files = files_of(data)
         drift = {DRIFT: self.reference} if self.reference else {}
-        whole = pack(Manifest.model_validate(dict(manifest)), files | drift, self.key)
+        whole = pack(manifest, files | drift, self.key)
         model = self.slots.install(whole).model
         self.slots.withdraw({}, model)
         return model
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         self.requests.append(request)
-        rows = self.folder / "own.rows"
+        rows = self.folder / f"{uuid.uuid4().hex}.rows"  # what a kill has left may still write
         with rows.open("wb") as file:
             self.samples.write_adapter_rows(file)
         stop = str(self.folder / "trainer.stop")

@@ -180,7 +180,7 @@ def test_a_round_with_scaffold_is_remembered_in_the_devices_folder(
 ) -> None:
     trainer.work(request(epochs=1), weights)
     assert not (folder / SCAFFOLD).exists()
-    reply, _ = trainer.work(request(epochs=1).model_copy(update={"scaffold": True}), weights)
+    reply, _ = trainer.work(request(epochs=1).replace(scaffold=True), weights)
     assert reply.error is None
     found = unwrap(scaffold.read(folder / SCAFFOLD))
     assert (found.run, found.round) == ("7", 1)
@@ -193,7 +193,7 @@ def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_
     try:
         trained = trainer.work(request(), weights)[1]
         reply, _ = trainer.work(request("evaluate"), trained)
-        other = request("evaluate").model_copy(update={"base": "2-bbbbbbbb"})
+        other = request("evaluate").replace(base="2-bbbbbbbb")
         alone, _ = trainer.work(other, trained)
     finally:
         trainer.stop()
@@ -216,9 +216,9 @@ def test_a_part_of_a_model_is_filled_in_from_the_base_or_refused(
     try:
         replies = {}
         for op in ("train", "evaluate"):
-            asked = request(op).model_copy(update={"part": True})  # type: ignore[arg-type]
+            asked = request(op).replace(part=True)  # type: ignore[arg-type]
             replies[op] = trainer.work(asked, part)[0]
-            other = asked.model_copy(update={"base": "2-bbbbbbbb"})
+            other = asked.replace(base="2-bbbbbbbb")
             reply, nothing = trainer.work(other, part)
             said = "base: 2-bbbbbbbb, of which a part was sent, is not on this device"
             assert (reply.error, nothing) == (said, b"")
@@ -309,7 +309,7 @@ def test_a_training_that_diverges_is_told_by_its_weights_not_by_a_broken_reply(
     trainer: Trainer, weights: bytes
 ) -> None:
     """JSON has no NaN; admission refuses the weights, and the child goes on."""
-    asked = request().model_copy(update={"learning_rate": 1e30})
+    asked = request().replace(learning_rate=1e30)
     reply, body = trainer.work(asked, weights)
     assert reply.error is None
     assert "loss" not in reply.metrics

@@ -307,7 +307,7 @@ def test_a_model_of_which_not_one_row_fits_is_not_trained(task: Task, tmp_path: 
     )
     reply, block = trainer_process.work(small, job, payload.encode_weights(always(2), "float32"))
     assert (reply.error, block) == ("memory: not one row fits into 1 MB beside the model", b"")
-    job = job.model_copy(update={"request": work_request("evaluate")})
+    job = job.replace(request=work_request("evaluate"))
     reply, _ = trainer_process.work(small, job, payload.encode_weights(always(2), "float32"))
     assert (reply.error, reply.samples) == (None, 8)  # row by row
 

@@ -319,11 +319,15 @@ def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(
 
     def started(drain: str, **password: str) -> AgentProcess:
         broker = secure_node.settings("scram-password", **password)
-        fields = broker.model_dump(exclude={"bootstrap"}, exclude_none=True)
+        fields = broker.fields()
         return AgentProcess(
             tmp_path, "--model", first_model(tmp_path, task), "--speed", "50", "--drain", drain,
             reference=f"{tmp_path}/task.py:task", kafka=broker.bootstrap,
-            environ={f"TIDEWHEEL_KAFKA_{name.upper()}": str(of) for name, of in fields.items()},
+            environ={
+                f"TIDEWHEEL_KAFKA_{name.upper()}": str(of)
+                for name, of in fields.items()
+                if name != "bootstrap" and of is not None
+            },
         )  # fmt: skip
 
     def written() -> int:

@@ -123,7 +123,7 @@ class Rig:
         wait_for(what, held, 30)
 
     def say(self, kind: str, run: str, reason: str = "", time_us: int = 1) -> None:
-        event = RoundEvent.model_validate(
+        event = RoundEvent.of_fields(
             {"run": run, "kind": kind, "time_us": time_us, "reason": reason}
         )
         self.producer.put(topic_name(self.name, ROUNDS), run.encode(), event.encode())
@@ -359,7 +359,7 @@ def test_what_happens_on_rounds_is_in_mlflow_while_a_controller_leads(
     topic = topic_name(rig.name, ROUNDS)
     for at, kind in enumerate(("started", "aggregated", "promoted", "finished"), 1):
         about = {"run": "7", "kind": kind, "time_us": at, "base": "1-aaaaaaaa", "round": 1}
-        event = RoundEvent.model_validate(about | ({"model": model_name} if at == 3 else {}))
+        event = RoundEvent.of_fields(about | ({"model": model_name} if at == 3 else {}))
         rig.producer.put(topic, b"7", event.encode())
 
     def statuses() -> list[tuple[str, str | None]]:

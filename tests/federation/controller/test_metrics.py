@@ -15,7 +15,7 @@ from tests.rig.made_up.registries import serve as let_serve
 
 
 def event(kind: RoundKind, at: int, **fields: object) -> RoundEvent:
-    return RoundEvent.model_validate({"run": "7", "kind": kind, "time_us": at, **fields})
+    return RoundEvent.of_fields({"run": "7", "kind": kind, "time_us": at, **fields})
 
 
 EVENTS = [
@@ -109,7 +109,7 @@ def test_the_fleet_is_told_added_up_and_silent_devices_are_counted() -> None:
     ):
         state = heard(device, "9-00000000")
         told_at = {"time_us": time_s * 1_000_000, "phase": phase, "events_per_s": 5.0, "pending": 2}
-        metrics.view.hear(state.model_copy(update={**told_at, "dropped": {"spool-full": 3}}))
+        metrics.view.hear(state.replace(**told_at, dropped={"spool-full": 3}))
     lines = metrics.text().decode().splitlines()
     assert {line for line in lines if line.startswith("tidewheel_fleet")} == {
         "tidewheel_fleet_devices 3.0",

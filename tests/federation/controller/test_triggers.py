@@ -26,7 +26,7 @@ def unscored(report: WindowReport, labelled: int, correct: int) -> WindowReport:
     """The same with `upload="prediction"`: no teacher was asked."""
     part = ModelWindow(events=60, agreeing=0, labelled=labelled, correct=correct)
     changes = {"teacher_model": "", "models": {"1-a": part}}
-    return report.model_copy(update=changes)
+    return report.replace(**changes)
 
 
 def evidence(*reports: WindowReport, rules: TriggerRules = RULES) -> FleetEvidence:
@@ -60,7 +60,7 @@ def drifting(device: str, number: int, alarm: bool = True, decided: bool = True)
     drift = DriftReport(
         windows=1, segments=50, decided=decided, alarm=alarm, worst="acc-x", share=0.5
     )
-    return window(device, number, 50).model_copy(update={"drift": drift})
+    return window(device, number, 50).replace(drift=drift)
 
 
 LOW = (*both(0, 40), *both(1, 40))
@@ -75,7 +75,7 @@ def erring(device: str, number: int, error: float, metric: WindowMetric = "mae")
     """50 answers, each with that error."""
     part = ModelWindow(events=60, compared=50, agreeing=0, error=50 * error)
     found = window(device, number, 0)
-    return found.model_copy(update={"models": {"1-a": part}, "metric": metric})
+    return found.replace(models={"1-a": part}, metric=metric)
 
 
 @pytest.mark.parametrize(("metric", "sums", "told"), [("mae", 3.0, "MAE"), ("rmse", 9.0, "RMSE")])
@@ -126,7 +126,7 @@ def test_labels_that_come_later_judge_once_half_of_the_events_have_one() -> None
         )
     replaced = [labels(d, n, 0, 25) for n in range(4) for d in ("d0", "d1")]
     assert (found := evidence(*told, *late, *replaced)).value == 0.0, "the same revision"
-    again = [each.model_copy(update={"revision": 2}) for each in replaced]
+    again = [each.replace(revision=2) for each in replaced]
     assert ((found := evidence(*told, *late, *again)).value, found.events) == (1.0, 200)
 
 
@@ -140,7 +140,7 @@ def test_balanced_accuracy_sees_the_rare_class() -> None:
         }
         part = ModelWindow(events=100, compared=100, agreeing=97 + right, classes=classes)
         changed = {"models": {"1-a": part}, "metric": "balanced_accuracy"}
-        return window(device, number, 0).model_copy(update=changed)
+        return window(device, number, 0).replace(**changed)
 
     rules = replace(RULES, metric="balanced_accuracy")
     blind = evidence(*(rare(d, n, 0) for n in range(3) for d in ("d0", "d1")), rules=rules)
@@ -152,7 +152,7 @@ def test_balanced_accuracy_sees_the_rare_class() -> None:
     assert reason(seeing) is None
     other = rare("d0", 9, 0)
     both = {**other.models, "2-b": ModelWindow(events=50, compared=50, agreeing=50)}
-    seeing.add_window(other.model_copy(update={"models": both}))
+    seeing.add_window(other.replace(models=both))
     assert seeing.events == 700  # those of the other version do not count
 
 

@@ -41,7 +41,7 @@ def path_of(registry: Registry, seq: int) -> Path:
 def rewritten(registry: Registry, seq: int, key: object, **fields: object) -> None:
     """Another decision stands there, signed by `key`."""
     release = Release.decode(path_of(registry, seq).read_bytes())
-    changed = Decision.model_validate({**release.decision.model_dump(), **fields})
+    changed = Decision.of_fields({**release.decision.fields(), **fields})
     path_of(registry, seq).write_bytes(sign(changed, key).encode())  # type: ignore[arg-type]
 
 
@@ -50,7 +50,7 @@ def edited(registry: Registry, seq: int) -> None:
     release = Release.decode(path_of(registry, seq).read_bytes())
     text = release.text.replace('"reason":"a test"', '"reason":"another"')
     assert text != release.text
-    path_of(registry, seq).write_bytes(release.model_copy(update={"text": text}).encode())
+    path_of(registry, seq).write_bytes(release.replace(text=text).encode())
 
 
 def version(registry: Registry, number: int) -> Path:
@@ -122,7 +122,7 @@ def test_a_file_that_no_decision_names_is_noted(registry: Registry) -> None:
 def test_a_version_by_a_key_that_did_not_count_is_found(registry: Registry) -> None:
     bad = Registry(registry.place, "tiny", 1, [OLD.public_key(), STRANGER.public_key()])
     ref = model(bad, 9, STRANGER)
-    after = bad.desired().model_copy(update={"stable": ref})
+    after = bad.desired().replace(stable=ref)
     bad.decide(NEW, "served", after, bad.last(), model=ref.model)
     assert verify(bad).problems == []  # a key that devices were started with
     (problem,) = verify(Registry(registry.place, "tiny", 1, [OLD.public_key()])).problems

@@ -26,7 +26,7 @@ def registry(tmp_path: Path) -> Registry:
     """Four versions, numbered from 1."""
     found = Registry(tmp_path / "registry", "tiny", 1, [KEY.public_key()])
     for number, metrics in enumerate(FIGURES, 1):
-        found.add(pack(MANIFEST.model_copy(update={"number": number, "metrics": metrics}),
+        found.add(pack(MANIFEST.replace(number=number, metrics=metrics),
                        FILES, KEY))  # fmt: skip
     return found
 

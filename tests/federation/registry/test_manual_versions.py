@@ -50,7 +50,7 @@ def test_with_none_on_offer_the_version_before_is_served(
     registry: Registry, three: list[Ref]
 ) -> None:
     """Also where the last one was taken back by the windows, and not by hand."""
-    after = registry.desired().without(three[2].model, "worse").model_copy(update=NOT_OFFERED)
+    after = registry.desired().without(three[2].model, "worse").replace(**NOT_OFFERED)
     registry.decide(
         OLD, "rolled-back", after, registry.last(), model=three[2].model, reason="worse"
     )

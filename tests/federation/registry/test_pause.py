@@ -41,7 +41,7 @@ def test_a_pause_says_who_when_and_why_and_moves_no_device(
     paused = unwrap(decision.standing.paused)
     assert (paused.reason, paused.key) == (decision.reason, key_id(OLD.public_key()))
     assert abs(paused.time_us - decision.time_us) < 60_000_000
-    assert decision.standing.model_copy(update={"paused": None}) == before
+    assert decision.standing.replace(paused=None) == before
     where = f"{offered.model} stays at stage 1, until it is resumed"
     assert outcome.text == where
     assert asked == [

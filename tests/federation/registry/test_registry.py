@@ -38,7 +38,7 @@ def test_any_truncation_is_refused(size: int) -> None:
 
 def test_versions_are_ordered_by_number(empty: Registry) -> None:
     for number in (10, 2, 1):
-        empty.add(pack(MANIFEST.model_copy(update={"number": number}), FILES, KEY))
+        empty.add(pack(MANIFEST.replace(number=number), FILES, KEY))
     assert [model.partition("-")[0] for model in empty.models()] == ["1", "2", "10"]
     assert empty.next_number() == 11
 
@@ -73,7 +73,7 @@ def test_a_version_under_another_name_is_refused(empty: Registry) -> None:
 
 
 def test_a_teacher_is_no_model(empty: Registry) -> None:
-    teacher = pack(MANIFEST.model_copy(update={"kind": "teacher"}), FILES, KEY)
+    teacher = pack(MANIFEST.replace(kind="teacher"), FILES, KEY)
     empty.add_teacher(teacher)
     assert empty.read_teacher() == teacher
     with pytest.raises(ArtifactError, match="a teacher, not a model"):
@@ -84,11 +84,11 @@ def test_a_key_that_a_decision_names_counts_in_the_registry_too(empty: Registry)
     """Whoever has read on, and whoever comes later, knows it without a file of it."""
     first = empty.serve(empty.add(DATA).model, KEY, "a test")
     new = Ed25519PrivateKey.generate()
-    stranger = pack(MANIFEST.model_copy(update={"number": 2}), FILES, new)
+    stranger = pack(MANIFEST.replace(number=2), FILES, new)
     with pytest.raises(ArtifactError, match="not trusted"):
         empty.add(stranger)
     raw = {key_id(new.public_key()): new.public_key().public_bytes_raw().hex()}
-    standing = empty.desired().model_copy(update={"keys": raw})
+    standing = empty.desired().replace(keys=raw)
     later = Registry(empty.place, "tiny", 1, [KEY.public_key()])
     second = empty.decide(KEY, "keys", standing, first)
     model = empty.add(stranger).model

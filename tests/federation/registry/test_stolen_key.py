@@ -45,15 +45,13 @@ def again(registry: Registry) -> Registry:
 
 def following(last: Release, key: Ed25519PrivateKey, standing: DesiredState) -> Release:
     fields = {"seq": last.decision.seq + 1, "prev": last.digest, "standing": standing}
-    return sign(last.decision.model_copy(update=fields), key)
+    return sign(last.decision.replace(**fields), key)
 
 
 def stolen(last: Release, key: Ed25519PrivateKey = OLD) -> Release:
     """The successor by which no key is revoked any more."""
     names = {key_id(k.public_key()): k.public_key().public_bytes_raw().hex() for k in (OLD, NEW)}
-    return following(last, key, last.decision.standing.model_copy(
-        update={"revoked": [], "keys": names}
-    ))  # fmt: skip
+    return following(last, key, last.decision.standing.replace(revoked=[], keys=names))  # fmt: skip
 
 
 def put(registry: Registry, release: Release) -> str:
@@ -130,10 +128,10 @@ def test_in_both_a_history_without_the_revocation_is_refused_at_the_start(
 
 def test_what_the_thief_says_of_our_key_counts_nothing(registry: Registry) -> None:
     last = last_of(registry)
-    revoking = last.decision.standing.model_copy(update={"revoked": [NEW_ID, OLD_ID]})
+    revoking = last.decision.standing.replace(revoked=[NEW_ID, OLD_ID])
     theft = following(last, OLD, revoking)
     text = theft.text.replace(f'"key":"{OLD_ID}"', f'"key":"{NEW_ID}"')
-    forged = theft.model_copy(update={"text": text})
+    forged = theft.replace(text=text)
     check_revocations(registry, NEW.public_key(), [theft, forged])
 
 
@@ -158,9 +156,9 @@ def test_whatever_is_signed_a_key_that_was_revoked_never_signs_again(
             "drop": {"revoked": [k for k in standing.revoked if k != about]},
             "serve": {},
         }[step]
-        wanted = standing.model_copy(update=update)
+        wanted = standing.replace(**update)
         about_it = {"task": "tiny", "task_version": 1, "seq": seq + 1, "prev": prev}
-        decision = Decision.model_validate(
+        decision = Decision.of_fields(
             {**about_it, "kind": "keys", "time_us": 1, "key": signer, "standing": wanted}
         )
         release = sign(decision, keys[signer])

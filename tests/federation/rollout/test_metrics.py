@@ -56,8 +56,8 @@ def judge(metric: WindowMetric, errors: Sum, factor: float) -> tuple[StageVerdic
             events, total = errors(device, factor)
             found = report(device, number, model, metric)
             sums = {"events": events, "compared": events, "error": total}
-            part = found.models[model].model_copy(update=sums)
-            history.add(found.model_copy(update={"models": {model: part}}), at_us)
+            part = found.models[model].replace(**sums)
+            history.add(found.replace(models={model: part}), at_us)
 
     for n in range(PAST):
         hear(n, n * SECOND, STABLE, range(DEVICES))
@@ -121,7 +121,7 @@ def test_a_rare_class_counts_as_much_as_others(metric: WindowMetric, verdict: st
         }
         part = ModelWindow(events=100, compared=100, agreeing=fine + right, classes=classes)
         changed = {"models": {model: part}}
-        history.add(report(device, number, model, metric).model_copy(update=changed), at_us)
+        history.add(report(device, number, model, metric).replace(**changed), at_us)
 
     for n in range(60):
         for device in range(DEVICES):

@@ -137,7 +137,7 @@ def test_a_device_that_goes_back_by_itself_is_evidence(rig: Rig) -> None:
     assert rig.step() is None
     state = rig.fleet.devices[order[0]]
     crashed = {model: "crashed: 3 times within 600 s"}
-    rig.fleet.hear(state.model_copy(update={"refused": crashed}))
+    rig.fleet.hear(state.replace(refused=crashed))
     made = unwrap(rig.step())
     assert made.kind == "rolled-back"
     assert "crashed: 3 times" in made.reason

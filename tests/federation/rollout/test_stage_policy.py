@@ -97,10 +97,10 @@ def test_a_useless_version_goes_back_within_two_windows_a_device() -> None:
 def unscored(heard: list[Heard]) -> list[Heard]:
     """The same with `upload="prediction"`: the labels say what the teacher would have said."""
     return [(
-        report.model_copy(update={"teacher_model": "", "models": {
+        report.replace(teacher_model="", models={
             name: ModelWindow(events=m.events, agreeing=0, labelled=m.compared, correct=m.agreeing)
             for name, m in report.models.items()
-        }}), at,
+        }), at,
     ) for report, at in heard]  # fmt: skip
 
 
@@ -138,9 +138,9 @@ def test_what_the_others_lose_too_is_not_the_versions_fault() -> None:
 def behind(heard: list[Heard], adapter: str, devices: tuple[str, ...]) -> list[Heard]:
     """The same, as these devices answer behind an adapter."""
     return [(
-        report if report.device not in devices else report.model_copy(update={
-            "models": {f"{name}.{adapter}": part for name, part in report.models.items()}
-        }), at,
+        report if report.device not in devices else report.replace(
+            models={f"{name}.{adapter}": part for name, part in report.models.items()}
+        ), at,
     ) for report, at in heard]  # fmt: skip
 
 
@@ -171,11 +171,10 @@ def test_a_canary_behind_an_adapter_is_compared_with_its_past_behind_it() -> Non
 
 def with_labels(heard: list[Heard], right: int, new: int, teacher: int) -> list[Heard]:
     """The same with six labelled events a window: so many right, by the candidate, by a teacher."""
-    return [(report.model_copy(update={"models": {
-        name: m.model_copy(update={
-            "labelled": 6, "correct": new if name == CANDIDATE else right,
-            "teacher_correct": teacher,
-        }) for name, m in report.models.items()}}), at) for report, at in heard]  # fmt: skip
+    return [(report.replace(models={
+        name: m.replace(
+            labelled=6, correct=new if name == CANDIDATE else right, teacher_correct=teacher
+        ) for name, m in report.models.items()}), at) for report, at in heard]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -263,7 +262,7 @@ def test_devices_that_refuse_are_evidence() -> None:
 def test_windows_of_two_versions_and_of_other_devices_say_nothing() -> None:
     mixed = window("d0", 100, 0, CANDIDATE)
     both = {**mixed.models, STABLE: ModelWindow(events=5, compared=5, agreeing=5)}
-    heard = [(mixed.model_copy(update={"models": both}), BEGAN)]
+    heard = [(mixed.replace(models=both), BEGAN)]
     heard += [(window("d5", 100, 0, CANDIDATE), BEGAN)]
     assert finding([*past(), *heard]).evidence["windows"] == 0
 
@@ -271,7 +270,7 @@ def test_windows_of_two_versions_and_of_other_devices_say_nothing() -> None:
 def test_labels_are_told_beside() -> None:
     report = window("d0", 100, 16, CANDIDATE)
     counts = ModelWindow(events=20, compared=20, agreeing=16, labelled=4, correct=3)
-    found = finding([*past(), (report.model_copy(update={"models": {CANDIDATE: counts}}), BEGAN)])
+    found = finding([*past(), (report.replace(models={CANDIDATE: counts}), BEGAN)])
     assert found.evidence["accuracy"] == 0.75
     assert "accuracy_before" not in found.evidence
 

@@ -79,7 +79,7 @@ def test_a_window_counts_for_the_version_that_answered_it(
 def test_reports_of_another_task_file_do_not_count() -> None:
     history = WindowHistory(classes=CLASSES)
     known, strange = report(classes={"easy": (1, 1)}), report("d1", classes={"odd": (1, 1)})
-    other = report("d2").model_copy(update={"metric": "rmse"})
+    other = report("d2").replace(metric="rmse")
     found = kept(known, strange, other, history=history)
     assert found.devices == ["d0"]
     assert history.classes == ["easy"]

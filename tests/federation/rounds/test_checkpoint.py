@@ -20,7 +20,7 @@ def sample(number: int = 1, run: str = "7") -> Checkpoint:
         base="1-a",
         settings=Lasting(rounds=3, epochs=1, learning_rate=0.1, margin=0.0, seed=-7),
         counts={"admitted": 5, "refused": 1},
-        norms=[0.1, 1 / 3, float("inf")],
+        norms=[0.1, 1 / 3, 1e300],
         node_of={"d0": 2**64 - 1},
         strategy="fedadam",
         conduct=Quarantine(refused={3}, received={"00ff"}, strikes={3: 1}, until={4: 9}),

@@ -77,7 +77,7 @@ def test_a_topic_that_never_rests_is_not_read_for_ever(busy: bool) -> None:
 def beat(device: str, node: int | None, heartbeat_s: float = 1.0) -> Received:
     """A state with a node, by a device whose clock is wrong."""
     said = DeviceState.decode(state(device, 5, time_us=1).value)
-    value = said.model_copy(update={"node": node, "heartbeat_s": heartbeat_s}).encode()
+    value = said.replace(node=node, heartbeat_s=heartbeat_s).encode()
     return Received("t", 0, 0, device.encode(), value, [])
 
 

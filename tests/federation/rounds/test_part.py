@@ -249,7 +249,7 @@ def test_an_imported_version_has_no_factors_of_the_one_before(
     held_out = HeldOut((2 * labels[:, :, None] + noise).astype(np.float32), labels)
     rig.registry.store.write(HELD_OUT_FILE, held_out.encode())
     files = {LEARNED: learned[LEARNED], **base.files}
-    about = base.manifest.model_copy(update={"number": 3, "files": []})
+    about = base.manifest.replace(number=3, files=[])
     rig.registry.serve(rig.registry.add(pack(about, files, key)).model, key, "a test")
     verdict, model = import_candidate(run.task, rig.registry, key, path)
     assert verdict.promote, verdict.reason

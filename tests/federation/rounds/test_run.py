@@ -743,7 +743,7 @@ def test_devices_that_say_they_cannot_are_not_asked(rig: Rig) -> None:
 
 def node_state(device: str, node: int, samples: int = 500) -> Received:
     said = DeviceState.decode(state(device, samples).value)
-    value = said.model_copy(update={"node": node}).encode()
+    value = said.replace(node=node).encode()
     return Received("t", 0, 0, device.encode(), value, [])
 
 

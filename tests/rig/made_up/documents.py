@@ -11,7 +11,7 @@ def device_state(device: str = "d0", /, **fields: Any) -> DeviceState:
     """Of a device of the tiny task that has produced nothing."""
     usual = {"task": "tiny", "time_us": 0, "epoch": "e", "active": "1-a", "produced": 0,
              "delivered": 0, "pending": 0}  # fmt: skip
-    return DeviceState.model_validate({"device": device, **usual, **fields})
+    return DeviceState.of_fields({"device": device, **usual, **fields})
 
 
 def window_report(
@@ -21,18 +21,18 @@ def window_report(
     usual = {"task": "tiny", "end_us": number + 1, "revision": 0, "teacher_model": "1-t",
              "events": sum(part.events for part in models.values())}  # fmt: skip
     about = {"device": device, "window_us": number, "models": models}
-    return WindowReport.model_validate({**usual, **about, **fields})
+    return WindowReport.of_fields({**usual, **about, **fields})
 
 
 def work(**fields: Any) -> Work:
     """What a round of run 7 asks of a device."""
     usual = {"run": "7", "round": 1, "task": "tiny", "task_version": 1, "base": "1-a", "epochs": 1,
              "batch_size": 32, "learning_rate": 0.02, "seed": 3, "time_budget_s": 20.0}  # fmt: skip
-    return Work.model_validate({**usual, **fields})
+    return Work.of_fields({**usual, **fields})
 
 
 def work_request(op: Op = "train", /, **fields: Any) -> WorkRequest:
     """What a device's agent is asked in a round of run 7."""
     usual = {"run": "7", "round": 1, "task": "tiny", "task_version": 1, "base": "1-a", "epochs": 1,
              "batch_size": 16, "learning_rate": 0.05}  # fmt: skip
-    return WorkRequest.model_validate({"op": op, **usual, **fields})
+    return WorkRequest.of_fields({"op": op, **usual, **fields})

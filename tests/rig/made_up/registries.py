@@ -25,7 +25,7 @@ def registry_in(folder: Path, task: str = "tiny") -> Registry:
 
 def model(registry: Registry, number: int, key: Ed25519PrivateKey = OLD, **manifest: Any) -> Ref:
     """Keep a version; its weights are a few numbers."""
-    about = Manifest.model_validate(
+    about = Manifest.of_fields(
         {"task": registry.task, "task_version": 1, "number": number, "created_us": number,
          "key": "", "files": [], **manifest}
     )  # fmt: skip
@@ -60,11 +60,11 @@ def serve(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release
 def offer(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release:
     """To a twentieth of the fleet."""
     fields = {"offered": ref, "share": 0.05, "stage": 1, "candidate": None}
-    after = registry.desired().model_copy(update=fields)
+    after = registry.desired().replace(**fields)
     return registry.decide(key, "stage", after, registry.last(), model=ref.model, reason="offered")
 
 
 def wait(registry: Registry, ref: Ref, key: Ed25519PrivateKey = OLD) -> Release:
     """As a candidate."""
-    after = registry.desired().model_copy(update={"candidate": ref})
+    after = registry.desired().replace(candidate=ref)
     return registry.decide(key, "candidate", after, registry.last(), model=ref.model)

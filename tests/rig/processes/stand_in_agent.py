@@ -83,7 +83,7 @@ class StandInAgent:
             served = learning.load_state(self.task.build_model(), self._served or received)
             outputs = [learning.predict(each, self.held_x) for each in (served, model)]
             metrics = compare(self.task, (outputs[0], outputs[1]), self.held_y)
-            return reply.model_copy(update={"metrics": metrics}), b""
+            return reply.replace(metrics=metrics), b""
         self._served = self._served or received  # what the first round sends
         result = score(self.task, learning.predict(model, self.held_x), self.held_y)
         metrics = {"correct": round(result.value * result.of), "evaluated": result.of}
@@ -99,5 +99,5 @@ class StandInAgent:
         weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         if self.trick is not None:
             weights = self.trick(weights)
-        reply = reply.model_copy(update={"metrics": metrics})
+        reply = reply.replace(metrics=metrics)
         return reply, payload.encode_update(weights, received, request.payload)

@@ -192,7 +192,7 @@ task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1
 try:
     given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))
     given |= json.loads(options)
-    run(WorkerSettings(task=task, broker=BrokerSettings(bootstrap=bootstrap), store=place_of(store),
+    run(WorkerSettings(task=task, broker=BrokerSettings.at(bootstrap), store=place_of(store),
                        workers=Path(key).parent / "workers",
                        trusted=(Path(key),), **given))
 except TidewheelError as exc:

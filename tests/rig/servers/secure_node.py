@@ -107,7 +107,7 @@ class SecureNode:
         if with_password:
             given["sasl_mechanism"] = "PLAIN" if user == "plain" else "SCRAM-SHA-512"
             given |= {"security_protocol": "SASL_SSL", "username": user, "password": PASSWORD}
-        return BrokerSettings.model_validate(given | fields)
+        return BrokerSettings.of_fields(given | fields)
 
 
 def _doors(node: SecureNode, state: Path) -> str:

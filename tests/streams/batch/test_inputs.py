@@ -246,7 +246,7 @@ def test_event_times_are_exact(moment: datetime, offset: str) -> None:
     since = zone - datetime(1970, 1, 1, tzinfo=UTC)
     exact = (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds
     assert moment_us(text) == exact - shift
-    assert CSV.model_copy(update={"from_us": exact}).from_us == exact
+    assert CSV.replace(from_us=exact).from_us == exact
     assert tiny.name
 
 

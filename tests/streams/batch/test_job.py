@@ -104,7 +104,7 @@ def test_a_job_that_is_complete_is_not_scored_again(tmp_path: Path) -> None:
     first = job.run()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     again = job.run()
-    assert again.model_copy(update={"ended_us": first.ended_us}) == first
+    assert again.replace(ended_us=first.ended_us) == first
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 

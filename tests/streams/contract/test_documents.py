@@ -47,12 +47,12 @@ def test_broker_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TIDEWHEEL_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_USERNAME", "me")
     monkeypatch.setenv("TIDEWHEEL_KAFKA_PASSWORD", "secret")
-    settings = BrokerSettings()  # type: ignore[call-arg]
+    settings = BrokerSettings.read()
     options = settings.client_options()
     assert options["bootstrap_servers"] == "kafka.example:9093"
     assert options["sasl_plain_username"] == "me"
     assert "ssl_cafile" not in options
-    assert settings.model_copy(update={"bootstrap": "other:1"}).bootstrap == "other:1"
+    assert settings.replace(bootstrap="other:1").bootstrap == "other:1"
 
 
 def test_a_devices_own_copies_count_as_the_release_that_they_copy() -> None:

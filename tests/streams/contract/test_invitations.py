@@ -30,17 +30,17 @@ def invitation(**changes: object) -> Invitation:
         "issued_us": NOW_US,
         "lease_s": 300.0,
     }
-    return Invitation.model_validate({**given_fields, **changes})
+    return Invitation.of_fields({**given_fields, **changes})
 
 
 def test_a_trusted_key_s_invitation_is_read_back_and_no_other_s() -> None:
     signed = SignedInvitation.decode(sign_invitation(invitation(), KEY).encode())
-    assert signed.verified([KEY.public_key()]).model_copy(update={"key": "0" * 16}) == invitation()
+    assert signed.verified([KEY.public_key()]).replace(key="0" * 16) == invitation()
     with pytest.raises(ArtifactError, match="not trusted"):
         signed.verified([Ed25519PrivateKey.generate().public_key()])
     changed = signed.text.replace('"run":"7"', '"run":"8"')
     with pytest.raises(ArtifactError, match="did not make"):
-        signed.model_copy(update={"text": changed}).verified([KEY.public_key()])
+        signed.replace(text=changed).verified([KEY.public_key()])
 
 
 @given(

@@ -28,7 +28,7 @@ DEVICES = ("d0", "d1", "d2")
 def drifting(device: str, start_s: int, *, alarm: bool) -> Received:
     report = WindowReport.decode(window(device, start_s).value)
     drift = DriftReport(windows=1, segments=9, decided=True, alarm=alarm, worst="x", share=0.5)
-    return received("windows", device, report.model_copy(update={"drift": drift}))
+    return received("windows", device, report.replace(drift=drift))
 
 
 def moved(message: Received, offset: int) -> Received:
@@ -235,7 +235,7 @@ def test_each_report_counts_once_whatever_of_which_commit_comes_again(
             counted[report.encode().decode()] += seen.is_new(report)
         seen = SeenReports.load(seen.dump())
     assert counted == Counter({report.encode().decode(): 1 for report in every})
-    again = [report.model_copy(update={"store": "b"}) for report in every[:1]]
+    again = [report.replace(store="b") for report in every[:1]]
     assert all(seen.is_new(report) for report in again), "another store begins anew"
 
 

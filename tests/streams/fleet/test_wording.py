@@ -81,7 +81,7 @@ def test_one_is_singular_and_an_evaluation_of_nothing_is_named() -> None:
     ],
 )
 def test_a_decision_is_a_sentence(kind: str, says: str) -> None:
-    decision = Decision.model_validate(
+    decision = Decision.of_fields(
         {
             "task": "tiny", "task_version": 1, "seq": 1, "prev": "0" * 64, "kind": kind,
             "model": "2-b", "reason": "why", "time_us": 1, "key": "0" * 16,
@@ -89,6 +89,6 @@ def test_a_decision_is_a_sentence(kind: str, says: str) -> None:
         }
     )  # fmt: skip
     assert decision_line(decision) == f"release: {says}: why"
-    by_hand = decision.model_copy(update={"reason": "manual: why"})
+    by_hand = decision.replace(reason="manual: why")
     resumed = "2-b is resumed in stage 3" if kind == "stage" else says
     assert decision_line(by_hand) == f"release: {resumed}: manual: why"

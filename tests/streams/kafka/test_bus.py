@@ -78,10 +78,10 @@ def test_other_settings_of_a_topic_are_named_with_what_to_do(
 
 @pytest.mark.kafka
 def test_a_cluster_too_small_for_the_copies_is_named(kafka: BrokerSettings) -> None:
-    many = kafka.model_copy(update={"replication": 3})
+    many = kafka.replace(replication=3)
     with pytest.raises(UsageError, match="has 1 brokers, too few for 3 copies of a topic"):
         ensure_topics(many, topic_specs(f"t-{uuid.uuid4().hex[:8]}"))
-    more = kafka.model_copy(update={"min_insync": 2})
+    more = kafka.replace(min_insync=2)
     with pytest.raises(UsageError, match="MIN_INSYNC=2 is more than the 1 copies"):
         ensure_topics(more, topic_specs(f"t-{uuid.uuid4().hex[:8]}"))
 

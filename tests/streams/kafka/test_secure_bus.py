@@ -4,9 +4,8 @@ import uuid
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from streams.contract.errors import BrokerUnavailable
+from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.topics import TopicSpec
 from streams.kafka.admin import ensure_topics, group_positions, probe
 from streams.kafka.producer import Producer
@@ -75,7 +74,7 @@ def test_what_is_wrong_is_said_in_a_line_with_what_to_do(
 
 def test_a_broker_that_is_only_away_is_told_as_that() -> None:
     with pytest.raises(BrokerUnavailable, match="no Kafka broker answers"):
-        Producer(BrokerSettings.model_validate({"bootstrap": "127.0.0.1:1"}), bootstrap_timeout_s=1)
+        Producer(BrokerSettings(bootstrap="127.0.0.1:1"), bootstrap_timeout_s=1)
     assert explain(ConnectionRefusedError("111 ECONNREFUSED")) is None
 
 
@@ -83,11 +82,14 @@ def test_a_broker_that_is_only_away_is_told_as_that() -> None:
 def test_a_protocol_with_passwords_needs_user_and_password(missing: str) -> None:
     given = {"security_protocol": "SASL_SSL", "username": "u", "password": "p"}
     del given[missing]
-    with pytest.raises(ValidationError, match="is needed for SASL_SSL"):
-        BrokerSettings.model_validate(given)
+    with pytest.raises(
+        UsageError, match=f"TIDEWHEEL_KAFKA_{missing.upper()}: is needed for SASL_SSL"
+    ):
+        BrokerSettings.read(**given)
 
 
 @pytest.mark.parametrize("field", ["cafile", "certfile", "keyfile"])
 def test_a_file_that_cannot_be_read_is_named(field: str, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"absent\.pem is not a readable file"):
-        BrokerSettings.model_validate({field: str(tmp_path / "absent.pem")})
+    what = rf"TIDEWHEEL_KAFKA_{field.upper()}: .*absent\.pem is not a readable file"
+    with pytest.raises(UsageError, match=what):
+        BrokerSettings.read(**{field: str(tmp_path / "absent.pem")})

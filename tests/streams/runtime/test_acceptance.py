@@ -35,7 +35,7 @@ def decision(seq: int, prev: str = ZERO, key: Ed25519PrivateKey = OLD, **more: A
         "task": task.name, "task_version": 1, "seq": seq, "prev": prev, "kind": "served",
         "time_us": 1, "key": "0" * 16, "standing": DesiredState(),
     }  # fmt: skip
-    return sign(Decision.model_validate({**about, **more}), key)
+    return sign(Decision.of_fields({**about, **more}), key)
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_whose_signature_it_is_and_what_it_is_about(path: Path) -> None:
     refused(device, decision(1, task_version=2), "task")
     refused(device, decision(1, format=2), "format")
     sound = decision(1)
-    forged = sound.model_copy(update={"text": sound.text.replace('"seq":1', '"seq":7')})
+    forged = sound.replace(text=sound.text.replace('"seq":1', '"seq":7'))
     refused(device, forged, "signature")
     renamed = sound.text.replace(key_id(OLD.public_key()), key_id(STRANGER.public_key()))
-    refused(device, sound.model_copy(update={"text": renamed}), "untrusted-key")
-    refused(device, sound.model_copy(update={"text": "{}"}), "decision")
+    refused(device, sound.replace(text=renamed), "untrusted-key")
+    refused(device, sound.replace(text="{}"), "decision")
 
 
 def test_keys_are_rotated_by_decisions_and_a_revoked_one_counts_no_more(path: Path) -> None:
@@ -181,7 +181,7 @@ def test_any_altered_byte_of_a_decision_is_refused(at: int, change: int) -> None
     sound = decision(1, reason="a reason")
     text = bytearray(sound.text.encode())
     text[at % len(text)] ^= change
-    bad = sound.model_copy(update={"text": text.decode(errors="replace")})
+    bad = sound.replace(text=text.decode(errors="replace"))
     with pytest.raises(ArtifactError):
         opened(None).accept(bad)
 

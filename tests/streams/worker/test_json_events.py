@@ -90,7 +90,7 @@ def test_reports_of_a_device_from_several_partitions_are_added() -> None:
     reports = [m for m in log.published if m.topic.endswith("windows")]
     for partition in (0, 1, 1):
         for at, m in enumerate(reports):
-            report = WindowReport.decode(m.value).model_copy(update={"partition": partition})
+            report = WindowReport.decode(m.value).replace(partition=partition)
             view.absorb(Received(m.topic, partition, at, m.key, report.encode(), m.headers))
     events = sum(WindowReport.decode(m.value).events for m in reports)
     assert view.everyone["d0"].produced == 2 * events

@@ -176,7 +176,7 @@ def test_a_misfit_is_parked_by_name_and_goes_back_to_labels(served: Fleet) -> No
     until(lambda: len(served.read("dead-letters")) == 1, "it is parked")
     (letter,) = read_letters(served.broker, served.task.id)
     assert letter.reason == "wrong-schema"
-    assert "[1]: event_id" in letter.detail
+    assert "[1].event_id" in letter.detail
     assert letter.source.startswith(f"{served.task.id}.labels/")
     assert served.labels() == []
     replay(served.broker, served.task.id, [letter])

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.kafka
 
 def into_environment(settings: BrokerSettings, patch: pytest.MonkeyPatch) -> None:
     """As a user sets them; the worker's process reads them there."""
-    for name, value in settings.model_dump(exclude={"bootstrap"}, exclude_none=True).items():
-        patch.setenv(f"TIDEWHEEL_KAFKA_{name.upper()}", str(value))
+    for name, value in settings.fields().items():
+        if name != "bootstrap" and value is not None:
+            patch.setenv(f"TIDEWHEEL_KAFKA_{name.upper()}", str(value))
 
 
 @pytest.mark.parametrize("door", ["tls", "scram-password"])

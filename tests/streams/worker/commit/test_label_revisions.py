@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from streams.contract.task import Task
 from streams.contract.topics import WINDOWS
@@ -134,14 +135,14 @@ def plain(task: Task, store: MemoryStore) -> Names:
                 part["label_error"] = float(((answer - label) ** 2).mean())
         name = event["device"], micros(event["window"])
         before = total.get(name, ModelWindow(events=0, agreeing=0))
-        total[name] = before + ModelWindow.model_validate(part)
+        total[name] = before + ModelWindow.of_fields(part)
     return total
 
 
 def same(found: Names, wanted: Names) -> None:
     assert found.keys() == wanted.keys()
     for name, part in wanted.items():
-        for field, value in part:
+        for field, value in structs.asdict(part).items():
             other = getattr(found[name], field)
             if field == "truth":
                 other = {k: {a: n for a, n in row.items() if n} for k, row in other.items()}

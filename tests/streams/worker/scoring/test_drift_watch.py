@@ -52,7 +52,7 @@ def reports(log: Log) -> dict[tuple[int, int], WindowReport]:
             report = WindowReport.decode(message.value)
             name = report.window_us // (5 * SECOND), report.revision
             assert found.setdefault(name, report) == report
-    return {name: report.model_copy(update={"store": ""}) for name, report in found.items()}
+    return {name: report.replace(store="") for name, report in found.items()}
 
 
 def drift_of(report: WindowReport) -> DriftReport:

@@ -140,7 +140,7 @@ def spoil_releases(served: Fleet, registry: Registry) -> str:
     told = Release.decode(served.read(RELEASES)[-1].value)
     topic = topic_name(name, RELEASES)
     send(served.broker, topic, name.encode(), mangled(told.encode(), COUNT, seed=7))
-    other = sign(told.decision.model_copy(update={"task_version": 9}), key)
+    other = sign(told.decision.replace(task_version=9), key)
     served.producer.put(topic, name.encode(), other.encode())
     return "the decision is about version 9"
 
@@ -153,7 +153,7 @@ def spoil_artifacts(served: Fleet, registry: Registry) -> str:
     said = registry.last()
     assert said is not None
     delivery = deliver(served.broker, name, model, registry.read_teacher(), COUNT)
-    said = said.model_copy(update={"deliveries": [delivery]})
+    said = said.replace(deliveries=[delivery])
     served.producer.put(topic_name(name, RELEASES), name.encode(), said.encode())
     return f"teacher {model} refused"
 
@@ -213,7 +213,7 @@ def test_a_teacher_whose_delivery_is_not_as_decided_is_not_opened(
     topic = topic_name(name, ARTIFACTS)
     at = [served.producer.put(topic, delivery.sha256.encode(), *part) for part in parts]
     change = {"size": MAX_BYTES, "chunks": 2048} if how == "larger" else {"offset": at[0]}
-    spoiled = told.model_copy(update={"deliveries": [delivery.model_copy(update=change)]})
+    spoiled = told.replace(deliveries=[delivery.replace(**change)])
     served.producer.put(topic_name(name, RELEASES), name.encode(), spoiled.encode())
     taken: list[Teacher] = []
     trusted = (served.folder / "key.pub",)
