@@ -174,7 +174,7 @@ class Scorers:
         rows = sum(plan.shards[number].rows for number in numbers)
         count = min(self._processes or useful_processes(rows), len(numbers))
         if not self._workers and count > 1:
-            self._start(count)
+            self._workers += [self._worker() for _ in range(count)]
         if self._workers:
             yield from self._by_workers(list(reversed(numbers)), before)
             return
@@ -184,9 +184,6 @@ class Scorers:
             part = part_path(self._job.folder, self._own.specification, plan, number)
             counts = self._own.score(plan, number, sources, part)
             yield number, counts, time.monotonic() - begun
-
-    def _start(self, count: int) -> None:
-        self._workers += [self._worker() for _ in range(count)]
 
     def _worker(self) -> "_Worker":
         return _Worker(str(self._job.folder), self._lock)

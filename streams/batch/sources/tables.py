@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from streams.batch.records.rows import (
@@ -29,6 +28,9 @@ from streams.contract.errors import UsageError, line_of
 from streams.contract.task import Task
 from streams.contract.task.channels import UNKNOWN, Category
 from streams.runtime.arrow_files import arrow_files
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds  # loads pandas
 
 Failures = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)  # of an unreadable file
 KINDS = ("parquet", "delta")
@@ -88,10 +90,10 @@ def delta_files(where: str) -> list[Named]:
     ]  # fmt: skip
 
 
-Fragments = tuple[pa.Schema, dict[str, ds.ParquetFileFragment]]
+Fragments = tuple[pa.Schema, "dict[str, ds.ParquetFileFragment]"]
 
 
-def _fragment(schema: pa.Schema, found: dict[str, ds.ParquetFileFragment], inside: str) -> Table:
+def _fragment(schema: pa.Schema, found: "dict[str, ds.ParquetFileFragment]", inside: str) -> Table:
     """Return a data file with the table's columns: those of its partition have one value."""
 
     def batches(start: int, stop: int, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
