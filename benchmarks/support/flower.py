@@ -189,10 +189,10 @@ class Arena:
                 if time.monotonic() - looked < LOOK_S:
                     continue
                 looked = time.monotonic()
-                status = submission.status(run)
+                status = submission.runs().get(run, "unknown")
                 over = status.startswith("finished:") or looked - began_at > TIMEOUT_S
                 if over and ended() is None:
-                    raise Failed(f"our run is {status} ({folder}): {submission.flwr.log(run)}")
+                    raise Failed(f"our run is {status}: see {folder} and `flwr log {run}`")
             with closing(Reader(kafka, [topic_name(self.task.id, INVITATIONS)])) as reader:
                 invited = [SignedInvitation.decode(one.value) for one in reader.read_to_end()]
         said = [json.loads(one.text) for one in invited]

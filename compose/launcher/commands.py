@@ -12,7 +12,7 @@ from streams.contract.task import Task
 from streams.runtime.options import option
 
 DEVICES = 6
-START_SPEED = 30.0
+START_SPEED = 60.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class UpOptions:
     speed: Annotated[
         float | None,
         option(
-            "Replay speed: 1 is real time, 0 as fast as possible. Default: 30, and slower on a "
+            "Replay speed: 1 is real time, 0 as fast as possible. Default: 60, and slower on a "
             "machine whose cores are busy with nothing being learned."
         ),
     ] = None

@@ -86,19 +86,26 @@ class Fleet:
 
     def start(self, devices: Sequence[str]) -> None:
         own, options, choice = self.commands, self.commands.options, self.commands.choice
-        kafka = f"Kafka at {choice.settings.bootstrap}"
-        self.wait(lambda: probe(choice.settings, 1.0), "broker", kafka)
-        ensure_topics(choice.settings, topic_specs(own.task.id, options.partitions))
-        if not options.no_console:
-            self._start_console()
-        for i in range(options.workers):
+        if choice.kind == "external":  # its topics have the copies that are asked for
+            self.make_topics()
+        for i in range(options.workers):  # which load much while the broker starts
             name = f"worker-{i}" if options.workers > 1 else "worker"
             self.supervisor.start(name, own.worker(name), stop_s=20.0)
+        kafka = f"Kafka at {choice.settings.bootstrap}"
+        self.wait(lambda: probe(choice.settings, 1.0), "broker", kafka)
+        self.make_topics()
+        if not options.no_console:
+            self._start_console()
         keys = self._node_keys(devices)
         for device in devices:
             launch = own.edge(device, keys.get(device))
             self.supervisor.start(f"edge-{device}", launch, stop_s=25.0)
         self.supervisor.start("controller", own.controller(self.flower.port, len(devices)))
+
+    def make_topics(self) -> None:
+        """Create the topics that are missing."""
+        specs = topic_specs(self.commands.task.id, self.commands.options.partitions)
+        ensure_topics(self.commands.choice.settings, specs)
 
     def pace(self, devices: Sequence[str], speed: float) -> None:
         """Let the devices replay at another speed, also after a restart."""

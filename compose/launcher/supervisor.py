@@ -201,10 +201,12 @@ def prepared(
     state: Path,
     logs: Path,
     looked: Callable[[], None],
+    meanwhile: Callable[[], None],
     say: Callable[[str], None],
 ) -> None:
     """Look at the task and make its models in a process (compose.launcher.preparation) that waits
-    in between for `looked`: nothing of it is on disk before. Raises the process's error."""
+    in between for `looked`: nothing is on disk before. Then `meanwhile` is called. Raises its
+    error."""
     argv = [sys.executable, "-m", "compose.launcher.preparation", reference, str(state)]
     pipe = subprocess.PIPE
     with (
@@ -226,6 +228,7 @@ def prepared(
                     looked()
                     process.stdin.write("\n")
                     process.stdin.flush()
+                    meanwhile()
                 else:
                     say(line.rstrip("\n"))
             code = process.wait()

@@ -1,10 +1,10 @@
 """`tidewheel up`: everything on one machine, in one terminal, until one Ctrl-C.
 
-1 look at the task; hold the state folder, choose the broker, start it
-2 meanwhile make the first model and the teacher (cached), sign and keep them
-3 create the topics; start console, worker, devices and the controller
-4 watch: restart what dies, start SuperLink and SuperExec when a run wants them, show progress,
-  until told or until the loop has closed
+1 look at the task; hold the state folder, choose the broker
+2 start it, meanwhile make the first model and the teacher (cached), sign and keep them
+3 start the worker; when the broker answers create the topics, start console, devices, controller
+4 watch: restart what dies, start SuperLink and SuperExec when a run wants them or may soon, show
+  progress, until told or until the loop has closed
 5 drain: devices send what they have, the worker scores it
 6 take everything down; say what was measured, and whether the event account balances
 """
@@ -19,7 +19,6 @@ from dataclasses import replace
 from rich.console import Console
 
 from compose.launcher import broker, progress
-from compose.launcher.broker import BrokerChoice
 from compose.launcher.commands import Commands, UpOptions, chosen_devices
 from compose.launcher.fleet import Fleet, Flower
 from compose.launcher.progress import Finding, Pace, Phase, Screen, silent
@@ -31,10 +30,9 @@ from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.task.metrics import metric_of
-from streams.contract.topics import topic_specs
 from streams.fleet.view import FleetView
 from streams.fleet.wording import listed
-from streams.kafka.admin import ensure_topics, probe
+from streams.kafka.admin import probe
 from streams.runtime.disk import write_atomic
 from streams.runtime.interrupts import Interrupted, Interrupts
 
@@ -72,9 +70,9 @@ class Up:
         with ExitStack() as held, self._interrupts:
             follower: Follower | None = None
             try:
-                choice = self._prepare(held)
+                self._prepare(held)
                 ca = None if self._tls is None else self._tls.ca
-                own = Commands(self._options, self._reference, self._task, choice, ca)
+                own = Commands(self._options, self._reference, self._task, self._choice, ca)
                 [port] = broker.free_ports(1)
                 self._flower = Flower(own, self._supervisor, port, self._tls)
                 self._fleet = Fleet(
@@ -82,7 +80,7 @@ class Up:
                     self._screen.say,
                 )  # fmt: skip
                 self._fleet.start(self._devices)
-                follower = Follower(choice.settings, self._task.id)
+                follower = Follower(self._choice.settings, self._task.id)
                 follower.start()
                 self._interrupts.check()
                 closed = self._watch(follower)
@@ -101,25 +99,23 @@ class Up:
 
     # --- 1, 2: broker and models ----------------------------------------------------------------
 
-    def _prepare(self, held: ExitStack) -> BrokerChoice:
-        """Once the task is known to work, hold the folder and start the broker; the models are made
-        meanwhile."""
-        started: list[BrokerChoice] = []
+    def _prepare(self, held: ExitStack) -> None:
+        """Once the task is known to work, hold the folder and choose the broker, which is started
+        while the models are made."""
 
         def looked() -> None:
             held.enter_context(self._layout.lock())
-            started.append(self._start_broker())
+            self._choose_broker()
 
-        layout = self._layout
-        prepared(self._reference, layout.state, layout.logs, looked, self._make_ready)
-        return started[0]
+        state, logs = self._layout.state, self._layout.logs
+        prepared(self._reference, state, logs, looked, self._start_broker, self._make_ready)
 
     def _make_ready(self, text: str) -> None:
         """Say a step of the set-up, unless a signal has come."""
         self._interrupts.check()
         self._screen.say(text)
 
-    def _start_broker(self) -> BrokerChoice:
+    def _choose_broker(self) -> None:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
         choice = choice.with_copies(self._options.replication)
         self._screen.say(f"broker    {choice.why}")
@@ -128,12 +124,14 @@ class Up:
                 f"no Kafka broker answers at {choice.settings.bootstrap} after {PROBE_S:.0f} s: "
                 "start it, name another with --kafka HOST:PORT, or check TIDEWHEEL_KAFKA_*"
             )
-        if choice.kind != "external":
-            self._supervisor.start("broker", broker.command(choice, self._options.state), 20.0)
+        self._choice = choice
+
+    def _start_broker(self) -> None:
+        if self._choice.kind != "external":
+            launch = broker.command(self._choice, self._options.state)
+            self._supervisor.start("broker", launch, 20.0)
         if self._options.secure:
             self._tls = make_certificates(self._layout.keys)
-        self._choice = choice
-        return choice
 
     # --- 3: the fleet ---------------------------------------------------------------------------
 
@@ -216,9 +214,7 @@ class Up:
             say(text)
             self._topics_gone |= text.startswith("broker ") and self._choice.kind == "embedded"
         if self._topics_gone and probe(self._choice.settings, 0.5):
-            ensure_topics(
-                self._choice.settings, topic_specs(self._task.id, self._options.partitions)
-            )
+            self._fleet.make_topics()
             self._topics_gone = False
 
     # --- 5, 6: drain and report -----------------------------------------------------------------

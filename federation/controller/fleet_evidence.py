@@ -212,6 +212,13 @@ class FleetEvidence:
         return self.events >= self.rules.min_events and self.devices >= self.rules.min_devices
 
     @property
+    def is_soon_bad(self) -> bool:
+        """Whether a quarter of the events that a cause needs finds the metric beyond its limit."""
+        rules, enough = self.rules, 4 * self.events >= self.rules.min_events
+        bad = is_worse(rules.metric, self.value, rules.limit) and not self._bad_answered
+        return bad and enough and self.devices >= rules.min_devices
+
+    @property
     def is_bad(self) -> bool:
         return self.bad_looks >= self.rules.patience
 

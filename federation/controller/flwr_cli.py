@@ -34,20 +34,9 @@ class Flwr:
     def call(self, verb: str, *words: str) -> dict[str, object]:
         """Return the answer of `flwr <verb> <words> --format json`; raise ProcessFailed on failure.
         The connection is one of the words."""
-        done = self._run(verb, *words, "--format", "json")
-        # Flower reports a failure as JSON on standard output and exits 1.
-        text = done.stdout or json.dumps({"success": False, "error-message": done.stderr})
-        return parse_answer(text, verb)
-
-    def log(self, run: str) -> str:
-        """Return the output of a run's processes."""
-        return self._run("log", run, self.connection, "--show").stdout
-
-    def _run(self, verb: str, *words: str) -> "subprocess.CompletedProcess[str]":
-        argv = [self.program, *verb.split(), *words]
         try:
-            return subprocess.run(
-                argv,
+            done = subprocess.run(
+                [self.program, *verb.split(), *words, "--format", "json"],
                 env={**os.environ, **self.env},
                 capture_output=True,
                 text=True,
@@ -56,6 +45,9 @@ class Flwr:
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
             raise ProcessFailed(f"`flwr {verb}` cannot be run: {exc}") from exc
+        # Flower reports a failure as JSON on standard output and exits 1.
+        text = done.stdout or json.dumps({"success": False, "error-message": done.stderr})
+        return parse_answer(text, verb)
 
 
 @dataclass(frozen=True)
@@ -82,11 +74,8 @@ class Submission:
         """Return the newest runs and their statuses: `pending`, `starting`, `running`,
         `finished:<how>`."""
         # `flwr list` of one unknown run only fails, so list all.
-        return statuses(self.flwr.call("list", self.flwr.connection, "--limit", "100"))
-
-    def status(self, run: str) -> str:
-        """Return a run's status; UNKNOWN if it is not among the newest runs."""
-        return self.runs().get(run, UNKNOWN)
+        answer = self.flwr.call("list", self.flwr.connection, "--limit", "100")
+        return {str(row.get("run-id")): str(row.get("status")) for row in rows(answer, "runs")}
 
 
 def toml(config: Mapping[str, ConfigValue]) -> str:
@@ -105,11 +94,6 @@ def run_id(answer: Mapping[str, object]) -> str:
     if not answer.get("run-id"):
         raise ProcessFailed("`flwr run` returned no run id")
     return str(answer["run-id"])
-
-
-def statuses(answer: Mapping[str, object]) -> dict[str, str]:
-    """Return runs and statuses from the answer of `flwr list`, in order."""
-    return {str(row.get("run-id")): str(row.get("status")) for row in rows(answer, "runs")}
 
 
 def rows(answer: Mapping[str, object], name: str) -> list[dict[str, object]]:

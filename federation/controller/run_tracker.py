@@ -16,9 +16,9 @@ After a crash in 1 a restart finds no new run at the SuperLink and submits one. 
 that run and continues with 3; a run that someone starts manually at this moment is mistaken for it.
 After 3 it publishes the events, possibly twice. After 4 nothing is left to do.
 
-<folder>/superlink-wanted is there while a run is active or about to start. `tidewheel up` lets the
-SuperLink sleep without it; elsewhere the SuperLink is a service, and nothing reads the file. After
-a crash a controller keeps or removes it by the runs on `rounds`.
+<folder>/superlink-wanted is there while a run is active, due, or likely to be due soon. `tidewheel
+up` lets the SuperLink sleep without it; elsewhere the SuperLink is a service, and nothing reads the
+file. After a crash a controller keeps or removes it by the runs on `rounds`.
 """
 
 import logging
@@ -298,11 +298,9 @@ class RunTracker:
         if found.held_back not in (None, self._held_back):
             log.info("a run is due (%s) but held back: %s", found.cause, found.held_back)
         self._held_back = found.held_back
-        self._due = found.start
-        self.want_superlink()
+        self._due = found.start or found.soon
         if not found.start or self._superlink_starts():
             return
-        self._due = False
         try:
             run = self._submission.start(self._config, self._folder)
         except ProcessFailed as exc:

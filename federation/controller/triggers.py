@@ -55,10 +55,12 @@ class RunsSoFar:
 @dataclass(frozen=True)
 class TriggerDecision:
     """cause: why a run should start, for a person, None without a cause. held_back: the budget that
-    forbids it now; a run starts if there is a cause and this is None."""
+    forbids it now; a run starts if there is a cause and this is None. soon: there may be a cause
+    soon, and no budget forbids it."""
 
     cause: str | None = None
     held_back: str | None = None
+    soon: bool = False
 
     @property
     def start(self) -> bool:
@@ -75,7 +77,8 @@ def decide(
     asked = evidence.asked
     cause = asked if asked is not None else _cause(rules, evidence, runs, now_s, since_s)
     if cause is None:
-        return TriggerDecision()
+        likely = evidence.is_soon_bad and not runs.running
+        return TriggerDecision(soon=likely and _budget(rules, runs, now_s) is None)
     if runs.running:
         return TriggerDecision(cause, "a run is active")
     if runs.failed_s is not None and now_s - runs.failed_s < RETRY_S:

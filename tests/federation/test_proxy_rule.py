@@ -65,8 +65,8 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
         config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 6}
         submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
         run = submission.start({"minimum-nodes": 2}, tmp_path)
-        wait_for("the run ends", lambda: submission.status(run).startswith("finished"), 120)
-        assert submission.status(run) == "finished:completed", processes.log("superexec")
+        wait_for("the run ends", lambda: submission.runs()[run].startswith("finished"), 120)
+        assert submission.runs()[run] == "finished:completed", processes.log("superexec")
         check_what_is_hidden(processes, proxy, tmp_path / "hostile")
         assert list(submission.runs()) == [run]
     [events] = journals(tmp_path)

@@ -181,6 +181,20 @@ def close_what_is_left() -> None:
         gc.collect()
 
 
+def test_the_superlink_is_wanted_from_a_quarter_of_the_evidence_on(rig: Rig) -> None:
+    first = rig.serve(1)
+    wanted = rig.settings.state / "controller" / "superlink-wanted"
+    rig.start(min_events=160)
+    for number in range(4):
+        rig.window(number, first, 8)
+    rig.wait("it is wanted before the run is due", wanted.exists)
+    assert not rig.flower.started
+    for number in range(4, 10):
+        rig.window(number, first, 10)
+    rig.wait("not for good answers", lambda: not wanted.exists())
+    assert not rig.flower.started
+
+
 def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(rig: Rig) -> None:
     awake = threading.Event()
     first = rig.serve(1)

@@ -54,4 +54,4 @@ def test_a_run_is_given_its_settings_in_a_file(tmp_path: Path) -> None:
 
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailed, match="`flwr list` cannot be run"):
-        Submission(Flwr(str(tmp_path / "none"), "tidewheel"), tmp_path).status("7")
+        Submission(Flwr(str(tmp_path / "none"), "tidewheel"), tmp_path).runs()

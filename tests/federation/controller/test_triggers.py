@@ -156,6 +156,29 @@ def test_balanced_accuracy_sees_the_rare_class() -> None:
     assert seeing.events == 700  # those of the other version do not count
 
 
+def test_a_quarter_of_the_events_says_that_there_may_be_a_cause_soon() -> None:
+    rules = replace(RULES, min_events=400, min_interval_s=60.0)
+
+    def soon(*reports: WindowReport, runs: RunsSoFar | None = None) -> bool:
+        found = decide(rules, evidence(*reports, rules=rules), runs or RunsSoFar(), NOW, NOW)
+        assert found.cause is None
+        return found.soon
+
+    assert soon(*both(0, 40))
+    assert not soon(*both(0, 46))  # it is good
+    assert not soon(window("d0", 0, 40))  # 50 events
+    assert not soon(window("d0", 0, 40), window("d0", 1, 40))  # of one device
+    assert not soon(*both(0, 40), runs=RunsSoFar(running=True))
+    assert not soon(*both(0, 40), runs=RunsSoFar(starts_s=(NOW - 59,)))  # a budget holds it back
+    found = evidence(*(report for n in range(5) for report in both(n, 40)), rules=rules)
+    assert reason(found) is not None
+    found.run_began(NOW)
+    assert not decide(rules, found, RunsSoFar(), NOW, NOW).soon
+    for report in both(9, 40):
+        found.add_window(report)
+    assert not decide(rules, found, RunsSoFar(), NOW, NOW).soon  # the run has answered it
+
+
 def test_what_is_no_cause() -> None:
     few_devices = evidence(*(window("d0", n, 0) for n in range(30)))
     few_events = evidence(window("d0", 0, 0), window("d1", 0, 0), rules=TriggerRules(0.9))
