@@ -6,7 +6,7 @@ Nothing of Flower's runs on a device that no run has invited. An invitation
     1 leave it if it does not name this device; refuse it, and count why, unless a trusted key
       signed it for this task, it is fresh, and the SuperLink may be joined
     2 remember it in followed.json, replaced atomically
-    3 start the SuperNode (edge_client.supernode), or let the one that runs go on for longer
+    3 stop trainings of its own, start the SuperNode (edge_client.supernode), or let it run longer
     4 end the SuperNode when the run has ended, or its lease has, unless it is at work
 
 Killed after 1 or 2 the device is asleep, and the run's next invitation wakes it. The SuperNode ends
@@ -204,6 +204,8 @@ class Participation:
         if before is None or before.run != invitation.run:
             log.info("%s: invited to run %s", self._device, invitation.run)
             self._deaths = 0
+            if self._busy():
+                self._interrupt()
             self._start()
 
     def _start(self) -> None:

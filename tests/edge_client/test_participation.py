@@ -159,6 +159,15 @@ def test_another_run_waits_unless_it_resumes_the_one_that_the_device_is_in(devic
     device.child()
 
 
+def test_a_training_of_its_own_stops_when_a_run_invites_the_device(device: Device) -> None:
+    device.working[0] = True
+    device.invite()
+    assert device.interrupted[0]
+    device.interrupted[0] = False
+    device.invite()  # longer: the training is the run's
+    assert not device.interrupted[0]
+
+
 def test_a_supernode_leaves_when_its_lease_ends_unless_it_is_at_work(device: Device) -> None:
     device.invite(lease_s=60.0)
     device.now[0], device.working[0] = 61.0, True
