@@ -261,7 +261,7 @@ def _trained(
         trained = {name: trained[name] for name in received}
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
-    block = payload.encode_update(trained, received, request.payload)
+    block = payload.encode_update(trained, received, request.payload, learning.half)
     metrics["memory_mb"] = _peak_mb()
     return reply.replace(samples=len(segments), metrics=metrics), block
 

@@ -279,6 +279,11 @@ def to_safetensors(state: Mapping[str, Tensor | np.ndarray]) -> bytes:
     return safetensors.numpy.save(arrays)
 
 
+def half(tensor: np.ndarray) -> np.ndarray:
+    """Cast to float16."""
+    return torch.from_numpy(tensor).half().numpy()
+
+
 def load_weights(model: nn.Module, data: bytes) -> nn.Module:
     """Load safetensors bytes into `model`; keys and shapes must match exactly."""
     return load_state(model, safetensors.numpy.load(data))

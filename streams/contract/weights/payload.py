@@ -17,7 +17,7 @@ Vectors - biases, and the means and variances of batch norm - are left as they a
 bytes, and a small variance must not come near 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ Tensors = Mapping[str, np.ndarray]
 
 MAX_BYTES = 1 << 28
 _WORTH = 0.98  # the block is compressed only if it gets smaller than this share
+_FLOATS = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # by their bits
 
 
 def pack(tensors: Tensors) -> bytes:
@@ -97,11 +98,23 @@ def to_float32(tensors: Tensors) -> dict[str, np.ndarray]:
     return {n: t.astype(np.float32) if t.dtype == np.float16 else t for n, t in tensors.items()}
 
 
-def encode_update(tensors: Tensors, received: Tensors, payload: Payload) -> bytes:
-    """Encode a device's update: its weights, or in float16 their difference from `received`."""
+def encode_update(
+    tensors: Tensors,
+    received: Tensors,
+    payload: Payload,
+    half: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> bytes:
+    """Encode a device's update: its weights, or in float16 their difference from `received`.
+
+    half: casts float32 to float16, as torch does in a hundredth of numpy's time where numbers are
+    as small as differences.
+    """
     if payload == "float32":
         return pack(tensors)
-    return pack({n: _half(t - received[n]) if _is_float(t) else t for n, t in tensors.items()})
+    cast = half or _half
+    return pack(
+        {n: cast(np.asarray(t - received[n])) if _is_float(t) else t for n, t in tensors.items()}
+    )
 
 
 def restore_update(tensors: Tensors, sent: Tensors) -> dict[str, np.ndarray]:
@@ -114,7 +127,7 @@ def _whole(tensor: np.ndarray, before: np.ndarray | None) -> np.ndarray:
         return tensor
     if before.dtype != np.float32 or tensor.dtype != np.float16:
         return tensor
-    return np.asarray(before + tensor.astype(np.float32))
+    return np.asarray(before + _FLOATS[tensor.view(np.uint16)])
 
 
 def _is_float(tensor: np.ndarray) -> bool:
