@@ -36,7 +36,8 @@ belong to other tasks of the same SuperLink.
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,15 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
     staleness: int = 0
     sent: Weights | None = None
+
+    @cached_property
+    def norm(self) -> float:
+        """How far it moves the weights that were sent."""
+        return update_norm(self.weights, self.sent or {})
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self.weights)
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,8 @@ class Round:
 
 def admit(update: Update, expected: Round) -> Refusal | None:
     """Return the first reason to refuse `update`; None if it may be averaged."""
+    if update.sent is None:
+        update = replace(update, sent=expected.weights)
     for check in (_origin, _tensors, _finite, _variance, _samples, _replay, _distance):
         if refusal := check(update, expected):
             return refusal
@@ -143,7 +155,7 @@ def digest(weights: Weights) -> str:
     for name in sorted(weights):
         tensor = weights[name]
         found.update(f"{name!r} {tensor.dtype} {tensor.shape} ".encode())
-        found.update(np.ascontiguousarray(tensor).tobytes())
+        found.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
@@ -197,13 +209,13 @@ def _samples(update: Update, expected: Round) -> Refusal | None:
 
 
 def _replay(update: Update, expected: Round) -> Refusal | None:
-    if not expected.clip and expected.earlier and digest(update.weights) in expected.earlier:
+    if not expected.clip and expected.earlier and update.digest in expected.earlier:
         return Refusal("replay", "identical to an update of an earlier round")
     return None
 
 
 def _distance(update: Update, expected: Round) -> Refusal | None:
-    found = update_norm(update.weights, expected.weights)
+    found = update.norm
     if expected.clip:
         if found <= CLIP_SLACK * expected.clip:
             return None
@@ -252,10 +264,10 @@ class Quarantine(Document, forbid_unknown_fields=True):
         until = self.until.get(node, 0)
         return until if number <= until else None
 
-    def remember(self, sent: Iterable[Mapping[str, np.ndarray]]) -> None:
+    def remember(self, sent: Iterable[Update]) -> None:
         """Record the updates of a round, admitted or not. Call it after the round: two devices may
         agree."""
-        self.received.update(digest(weights) for weights in sent)
+        self.received.update(update.digest for update in sent)
 
 
 # --- registered nodes -----------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from federation.rounds.update_intake import UpdateIntake
 from streams.contract.task import Role, Task
 from streams.contract.weights import payload
 from streams.learning import learning
-from streams.learning.clipping import update_norm
 from streams.learning.input_adapter import InputAdapter
 from streams.segments.segmentation import segments_of
 
@@ -116,7 +115,6 @@ def rounds(
         ]
         updates = intake.admit(answers, {}, about)
         if len(updates) >= aggregator.least:
-            intake.norms += [update_norm(update.weights, sent) for update in updates]
             weights = aggregator.aggregate(updates, weights)
         yield weights
 

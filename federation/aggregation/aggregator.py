@@ -22,7 +22,7 @@ from federation.admission import Update, Weights
 from streams.contract.task.extensions import Move, Strategy
 from streams.learning.clipping import is_statistic
 
-BLOCK = 1 << 20  # numbers of all devices
+BLOCK = 1 << 16  # numbers of all devices: they fit into a cache
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
 
 State = dict[str, np.ndarray]

@@ -24,6 +24,7 @@ missing.
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -248,7 +249,6 @@ class FederatedRun:
             return weights
         self._updates.append((len(updates), asked))
         reports = [found for u in updates if (found := accuracy.reported(self.task, u.metrics))]
-        self._intake.norms += [update_norm(u.weights, u.sent or weights) for u in updates]
         averaged = self._parked(self.aggregator.aggregate(updates, weights))
         given_up = self._collector.given_up
         metrics = {
@@ -265,9 +265,11 @@ class FederatedRun:
         self._intake.counts["aggregated"] += 1
         self.journal.publish("aggregated", samples=samples, metrics=metrics, **about)
         self.failpoint("round-step-3")
-        self._save(number, averaged, evaluation)
-        self.failpoint("round-step-4")
-        central = evaluation.central(self._carried.whole(averaged))
+        with ThreadPoolExecutor(1) as beside:
+            central_of = beside.submit(evaluation.central, self._carried.whole(averaged))
+            self._save(number, averaged, evaluation)
+            self.failpoint("round-step-4")
+            central = central_of.result()
         metrics = {"held_out": central.value, "held_out_segments": central.of}
         self.journal.publish("evaluated", metrics=metrics, **about)
         self.failpoint("round-step-5")

@@ -22,7 +22,6 @@ from federation.evaluation.device_metrics import DeviceResult
 from federation.rounds.event_log import EventLog
 from federation.rounds.messages import Reply
 from streams.contract.task import DEVICE_NAME, Task
-from streams.learning.clipping import update_norm
 
 METRICS = 20  # metrics of one update that are published
 
@@ -81,8 +80,8 @@ class UpdateIntake:
                 continue
             refusal, update = answer.refusal, answer.update
             if update is not None and self._taken(update.device, answer.node, admitted):
-                refusal, update = Refusal("name", f"{update.device[:63]} is another node"), None
-            if update is not None:
+                refusal = refusal or Refusal("name", f"{update.device[:63]} is another node")
+            if update is not None and refusal is None:
                 expected = fits[answer.round]
                 facts = replace(expected, devices=frozenset(admitted), norms=norms)
                 refusal = admit(update, facts)
@@ -94,7 +93,8 @@ class UpdateIntake:
         self.capped = sum(counted[name] is not update for name, update in admitted.items())
         for name, update in counted.items():
             self._tell_admitted(update, admitted[name].samples, node_of[name], about)
-        self.quarantine.remember(a.update.weights for a in answers if a.update is not None)
+        self.quarantine.remember(a.update for a in found if a.update is not None)
+        self.norms += [update.norm for update in admitted.values()]
         return [counted[device] for device in sorted(counted)]
 
     def _dated(self, answer: Reply, number: int) -> Reply:
@@ -107,7 +107,7 @@ class UpdateIntake:
             detail = (
                 f"it answers round {answer.round}; staleness is limited to {self.max_staleness}"
             )
-            return replace(answer, update=None, refusal=Refusal("stale", detail))
+            return replace(answer, refusal=Refusal("stale", detail))
         return replace(answer, update=replace(answer.update, staleness=staleness, sent=sent))
 
     def _expected(
@@ -126,8 +126,8 @@ class UpdateIntake:
         )
 
     def _norms(self, answers: Sequence[Reply], fits: Mapping[int, Round]) -> list[float]:
-        pairs = [(a.update, fits[a.round]) for a in answers if a.update is not None]
-        return [update_norm(u.weights, fit.weights) for u, fit in pairs if well_formed(u, fit)]
+        updates = [(a.update, a.round) for a in answers if a.update and a.refusal is None]
+        return [u.norm for u, number in updates if well_formed(u, fits[number])]
 
     def _tell_admitted(
         self, update: Update, claimed: int, node: int, about: dict[str, Any]

@@ -9,7 +9,7 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 
-BLOCK = 1 << 20  # numbers that are in double precision at a time
+BLOCK = 1 << 16  # numbers that are in double precision at a time: they fit into a cache
 STATISTICS = ("running_mean", "running_var")  # torch's names for batch norm
 
 
