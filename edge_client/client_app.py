@@ -8,12 +8,20 @@ are described in streams.contract.work.
 from collections.abc import Callable
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from edge_client.control.ipc import call
 from streams.contract.errors import TidewheelError
-from streams.contract.work import BLOCK, SAMPLES, Op, WorkReply, WorkRequest
+from streams.contract.work import (
+    BLOCK,
+    SAMPLES,
+    Op,
+    WorkReply,
+    WorkRequest,
+    block_of,
+    with_block,
+)
 
 Worker = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 
@@ -61,9 +69,10 @@ def _socket(context: Context) -> Path:
 
 def _request(message: Message, context: Context, op: Op) -> tuple[WorkRequest, bytes]:
     """Return the server's message as a request to the agent, and its block of weights."""
-    work = dict(message.content.config_records["work"])
-    block = message.content.array_records["weights"][BLOCK].data
-    return WorkRequest.of_fields({**work, "op": op, "node": context.node_id}), block
+    records = message.content.config_records
+    work = {name: value for name, value in records["work"].items() if name != BLOCK}
+    request = WorkRequest.of_fields({**work, "op": op, "node": context.node_id})
+    return request, block_of(records, "work") or b""
 
 
 def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> RecordDict:
@@ -75,14 +84,10 @@ def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> Reco
         "base": reply.base,
         "error": reply.error or "",
     }
-    block = {BLOCK: Array("uint8", (len(body),), BLOCK, body)} if body else {}
-    return RecordDict(
-        {
-            "weights": ArrayRecord(block),
-            "metrics": MetricRecord({**metrics, SAMPLES: reply.samples}),
-            "device": ConfigRecord(dict(about)),
-        }
-    )
+    found = with_block("device", about, body)
+    content = RecordDict({name: ConfigRecord(record) for name, record in found.items()})
+    content["metrics"] = MetricRecord({**metrics, SAMPLES: reply.samples})
+    return content
 
 
 app = client_app(_handed_over)

@@ -39,9 +39,7 @@ from streams.contract.work import AgentRequest
 from streams.runtime import logs
 
 PULL_S = 1.0
-AGAIN_S = (
-    0.1  # until a part is asked for again that the server is still sending; then twice as long
-)
+AGAIN_S, CAP_S = 0.1, 0.4  # until a message is asked for again that is still being sent, at most
 FOREIGN = "it is a message of another run than this device was invited to"
 
 log = logging.getLogger("tidewheel.supernode")
@@ -138,23 +136,29 @@ def _ask(receive: Callable[[], Any]) -> Any:
 def _fetch(
     message: Any, tree: Any, pull_object: Callable[..., bytes], confirm: Callable[..., None]
 ) -> Any:
-    """Step 3: return the message with its content; None if its run is over."""
-    from flwr.app import Message
+    """Step 3: return the message with its content; None if its run is over. The server sends the
+    message itself last, so that is asked for until it is there."""
+    from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
     from flwr.supercore.inflatable.inflatable_utils import (
         ObjectPullError,
-        pull_and_inflate_object_from_tree,
+        inflate_object_from_contents,
+        pull_objects,
     )
     from flwr.supercore.run import RunNotRunningException
 
     run = message.metadata.run_id
+    *parts, last = [part.object_id for part in iterate_object_tree(tree)]
+    asked = partial(
+        pull_objects, pull_object_fn=partial(pull_object, run), initial_backoff=AGAIN_S,
+        backoff_cap=CAP_S, max_tries_per_object=None,
+    )  # fmt: skip
     try:
-        found = pull_and_inflate_object_from_tree(
-            tree, partial(pull_object, run), partial(confirm, run), return_type=Message,
-            initial_backoff=AGAIN_S,
-        )  # fmt: skip
+        contents = asked([last]) | asked(parts)
+        confirm(run, last)
     except (RunNotRunningException, ObjectPullError) as exc:
         log.info("a message of run %d is left: %s", run, exc)
         return None
+    found: Any = inflate_object_from_contents(last, contents)
     vars(found.metadata)["_message_id"] = tree.object_id  # the content has no ID of its own
     return found
 

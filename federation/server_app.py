@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.app import UserConfig as RunConfig
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
@@ -44,7 +45,7 @@ from streams.contract.task import Task, load_task, strategy_problem
 from streams.contract.task.metrics import metric_of
 from streams.contract.topics import FLEET, topic_name
 from streams.contract.weights import payload
-from streams.contract.work import BLOCK, SAMPLES, WRONG_TASK, Op, Work
+from streams.contract.work import SAMPLES, WRONG_TASK, Op, Work, block_of, with_block
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
@@ -57,7 +58,7 @@ HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
 M_MMAP_THRESHOLD = -3  # of mallopt
 AT_ONCE = 1 << 24
-AGAIN_S = 0.1  # then twice as long, up to Flower's 10 s
+AGAIN_S, CAP_S = 0.1, 0.4  # then twice as long, up to the second
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka
 
 
@@ -79,9 +80,17 @@ def main(grid: Grid, context: Context) -> None:
 
 def ask_sooner() -> None:
     """Let Flower's grid ask again after AGAIN_S for a part of a reply that its device is still
-    sending, in place of a second: it waits in each round of a large model."""
-    sooner = partial(pull_objects, initial_backoff=AGAIN_S)
-    http_grid.pull_objects = sooner  # type: ignore[attr-defined]
+    sending, in place of a second, and first for the last part that is sent, the message itself: it
+    waits in each round of a large model, and each question is work for the SuperLink."""
+
+    def pull(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+        *parts, message = object_ids
+        return asked([message], pull_object_fn) | asked(parts, pull_object_fn)
+
+    asked = partial(
+        pull_objects, initial_backoff=AGAIN_S, backoff_cap=CAP_S, max_tries_per_object=None
+    )
+    http_grid.pull_objects = pull  # type: ignore[assignment, attr-defined]
 
 
 def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
@@ -195,11 +204,11 @@ class FlowerFleet:
     def send(
         self, op: Op, nodes: Sequence[int], work: Work, weights: Tensors, ttl_s: float
     ) -> None:
-        """Send work. The weights are one array of bytes (streams.contract.weights.payload):
-        Flower transfers each array in separate requests."""
+        """Send work with its weights (streams.contract.work)."""
         kind = MessageType.TRAIN if op == "train" else MessageType.EVALUATE
         block = payload.encode_weights(weights, work.payload)
-        content = RecordDict({"weights": as_record(block), "work": ConfigRecord(work.fields())})
+        records = with_block("work", work.fields(), block)
+        content = RecordDict({name: ConfigRecord(record) for name, record in records.items()})
         group = str(work.round)
         messages = [Message(content, node, kind, ttl=ttl_s, group_id=group) for node in nodes]
         until = self._clock() + ttl_s
@@ -231,15 +240,25 @@ class FlowerFleet:
 
     def _pulled(self) -> Iterator[Message]:
         """Yield the replies that have come, of which few are in memory at a time: they are asked
-        for in groups whose weights are of AT_ONCE bytes."""
+        for in groups whose weights are of AT_ONCE bytes, the next one while one is read. The first
+        group without a reply ends it, and comes last the next time: each question is work for the
+        SuperLink, and devices are still training on its machine."""
         waiting = list(self._waiting)
         rounds = {each.round for each in self._waiting.values() if each.op == "train"}
         sizes = [sum(t.nbytes for t in self._sent[number].values()) for number in rounds]
         count = max(1, AT_ONCE // max(sizes)) if any(sizes) else max(1, len(waiting))
-        for at in range(0, len(waiting), count):
-            replies = list(self._grid.pull_messages(waiting[at : at + count]))
-            while replies:
-                yield replies.pop(0)
+        groups = [waiting[at : at + count] for at in range(0, len(waiting), count)]
+        with ThreadPoolExecutor(1) as ahead:
+            coming = [ahead.submit(self._grid.pull_messages, group) for group in groups[:1]]
+            for group, following in zip(groups, [*groups[1:], []], strict=bool(groups)):
+                replies = list(coming.pop().result())
+                if not replies:
+                    self._waiting |= {message: self._waiting.pop(message) for message in group}
+                    return
+                if following:
+                    coming.append(ahead.submit(self._grid.pull_messages, following))
+                while replies:
+                    yield replies.pop(0)
 
     def _by_its_key(self, answer: Reply) -> Reply:
         """Return the reply; a refusal if its node was registered as another device."""
@@ -248,12 +267,6 @@ class FlowerFleet:
             return answer
         detail = f"{answer.update.device[:63]!r} comes with the key of {name}"
         return Reply(answer.node, name, refusal=Refusal("node-key", detail))
-
-
-def as_record(block: bytes) -> ArrayRecord:
-    """Return a block of bytes as an ArrayRecord, the only record that Flower transfers in
-    chunks."""
-    return ArrayRecord({BLOCK: Array("uint8", (len(block),), BLOCK, block)})
 
 
 def read_reply(node: int, reply: Message, sent: Tensors) -> Reply:
@@ -272,7 +285,7 @@ def read_reply(node: int, reply: Message, sent: Tensors) -> Reply:
             task_version=_whole(about, "task_version"),
             base=_text(about, "base"),
             samples=_whole(reply.content.metric_records["metrics"], SAMPLES),
-            weights=_tensors(reply.content.array_records["weights"], sent),
+            weights=_tensors(block_of(reply.content.config_records, "device"), sent),
             metrics=_metrics(reply.content.metric_records["metrics"]),
         )
     except Exception as exc:  # hostile bytes raise many kinds of errors
@@ -280,13 +293,9 @@ def read_reply(node: int, reply: Message, sent: Tensors) -> Reply:
     return Reply(node, device, update)
 
 
-def _tensors(record: ArrayRecord, sent: Tensors) -> Tensors:
-    """Return the weights; none if the record is empty, as after "evaluate"."""
-    if not record:
-        return {}
-    if list(record) != [BLOCK]:
-        raise ValueError(f"{sorted(map(str, record))[:3]} instead of one block of weights")
-    return payload.restore_update(payload.unpack(record[BLOCK].data), sent)
+def _tensors(block: bytes | None, sent: Tensors) -> Tensors:
+    """Return the weights; none without a block, as after "evaluate"."""
+    return {} if block is None else payload.restore_update(payload.unpack(block), sent)
 
 
 def _text(record: Any, name: str) -> str:

@@ -1,11 +1,16 @@
 """Messages of a federated round between server and device, as Flower records and documents.
 
-    message   "weights" ArrayRecord with the one array BLOCK (streams.contract.weights.payload): the
-                        tensors that travel (streams.contract.task.travels),
-              "work"    ConfigRecord: the fields of Work
-    reply     "weights" ArrayRecord with the same tensors, trained; empty after "evaluate",
-              "metrics" MetricRecord: SAMPLES and the metrics of WorkReply,
-              "device"  ConfigRecord: device, task, task_version, base, error ("" for success)
+    message   "work"     ConfigRecord: the fields of Work, and BLOCK: a block of weights
+                         (streams.contract.weights.payload), the tensors that travel
+                         (streams.contract.task.travels)
+    reply     "device"   ConfigRecord: device, task, task_version, base, error ("" for success), and
+                         BLOCK with the same tensors, trained; empty after "evaluate"
+              "metrics"  MetricRecord: SAMPLES and the metrics of WorkReply
+    both      "1", "2"…  ConfigRecord: what of BLOCK is beyond PART_BYTES, in parts of as many
+
+Each record is an object of Flower's, which is sent, stored and fetched by requests of its own, 20
+ms of the SuperLink each. An array would be two more, and in one object a long block would not be
+through a slow line before Flower gives it up (180 s).
 
 On the device the ClientApp adds `op` and `node` to the Work and passes a WorkRequest to the agent,
 which returns a WorkReply. A failure is a reply with its reason: Flower's error replies name no
@@ -26,7 +31,8 @@ On the device the same documents are headers on Unix sockets. The command line s
 the agent, which answers AgentReply; the agent sends TrainerJob to its trainer.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -37,7 +43,7 @@ Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AtLeastOne = Annotated[int, Meta(ge=1)]
 
-BLOCK = "tidewheel.payload"  # the name and the serialization type of the one array in "weights"
+BLOCK, PART_BYTES = "weights", 5 << 20
 WRONG_TASK = "wrong-task"  # begins the error of a device that serves another task
 SAMPLES = "num-examples"  # Flower's default weight of a reply
 
@@ -55,6 +61,24 @@ PART = "part-"
 def class_prefix(index: int) -> str:
     """Return the prefix of one class's metrics: `class-3-` for index 3."""
     return f"class-{index}-"
+
+
+def with_block(name: str, fields: Mapping[str, Any], block: bytes) -> dict[str, dict[str, Any]]:
+    """Return the records that carry the fields of record `name`, and a block if it is not empty."""
+    starts = range(0, len(block), PART_BYTES)
+    parts = [{BLOCK: block[at : at + PART_BYTES]} for at in starts] or [{}]
+    return {name: {**fields, **parts[0]}, **{str(n): parts[n] for n in range(1, len(parts))}}
+
+
+def block_of(records: Mapping[str, Mapping[str, Any]], name: str) -> bytes | None:
+    """Return the block of a message's records, None if they have none; raise TypeError if it is no
+    bytes, KeyError without the record."""
+    if BLOCK not in records[name]:
+        return None
+    parts = [records[name][BLOCK]]
+    while (record := records.get(str(len(parts)))) is not None:
+        parts.append(record[BLOCK])
+    return b"".join(parts)
 
 
 class Work(Document):

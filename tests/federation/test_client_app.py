@@ -16,9 +16,10 @@ from flwr.app import (
 )
 
 from edge_client.client_app import app
-from federation.server_app import as_record, read_reply
+from federation.server_app import read_reply
 from streams.contract.task import Task
 from streams.contract.weights import payload
+from streams.contract.work import with_block
 from tests.rig.made_up.documents import work
 from tests.rig.processes.stand_in_agent import StandInAgent
 
@@ -35,10 +36,10 @@ def weights(task: Task) -> dict[str, np.ndarray]:
 
 
 def message(task: Task, kind: str = MessageType.TRAIN, **changes: object) -> Message:
-    record = as_record(payload.encode_weights(weights(task), "float32"))
-    asked = ConfigRecord({**work().fields(), **changes})  # type: ignore[dict-item]
+    block = payload.encode_weights(weights(task), "float32")
+    records = with_block("work", {**work().fields(), **changes}, block)
     about = Metadata(7, "m1", 1, 5, "", "1", 0.0, 60.0, kind)
-    content = RecordDict({"weights": record, "work": asked})
+    content = RecordDict({name: ConfigRecord(record) for name, record in records.items()})
     return Message(content=content, metadata=about)
 
 

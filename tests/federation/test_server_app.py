@@ -1,13 +1,12 @@
 """What a device's reply may do to the server, and how a run's settings are read."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import (
-    Array,
-    ArrayRecord,
     ConfigRecord,
     Error,
     Message,
@@ -25,10 +24,12 @@ from federation.admission import Node, registered
 from federation.rounds import collector
 from federation.rounds.messages import Reply
 from federation.rounds.settings import RUN_CONFIG, run_settings
-from federation.server_app import as_record, read_reply, run_aggregator
+from federation.server_app import read_reply, run_aggregator
+from streams.contract import work as work_module
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.weights import payload
+from streams.contract.work import with_block
 from streams.contract.zstd import compressed
 from streams.runtime.disk import write_atomic
 from streams.runtime.key_files import create_key
@@ -50,17 +51,13 @@ def request() -> Message:
 def answer(
     about: dict[str, object] | None = None,
     metrics: dict[str, object] | None = None,
-    arrays: dict[str, Array] | None = None,
     leave_out: str = "",
-    block: bytes = ONES,
+    more: dict[str, dict[str, object]] | None = None,
 ) -> Reply:
-    content = RecordDict(
-        {
-            "weights": ArrayRecord(arrays) if arrays is not None else as_record(block),
-            "metrics": MetricRecord({**METRICS, **(metrics or {})}),  # type: ignore[dict-item]
-            "device": ConfigRecord({**ABOUT, **(about or {})}),  # type: ignore[dict-item]
-        }
-    )
+    records = {**with_block("device", ABOUT, ONES), **(more or {})}
+    records["device"] |= about or {}
+    content = RecordDict({name: ConfigRecord(record) for name, record in records.items()})
+    content["metrics"] = MetricRecord({**METRICS, **(metrics or {})})  # type: ignore[dict-item]
     if leave_out:
         del content[leave_out]
     return read_reply(5, Message(content, reply_to=request()), SENT)
@@ -72,7 +69,7 @@ def test_an_error_of_flowers_or_of_the_device_is_a_failure_with_its_reason() -> 
     assert answer(about={"error": "no agent"}).error == "no agent"
 
 
-@pytest.mark.parametrize("record", ["weights", "metrics", "device"])
+@pytest.mark.parametrize("record", ["metrics", "device"])
 def test_a_missing_record_is_refused(record: str) -> None:
     refusal = unwrap(answer(leave_out=record).refusal)
     assert refusal.reason == "malformed"
@@ -109,15 +106,23 @@ def test_a_field_of_another_type_is_refused(
     ],
 )
 def test_bytes_that_are_no_block_are_refused(data: bytes) -> None:
-    refusal = unwrap(answer(block=data).refusal)
+    refusal = unwrap(answer(about={"weights": data}).refusal)
     assert refusal.reason == "malformed"
 
 
-def test_weights_in_another_form_than_one_block_are_refused() -> None:
-    array = Array(np.ones(2, np.float32))
-    for arrays in ({"w": array}, {"w": array, "tidewheel.payload": array}):
-        refusal = unwrap(answer(arrays=arrays).refusal)
-        assert refusal.reason == "malformed"
+@pytest.mark.parametrize("block", [5, "text", [ONES], None])
+def test_weights_that_are_no_bytes_are_refused(block: object) -> None:
+    more = {"1": {"weights": block} if block is not None else {}}
+    assert unwrap(answer(more=more).refusal).reason == "malformed"
+    if block is not None:
+        assert unwrap(answer(about={"weights": block}).refusal).reason == "malformed"
+
+
+def test_a_block_travels_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_module, "PART_BYTES", 16)
+    assert len(with_block("device", {}, ONES)) > 3
+    update = unwrap(answer().update)
+    np.testing.assert_array_equal(update.weights["w"], [1, 1])
 
 
 def test_metrics_that_are_no_finite_numbers_are_passed_over() -> None:
@@ -208,13 +213,9 @@ class Grid:
         about = Metadata(7, "r", 1, 1, to, "1", 0.0, 60.0, MessageType.TRAIN)
         if isinstance(said, Error):
             return Message(error=said, metadata=about)
-        content = RecordDict(
-            {
-                "weights": as_record(ONES),
-                "metrics": MetricRecord(METRICS),  # type: ignore[arg-type]
-                "device": ConfigRecord({**ABOUT, **(said or {})}),  # type: ignore[dict-item]
-            }
-        )
+        records = with_block("device", {**ABOUT, **(said or {})}, ONES)
+        content = RecordDict({name: ConfigRecord(record) for name, record in records.items()})
+        content["metrics"] = MetricRecord(METRICS)  # type: ignore[arg-type]
         return Message(content=content, metadata=about)
 
 
@@ -276,23 +277,26 @@ def test_few_large_replies_are_in_memory_at_a_time(
     assert asked == [*groups, 3]  # an evaluation's reply has no weights
 
 
-def test_flowers_grid_asks_soon_for_a_part_that_a_device_is_still_sending(
+def test_flowers_grid_asks_soon_for_a_reply_that_a_device_is_still_sending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The message, which is sent last, is asked for until it is there, and only then its parts."""
     monkeypatch.setattr(http_grid, "pull_objects", pull_objects)  # put back after the test
     server_app.ask_sooner()
     assert "pull_objects" in http_grid.HttpGrid.pull_messages.__code__.co_names
-    sooner = vars(http_grid)["pull_objects"]
-    assert sooner.keywords == {"initial_backoff": server_app.AGAIN_S}
-    answers = iter([ObjectUnavailableError("part"), b"part"])
+    asked: list[str] = []
 
-    def pull(_part: str) -> bytes:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def pull(part: str) -> bytes:
+        asked.append(part)
+        if asked in (["message"], ["message", "message"]):
+            raise ObjectUnavailableError(part)
+        return part.encode()
 
-    assert sooner(["part"], pull) == {"part": b"part"}
+    began = time.monotonic()
+    found = vars(http_grid)["pull_objects"](object_ids=["a", "b", "message"], pull_object_fn=pull)
+    assert time.monotonic() - began < 0.9  # Flower's own first pause is a second
+    assert found == {name: name.encode() for name in ("message", "a", "b")}
+    assert asked[:3] == ["message"] * 3
 
 
 @pytest.mark.usefixtures("_in_a_server_app")
