@@ -29,7 +29,7 @@ from streams.learning.learning import (
 from streams.learning.onnx_module import OnnxModule
 
 WINDOWS_PER_BATCH = 12
-LARGE = 1_000_000  # parameters, from which more than one thread is worth its waiting
+LARGE = 50_000_000  # multiplications of a batch, from which threads are worth their waiting
 LEARNING_RATE, TEACHER_LEARNING_RATE = 2e-3, 3e-3
 EACH_S = 10.0  # between two words about a training
 
@@ -61,18 +61,42 @@ def steps_said(
 
 @contextlib.contextmanager
 def few_threads(task: Task) -> Iterator[None]:
-    """torch runs on one thread where model and teacher are not LARGE. Threads share each layer and
-    wait for the slowest: of small ones longer than they work, and many times as long where another
-    program has one of the cores."""
-    built = [build for build in (task.build_model, task.build_teacher)
-             if build is not None and not isinstance(build, OnnxFile)]  # fmt: skip
-    sizes = [sum(each.numel() for each in build().parameters()) for build in built]
+    """torch runs on one thread where no layer of model and teacher is LARGE, else on one less than
+    it would: threads share each layer and wait for the slowest, of small ones longer than they
+    work, and where another program has one of their cores, up to six times as long as one takes."""
+    segments, work = torch.zeros(2, *task.segment_shape), 0.0
+    windows = segments.expand(2, *segments.shape), torch.ones(2, 2, dtype=torch.bool)
+    for build, inputs, times in (
+        (task.build_model, (segments,), task.training.batch_size / 2),
+        (task.build_teacher, windows, WINDOWS_PER_BATCH * task.segments_per_window / 4),
+    ):
+        if callable(build):
+            work = max(work, times * _largest_layer(build(), inputs))
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if max(sizes, default=0) < LARGE else before)
+    torch.set_num_threads(max(1, before - 1) if work >= LARGE else 1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _largest_layer(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """Return the multiplications of the layer with the most: a weight is used once for each place
+    of the output."""
+    found = [0]
+
+    def note(module: nn.Module, _given: object, answer: object) -> None:
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Embedding) or not isinstance(weight, torch.Tensor):
+            return
+        if weight.dim() > 1 and isinstance(answer, torch.Tensor):
+            found.append(weight[0].numel() * answer.numel())
+
+    for module in model.modules():
+        module.register_forward_hook(note)
+    with torch.no_grad():
+        model(*inputs)
+    return max(found)
 
 
 def first_model(task: Task, known: HeldOut, seed: int, progress: Progress) -> tuple[nn.Module, str]:

@@ -26,7 +26,7 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import Device, OnnxFile, Reading, Segment, Task
-from streams.learning.learning import predict, to_safetensors
+from streams.learning.learning import PerSegment, predict, to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
 from tests.rig.made_up.model_files import FORMS, TINY, Runs, jit
@@ -246,9 +246,28 @@ def test_a_function_of_the_task_that_fails_is_named_with_what_the_graph_has(
         read_graph(tiny, OnnxFile(FORMS["onnx"](tiny, better, tmp_path / "m.onnx"), **around))
 
 
-def test_small_models_train_on_one_thread_and_large_ones_on_all(tiny: Task) -> None:
-    before = torch.get_num_threads()
-    for build, count in ((tiny.build_model, 1), (lambda: nn.Linear(1000, 1000), before)):
-        with few_threads(replace(tiny, build_model=build)):
-            assert torch.get_num_threads() == count
-        assert torch.get_num_threads() == before
+def test_models_of_small_layers_train_on_one_thread_and_others_leave_one_free(tiny: Task) -> None:
+    """A convolution over a long input has few parameters and much work, an embedding is the other
+    way round."""
+    long = nn.Sequential(
+        nn.Upsample(scale_factor=4000), nn.Conv1d(2, 16, 9), nn.AdaptiveMaxPool1d(1), nn.Flatten()
+    )
+    wide = nn.Sequential(nn.Flatten(), nn.LazyLinear(4096), nn.Linear(4096, 4096))
+    table = nn.Sequential(PickFirst(), nn.Embedding(100_000, 64))
+    torch.set_num_threads(4)
+    try:
+        for model, count in ((tiny.build_model(), 1), (long, 3), (wide, 3), (table, 1)):
+            with few_threads(replace(tiny, build_model=lambda model=model: model)):
+                assert torch.get_num_threads() == count
+            with few_threads(replace(tiny, build_teacher=lambda model=model: PerSegment(model))):
+                assert torch.get_num_threads() == count
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
+
+
+class PickFirst(nn.Module):
+    """The first number of a segment, as an index."""
+
+    def forward(self, segments: torch.Tensor) -> torch.Tensor:
+        return segments[:, 0, 0].long()
