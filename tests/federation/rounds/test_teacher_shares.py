@@ -4,6 +4,7 @@ import pytest
 
 from federation.rounds.fleet_reports import CAP, SHRINK, teacher_shares
 from streams.contract.documents import DeviceState
+from streams.contract.errors import MalformedRecord
 from tests.rig.made_up.documents import device_state
 from tests.rig.made_up.tiny_task import task
 
@@ -26,9 +27,14 @@ def test_nothing_is_known_without_events() -> None:
     assert teacher_shares(task, [told({})]) == []
 
 
-@pytest.mark.parametrize("record", [{0: (3, 4)}, {7: (9, 9)}, {0: (0, 0)}, {-1: (5, 5)}])
+@pytest.mark.parametrize("record", [{0: (3, 4)}, {7: (9, 9)}, {0: (0, 0)}])
 def test_impossible_counts_are_passed_over(record: dict[int, tuple[int, int]]) -> None:
     assert teacher_shares(task, [told(record)]) == []
+
+
+def test_a_class_below_zero_is_no_state_of_a_device() -> None:
+    with pytest.raises(MalformedRecord, match="teacher_record"):
+        told({-1: (5, 5)})
 
 
 def test_another_tasks_device_has_no_say() -> None:
