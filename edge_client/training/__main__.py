@@ -15,6 +15,7 @@ START_S = 120.0  # for the first request, which the agent sends at once
 def main(reference: str, fd: int) -> None:
     """Serve requests; end at once if the agent has closed its end of the socket."""
     os.nice(10)
+    os.setsid()  # Linux shares the cores between sessions: see trainer_process.give_way
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which ends the trainer
     ready, _, _ = select.select([fd], [], [], START_S)
     with socket.socket(fileno=os.dup(fd)) as connection:

@@ -16,6 +16,7 @@ was fitted without that fold, the held-out ones behind the adapter that is retur
 on all folds.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,15 @@ MANY_LABELS = 128
 Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have
 
 
+AGENT = os.getppid()
+
+
+def end_of(job: TrainerJob) -> Callable[[], bool]:
+    """Return whether a training must end: its time is over, the agent says so, or it has died."""
+    until, stop = time.monotonic() + job.request.time_budget_s, Path(job.stop)
+    return lambda: time.monotonic() > until or stop.exists() or os.getppid() != AGENT
+
+
 class Stopped(Exception):
     """The trainer was asked to stop."""
 
@@ -57,10 +67,7 @@ class Fitter:
         self._inputs, self._drifting = job.request.inputs, job.request.drifting
         self._norms = [m for m in model.modules()
                        if isinstance(m, _BatchNorm) and m.running_mean is not None]  # fmt: skip
-        until = time.monotonic() + job.request.time_budget_s
-        self._stops: Callable[[], bool] = lambda: (
-            time.monotonic() > until or Path(job.stop).exists()
-        )
+        self._stops = end_of(job)
 
     def fit(self, segments: np.ndarray, labels: np.ndarray) -> InputAdapter:
         """Return the adapter; raise Stopped."""

@@ -8,6 +8,7 @@ agent closes the socket, or after IDLE_S without work. Weights are blocks of
 streams.contract.weights.payload.
 """
 
+import contextlib
 import math
 import resource
 import socket
@@ -48,6 +49,7 @@ from streams.learning.factors import add_factors, is_linear
 from streams.learning.interpolation import SHARE, interpolated
 
 EVALUATED = 1024  # rows, where there is memory for them
+AUTOGROUP = Path("/proc/self/autogroup")
 IDLE_S = 30.0  # a round, or a comparison with the next version, may follow soon
 
 
@@ -213,7 +215,7 @@ def _trained(
     """Fine-tune the received weights; `reply` has the metrics of their evaluation."""
     request, metrics = job.request, dict(reply.metrics)
     segments, labels, row_weights = rows.train
-    started, stop = time.monotonic(), Path(job.stop)
+    started, should_stop = time.monotonic(), adapter_fit.end_of(job)
     start = part.whole({name: t for name, t in received.items() if name not in factors})
     start |= local_layers.read(task, Path(job.own), start)
     learning.load_state(model, start)
@@ -237,7 +239,7 @@ def _trained(
             # `clipped` puts the received statistics back: weights must be trained for those.
             keep_statistics=task.training.privacy is not None and not personal,
             at_once=at_once,
-            should_stop=lambda: time.monotonic() - started > request.time_budget_s or stop.exists(),
+            should_stop=should_stop,
         )
     if not fitted.steps:
         text = f"no step was taken in {time.monotonic() - started:.1f} s"
@@ -275,6 +277,18 @@ def _peak_mb() -> float:
     return 1024 / 1e6 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
+def give_way(low: bool) -> None:
+    """Let all other processes go first, or no longer: what a device trains for itself can wait, a
+    round cannot. Where cores are shared between sessions (autogroup in sched(7)) `nice` counts only
+    inside this process's own one."""
+    with contextlib.suppress(OSError):  # another system
+        for _ in range(3):
+            with contextlib.suppress(BlockingIOError):  # two changes within .1 s
+                AUTOGROUP.write_text("19" if low else "0")
+                return
+            time.sleep(0.1)
+
+
 def serve(reference: str, fd: int) -> None:
     """Serve requests until the agent closes the socket or nothing comes for IDLE_S."""
     torch.set_num_threads(1)
@@ -287,6 +301,7 @@ def serve(reference: str, fd: int) -> None:
             except (TimeoutError, TidewheelError, OSError):
                 return
             job = TrainerJob.decode(header)
+            give_way(job.request.run == PERSONAL)
             try:
                 reply, body = work(task, job, block)
             except Exception as exc:  # from the server's input or the task's code

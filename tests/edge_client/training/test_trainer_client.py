@@ -1,6 +1,8 @@
 """The trainer: a real child process, which may die without taking anything with it."""
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ from edge_client.training import scaffold
 from edge_client.training.trainer_client import Trainer
 from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
-from streams.contract.work import SCAFFOLD, Op, WorkReply, WorkRequest
+from streams.contract.work import PERSONAL, SCAFFOLD, Op, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.documents import work_request
@@ -293,6 +295,56 @@ def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
     assert body == b""
     assert trainer.work(request(), weights)[0].error is None
     assert children(reference) != [child]
+
+
+def test_what_a_device_trains_for_itself_lets_all_other_processes_go_first(
+    trainer: Trainer, weights: bytes, reference: str
+) -> None:
+    group = Path("/proc/self/autogroup")
+    if not group.exists():
+        pytest.skip("sessions do not share the cores here")
+    before = group.read_text()
+    for run, nice in ((PERSONAL, "nice 19"), ("7", "nice 0"), (PERSONAL, "nice 19")):
+        trainer.work(request("evaluate").replace(run=run), weights)
+        [child] = children(reference)
+        assert Path(f"/proc/{child}/autogroup").read_text().strip().endswith(nice)
+    assert group.read_text() == before
+
+
+AGENT = """
+import sys
+from pathlib import Path
+from edge_client.samples.samples import Samples
+from edge_client.training.trainer_client import Trainer
+from streams.contract.task import load_task
+from tests.edge_client.training.test_trainer_client import request
+
+folder, reference = Path(sys.argv[1]), sys.argv[2]
+samples = Samples(load_task(reference), folder / "samples.rows")
+weights = (folder / "weights").read_bytes()
+Trainer(reference, "d0", folder, samples).work(request(epochs=10**6, budget_s=600.0), weights)
+"""
+
+
+def test_a_training_ends_with_its_agent(
+    samples: Samples, weights: bytes, folder: Path, tmp_path: Path
+) -> None:
+    reference = written(tmp_path)
+    samples.save()
+    shutil.copy(folder / "samples.rows", tmp_path / "samples.rows")
+    (tmp_path / "weights").write_bytes(weights)
+    command = [sys.executable, "-c", AGENT, str(tmp_path), reference]
+    agent = subprocess.Popen(command, start_new_session=True)
+    until(lambda: any(busy_s(child) > 4.0 for child in children(reference)), "it trains")
+    os.killpg(agent.pid, signal.SIGKILL)
+    agent.wait()
+    until(lambda: children(reference) == [], "the training has ended", 15)
+
+
+def busy_s(child: int) -> float:
+    with contextlib.suppress(psutil.Error):
+        return sum(psutil.Process(child).cpu_times()[:2])
+    return 0.0
 
 
 def test_the_time_budget_ends_a_training(trainer: Trainer, weights: bytes) -> None:
