@@ -23,8 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
-import msgspec
-
 from streams.batch.jobs.job_folder import Held, JobFolder, now_us
 from streams.batch.records.progress import OVER, JobState
 from streams.batch.records.specification import Settings
@@ -155,7 +153,7 @@ def read_document(path: Path, kind: type[T]) -> T | None:
         return decoded(path.read_bytes(), kind)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise TidewheelError(f"{path} of the queue cannot be read: {line_of(exc)}") from exc
 
 

@@ -204,7 +204,7 @@ def test_an_attempt_that_ends_at_any_step_is_followed_by_one_that_ends_the_job(
     assert queued.queue.entries() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff", b'{"id": "\xff"}', b"[" * 100_000])
 def test_a_damaged_file_of_the_queue_is_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "queue").mkdir()
     (tmp_path / "queue" / "1-j.json").write_bytes(data)
