@@ -83,7 +83,8 @@ def test_what_cannot_work_is_an_error_of_one_line(tmp_path: Path, signed: dict[s
         ({"model": tmp_path / "a.parquet"}, "model "),
         ({"model": "served"}, "no model is served"),
         ({"trust": ()}, "is missing, the key that signs models"),
-        ({"colour": "red"}, "--colour red: there is no such option"),
+        ({"colour": "red"}, "--colour red: it is not an option"),
+        ({"processes": 0}, "--processes 0: Expected `int` >= 1"),
     ):
         with pytest.raises(tidewheel.UsageError, match=text):
             tidewheel.score(TINY, path, tmp_path / "out", **{**signed, **options})

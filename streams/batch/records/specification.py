@@ -145,7 +145,8 @@ class Settings(Document, forbid_unknown_fields=True):
         ),
     ] = None
     processes: Annotated[
-        int | None, option("Processes that score; default: one a core, fewer for few rows.", ge=1)
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        option("Processes that score; default: one a core, fewer for few rows.", ge=1),
     ] = None
     expires_after: Annotated[
         float | None,
@@ -165,7 +166,7 @@ class Settings(Document, forbid_unknown_fields=True):
         UsageError for a value that an option cannot have."""
         found = {name: value for name, value in given.items() if value is not None}
         for name in found.keys() - set(cls.__struct_fields__):
-            raise UsageError(f"{option_name(name)} {found[name]}: there is no such option")
+            raise UsageError(f"{option_name(name)} {found[name]}: it is not an option")
         for name in READ.keys() & found.keys():
             try:
                 found[name] = READ[name](found[name])
