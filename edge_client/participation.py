@@ -6,7 +6,8 @@ Nothing of Flower's runs on a device that no run has invited. An invitation
     1 leave it if it does not name this device; refuse it, and count why, unless a trusted key
       signed it for this task, it is fresh, and the SuperLink may be joined
     2 remember it in followed.json, replaced atomically
-    3 stop trainings of its own, start the SuperNode (edge_client.supernode), or let it run longer
+    3 stop what it trains for itself, start the SuperNode (edge_client.supernode), or let it run
+      longer
     4 end the SuperNode when the run has ended, or its lease has, unless it is at work
 
 Killed after 1 or 2 the device is asleep, and the run's next invitation wakes it. The SuperNode ends

@@ -8,9 +8,9 @@
               "metrics"  MetricRecord: SAMPLES and the metrics of WorkReply
     both      "1", "2"…  ConfigRecord: what of BLOCK is beyond PART_BYTES, in parts of as many
 
-Each record is an object of Flower's, which is sent, stored and fetched by requests of its own, 20
-ms of the SuperLink each. An array would be two more, and in one object a long block would not be
-through a slow line before Flower gives it up (180 s).
+Flower sends, stores and fetches each record by separate requests, 20 ms of the SuperLink each. An
+array would be two more, and in one object a long block would not be through a slow line before
+Flower gives it up (180 s).
 
 On the device the ClientApp adds `op` and `node` to the Work and passes a WorkRequest to the agent,
 which returns a WorkReply. A failure is a reply with its reason: Flower's error replies name no
