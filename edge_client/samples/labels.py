@@ -2,6 +2,7 @@
 
 import json
 
+from streams.contract.documents import LATEST_US
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.work import Label
@@ -29,6 +30,8 @@ def parse_label(task: Task, first_us: int, last_us: int, value: object) -> Label
     """Return a label from a class name or index, or target values (a list or "1.5,2.0")."""
     if not 0 <= first_us <= last_us:
         raise UsageError(f"a label from {first_us} to {last_us} us covers no time")
+    if last_us > LATEST_US:
+        raise UsageError(f"{last_us} us is after the year 3100")
     values = _values(task, value)
     if values is None or not label_fits(task, values):
         wanted = ", ".join(task.classes) or f"a value for each of {', '.join(task.targets)}"

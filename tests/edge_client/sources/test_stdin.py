@@ -189,3 +189,9 @@ def test_what_is_no_label_of_the_task_is_refused(value: object) -> None:
 def test_a_line_of_labels_is_read_or_refused_by_its_number(line: str) -> None:
     with pytest.raises(UsageError, match="line 7"):
         parse_line(task, 7, line)
+
+
+def test_a_label_of_no_event_time_is_refused_by_its_line() -> None:
+    for first, last in ((2, 1), (-1, 0), (0, 2**60)):
+        with pytest.raises(UsageError, match="line 7"):
+            parse_line(task, 7, f'{{"from_us": {first}, "to_us": {last}, "label": 1}}')
