@@ -45,13 +45,11 @@ MANY_LABELS = 128
 Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and variance it should have
 
 
-AGENT = os.getppid()
-
-
 def end_of(job: TrainerJob) -> Callable[[], bool]:
     """Return whether a training must end: its time is over, the agent says so, or it has died."""
     until, stop = time.monotonic() + job.request.time_budget_s, Path(job.stop)
-    return lambda: time.monotonic() > until or stop.exists() or os.getppid() != AGENT
+    agent = os.getppid()
+    return lambda: time.monotonic() > until or stop.exists() or os.getppid() != agent
 
 
 class Stopped(Exception):
