@@ -46,6 +46,7 @@ from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkRepl
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
+from streams.runtime.memory import trim
 from streams.runtime.tracing import NOTHING, OFF, About, Span, Tracing
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
@@ -308,6 +309,7 @@ class Agent:
             self._runs.look()
             self._slots.check_trial()
             self._challenger.consider()
+            trim()
             self._kept_at = time.monotonic()
 
     def _look_for_hanging(self) -> None:

@@ -65,6 +65,24 @@ assert zstd.decompress(zstd.compress(numbers)) == numbers
 print(before, after)
 """
 
+# Free memory below a chunk that is in use, which glibc alone would keep: anonymous kB in use, freed
+# and trimmed.
+HEAP = """
+from pathlib import Path
+from streams.runtime.memory import trim
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith("RssAnon"))
+
+chunks = [b"x" * 50_000 for _ in range(1000)]
+found = [resident()]
+del chunks[:-1]
+found.append(resident())
+trim()
+print(*found, resident())
+"""
+
 
 def test_mappings_are_given_back_that_are_of_a_file_private_read_only_and_unwritten() -> None:
     found = list(memory.unwritten(SMAPS.splitlines()))
@@ -78,6 +96,16 @@ def test_libraries_take_less_than_half_after_the_start_and_still_work() -> None:
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
     assert after < before / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells what is resident")
+def test_free_memory_below_what_is_in_use_goes_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAP], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    used, freed, trimmed = map(int, done.stdout.split())
+    assert freed > used - 20_000, "the last chunk keeps the heap"
+    assert trimmed < used - 40_000
 
 
 @pytest.mark.parametrize("chosen", [None, "0"])
