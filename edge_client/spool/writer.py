@@ -21,6 +21,7 @@ reason `metered`, and counted in the account (produced = delivered + dropped + p
 A crash at any step of 2 leaves a complete frame, or a torn one, which is truncated.
 """
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -112,8 +113,8 @@ class SpoolWriter(threading.Thread):
         self._rows = min(ROWS_PER_FRAME, most_rows(task, FRAME_BYTES))
         self._batch = max(1, most_rows(task, spool.batch_bytes) // self._rows) * self._rows
         self._put: deque[Event] = deque()  # from the loop, not yet taken by the thread
-        self._overrun = 0  # events discarded from there while a write blocks
-        self._putting = threading.Lock()  # for these two
+        self._overrun = 0  # events that the loop has discarded from there while a write blocks
+        self._overrun_noted = 0  # of these, by the thread
         self._events: deque[Event] = deque()
         self._discarded = 0
         self._held: list[Event] = []  # that are not sent, after the spool's last seq
@@ -124,12 +125,16 @@ class SpoolWriter(threading.Thread):
         self.error: str | None = None
 
     def put(self, event: Event) -> None:
-        """Accept an event; never waits for the disk, even while a write blocks."""
-        with self._putting:
-            self._put.append(event)
-            waiting = len(self._put)
-            if waiting > self._limit:
-                self._put.popleft()
+        """Accept an event; never waits for the disk, even while a write blocks.
+
+        Without a lock: the loop alone appends and counts; the thread takes until there is none.
+        """
+        put = self._put
+        put.append(event)
+        waiting = len(put)
+        if waiting > self._limit:
+            with contextlib.suppress(IndexError):  # the thread took all meanwhile
+                put.popleft()
                 self._overrun += 1
         if waiting == 1:
             self._woken.set()
@@ -188,11 +193,12 @@ class SpoolWriter(threading.Thread):
 
     def _take(self) -> None:
         self._many.clear()
-        with self._putting:
-            overrun, self._overrun = self._overrun, 0
-            taken, self._put = self._put, deque()
-        self._discarded += overrun
-        self._events.extend(taken)
+        overrun = self._overrun
+        self._discarded += overrun - self._overrun_noted
+        self._overrun_noted = overrun
+        with contextlib.suppress(IndexError):  # until it is empty: the loop wakes at the first one
+            while True:
+                self._events.append(self._put.popleft())
 
     def _write_frames(self) -> None:
         events = self._next_events()
@@ -218,9 +224,10 @@ class SpoolWriter(threading.Thread):
             model=models[0] if models.count(models[0]) == len(models) else models,
             outputs=_stacked(outputs),
             labels=labels,
-            segments=_stacked(segments) if leaves else None,
+            segments=None,
         )
-        return Block(len(events), encode_block(columns), events[-1].mark_us)
+        block = encode_block(columns, segments if leaves else None)
+        return Block(len(events), block, events[-1].mark_us)
 
     def _next_events(self) -> list[Event]:
         """Return consecutive events to send, at most a batch, and a frame while the disk is full;
@@ -256,5 +263,7 @@ class SpoolWriter(threading.Thread):
 
 
 def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Return arrays of one shape as `np.stack` does, in a third of its time for small ones."""
-    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
+    """Return float32 arrays of one shape as `np.stack` does, in a tenth of its time for small
+    ones."""
+    joined = np.frombuffer(b"".join(arrays), np.float32)  # type: ignore[arg-type]
+    return joined.reshape(len(arrays), *arrays[0].shape)

@@ -98,6 +98,7 @@ class Uplink(threading.Thread):
         self._next = spool.position
         self._flight: deque[BatchInFlight] = deque()
         self._flight_bytes = 0
+        self._ready: deque[list[Frame]] = deque()  # read, not yet sent
         self._busy = False  # many events came: poll again soon
         self._draining = False
         self._beat = Heartbeat(heartbeat_s)
@@ -175,6 +176,7 @@ class Uplink(threading.Thread):
             self._sender = self._connect()
             self._next = self._spool.position
             self._flight.clear()
+            self._ready.clear()
             self._flight_bytes = 0
             self._heartbeat_waits = False
             self._beat.at_once()
@@ -198,16 +200,17 @@ class Uplink(threading.Thread):
         allowed = self._rate_limit.allowance(BYTES)
         if not allowed:
             return False
-        frames = self._spool.read(self._next, allowed)
-        if frames:
-            self._reached("uplink-step-1")
-        for group in groups(frames, self._refusals.rows):
-            if self._full:
-                return False  # the remaining frames are read again
-            self._send(group)
-        size = sum(len(frame.payload) for frame in frames)
-        self._busy = size > BYTES / 8
-        return size >= allowed
+        more = True
+        if not self._ready:
+            frames = self._spool.read(self._next, allowed)
+            if frames:
+                self._reached("uplink-step-1")
+            size = sum(len(frame.payload) for frame in frames)
+            self._busy, more = size > BYTES / 8, size >= allowed
+            self._ready.extend(groups(frames, self._refusals.rows))
+        while self._ready and not self._full:
+            self._send(self._ready.popleft())
+        return more and not self._full
 
     def _send(self, frames: list[Frame]) -> None:
         """Run steps 2 and 3 for the frames of one message."""

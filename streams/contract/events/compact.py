@@ -132,8 +132,9 @@ def joined(parts: Sequence[Columns]) -> Columns:
     )
 
 
-def encode_block(columns: Columns) -> bytes:
-    """Return events as a block; their names are ASCII of at most MOST characters."""
+def encode_block(columns: Columns, rows: Sequence[np.ndarray] | None = None) -> bytes:
+    """Return events as a block; their names are ASCII of at most MOST characters. `rows` are the
+    segments one by one, float32, where `columns` has none: so they are copied once."""
     _, times, models, outputs, labels, known, segments = columns
     parts = [
         _number(len(times)),
@@ -143,10 +144,11 @@ def encode_block(columns: Columns) -> bytes:
         labels[known].tobytes(),
         outputs.tobytes(),
     ]
-    if segments is None:
+    rows = [segments] if segments is not None else rows
+    if rows is None:
         return b"".join(parts)
     padding = bytes(-sum(map(len, parts)) % ALIGN)
-    return b"".join([*parts, padding, np.ascontiguousarray(segments).data])
+    return b"".join([*parts, padding, *(np.ascontiguousarray(row).data for row in rows)])
 
 
 def decode_block(layout: Layout, data: bytes, first: int, most: int) -> Columns:

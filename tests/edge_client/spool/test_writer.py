@@ -1,6 +1,7 @@
 """From the loop's memory to the spool: nothing waits, nothing is lost unseen."""
 
 import errno
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,28 @@ def test_a_write_that_does_not_come_back_bounds_what_waits_for_it(tmp_path: Path
     assert frames[0].declarations() == [(0, 29, "queue-full")]  # no disk was full
     assert sum(f.count for f in frames if f.kind == EVENTS) == 50
     assert frames[-1].mark == 79_000
+
+
+def test_a_loop_that_is_faster_than_the_writer_loses_nothing_unseen(tmp_path: Path) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        spool = Spool(tmp_path)
+        recorder = SpoolWriter(task, spool, limit=20)
+        recorder.start()
+        for i in range(20_000):
+            recorder.put(event(i))
+        recorder.stop()
+    finally:
+        sys.setswitchinterval(before)
+    frames = spool.read(spool.position, 1 << 30)
+    times = [t for f in frames if f.kind == EVENTS for t in decoded(f).times.tolist()]
+    declared = [d for frame in frames if frame.kind != EVENTS for d in frame.declarations()]
+    lost = [last - first + 1 for first, last, _ in declared]
+    assert times == sorted(set(times))
+    assert sum(lost) > 0
+    assert len(times) + sum(lost) == spool.next_seq == 20_000
+    assert times[-1] == 19_999_000
 
 
 def test_a_source_that_can_wait_is_told_at_half_of_the_limit_while_the_disk_works(
