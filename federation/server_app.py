@@ -11,8 +11,9 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -58,6 +59,7 @@ HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again
 M_MMAP_THRESHOLD = -3  # of mallopt
 AT_ONCE = 1 << 24
+AHEAD = 2  # a message whose parts are still being sent holds up the question for it
 AGAIN_S, CAP_S = 0.1, 0.4  # then twice as long, up to the second
 NO_KAFKA = "none"  # the setting `kafka` of a run without Kafka
 
@@ -240,23 +242,30 @@ class FlowerFleet:
 
     def _pulled(self) -> Iterator[Message]:
         """Yield the replies that have come, of which few are in memory at a time: they are asked
-        for in groups whose weights are of AT_ONCE bytes, the next one while one is read. The first
-        group without a reply ends it, and comes last the next time: each question is work for the
-        SuperLink, and devices are still training on its machine."""
+        for in groups whose weights are of AT_ONCE bytes, the next AHEAD while one is read. The
+        first group without a reply ends it, and comes last the next time: each question is work for
+        the SuperLink, and devices are still training on its machine."""
         waiting = list(self._waiting)
         rounds = {each.round for each in self._waiting.values() if each.op == "train"}
         sizes = [sum(t.nbytes for t in self._sent[number].values()) for number in rounds]
         count = max(1, AT_ONCE // max(sizes)) if any(sizes) else max(1, len(waiting))
-        groups = [waiting[at : at + count] for at in range(0, len(waiting), count)]
-        with ThreadPoolExecutor(1) as ahead:
-            coming = [ahead.submit(self._grid.pull_messages, group) for group in groups[:1]]
-            for group, following in zip(groups, [*groups[1:], []], strict=bool(groups)):
-                replies = list(coming.pop().result())
+        groups = deque(waiting[at : at + count] for at in range(0, len(waiting), count))
+        coming: deque[tuple[list[str], Future[Iterable[Message]]]] = deque()
+        with ThreadPoolExecutor(AHEAD) as ahead:
+
+            def ask(most: int) -> None:
+                while groups and len(coming) < most:
+                    group = groups.popleft()
+                    coming.append((group, ahead.submit(self._grid.pull_messages, group)))
+
+            ask(1)
+            while coming:
+                group, pulled = coming.popleft()
+                replies = list(pulled.result())
                 if not replies:
                     self._waiting |= {message: self._waiting.pop(message) for message in group}
-                    return
-                if following:
-                    coming.append(ahead.submit(self._grid.pull_messages, following))
+                    groups.clear()
+                ask(AHEAD)
                 while replies:
                     yield replies.pop(0)
 

@@ -20,7 +20,7 @@ def park(tensors: Weights, folder: Path | None) -> Tensors:
             places = {}
             for name, tensor in tensors.items():
                 places[name] = file.tell()
-                file.write(np.ascontiguousarray(tensor).tobytes())
+                file.write(np.ascontiguousarray(tensor).data)
                 file.write(bytes(-file.tell() % 8))  # each begins at a multiple of its item's size
             file.flush()
             view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
