@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,31 +18,44 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(18, 2))
 
 
-def theirs(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def theirs(name: str, parameters: list[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.01)
-    return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=1e-4)
+    return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=1e-4, fused=fused)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_steps_are_those_of_torch_bit_for_bit(name: str) -> None:
-    """With rates that change, and a parameter whose gradient comes and goes."""
+def both(name: str, without: set[int], *, fused: bool) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Our model and torch's after each step, with rates that change; one parameter has no gradient
+    in the steps `without`."""
     one, other = model(), model()
     step = step_of(name, list(one.parameters()))
-    optimizer = theirs(name, list(other.parameters()))
+    optimizer = theirs(name, list(other.parameters()), fused)
     for number, rate in enumerate(RATES):
         x = torch.randn(8, 2, 8, generator=torch.Generator().manual_seed(number))
         for each in (one, other):
             for parameter in each.parameters():
                 parameter.grad = None
             each(x).square().mean().backward()
-            if number in (0, 3):
-                each[0].weight.grad = None  # type: ignore[union-attr]
+            if number in without:
+                each[0].weight.grad = None
         step(rate)
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
+        yield one, other
+
+
+@pytest.mark.parametrize(("name", "without"), [("sgd", {3}), ("adamw", {0, 3})])
+def test_steps_are_those_of_torch_bit_for_bit(name: str, without: set[int]) -> None:
+    for one, other in both(name, without, fused=True):
         for ours, their in zip(one.parameters(), other.parameters(), strict=True):
-            assert torch.equal(ours, their), number
+            assert torch.equal(ours, their)
+
+
+def test_a_first_gradient_that_comes_late_begins_a_momentum() -> None:
+    """torch's own fused steps fail there, its others round at other places."""
+    for one, other in both("sgd", {0, 3}, fused=False):
+        for ours, their in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(ours, their, rtol=1e-6, atol=1e-7)
 
 
 def test_an_unknown_name_is_refused() -> None:
