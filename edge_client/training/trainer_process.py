@@ -263,7 +263,10 @@ def _trained(
         trained = {name: trained[name] for name in received}
         if (privacy := task.training.privacy) is not None:
             trained = clipped(trained, received, privacy.clip)
-    block = payload.encode_update(trained, received, request.payload, learning.half)
+    private = task.training.privacy is not None  # its norm must not grow
+    block = payload.encode_update(
+        trained, received, request.payload, learning.half, grid=not private
+    )
     metrics["memory_mb"] = _peak_mb()
     return reply.replace(samples=len(segments), metrics=metrics), block
 

@@ -104,11 +104,39 @@ def test_an_update_in_float16_loses_a_thousandth_of_the_step(before: np.ndarray,
     trained = {"w": np.asarray(before + np.float32(by))}
     step = trained["w"] - before
     back = payload.restore_update(
-        payload.unpack(payload.encode_update(trained, {"w": before}, "float16")), {"w": before}
+        payload.unpack(
+            payload.encode_update(trained, {"w": before}, "float16", grid=before.ndim < 2)
+        ),
+        {"w": before},
     )
     assert back["w"].dtype == np.float32
     lost = np.abs(back["w"] - trained["w"])
     assert (lost <= np.abs(step) / 1000 + 1e-7 + np.abs(before) * 1e-6).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-12, 4))
+def test_a_matrix_of_an_update_loses_a_32nd_of_its_mean_step(seed: int, size: float) -> None:
+    dice = np.random.default_rng(seed)
+    before = {"w": np.zeros((100, 40), np.float32), "b": np.zeros(400, np.float32)}
+    steps = {n: (2.0**size * dice.standard_normal(t.shape)).astype("f4") for n, t in before.items()}
+    steps["w"][::3] = 0  # rows of an embedding that no sample used
+    kept = {name: step.copy() for name, step in steps.items()}
+    block = payload.encode_update(steps, before, "float16")
+    assert same(steps, kept)
+    back = payload.restore_update(payload.unpack(block), before)
+    mean = float(np.sqrt(np.mean(np.square(steps["w"]))))
+    assert np.abs(back["w"] - steps["w"]).max() <= mean / 32 + 2.0**-25
+    assert not back["w"][::3].any()
+    assert np.allclose(back["b"], steps["b"], rtol=1e-3, atol=2.0**-25)
+
+
+def test_a_grid_takes_a_third_of_an_updates_bytes_or_more() -> None:
+    before = {"w": np.zeros((300, 400), np.float32)}
+    steps = {"w": np.random.default_rng(0).standard_normal((300, 400)).astype(np.float32) / 1e4}
+    on_grid, exact = (
+        len(payload.encode_update(steps, before, "float16", grid=grid)) for grid in (True, False)
+    )
+    assert on_grid < 2 / 3 * exact
 
 
 def test_what_does_not_fit_what_was_sent_stays_as_it_came() -> None:
