@@ -63,8 +63,8 @@ def mixed(seq: int) -> int:
 
 
 class Event(NamedTuple):
-    """One inference: segment (channels, samples), outputs (outputs,), and the true label
-    (label_size,) if the device knows it.
+    """One inference: segment (channels, samples), outputs (outputs,), float32 in C order, and the
+    true label (label_size,) if the device knows it.
 
     `first_us` and `time_us` are the event times of the segment's ends. `truth` and `position_us`
     (the position in the data) are for measuring a replay, and it is resumed after `mark_us`; they

@@ -134,7 +134,7 @@ def joined(parts: Sequence[Columns]) -> Columns:
 
 def encode_block(columns: Columns, rows: Sequence[np.ndarray] | None = None) -> bytes:
     """Return events as a block; their names are ASCII of at most MOST characters. `rows` are the
-    segments one by one, float32, where `columns` has none: so they are copied once."""
+    segments one by one, where `columns` has none: so they are copied once."""
     _, times, models, outputs, labels, known, segments = columns
     parts = [
         _number(len(times)),
@@ -148,7 +148,8 @@ def encode_block(columns: Columns, rows: Sequence[np.ndarray] | None = None) -> 
     if rows is None:
         return b"".join(parts)
     padding = bytes(-sum(map(len, parts)) % ALIGN)
-    return b"".join([*parts, padding, *(np.ascontiguousarray(row).data for row in rows)])
+    copied = (np.ascontiguousarray(row, np.float32).data for row in rows)
+    return b"".join([*parts, padding, *copied])
 
 
 def decode_block(layout: Layout, data: bytes, first: int, most: int) -> Columns:

@@ -67,10 +67,11 @@ class OnnxFile:
         return found
 
     def answers(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the answers of a graph's outputs by name; raise TaskError if `after` fails."""
+        """Return the answers of a graph's outputs by name, float32 in C order, whatever view
+        `after` returns; raise TaskError if it fails."""
         try:
             found = next(iter(outputs.values())) if self.after is None else self.after(outputs)
-            return np.asarray(found, np.float32)
+            return np.asarray(found, np.float32, order="C")
         except Exception as exc:  # the user's code
             says = f"{type(exc).__name__}: {exc}; the outputs are {', '.join(outputs)}"
             raise TaskError(f"`after` fails: {says}") from exc

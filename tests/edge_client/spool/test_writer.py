@@ -12,6 +12,7 @@ from edge_client.spool.queue import Spool
 from edge_client.spool.writer import Event, SpoolWriter
 from streams.contract.events.compact import Columns, decode_block
 from streams.contract.events.messages import task_layout
+from streams.contract.task import OnnxFile
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.polling import until
 
@@ -56,6 +57,22 @@ def test_a_frame_has_each_events_own_model_segment_and_outputs(tmp_path: Path) -
         assert rows.outputs.tolist() == [one.outputs.tolist() for one in given]
         assert rows.segments is not None
         assert rows.segments.tolist() == [one.segment.ravel().tolist() for one in given]
+
+
+def test_views_of_what_a_task_computes_are_written_as_their_values(tmp_path: Path) -> None:
+    """An `after` that turns the graph's outputs round, and segments that are no block of memory."""
+    around = OnnxFile("m.onnx", after=lambda outputs: outputs["y"][:, ::-1])
+    outputs = around.answers({"y": np.array([[1.0, 2.0, 3.0]])})[0]
+    given = event(7)._replace(outputs=outputs, segment=np.asfortranarray(event(7).segment, "f8"))
+    spool = Spool(tmp_path)
+    recorder = SpoolWriter(task, spool)
+    recorder.put(event(6))
+    recorder.put(given)
+    recorder.write()
+    rows = decoded(spool.read(spool.position, 1 << 30)[-1])
+    assert rows.outputs[1].tolist() == [3.0, 2.0, 1.0]
+    assert rows.segments is not None
+    assert rows.segments[1].tolist() == given.segment.ravel().tolist()
 
 
 def test_an_event_is_written_at_once_and_those_that_follow_it_together(tmp_path: Path) -> None:
