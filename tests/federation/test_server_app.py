@@ -277,6 +277,29 @@ def test_few_large_replies_are_in_memory_at_a_time(
     assert asked == [*groups, 3]  # an evaluation's reply has no weights
 
 
+@pytest.mark.usefixtures("_in_a_server_app")
+def test_a_reply_that_was_asked_for_beside_a_missing_one_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The grid gives a reply once. After the missing one no further node is asked about."""
+    asked: list[str] = []
+
+    class Once(Grid):
+        def pull_messages(self, waiting: list[str]) -> list[Message]:
+            asked.extend(waiting)
+            found = super().pull_messages(waiting)
+            self.said |= {int(name[1:]): None for name in waiting}
+            return found
+
+    monkeypatch.setattr(server_app, "AT_ONCE", 1)
+    grid = Once({1: {"device": "d1"}, 2: None, 3: {"device": "d3"}, 4: {"device": "d4"}})
+    fleet = server_app.FlowerFleet(grid)  # type: ignore[arg-type]
+    fleet.send("train", fleet.nodes(), work(), SENT, 60.0)
+    assert [reply.device for reply in fleet.receive()] == ["d1", "d3"]
+    assert sorted(asked) == ["m1", "m2", "m3"]
+    assert [reply.device for reply in fleet.receive()] == ["d4"]
+
+
 def test_flowers_grid_asks_soon_for_a_reply_that_a_device_is_still_sending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
