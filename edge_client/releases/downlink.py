@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 100_000  # of a message of scores
 LOOK_BACK_MS = 600_000  # at invitations: older ones have expired
-POLL_S = (0.1, 0.4)  # between two looks, twice as long each time while nothing comes
-LOOKING_S = 0.3  # how long stop() waits while there is no broker
+WAIT_S = 2.0  # for a message; stop() does not wait for it
+END_S, WORK_END_S = 0.3, 5.0  # for the thread to end while it waits, and while it does not
 RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 
 
@@ -85,7 +85,7 @@ class Downlink(threading.Thread):
             trains=trains,
             waits=waits,
         )
-        self._connected = False
+        self._waits = True  # for a broker or a message
         self._connected_at = 0  # the end of `invitations` then
         self._release: Release | None = None  # the last accepted one
         self._withdrawn_by = -1  # the decision whose withdrawals the slots have
@@ -106,7 +106,7 @@ class Downlink(threading.Thread):
 
     def stop(self) -> None:
         self._ending.set()
-        self.join(5.0 if self._connected else LOOKING_S)
+        self.join(END_S if self._waits else WORK_END_S)
 
     def run(self) -> None:
         backoff_s = 0.5
@@ -127,7 +127,6 @@ class Downlink(threading.Thread):
         invitations = topic_name(name, INVITATIONS)
         topics = [topic_name(name, RELEASES), scores, labels, invitations]
         reader = Reader(self._settings, topics, key=self._device, slow_line=True)
-        self._connected = True
         try:
             reader.seek_back(time.time_ns() // 1_000_000 - LOOK_BACK_MS, invitations)
             self._connected_at = reader.end(invitations, 0)
@@ -135,18 +134,27 @@ class Downlink(threading.Thread):
             for topic, offset in read.items():
                 for partition in reader.partitions(topic) if offset else []:
                     reader.seek(topic, partition, offset)
-            pause_s = POLL_S[0]
-            while not self._ending.is_set():
-                pause_s = POLL_S[0] if self._read(reader) else min(2 * pause_s, POLL_S[1])
+            while True:
+                messages = reader.poll(self._wait_s)
+                self._waits = False
+                if self._ending.is_set():
+                    return
+                self._take_messages(messages)
                 self._consider(reader)
-                self._ending.wait(pause_s)
+                self._waits = True
         finally:
-            self._connected = False
+            self._waits = True
             reader.close()
 
-    def _read(self, reader: "Reader") -> bool:
-        """Take what has come; return whether anything has."""
-        messages, name = reader.poll(0.0), self._task.id
+    @property
+    def _wait_s(self) -> float:
+        """How long to wait for a message: until the next attempt to install a version, if there is
+        one."""
+        left_s = self._retry_at - self._clock()
+        return min(left_s, WAIT_S) if left_s > 0 else WAIT_S
+
+    def _take_messages(self, messages: "Sequence[Received]") -> None:
+        name = self._task.id
         self._accept([m for m in messages if m.topic == topic_name(name, RELEASES)])
         for message in messages:
             if message.topic == topic_name(name, SCORES):
@@ -155,7 +163,6 @@ class Downlink(threading.Thread):
                 self._read_labels_of(message)
             elif message.topic == topic_name(name, INVITATIONS):
                 self._invited(message.value, live=message.offset >= self._connected_at)
-        return bool(messages)
 
     def _accept(self, messages: "Sequence[Received]") -> None:
         """Accept decisions. A refusal is reported only for the record under the task's name,
@@ -257,7 +264,7 @@ class Downlink(threading.Thread):
     def _outdated(self, wanted: Ref, reader: "Reader") -> bool:
         """Read what has come meanwhile; return whether the agent ends, or the last decision wants
         another version."""
-        self._read(reader)
+        self._take_messages(reader.poll(0.0))
         last = self._release
         return self._ending.is_set() or last is None or self._chosen(last)[0] != wanted
 

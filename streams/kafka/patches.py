@@ -14,12 +14,15 @@
    TypeError, "object.__new__(X): X is not a type object": no client of that process reaches a
    broker again. The library reports timeouts, and the cause in its log alone. Here a lock is around
    it, for encoders too, which share the cache.
-3. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
+3. Empty answers. The embedded broker does not hold a fetch until there is a message, and the
+   library asks again at once: a reader that waits would use a core. Here it rests for EMPTY_S.
+4. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
    here it is Python's own (streams.contract.zstd).
 """
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
@@ -35,11 +38,15 @@ from streams.contract.zstd import zstd
 
 log = logging.getLogger(__name__)
 
+EMPTY_S = 0.1  # after an empty answer that came sooner
+
 skipped: Counter[str] = Counter()  # records that could not be read, by topic
 
 _compiling = threading.RLock()  # a decoder may need another one
 _decoder = StructField.compiled_decode_from
 _encoder = StructField.compiled_encode_into
+_answer = Fetcher._handle_fetch_response
+_fetchable = Fetcher._fetchable_partitions
 
 
 class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -126,6 +133,20 @@ def _compiled_encode_into(self: Any, *given: Any, **named: Any) -> Any:
         return _encoder(self, *given, **named)
 
 
+def _handle_fetch_response(self: Any, node: int, offsets: Any, sent_s: float, found: Any) -> None:
+    _answer(self, node, offsets, sent_s, found)
+    parts = (part for topic in found.responses for part in topic.partitions)
+    soon = (now := time.monotonic()) - sent_s < EMPTY_S / 2
+    if soon and not any(part.records or part.error_code for part in parts):
+        self.rests_until = now + EMPTY_S
+
+
+def _fetchable_partitions(self: Any) -> Any:
+    """Return none while it rests: a consumer that waits for nothing sleeps for so long, too."""
+    rests = time.monotonic() < getattr(self, "rests_until", 0.0) and not self.in_flight_fetches()
+    return [] if rests else _fetchable(self)
+
+
 class _Compressor:
     compress = staticmethod(zstd.compress)
 
@@ -149,5 +170,7 @@ def install() -> None:
     kafka.codec.zstd = Zstandard
     memory_records.DefaultRecordBatch = Batch
     Fetcher.PartitionRecords = _PartitionRecords
+    Fetcher._handle_fetch_response = _handle_fetch_response
+    Fetcher._fetchable_partitions = _fetchable_partitions
     StructField.compiled_decode_from = _compiled_decode_from
     StructField.compiled_encode_into = _compiled_encode_into

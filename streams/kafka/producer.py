@@ -48,7 +48,7 @@ class Producer:
         "acks": "all",
         "enable_idempotence": True,
         "compression_type": "zstd",
-        "linger_ms": 5,
+        "linger_ms": 0,  # what is sent has its size already
         "max_request_size": 4_000_000,
         "delivery_timeout_ms": 2**31 - 1,
         "max_block_ms": 2000,

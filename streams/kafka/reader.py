@@ -16,7 +16,6 @@ from streams.kafka.settings import BrokerSettings
 BULK = 5000  # messages of one poll where many are read
 FETCH_WAIT_MS = 2000  # how long the broker holds a fetch while there is nothing new
 BULK_FETCH, SMALL_FETCH, SLOW_MS = 1 << 20, 1 << 17, 30_000
-ASK_MS, PAUSE_S = 5, 0.1  # duration of one poll, and pause between two, while waiting
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -86,18 +85,9 @@ class Reader:
             self._consumer.seek_to_end(*found)
 
     def poll(self, timeout_s: float = 0.5, limit: int = 500) -> list[Received]:
-        """Return the next messages, at most `limit`; an empty list if none come in `timeout_s`.
-
-        The library repeats an empty fetch at once. Kafka delays such a fetch by
-        `fetch_max_wait_ms`, the embedded broker does not: without pauses a reader would spin.
-        """
-        deadline, ask_ms = time.monotonic() + timeout_s, ASK_MS if timeout_s else 0
+        """Return the next messages, at most `limit`; an empty list if none come in `timeout_s`."""
         with translated(self._settings):
-            while not (polled := self._consumer.poll(timeout_ms=ask_ms, max_records=limit)):
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    break
-                time.sleep(min(PAUSE_S, left_s))
+            polled = self._consumer.poll(timeout_ms=round(1000 * timeout_s), max_records=limit)
         return [
             Received(tp.topic, tp.partition, r.offset, r.key, r.value, _headers(r), _time_ms(r))
             for tp, records in polled.items()

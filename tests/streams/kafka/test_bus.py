@@ -6,13 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from kafka.consumer.fetcher import Fetcher
 
 from streams.contract.errors import TopicMissing, UsageError
 from streams.contract.topics import TopicSpec, topic_specs
 from streams.kafka.admin import ensure_topics
+from streams.kafka.patches import EMPTY_S
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
+
+WAITED_S = 1.5
 
 
 def spec(**other: object) -> TopicSpec:
@@ -84,6 +88,27 @@ def test_a_cluster_too_small_for_the_copies_is_named(kafka: BrokerSettings) -> N
     more = kafka.replace(min_insync=2)
     with pytest.raises(UsageError, match="MIN_INSYNC=2 is more than the 1 copies"):
         ensure_topics(more, topic_specs(f"t-{uuid.uuid4().hex[:8]}"))
+
+
+def test_a_reader_that_waits_asks_rarely_and_has_a_message_when_it_comes(
+    broker: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded broker answers an empty fetch at once."""
+    topic, answers, usual = spec(partitions=1), [], Fetcher._handle_fetch_response
+
+    def counted(self: object, *given: object) -> None:
+        answers.append(given)
+        usual(self, *given)
+
+    ensure_topics(broker, [topic])
+    with closing(Producer(broker)) as producer, closing(Reader(broker, [topic.name])) as reader:
+        monkeypatch.setattr(Fetcher, "_handle_fetch_response", counted)
+        assert reader.poll(WAITED_S) == []
+        assert len(answers) <= WAITED_S / EMPTY_S + 2
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(reader.poll, 60.0)
+            producer.put(topic.name, b"k", b"v")
+            assert [message.value for message in waiting.result(timeout=60.0)] == [b"v"]
 
 
 @pytest.mark.kafka
