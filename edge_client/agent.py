@@ -281,6 +281,8 @@ class Agent:
             self.stop()
         if question.op == "joined":
             self._runs.joined(question.node)
+            self._uplink.report()  # the run waits for it
+            self._trainer.prepare()
         if question.op == "pace" and isinstance(self._source, Replay):
             self._source.pace(question.speed)
         labelled, error = self._labels.take(question.labels)

@@ -53,7 +53,7 @@ class Device:
         folder = Path(plan.folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._plan, self._task, self.name = plan, task, plan.device.encode()
-        self.away = self._working = False
+        self.away = self._working = self.changed = False
         self._samples = samples = Samples(task, folder / "samples.rows")
         data = np.load(plan.data)
         answer, at = np.zeros(task.outputs, np.float32), 0
@@ -73,6 +73,8 @@ class Device:
     def _tell(self, request: AgentRequest) -> AgentReply:
         if request.op == "joined":
             self.runs.joined(request.node)
+            self.changed = True
+            self._trainer.prepare()
         return AgentReply()
 
     def _work(self, request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
@@ -117,12 +119,13 @@ def main(reference: str, plan: Path) -> None:
         for message in reader.poll(LOOK_S):
             for device in devices:
                 device.runs.receive(message.value)
-        if time.monotonic() < due:
-            continue
-        due += STATE_S
+        if turn := time.monotonic() >= due:
+            due += STATE_S
         for device in devices:
-            device.runs.look()
-            if not device.away:
+            if turn:
+                device.runs.look()
+            if (turn or device.changed) and not device.away:
+                device.changed = False
                 producer.send(topic, device.name, device.state(), [], lambda _: None)
     reader.close()
     producer.close()

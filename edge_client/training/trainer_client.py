@@ -1,6 +1,8 @@
-"""The agent's side of the trainer: starts the child on demand, sends it one request at a time."""
+"""The agent's side of the trainer: starts the child when a run is joined or there is work,
+sends it one request at a time."""
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -17,6 +19,8 @@ from edge_client.samples.samples import Samples
 from edge_client.training.conditions import MachineConditions
 from streams.contract.errors import MalformedRecord
 from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
+
+log = logging.getLogger(__name__)
 
 _START_S = 60.0
 
@@ -70,6 +74,20 @@ class Trainer:
                 return WorkReply(device=self.device, error=error), b""
             finally:
                 self.busy = self._yields = False
+
+    def prepare(self) -> None:
+        """Start the child, unless it works: it has torch then when the first request comes."""
+        if self.conditions and self.conditions.against_training():
+            return
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if not self._ended:
+                self._connected()
+        except OSError as exc:
+            log.warning("%s: the trainer does not start: %s", self.device, exc)
+        finally:
+            self._lock.release()
 
     def _with_rows(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         wanted = request.part or request.op == "evaluate"

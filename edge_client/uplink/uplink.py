@@ -170,6 +170,11 @@ class Uplink(threading.Thread):
         finally:
             self._beat.rest(self._clock())
 
+    def report(self) -> None:
+        """Send the state now; called by other threads."""
+        self._beat.at_once()
+        self._spool.grown.set()
+
     def step(self) -> bool:
         """Run the four steps once; return whether more can be sent at once."""
         if self._sender is None:
@@ -270,10 +275,10 @@ class Uplink(threading.Thread):
         now = self._clock()
         if not self._rate_limit.allowance(BYTES) or self._heartbeat_waits:
             return  # in an outage one waits, not one a second
-        if not self._beat.looks(now):
+        if not self._beat.looks(now) or not self._beat.due(self._news(), now):
             return
         self._spool.sync_position()
-        if self._state is None or not self._beat.due(self._news(), now):
+        if self._state is None:
             return
         assert self._sender is not None
         state = self._state().replace(heartbeat_s=self._beat.interval_s)
@@ -310,6 +315,8 @@ class Uplink(threading.Thread):
 
     def _send_last_state(self) -> None:
         """Send the last state and close the producer, waiting for messages in flight."""
+        with suppress(OSError):  # what was settled since is sent again
+            self._spool.sync_position()
         if self._sender is None:
             return
         self._heartbeat_waits = False

@@ -170,8 +170,10 @@ def test_one_child_of_low_priority_serves_all_requests(
     own = written(tmp_path)
     with running(own, tmp_path, samples) as trainer:
         assert children(own) == []  # on demand
-        trainer.work(request("evaluate"), weights)
+        trainer.prepare()
+        until(lambda: children(own), "the child runs")
         [child] = children(own)
+        trainer.work(request("evaluate"), weights)
         trainer.work(request("evaluate"), weights)
         assert children(own) == [child]
         assert os.getpriority(os.PRIO_PROCESS, child) == 10
@@ -418,6 +420,7 @@ def test_a_device_that_should_not_train_says_why_and_evaluates_all_the_same(
         reply, body = trainer.work(request(), weights)
         assert (reply.error, body) == ("conditions: on battery at 12%, below 30%", b"")
         assert trainer.held_back == weather.why
+        trainer.prepare()
         assert children(own) == []
         reply, _ = trainer.work(request("evaluate"), weights)
         assert (reply.error, reply.samples) == (None, 40)
