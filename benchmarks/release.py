@@ -107,7 +107,7 @@ class Server:
 
 
 def spread(bench: Bench) -> None:
-    measure(bench, Server(bench.place("state")), bench.size(50, 6), 3.0)
+    measure(bench, Server(bench.place("state")), bench.size(50, 6), 1.0)
 
 
 def measure(bench: Bench, server: Server, count: int, within_s: float) -> None:

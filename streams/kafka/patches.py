@@ -16,7 +16,10 @@
    it, for encoders too, which share the cache.
 3. Empty answers. The embedded broker does not hold a fetch until there is a message, and the
    library asks again at once: a reader that waits would use a core. Here it rests for EMPTY_S.
-4. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
+4. New topics. The library waits .1 s before it asks for metadata again, also where it has just
+   connected and asks for a topic for the first time: each reader and each first message would take
+   so much longer. Kafka's own client asks for new topics at once.
+5. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
    here it is Python's own (streams.contract.zstd).
 """
 
@@ -28,6 +31,8 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 import kafka.codec
+from kafka import KafkaConsumer
+from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.schemas.fields.struct import StructField
 from kafka.record import memory_records
@@ -47,6 +52,8 @@ _decoder = StructField.compiled_decode_from
 _encoder = StructField.compiled_encode_into
 _answer = Fetcher._handle_fetch_response
 _fetchable = Fetcher._fetchable_partitions
+_add_topic = ClusterMetadata.add_topic
+_all_topics = KafkaConsumer._fetch_all_topic_metadata
 
 
 class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -147,6 +154,17 @@ def _fetchable_partitions(self: Any) -> Any:
     return [] if rests else _fetchable(self)
 
 
+def add_topic(self: Any, topic: str) -> Any:
+    if topic not in self._topics:
+        self._last_refresh_ms = 0.0
+    return _add_topic(self, topic)
+
+
+def _fetch_all_topic_metadata(self: Any) -> None:
+    self._cluster._last_refresh_ms = 0.0
+    _all_topics(self)
+
+
 class _Compressor:
     compress = staticmethod(zstd.compress)
 
@@ -172,5 +190,7 @@ def install() -> None:
     Fetcher.PartitionRecords = _PartitionRecords
     Fetcher._handle_fetch_response = _handle_fetch_response
     Fetcher._fetchable_partitions = _fetchable_partitions
+    ClusterMetadata.add_topic = add_topic
+    KafkaConsumer._fetch_all_topic_metadata = _fetch_all_topic_metadata
     StructField.compiled_decode_from = _compiled_decode_from
     StructField.compiled_encode_into = _compiled_encode_into
