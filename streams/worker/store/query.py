@@ -1,6 +1,8 @@
 """Queries on the store: SQL over its tables, and the server's event account."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import duckdb
@@ -125,9 +127,11 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
 
     Only committed files are read. Close the connection after use.
     """
-    tables = {name: dataset(store, name) for name in (SCORES, DROPS, LABELS, AGED)}
+    names = (SCORES, DROPS, LABELS, AGED)
+    with ThreadPoolExecutor() as pool:  # each waits for its log
+        tables = list(pool.map(partial(dataset, store), names))
     connection = duckdb.connect()
-    for name, rows in tables.items():
+    for name, rows in zip(names, tables, strict=True):
         connection.register(name, rows)
     [(numbers,)] = connection.execute(NUMBERS).fetchall()
     connection.execute(WINDOWS.format(errors=ERRORS if numbers else ""))
