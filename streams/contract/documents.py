@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, dataclass_transform
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from streams.contract.errors import MalformedRecord
@@ -95,10 +96,14 @@ def decoded(data: bytes, kind: type[T]) -> T:
     return msgspec.json.decode(data, type=kind, dec_hook=_path)
 
 
-def _plain(value: Any) -> str:
-    if not isinstance(value, Path):
-        raise NotImplementedError(f"{type(value).__name__} is not a type of documents")
-    return str(value)
+def _plain(value: Any) -> Any:
+    """Return what msgspec does not know as what it does: a path or a channel (`Category`) as its
+    text, a number of numpy's as Python's."""
+    if isinstance(value, Path | str):
+        return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"{type(value).__name__} is not a type of documents")
 
 
 def _path(kind: type, value: str) -> Any:

@@ -21,6 +21,7 @@ from streams.contract.task import Reading, Task
 from streams.drift.reference import EFFECT, Reference
 from streams.learning import learning
 from tests.federation.conftest import TINY
+from tests.rig.made_up.payments_task import task as payments
 from tests.rig.unwrap import unwrap
 
 
@@ -109,6 +110,18 @@ def test_the_reference_for_drift_is_that_of_the_central_data(tiny: Task) -> None
     assert found.features[-1].effect == EFFECT  # all devices answer the same
     assert found.features[0].effect > EFFECT  # machines are mounted differently
     assert Reference.decode(found.encode()) == found
+
+
+def test_categories_are_in_the_reference_by_their_names(
+    key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "fresh", payments.name, payments.version, [key.public_key()])
+    reference = "tests.rig.made_up.payments_task:task"
+    report = unwrap(prepare(reference, payments, registry, key, tmp_path / "cache"))
+    serving = unwrap(registry.serving())
+    assert serving.model == report.model
+    found = Reference.decode(serving.files[DRIFT])
+    assert {f.channel for f in found.features if f.kind == "category"} == {"merchant", "way"}
 
 
 def test_a_task_without_a_labelled_pilot_is_named(

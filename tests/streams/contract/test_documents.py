@@ -1,11 +1,16 @@
 """JSON documents and topics."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.documents import DeviceState
+from streams.contract.documents import DeviceState, encoded
 from streams.contract.errors import MalformedRecord
+from streams.contract.task import Category, Time
 from streams.contract.topics import topic_specs
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.reader import partition_of
@@ -21,6 +26,13 @@ def test_a_document_comes_back_and_ignores_what_it_does_not_know() -> None:
     assert DeviceState.decode(STATE.encode()) == STATE
     newer = STATE.encode()[:-1] + b', "later": 1}'
     assert DeviceState.decode(newer) == STATE
+
+
+def test_channels_and_numpys_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
+    values = [Category("shop", size=3), Time("hour"), np.float32(0.5), np.int64(7), tmp_path]
+    assert json.loads(encoded({"of": values})) == {"of": ["shop", "hour", 0.5, 7, str(tmp_path)]}
+    with pytest.raises(NotImplementedError, match="object is not a type of documents"):
+        encoded(object())
 
 
 @given(st.binary(max_size=200))
