@@ -22,6 +22,7 @@ from streams.fleet.wording import counted, digits, duration, run_progress, short
 LINE_S = 5.0
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
 SILENT_S, EACH_S = 15.0, 1.0  # a start takes three seconds, a second of CPU a device
+COMPARED = 50  # held-out segments of a device, before and after
 LEAST_S = 30.0  # a worker starts in that time on a machine that is not busy
 
 
@@ -99,7 +100,8 @@ class Phase:
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
     version has passed its rollout, and every device has answered with it the held-out segments that
-    its first version had answered; `live`: as many, because a sensor does not repeat them.
+    its first version had answered, or COMPARED of them; `live`: as many others, because a sensor
+    does not repeat them.
     """
 
     def __init__(self, devices: Sequence[str], began_us: int, *, live: bool = False) -> None:
@@ -132,7 +134,8 @@ class Phase:
         first = state.accuracy.get(min(state.accuracy, key=model_number, default=""))
         if found is None or first is None:
             return False
-        return (found.held_out if self._live else found.paired) >= first.held_out
+        have = found.held_out if self._live else found.paired
+        return have >= min(first.held_out, COMPARED)
 
     def _is_learning(self, view: FleetView) -> bool:
         """Whether a run of this launch has not ended, or has made a version that is not offered."""

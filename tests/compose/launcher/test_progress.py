@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from compose.launcher.progress import (
+    COMPARED,
     LEAST_S,
     Phase,
     broken_off,
@@ -91,7 +92,9 @@ def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_vers
     assert loop.phase.now == "canary"
     assert loop.see(*loop.answers(NEXT, {"d0": (10, 3), "d1": (10, 10)})) == "new model"
     assert not loop.phase.closed
-    loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (10, 10)}))
+    loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (3000, COMPARED - 1)}))
+    assert not loop.phase.closed
+    loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (3000, COMPARED)}))
     assert loop.phase.closed
 
 
