@@ -100,12 +100,12 @@ class Phase:
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
     version has passed its rollout, and every device has answered with it the held-out segments that
-    its first version had answered, or COMPARED of them; `live`: as many others, because a sensor
-    does not repeat them.
+    its first version had answered, or COMPARED of them; as many others where it has repeated none:
+    a sensor's, or those of a long recording.
     """
 
-    def __init__(self, devices: Sequence[str], began_us: int, *, live: bool = False) -> None:
-        self._devices, self._began_us, self._live = devices, began_us, live
+    def __init__(self, devices: Sequence[str], began_us: int) -> None:
+        self._devices, self._began_us = devices, began_us
         self._first = ""
         self.now, self.closed = "inference", False
 
@@ -134,7 +134,7 @@ class Phase:
         first = state.accuracy.get(min(state.accuracy, key=model_number, default=""))
         if found is None or first is None:
             return False
-        have = found.held_out if self._live else found.paired
+        have = found.paired if state.passes else found.held_out
         return have >= min(first.held_out, COMPARED)
 
     def _is_learning(self, view: FleetView) -> bool:

@@ -156,8 +156,7 @@ class Up:
         began = kept_at = time.monotonic()
         closed = False
         self._screen.say(progress.start_lines(len(self._devices), o.stages))
-        live = self._task.source == "live"
-        phase = Phase(self._devices, self._began_us, live=live)
+        phase = Phase(self._devices, self._began_us)
         patience_s: float | None = progress.patience_s(len(self._devices))
         pace = Pace(o.first_speed, progress.read_busy(), fixed=o.speed is not None)
         slowest = o.first_speed * progress.SLOWEST if o.speed is None else o.speed
@@ -176,7 +175,7 @@ class Up:
                     now_s = time.time()
                     since = progress.stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
                     screen.show(view, phase.now, since)
-                    rest = not live and phase.at_rest(view)
+                    rest = self._task.source != "live" and phase.at_rest(view)
                     if found := pace.look(at_rest=rest):
                         self._say_pace(found)
                     if patience_s is not None and time.monotonic() - began > patience_s:

@@ -52,10 +52,12 @@ class Loop:
         self.phase.look(self.view)
         return self.phase.now
 
-    def answers(self, model: str, held_out: dict[str, tuple[int, int]]) -> list[Received]:
+    def answers(
+        self, model: str, held_out: dict[str, tuple[int, int]], passes: int = 1
+    ) -> list[Received]:
         return [
             state(
-                device, active=model,
+                device, active=model, passes=passes,
                 accuracy={FIRST: {"held_out": first}, NEXT: {"held_out": 20, "paired": after}},
             )
             for device, (first, after) in held_out.items()
@@ -98,13 +100,13 @@ def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_vers
     assert loop.phase.closed
 
 
-def test_a_sensor_repeats_nothing_so_that_as_much_is_enough() -> None:
+def test_what_repeats_nothing_yet_has_answered_enough_with_as_many_others() -> None:
+    """A sensor, or a year of history."""
     loop = Loop()
-    loop.phase = Phase(["d0", "d1"], began_us=1, live=True)
     loop.see(decided(2, "stage", stable=FIRST, offered=NEXT), decided(3, "served", stable=NEXT))
-    loop.see(*loop.answers(NEXT, {"d0": (21, 0), "d1": (20, 0)}))
+    loop.see(*loop.answers(NEXT, {"d0": (21, 0), "d1": (20, 0)}, passes=0))
     assert not loop.phase.closed
-    loop.see(*loop.answers(NEXT, {"d0": (20, 0), "d1": (20, 0)}))
+    loop.see(*loop.answers(NEXT, {"d0": (20, 0), "d1": (20, 0)}, passes=0))
     assert loop.phase.closed
 
 
