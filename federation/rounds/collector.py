@@ -27,8 +27,8 @@ from streams.contract.work import Op, Work
 
 log = logging.getLogger(__name__)
 
-POLL_S, POLL_SHARE = 0.1, 0.05  # at least, and of a round's time: a poll costs the SuperLink 5 ms
-LOOK_S = 1.0  # between two looks at who is silent, and who at work; the longest poll
+POLL_S = 0.1  # a poll costs the SuperLink about 5 ms
+LOOK_S = 1.0  # between two looks at who is silent, and who at work
 TTL_SPARE_S = 5.0  # after its time work expires, so that no device trains in vain
 
 
@@ -47,11 +47,6 @@ class Policy:
         if self.buffered:
             return max(least, min(self.target, math.ceil(online / 2)))
         return max(least, self.target) if self.target else max(1, asked)
-
-
-def poll_s(elapsed_s: float) -> float:
-    """Return the pause before replies are asked for again: a slow round has fewer polls."""
-    return min(max(POLL_S, POLL_SHARE * elapsed_s), LOOK_S)
 
 
 @dataclass
@@ -135,7 +130,7 @@ class Collector:
             if over := self._over(work.round, elapsed, cutoff, work.limit_s, enough):
                 why = over
                 break
-            self.sleep(poll_s(elapsed))
+            self.sleep(POLL_S)
         self.slowest_s = max([self.slowest_s, *replied])
         self.given_up = self._silent_of(work.round)
         log.info(
@@ -162,7 +157,7 @@ class Collector:
             cutoff = cutoff_s(replied, expected, deadline_s)
             if not self._awaited(waiting, elapsed, cutoff, work.limit_s, bool(answers)):
                 break
-            self.sleep(poll_s(elapsed))
+            self.sleep(POLL_S)
         elapsed = self.clock() - began
         return answers + [Reply(n, error=self._why(n, elapsed), round=work.round) for n in waiting]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from federation.admission import Tensors, Update
-from federation.rounds.collector import LOOK_S, TTL_SPARE_S, Collector, Policy, poll_s
+from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy
 from federation.rounds.messages import Reply
 from streams.contract.work import Op, Work
 from tests.rig.made_up import documents
@@ -73,7 +73,7 @@ def test_a_round_is_over_when_all_have_answered() -> None:
     fleet = TimedFleet({1: 1.0, 2: 3.0})
     answers = fleet.collector().train([1, 2], work(1), WEIGHTS, FULL_S)
     assert answered(answers) == [(1, 1), (2, 1)]
-    assert fleet.now == pytest.approx(3.0, abs=poll_s(3.0))
+    assert fleet.now == pytest.approx(3.0, abs=POLL_S)
 
 
 def test_a_node_that_vanished_costs_a_few_times_what_the_others_took() -> None:
@@ -81,7 +81,7 @@ def test_a_node_that_vanished_costs_a_few_times_what_the_others_took() -> None:
     answers = fleet.collector().train([1, 2, 3], work(1), WEIGHTS, FULL_S)
     assert answered(answers) == [(1, 1), (2, 1)]
     assert failed(answers) == [(3, 1)]
-    assert fleet.now == pytest.approx(12.0, abs=2 * poll_s(12.0))
+    assert fleet.now == pytest.approx(12.0, abs=2 * POLL_S)
 
 
 def test_whoever_is_still_at_work_gets_none_until_its_time_is_over_and_is_told_once() -> None:
@@ -110,7 +110,7 @@ def test_of_more_than_wanted_the_first_are_taken() -> None:
     answers = fleet.collector(Policy(asked=4, target=3)).train([1, 2, 3, 4], work(1), WEIGHTS, 60.0)
     assert answered(answers) == [(1, 1), (2, 1), (3, 1)]
     assert failed(answers) == []  # what it sends later is still worth something
-    assert fleet.now == pytest.approx(3.0, abs=poll_s(3.0))
+    assert fleet.now == pytest.approx(3.0, abs=POLL_S)
 
 
 def test_a_buffer_takes_what_comes_first_and_leaves_the_others_at_work() -> None:
@@ -131,10 +131,10 @@ def test_a_buffer_that_nobody_fills_ends_with_the_deadline_or_the_last_answer() 
     collector = fleet.collector(Policy(True, target=2))
     answers = collector.train([1, 2, 3, 4], work(1), WEIGHTS, 30.0, online=4)
     assert answered(answers) == [(1, 1)]
-    assert fleet.now == pytest.approx(30.0, abs=2 * poll_s(30.0))
+    assert fleet.now == pytest.approx(30.0, abs=2 * POLL_S)
     fleet = TimedFleet({1: 1.0, 2: 2.0}, failing={2})
     fleet.collector(Policy(True, target=2)).train([1, 2], work(1), WEIGHTS, 30.0, online=4)
-    assert fleet.now == pytest.approx(2.0, abs=2 * poll_s(2.0))
+    assert fleet.now == pytest.approx(2.0, abs=2 * POLL_S)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_round_does_not_wait_for_devices_that_are_silent_and_says_so() -> None
     assert answered(answers) == [(1, 1), (2, 1)]
     assert failed(answers) == [(3, 1), (4, 1)]
     assert all((a.error or "").startswith("silent: ") for a in answers if a.error)
-    assert fleet.now == pytest.approx(6.0, abs=LOOK_S + 2 * poll_s(6.0))
+    assert fleet.now == pytest.approx(6.0, abs=LOOK_S + 2 * POLL_S)
     assert collector.given_up == 2
     assert collector.free([1, 2, 3, 4]) == [1, 2]
     assert collector.heard([1, 2, 3, 4]) == [1, 2]
@@ -217,7 +217,7 @@ def test_a_device_at_work_is_waited_for_beyond_the_deadline_and_the_others_time(
     answers = fleet.collector().train([1, 2, 3], limited(300.0), WEIGHTS, FULL_S)
     assert answered(answers) == [(1, 1), (2, 1)]
     assert failed(answers) == [(3, 1)]
-    assert fleet.now == pytest.approx(150.0, abs=2 * poll_s(150.0))
+    assert fleet.now == pytest.approx(150.0, abs=2 * POLL_S)
 
 
 def test_a_device_at_work_is_waited_for_until_the_limit_and_its_node_is_free_then() -> None:
@@ -225,7 +225,7 @@ def test_a_device_at_work_is_waited_for_until_the_limit_and_its_node_is_free_the
     collector = fleet.collector()
     answers = collector.train([1, 2], limited(100.0), WEIGHTS, FULL_S)
     assert failed(answers) == [(2, 1)]
-    assert fleet.now == pytest.approx(100.0, abs=2 * poll_s(100.0))
+    assert fleet.now == pytest.approx(100.0, abs=2 * POLL_S)
     assert collector.free([1, 2]) == [1]
     fleet.now = 100.0 + TTL_SPARE_S
     assert collector.free([1, 2]) == [1, 2]
@@ -235,7 +235,7 @@ def test_a_device_that_falls_silent_at_work_is_not_waited_for() -> None:
     fleet = Working({1: 1.0, 2: None}, working={2: 1e9}, hushed={2: 20.0})
     answers = fleet.collector().train([1, 2], limited(300.0), WEIGHTS, FULL_S)
     assert failed(answers) == [(2, 1)]
-    assert fleet.now == pytest.approx(20.0, abs=LOOK_S + 2 * poll_s(20.0))
+    assert fleet.now == pytest.approx(20.0, abs=LOOK_S + 2 * POLL_S)
 
 
 def test_a_device_whose_work_was_lost_is_free_after_the_deadline_not_the_limit() -> None:
@@ -251,7 +251,7 @@ def test_a_device_whose_work_was_lost_is_free_after_the_deadline_not_the_limit()
 def test_without_an_update_silence_ends_no_round() -> None:
     fleet = Hushed({1: None, 2: None}, hushed={1: 5.0, 2: 5.0})
     fleet.collector().train([1, 2], work(1), WEIGHTS, 30.0)
-    assert fleet.now == pytest.approx(30.0, abs=2 * poll_s(30.0))
+    assert fleet.now == pytest.approx(30.0, abs=2 * POLL_S)
     fleet = Hushed({1: 1.0, 2: None, 3: None}, hushed={2: 5.0, 3: 5.0})
     fleet.collector().train([1, 2, 3], work(1), WEIGHTS, 30.0, least=2)
     assert fleet.now >= 10.0  # a strategy that needs two: as if nobody were silent
@@ -274,4 +274,4 @@ def test_the_gate_does_not_wait_for_devices_that_are_silent() -> None:
     answers = fleet.collector().evaluate([1, 2, 3], work(1), WEIGHTS, FULL_S)
     assert answered(answers) == [(1, 1), (2, 1)]
     assert [(a.error or "").split(":")[0] for a in answers if a.error] == ["silent"]
-    assert fleet.now == pytest.approx(4.0, abs=LOOK_S + 2 * poll_s(4.0))
+    assert fleet.now == pytest.approx(4.0, abs=LOOK_S + 2 * POLL_S)
