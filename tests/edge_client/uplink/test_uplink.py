@@ -269,3 +269,37 @@ def test_what_is_written_is_sent_without_waiting_for_the_next_look(
         until(lambda count=count: len(broker.waiting) == count, "it is on its way")  # type: ignore[misc]
     uplink.stop(0.0)
     assert not uplink.is_alive()
+
+
+def test_the_state_goes_when_it_is_asked_for_and_the_position_is_kept_with_it(
+    spool: Spool, tmp_path: Path
+) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    fill(spool, 3)
+    uplink.step()
+    broker.acknowledge()
+    uplink.step()
+    assert len(broker.states) == 1
+    uplink.report()
+    uplink.step()
+    assert [state.delivered for state in broker.states] == [0, 3]
+    assert Spool(tmp_path).account().delivered == 3
+
+
+def test_an_end_in_an_outage_keeps_what_was_acknowledged(spool: Spool, tmp_path: Path) -> None:
+    broker = FakeBroker()
+    uplink = uplink_of(spool, broker, Clock())
+    uplink.start()
+    fill(spool, 2)
+
+    def delivered() -> bool:
+        broker.acknowledge()
+        return spool.account().delivered == 2
+
+    until(delivered, "what is sent is settled")
+    broker.down = True
+    fill(spool, 1)
+    until(lambda: not uplink.connected, "the broker is away")
+    uplink.stop(0.0)
+    assert Spool(tmp_path).account().delivered == 2

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 
 from streams.contract.errors import TopicMissing, UsageError
@@ -109,6 +110,17 @@ def test_a_reader_that_waits_asks_rarely_and_has_a_message_when_it_comes(
             waiting = pool.submit(reader.poll, 60.0)
             producer.put(topic.name, b"k", b"v")
             assert [message.value for message in waiting.result(timeout=60.0)] == [b"v"]
+
+
+def test_a_new_topics_metadata_are_asked_for_at_once_and_known_ones_after_a_pause() -> None:
+    cluster = ClusterMetadata(bootstrap_servers="127.0.0.1:9", retry_backoff_ms=60_000)
+    cluster.add_topic("known")
+    cluster.failed_update(OSError("away"))
+    cluster.add_topic("known")
+    cluster.request_update()
+    assert cluster.ttl() > 0
+    cluster.add_topic("new")
+    assert cluster.ttl() == 0
 
 
 @pytest.mark.kafka
