@@ -127,7 +127,7 @@ CHOOSE_S = 3.0  # between two looks for more devices where too few have joined
 REPEAT_S, LEASE_S = 60.0, 300.0
 RETRY_S = 5.0  # after the broker was unavailable
 SEND_TIMEOUT_S = 5.0
-PULLS_PER_S = 50.0  # of all devices of a run; a SuperLink's core answers 100 to 300
+PULLS_PER_S = 100.0  # of all devices of a run; a SuperLink's core answers about 300
 PULL_S = 0.3  # a device's, where they are few
 
 
