@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 MOST_ROWS = 100_000  # of a message of scores
 LOOK_BACK_MS = 600_000  # at invitations: older ones have expired
-WAIT_S = 2.0  # for a message; stop() does not wait for it
+WAIT_S = HOLD_S = 8.0  # for a message; stop() does not wait for it
 END_S, WORK_END_S = 0.3, 5.0  # for the thread to end while it waits, and while it does not
 RETRY_S, RETRY_MOST_S = 1.0, 300.0  # between two attempts to install a version
 
@@ -126,7 +126,7 @@ class Downlink(threading.Thread):
         scores, labels = topic_name(name, SCORES), topic_name(name, LABELS)
         invitations = topic_name(name, INVITATIONS)
         topics = [topic_name(name, RELEASES), scores, labels, invitations]
-        reader = Reader(self._settings, topics, key=self._device, slow_line=True)
+        reader = Reader(self._settings, topics, key=self._device, slow_line=True, hold_s=HOLD_S)
         try:
             reader.seek_back(time.time_ns() // 1_000_000 - LOOK_BACK_MS, invitations)
             self._connected_at = reader.end(invitations, 0)
@@ -134,7 +134,7 @@ class Downlink(threading.Thread):
             for topic, offset in read.items():
                 for partition in reader.partitions(topic) if offset else []:
                     reader.seek(topic, partition, offset)
-            while True:
+            while not self._ending.is_set():
                 messages = reader.poll(self._wait_s)
                 self._waits = False
                 if self._ending.is_set():

@@ -14,7 +14,6 @@ from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 BULK = 5000  # messages of one poll where many are read
-FETCH_WAIT_MS = 2000  # how long the broker holds a fetch while there is nothing new
 BULK_FETCH, SMALL_FETCH, SLOW_MS = 1 << 20, 1 << 17, 30_000
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -46,8 +45,11 @@ class Reader:
         from_beginning: bool = True,
         timeout_s: float = 10.0,
         slow_line: bool = False,
+        hold_s: float = 2.0,
     ) -> None:
-        """slow_line: one answer of the broker has SMALL_FETCH bytes, or one larger message."""
+        """slow_line: one answer of the broker has SMALL_FETCH bytes, or one larger message.
+        hold_s: how long the broker holds a request while there is nothing new; a `seek` meanwhile
+        waits for it."""
         self._settings = settings
         with connecting(settings):
             self._consumer = KafkaConsumer(
@@ -56,7 +58,7 @@ class Reader:
                 allow_auto_create_topics=False,
                 auto_offset_reset="earliest",
                 reconnect_backoff_max_ms=2000,
-                fetch_max_wait_ms=FETCH_WAIT_MS,
+                fetch_max_wait_ms=round(1000 * hold_s),
                 request_timeout_ms=SLOW_MS if slow_line else 10_000,
                 max_partition_fetch_bytes=SMALL_FETCH if slow_line else BULK_FETCH,
                 metrics_enabled=False,
