@@ -110,12 +110,12 @@ class InferenceLoop:
         if not math.isfinite(sum(outputs.tolist())):  # 10 times faster than numpy for few values
             self.skip("answer-not-finite", cut.last_us)
             return
-        revealed = cut.truth is not None and self._is_label_revealed(cut.position_us)
+        revealed = cut.truth is not None and self._is_label_revealed(cut.recorded_us)
         label = cut.truth if revealed else None
         self.put(
             Event(
                 cut.last_us, engine.model, outputs, label, cut.segment,
-                cut.first_us, cut.position_us, cut.mark_us, cut.truth,
+                cut.first_us, cut.recorded_us, cut.mark_us, cut.truth,
             )
         )  # fmt: skip
         engine.latencies.append(time.perf_counter() - began)
@@ -128,11 +128,11 @@ class InferenceLoop:
         elif not self.slots.go_back(engine.model, f"failed: {exc}"):
             raise exc
 
-    def _is_label_revealed(self, position_us: int) -> bool:
+    def _is_label_revealed(self, recorded_us: int) -> bool:
         """Return whether a replay reveals this segment's true label to the device: a stable share,
         like a user's corrections. The other labels are only used for measuring. A sensor's labels
         are all told: somebody gave them."""
-        digest = zlib.crc32(f"{self.device}/{position_us}".encode())
+        digest = zlib.crc32(f"{self.device}/{recorded_us}".encode())
         given = self.label_share
         return digest < (self.task.training.label_share if given is None else given) * 2**32
 

@@ -61,7 +61,7 @@ class AccuracyTracker:
     def count(
         self,
         model: str,
-        position_us: int,
+        recorded_us: int,
         right: bool | None,
         held_out: bool,
         error: float = 0.0,
@@ -82,7 +82,7 @@ class AccuracyTracker:
                 counts[2] += right
                 self._errors[model] += error
                 if held_out:
-                    self._held_out[model][position_us] = right, error
+                    self._held_out[model][recorded_us] = right, error
                     if len(self._held_out[model]) > PLACES + SPARE:
                         self._held_out[model] = sample(self._held_out[model])
 

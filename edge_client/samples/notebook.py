@@ -42,11 +42,10 @@ class AnswerRecorder:
             right, error = (None, 0.0) if event.truth is None else next(judged)
             release = release_of(event.model)  # a copy's answers are those of its release
             reporting = split == HELD_OUT and self._reports(event.time_us)
-            self.scoreboard.count(release, event.position_us, right, reporting, error)
+            self.scoreboard.count(release, event.recorded_us, right, reporting, error)
             if self.outcomes is not None:
-                self.outcomes.put(
-                    Answered(event.first_us, event.time_us, event.segment, event.outputs, seq)
-                )
+                answered = event.first_us, event.time_us, event.segment, event.outputs
+                self.outcomes.put(Answered(*answered, seq, event.recorded_us))
 
     def _judged(self, events: Sequence[Event]) -> Iterator[tuple[bool, float]]:
         """Yield whether each answer is right, and for targets its error."""

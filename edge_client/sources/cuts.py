@@ -13,14 +13,15 @@ Skip = Callable[[str, int], None]  # (reason, time in microseconds) of what cann
 class Cut:
     """A segment with its event times.
 
-    `position_us` is its place in the data, the same in every pass, and `mark_us` that of a replay,
-    after which a restart goes on. Each segment has its own: it is the time of the segment, or one
-    more than the segment before where that is not earlier.
+    `recorded_us` is its place in the data, the same in every pass: the time of its first reading
+    as the source has it. `mark_us` is that of a replay, after which a restart goes on. Each segment
+    has its own: it is the time of the segment, or one more than the segment before where that is
+    not earlier.
     """
 
     first_us: int
     last_us: int
-    position_us: int
+    recorded_us: int
     mark_us: int
     segment: np.ndarray
     truth: np.ndarray | None

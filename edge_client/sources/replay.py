@@ -103,11 +103,11 @@ class Replay:
     def _one_pass(
         self, readings: Iterable[Reading | Readings], base: int, start: int
     ) -> Iterator[Cut]:
-        position = mark = -1
+        recorded, mark = -1, start - 1
         for first, last, segment, truth in segments_of(readings, self.task, skip=self.skip):
-            position, mark = max(position + 1, first - base), max(mark + 1, last - base)
             moved = start - base
-            yield Cut(first + moved, last + moved, position, start + mark, segment, truth)
+            recorded, mark = max(recorded + 1, first), max(mark + 1, last + moved)
+            yield Cut(first + moved, last + moved, recorded, mark, segment, truth)
 
     def _end_pass(self, end: int, period: int) -> None:
         self.passes_done += 1

@@ -33,10 +33,10 @@ class Live:
 
     def __iter__(self) -> Iterator[Cut]:
         cuts = segments_of(self.readings(), self.task, skip=self.skip)
-        position = -1
+        recorded = -1
         for first, last, segment, truth in cuts:
-            position = max(position + 1, first)
-            yield Cut(first, last, position, last, segment, truth)
+            recorded = max(recorded + 1, first)
+            yield Cut(first, last, recorded, last, segment, truth)
             if self.stop.is_set():
                 return
 

@@ -66,9 +66,9 @@ class Event(NamedTuple):
     """One inference: segment (channels, samples), outputs (outputs,), float32 in C order, and the
     true label (label_size,) if the device knows it.
 
-    `first_us` and `time_us` are the event times of the segment's ends. `truth` and `position_us`
-    (the position in the data) are for measuring a replay, and it is resumed after `mark_us`; they
-    never leave the device.
+    `first_us` and `time_us` are the event times of the segment's ends. `truth` and `recorded_us`
+    (the place in the data) are for measuring a replay and for `outcomes`, and it is resumed after
+    `mark_us`; they never leave the device.
     """
 
     time_us: int
@@ -77,7 +77,7 @@ class Event(NamedTuple):
     label: np.ndarray | None
     segment: np.ndarray
     first_us: int = 0
-    position_us: int = 0
+    recorded_us: int = 0
     mark_us: int = 0
     truth: np.ndarray | None = None
 

@@ -262,4 +262,4 @@ def _answers(task: Task, device: str, readings: int) -> Iterator[Answered]:
     except Exception:  # named by the survey
         return
     for seq, (begin_us, end_us, segment, _) in enumerate(segments_of(first, task)):
-        yield Answered(begin_us, end_us, segment, outputs, seq)
+        yield Answered(begin_us, end_us, segment, outputs, seq, begin_us)

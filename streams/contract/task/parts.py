@@ -77,6 +77,9 @@ class Answered(NamedTuple):
     segment             (channels, samples) float32
     outputs             (outputs,) float32: a value a class, or a target
     seq                 number of its event: which of several of one time it is
+    recorded_us         the time of its first reading as the source has it: the events of a
+                        recording that is repeated have later ones; of several that have one
+                        time each is a microsecond later than the one before
 
     >>> import numpy as np
     >>> from tidewheel import Answered
@@ -90,6 +93,7 @@ class Answered(NamedTuple):
     segment: np.ndarray
     outputs: np.ndarray
     seq: int = 0
+    recorded_us: int = 0
 
 
 class Outcome(NamedTuple):

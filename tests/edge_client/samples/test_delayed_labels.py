@@ -87,6 +87,22 @@ def test_answers_of_one_time_have_each_its_own_truth(tmp_path: Path) -> None:
     assert device.samples.teacher_record() == {2: (1, 0)}  # of event 4 alone, of class 1
 
 
+def test_the_truth_of_a_repeated_recording_is_found_by_its_own_time(tmp_path: Path) -> None:
+    def looked_up(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
+        truth = {SECOND * i: i % 3 for i in range(5)}
+        for one in answered:
+            yield Outcome(one.last_us, one.last_us, truth[one.recorded_us])
+
+    device = Device(replace(tiny, outcomes=looked_up), tmp_path)
+    device.outcomes.start()
+    device.note([event(i)._replace(recorded_us=SECOND * (i % 5)) for i in range(10)])
+    until(lambda: device.samples.sources() == {"outcome": 10}, "all outcomes are known")
+    device.outcomes.stop()
+    assert device.outcomes.error is None
+    segments, labels, *_ = device.samples.choosing(100, 0)
+    assert labels[:, 0].tolist() == [float(x % 5 % 3) for x in segments[:, 0, 0]]
+
+
 def test_a_generator_that_raises_begins_anew_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,7 +169,7 @@ def test_a_restart_answers_each_segment_once_whatever_their_times(
         at = data.draw(st.integers(0, len(whole) - 1))
         rest = cuts(whole[at].mark_us)
         assert [c.segment.tolist() for c in rest] == [c.segment.tolist() for c in whole[at + 1 :]]
-        assert len({c.position_us for c in whole}) == len(whole) // 2
+        assert len({c.recorded_us for c in whole}) == len(whole) // 2
 
 
 def at_once(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:

@@ -35,7 +35,7 @@ def test_the_second_pass_meets_the_same_segments_and_split_at_later_times(tmp_pa
     cuts = replay(tmp_path, passes=2)
     half = len(cuts) // 2
     first, second = cuts[:half], cuts[half:]
-    assert [c.position_us for c in first] == [c.position_us for c in second]
+    assert [c.recorded_us for c in first] == [c.recorded_us for c in second]
     assert all(a.first_us < b.first_us for a, b in pairwise(cuts))
     splits = [[split_of(task, c.first_us, c.last_us) for c in half] for half in (first, second)]
     assert splits[0] == splits[1]
@@ -70,7 +70,7 @@ def test_a_dated_recording_keeps_its_dates_and_is_repeated_after_them(tmp_path: 
     found = cuts(None)
     assert [c.first_us for c in found[:3]] == [DATE, DATE + 500_000, DATE + 1_000_000]
     assert all(a.first_us < b.first_us for a, b in pairwise(found))
-    assert [c.position_us for c in found[:3]] == [c.position_us for c in found[3:]]
+    assert [c.recorded_us for c in found] == 2 * [c.first_us for c in found[:3]]
     assert [c.first_us for c in cuts(found[3].last_us)] == [c.first_us for c in found[4:]]
 
 
