@@ -48,28 +48,42 @@ create trigger keep after update of content on objects begin
     insert into kept values (new.content);
 end;
 """
-# How fast a machine turns, in hertz, from the same vibrations; a reading an hour, with dates of
-# 2024, so that a recording is more than a year.
+# How fast a machine turns, in hertz, from the same vibrations and its gear, a category; a reading
+# an hour, with dates of 2024, so that a recording is more than a year.
 HOURLY = str(30 * 20 * 3600)  # as many readings a second
 REGRESSION = """
 from dataclasses import replace
-from tidewheel import Tumbling, load_task
+from tidewheel import Category, Tumbling, load_task
 tiny = load_task("{tiny}")
 HERTZ = (1.0, 2.5, 5.0)
 NEW_YEAR_US, HOUR_US = 1_704_067_200_000_000, 3_600_000_000
+GEAR = Category("gear", size=20)
 
 def readings(device):
     for hour, reading in enumerate(tiny.readings(device)):
+        values = (*reading.values, "gear " + str(hour // 160 % 4))
         label = HERTZ[int(reading.label)]
-        yield reading._replace(time_us=NEW_YEAR_US + hour * HOUR_US, label=label)
+        yield reading._replace(time_us=NEW_YEAR_US + hour * HOUR_US, values=values, label=label)
 
 def build_model():
+    import torch
     from torch import nn
-    model = tiny.build_model()
-    return nn.Sequential(*list(model)[:-1], nn.Linear(8, 1))
+
+    class Hertz(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.waves = nn.Sequential(*list(tiny.build_model())[:-1])
+            self.gears, self.head = nn.Embedding(GEAR.size, 2), nn.Linear(10, 1)
+
+        def forward(self, x):
+            gear = self.gears(x[:, 2, -1].long())
+            return self.head(torch.cat((self.waves(x[:, :2]), gear), dim=1))
+
+    return Hertz()
 
 task = replace(
-    tiny, name="hertz", classes=(), targets=("hertz",), tolerance=1.0, readings=readings,
+    tiny, name="hertz", channels=("x", "y", GEAR), classes=(), targets=("hertz",), tolerance=1.0,
+    readings=readings,
     build_model=build_model, build_teacher=None, rate_hz=1 / 3600, window=Tumbling(100 * 3600),
     lateness_s=20 * 3600,
 )
