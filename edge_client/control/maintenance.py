@@ -27,8 +27,6 @@ from streams.contract.errors import ProcessFailed, Retryable, SpoolError, UsageE
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import OWN, SCAFFOLD, AgentReply, AgentRequest, Label
-from streams.kafka.admin import probe
-from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import reset
 
@@ -145,6 +143,9 @@ def drain(
 
     Without an agent this process sends them.
     """
+    from streams.kafka.admin import probe  # Kafka's library, for which `edge status` need not wait
+    from streams.kafka.producer import Producer
+
     deadline = time.monotonic() + timeout_s
     if running(exists(folder)):
         say(f"{device}: the agent drains its spool and stops")

@@ -210,6 +210,9 @@ LIGHT: dict[str, tuple[list[str], str]] = {
         "rich asyncio pydantic "  # for a person
         "http urllib.request tarfile",  # to fetch
     ),
+    "edge status": (
+        ["compose.cli.edge", "edge_client.control.maintenance"], "kafka onnxruntime pyarrow rich"
+    ),
     "a device's modules": (below("edge_client", "streams.tasks"), "pyarrow"),
     "a ClientApp": (["edge_client.client_app"], "torch faust onnxruntime kafka pyarrow"),
     "a batch job": (
