@@ -13,7 +13,10 @@ Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decisio
    with a backlog reads a third less.
 4. Empty answers. The embedded broker does not hold a fetch until there is a message, and aiokafka
    asks again at once: an idle worker would use a core.
-5. Livelocks. Faust's detector, which only logs, reads positions of partitions that have none in the
+5. Cancelled fetches. aiokafka's ends without an error where it waits for the broker, but not where
+   it or 4 waits before it asks again: the error ends Faust's thread, and a worker that was told to
+   stop waits for that in vain.
+6. Livelocks. Faust's detector, which only logs, reads positions of partitions that have none in the
    first moments of an assignment, and this ends the consumer.
 """
 
@@ -103,14 +106,17 @@ async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | N
 
 async def _proc_fetch_request(self: Any, *given: Any) -> Any:
     began = time.monotonic()
-    found = await _fetch(self, *given)
-    if not found and time.monotonic() - began < EMPTY_S / 2:
-        await asyncio.sleep(EMPTY_S)
+    try:
+        found = await _fetch(self, *given)
+        if not found and time.monotonic() - began < EMPTY_S / 2:
+            await asyncio.sleep(EMPTY_S)
+    except asyncio.CancelledError:
+        return False
     return found
 
 
 def patch_aiokafka() -> None:
-    """Change all consumers of aiokafka: 1, 2 and 4."""
+    """Change all consumers of aiokafka: 1, 2, 4 and 5."""
     fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
     fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
@@ -118,7 +124,7 @@ def patch_aiokafka() -> None:
 
 def patch_consumer(consumer: Any) -> None:
     """Let Faust's consumer wait FULL_S at most while a queue is full, and look for no livelocks: 3
-    and 5."""
+    and 6."""
     usual = consumer._wait_next_records
 
     async def wait(timeout_s: float) -> Any:

@@ -67,3 +67,26 @@ def test_a_broker_that_holds_no_fetch_is_not_asked_again_at_once(
     began = time.monotonic()
     assert asyncio.run(Fetcher._proc_fetch_request(None)) is answer
     assert (time.monotonic() - began >= after_s + EMPTY_S) is pauses
+
+
+@pytest.mark.parametrize("waits_s", [0.0, 60.0])
+def test_a_fetch_that_is_cancelled_while_it_waits_ends_without_an_error(
+    waits_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In aiokafka, and in what we wait after an empty answer: a worker ends at once."""
+
+    async def fetch(*_: object) -> bool:
+        await asyncio.sleep(waits_s)
+        return False
+
+    async def cancelled() -> bool:
+        waiting = asyncio.create_task(Fetcher._proc_fetch_request(None))
+        for _ in range(5):  # until it has come to where it waits
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+        return await waiting
+
+    monkeypatch.setattr(faust_patches, "_fetch", fetch)
+    patch_aiokafka()
+    assert asyncio.run(cancelled()) is False
