@@ -1,7 +1,10 @@
 """Waiting for a condition without keeping a core busy."""
 
+import os
 import time
 from collections.abc import Callable
+
+MOST_S = 1.0  # between two questions, where a process of more CPU has ended meanwhile
 
 
 def until(
@@ -9,13 +12,19 @@ def until(
 ) -> None:
     """Wait for a condition; fail with `what` when it does not come.
 
-    A condition that costs CPU, such as a query over a store, is asked more seldom: at most a
-    quarter of a core is spent on questions, which the processes that are waited for need.
+    A condition that costs CPU, such as a query over a store or a command, is asked more seldom: at
+    most a quarter of a core is spent on questions, which the processes that are waited for need.
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        begun = time.process_time()
+        begun = _spent()
         if condition():
             return
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(max(pause_s, 3 * (time.process_time() - begun)))
+        time.sleep(max(pause_s, min(MOST_S, 3 * (_spent() - begun))))
+
+
+def _spent() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    ended = os.times()
+    return time.process_time() + ended.children_user + ended.children_system
