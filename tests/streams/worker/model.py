@@ -86,16 +86,20 @@ class MemoryStore:
         self.marks: dict[str, int] = {}
         self.name = "memory"
 
+    def _rows(self, table: str, *columns: str) -> list[dict[str, Any]]:
+        return self.tables[table].select(columns).to_pylist()
+
     def position(self, partition: int) -> StorePosition:
         commits = Counter({name: n for (name, of), n in self.versions.items() if of == partition})
         position = StorePosition(commits)
-        for row in self.tables[LABELS].to_pylist():
+        for row in self._rows(LABELS, "device", "epoch", "number"):
             if row["epoch"].startswith(PLACED):
                 continue
             known = position.labelled.setdefault((row["device"], row["epoch"]), IntervalSet())
             known.add(row["number"])
-        refused = [r for r in self.tables[DROPS].to_pylist() if r["reason"] in REFUSED]
-        for row in self.tables[SCORES].to_pylist():
+        drops = self._rows(DROPS, "device", "epoch", "first", "last", "reason")
+        refused = [row for row in drops if row["reason"] in REFUSED]
+        for row in self._rows(SCORES, "device", "epoch", "seq"):
             if row["epoch"].startswith(PLACED) and not any(
                 (row["device"], row["epoch"]) == (drop["device"], drop["epoch"])
                 and drop["first"] <= row["seq"] <= drop["last"]
@@ -112,12 +116,13 @@ class MemoryStore:
             position.newest[device] = max(position.newest.get(device, -1), start)
             position.watermark[device] = max(position.watermark.get(device, -1), time)
         for row in sorted(
-            self.tables[SCORES].to_pylist(), key=lambda r: (r["window"], r["revision"])
+            self._rows(SCORES, "device", "window", "revision", "drift"),
+            key=lambda r: (r["window"], r["revision"]),
         ):
             if row["drift"] is not None:
                 start = round(row["window"].timestamp() * 1e6)
                 position.drift.setdefault(row["device"], []).append((start, row["drift"]))
-        for row in self.tables[DROPS].to_pylist():
+        for row in drops:
             source, span = (row["device"], row["epoch"]), (row["first"], row["last"])
             position.dropped.setdefault(source, IntervalSet()).add(*span)
             if row["reason"] in REFUSED:
@@ -129,7 +134,8 @@ class MemoryStore:
         return position
 
     def placed(self, table: str, partition: int, epoch: str, since: int) -> IntervalSet:
-        rows, name = self.tables[table].to_pylist(), "seq" if table == SCORES else "number"
+        name = "seq" if table == SCORES else "number"
+        rows = self._rows(table, "epoch", name)
         seqs = [row[name] for row in rows if row["epoch"] == epoch and row[name] >= since]
         return IntervalSet((seq, seq) for seq in sorted(seqs))
 
@@ -220,6 +226,20 @@ class CallersClock:
         return now_s
 
 
+class ThreadlessLoop(asyncio.SelectorEventLoop):
+    """Calls at once what is given to a thread: most of a short life is handing over to threads."""
+
+    def run_in_executor(
+        self, _executor: object, function: Callable[..., Any], *given: Any
+    ) -> asyncio.Future[Any]:
+        made = self.create_future()
+        try:
+            made.set_result(function(*given))
+        except BaseException as exc:  # also Killed
+            made.set_exception(exc)
+        return made
+
+
 def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any) -> None:
     """The life of a process: it owns the partition, takes in all messages from the committed offset
     on, and flushes at these times."""
@@ -237,7 +257,8 @@ def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any
             while made.behind:
                 await made.flush(at_s)
 
-    asyncio.run(life())
+    with asyncio.Runner(loop_factory=ThreadlessLoop) as runner:
+        runner.run(life())
 
 
 def committer(
