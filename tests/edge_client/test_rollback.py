@@ -241,7 +241,7 @@ def test_an_uplink_that_never_comes_back_ends_the_process_and_no_version_is_to_b
 ) -> None:
     active = place.install(1).active
     for life in (1, 2, 3):
-        agent = place.start("--speed", "50", "--stay", program=("-c", HUNG, "tidewheel"))
+        agent = place.start("--speed", "5", "--stay", program=("-c", HUNG, "tidewheel"))
         assert agent.wait(60) == 1
         assert place.log.count("the uplink does not come back") == life
         assert place.log.count("in connects_never") == life  # where the thread is

@@ -176,7 +176,7 @@ def mended(folder: Path, *, norm: bool = True) -> Device:
     return device
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Device:
     return mended(tmp_path_factory.mktemp("device"))
 
