@@ -37,7 +37,7 @@ PREDICTION = """
 from dataclasses import replace
 from tidewheel import Tumbling, load_task
 tiny = load_task("{tiny}")
-training = replace(tiny.training, label_share=0.8, epochs=12, choice="offered")
+training = replace(tiny.training, label_share=0.8, epochs=24, choice="offered")
 task = replace(tiny, name="quiet", upload="prediction", training=training)
 """
 # The topics on which something comes in such a run, all but `view`, which may be too late for it.
