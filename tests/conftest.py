@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,6 +41,16 @@ def executed() -> Iterator[None]:
     """Processes are executed here, not forked: an import that fails is seen."""
     with forks.executed():
         yield
+
+
+@pytest.fixture(scope="session")
+def first_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of trained first models: the first test that needs one trains it, the others find it,
+    also those in other processes of xdist."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "first-models"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

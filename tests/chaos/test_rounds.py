@@ -22,7 +22,7 @@ from streams.contract.topics import topic_specs
 from streams.contract.work import WorkReply, WorkRequest
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
-from tests.federation.conftest import key, pilot_cache, registry, sockets, tiny
+from tests.federation.conftest import key, registry, sockets, tiny
 from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.registries import controller_settings
 from tests.rig.processes.flower import (
@@ -35,7 +35,7 @@ from tests.rig.processes.flower import (
 )
 from tests.rig.processes.stand_in_agent import StandInAgent
 
-__all__ = ["key", "pilot_cache", "registry", "sockets", "tiny"]
+__all__ = ["key", "registry", "sockets", "tiny"]
 ROUNDS = 3
 DEVICES = ("d0", "d1", "d2")
 

@@ -13,11 +13,11 @@ from collections import defaultdict
 import pytest
 
 from tests.chaos.test_chaos import chance
-from tests.e2e.conftest import cache, kafka_place
+from tests.e2e.conftest import kafka_place
 from tests.rig.processes.fleet import Place, check_account, until
 from tests.rig.processes.flower import journals
 
-__all__ = ["cache", "kafka_place"]
+__all__ = ["kafka_place"]
 
 KILLS, EVERY_S = 20, 6.0
 KINDS = {

@@ -32,19 +32,14 @@ def key(tmp_path: Path) -> Ed25519PrivateKey:
     return create_key(tmp_path / "keys" / "signing.pem")
 
 
-@pytest.fixture(scope="session")
-def pilot_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pilot")
-
-
 @pytest.fixture
 def registry(
-    tmp_path: Path, key: Ed25519PrivateKey, task_ref: str, tiny: Task, pilot_cache: Path
+    tmp_path: Path, key: Ed25519PrivateKey, task_ref: str, tiny: Task, first_models: Path
 ) -> Registry:
     """Serves a first model that knows almost nothing, so that any device has much to teach it."""
     found = Registry(tmp_path / "registry", tiny.name, tiny.version, [key.public_key()])
     young = replace(tiny, training=replace(tiny.training, central_epochs=1))
-    prepare(task_ref, young, found, key, pilot_cache)
+    prepare(task_ref, young, found, key, first_models)
     return found
 
 

@@ -11,10 +11,10 @@ from tests.compose.cli.test_cli import ROOT, TINY
 
 
 def test_the_demo_kills_a_job_resumes_it_and_has_every_segment_in_both_outputs(
-    tmp_path: Path,
+    tmp_path: Path, first_models: Path
 ) -> None:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEWHEEL_")}
-    environ |= {"TIDEWHEEL_CACHE": str(tmp_path / "cache"), "COLUMNS": "120"}
+    environ |= {"TIDEWHEEL_CACHE": str(first_models), "COLUMNS": "120"}
     done = subprocess.run(
         [sys.executable, "-m", "examples.batch.demo", "--task", TINY, "--state", tmp_path / "demo",
          "--demo", tmp_path / "none"],

@@ -33,9 +33,9 @@ from tests.rig.unwrap import unwrap
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, pilot_cache: Path) -> Path:
+def cache(tmp_path: Path, first_models: Path) -> Path:
     """What one test has trained another need not train."""
-    (found := tmp_path / "cache").symlink_to(pilot_cache)
+    (found := tmp_path / "cache").symlink_to(first_models)
     return found
 
 

@@ -176,10 +176,10 @@ def rig(tiny: Task, registry: Registry, key: Ed25519PrivateKey, tmp_path: Path) 
 
 
 @pytest.fixture
-def able(tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, pilot_cache: Path) -> Rig:
+def able(tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, first_models: Path) -> Rig:
     """A registry with its held-out people, and a first model that knows what it has been taught."""
     registry = Registry(tmp_path / "able", tiny.name, tiny.version, [key.public_key()])
-    prepare(TINY, tiny, registry, key, pilot_cache)
+    prepare(TINY, tiny, registry, key, first_models)
     return Rig(tiny, registry, key, tmp_path / "runs")
 
 
