@@ -23,7 +23,6 @@ from tests.rig.processes.workers import until
 
 FILE = REPOSITORY / "compose" / "docker" / "compose.yaml"
 DEVICES = ("device-1", "device-2", "device-3")
-ONCE = {"prepare", "enrol"}
 TASK = "/task/demo.py:task"
 ADDRESS = "http://127.0.0.1:9090"
 
