@@ -164,8 +164,8 @@ MUTANTS = [
     Mutant(
         "replay: segments of one time have one mark",
         "edge_client/sources/replay.py",
-        "max(mark + 1, last - base)",
-        "last - base",
+        "max(mark + 1, last + moved)",
+        "last + moved",
         "tests/edge_client/sources/test_every_reading.py",
     ),
     Mutant(
