@@ -271,6 +271,28 @@ def test_false_alarms_of_what_has_not_drifted_are_rare() -> None:
     assert alarms <= 4
 
 
+@pytest.mark.parametrize("samples", [1, 20, 4096])
+@pytest.mark.parametrize("offset", [0.0, 9.81, -1e6])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e25])
+def test_a_segments_mean_and_spread_are_those_of_its_numbers(
+    samples: int, offset: float, scale: float
+) -> None:
+    drawn = np.random.default_rng(samples).normal(offset, scale, (30, 2, samples))
+    segments = drawn.astype(np.float32)
+    seen = observe(task, segments, np.zeros((30, 3)))
+    for i, channel in enumerate(task.channels):
+        exact = segments[:, i].astype(np.float64)
+        mean, spread = seen[channel, "mean"], seen[channel, "spread"]
+        assert mean == pytest.approx(exact.mean(axis=1))
+        if scale == 0:
+            assert not spread.any()
+        elif scale < 1e18:  # squares of larger ones are no float32
+            step = float(np.spacing(np.float32(abs(offset))))  # between two numbers there
+            assert spread == pytest.approx(exact.std(axis=1), rel=1e-4, abs=step)
+        elif samples > 1:
+            assert (spread > 1e18).all()
+
+
 def test_a_constant_channel_has_a_cell_of_its_own() -> None:
     for value in (0.0, 3.5, -1e9):
         at = frozen_edges(task, "mean", np.full(100, value))
