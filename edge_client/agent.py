@@ -12,9 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_client.control.device_lock import hold
-from edge_client.control.ending import end_process
+from edge_client.control.ipc import SocketServer, socket_path
 from edge_client.control.label_intake import LabelIntake
-from edge_client.control.socket_server import SocketServer, socket_path
 from edge_client.inference.challenger import Challenger
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots
@@ -22,7 +21,7 @@ from edge_client.participation import Joining, Participation
 from edge_client.releases.downlink import Downlink
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
-from edge_client.samples.label_queue import LabelQueue
+from edge_client.samples.labels import LabelQueue
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.settings import EdgeSettings
@@ -31,9 +30,8 @@ from edge_client.sources.replay import Replay
 from edge_client.sources.selection import open_source
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
-from edge_client.training.conditions import MachineConditions
 from edge_client.training.own_weights import OwnWeights
-from edge_client.training.trainer_client import Trainer
+from edge_client.training.trainer_client import MachineConditions, Trainer
 from edge_client.uplink.messages import of_events, of_labels
 from edge_client.uplink.task_queues import LABELS, SPOOL, EarlierQueues, queue_folder
 from edge_client.uplink.uplink import Uplink
@@ -46,7 +44,7 @@ from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkRepl
 from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.key_files import load_public_key
-from streams.runtime.memory import trim
+from streams.runtime.process import end_process, trim
 from streams.runtime.tracing import NOTHING, OFF, About, Span, Tracing
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for

@@ -8,13 +8,11 @@ import signal
 import threading
 
 from edge_client.agent import Agent
-from edge_client.control.ending import end_process, show_threads
 from edge_client.settings import EdgeSettings
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.runtime.failpoints import read_failpoint
-from streams.runtime.interrupts import by_thread
-from streams.runtime.memory import give_back
+from streams.runtime.process import by_thread, end_process, give_back, show_threads
 from streams.runtime.tracing import open_tracing
 
 M_ARENA_MAX = -8  # malloc.h

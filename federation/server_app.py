@@ -34,10 +34,10 @@ from federation.aggregation.privacy import Ledger, private
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
+from federation.rounds.checkpoint import park
+from federation.rounds.collector import Reply
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import Reply
-from federation.rounds.parking import park
 from federation.rounds.participants import Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import policy, run_settings

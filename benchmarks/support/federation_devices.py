@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.control.socket_server import SocketServer
+from edge_client.control.ipc import SocketServer
 from edge_client.participation import Joining, Participation
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN

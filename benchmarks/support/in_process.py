@@ -11,8 +11,8 @@ import numpy as np
 from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
 from federation.admission import Update
 from federation.aggregation.aggregator import Aggregator
+from federation.rounds.collector import Reply
 from federation.rounds.event_log import EventLog
-from federation.rounds.messages import Reply
 from federation.rounds.update_intake import UpdateIntake
 from streams.contract.task import Role, Task
 from streams.contract.weights import payload
@@ -28,7 +28,7 @@ Answering = Callable[[str, Tensors, int], Update]  # device, weights sent out, r
 @dataclass(frozen=True)
 class Person:
     """Segments (n, channels, samples) and labels (n, label_size) float32; split (n,) as
-    edge_client.samples.splits has it; last_us (n,), the times at which segments end."""
+    edge_client.samples.table has it; last_us (n,), the times at which segments end."""
 
     name: str
     segments: np.ndarray

@@ -127,7 +127,7 @@ def supernode(
 ) -> None:
     """Run a resident SuperNode beside the device's agent, for runs that cannot invite it over
     Kafka. `edge run` needs none: a run that invites the device starts one."""
-    from edge_client.control.socket_server import socket_path
+    from edge_client.control.ipc import socket_path
     from edge_client.supernode import NodeSettings, run
 
     configure_log()

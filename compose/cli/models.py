@@ -95,7 +95,7 @@ def import_model(
 ) -> None:
     """Offer a model that was made elsewhere as the next candidate: signed, judged by the gate on
     the held-out devices' segments, then by its canary. Exits 1 if the gate refuses it."""
-    from federation.bootstrap.candidate_import import import_candidate
+    from federation.bootstrap.replacement import import_candidate
     from streams.runtime.failpoints import read_failpoint
     from streams.runtime.key_files import load_private_key
 

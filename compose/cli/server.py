@@ -37,7 +37,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.interrupts import by_thread
+from streams.runtime.process import by_thread
 
 
 def teacher(
@@ -53,7 +53,7 @@ def teacher(
     kafka: Kafka = None,
 ) -> None:
     """Sign new weights for the teacher and offer them; workers switch between two commits."""
-    from federation.bootstrap.teacher import next_teacher
+    from federation.bootstrap.replacement import next_teacher
     from federation.registry.publisher import announce, read_announced
     from streams.kafka.producer import Producer
     from streams.runtime.key_files import load_private_key

@@ -28,7 +28,7 @@ from compose.console.watch import Watch
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.memory import give_back
+from streams.runtime.process import give_back
 
 log = logging.getLogger(__name__)
 

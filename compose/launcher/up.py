@@ -34,7 +34,7 @@ from streams.fleet.view import FleetView
 from streams.fleet.wording import listed
 from streams.kafka.admin import probe
 from streams.runtime.disk import write_atomic
-from streams.runtime.interrupts import Interrupted, Interrupts
+from streams.runtime.process import Interrupted, Interrupts
 
 READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_client.samples.label_queue import LabelQueue
+from edge_client.samples.labels import LabelQueue
 from edge_client.samples.samples import USER, Samples
 from edge_client.uplink.uplink import Uplink
 from streams.contract.task import Task

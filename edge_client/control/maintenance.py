@@ -12,10 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge_client.control.device_lock import hold
-from edge_client.control.ipc import ask
-from edge_client.control.socket_server import socket_path
+from edge_client.control.ipc import ask, socket_path
 from edge_client.samples.accuracy import AccuracyTracker
-from edge_client.samples.label_queue import account_of
+from edge_client.samples.labels import account_of
 from edge_client.samples.samples import Samples
 from edge_client.spool.cursor import Cursor
 from edge_client.spool.frames import list_files

@@ -1,3 +1,3 @@
-"""From Kafka to the device: `downlink` follows `releases` and `scores`, `fetch` downloads a
-version, `partial_download` keeps received chunks across restarts.
+"""From Kafka to the device: `downlink` follows `releases` and `scores`, `fetch` downloads a version
+and keeps received chunks across restarts.
 """

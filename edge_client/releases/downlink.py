@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_client.inference.slots import Slots
-from edge_client.releases.fetch import ArtifactFetcher
-from edge_client.releases.partial_download import Downloads
+from edge_client.releases.fetch import ArtifactFetcher, Downloads
 from edge_client.samples.samples import EXTERNAL, Samples
 from streams.contract.decisions import Ref, Release
 from streams.contract.documents import LATEST_US

@@ -2,7 +2,7 @@
 
 The generator receives the device's answers and yields an Outcome whenever a label becomes known. It
 may keep state. A label goes to the segments that the device still has, and to the server
-(label_queue.py). If the generator is too slow, the oldest answers are skipped and counted. A
+(labels.py). If the generator is too slow, the oldest answers are skipped and counted. A
 generator that raises is restarted after a pause and loses its state, as in a restart of the agent.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edge_client.samples.label_queue import LabelQueue
+from edge_client.samples.labels import LabelQueue
 from edge_client.samples.samples import OUTCOME
 from streams.contract.documents import LATEST_US
 from streams.contract.task import Answered, Outcome, Task

@@ -1,11 +1,34 @@
-"""Parsing of true labels from a person or another program."""
+"""True labels that become known after their events: to the samples, and to the store on the server.
+
+    1  a label waits in memory: `add`
+    2  those that wait are one frame of the queue `labels`, a spool of its own beside the events':
+       `flush`, every FLUSH_S, or at once for a person
+    3  the uplink sends the frame and settles it when the broker has it
+
+A crash in 1 loses the labels that wait; none of them has been confirmed. After 2 they are sent, and
+after 3 perhaps once more: labels have numbers, and the worker stores each once. A full queue drops
+its oldest labels and counts them.
+"""
 
 import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+
+from edge_client.samples.samples import SOURCES, Samples
+from edge_client.spool.frames import SpoolLimits
+from edge_client.spool.queue import Spool
+from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import LATEST_US
 from streams.contract.errors import UsageError
+from streams.contract.events.messages import encode_label_lines
 from streams.contract.task import Task
 from streams.contract.work import Label
+from streams.runtime.failpoints import Failpoint, unarmed
 from streams.segments.segmentation import label_fits
 
 
@@ -47,3 +70,92 @@ def _values(task: Task, value: object) -> list[float] | None:
         return [float(part) for part in (parts if isinstance(parts, list) else [parts])]  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
+
+
+# --- to the samples and the server ----------------------------------------------------------------
+
+ROWS = 512  # labels of a frame
+WAITING = 20_000  # labels in memory: further ones are taken by the samples alone, and counted
+LIMITS = SpoolLimits.under(16 << 20)
+OVERFLOW = "labels-overflow"
+
+log = logging.getLogger(__name__)
+
+
+class LabelQueue:
+    """Takes labels of a person and of the task's `outcomes`; thread-safe."""
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: Samples,
+        skip: Callable[[str, int], None],
+        *,
+        wall: Callable[[], float] = time.time,
+        failpoint: Failpoint = unarmed,
+    ) -> None:
+        self._samples, self._skip, self._wall = samples, skip, wall
+        self._reached = failpoint
+        self._lock = threading.Lock()
+        self._waiting: list[dict[str, object]] = []
+        self.queue = Spool(folder, LIMITS)
+        self.error: str | None = None
+
+    def add(
+        self, first_us: int, last_us: int, label: np.ndarray, source: int, seq: int | None = None
+    ) -> int:
+        """Label the events between two event times, both included, or the one with `seq` alone;
+        return how many segments the device has of them."""
+        row: dict[str, object] = {
+            "from": first_us,
+            "to": last_us,
+            "label": label.reshape(-1).tolist(),
+            "told": round(self._wall() * 1e6),
+            "source": SOURCES[source],
+        }
+        if seq is not None:
+            row |= {"event_epoch": self._samples.epoch, "event_seq": seq}
+        with self._lock:
+            if len(self._waiting) < WAITING:
+                self._waiting.append(row)
+            else:
+                self._skip(OVERFLOW, last_us)
+        return self._samples.label(first_us, last_us, label, source, seq)
+
+    def flush(self) -> None:
+        """Write those that wait to the queue; OSError for a full disk, and they wait on."""
+        with self._lock:
+            while self._waiting:
+                rows = self._waiting[:ROWS]
+                body = encode_label_lines(rows)
+                self._reached("label-step-1")
+                self.queue.append(len(rows), body, mark=0)
+                del self._waiting[: len(rows)]
+                self._reached("label-step-2")
+
+    def try_to_flush(self) -> None:
+        """The same, for a thread that comes again."""
+        try:
+            self.flush()
+            self.error = None
+        except OSError as exc:
+            if self.error is None:
+                log.warning("labels cannot be written (%s): they wait in memory", exc)
+            self.error = f"labels: {exc}"
+
+    def account(self) -> dict[str, int]:
+        """Return how many labels there were, and what became of them; those in memory are pending.
+        Nothing where nobody has told one."""
+        return account_of(self.queue.account(), len(self._waiting))
+
+
+def account_of(found: DeviceAccount, waiting: int = 0) -> dict[str, int]:
+    """The same of the account of a queue, and of labels that are not in it yet."""
+    if not found.produced + waiting:
+        return {}
+    return {
+        "produced": found.produced + waiting,
+        "delivered": found.delivered,
+        "dropped": sum(found.dropped.values()),
+        "pending": found.pending + waiting,
+    }

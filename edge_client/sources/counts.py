@@ -3,12 +3,12 @@
 import threading
 from collections import Counter
 
-from edge_client.samples import delayed_labels, label_queue
+from edge_client.samples import delayed_labels, labels
 from streams.segments import segmentation
 
 # No event is missing for these: produced + skipped = readings, where one reading is the example.
 IRREGULAR = segmentation.IRREGULAR | {
-    delayed_labels.OVERFLOW, delayed_labels.UNFIT, label_queue.OVERFLOW,
+    delayed_labels.OVERFLOW, delayed_labels.UNFIT, labels.OVERFLOW,
 }  # fmt: skip
 
 

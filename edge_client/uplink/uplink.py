@@ -29,9 +29,8 @@ from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.heartbeat import EVERY_S, Heartbeat
 from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups
-from edge_client.uplink.pacing import TokenBucket
+from edge_client.uplink.pacing import EVERY_S, Heartbeat, TokenBucket
 from edge_client.uplink.refusals import Refusals
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused

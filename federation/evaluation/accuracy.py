@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from federation.admission import most_claimed
-from federation.evaluation import valued
+from federation.evaluation import paired
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, Rows
 from streams.contract.task import Task
@@ -95,7 +95,7 @@ def total(parts: Sequence[Score]) -> Score:
         return Score()
     of = np.array([part.of for part in parts])
     of = np.minimum(of, most_claimed(of))
-    return Score(valued.mean(of, np.array([part.value for part in parts])), float(of.sum()))
+    return Score(paired.mean(of, np.array([part.value for part in parts])), float(of.sum()))
 
 
 def compare(
@@ -120,9 +120,9 @@ def compare(
         return Comparison(_paired(right, clusters, everything), cohorts)
     metric = metric_of(task)
 
-    def of(rows: np.ndarray) -> valued.Valued:
+    def of(rows: np.ndarray) -> paired.Valued:
         both = outputs[0][rows], outputs[1][rows]
-        return valued.compare(task, metric, both, labels[rows], clusters[rows])
+        return paired.compare(task, metric, both, labels[rows], clusters[rows])
 
     cohorts |= {name: of(rows) for name, rows in members.items()}
     return Comparison(of(everything), cohorts)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from federation.admission import MAX_SAMPLES, most_claimed
-from federation.evaluation import valued
+from federation.evaluation import paired
 from federation.evaluation.accuracy import DEVICE_CAP, LARGEST
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Comparison, GateRules, Rows
@@ -94,12 +94,12 @@ def _together(task: Task, parts: Sequence[DeviceResult]) -> Rows:
     if counts_rows(task):
         return sum((_cluster(part.rows) for part in parts), Paired())
     metric = metric_of(task)
-    if metric.name in valued.OF_CLASSES and all(part.cohorts for part in parts) and parts:
+    if metric.name in paired.OF_CLASSES and all(part.cohorts for part in parts) and parts:
         names = [f"class {name}" for name in task.classes]
         counts = [[part.cohorts.get(name, Paired()) for name in names] for part in parts]
-        return valued.pool_classes(metric, counts, sum((part.rows for part in parts), Paired()))
+        return paired.pool_classes(metric, counts, sum((part.rows for part in parts), Paired()))
     values = [(part.rows.n, *part.value) for part in parts if part.value is not None]
-    return valued.pool(metric, values)
+    return paired.pool(metric, values)
 
 
 def _cluster(rows: Paired) -> Paired:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from federation.admission import Tensors, Weights
-from federation.evaluation import accuracy, device_metrics, promotion_gate, valued
+from federation.evaluation import accuracy, device_metrics, paired, promotion_gate
 from federation.evaluation.accuracy import HeldOut, Score
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.onnx_runner import run_graph
@@ -225,10 +225,10 @@ def choose_step(
     gains = [np.array([_gain(task, of[name]) for name in names]) for of in (part, whole)]
     differences = share * (gains[1] - gains[0])
     found = float(differences.sum())
-    chance = valued.chance_by_units(differences)
+    chance = paired.chance_by_units(differences)
     harm = tuple(float((share * np.maximum(-each, 0.0)).sum()) for each in gains)
     better = chance <= LEVEL or (held_out.n > 0 and held_out.chance_of_gain <= LEVEL)
-    careful = harm[1] <= harm[0] + valued.NEAR
+    careful = harm[1] <= harm[0] + paired.NEAR
     return Step(
         better and careful and found >= 0, len(names), found, chance,
         held_out.chance_of_gain if held_out.n else 1.0, (harm[0], harm[1]),

@@ -1,14 +1,13 @@
 """The promotion gate: whether a candidate may replace the served version. Pure.
 
-Both versions answer the same rows, in the task's metric: accuracy by its rows (paired.py), any
-other one as a whole (valued.py).
+Both versions answer the same rows, in the task's metric: accuracy by its rows, any other one as a
+whole (paired.py).
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from federation.evaluation.paired import Paired
-from federation.evaluation.valued import Valued
+from federation.evaluation.paired import Paired, Valued
 from streams.contract.task.metrics import NO_THRESHOLD, named
 from streams.contract.window_metrics import digits
 

@@ -13,11 +13,15 @@ number. Nothing is unpickled; a file with a wrong digest is ignored.
 
 Settings that affect the result come from the earlier run; how long to wait, and for how many nodes,
 from the run that resumes it.
+
+During a run weights are on disk in place of memory, too (`park`).
 """
 
 import hashlib
 import json
 import logging
+import mmap
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +31,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from federation.admission import Quarantine, digest
+from federation.admission import Quarantine, Tensors, Weights, digest
 from streams.contract.documents import Count, Document
 from streams.contract.errors import MalformedRecord
 from streams.runtime.disk import write_atomic
@@ -36,8 +40,6 @@ log = logging.getLogger(__name__)
 
 KEPT = 2
 WEIGHTS, SERVER = "weights.", "server."
-
-Tensors = dict[str, np.ndarray]
 
 
 class Lasting(Document, forbid_unknown_fields=True):
@@ -165,3 +167,28 @@ def find(
     if shapes[0] != shapes[1]:
         return f"the weights of run {run} do not fit {base}"
     return found
+
+
+# --- weights of a round ---------------------------------------------------------------------------
+
+
+def park(tensors: Weights, folder: Path | None) -> Tensors:
+    """Return the tensors as read-only views of a file in `folder`; in memory without a folder, and
+    where the disk is full."""
+    if folder is None or not any(tensor.nbytes for tensor in tensors.values()):
+        return dict(tensors)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            places = {}
+            for name, tensor in tensors.items():
+                places[name] = file.tell()
+                file.write(np.ascontiguousarray(tensor).data)
+                file.write(bytes(-file.tell() % 8))  # each begins at a multiple of its item's size
+            file.flush()
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError:
+        return dict(tensors)
+    return {
+        name: np.frombuffer(view, tensor.dtype, tensor.size, places[name]).reshape(tensor.shape)
+        for name, tensor in tensors.items()
+    }

@@ -12,7 +12,7 @@ the general cap applies.
 How often the teacher was right by class a device knows from its own labelled events
 (`DeviceState.teacher_record`), of which there are few of each class. What all devices say together
 goes out with a round's work (`Work.teacher`), and each device decides by both how far to trust the
-teacher (edge_client/samples/trust.py). Reports are untrusted: impossible counts are passed over,
+teacher (edge_client/samples/table.py). Reports are untrusted: impossible counts are passed over,
 and no device counts with more than CAP events of a class.
 """
 

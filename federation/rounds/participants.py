@@ -32,10 +32,9 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.aggregation.aggregator import Aggregator
-from federation.rounds.collector import Collector, Policy
+from federation.rounds.collector import QUORUM, Collector, Fleet, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FRESH_S, FleetReports
-from federation.rounds.messages import QUORUM, Fleet
 from federation.rounds.settings import RunSettings
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, ProcessFailed

@@ -45,11 +45,10 @@ from federation.evaluation.quantization import Quantizer
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from federation.rounds import checkpoint
-from federation.rounds.collector import Collector, Policy
+from federation.rounds.checkpoint import park
+from federation.rounds.collector import QUORUM, Collector, Fleet, Policy, Reply
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports, teacher_shares
-from federation.rounds.messages import QUORUM, Fleet, Reply
-from federation.rounds.parking import park
 from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
 from federation.rounds.settings import RunSettings

@@ -19,8 +19,8 @@ from federation.admission import (
 )
 from federation.evaluation import device_metrics
 from federation.evaluation.device_metrics import DeviceResult
+from federation.rounds.collector import Reply
 from federation.rounds.event_log import EventLog
-from federation.rounds.messages import Reply
 from streams.contract.task import DEVICE_NAME, Task
 
 METRICS = 20  # metrics of one update that are published

@@ -11,7 +11,7 @@ armed. The steps are numbered in:
     back-step-1..4     edge_client.inference.slots: going back
     spool-step-1..5    edge_client.spool.queue: appending a frame
     uplink-step-1..4   edge_client.uplink.uplink
-    label-step-1..2    edge_client.samples.label_queue: labels are written to their queue
+    label-step-1..2    edge_client.samples.labels: labels are written to their queue
     round-step-1..8    federation.rounds.run: one run
     resume-step-1..4   federation.controller.run_tracker: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published

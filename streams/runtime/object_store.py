@@ -9,11 +9,15 @@ for which fsspec's implementation must support `mode="create"`, as s3fs does.
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streams.contract.errors import Retryable, UsageError
 from streams.runtime.disk import sync_directory, write_atomic
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 PRECONDITION_FAILED = 412  # the status of a conditional write where there is a file
 
@@ -183,3 +187,35 @@ def _status(error: BaseException | None) -> int | None:
                 return found
         error = error.__cause__
     return None
+
+
+# --- for Arrow ------------------------------------------------------------------------------------
+
+
+def arrow_files(where: str, environ: Mapping[str, str] = os.environ) -> "pafs.FileSystem":
+    """Return the files under a folder, an `s3://` URL, or another one that Arrow knows, for the
+    dataset of a Delta table; raise UsageError for what it does not know.
+
+    deltalake gives a dataset a file system in Python. Arrow reads ahead on threads of its own: a
+    process that ends while they are in Python, as after a query with a limit, dies with SIGSEGV.
+    Arrow's own file systems are C++ alone. S3's credentials, region and endpoint are found as
+    deltalake finds them.
+    """
+    import pyarrow as pa  # a registry has none
+    import pyarrow.fs as pafs
+
+    scheme, found, path = where.partition("://")
+    if not found:
+        return pafs.SubTreeFileSystem(str(Path(where).resolve()), pafs.LocalFileSystem())
+    if scheme not in ("s3", "s3a"):
+        try:
+            files, root = pafs.FileSystem.from_uri(where)
+        except (pa.ArrowInvalid, OSError) as exc:
+            raise UsageError(f"{where} cannot be read: {exc}") from exc
+        return pafs.SubTreeFileSystem(root, files)
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    settings = {"region": region}
+    if endpoint := environ.get("AWS_ENDPOINT_URL"):
+        protocol, _, host = endpoint.rpartition("://")
+        settings |= {"endpoint_override": host.rstrip("/"), "scheme": protocol or "https"}
+    return pafs.SubTreeFileSystem(path.rstrip("/"), pafs.S3FileSystem(**settings))

@@ -26,7 +26,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.learning.teacher import pin_threads
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
-from streams.runtime.memory import give_back
+from streams.runtime.process import give_back
 from streams.runtime.tracing import open_tracing
 from streams.worker import faust_patches
 from streams.worker.agents import EventIntake, FaustBroker, Listening, TopicSurvey, ssl_context

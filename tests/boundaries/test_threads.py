@@ -13,7 +13,7 @@ THREADS = {
     "streams.kafka.artifact_download": "_UrlDownload",
     "edge_client.releases.downlink": "Downlink",
     "edge_client.spool.writer": "SpoolWriter",
-    "edge_client.control.socket_server": "SocketServer",
+    "edge_client.control.ipc": "SocketServer",
     "edge_client.uplink.uplink": "Uplink",
     "edge_client.samples.delayed_labels": "DelayedLabels",
     "compose.reports.follower": "Following",

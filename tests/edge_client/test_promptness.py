@@ -17,8 +17,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from edge_client.control.ipc import ask, call
-from edge_client.control.socket_server import socket_path
+from edge_client.control.ipc import ask, call, socket_path
 from federation.bootstrap.onnx_export import export_graph
 from federation.registry import publisher
 from federation.registry.registry import Registry

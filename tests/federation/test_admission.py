@@ -20,7 +20,7 @@ from federation.admission import (
     digest,
     most_claimed,
 )
-from federation.rounds.parking import park
+from federation.rounds.checkpoint import park
 
 BASE = {
     "w": np.ones((3, 2), np.float32),

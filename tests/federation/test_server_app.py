@@ -22,7 +22,7 @@ from flwr.superlink.grid import http_grid
 from federation import server_app
 from federation.admission import Node, registered
 from federation.rounds import collector
-from federation.rounds.messages import Reply
+from federation.rounds.collector import Reply
 from federation.rounds.settings import RUN_CONFIG, run_settings
 from federation.server_app import read_reply, run_aggregator
 from streams.contract import work as work_module

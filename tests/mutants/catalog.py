@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "gate: one unit is enough to prove a gain",
-        "federation/evaluation/valued.py",
+        "federation/evaluation/paired.py",
         "np.array(drawn) >= found - NEAR",
         "np.array(drawn) > found + NEAR",
         "tests/federation/evaluation",
@@ -513,14 +513,14 @@ MUTANTS = [
     ),
     Mutant(
         "view: a report that comes again counts again",
-        "streams/fleet/seen.py",
+        "streams/fleet/agreement.py",
         "if number in names:",
         "if False:",
         "tests/streams/fleet",
     ),
     Mutant(
         "heartbeat: a change waits",
-        "edge_client/uplink/heartbeat.py",
+        "edge_client/uplink/pacing.py",
         "if (news, self._every_s) == (self._told, before_s) and now_s < self._beat_at:",
         "if now_s < self._beat_at:",
         "tests/edge_client/uplink/test_heartbeat.py",
@@ -611,7 +611,7 @@ MUTANTS = [
     ),
     Mutant(
         "memory: what is swapped out counts as unwritten",
-        "streams/runtime/memory.py",
+        "streams/runtime/process.py",
         'words[0] in ("Anonymous:", "Swap:")',
         'words[0] in ("Anonymous:",)',
         "tests/streams/runtime/test_memory.py",

@@ -27,7 +27,7 @@ from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import HOST, serve
-from streams.runtime.interrupts import Interrupts, by_thread, end_with_parent
+from streams.runtime.process import Interrupts, by_thread, end_with_parent
 
 
 def run(

@@ -17,7 +17,7 @@ from streams.batch.records.specification import Settings, options
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import read_failpoint
-from streams.runtime.interrupts import Interrupts
+from streams.runtime.process import Interrupts
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder

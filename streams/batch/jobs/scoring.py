@@ -40,7 +40,7 @@ from streams.contract.errors import ArtifactError, Retryable, TidewheelError, Us
 from streams.contract.task import Task, load_task
 from streams.drift.reference import reference_of
 from streams.learning.onnx_model import OnnxModel
-from streams.runtime.interrupts import end_with_parent
+from streams.runtime.process import end_with_parent
 
 
 class ShardScorer:

@@ -30,8 +30,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError, line_of
 from streams.contract.events.batches import TIMESTAMP
-from streams.runtime.arrow_files import arrow_files
-from streams.runtime.object_store import open_store
+from streams.runtime.object_store import arrow_files, open_store
 from streams.worker.scoring.rows import DAY_US, store_schema, stored_columns
 from streams.worker.store.retention import AGED, aged_schema
 from streams.worker.windows.partition import DeclaredDrop, NewLabels

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.releases.fetch import ArtifactFetcher
-from edge_client.releases.partial_download import Downloads
+from edge_client.releases.fetch import ArtifactFetcher, Downloads
 from federation.registry import publisher
 from streams.contract.decisions import CHUNK_BYTES, MAX_BYTES, Delivery, Ref
 from streams.contract.errors import ArtifactError

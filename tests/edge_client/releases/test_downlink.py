@@ -320,13 +320,13 @@ def test_what_came_before_the_end_of_the_process_is_not_fetched_again(rig: Rig) 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edge_client.releases import partial_download
+from edge_client.releases.fetch import Downloads, PersistentDownload
 from streams.contract.decisions import Delivery
 from streams.kafka.artifact_download import fetch
 from streams.kafka.settings import BrokerSettings
 
 broker, delivery, folder, task, time = sys.argv[1:]
-kept, left = partial_download.PersistentDownload._append, [int(time)]
+kept, left = PersistentDownload._append, [int(time)]
 
 def append(self, data):
     left[0] -= 1
@@ -334,9 +334,9 @@ def append(self, data):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-partial_download.PersistentDownload._append = append
+PersistentDownload._append = append
 wanted = Delivery.decode(delivery.encode())
-download = partial_download.Downloads(Path(folder)).of(wanted)
+download = Downloads(Path(folder)).of(wanted)
 fetch(BrokerSettings.decode(broker.encode()), task, download, lambda: False)
 """
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_client.releases import partial_download
-from edge_client.releases.partial_download import Downloads, PersistentDownload, frame
+from edge_client.releases import fetch
+from edge_client.releases.fetch import Downloads, PersistentDownload, frame
 from streams.contract.decisions import Delivery
 from streams.contract.errors import ArtifactError
 from streams.kafka.reader import Received
@@ -128,7 +128,7 @@ def test_on_a_full_disk_parts_stay_in_memory(folder: Path, monkeypatch: pytest.M
     def full(*_given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(partial_download.PersistentDownload, "_append", full)
+    monkeypatch.setattr(fetch.PersistentDownload, "_append", full)
     download = PersistentDownload(delivery(), folder)
     take(download, *range(len(PARTS)))
     assert download.data() == DATA

@@ -10,7 +10,7 @@ import pytest
 
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import OVERFLOW, UNFIT, WAITING, DelayedLabels
-from edge_client.samples.label_queue import LabelQueue
+from edge_client.samples.labels import LabelQueue
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.spool.writer import Event

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.samples.label_queue import OVERFLOW, LabelQueue
+from edge_client.samples.labels import OVERFLOW, LabelQueue
 from edge_client.samples.samples import OUTCOME, USER, Samples
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
@@ -95,7 +95,7 @@ def test_a_full_disk_is_said_and_the_labels_wait(
 
 
 def test_more_than_can_wait_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_client.samples.label_queue.WAITING", 2)
+    monkeypatch.setattr("edge_client.samples.labels.WAITING", 2)
     skipped = Counter[str]()
     told = device(tmp_path, skipped)
     for at in range(5):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edge_client.inference.loop import InferenceLoop
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
-from edge_client.samples.label_queue import LabelQueue
+from edge_client.samples.labels import LabelQueue
 from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.sources.cuts import Cut, Source

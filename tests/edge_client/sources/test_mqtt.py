@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.control.ipc import ask
-from edge_client.control.socket_server import socket_path
+from edge_client.control.ipc import ask, socket_path
 from edge_client.sources.mqtt import (
     MESSAGES,
     OVERFLOW,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from edge_client.training.conditions import MachineConditions
+from edge_client.training.trainer_client import MachineConditions
 
 
 def machine(

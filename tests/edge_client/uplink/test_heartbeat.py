@@ -1,4 +1,4 @@
-from edge_client.uplink.heartbeat import AFTER_WORK_S, AT_WORK_S, EVERY_S, Heartbeat
+from edge_client.uplink.pacing import AFTER_WORK_S, AT_WORK_S, EVERY_S, Heartbeat
 
 
 def test_news_are_sent_at_the_next_look() -> None:

@@ -16,9 +16,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap.candidate_import import import_candidate
 from federation.bootstrap.initial_model import prepare
-from federation.bootstrap.teacher import next_teacher
+from federation.bootstrap.replacement import import_candidate, next_teacher
 from federation.registry import catalog
 from federation.registry.registry import Registry
 from streams.contract.artifact import GRAPH

@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from federation.evaluation.accuracy import DEVICE_CAP
 from federation.evaluation.device_metrics import DeviceResult, limited, pool, read
-from federation.evaluation.paired import Paired
+from federation.evaluation.paired import Paired, Valued
 from federation.evaluation.promotion_gate import Comparison, GateRules
-from federation.evaluation.valued import Valued
 from streams.contract.errors import TaskError
 from streams.contract.task import Device
 from tests.rig.made_up.tiny_task import task

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from federation.evaluation.paired import Paired
+from federation.evaluation.paired import Paired, Valued
 from federation.evaluation.promotion_gate import (
     Comparison,
     GateEvidence,
@@ -13,7 +13,6 @@ from federation.evaluation.promotion_gate import (
     Verdict,
     decide,
 )
-from federation.evaluation.valued import Valued
 
 RULES = GateRules(margin=0.01)
 NONE = Comparison()

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.evaluation.paired import Paired
-from federation.evaluation.valued import ALL_SWAPS, Valued, compare, pool, pool_classes
+from federation.evaluation.paired import ALL_SWAPS, Paired, Valued, compare, pool, pool_classes
 from streams.contract.task.metrics import metric_of
 from tests.rig.made_up.tiny_task import task
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from federation.admission import Tensors, Update
-from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy
-from federation.rounds.messages import Reply
+from federation.rounds.collector import LOOK_S, POLL_S, TTL_SPARE_S, Collector, Policy, Reply
 from streams.contract.work import Op, Work
 from tests.rig.made_up import documents
 

@@ -22,7 +22,7 @@ from edge_client.samples.splits import HELD_OUT, TRAIN
 from edge_client.training import scaffold, trainer_process
 from federation.admission import Tensors, Update
 from federation.aggregation.privacy import Ledger, private
-from federation.bootstrap.candidate_import import import_candidate
+from federation.bootstrap.replacement import import_candidate
 from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import HELD_OUT as HELD_OUT_FILE
 from federation.registry.registry import Registry

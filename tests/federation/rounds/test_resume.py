@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.admission import Tensors, Update
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from federation.rounds.messages import Reply
+from federation.rounds.collector import Reply
 from federation.rounds.run import FederatedRun
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import BrokerUnavailable, ProcessFailed

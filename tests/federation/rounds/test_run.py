@@ -22,10 +22,9 @@ from federation.evaluation.recent_windows import RecentWindows
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
-from federation.rounds.collector import Policy
+from federation.rounds.collector import Policy, Reply
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
-from federation.rounds.messages import Reply
 from federation.rounds.participants import JOIN_S, Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings

@@ -10,8 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from edge_client.control.ipc import receive_frame, send_frame
-from edge_client.control.socket_server import is_work
+from edge_client.control.ipc import is_work, receive_frame, send_frame
 from edge_client.training.trainer_process import compare
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import score

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from streams.runtime.interrupts import Interrupted, Interrupts, by_thread
+from streams.runtime.process import Interrupted, Interrupts, by_thread
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.runtime import memory
+from streams.runtime import process
 from tests.rig.processes.forks import ROOT
 
 SMAPS = """\
@@ -46,7 +46,7 @@ PROCESS = """
 from pathlib import Path
 import numpy as np, onnxruntime
 import edge_client.process
-from streams.runtime.memory import give_back
+from streams.runtime.process import give_back
 from streams.contract.zstd import zstd
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -69,7 +69,7 @@ print(before, after)
 # and trimmed.
 HEAP = """
 from pathlib import Path
-from streams.runtime.memory import trim
+from streams.runtime.process import trim
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -85,7 +85,7 @@ print(*found, resident())
 
 
 def test_mappings_are_given_back_that_are_of_a_file_private_read_only_and_unwritten() -> None:
-    found = list(memory.unwritten(SMAPS.splitlines()))
+    found = list(process.unwritten(SMAPS.splitlines()))
     assert found == [(0x1000, 0x3000), (0x3000, 0x4000), (0xA000, 0xB000)]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.bootstrap.teacher import next_teacher
+from federation.bootstrap.replacement import next_teacher
 from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS, Artifact, Manifest, pack

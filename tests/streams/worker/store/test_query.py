@@ -11,7 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from streams.contract.errors import UsageError
-from streams.runtime.arrow_files import arrow_files
+from streams.runtime.object_store import arrow_files
 from streams.worker.scoring.rows import store_schema
 from streams.worker.store.query import server_account
 from streams.worker.store.tables import SCORES, Place, open_table

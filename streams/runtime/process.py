@@ -1,0 +1,156 @@
+"""A process: Ctrl-C and SIGTERM for a command that has things to take down, the end of the process
+that started this one, its own end when it cannot go on, and memory that only its start needs.
+
+While a command makes something ready a signal breaks that off where it stands, by an exception.
+Python swallows an exception that is raised while a destructor or a weak reference's callback runs,
+so long operations call `check` at each step. Once `patient`, a signal sets flags alone.
+
+A handler runs on the main thread wherever that is, perhaps with a lock in its hands: what takes the
+same lock, such as `set` of the event that the thread waits for, would never return (`by_thread`).
+"""
+
+import _thread
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+
+def by_thread(act: Callable[[], object]) -> Callable[[int, object], None]:
+    """Return a signal's handler that has another thread call `act`, which may take locks."""
+
+    def handle(_number: int, _frame: object) -> None:
+        _thread.start_new_thread(act, ())  # threading.Thread takes locks itself
+
+    return handle
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM while something is being made ready."""
+
+
+class Interrupts:
+    """Handles the two signals inside its `with`. `stop` is set soon after the first one; `seen`
+    counts."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.seen = 0
+        self.patient = False
+
+    def check(self) -> None:
+        """Interrupted where a signal has come that nobody has heard."""
+        if self.seen and not self.patient:
+            raise Interrupted
+
+    def __enter__(self) -> Self:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {n: signal.signal(n, self._handle) for n in numbers}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.seen += 1
+        by_thread(self.stop.set)(number, frame)
+        if self.seen == 1 and not self.patient:
+            raise Interrupted
+
+
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent(parent: int) -> bool:
+    """Let this process be killed when its parent ends (Linux); return False if that has ended."""
+    if sys.platform != "linux":
+        return True
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+# --- memory that only a start needs ---------------------------------------------------------------
+
+# A start touches most of the libraries' files once: relocations, tables of operators and functions,
+# initializers. Linux counts these pages as resident as long as they are mapped, although an agent
+# that answers uses a quarter of them.
+MADV_DONTNEED = 4  # mman.h
+
+SMAPS = Path("/proc/self/smaps")
+
+
+def give_back() -> None:
+    """Give the kernel the pages of files that were only read so far; one that is needed again comes
+    from the page cache.
+
+    Nothing is done beside other threads: one that loads a library would lose what it has written
+    there since the pages were found to be unwritten.
+    """
+    if threading.active_count() > 1:
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library, another kernel
+        library = ctypes.CDLL(None)
+        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        for begin, end in unwritten(SMAPS.read_text().splitlines()):
+            library.madvise(begin, end - begin, MADV_DONTNEED)
+
+
+def trim() -> None:
+    """Give the kernel what the heap has free, some 20 microseconds; glibc itself gives back the end
+    alone."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def unwritten(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of each private mapping of a file that is readable only and of which no
+    page was written, in memory or swapped out, from the lines of /proc/PID/smaps."""
+    place: tuple[int, int] | None = None
+    for line in smaps:
+        words = line.split()
+        if not words[0].endswith(":"):  # the first line of a mapping
+            if place is not None:
+                yield place
+            begin, _, end = words[0].partition("-")
+            kept = words[1] in ("r--p", "r-xp") and words[4] != "0"
+            place = (int(begin, 16), int(end, 16)) if kept else None
+        elif words[0] in ("Anonymous:", "Swap:") and words[1] != "0":
+            place = None
+    if place is not None:
+        yield place
+
+
+# --- the end of a process that cannot go on -------------------------------------------------------
+
+
+def show_threads() -> None:
+    """Write the stacks of all threads to standard error, if there is one.
+
+    For a thread of Python's: it holds the interpreter meanwhile. What `faulthandler.register` does
+    in the signal itself reads the frames of threads that run, and has ended an agent with SIGSEGV.
+    """
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        faulthandler.dump_traceback(all_threads=True)
+
+
+def end_process(log: logging.Logger, text: str, failure: BaseException | None = None) -> NoReturn:
+    """Exit with 1 at once, after a line in the log, the failure's trace, and the stacks of all
+    threads: the supervisor starts the process again, and the spool has all events."""
+    log.critical("%s; the stacks of all threads follow", text, exc_info=failure)
+    logging.shutdown()
+    show_threads()
+    os._exit(1)
