@@ -7,13 +7,12 @@ of LETTER_BYTES together.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from streams.contract.errors import MalformedRecord
 from streams.contract.topics import DEAD_LETTERS, topic_name
 from streams.contract.window_metrics import value_of
 from streams.contract.window_report import DriftReport, WindowReport
@@ -75,27 +74,15 @@ class History:
         """Take one message in; the view counts those that cannot be read."""
         found = self.view.absorb(message)
         if isinstance(found, WindowReport):
-            self._add(found, message)
+            self.add(found, message)
         elif message.topic == topic_name(self.view.task, DEAD_LETTERS):
             self.letters.append(message)
             while sum(len(each.value or b"") for each in self.letters) > LETTER_BYTES:
                 self.letters.popleft()
 
-    def fill(self, messages: Iterable[Received]) -> None:
-        """Take in messages of `windows` that the view knows from its snapshot."""
-        seen = set()
-        for message in messages:
-            try:
-                report = WindowReport.decode(message.value)
-            except MalformedRecord:
-                continue
-            name = message.partition, report.device, report.window_us, report.revision
-            if name not in seen:
-                seen.add(name)
-                self._add(report, message)
-
-    def _add(self, report: WindowReport, message: Received) -> None:
-        """Take a report in; one of labels alone counts in its window, if that is still there."""
+    def add(self, report: WindowReport, message: Received) -> None:
+        """Take a report in that comes for the first time, also one that the view knows from its
+        snapshot; one of labels alone counts in its window, if that is still there."""
         at_us = message.time_ms * 1000 or report.end_us
         for slot in self._now(at_us / 1e6):
             slot.windows += report.revision == 0

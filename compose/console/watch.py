@@ -133,8 +133,8 @@ class Watch(threading.Thread):
 
         def make(view: FleetView) -> History:
             history = History(view)
-            if view.offsets:
-                history.fill(before(settings, task.id, dict(view.offsets), PAST))
+            for report, message in before(settings, task.id, dict(view.offsets), PAST):
+                history.add(report, message)
             return history
 
         self._follower = Following(settings, task.id, make, TOPICS)

@@ -1,9 +1,9 @@
 """The controller, `tidewheel controller TASK`: announces decisions, moves candidates on or back,
 and starts runs when there is cause.
 
-It starts from the last snapshot of the fleet and follows the topics from there; canaries are
-compared with `past_windows`. The registry has the decisions, `releases` what devices know of them.
-Of several controllers of a task one leads, the others wait (election.py).
+It starts from the last snapshot of the fleet and the PAST windows before it, and follows the topics
+from there. The registry has the decisions, `releases` what devices know of them. Of several
+controllers of a task one leads, the others wait (election.py).
 """
 
 import logging
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from federation.controller.fleet_evidence import TriggerRules
 from federation.controller.run_tracker import RunTracker
 from federation.controller.settings import ControllerSettings
-from federation.controller.view_keeper import ViewKeeper, past_windows
 from federation.registry import publisher
 from federation.registry.registry import Registry, Stale
 from federation.rollout.rollout import Rollout
@@ -29,7 +28,7 @@ from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.topics import RELEASES, topic_name
 from streams.contract.window_report import WindowReport
-from streams.fleet.following import open_view
+from streams.fleet.following import Snapshots, before, open_view
 from streams.fleet.view import FleetView
 from streams.kafka.election import Election
 from streams.kafka.producer import Producer
@@ -47,6 +46,7 @@ BACK_OFF_S = (1.0, 2.0, 5.0, 10.0)
 LOOK_S = 2.0  # interval of reading the registry, where others decide too
 BYTES_LOOK_S = 600.0  # interval of looking whether `artifacts` still has what is announced
 EVALUATE_S = 0.25  # interval of evaluating the rollout: a replay closes windows every second
+PAST = 10_000  # reports on `windows` from before the snapshot
 EVALUATE_SHARE = 0.1  # of the time, at most, for evaluations: those of a large fleet are slow
 
 
@@ -138,25 +138,19 @@ class Controller:
             self._announced = publisher.take_up(settings.broker, self._registry, own)
             self.announce(producer)
             self._send_again(producer)
-            began_ms = int(time.time() * 1000)
             if (last := self._registry.last()) is not None:
                 self._windows.began_us = self._rollout.began_us(last)
-            since_ms = (self._windows.began_us or 1000 * began_ms) // 1000
-            past = list(past_windows(settings.broker, name, since_ms))
             view, reader = open_view(settings.broker, name)
             self._fleet = view
             if self.metrics is not None:
                 self.metrics.view = view
             for event in view.rounds:
                 self._take_round(event, live=False)
-            for report, heard_us in past:
-                self._windows.add(report, heard_us)
-                if heard_us > 1e6 * self._runs.last_start_s:
-                    self._runs.evidence.add_window(report)
-            del past
-            keeper = ViewKeeper(view, self._clock)
+            for report, message in before(settings.broker, name, dict(view.offsets), PAST):
+                self._take_window(report, message, live=False)
+            snapshots = Snapshots(view, self._clock)
             for message in reader.to_end():
-                self._take(keeper, message, began_ms, live=False)
+                self._take(message, live=False)
             self._runs.catch_up(producer)
             self._runs.check(producer, at_once=True)
             while not stop.is_set():
@@ -165,9 +159,9 @@ class Controller:
                 if self.metrics is not None:
                     self.metrics.looked(leading=True)
                 for message in reader.poll(0.4):
-                    self._take(keeper, message, began_ms)
+                    self._take(message)
                 self._act(producer)
-                keeper.publish_if_due(producer)
+                snapshots.publish_if_due(producer)
         finally:
             for each in (reader, election):
                 if each is not None:
@@ -262,24 +256,27 @@ class Controller:
         reason = f"artifacts lie at {self._settings.url or 'no URL'} as well"
         return self._registry.decide(self._key, "keys", after, last, reason=reason)
 
-    def _take(
-        self, keeper: ViewKeeper, message: Received, began_ms: int, *, live: bool = True
-    ) -> None:
+    def _take(self, message: Received, *, live: bool = True) -> None:
         try:
-            found = keeper.take(message)
+            found = self._fleet.take(message)
         except MalformedRecord as exc:
             log.warning("%s offset %d ignored: %s", message.topic, message.offset, exc)
             return
         match found:
             case WindowReport():
                 self._warn_of_other_task(found)
-                self._windows.add(found, message.time_ms * 1000)
-                if message.time_ms >= began_ms:
-                    self._runs.evidence.add_window(found)
+                self._take_window(found, message, live=live)
             case RoundEvent():
                 self._take_round(found, live=live)
         if self.tracker is not None and isinstance(found, RoundEvent | Decision):
             self.tracker.take(found)
+
+    def _take_window(self, report: WindowReport, message: Received, *, live: bool) -> None:
+        """Take in a report that comes for the first time; of the past those since the last run are
+        evidence for another."""
+        self._windows.add(report, message.time_ms * 1000)
+        if live or message.time_ms > 1000 * self._runs.last_start_s:
+            self._runs.evidence.add_window(report)
 
     def _warn_of_other_task(self, report: WindowReport) -> None:
         """Say once of each metric and class that the task has not that its reports do not count."""

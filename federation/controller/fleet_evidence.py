@@ -1,7 +1,7 @@
 """What windows and devices' states tell the triggers. Pure.
 
-A window is delivered at least once and may be revised; what it tells is summed over the device's
-last windows with the served model. See `federation.controller.triggers` for what follows from it.
+A window may be revised; what it tells is summed over the device's last windows with the served
+model. See `federation.controller.triggers` for what follows from it.
 """
 
 from collections import defaultdict
@@ -18,7 +18,6 @@ from streams.contract.window_metrics import (
     value_of,
 )
 from streams.contract.window_report import WindowReport
-from streams.fleet.seen import SeenReports
 
 RECENT = 30  # windows per device that count: older ones are outdated
 HYSTERESIS = 0.02  # by which the metric must be within its limit to count again
@@ -74,9 +73,9 @@ class _Device:
 class FleetEvidence:
     """What was observed of the served model since its release or the last run, and what persists.
 
-    Windows are delivered at least once: a repeated report counts once. Revisions of a window add
-    up; labels of a window that no longer counts stand beside the last ones. A window costs the same
-    in every fleet: devices that are weak or drift are noted as their windows come.
+    Revisions of a window add up; labels of a window that no longer counts stand beside the last
+    ones. A window costs the same in every fleet: devices that are weak or drift are noted as their
+    windows come.
 
     weak: devices whose metric is far beyond the limit -> its value over their last windows;
     drifting: those with drift that no run has answered -> consecutive alarms; devices: with windows
@@ -91,7 +90,6 @@ class FleetEvidence:
     drifting: dict[str, int] = field(default_factory=dict)
     devices: int = 0
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
-    _reports: SeenReports = field(default_factory=SeenReports)
     _new: set[str] = field(default_factory=set)
     _bad_answered: bool = False
     _began_s: float = 0.0  # start of the last run
@@ -136,8 +134,7 @@ class FleetEvidence:
             self._asked = at_s, reason
 
     def add_window(self, report: WindowReport) -> None:
-        if not self._reports.is_new(report):
-            return
+        """Add a report that comes for the first time."""
         device = self._devices[report.device]
         if report.drift is not None and report.drift.decided:
             device.alarms = device.alarms + 1 if report.drift.alarm else 0

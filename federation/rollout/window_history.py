@@ -19,7 +19,6 @@ import numpy as np
 from streams.contract.documents import release_of
 from streams.contract.window_metrics import ALL, ALMOST_ALL, WindowMetric
 from streams.contract.window_report import ModelWindow, WindowReport, judgement_of
-from streams.fleet.seen import SeenReports
 
 KEPT = 240  # windows per device
 TRUE = 1 << 31  # in a cell's class: counted by true labels, not by the teacher
@@ -94,7 +93,7 @@ class _Device:
 
 
 class WindowHistory:
-    """The newest windows of each device by event time; repeated reports have no effect. Of more
+    """The newest windows of each device by event time. Of more
     than `kept` those heard from `began_us` on have at most the half that the others fill: what a
     rollout is compared with is there however long it takes.
 
@@ -115,7 +114,6 @@ class WindowHistory:
         self._allowed = None if classes is None else {ALL, *classes}
         self._kinds: dict[str, int] = {}
         self._devices: dict[str, _Device] = {}
-        self._seen = SeenReports()
         self.began_us: int | None = None  # of the rollout
 
     @property
@@ -124,9 +122,9 @@ class WindowHistory:
         return list(self._kinds)
 
     def add(self, report: WindowReport, heard_us: int) -> None:
-        """Add a report. heard_us: the message's wall time, so that reading it again gives the
-        same."""
-        if report.metric != self._metric or not self._seen.is_new(report):
+        """Add a report that comes for the first time. heard_us: the message's wall time, so that
+        reading it again gives the same."""
+        if report.metric != self._metric:
             return
         parts = report.by_release
         judged = [judgement_of(self._metric, part) for part in parts.values()]

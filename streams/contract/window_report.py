@@ -125,7 +125,7 @@ class WindowReport(Document):
     last `length_s` up to this window, as far as reported then. `drift` covers the device's last
     windows up to this one, None if the teacher's artifact has no reference, or without events.
     `store`, `partition`, `commit`: which of a store's commits the report is of
-    (streams.fleet.seen).
+    (streams.fleet.agreement).
     """
 
     task: str

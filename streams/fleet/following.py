@@ -17,16 +17,17 @@ A snapshot of other topics (offsets past their ends) does not count.
 """
 
 import logging
+import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from streams.contract.errors import MalformedRecord, TopicMissing
+from streams.contract.errors import BrokerUnavailable, MalformedRecord, TopicMissing, UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.topics import (
     DEAD_LETTERS,
@@ -37,8 +38,9 @@ from streams.contract.topics import (
     WINDOWS,
     topic_name,
 )
+from streams.contract.window_report import WindowReport
 from streams.contract.zstd import ZstdError, compressed, decompressed
-from streams.fleet.seen import Last, SeenReports
+from streams.fleet.agreement import Last, SeenReports
 from streams.fleet.view import FleetView
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
@@ -51,6 +53,9 @@ PART = 900_000
 MOST = 50_000  # messages of `windows` that are read after a snapshot, or without one
 LETTERS = 200  # messages of `dead-letters`, for who asks for that topic
 TRIES = 3  # snapshots that are looked at, the last one first
+EVERY_S = 15.0  # between two snapshots, where something has come
+SHARE = 0.05  # of the time, at most, for writing them: that of a large fleet takes some
+RETRY_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +104,29 @@ def publish(producer: Producer, view: FleetView, time_us: int) -> int:
         producer.put(topic, f"{slot}/{index}".encode(), part, headers)
     view.slot = slot
     return len(data)
+
+
+class Snapshots:
+    """Publishes a view that changes, of the leading controller. `clock` in seconds."""
+
+    def __init__(self, view: FleetView, clock: Callable[[], float] = time.monotonic) -> None:
+        self._view, self._clock, self._due = view, clock, 0.0
+        self._published = dict(view.offsets)
+
+    def publish_if_due(self, producer: Producer) -> None:
+        """Publish a snapshot. Nothing waits for it: where it cannot be sent, readers start from
+        the one before."""
+        began, view = self._clock(), self._view
+        if began < self._due or view.offsets == self._published:
+            return
+        try:
+            publish(producer, view, time.time_ns() // 1000)
+        except (BrokerUnavailable, UsageError) as exc:
+            log.warning("no snapshot of the fleet: %s; trying again in %.0f s", exc, RETRY_S)
+            self._due = began + RETRY_S
+            return
+        self._published = dict(view.offsets)
+        self._due = began + max(EVERY_S, (self._clock() - began) / SHARE)
 
 
 def last_snapshot(settings: BrokerSettings, task: str, timeout_s: float) -> FleetView | None:
@@ -191,10 +219,12 @@ def starts(
 
 def before(
     settings: BrokerSettings, task: str, offsets: Mapping[tuple[str, int], int], most: int
-) -> Iterator[Received]:
-    """Yield the newest `most` messages of `windows` before these offsets, by partition in order;
-    raise BrokerUnavailable."""
-    topic = topic_name(task, WINDOWS)
+) -> Iterator[tuple[WindowReport, Received]]:
+    """Yield the newest `most` reports on `windows` before these offsets, by partition in order,
+    each once; raise BrokerUnavailable. One that cannot be read is left out: the view counts it."""
+    if not offsets:  # of a new view
+        return
+    topic, reports = topic_name(task, WINDOWS), SeenReports()
     with closing(Reader(settings, [topic], from_beginning=False)) as reader:
         ends: dict[int, int] = {}
         bounds = reader.bounds()
@@ -204,8 +234,14 @@ def before(
         if not reader.before({(topic, partition): end for partition, end in ends.items()}):
             return
         for message in reader.to_end():
-            if message.offset < ends[message.partition]:
-                yield message
+            if message.offset >= ends[message.partition]:
+                continue
+            try:
+                report = WindowReport.decode(message.value)
+            except MalformedRecord:
+                continue
+            if reports.is_new(report):
+                yield report, message
 
 
 def read_view(settings: BrokerSettings, task: str, timeout_s: float = 10.0) -> FleetView:

@@ -4,7 +4,7 @@ Pure: messages go in, figures come out. Status, timeline, console, `up` and the 
 and what "silent" means stands here alone. Its size depends on the fleet, not on how long it has
 run: of windows sums are kept, of runs the newest RUN_EVENTS, of decisions DECISIONS, of a device's
 ended epochs EPOCHS, of versions VERSIONS. Windows are reported at least once: a report is counted
-once (seen.py).
+once (SeenReports).
 """
 
 from collections import Counter, deque
@@ -17,8 +17,7 @@ from streams.contract.documents import DeviceState, RoundEvent, model_number
 from streams.contract.errors import MalformedRecord
 from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
-from streams.fleet.agreement import Agreement, Evidence
-from streams.fleet.seen import SeenReports
+from streams.fleet.agreement import Agreement, Evidence, SeenReports
 from streams.fleet.timeline import Timeline
 from streams.fleet.truth import Truth, Worse
 from streams.fleet.wording import counted, decision_line, round_line

@@ -493,9 +493,16 @@ MUTANTS = [
     Mutant(
         "canary: reports in other units are added",
         "federation/rollout/window_history.py",
-        "if report.metric != self._metric or not",
-        "if not",
+        "if report.metric != self._metric:",
+        "if False:",
         "tests/federation/rollout/test_metrics.py",
+    ),
+    Mutant(
+        "view: a report that comes again counts",
+        "streams/fleet/view.py",
+        "if not self.reports.is_new(report):",
+        "if False:",
+        "tests/streams/fleet/test_view.py",
     ),
     Mutant(
         "view: the oldest snapshot counts",

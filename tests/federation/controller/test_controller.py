@@ -26,6 +26,7 @@ from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ModelWindow
+from streams.fleet.following import last_snapshot
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
@@ -195,12 +196,16 @@ def test_the_superlink_is_wanted_from_a_quarter_of_the_evidence_on(rig: Rig) -> 
     assert not rig.flower.started
 
 
-def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(rig: Rig) -> None:
+def test_the_superlink_is_wanted_from_the_cause_of_a_run_to_its_end(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     awake = threading.Event()
     first = rig.serve(1)
     wanted = rig.settings.state / "controller" / "superlink-wanted"
     rig.start(runs_per_day=1, submission=replace(rig.flower, ready=awake.is_set))
-    rig.disagree_until(first, wanted.exists)
+    rig.disagree_until(first, lambda: "waiting for the SuperLink" in caplog.text)
+    assert wanted.exists()
     assert not rig.flower.started
     awake.set()
     rig.wait("the run is requested", lambda: ("r1", "requested") in rig.kinds())
@@ -333,6 +338,29 @@ def test_a_new_controller_has_the_evidence_of_the_one_before(rig: Rig) -> None:
     rig.start()
     rig.wait("a run starts", lambda: ("r1", "requested") in rig.kinds())
     assert "0.200 at worst on 2 devices (d0, d1)" in rig.reasons("requested")["r1"]
+
+
+def test_a_report_that_comes_again_counts_once(rig: Rig) -> None:
+    """After a controller's snapshot, before it, and on both sides of it."""
+
+    def known(windows: int) -> bool:
+        view = last_snapshot(rig.broker, rig.name, 5.0)
+        return view is not None and view.windows == windows
+
+    first = rig.serve(1)
+    for number in (*range(50), *range(50)):
+        rig.window(number, first, 2)
+    stop = rig.start(min_events=600)
+    rig.wait("500 events are known", lambda: known(50))  # it publishes what it has looked at
+    stop.set()
+    for number in range(40, 55):
+        rig.window(number, first, 2)
+    rig.start(min_events=600)
+    rig.wait("550 events are known", lambda: known(55))
+    assert rig.flower.started == []
+    for number in range(55, 60):
+        rig.window(number, first, 2)
+    rig.wait("a run starts", lambda: ("r1", "requested") in rig.kinds())
 
 
 def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:

@@ -11,6 +11,7 @@ from federation.rollout.window_history import (
     model_id,
 )
 from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
+from streams.fleet.agreement import SeenReports
 
 CLASSES = ("easy", "hard", "rare")
 
@@ -39,8 +40,10 @@ def report(
 
 def kept(*reports: WindowReport, history: WindowHistory | None = None) -> Part:
     history = history or WindowHistory()
+    once = SeenReports()
     for at, each in enumerate(reports):
-        history.add(each, at)
+        if once.is_new(each):  # as the controller's view lets them through
+            history.add(each, at)
     (found,) = history.parts(100)
     return found
 

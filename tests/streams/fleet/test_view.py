@@ -14,8 +14,8 @@ from streams.contract.decisions import Decision, Release
 from streams.contract.documents import DeviceState, RoundEvent, model_number
 from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import DriftReport, ModelWindow, WindowReport
+from streams.fleet.agreement import SeenReports
 from streams.fleet.following import decode, encode
-from streams.fleet.seen import SeenReports
 from streams.fleet.timeline import ENTRIES
 from streams.fleet.view import EPOCHS, NO_AGENT, RUN_EVENTS, SILENT_S, FleetView
 from streams.kafka.reader import Received

@@ -11,7 +11,7 @@ import pytest
 from compose.reports.dead_letters import read_letters, replay
 from streams.contract.topics import worker_group
 from streams.contract.window_report import WindowReport
-from streams.fleet.seen import SeenReports
+from streams.fleet.agreement import SeenReports
 from streams.kafka.admin import GroupPosition, group_positions
 from streams.kafka.settings import BrokerSettings
 from streams.worker.store.query import label_delay
