@@ -142,8 +142,6 @@ class Controller:
                 self._windows.began_us = self._rollout.began_us(last)
             view, reader = open_view(settings.broker, name)
             self._fleet = view
-            if self.metrics is not None:
-                self.metrics.view = view
             for event in view.rounds:
                 self._take_round(event, live=False)
             for report, message in before(settings.broker, name, dict(view.offsets), PAST):
@@ -151,6 +149,8 @@ class Controller:
             snapshots = Snapshots(view, self._clock)
             for message in reader.to_end():
                 self._take(message, live=False)
+            if self.metrics is not None:
+                self.metrics.view = view
             self._runs.catch_up(producer)
             self._runs.check(producer, at_once=True)
             while not stop.is_set():
@@ -221,8 +221,6 @@ class Controller:
             self._announced = publisher.announce(
                 producer, self._registry, before, self._reached, most
             )
-        if self.metrics is not None:
-            self.metrics.decided(self._registry, last)
         if (stable := last.decision.standing.stable) is not None:
             self._runs.evidence.serve(stable.model)
 
@@ -291,8 +289,6 @@ class Controller:
         )  # fmt: skip
 
     def _take_round(self, event: RoundEvent, *, live: bool) -> None:
-        if self.metrics is not None and event.kind != "requested":
-            self.metrics.take(event)
         self._runs.take(event, live=live)
         if live and event.kind in ("promoted", "finished"):
             self._looked = -LOOK_S  # the run has decided: read the registry at once

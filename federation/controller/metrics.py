@@ -1,24 +1,19 @@
-"""The controller's Prometheus metrics: of all runs, from the events on `rounds`; of the rollout,
-from the registry's decisions and the devices' states. Loaded only with `--metrics-port`."""
+"""The controller's Prometheus metrics, from its view of the fleet. Loaded only with
+`--metrics-port`."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cryptography import x509
-from prometheus_client import CollectorRegistry, Counter, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from federation.registry.registry import Registry
-from streams.contract.decisions import Decision, Release
-from streams.contract.documents import RoundEvent
 from streams.fleet.view import FleetView
 
 PREFIX = "tidewheel_federation"
-SEEN = 20_000  # events of runs: more than a view of the fleet keeps
 SILENT_S = 60.0  # without reading the topics: the controller hangs, or waits for the broker
 LAST = {
     "seconds": "Duration of the last aggregated round.",
@@ -33,7 +28,7 @@ LAST = {
 class FederationMetrics(Collector):
     """Counters since the beginning of the topic, and since the first decision. certificates: PEM
     files whose last moment of validity is exported; missing files are left out. view: of the fleet,
-    which the controller's thread changes."""
+    up to the topics' end, which the controller's thread changes."""
 
     def __init__(
         self,
@@ -42,67 +37,16 @@ class FederationMetrics(Collector):
         certificates: Sequence[Path] = (),
     ) -> None:
         self._certificates = certificates
-        self._clock, self._wall, self._lock = clock, wall, threading.Lock()
+        self._clock, self._wall = clock, wall
         self._looked = -SILENT_S
         self._leading = False
-        self._last: Decision | None = None
-        self._stage_us = 0
         self.view = FleetView("")
-        self._last_values: dict[str, float] = {}
-        self._going: set[str] = set()
-        self._seen: dict[
-            int, None
-        ] = {}  # the newest: they come again after an outage of the broker
-        disable_created_metrics()  # type: ignore[no-untyped-call,unused-ignore]
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._decisions = self._counter("decisions", "Decisions, by kind.", "kind")
-        self._runs = self._counter("runs", "Runs that have finished.", "outcome")
-        self._rounds = self._counter("rounds", "Rounds, by outcome.", "outcome")
-        text = "Updates of devices: admitted; refused, with the reason; failed."
-        self._updates = self._counter("updates", text, "outcome", "reason")
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"{PREFIX}_{name}", text, labels, registry=self._registry)
 
     def looked(self, *, leading: bool) -> None:
         """Record that the controller has read its topics, or checked whether it leads."""
         self._looked, self._leading = self._clock(), leading
-
-    def decided(self, registry: Registry, last: Release) -> None:
-        """Count the new decisions up to `last`."""
-        seq = self._last.seq if self._last else 0
-        if last.decision.seq <= seq:
-            return
-        fresh = [release.decision for release in registry.history(after=seq)]
-        with self._lock:
-            for decision in fresh:
-                self._decisions.labels(decision.kind).inc()
-                self._stage_us = decision.time_us if decision.kind == "stage" else self._stage_us
-                self._last = decision
-
-    def take(self, event: RoundEvent) -> None:
-        slug = event.reason.partition(":")[0][:40]
-        with self._lock:
-            same = hash((event.run, event.time_us, event.kind, event.device))
-            if same in self._seen:
-                return
-            self._seen[same] = None
-            if len(self._seen) > SEEN:
-                del self._seen[next(iter(self._seen))]
-            if event.kind == "finished":
-                self._going.discard(event.run)
-                self._runs.labels(slug if slug in ("promoted", "rejected") else "failed").inc()
-            else:
-                self._going.add(event.run)
-            if event.kind == "aggregated" or (event.kind == "failed" and not event.device):
-                self._rounds.labels(event.kind).inc()
-            if event.kind == "failed" and event.device:
-                self._updates.labels("failed", "").inc()
-            if event.kind in ("admitted", "refused"):
-                self._updates.labels(event.kind, slug if event.kind == "refused" else "").inc()
-            if event.kind in ("aggregated", "evaluated"):
-                self._last_values |= {n: v for n, v in event.metrics.items() if n in LAST}
 
     @property
     def ready(self) -> bool:
@@ -116,15 +60,9 @@ class FederationMetrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        with self._lock:
-            last, going = dict(self._last_values), len(self._going)
-            rollout, fleet = list(self._rollout()), list(self._fleet())
-        yield GaugeMetricFamily(f"{PREFIX}_runs_going", "Runs that have not finished.", going)
-        for name, text in LAST.items():
-            if name in last:
-                yield GaugeMetricFamily(f"{PREFIX}_{name}", text, last[name])
-        yield from rollout
-        yield from fleet
+        yield from self._learning()
+        yield from self._rollout()
+        yield from self._fleet()
         name, text = (
             "tidewheel_certificate_not_after_seconds",
             "When a certificate ends, Unix time.",
@@ -134,6 +72,37 @@ class FederationMetrics(Collector):
             if (end := not_after_s(path)) is not None:
                 ends.add_metric([path.name], end)
         yield ends
+
+    def _learning(self) -> Iterator[Metric]:
+        """Yield the metrics of decisions, runs and rounds."""
+        counts = {
+            name: CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+            for name, text, labels in (
+                ("decisions", "Decisions, by kind.", ["kind"]),
+                ("runs", "Runs that have finished.", ["outcome"]),
+                ("rounds", "Rounds, by outcome.", ["outcome"]),
+                ("updates", "Updates of devices: admitted; refused, with the reason; failed.",
+                 ["outcome", "reason"]),
+            )
+        }  # fmt: skip
+        for name, count in self.view.counts.copy().items():
+            kind, _, more = name.partition(":")
+            if kind in ("decision", "finished"):
+                counts["runs" if kind == "finished" else "decisions"].add_metric([more], count)
+            elif name in ("aggregated:", "failed:"):
+                counts["rounds"].add_metric([kind], count)
+            elif kind in ("admitted", "refused", "failed"):
+                counts["updates"].add_metric([kind, more if kind == "refused" else ""], count)
+        yield from counts.values()
+        events = [event for event in list(self.view.rounds) if event.kind != "requested"]
+        over = {event.run for event in events if event.kind == "finished"}
+        going = len({event.run for event in events if event.run} - over)
+        yield GaugeMetricFamily(f"{PREFIX}_runs_going", "Runs that have not finished.", going)
+        told = (event.metrics for event in events if event.kind in ("aggregated", "evaluated"))
+        last = {name: value for metrics in told for name, value in metrics.items()}
+        for name, text in LAST.items():
+            if name in last:
+                yield GaugeMetricFamily(f"{PREFIX}_{name}", text, last[name])
 
     def _fleet(self) -> Iterator[Metric]:
         """Yield what the devices say of themselves, added up."""
@@ -154,13 +123,14 @@ class FederationMetrics(Collector):
         """Yield the metrics of the decisions, and of the devices that refuse them."""
         leads = float(self._leading and self.alive)
         yield GaugeMetricFamily(f"{PREFIX}_leads", "1 while this controller leads.", leads)
-        if self._last is None:
+        decided = self.view.decided
+        if not decided:
             return
-        desired = self._last.standing
+        desired = decided[-1].standing
         offered = desired.offered
-        began = self._stage_us / 1e6
+        began = next((d.time_us / 1e6 for d in decided[::-1] if d.kind == "stage"), 0.0)
         for name, text, value in (
-            ("decision", "The number of the last decision.", self._last.seq),
+            ("decision", "The number of the last decision.", decided[-1].seq),
             ("offered_share", "Share of the fleet that a version is offered to.", desired.share),
             ("stage", "Stage of the offered version; 0 if there is none.", desired.stage),
             (

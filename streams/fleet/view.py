@@ -20,7 +20,7 @@ from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement, Evidence, SeenReports
 from streams.fleet.timeline import Timeline
 from streams.fleet.truth import Truth, Worse
-from streams.fleet.wording import counted, decision_line, round_line
+from streams.fleet.wording import counted, counted_as, decision_line, round_line
 from streams.kafka.reader import Received
 
 RUN_EVENTS, DECISIONS, VERSIONS, EPOCHS = 4000, 2000, 200, 8
@@ -41,7 +41,8 @@ class FleetView:
     of a state. ended: the last states of a device's earlier epochs, the newest last. scored: events
     by the second of their report. drift: by device, as its latest report has it, with the worst
     channel alone and no histogram. truth: what labels say by device and release. evidence: of the
-    controller, whose snapshots alone have it. earlier: events of runs that are not kept, by kind.
+    controller, whose snapshots alone have it. counts: all decisions by kind, and events of runs
+    as `counted_as` has them.
     offsets: the next ones to read, by topic and partition. unseen: messages that were never read
     because there were too many. slot: of the last snapshot, see `following`.
     """
@@ -59,7 +60,7 @@ class FleetView:
     scored: Counter[int] = field(default_factory=Counter)
     decisions: dict[int, Decision] = field(default_factory=dict)  # by number
     rounds: list[RoundEvent] = field(default_factory=list)
-    earlier: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
     timeline: Timeline = field(default_factory=Timeline)
     reports: SeenReports = field(default_factory=SeenReports)
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -87,9 +88,9 @@ class FleetView:
             if kind == WINDOWS:
                 return self._window(WindowReport.decode(message.value), message)
             if kind == RELEASES:
-                return self._decision(Release.decode(message.value).decision)
+                return self.decide(Release.decode(message.value).decision)
             if kind == ROUNDS:
-                return self._round(RoundEvent.decode(message.value))
+                return self.learn(RoundEvent.decode(message.value))
         except MalformedRecord:
             self.unreadable += 1
             raise
@@ -203,11 +204,13 @@ class FleetView:
             kept = {s: n for s, n in self.scored.items() if s >= newest - RATE_S}
             self.scored = Counter(kept)
 
-    def _decision(self, decision: Decision) -> Decision | None:
+    def decide(self, decision: Decision) -> Decision | None:
+        """Take a decision in; return None for one that comes again."""
         if self.decisions.get(decision.seq) == decision:
             return None
         if decision.seq not in self.decisions:
             self.news.append(decision_line(decision))
+            self.counts[f"decision:{decision.kind}"] += 1
         self.decisions[decision.seq] = decision
         if len(self.decisions) > DECISIONS:
             del self.decisions[min(self.decisions)]
@@ -246,11 +249,13 @@ class FleetView:
         """That number for a person: `2 of 5 devices`."""
         return f"{self.offered_count:,} of {counted(len(self.devices), 'device')}"
 
-    def _round(self, event: RoundEvent) -> RoundEvent | None:
+    def learn(self, event: RoundEvent) -> RoundEvent | None:
+        """Take a step of a run in; return None for one that comes again."""
         last = self.rounds[-500:]
         if any(each.time_us == event.time_us and each == event for each in last):
             return None  # published twice: its first acknowledgement was lost
         self.rounds.append(event)
+        self.counts[counted_as(event)] += 1
         self.timeline.run(event)
         text = round_line(event)
         if text:
@@ -264,7 +269,6 @@ class FleetView:
         half = len(self.rounds) // 2
         old, new = self.rounds[:half], self.rounds[half:]
         kept = [e for e in old if not (e.kind in OF_A_DEVICE and e.device)][-RUN_EVENTS // 4 :]
-        self.earlier += Counter(e.kind for e in old) - Counter(e.kind for e in kept)
         self.rounds = kept + new
 
     @property
@@ -297,7 +301,7 @@ class FleetView:
         return max(models, key=model_number, default=None)
 
     def count(self, kind: str) -> int:
-        return self.earlier[kind] + sum(event.kind == kind for event in self.rounds)
+        return sum(n for name, n in self.counts.items() if name.partition(":")[0] == kind)
 
     @property
     def last_finished(self) -> RoundEvent | None:

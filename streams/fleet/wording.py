@@ -80,6 +80,19 @@ def failure(event: RoundEvent) -> str | None:
     return None if event.kind != "finished" or judged else event.reason
 
 
+def counted_as(event: RoundEvent) -> str:
+    """Return what an event counts as: its kind, and after a colon how a run ended, why an update
+    was refused, or that a device has failed."""
+    why, more = event.reason.partition(":")[0][:40], ""
+    if event.kind == "finished":
+        more = why if why in ("promoted", "rejected") else "failed"
+    elif event.kind == "refused":
+        more = why
+    elif event.kind == "failed" and event.device:
+        more = "device"
+    return f"{event.kind}:{more}"
+
+
 def round_line(event: RoundEvent) -> str | None:
     """Return one line about a step of a run; None for a step that is too small to show."""
     where = _round(event)

@@ -8,6 +8,7 @@ from cryptography import x509
 from compose.security.certificates import make_certificates
 from federation.controller.metrics import FederationMetrics
 from federation.registry import manual
+from federation.registry.registry import Registry
 from streams.contract.documents import DeviceState, RoundEvent, RoundKind
 from tests.rig.made_up.documents import device_state
 from tests.rig.made_up.registries import OLD, model, offer, registry_in
@@ -55,11 +56,11 @@ def test_each_event_counts_once_whatever_is_read_again() -> None:
     metrics = FederationMetrics()
     for _ in range(2):
         for one in EVENTS:
-            metrics.take(one)
+            metrics.view.learn(one)
     assert told(metrics) == LINES
 
 
-def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Path) -> None:
+def test_the_rollout_is_told_from_the_decisions_each_once(tmp_path: Path) -> None:
     registry = registry_in(tmp_path)
     first, second = model(registry, 1), model(registry, 2)
     let_serve(registry, first)
@@ -69,7 +70,7 @@ def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Pa
     for device, refused in (("d0", second.model), ("d1", "9-00000000"), ("d2", first.model)):
         metrics.view.hear(heard(device, refused))
     for _ in range(2):
-        metrics.decided(registry, offered)
+        decide(metrics, registry)
     lines = {
         "tidewheel_federation_leads 1.0",
         'tidewheel_federation_decisions_total{kind="served"} 1.0',
@@ -83,9 +84,7 @@ def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Pa
     }
     assert lines <= told(metrics)
     manual.roll_back(registry, OLD)
-    last = registry.last()
-    assert last is not None
-    metrics.decided(registry, last)
+    decide(metrics, registry)
     metrics.looked(leading=False)
     after = told(metrics)
     assert 'tidewheel_federation_decisions_total{kind="rolled-back"} 1.0' in after
@@ -94,6 +93,11 @@ def test_the_rollout_is_told_from_the_registrys_decisions_each_once(tmp_path: Pa
         "tidewheel_federation_stage_seconds 0.0",
     } <= after
     assert "tidewheel_federation_leads 1.0" not in after
+
+
+def decide(metrics: FederationMetrics, registry: Registry) -> None:
+    for decision in registry.decisions():
+        metrics.view.decide(decision)
 
 
 def heard(device: str, refused: str) -> DeviceState:
