@@ -24,11 +24,11 @@ wall-clock seconds, so that budgets outlive the controller's process.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from streams.contract.window_metrics import ERRORS, digits
+from streams.fleet.wording import listed
 
 DAY_S = 86_400.0
 DRIFTING = 2  # devices whose inputs drift start a run
@@ -93,7 +93,7 @@ def _cause(
     enough, moved = evidence.is_enough, len(drifting)
     if enough and moved >= DRIFTING:
         return (
-            f"the inputs of {moved} devices drift ({_names(drifting)}), at least "
+            f"the inputs of {moved} devices drift ({listed(sorted(drifting))}), at least "
             f"{min(drifting.values())} windows in a row"
         )
     beyond = "above" if rules.metric in ERRORS else "below"
@@ -104,11 +104,11 @@ def _cause(
             f"{digits(rules.limit)} (Task.retrain)"
         )
     if enough and len(weak) >= rules.min_devices:
-        worst = (max if rules.metric in ERRORS else min)(weak.values())
+        worst, who = (max if rules.metric in ERRORS else min)(weak.values()), listed(sorted(weak))
         return (
             f"{evidence.called} of {evidence.served} is {digits(worst)} at worst on {len(weak)} "
-            f"devices ({_names(weak)}), each {beyond} {digits(rules.weak_limit)} (Task.retrain "
-            f"is {digits(rules.limit)})"
+            f"devices ({who}), each {beyond} {digits(rules.weak_limit)} (Task.retrain is "
+            f"{digits(rules.limit)})"
         )
     last = since_s if runs.began_s is None else runs.began_s
     if rules.schedule_s is not None and now_s - last >= rules.schedule_s:
@@ -139,8 +139,3 @@ def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
 def kind_of(reason: str) -> str:
     """Return the gate's reason without its figures."""
     return " ".join(re.sub(r"[-+]?[0-9][0-9.,]*", "", reason).split())
-
-
-def _names(devices: Iterable[str]) -> str:
-    names = sorted(devices)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -12,6 +12,7 @@ from federation.rollout.compared import Comparison
 from federation.rollout.sequential_test import compare
 from federation.rollout.window_history import WindowHistory
 from streams.contract.window_metrics import ERRORS, WindowMetric, digits, named
+from streams.fleet.wording import listed
 
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
 SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
@@ -117,8 +118,7 @@ def without_hope(verdict: StageVerdict, phases: Mapping[str, str], waited_s: flo
     ended = all(phase in ENDED for phase in phases.values())
     if verdict.verdict != "wait" or not phases or not ended or waited_s < SETTLED_S:
         return verdict
-    names = sorted(phases)
-    who = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    who = listed(sorted(phases))
     found = verdict.reason.removeprefix("canary continues: ")
     why = f"canary undecided: the readings of {who} have ended, no more windows can come; {found}"
     return replace(verdict, verdict="hold", reason=why)
