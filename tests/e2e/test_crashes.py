@@ -51,7 +51,7 @@ def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
     """Agent, worker and broker are killed; a third device stands still before it has reached the
     broker: it is named, and the run does not count as whole."""
     place = kafka_place
-    running = place.up("up", "--devices", "3", "--speed", "15", "--rounds", "1")
+    running = place.up("up", "--devices", "3", "--speed", "30", "--rounds", "1")
     until(lambda: place.find(*edge(place, "d2")), "the agent of d2 starts", 180)
     silent = place.find(*edge(place, "d2"))
     assert silent is not None
@@ -101,7 +101,7 @@ def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
 def goes_on_where_it_was(place: Place, first: dict[str, Any]) -> None:
     """A second run on the same state folder."""
     before = {line["device"]: line for line in first["devices"]}
-    running = place.up("second", "--devices", "2", "--speed", "15", "--minutes", "0.15")
+    running = place.up("second", "--devices", "2", "--speed", "30", "--minutes", "0.15")
     assert running.ends(180) == 0, running.told
     place.nothing_is_left()
     summary = running.summary()

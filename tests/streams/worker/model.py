@@ -226,20 +226,6 @@ class CallersClock:
         return now_s
 
 
-class ThreadlessLoop(asyncio.SelectorEventLoop):
-    """Calls at once what is given to a thread: most of a short life is handing over to threads."""
-
-    def run_in_executor(
-        self, _executor: object, function: Callable[..., Any], *given: Any
-    ) -> asyncio.Future[Any]:
-        made = self.create_future()
-        try:
-            made.set_result(function(*given))
-        except BaseException as exc:  # also Killed
-            made.set_exception(exc)
-        return made
-
-
 def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any) -> None:
     """The life of a process: it owns the partition, takes in all messages from the committed offset
     on, and flushes at these times."""
@@ -257,8 +243,7 @@ def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any
             while made.behind:
                 await made.flush(at_s)
 
-    with asyncio.Runner(loop_factory=ThreadlessLoop) as runner:
-        runner.run(life())
+    asyncio.run(life())
 
 
 def committer(
