@@ -3,7 +3,7 @@
 The built-in task: whether a flight will be late, about a quarter of them, whose truth comes hours
 later. Thirteen desks learn from their first 45 days and are measured on the next 15 by average
 precision, of all their flights together and as the mean of the desks. The first model knows two
-days of two other desks. Each way begins from it.
+days of another desk. Each way begins from it.
 
     rule      the mean delay of the desk's last departures orders the flights
     alone     each desk fine-tunes on its own flights

