@@ -112,6 +112,28 @@ def test_a_reader_that_waits_asks_rarely_and_has_a_message_when_it_comes(
             assert [message.value for message in waiting.result(timeout=60.0)] == [b"v"]
 
 
+@pytest.mark.kafka
+def test_a_broker_holds_a_request_for_as_long_as_asked_and_a_message_ends_it(
+    kafka: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, answers, usual = spec(partitions=1), [], Fetcher._handle_fetch_response
+
+    def counted(self: object, *given: object) -> None:
+        answers.append(given)
+        usual(self, *given)
+
+    ensure_topics(kafka, [topic])
+    with (
+        closing(Producer(kafka)) as producer,
+        closing(Reader(kafka, [topic.name], hold_s=9.0)) as reader,
+    ):
+        monkeypatch.setattr(Fetcher, "_handle_fetch_response", counted)
+        assert reader.poll(2 * WAITED_S) == []
+        assert answers == []  # with the usual 2 s there would be one
+        producer.put(topic.name, b"k", b"v")
+        assert [message.value for message in reader.poll(60.0)] == [b"v"]
+
+
 def test_a_new_topics_metadata_are_asked_for_at_once_and_known_ones_after_a_pause() -> None:
     cluster = ClusterMetadata(bootstrap_servers="127.0.0.1:9", retry_backoff_ms=60_000)
     cluster.add_topic("known")
