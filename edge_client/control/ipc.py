@@ -95,7 +95,7 @@ def socket_path(folder: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     short = Path(tempfile.gettempdir()) / f"tidewheel-{os.getuid()}-{digest}"
     short.mkdir(mode=0o700, exist_ok=True)
-    found = short.lstat()  # whoever may write here can put a link to another folder of ours
+    found = short.lstat()  # another user may have put a link here
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{short} is not a private folder of this user: remove it")
     return short / "agent.sock"

@@ -1,7 +1,7 @@
 """True labels that become known after their events: to the samples, and to the store on the server.
 
     1  a label waits in memory: `add`
-    2  those that wait are one frame of the queue `labels`, a spool of its own beside the events':
+    2  those that wait are one frame of the queue `labels`, a spool beside that of the events:
        `flush`, every FLUSH_S, or at once for a person
     3  the uplink sends the frame and settles it when the broker has it
 
@@ -145,7 +145,7 @@ class LabelQueue:
 
     def account(self) -> dict[str, int]:
         """Return how many labels there were, and what became of them; those in memory are pending.
-        Nothing where nobody has told one."""
+        Empty if there were none."""
         return account_of(self.queue.account(), len(self._waiting))
 
 

@@ -196,7 +196,7 @@ def arrow_files(where: str, environ: Mapping[str, str] = os.environ) -> "pafs.Fi
     """Return the files under a folder, an `s3://` URL, or another one that Arrow knows, for the
     dataset of a Delta table; raise UsageError for what it does not know.
 
-    deltalake gives a dataset a file system in Python. Arrow reads ahead on threads of its own: a
+    deltalake gives a dataset a file system in Python. Arrow reads ahead on its threads: a
     process that ends while they are in Python, as after a query with a limit, dies with SIGSEGV.
     Arrow's own file systems are C++ alone. S3's credentials, region and endpoint are found as
     deltalake finds them.

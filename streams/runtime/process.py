@@ -47,7 +47,7 @@ class Interrupts:
         self.patient = False
 
     def check(self) -> None:
-        """Interrupted where a signal has come that nobody has heard."""
+        """Raise Interrupted if a signal has come before the command was `patient`."""
         if self.seen and not self.patient:
             raise Interrupted
 
