@@ -53,11 +53,11 @@ def named(raw: bytes) -> RawName:
     return made
 
 
-def built(messages: Sequence[Message], compression: int = 0) -> bytes:
-    """One batch, as a broker stores it."""
-    builder = MemoryRecordsBuilder(magic=2, compression_type=compression, batch_size=1 << 20)
-    for key, value, headers in messages:
-        names = [(named(name), text) for name, text in headers]
+def built(messages: Sequence[Message], compression: int = 0, form: int = 2) -> bytes:
+    """One batch, as a broker stores it; those before `form` 2 have one message and no headers."""
+    builder = MemoryRecordsBuilder(magic=form, compression_type=compression, batch_size=1 << 20)
+    for key, value, headers in messages if form == 2 else messages[:1]:
+        names = [(named(name), text) for name, text in headers] if form == 2 else []
         builder.append(timestamp=1, key=key, value=value, headers=names)
     builder.close()
     return bytes(builder.buffer())
@@ -117,6 +117,22 @@ def test_bytes_that_are_no_records_are_skipped_and_those_of_the_next_batch_are_r
     bad[min(at, len(bad) - 1)] ^= change
     for records in both(bytes(bad) + good):
         assert read(records)[-1][1:3] == (b"k", b"good")
+
+
+@given(
+    st.lists(message, min_size=1, max_size=4), st.integers(17, 200), st.integers(1, 255),
+    st.sampled_from([1, 2]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_a_check_sum_fits_a_batch_and_none_with_another_byte(
+    messages: list[Message], at: int, change: int, form: int
+) -> None:
+    """For both libraries, and for the form before Kafka 0.11, whose sum is of other bytes."""
+    good = bytearray(built(messages, form=form))
+    bad = good.copy()
+    bad[min(at, len(bad) - 1) if form == 2 else 12] ^= change  # there the sum itself
+    for data, fits in ((good, True), (bad, False)):
+        assert [records.next_batch().validate_crc() for records in both(bytes(data))] == [fits] * 2
 
 
 @pytest.mark.parametrize("parser", [0, 1], ids=["kafka-python", "aiokafka"])
