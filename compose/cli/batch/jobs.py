@@ -74,7 +74,7 @@ def _show(name: str, state: Path, *, json: bool) -> None:
     for line in summary_of(found):
         say(f"  {line}")
     for file in found.inputs:
-        say(f"  input {file.name}: {file.rows:,} rows, sha256 {file.sha256[:12]}")
+        say(f"  input {file.name}: {file.rows:,} rows, crc32c {file.crc32c}")
     for entry in job.log():
         say(f"  {moment(entry['time_us'])}  {entry['text']}")
     if alone and found.state != "Completed":

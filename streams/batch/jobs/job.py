@@ -158,7 +158,7 @@ class Job:
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
         sources = Sources(plan)
-        sources.begin([index for index, file in enumerate(plan.files) if not file.sha256])
+        sources.begin([index for index, file in enumerate(plan.files) if not file.crc32c])
         return sources
 
     def _same_sources(self) -> Sources:

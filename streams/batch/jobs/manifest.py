@@ -191,8 +191,8 @@ def report_of(identity: str, found: Manifest) -> str:
     ]
     if classes:
         lines += ["", "## Accuracy by class", *_table("Class|Labelled|So answered|Right", classes)]
-    files = [(one.name, one.rows, one.bytes, one.sha256[:12]) for one in found.inputs]
-    lines += ["", "## Input", *_table("File|Rows|Bytes|SHA-256", files[:LISTED])]
+    files = [(one.name, one.rows, one.bytes, one.crc32c) for one in found.inputs]
+    lines += ["", "## Input", *_table("File|Rows|Bytes|CRC-32C", files[:LISTED])]
     more = len(files) - LISTED
     return "\n".join([*lines, f"\nand {more:,} more files" if more > 0 else "", ""])
 

@@ -313,7 +313,7 @@ class PlannedFile(Named):
     """An input file as it was hashed; `modified` is what its store changes with its content: the
     time of the last change in nanoseconds, or an ETag."""
 
-    sha256: str  # "" until it is hashed
+    crc32c: str  # hex; "" until it is known
     bytes: Count
     modified: str
     rows: Count
@@ -345,7 +345,7 @@ class Plan(Document):
     @property
     def summed(self) -> bool:
         """Whether all files are hashed; no shard is done before."""
-        return all(file.sha256 for file in self.files)
+        return all(file.crc32c for file in self.files)
 
     @property
     def total(self) -> int:

@@ -1,12 +1,12 @@
 """The plan of a job: every input file cut into shards and hashed, and later compared with it. Files
 of lines are hashed as they are cut, tables beside the scoring."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import IO
 
+from crc32c import CRC32CHash
 from msgspec import structs
 
 from streams.batch.records.rows import RowProblem
@@ -53,7 +53,7 @@ class Cutter:
             planned.append(
                 PlannedFile(
                     **structs.asdict(file),
-                    sha256=digest,
+                    crc32c=digest,
                     bytes=before[0],
                     modified=before[1],
                     rows=sum(shard.rows for shard in cuts),
@@ -64,9 +64,9 @@ class Cutter:
     def _cut(self, index: int, file: Named, before: int) -> tuple[str, list[Shard]]:
         if self.kind in KINDS:
             return "", list(self._parts(index, file, before))
-        digest = hashlib.sha256()
+        digest = CRC32CHash()
         cuts = self._lines(index, file, digest)
-        return digest.hexdigest(), cuts
+        return str(digest.hexdigest()), cuts
 
     def _parts(self, index: int, file: Named, before: int) -> Iterator[Shard]:
         begin = stop = first = rows = 0
@@ -80,7 +80,7 @@ class Cutter:
         if rows:
             yield Shard(file=index, start=begin, stop=stop, first_row=first, rows=rows)
 
-    def _lines(self, index: int, named: Named, digest: "hashlib._Hash") -> list[Shard]:
+    def _lines(self, index: int, named: Named, digest: CRC32CHash) -> list[Shard]:
         cuts: list[Shard] = []
         first = rows = 0
         with open_binary(named.path) as file:
@@ -109,13 +109,13 @@ class Cutter:
 
 
 def hash_file(path: str, check: Callable[[], None]) -> str:
-    """Return the SHA-256 of a file, hex."""
-    digest, piece = hashlib.sha256(), memoryview(bytearray(HASHED_BYTES))
+    """Return the CRC-32C (RFC 3720) of a file, eight hexadecimal digits."""
+    digest, piece = CRC32CHash(), memoryview(bytearray(HASHED_BYTES))
     with open_binary(path) as file:
         while count := file.readinto(piece):
             check()
             digest.update(piece[:count])
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Sources:
         for index in sorted(indexes):
             digest = self._digest(index, self._go_on)
             self.check(index)
-            files[index] = files[index].replace(sha256=digest)
+            files[index] = files[index].replace(crc32c=digest)
         return self.plan if files == self.plan.files else Plan(files=files, shards=self.plan.shards)
 
     def _go_on(self) -> None:
@@ -184,7 +184,7 @@ class Sources:
             digest = hash_file(file.path, check)
         except OSError as exc:
             raise UsageError(f"{file.name} cannot be read: {exc.strerror or exc}") from exc
-        if file.sha256 and digest != file.sha256:
+        if file.crc32c and digest != file.crc32c:
             raise UsageError(
                 f"the input {file.name} has changed since the job began: "
                 "put it back, or start another job"

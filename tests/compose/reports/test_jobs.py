@@ -38,7 +38,7 @@ def job(place: Path, name: str, created_us: int, state: State = "InProgress") ->
                       output=str(output), output_format="parquet"),
         Models(model(), b"model"),
     )  # fmt: skip
-    file = PlannedFile(name="i", path="/i", sha256="b" * 64, bytes=1, modified="1", rows=200)
+    file = PlannedFile(name="i", path="/i", crc32c="b" * 8, bytes=1, modified="1", rows=200)
     shards = [Shard(file=0, start=n, stop=n + 1, first_row=100 * n, rows=100) for n in (0, 1)]
     folder.write_plan(Plan(files=[file], shards=shards))
     (output / "part-00000.parquet").write_bytes(b"12345")
