@@ -19,7 +19,7 @@ from benchmarks.frame import Bench, Cell, main
 from benchmarks.gains.fleet import Device, Installation, installed, outputs_of
 from benchmarks.gains.grounds import BEGIN_US, DAY_US, TEST_FROM, Rows, rms, streets
 from benchmarks.gains.recordings import Recording, Window
-from benchmarks.gains.ways import Scaffold, alone
+from benchmarks.gains.ways import Course, alone
 from benchmarks.support.in_process import Tensors
 from benchmarks.support.study import in_two_processes, study_here
 from streams.contract.task import Task
@@ -73,7 +73,7 @@ def changes(bench: Bench) -> None:
 
 def _of_changes(seed: int) -> list[tuple[tuple[str, int], dict[str, float]]]:
     ground, dice = streets(DAYS, seed), np.random.default_rng(seed)
-    *_, served = Scaffold(ground).rounds(seed, ROUNDS)
+    *_, served = Course(ground).rounds(seed, ROUNDS)
     made = installed("streams.tasks.pedestrians:task", study_here().folder)
     read = {n: Recording.of(made.task, one_by_one(made.task.readings(n))) for n in ground.rows}
     found = []

@@ -22,7 +22,6 @@ from edge_client.training import trainer_process
 from edge_client.training.own_weights import OwnWeights
 from federation.admission import Update
 from federation.aggregation import strategies
-from federation.aggregation.strategies import SCAFFOLD
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
 from federation.evaluation.accuracy import HeldOut
@@ -235,7 +234,7 @@ class Trainees:
         task, way = self._task, self._task.training.payload
         reply, block = self._work(
             name, payload.encode_weights(weights, way), op="train", run=run, round=number,
-            seed=round_seed(seed, number), scaffold=task.training.strategy == SCAFFOLD,
+            seed=round_seed(seed, number),
         )  # fmt: skip
         if reply.error is not None:
             raise RuntimeError(f"{name}: {reply.error}")
@@ -266,7 +265,7 @@ class Trainees:
         )  # fmt: skip
         job = TrainerJob(
             device=name, request=request, samples=str(path), served=served,
-            stop=str(self._folder / "trainer.stop"), scaffold=str(path.with_suffix(".scaffold")),
+            stop=str(self._folder / "trainer.stop"),
         )  # fmt: skip
         return trainer_process.work(task, job, block)
 

@@ -1,5 +1,5 @@
-"""What a fleet learns, on both built-in data sets: alone, in rounds by FedAvg and by SCAFFOLD, and
-with all rows in one place. Each way is measured by all and by half of what it learned."""
+"""What a fleet learns, on both built-in data sets: alone, in rounds by FedAvg, and with all
+rows in one place. Each way is measured by all and by half of what it learned."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,10 +12,8 @@ from benchmarks.support.in_process import BASE, Tensors, round_seed, rounds
 from benchmarks.support.study import Study, in_two_processes, study_here
 from edge_client.inference import choice
 from edge_client.samples.table import ALIGNED, LABELLED
-from edge_client.training import scaffold
 from edge_client.training.adapter_fit import Fitter, cross_validated, evidence_of
 from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
-from edge_client.training.scaffold import Remembered
 from federation.admission import Update
 from federation.aggregation import strategies
 from federation.bootstrap.first_models import LEARNING_RATE
@@ -46,7 +44,7 @@ SENSORS = "pedestrians"
 
 
 class Course:
-    """FedAvg as it is; what a subclass changes is a method."""
+    """A fleet that learns by FedAvg."""
 
     name = "FedAvg, as it is"
 
@@ -57,78 +55,28 @@ class Course:
         """Yield the shared weights after each round."""
         task = self.ground.task
         aggregator = strategies.make("fedavg")
-        for weights in rounds(
+        yield from rounds(
             task, list(self.ground.rows), self.ground.first, count, aggregator,
             lambda name, sent, number: self._train(name, sent, round_seed(seed, number)),
-        ):  # fmt: skip
-            self.end_round()
-            yield weights
+        )  # fmt: skip
 
-    def correction(self, name: str, sent: Tensors) -> Tensors:
-        """Return what is added to a device's gradients, by parameter."""
-        return {}
-
-    def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int) -> None:
-        """Look at what a device has trained."""
-
-    def end_round(self) -> None:
-        """Look at a round that has ended."""
-
-    def fit(
-        self, name: str, start: Tensors, seed: int, sent: Tensors, epochs: int, pace: float = 1.0
-    ) -> Tensors:
+    def fit(self, name: str, start: Tensors, seed: int, epochs: int, pace: float = 1.0) -> Tensors:
         """Return what a device makes of weights on its rows; `pace` times the task's rate."""
         task, t = self.ground.task, self.ground.task.training
         model, rows = loops.load_state(loops.build_model(task), start), self.ground.rows[name]
-        fitted = loops.fit(
+        loops.fit(
             model, len(rows), loops.segment_loss(task, model, rows.x, rows.y), epochs=epochs,
             batch_size=t.batch_size, learning_rate=pace * t.learning_rate, seed=seed,
-            correction=self.correction(name, sent),
         )  # fmt: skip
-        trained = {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
-        self.learned(name, sent, trained, fitted.steps)
-        return trained
+        return {n: tensor.numpy().copy() for n, tensor in model.state_dict().items()}
 
     def _train(self, name: str, sent: Tensors, seed: int) -> Update:
         task, t = self.ground.task, self.ground.task.training
-        trained = self.fit(name, sent, seed, sent, t.epochs)
+        trained = self.fit(name, sent, seed, t.epochs)
         block = payload.encode_update(trained, sent, t.payload)
         update = payload.restore_update(payload.unpack(block), sent)
         samples = len(self.ground.rows[name])
         return Update(name, task.name, task.version, BASE, samples, update)
-
-
-class Scaffold(Course):
-    """Karimireddy et al. 2020, arXiv 1910.06378, as the strategy `scaffold` of the product has
-    it."""
-
-    name = "SCAFFOLD"
-
-    def __init__(self, ground: Ground) -> None:
-        super().__init__(ground)
-        self._names = [n for n, _ in loops.build_model(ground.task).named_parameters()]
-        self._before: dict[str, Remembered] = {}
-        self._used: dict[str, Tensors] = {}
-        self._number = 1
-
-    def correction(self, name: str, sent: Tensors) -> Tensors:
-        mine = self._mine(sent)
-        found = scaffold.correction(self._before.get(name), "", self._number, mine)
-        self._used[name] = found or {n: np.zeros_like(value) for n, value in mine.items()}
-        return self._used[name]
-
-    def learned(self, name: str, sent: Tensors, trained: Tensors, steps: int) -> None:
-        rate = self.ground.task.training.learning_rate
-        self._before[name] = Remembered(
-            "", self._number, scaffold.digest(self._mine(sent)), scaffold.reach(steps, rate),
-            self._used[name], {n: value.copy() for n, value in self._mine(trained).items()},
-        )  # fmt: skip
-
-    def end_round(self) -> None:
-        self._number += 1
-
-    def _mine(self, tensors: Mapping[str, np.ndarray]) -> Tensors:
-        return {name: tensors[name] for name in self._names}
 
 
 def alone(
@@ -136,7 +84,7 @@ def alone(
 ) -> dict[str, Tensors]:
     """Return each device's model, fine-tuned from the same one on its own rows."""
     course = Course(ground)
-    return {name: course.fit(name, weights, seed, weights, epochs, pace) for name in ground.rows}
+    return {name: course.fit(name, weights, seed, epochs, pace) for name in ground.rows}
 
 
 def adapters(ground: People, weights: Tensors) -> dict[str, InputAdapter]:
@@ -192,7 +140,7 @@ class Found(NamedTuple):
 
 
 def learning(bench: Bench) -> None:
-    """FedAvg and other ways; a table for each amount of labels, and one for the sensors."""
+    """FedAvg, alone and central; a table for each amount of labels, and one for the sensors."""
     seeds = Study(bench.folder, bench.quick).seeds(3)
     grounds = bench.size([*SETTINGS, SENSORS], [SENSORS])
     jobs = [(ground, seed) for ground in grounds for seed in seeds]
@@ -253,9 +201,6 @@ def _measured(ground: Ground, seed: int, count: int) -> Iterator[Found]:
         whole = dict.fromkeys(ground.rows, offered)
         behind = ground.figures(whole, offered, adapters(ground, offered))
         yield Found(BEHIND, behind, False, count)
-    scaffolded = Scaffold(ground)
-    *_, weights = scaffolded.rounds(seed, count)
-    yield from _both(scaffolded, Scaffold.name, weights, count)
     everything = central(ground, seed, t.epochs * count)
     yield Found("central, all rows in one place", _of_one(ground, everything), False, 0)
 

@@ -49,7 +49,7 @@ Strategy = Annotated[
     typer.Option(
         "--strategy",
         metavar="NAME",
-        help="Aggregation of updates: fedavg, fedprox, scaffold, fedbuff, fedadam, fedyogi, "
+        help="Aggregation of updates: fedavg, fedprox, fedbuff, fedadam, fedyogi, "
         "median, trimmed-mean, krum, multi-krum, or an installed package's; default: the task's.",
     ),
 ]

@@ -25,7 +25,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import ProcessFailed, Retryable, SpoolError, UsageError
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
-from streams.contract.work import OWN, SCAFFOLD, AgentReply, AgentRequest, Label
+from streams.contract.work import OWN, AgentReply, AgentRequest, Label
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.acceptance import reset
 
@@ -47,8 +47,7 @@ def account_in(folder: Path) -> tuple[str, DeviceAccount]:
 
 
 SEEN = (
-    SPOOL, LABELS, "samples.rows", "challenger.safetensors", OWN, SCAFFOLD,
-    "scoreboard.json", "replay.json",
+    SPOOL, LABELS, "samples.rows", "challenger.safetensors", OWN, "scoreboard.json", "replay.json",
 )  # fmt: skip
 
 

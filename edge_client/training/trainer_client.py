@@ -17,7 +17,7 @@ from typing import IO
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from streams.contract.errors import MalformedRecord
-from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
+from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkReply, WorkRequest
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,6 @@ class Trainer:
             samples=rows,
             stop=str(self._stop_file),
             own=str(self.folder / OWN),
-            scaffold=str(self.folder / SCAFFOLD),
             served=served,
         )
         wait_s = max(request.time_budget_s + _START_S, request.limit_s)

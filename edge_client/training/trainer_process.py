@@ -26,7 +26,6 @@ import torch
 from edge_client.control.ipc import receive_frame, send_frame
 from edge_client.samples.sample_file import read_all
 from edge_client.training import adapter_fit, local_layers
-from edge_client.training.scaffold import Steered
 from streams.contract.errors import TidewheelError
 from streams.contract.task import MINIMUM_SAMPLES, Task, learns, load_task
 from streams.contract.task.metrics import counts_rows, metric_of, top, value
@@ -222,7 +221,6 @@ def _trained(
     add_factors(model, factors, request.base)
     personal = request.run == PERSONAL
     mine = replace(task, augment=None) if personal else task
-    steered = Steered.of(job, model, received)
     with learning.rows_used(model) as used:
         fitted = learning.fit(
             model,
@@ -234,7 +232,6 @@ def _trained(
             seed=request.seed,
             optimizer=task.training.optimizer,
             proximal=task.training.proximal,
-            correction=steered.correction if steered is not None else None,
             train_only=(*task.training.train_only, *factors),
             # `clipped` puts the received statistics back: weights must be trained for those.
             keep_statistics=task.training.privacy is not None and not personal,
@@ -254,8 +251,6 @@ def _trained(
     trained = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     for name in used.keys() & trained.keys():  # weight decay moves rows that no sample used
         trained[name][~used[name]] = start[name][~used[name]]
-    if steered is not None:
-        steered.remember(trained, fitted.steps)
     if personal:
         trained = part.whole(trained)
     else:  # it leaves the device

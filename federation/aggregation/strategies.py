@@ -2,8 +2,7 @@
 
 FedAvg: the mean weighted by samples (McMahan et al. 2017, arXiv:1602.05629). FedProx (Li et al.
 2020, arXiv:1812.06127) is the same on the server; its proximal term is in the devices' loss
-(`Training.proximal`). So is SCAFFOLD (Karimireddy et al. 2020, arXiv:1910.06378); devices correct
-their gradients by what they remember (`edge_client.training.scaffold`).
+(`Training.proximal`).
 
 FedBuff (Nguyen et al. 2022, arXiv:2106.06639) is the mean of a buffer's updates, each scaled down
 by its staleness; `federation.rounds.collector` keeps the buffer. The paper weighs all updates
@@ -47,7 +46,6 @@ from federation.aggregation.aggregator import Aggregator, State, StatelessRule
 from streams.contract.errors import UsageError
 from streams.contract.task.extensions import Move, Strategy, load_extension
 
-SCAFFOLD = "scaffold"
 PARTS = ("name", "least", "by_number", "is_mean", "step", "statistics", "state", "load")
 PART = 5  # a fifth is cut off at each end
 
@@ -212,7 +210,6 @@ def scores(moves: Sequence[Move], near: int) -> np.ndarray:
 RULES: dict[str, Callable[[], Strategy]] = {
     "fedavg": FedAvg,
     "fedprox": lambda: FedAvg("fedprox"),
-    "scaffold": lambda: FedAvg(SCAFFOLD),
     "fedbuff": lambda: FedAvg("fedbuff"),
     "fedadam": ServerOptimizer,
     "fedyogi": lambda: ServerOptimizer(yogi=True),

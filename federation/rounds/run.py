@@ -35,7 +35,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.admission import Tensors
 from federation.aggregation.aggregator import Aggregator
-from federation.aggregation.strategies import SCAFFOLD
 from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
@@ -400,7 +399,6 @@ class FederatedRun:
             limit_s=s.limit_s(self._collector.slowest_s, devices),
             payload=self.task.training.payload,
             teacher=teacher_shares(self.task, self.reports.states()) if self.reports else [],
-            scaffold=self.aggregator.name == SCAFFOLD,
             traceparent=self._span.text,
         )
 

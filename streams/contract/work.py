@@ -49,7 +49,6 @@ SAMPLES = "num-examples"  # Flower's default weight of a reply
 
 PERSONAL = "personal"  # the run of a WorkRequest that the device makes itself
 OWN = "own.safetensors"  # the file of the device's local layers
-SCAFFOLD = "scaffold.safetensors"  # what it remembers of the last round of a run with SCAFFOLD
 
 
 COMPARED = ("evaluated", "correct", "base_correct", "gained", "lost")
@@ -88,9 +87,8 @@ class Work(Document):
     the device takes the others from the base; `seed` makes the training repeatable;
     a training ends by itself after `time_budget_s`, and its reply is waited for until `limit_s`;
     `payload` is the float type of the weights; `teacher` is the share of the teacher's answers that
-    are right by class, as all devices have reported it, empty if it is not known; `scaffold`: the
-    devices correct their gradients by the rounds that they remember; `traceparent` names the span
-    of the round, "" if there are no traces.
+    are right by class, as all devices have reported it, empty if it is not known; `traceparent`
+    names the span of the round, "" if there are no traces.
     """
 
     run: str
@@ -107,7 +105,6 @@ class Work(Document):
     limit_s: Positive = 300.0
     payload: Literal["float32", "float16"] = "float32"
     teacher: list[float] = []
-    scaffold: bool = False
     traceparent: str = ""
 
 
@@ -178,8 +175,8 @@ class TrainerJob(Document):
     """A request from the agent to its trainer, with paths.
 
     `samples`: the rows to train on. `stop`: training stops once this file exists. `own`: the file
-    of local layers. `scaffold`: the file of what it remembers of a round, "" for none.
-    `served`: weights of the request's base, "" if the device lacks it or they are not needed.
+    of local layers. `served`: weights of the request's base, "" if the device lacks it or they
+    are not needed.
     """
 
     device: str
@@ -187,5 +184,4 @@ class TrainerJob(Document):
     samples: str
     stop: str
     own: str = ""
-    scaffold: str = ""
     served: str = ""

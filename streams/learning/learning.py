@@ -58,7 +58,6 @@ def fit(
     seed: int,
     optimizer: str = "sgd",
     proximal: float = 0.0,
-    correction: Mapping[str, np.ndarray] | None = None,
     train_only: Sequence[str] = (),
     keep_statistics: bool = False,
     at_once: int | None = None,
@@ -69,12 +68,11 @@ def fit(
 
     "sgd" has momentum 0.9; "adamw" follows one cosine from `learning_rate` to zero. `proximal` is
     FedProx's mu: mu / 2 times the squared distance from the received weights is added to the loss
-    (Li et al. 2020, arXiv 1812.06127). `correction` is added to the gradients of the parameters
-    that it names. `train_only` names the modules and parameters that learn, as "head" or
-    "features.3"; the others keep weights and statistics. With `keep_statistics` layers that have
-    running statistics use them, as in evaluation, and leave them unchanged; their weights learn.
-    Of a batch at most `at_once` rows are in memory: the gradients of its parts add up to those of
-    its mean loss, but for batch norms, whose statistics are those of a part.
+    (Li et al. 2020, arXiv 1812.06127). `train_only` names the modules and parameters that learn, as
+    "head" or "features.3"; the others keep weights and statistics. With `keep_statistics` layers
+    that have running statistics use them, as in evaluation, and leave them unchanged; their weights
+    learn. Of a batch at most `at_once` rows are in memory: the gradients of its parts add up to
+    those of its mean loss, but for batch norms, whose statistics are those of a part.
     `should_stop` is called between steps.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -84,11 +82,6 @@ def fit(
     if keep_statistics:
         _freeze_statistics(model)
     received = [p.detach().clone() for p in parameters] if proximal else []
-    extra = [
-        (parameter, torch.from_numpy((correction or {})[name]))
-        for name, parameter in model.named_parameters()
-        if name in (correction or {})
-    ]
     move = step_of(optimizer, parameters)
     total = max(1, epochs * math.ceil(rows / batch_size))
     step, last = 0, math.nan
@@ -110,9 +103,6 @@ def fit(
             for parameter, start in zip(parameters, received, strict=False):
                 if parameter.grad is not None:
                     parameter.grad.add_(parameter.detach() - start, alpha=proximal)
-            for parameter, direction in extra:
-                if parameter.grad is not None:
-                    parameter.grad.add_(direction)
             _clip(parameters)
             move(rate)
             step, last = step + 1, mean

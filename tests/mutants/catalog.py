@@ -582,20 +582,6 @@ MUTANTS = [
         "tests/streams/batch/test_job.py",
     ),
     Mutant(
-        "scaffold: a failed round corrects",
-        "edge_client/training/scaffold.py",
-        "before.round == number - 1 and before.sent == digest(received)",
-        "False",
-        "tests/edge_client/training/test_scaffold.py",
-    ),
-    Mutant(
-        "scaffold: the agent names no file",
-        "edge_client/training/trainer_client.py",
-        "scaffold=str(self.folder / SCAFFOLD),",
-        "",
-        "tests/edge_client/training/test_trainer_client.py",
-    ),
-    Mutant(
         "invitation: a replayed one is followed",
         "streams/contract/invitations.py",
         "if last is not None and invitation.issued_us <= last[0]:",

@@ -198,7 +198,7 @@ class Metric:
 # --- how it is trained ----------------------------------------------------------------------------
 
 STRATEGIES = (
-    "fedavg", "fedprox", "scaffold", "fedbuff", "fedadam", "fedyogi",
+    "fedavg", "fedprox", "fedbuff", "fedadam", "fedyogi",
     "median", "trimmed-mean", "krum", "multi-krum",
 )  # fmt: skip
 

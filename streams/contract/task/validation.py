@@ -231,8 +231,6 @@ def strategy_problem(strategy: str, training: Training) -> str | None:
         return f"strategy must be {choices('strategies', STRATEGIES)}, not {strategy!r}"
     if strategy == "fedprox" and not training.proximal > 0:
         return "strategy fedprox needs training.proximal above 0: the term is in the devices' loss"
-    if strategy == "scaffold" and training.optimizer != "sgd":
-        return "strategy scaffold needs training.optimizer sgd: it reckons with how far a step goes"
     if (privacy := training.privacy) is not None:
         if strategy not in PRIVATE:
             return f"strategy {strategy} cannot be private: {', '.join(PRIVATE)} can"

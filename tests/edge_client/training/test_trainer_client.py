@@ -22,11 +22,10 @@ import safetensors.numpy
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.training import scaffold
 from edge_client.training.trainer_client import Trainer
 from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
-from streams.contract.work import PERSONAL, SCAFFOLD, Op, WorkReply, WorkRequest
+from streams.contract.work import PERSONAL, Op, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
 from streams.runtime.key_files import create_key
 from tests.rig.made_up.documents import work_request
@@ -177,17 +176,6 @@ def test_one_child_of_low_priority_serves_all_requests(
         trainer.work(request("evaluate"), weights)
         assert children(own) == [child]
         assert os.getpriority(os.PRIO_PROCESS, child) == 10
-
-
-def test_a_round_with_scaffold_is_remembered_in_the_devices_folder(
-    trainer: Trainer, weights: bytes, folder: Path
-) -> None:
-    trainer.work(request(epochs=1), weights)
-    assert not (folder / SCAFFOLD).exists()
-    reply, _ = trainer.work(request(epochs=1).replace(scaffold=True), weights)
-    assert reply.error is None
-    found = unwrap(scaffold.read(folder / SCAFFOLD))
-    assert (found.run, found.round) == ("7", 1)
 
 
 def test_a_candidate_is_compared_with_the_version_served_where_that_is_the_runs_base(

@@ -19,7 +19,7 @@ from torch import nn
 from edge_client.client_app import answer
 from edge_client.samples.samples import Samples
 from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.training import scaffold, trainer_process
+from edge_client.training import trainer_process
 from federation.admission import Tensors, Update
 from federation.aggregation.privacy import Ledger, private
 from federation.bootstrap.replacement import import_candidate
@@ -34,7 +34,7 @@ from streams.contract.errors import ProcessFailed
 from streams.contract.task import Privacy, Task
 from streams.contract.weights import delta, payload
 from streams.contract.weights.part import SUFFIX
-from streams.contract.work import OWN, PERSONAL, SCAFFOLD, TrainerJob, WorkReply, WorkRequest
+from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkReply, WorkRequest
 from streams.learning.onnx_model import OnnxModel
 from tests.federation.rounds import test_resume
 from tests.federation.rounds.test_run import FakeFleet, Rig, hostile, sound
@@ -110,7 +110,7 @@ class Grid:
         message = Message(content=sent.content, metadata=about)
 
         def work(request: WorkRequest, block: bytes) -> tuple[WorkReply, bytes]:
-            names = {"samples": "rows", "stop": "stop", "own": OWN, "scaffold": SCAFFOLD}
+            names = {"samples": "rows", "stop": "stop", "own": OWN}
             paths = {field: str(self.at(node, each)) for field, each in names.items()}
             served = str(self._base) if request.part or request.op == "evaluate" else ""
             job = TrainerJob(device=f"d{node}", request=request, served=served, **paths)
@@ -179,14 +179,12 @@ LOW: dict[str, object] = {"train_only": (), "lora": {"body": 9, "body.3": 4}}
 CASES: dict[str, dict[str, object]] = {
     "as it is": {},
     "in float16": {"payload": "float16"},
-    "scaffold": {"strategy": "scaffold"},
     "a robust rule": {"strategy": "median"},
     "an optimizer": {"strategy": "fedadam"},
     "a layer of one's own": {"train_only": ("head", "body.3"), "shared": ("head",)},
     "shared alone": {"train_only": (), "shared": ("head",)},
     "factors": LOW,
     "factors in float16": {**LOW, "payload": "float16"},
-    "factors, scaffold": {**LOW, "strategy": "scaffold"},
     "factors, a robust rule": {**LOW, "strategy": "median"},
     "factors, an optimizer": {**LOW, "strategy": "fedadam"},
     "factors, a buffer": {**LOW, "strategy": "fedbuff"},
@@ -282,14 +280,6 @@ def test_a_device_whose_task_trains_another_part_says_so(large: Task, go: Go) ->
         said = "other-part: train_only, lora and shared"
         assert all(error.startswith(said) for error in grid.errors)
         assert len(grid.errors) == 6  # each is asked twice
-
-
-def test_scaffold_remembers_and_corrects_what_travels(large: Task, go: Go) -> None:
-    _, run, grid = go(training(large, train_only=("head",), strategy="scaffold"), "a")
-    run.run()
-    found = unwrap(scaffold.read(grid.at(1, SCAFFOLD)))
-    assert (found.round, set(found.correction), set(found.trained)) == (2, HEAD, HEAD)
-    assert all(np.abs(found.correction[name]).max() > 0 for name in HEAD)
 
 
 @pytest.mark.parametrize(

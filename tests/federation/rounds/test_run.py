@@ -746,20 +746,6 @@ def node_state(device: str, node: int, samples: int = 500) -> Received:
     return Received("t", 0, 0, device.encode(), value, [])
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
-def test_devices_are_told_whether_to_correct_their_gradients(rig: Rig, strategy: str) -> None:
-    told: list[bool] = []
-
-    def listening(op: Op, work: Work, weights: Tensors) -> Update | str:
-        told.append(work.scaffold)
-        return sound("d0", 0.001)(op, work, weights)
-
-    rig.strategy = strategy
-    rig.run(FakeFleet([listening, sound("d1", 0.002)])).run()
-    assert len(told) == 3  # two rounds and the gate
-    assert set(told) == {strategy == "scaffold"}
-
-
 class HushedLast(FakeFleet):
     """Its last device, and its state on `fleet`, fall silent with the first work; the others' come
     every second. Its clock is that of the run."""

@@ -75,12 +75,8 @@ def test_a_file_that_raises_is_named(tmp_path: Path) -> None:
         ({"training": Training(strategy="sgd")}, "training.strategy"),  # type: ignore[arg-type]
         ({"training": Training(strategy="fedprox")}, "needs training.proximal"),
         (
-            {"training": Training(strategy="scaffold", optimizer="adamw")},
-            "needs training.optimizer",
-        ),
-        (
-            {"training": Training(strategy="scaffold", privacy=Privacy(1.0, 1.0))},
-            "strategy scaffold cannot be private",
+            {"training": Training(strategy="median", privacy=Privacy(1.0, 1.0))},
+            "strategy median cannot be private",
         ),
         ({"build_model": None}, "build_model must be a function"),
         ({"retrain": 3.0}, "retrain must be a share from 0 to 1"),
