@@ -153,6 +153,8 @@ def rig(
 ) -> Iterator[Rig]:
     monkeypatch.setattr(downlink_module, "RETRY_S", 0.2)
     monkeypatch.setattr(downlink_module, "RETRY_MOST_S", 0.5)
+    for wait in ("WAIT_S", "HOLD_S"):  # an agent's end does not wait for its thread, a test's does
+        monkeypatch.setattr(downlink_module, wait, 0.3)
     task = load_task(own_task(tmp_path))
     ensure_topics(kafka, topic_specs(task.id))
     key = create_key(tmp_path / "signing.pem")
