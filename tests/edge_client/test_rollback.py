@@ -228,6 +228,7 @@ from compose.cli.main import main
 """
 HUNG = f"""{HURRIED}
 import streams.kafka.producer
+edge_client.agent.LOOK_S = 0.3
 edge_client.uplink.uplink.HANG_S = 1.0
 def connects_never(settings):
     threading.Event().wait()

@@ -239,7 +239,7 @@ def test_what_an_offline_device_has_is_sent_later_without_its_agent(place: Place
     agent = place.start(nowhere)
     place.feed(agent, 200)
     until(lambda: place.produced() == 19, "every segment is an event")
-    fails_with = place.run("drain", "--kafka", nowhere, "--timeout", "12")
+    fails_with = place.run("drain", "--kafka", nowhere, "--timeout", "5")
     assert fails_with.returncode == 1
     assert "19 events of d0 are still pending" in fails_with.stderr
     assert agent.wait(30) == 0

@@ -30,7 +30,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
-from tests.compose.cli.test_cli import TINY, fails, port_without_listener, tidewheel
+from tests.compose.cli.test_cli import TINY, port_without_listener, tidewheel
 from tests.compose.messages import KEY, TASK, received, release, state, step, window
 
 NOW_S, SECOND = 1_000_000.0, 1_000_000
@@ -171,7 +171,6 @@ def test_status_is_read_from_a_broker(kafka: BrokerSettings) -> None:
 def test_without_a_broker_status_and_timeline_show_what_up_saw_last(tmp_path: Path) -> None:
     address = f"127.0.0.1:{port_without_listener()}"
     words = [TINY, "--kafka", address, "--json"]
-    fails(tidewheel("status", *words, folder=tmp_path), 1, address)  # nothing was seen yet
     (tmp_path / ".tidewheel").mkdir()
     path = StateDir(tmp_path / ".tidewheel").last_seen
     for data in (b"", b"{", bytes(9), b"\xff" * 40):

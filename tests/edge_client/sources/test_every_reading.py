@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.inference.loop import InferenceLoop
+from edge_client.samples import delayed_labels
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.delayed_labels import DelayedLabels
 from edge_client.samples.labels import LabelQueue
@@ -177,6 +178,15 @@ def at_once(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
         yield Outcome(one.last_us, one.last_us, 1)
 
 
+@pytest.fixture(scope="module")
+def hurried() -> Iterator[None]:
+    """The thread of the labels looks for its end all the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delayed_labels, "FLUSH_S", 0.01)
+        yield
+
+
+@pytest.mark.usefixtures("hurried")
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(1, 40)), max_size=4))
 def test_there_are_never_more_labels_than_events_were_produced(

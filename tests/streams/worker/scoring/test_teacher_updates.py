@@ -33,7 +33,7 @@ COUNT = 400
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path) as made:
+    with fleet(kafka, tmp_path, idle_close_s=0.5) as made:
         made.options["teacher"] = None
         ensure_topics(kafka, topic_specs(made.task.id, made.partitions))
         yield made
