@@ -312,6 +312,13 @@ def test_a_model_of_which_not_one_row_fits_is_not_trained(task: Task, tmp_path: 
     assert (reply.error, reply.samples) == (None, 8)  # row by row
 
 
+def test_too_few_samples_are_an_error_in_the_reply(task: Task, tmp_path: Path) -> None:
+    rows = rows_file(task, tmp_path, 41)
+    job = TrainerJob(device="d0", request=work_request(), samples=str(rows), stop="")
+    reply, body = trainer_process.work(task, job, payload.encode_weights(always(2), "float32"))
+    assert (reply.error, body) == ("too-few-samples: 31 samples, 32 are needed", b"")
+
+
 def test_rows_of_an_embedding_that_no_sample_used_are_those_that_came(tmp_path: Path) -> None:
     """Weight decay would move them, and the device's update would have all rows."""
     samples, used = Samples(payments, tmp_path / "samples.rows"), range(1, 6)
