@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from federation.registry import key_rotation
 from federation.registry.catalog import verify
 from federation.registry.publisher import check_revocations
 from federation.registry.registry import Registry
-from streams.contract.decisions import Decision, DesiredState, Release, sign
+from streams.contract.decisions import DesiredState, Release, sign
 from streams.contract.errors import ArtifactError
 from streams.contract.signing import key_id
 from streams.runtime.acceptance import Acceptance
-from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, registry_in, serve
+from tests.rig.made_up.registries import NEW, OLD, model, registry_in, serve
 from tests.rig.made_up.tiny_task import task
 from tests.rig.unwrap import unwrap
 
@@ -133,41 +131,3 @@ def test_what_the_thief_says_of_our_key_counts_nothing(registry: Registry) -> No
     text = theft.text.replace(f'"key":"{OLD_ID}"', f'"key":"{NEW_ID}"')
     forged = theft.replace(text=text)
     check_revocations(registry, NEW.public_key(), [theft, forged])
-
-
-@given(st.lists(st.sampled_from(["trust", "revoke", "drop", "serve"]), max_size=12), st.data())
-@settings(max_examples=60, deadline=None)
-def test_whatever_is_signed_a_key_that_was_revoked_never_signs_again(
-    steps: list[str], data: st.DataObject
-) -> None:
-    """Of made-up chains a device accepts what it must, and its revoked keys only grow."""
-    keys = {key_id(k.public_key()): k for k in (OLD, NEW, STRANGER)}
-    one = Acceptance(None, task, [OLD.public_key()])
-    gone: set[str] = set()
-    standing, seq, prev = DesiredState(), 0, "0" * 64
-    for step in steps:
-        signer, about = data.draw(st.sampled_from(sorted(keys))), data.draw(
-            st.sampled_from(sorted(keys))
-        )  # fmt: skip
-        raw = keys[about].public_key().public_bytes_raw().hex()
-        update = {
-            "trust": {"keys": {**standing.keys, about: raw}},
-            "revoke": {"revoked": sorted({*standing.revoked, about})},
-            "drop": {"revoked": [k for k in standing.revoked if k != about]},
-            "serve": {},
-        }[step]
-        wanted = standing.replace(**update)
-        about_it = {"task": "tiny", "task_version": 1, "seq": seq + 1, "prev": prev}
-        decision = Decision.of_fields(
-            {**about_it, "kind": "keys", "time_us": 1, "key": signer, "standing": wanted}
-        )
-        release = sign(decision, keys[signer])
-        try:
-            one.accept(release)
-        except ArtifactError:
-            continue
-        assert signer not in gone
-        assert gone <= set(wanted.revoked)
-        gone |= set(wanted.revoked)
-        standing, seq, prev = wanted, seq + 1, release.digest
-        assert gone.isdisjoint(map(key_id, one.trusted))

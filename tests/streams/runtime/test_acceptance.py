@@ -1,13 +1,16 @@
 """Decisions that are accepted, and those that are not: whoever sends them, whenever they come."""
 
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streams.contract.decisions import (
     WITHDRAWN_KEPT,
@@ -27,7 +30,12 @@ from tests.rig.made_up.tiny_task import task
 OLD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 NEW = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(range(2, 34)))
-KEYS = {key_id(k.public_key()): k.public_key().public_bytes_raw().hex() for k in (OLD, NEW)}
+EVERYBODY = {key_id(key.public_key()): key for key in (OLD, NEW, STRANGER)}
+STRANGE = key_id(STRANGER.public_key())
+
+
+def raw_of(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes_raw().hex()
 
 
 def decision(seq: int, prev: str = ZERO, key: Ed25519PrivateKey = OLD, **more: Any) -> Release:
@@ -55,24 +63,6 @@ def refused(acceptance: Acceptance, release: Release, reason: str) -> None:
     assert acceptance.seq == before
 
 
-def test_what_is_accepted_is_remembered_and_an_old_one_does_not_come_back(path: Path) -> None:
-    first = decision(1)
-    second = decision(2, first.digest)
-    device = opened(path)
-    device.accept(first)
-    device.accept(second)
-    for life in (device, opened(path)):
-        refused(life, first, "replayed")
-        assert life.accept(second).seq == 2  # the same again says nothing new
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_a_device_that_was_away_takes_the_last(path: Path) -> None:
-    device = opened(path)
-    device.accept(decision(3))
-    assert device.accept(decision(9, "a" * 64)).seq == 9
-
-
 def test_a_history_that_was_rewritten_does_not_go_on(path: Path) -> None:
     first = decision(1)
     device = opened(path)
@@ -82,63 +72,131 @@ def test_a_history_that_was_rewritten_does_not_go_on(path: Path) -> None:
     assert device.accept(decision(2, first.digest)).seq == 2
 
 
-def test_whose_signature_it_is_and_what_it_is_about(path: Path) -> None:
-    device = opened(path)
-    refused(device, decision(1, key=STRANGER), "untrusted-key")
-    refused(device, decision(1, task="other"), "task")
-    refused(device, decision(1, task_version=2), "task")
-    refused(device, decision(1, format=2), "format")
-    sound = decision(1)
-    forged = sound.replace(text=sound.text.replace('"seq":1', '"seq":7'))
-    refused(device, forged, "signature")
-    renamed = sound.text.replace(key_id(OLD.public_key()), key_id(STRANGER.public_key()))
-    refused(device, sound.replace(text=renamed), "untrusted-key")
-    refused(device, sound.replace(text="{}"), "decision")
+@dataclass
+class Said:
+    """What a device knows of the decisions about one version of its task."""
+
+    seq: int = 0
+    digest: str = ZERO
+    named: set[str] = field(default_factory=set)
+    revoked: set[str] = field(default_factory=set)
+    past: set[str] = field(default_factory=set)
 
 
-def test_keys_are_rotated_by_decisions_and_a_revoked_one_counts_no_more(path: Path) -> None:
-    device = opened(path)
-    refused(device, decision(1, key=NEW), "untrusted-key")
-    first = decision(1, kind="keys", standing=DesiredState(keys=KEYS))
-    device.accept(first)
-    old = key_id(OLD.public_key())
-    second = decision(
-        2, first.digest, NEW, kind="keys", standing=DesiredState(keys=KEYS, revoked=[old])
-    )
-    device.accept(second)
-    for life in (device, opened(path)):
-        refused(life, decision(3, second.digest, OLD), "revoked")
-        assert [key_id(k) for k in life.trusted] == [key_id(NEW.public_key())]
-        assert {key_id(k) for k in life.known} == set(KEYS)  # what is installed goes on
-    gone = DesiredState(keys=KEYS, revoked=[old])
-    assert device.accept(decision(3, second.digest, NEW, standing=gone)).seq == 3
+names = st.sets(st.sampled_from(sorted(EVERYBODY)))
+versions = st.sampled_from([1, 2])
+SPOILED = ["task", "task_version", "format", "altered", "renamed", "empty"]
 
 
-def test_a_key_that_is_named_no_more_is_known_still(path: Path) -> None:
-    """What it signed and a device has installed is served after a restart as well."""
-    new = key_id(NEW.public_key())
-    device = opened(path)
-    device.accept(decision(1, kind="keys", standing=DesiredState(keys=KEYS)))
-    device.accept(decision(3, "a" * 64, kind="keys", standing=DesiredState(revoked=[new])))
-    for life in (device, opened(path)):
-        refused(life, decision(5, "a" * 64, NEW), "revoked")
-        assert [key_id(k) for k in life.trusted] == [key_id(OLD.public_key())]
-        assert {key_id(k) for k in life.known} == set(KEYS)
-        life.accept(decision(9, "a" * 64, kind="keys", standing=DesiredState(revoked=[new])))
+class Chains(RuleBasedStateMachine):
+    """A device that was started with the old key, with one of two versions of its task, and whoever
+    may write to `releases`: the rules of the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(mkdtemp())
+        self.said = {1: Said(), 2: Said()}
+        self.starts(1)
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @rule(version=versions)
+    def starts(self, version: int) -> None:
+        """As another process: what the file of the other version says of keys counts, too."""
+        self.version, other = version, self.said[3 - version]
+        self.mine = self.said[version]
+        self.initial, self.barred = {key_id(OLD.public_key()), *other.named}, {*other.revoked}
+        about = replace(task, version=version)
+        self.device = Acceptance(self.folder, about, [OLD.public_key()])
+
+    @rule()
+    def is_wiped(self) -> None:
+        reset(self.folder)
+        for said in self.said.values():
+            said.seq, said.digest = 0, ZERO
+        self.starts(self.version)
+
+    @rule(version=versions, text=st.sampled_from([b"", b"garbage", b"[]", b'{"seq": -1}']))
+    def loses_a_file(self, version: int, text: bytes) -> None:
+        accepted_file(self.folder, version).write_bytes(text)
+        self.said[version] = Said()
+        self.starts(self.version)
+
+    @rule(
+        signer=st.sampled_from(sorted(EVERYBODY)), step=st.integers(-1, 3), follows=st.booleans(),
+        named=names, revoked=names, spoiled=st.none() | st.sampled_from(SPOILED),
+    )  # fmt: skip
+    def hears(
+        self, signer: str, step: int, follows: bool, named: set[str], revoked: set[str],
+        spoiled: str | None,
+    ) -> None:  # fmt: skip
+        mine, keys = self.mine, {name: raw_of(EVERYBODY[name]) for name in sorted(named)}
+        standing = DesiredState(keys=keys, revoked=sorted(revoked))
+        about = {"task_version": self.version, "standing": standing}
+        wrong = {"task": "other", "task_version": 3 - self.version, "format": 2}
+        about |= {spoiled: wrong[spoiled]} if spoiled in wrong else {}
+        seq, prev = max(1, mine.seq + step), mine.digest if follows else "a" * 64
+        release = decision(seq, prev, EVERYBODY[signer], **about)
+        if spoiled == "altered":
+            release = release.replace(text=release.text.replace('"time_us":1', '"time_us":2'))
+        if spoiled == "renamed":
+            release = release.replace(text=release.text.replace(signer, STRANGE))
+        if spoiled == "empty":
+            release = release.replace(text="{}")
+        why = self.why(signer, release, seq, follows, revoked, spoiled)
+        if why is not None:
+            with pytest.raises(ArtifactError) as caught:
+                self.device.accept(release)
+            assert caught.value.reason == why
+        elif self.device.accept(release) and release.digest != mine.digest:
+            mine.past = (mine.past | mine.named) - named
+            mine.seq, mine.digest, mine.named, mine.revoked = seq, release.digest, named, revoked
+            assert accepted_file(self.folder, self.version).stat().st_mode & 0o777 == 0o644
+
+    def why(
+        self, signer: str, release: Release, seq: int, follows: bool, revoked: set[str],
+        spoiled: str | None,
+    ) -> str | None:  # fmt: skip
+        """Why a decision is refused; None if it is not."""
+        mine = self.mine
+        if spoiled == "empty":
+            return "decision"
+        if (STRANGE if spoiled == "renamed" else signer) not in self.known:
+            return "untrusted-key"
+        if spoiled == "altered" or (spoiled == "renamed" and signer != STRANGE):
+            return "signature"
+        if spoiled in ("task", "task_version", "format"):
+            return spoiled.partition("_")[0]
+        if release.digest == mine.digest:
+            return None
+        if seq <= mine.seq:
+            return "replayed"
+        if mine.seq and seq == mine.seq + 1 and not follows:
+            return "history"
+        if signer in mine.revoked:
+            return "revoked"
+        gone = mine.revoked if mine.seq else set()  # a wiped device follows another chain
+        if signer not in (self.initial | mine.named) - self.barred:
+            return "untrusted-key"
+        return None if gone <= revoked else "revoked"
+
+    @property
+    def known(self) -> set[str]:
+        """What a key has signed and a device has installed goes on when it is named no more."""
+        return self.mine.past | self.mine.named | self.initial
+
+    @invariant()
+    def it_knows_what_it_was_told(self) -> None:
+        mine, device = self.mine, self.device
+        assert device.seq == mine.seq
+        assert {*map(key_id, device.known)} == self.known
+        counting = (self.initial | mine.named) - self.barred - mine.revoked
+        assert {*map(key_id, device.trusted)} == counting
 
 
-def test_a_device_that_is_wiped_takes_another_history_by_the_keys_it_knows(path: Path) -> None:
-    device = opened(path)
-    old = key_id(OLD.public_key())
-    device.accept(decision(7, kind="keys", standing=DesiredState(keys=KEYS, revoked=[old])))
-    refused(device, decision(1, key=NEW, reason="of another registry"), "replayed")
-    reset(path.parent)
-    refused(opened(path), decision(1), "revoked")
-    assert opened(path).accept(decision(1, key=NEW, reason="of another registry")).seq == 1
-    path.write_bytes(b"garbage")
-    reset(path.parent)
-    assert not path.exists()
-    reset(path.parent)
+TestChains = Chains.TestCase
+TestChains.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
 
 
 def test_a_key_under_another_ones_name_does_not_take_its_place(path: Path) -> None:
@@ -149,12 +207,6 @@ def test_a_key_under_another_ones_name_does_not_take_its_place(path: Path) -> No
     assert {key_id(k) for k in device.trusted} == {
         key_id(OLD.public_key()), key_id(STRANGER.public_key())
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("text", [b"", b"garbage", b"[]", b'{"seq": -1}'])
-def test_a_damaged_memory_is_as_none(path: Path, text: bytes) -> None:
-    path.write_bytes(text)
-    assert opened(path).seq == 0
 
 
 def test_on_a_full_disk_it_is_kept_in_memory(tmp_path: Path) -> None:
@@ -210,41 +262,3 @@ def test_the_latest_withdrawals_are_kept() -> None:
         standing = standing.without(f"{number}-aaaaaaaa", "bad")
     assert list(standing.withdrawn)[-1] == "29-aaaaaaaa"
     assert len(standing.withdrawn) == WITHDRAWN_KEPT
-
-
-def of(path: Path, version: int) -> Acceptance:
-    return Acceptance(path.parent, replace(task, version=version), [OLD.public_key()])
-
-
-def test_each_task_version_has_a_history_of_its_own_and_none_is_replayed(path: Path) -> None:
-    first = decision(1)
-    second = decision(2, first.digest)
-    for release in (first, second):
-        of(path, 1).accept(release)
-    new = decision(1, task_version=2)
-    refused(of(path, 1), new, "task")
-    assert of(path, 2).seq == 0
-    of(path, 2).accept(new)
-    refused(of(path, 2), second, "task")
-    back = of(path, 1)  # the way back
-    assert back.seq == 2
-    refused(back, first, "replayed")
-    back.accept(decision(3, second.digest))
-    again = of(path, 2)
-    assert again.seq == 1
-    again.accept(decision(2, new.digest, task_version=2))
-
-
-def test_a_key_that_one_task_version_has_revoked_decides_nothing_of_another(path: Path) -> None:
-    first = decision(1, standing=DesiredState(keys=KEYS))
-    revoked = [key_id(OLD.public_key())]
-    second = decision(2, first.digest, NEW, standing=DesiredState(keys=KEYS, revoked=revoked))
-    for release in (first, second):
-        of(path, 1).accept(release)
-    refused(of(path, 2), decision(1, task_version=2), "untrusted-key")
-    new = decision(1, key=NEW, task_version=2)  # a new registry names no keys
-    of(path, 2).accept(new)
-    next_one = decision(2, new.digest, NEW, task_version=2)
-    of(path, 2).accept(next_one)
-    refused(of(path, 2), decision(3, next_one.digest, task_version=2), "untrusted-key")
-    refused(of(path, 1), decision(3, second.digest), "revoked")
