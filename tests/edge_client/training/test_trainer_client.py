@@ -198,13 +198,17 @@ def test_a_part_of_a_model_is_filled_in_from_the_base_or_refused_and_the_base_is
             reply, nothing = trainer.work(other, part)
             said = "base: 2-bbbbbbbb, of which a part was sent, is not on this device"
             assert (reply.error, nothing) == (said, b"")
-        alone, _ = trainer.work(request("evaluate").replace(base="2-bbbbbbbb"), weights)
+        known, alone = (
+            trainer.work(request("evaluate").replace(base=base), weights)[0].metrics
+            for base in ("1-aaaaaaaa", "2-bbbbbbbb")
+        )
     finally:
         trainer.stop()
     assert [reply.error for reply in replies.values()] == [None, None]
     assert replies["train"].samples == 120
     assert replies["evaluate"].metrics["gained"] == replies["evaluate"].metrics["lost"] == 0
-    assert alone.metrics.keys() == {"evaluated", "correct"}
+    assert known["gained"] == known["lost"] == 0
+    assert alone == {name: known[name] for name in ("evaluated", "correct")}
 
 
 def test_what_a_device_has_is_handed_over_verified_or_not_at_all(tmp_path: Path) -> None:
