@@ -3,19 +3,17 @@
 Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decision 31.
 
 1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
-   streams.kafka.patches. Its parser is compiled and cannot be changed: where it fails in a batch,
-   the other one reads the rest.
-2. Seeking. Faust discards what a fetch brings during a rebalance, and then seeks to the committed
-   offsets, so that it comes again. aiokafka leaves a partition where it is that has no committed
-   offset, or 0: its messages would never come again, and the commit of a later one would pass them.
-3. Full queues. Faust asks only for partitions whose queue has room. While the others' queues are
-   worked off, in milliseconds, it waits a second for messages of those, or for nothing: a worker
-   with a backlog reads a third less.
+   streams.kafka.patches. Where its compiled parser fails in a batch, the other one reads the rest.
+2. Seeking. Faust discards what a fetch brings during a rebalance, and seeks to the committed
+   offsets, so that it comes again. aiokafka leaves a partition where it is that has none, or 0: its
+   messages would never come again, and the commit of a later one would pass them.
+3. Full queues. While some are full Faust asks for the other partitions alone and waits a second for
+   those. So does aiokafka while messages wait to be taken: until the broker lets go of a fetch of
+   `labels` alone, 1.5 s, it does not ask for `events`.
 4. Empty answers. The embedded broker does not hold a fetch until there is a message, and aiokafka
    asks again at once: an idle worker would use a core.
 5. Cancelled fetches. aiokafka's ends without an error where it waits for the broker, but not where
-   it or 4 waits before it asks again: the error ends Faust's thread, and a worker that was told to
-   stop waits for that in vain.
+   it or 4 waits before it asks again: Faust's thread dies, and a worker's end waits for it in vain.
 6. Livelocks. Faust's detector, which only logs, reads positions of partitions that have none in the
    first moments of an assignment, and this ends the consumer.
 7. Speed. aiokafka's check sums do not use the processor's instruction for them, a tenth of reading.
@@ -28,19 +26,18 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import aiokafka.codec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher
 from aiokafka.record.memory_records import MemoryRecords
 from crc32c import crc32c
 
-from streams.contract.zstd import zstd
 from streams.kafka.patches import Batch
 
 OVERHEAD = struct.Struct(">qi")  # of a batch: base offset, length of what follows
 FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
 FULL_S = 0.02  # between two looks while the queue of a partition is full
 EMPTY_S = 0.1  # after an empty answer that came sooner
+HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
 
 
 class _Batch:
@@ -56,8 +53,7 @@ class _Batch:
     def validate_crc(self) -> bool:
         if self._data[FORM_AT] < 2:  # another sum, before Kafka 0.11
             return bool(self._batch.validate_crc())
-        wanted = int.from_bytes(self._data[SUM_AT:SUMMED_AT])
-        return bool(crc32c(self._data[SUMMED_AT:]) == wanted)
+        return bool(crc32c(self._data[SUMMED_AT:]) == int.from_bytes(self._data[SUM_AT:SUMMED_AT]))
 
     def __iter__(self) -> Iterator[Any]:
         read = 0
@@ -115,10 +111,12 @@ async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | N
     return found
 
 
-async def _proc_fetch_request(self: Any, *given: Any) -> Any:
+async def _proc_fetch_request(self: Any, assignment: Any, node: Any, request: Any) -> Any:
     began = time.monotonic()
+    if self._records:
+        request._max_wait_ms = min(request._max_wait_ms, HELD_MS)
     try:
-        found = await _fetch(self, *given)
+        found = await _fetch(self, assignment, node, request)
         if not found and time.monotonic() - began < EMPTY_S / 2:
             await asyncio.sleep(EMPTY_S)
     except asyncio.CancelledError:
@@ -127,8 +125,7 @@ async def _proc_fetch_request(self: Any, *given: Any) -> Any:
 
 
 def patch_aiokafka() -> None:
-    """Change all consumers of aiokafka: 1, 2, 4, 5 and 7."""
-    aiokafka.codec.zstd_decode = zstd.decompress
+    """Change all consumers of aiokafka: 1 to 5 and 7."""
     fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
     fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
     AIOKafkaConsumer.seek_to_committed = seek_to_committed

@@ -1,13 +1,23 @@
 """How Faust's consumer and aiokafka's wait."""
 
 import asyncio
+import random
 import time
+import uuid
+from types import SimpleNamespace
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher
 
+from streams.contract.topics import EVENTS, LABELS, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
 from streams.worker import faust_patches
 from streams.worker.faust_patches import EMPTY_S, FULL_S, patch_aiokafka, patch_consumer
+
+IDLE = SimpleNamespace(_records={}), None, 0, None  # what a fetcher without messages is given
 
 
 class Polled:
@@ -65,7 +75,7 @@ def test_a_broker_that_holds_no_fetch_is_not_asked_again_at_once(
     monkeypatch.setattr(faust_patches, "_fetch", fetch)
     patch_aiokafka()
     began = time.monotonic()
-    assert asyncio.run(Fetcher._proc_fetch_request(None)) is answer
+    assert asyncio.run(Fetcher._proc_fetch_request(*IDLE)) is answer
     assert (time.monotonic() - began >= after_s + EMPTY_S) is pauses
 
 
@@ -80,7 +90,7 @@ def test_a_fetch_that_is_cancelled_while_it_waits_ends_without_an_error(
         return False
 
     async def cancelled() -> bool:
-        waiting = asyncio.create_task(Fetcher._proc_fetch_request(None))
+        waiting = asyncio.create_task(Fetcher._proc_fetch_request(*IDLE))
         for _ in range(5):  # until it has come to where it waits
             await asyncio.sleep(0)
         assert not waiting.done()
@@ -90,3 +100,33 @@ def test_a_fetch_that_is_cancelled_while_it_waits_ends_without_an_error(
     monkeypatch.setattr(faust_patches, "_fetch", fetch)
     patch_aiokafka()
     assert asyncio.run(cancelled()) is False
+
+
+@pytest.mark.kafka
+def test_a_topic_that_nothing_comes_to_does_not_hold_up_another(kafka: BrokerSettings) -> None:
+    """Messages wait to be taken for longer than aiokafka waits with the next fetch; that one asks
+    for the other topic alone, and the broker may hold it for a minute."""
+    task, hold_s = f"t-{uuid.uuid4().hex[:8]}", 60.0
+    ensure_topics(kafka, topic_specs(task, 1))
+    places = [TopicPartition(topic_name(task, of), 0) for of in (EVENTS, LABELS)]
+    producer = Producer(kafka)
+    for _ in range(6):  # two fetches
+        producer.send(places[0].topic, b"d", random.randbytes(300_000), [], lambda _error: None)
+    producer.close()
+
+    async def read() -> float:
+        consumer = AIOKafkaConsumer(
+            **kafka.client_options(), auto_offset_reset="earliest",
+            fetch_max_wait_ms=round(1000 * hold_s), request_timeout_ms=round(2000 * hold_s),
+        )  # fmt: skip
+        async with consumer:
+            consumer.assign(places)
+            first = await consumer.getone()
+            await asyncio.sleep(0.5)  # the rest of its fetch waits meanwhile
+            began, last = time.monotonic(), first.offset
+            while last < 5:
+                last = (await consumer.getone()).offset
+            return time.monotonic() - began
+
+    patch_aiokafka()
+    assert asyncio.run(read()) < hold_s / 4
