@@ -19,7 +19,10 @@
 4. New topics. The library waits .1 s before it asks for metadata again, also where it has just
    connected and asks for a topic for the first time: each reader and each first message would take
    so much longer. Kafka's own client asks for new topics at once.
-5. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
+5. Held requests. While messages of some partitions wait to be taken the library asks for those of
+   the others. Where nothing comes to these the broker holds the request, for 8 s by a device, and
+   until then nothing else is asked for. Here it asks when what came is taken.
+6. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
    here it is Python's own (streams.contract.zstd).
 """
 
@@ -149,7 +152,10 @@ def _handle_fetch_response(self: Any, node: int, offsets: Any, sent_s: float, fo
 
 
 def _fetchable_partitions(self: Any) -> Any:
-    """Return none while it rests: a consumer that waits for nothing sleeps for so long, too."""
+    """Return none while messages wait to be taken, and none while it rests: for so long a consumer
+    that waits for nothing sleeps, too."""
+    if self._completed_fetches or self._next_partition_records:
+        return []
     rests = time.monotonic() < getattr(self, "rests_until", 0.0) and not self.in_flight_fetches()
     return [] if rests else _fetchable(self)
 

@@ -1,6 +1,8 @@
 """Topics that exist are compared with what a task asks for, on Kafka and the embedded broker."""
 
 import dataclasses
+import random
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -132,6 +134,21 @@ def test_a_broker_holds_a_request_for_as_long_as_asked_and_a_message_ends_it(
         assert answers == []  # with the usual 2 s there would be one
         producer.put(topic.name, b"k", b"v")
         assert [message.value for message in reader.poll(60.0)] == [b"v"]
+
+
+@pytest.mark.kafka
+def test_a_topic_that_nothing_comes_to_does_not_hold_up_another(kafka: BrokerSettings) -> None:
+    """Messages are taken one at a time, and the broker may hold a request for the other topic."""
+    full, empty, hold_s = spec(), spec(), 8.0
+    ensure_topics(kafka, [full, empty])
+    with closing(Producer(kafka)) as producer:
+        for _ in range(12):  # several answers of the broker
+            producer.send(full.name, b"k", random.randbytes(300_000), [], lambda _error: None)
+    with closing(Reader(kafka, [full.name, empty.name], hold_s=hold_s)) as reader:
+        began = time.monotonic()
+        found = [reader.poll(60.0, limit=1) for _ in range(12)]
+        assert [len(messages) for messages in found] == [1] * 12
+        assert time.monotonic() - began < hold_s / 2
 
 
 def test_a_new_topics_metadata_are_asked_for_at_once_and_known_ones_after_a_pause() -> None:
