@@ -554,6 +554,20 @@ MUTANTS = [
         "tests/streams/worker/store/test_delta_store.py",
     ),
     Mutant(
+        "reader: asks for other topics while messages wait to be taken",
+        "streams/kafka/patches.py",
+        "if self._completed_fetches or self._next_partition_records:",
+        "if False:",
+        "tests/streams/kafka/test_bus.py",
+    ),
+    Mutant(
+        "worker: a fetch of labels keeps it from reading events",
+        "streams/worker/faust_patches.py",
+        "if self._records:",
+        "if False:",
+        "tests/streams/worker/test_faust_patches.py",
+    ),
+    Mutant(
         "worker: waits a second beside a full queue",
         "streams/worker/faust_patches.py",
         "min(timeout_s, FULL_S)",
