@@ -60,6 +60,13 @@ def test_a_pause_keeps_no_bad_version_on_devices(rig: Rig, says: list[Choice]) -
     assert rig.rollout.is_free(made)
 
 
+def test_devices_that_refuse_a_paused_version_end_it(rig: Rig) -> None:
+    model = paused(rig)
+    rig.devices(12, refused={model: "crashed: 3 times within 600 s"})
+    made = unwrap(rig.step())
+    assert (made.kind, made.standing.paused) == ("rolled-back", None)
+
+
 def test_no_run_starts_and_no_candidate_takes_its_place(rig: Rig, says: list[Choice]) -> None:
     paused(rig)
     assert not rig.rollout.is_free(last(rig))
@@ -107,3 +114,17 @@ def test_the_time_limit_does_not_run_out_in_a_pause_and_counts_from_its_end(
     held = unwrap(rig.step())
     assert held.kind == "held"
     assert "undecided after" in held.reason
+
+
+def test_a_controller_that_decides_at_the_same_moment_reads_the_pause_first(
+    rig: Rig, says: list[Choice]
+) -> None:
+    rig.devices(12)
+    rig.candidate()
+    rig.step()
+    before = last(rig)
+    manual.pause(rig.registry, KEY)
+    says[0] = "go-on"
+    with pytest.raises(registry.Stale):
+        rig.rollout.step(before, rig.fleet, rig.windows)
+    assert rig.step() is None
