@@ -12,8 +12,8 @@ _known: dict[tuple[object, ...], tuple[list[str], Rows]] = {}
 
 
 def asked(store: Place, sql: str, *values: object) -> Rows:
-    """The rows of a query; none where there is no store yet. What is asked again before another
-    commit to a store in a folder, as by a test that waits, is answered from memory."""
+    """Return the rows of a query, [] if there is no store yet. The same query is answered from
+    memory until the next commit to a store in a folder: tests that wait repeat it."""
     if not has_table(store, "aged"):  # the last one that a worker makes
         return []
     question = (store, sql, *values)

@@ -89,8 +89,8 @@ SPOILED = ["task", "task_version", "format", "altered", "renamed", "empty"]
 
 
 class Chains(RuleBasedStateMachine):
-    """A device that was started with the old key, with one of two versions of its task, and whoever
-    may write to `releases`: the rules of the module's docstring."""
+    """A device with one of two versions of its task, which trusts the old key at first, and
+    decisions signed with any key, by the rules in the docstring of streams.runtime.acceptance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Chains(RuleBasedStateMachine):
 
     @property
     def known(self) -> set[str]:
-        """What a key has signed and a device has installed goes on when it is named no more."""
+        """All keys that were ever named: what they signed stays installed."""
         return self.mine.past | self.mine.named | self.initial
 
     @invariant()
