@@ -41,6 +41,7 @@ from streams.worker.teacher_source import TeacherSource
 SESSION_S = 10.0
 HANDOVER_S = 8.0  # to finish a flush before a rebalance; shorter than the session
 STOP_S = 15.0
+FETCH_BYTES = 4 << 20  # of a partition at once: a fetch costs some milliseconds
 COLLECT_EACH = 50_000  # new objects: a flush makes many that live on, and few cycles
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
         stream_wait_empty=False,  # held acknowledgements would hang a rebalance and SIGTERM
         stream_buffer_maxsize=256,
         broker_max_poll_records=500,
+        consumer_max_fetch_size=FETCH_BYTES,
         broker_commit_interval=1.0,
         broker_session_timeout=SESSION_S,
         broker_heartbeat_interval=2.0,
