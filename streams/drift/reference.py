@@ -184,10 +184,13 @@ def _means_and_spreads(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, channels, samples) -> mean and standard deviation (n, channels) float64, block by block:
     what is made of a block stays in the processor's cache."""
-    means, spreads = [np.zeros((0, channels))], [np.zeros((0, channels))]
+    means, spreads, held = [np.zeros((0, channels))], [np.zeros((0, channels))], np.empty(0)
     for block in _blocks(segments):
+        if held.size < block.size or held.dtype != block.dtype:
+            held = np.empty(block.size, block.dtype)
         mean = block.mean(axis=2, dtype=np.float64)
-        centred = block - mean[:, :, None].astype(block.dtype)
+        centred = held[: block.size].reshape(block.shape)
+        np.subtract(block, mean[:, :, None].astype(block.dtype), out=centred)
         with np.errstate(over="ignore"):  # a spread that is infinite has drifted
             squares = np.vecdot(centred, centred)  # in its type: a tenth of the time
         means.append(mean)

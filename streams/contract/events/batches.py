@@ -93,9 +93,9 @@ def _is_list_of(have: pa.DataType, want: pa.DataType) -> bool:
     return bool(have.value_type.equals(want.value_type))
 
 
-def encode_batch(batch: pa.RecordBatch) -> bytes:
-    """Encode one batch as an Arrow IPC stream."""
-    return b"".join((batch.schema.serialize(), batch.serialize(), END))
+def encode_batch(batch: pa.RecordBatch, head: pa.Buffer | None = None) -> bytes:
+    """Encode one batch as an Arrow IPC stream; head: its schema serialized, where it is known."""
+    return b"".join((head or batch.schema.serialize(), batch.serialize(), END))
 
 
 def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:

@@ -43,10 +43,10 @@ def score_schema() -> pa.Schema:
     return fields_of(kinds, optional=("event_id", "label", "agrees", "correct"))
 
 
-def encode_scores(rows: pa.RecordBatch, form: ScoresForm) -> bytes:
-    """Return the value of a message with these rows."""
+def encode_scores(rows: pa.RecordBatch, form: ScoresForm, head: pa.Buffer | None = None) -> bytes:
+    """Return the value of a message with these rows; head: see encode_batch."""
     if form == "arrow":
-        return encode_batch(rows)
+        return encode_batch(rows, head)
     columns = {name: rows.column(name).to_pylist() for name in rows.schema.names}
     for name in FLOATS:  # as few digits as say which float32 it is
         columns[name] = [None if row is None else _short(row) for row in columns[name]]

@@ -65,7 +65,7 @@ def publications(
     scores_topic, windows_topic = topic_name(task.id, SCORES), topic_name(task.id, WINDOWS)
     keys = keys_of(scores, edges[:-1])
     drift = drift_reports(rows.column(DRIFT.name), order, edges)
-    taught = Taught(scores, task.outputs)
+    taught, head = Taught(scores, task.outputs), scores.schema.serialize()
     reports = window_reports(task, scores, edges, keys, store, drift, sliding=sliding)
     for i, (begin, end) in enumerate(pairwise(edges.tolist())):
         device, partition = keys.devices[i].encode(), keys.partitions[i]
@@ -76,7 +76,7 @@ def publications(
         ]
         for part, first in enumerate(range(begin, end, step)):
             last = min(first + step, end)
-            value = encode_scores(scores.slice(first, last - first), form)
+            value = encode_scores(scores.slice(first, last - first), form, head)
             extra = [("schema", SCHEMA_OF[form].encode()), *headers, ("part", b"%d" % part)]
             extra += taught.header(first, last)
             messages.append(Outgoing(scores_topic, partition, device, value, extra))
