@@ -80,5 +80,5 @@ task = Task(
     build_model=build_model, build_teacher=build_teacher, augment=rotate,
     readings=readings, devices=devices,
     window=Tumbling(30), lateness_s=5, idle_close_s=6, upload="segment",
-    training=Training(payload="float16"),
+    training=Training(payload="float16", central_epochs=10),
 )  # fmt: skip
