@@ -101,12 +101,11 @@ def hexdump(data: bytes, most: int = 96) -> str:
 
 
 def message(key: bytes | None, headers: list[tuple[str, bytes]]) -> str:
-    """Return key and headers as lines."""
-    lines = [f"key      {key.decode() if key else 'none'}"]
-    for name, text in headers:
-        shown = text.hex(" ") if name == TAUGHT else text.decode()
-        lines.append(f"header   {name} = {shown}")
-    return "\n".join(lines)
+    """Return the key, and the headers in lines of at most 100 characters."""
+    text = "; ".join(f"{n}={t.hex() if n == TAUGHT else t.decode()}" for n, t in headers)
+    lines = textwrap.wrap(text, 91, break_long_words=False, break_on_hyphens=False)
+    shown = key.decode() if key else "none"
+    return "\n".join([f"key      {shown}", "headers  " + "\n         ".join(lines)])
 
 
 def rows(records: pa.RecordBatch) -> str:
