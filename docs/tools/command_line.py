@@ -1,6 +1,6 @@
-"""Write docs/reference/command-line.md from the command line itself.
+"""The commands and options of docs/reference/command-line.md, which a hook of mkdocs adds to it.
 
-python docs/tools/command_line.py
+`python docs/tools/command_line.py` prints them, and how many there are.
 """
 
 import sys
@@ -10,22 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compose.cli.main import whole
 
-PAGE = Path(__file__).parents[1] / "reference" / "command-line.md"
-HEAD = """\
-# Command line
-
-Exit codes are in [Errors and exit codes](errors.md#exit-codes). An error is one line on standard
-error: what, where, what to do. This page is generated: `python docs/tools/command_line.py`.
-`tidewheel --version` prints the version. `TASK` is `path/to/file.py:task` or `package.module:task`.
-
-Options that several commands share; each names them after its usage:
-
-"""
+PAGE = "reference/command-line.md"
 
 
 def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
@@ -74,24 +65,31 @@ def usage(path: str, command: click.Command) -> str:
     return f"`{' '.join(parts)} [OPTIONS]`"
 
 
-def page() -> str:
-    """Return the whole page."""
+def text() -> str:
+    """Return the shared options and all commands as Markdown."""
     found = list(commands(whole(), ("tidewheel",)))
     options = {
         path: [option_line(p) for p in command.params if not isinstance(p, click.Argument)]
         for path, command in found
     }
     count = Counter(line for lines in options.values() for line in lines)
-    text = HEAD + "".join(sorted(line for line, uses in count.items() if uses > 1))
+    parts = sorted(line for line, uses in count.items() if uses > 1)
     for path, command in found:
         own = [line for line in options[path] if count[line] == 1]
         shared = [line[2:].partition(":")[0] for line in options[path] if count[line] > 1]
         about = f"{usage(path, command)}: {cell(command.help or '')}"
         about += f" Shared: {', '.join(shared)}." if shared else ""
-        text += f"\n## {path}\n{textwrap.fill(about, 140, break_on_hyphens=False)}\n"
-        text += "\n" + "".join(own) if own else ""
-    return text
+        parts.append(f"\n## {path}\n{textwrap.fill(about, 140, break_on_hyphens=False)}\n")
+        parts += ["\n", *own] if own else []
+    return "".join(parts)
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
+    """Return the page with the commands."""
+    return f"{markdown}\n{text()}" if page.file.src_uri == PAGE else markdown
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    found = dict(commands(whole(), ("tidewheel",)))
+    options = {p.opts[0] for c in found.values() for p in c.params if isinstance(p, click.Option)}
+    print(f"{text()}\n{len(found)} commands, {len(options)} distinct options")  # noqa: T201

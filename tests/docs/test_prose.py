@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.test_docs import tool
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PHRASES = {  # pattern: what to write
@@ -32,8 +34,21 @@ PHRASES = {  # pattern: what to write
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`|\]\([^)]+\)", re.MULTILINE | re.DOTALL)
 
 
+def found(text: str) -> list[str]:
+    """Return what of a text is among the phrases."""
+    return [hit[0] for phrase in PHRASES for hit in re.finditer(phrase, text, re.IGNORECASE)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_page_has_none_of_the_phrases(page: Path) -> None:
     text = CODE.sub("", page.read_text())
-    hits = [hit[0] for phrase in PHRASES for hit in re.finditer(phrase, text, re.IGNORECASE)]
-    assert hits == []
+    assert found(text) == []
+
+
+def test_the_generated_pages_have_none_of_the_phrases() -> None:
+    import tidewheel
+
+    markdown, names = tool("docstrings").markdown, tidewheel.__all__
+    text = tool("command_line").text()
+    text += "\n\n".join(markdown(getattr(tidewheel, name).__doc__) for name in names)
+    assert found(CODE.sub("", text)) == []
