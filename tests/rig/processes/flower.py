@@ -28,13 +28,13 @@ from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.polling import until
 
 
-def resident(
+def supernode(
     device: str, agent: Path, superlink: str, ca: Path | None = None, key: Path | None = None
 ) -> Launch:
     """A SuperNode that no invitation has started."""
     settings = NodeSettings(
         device=device, agent=str(agent), superlink=superlink, ca=str(ca or ""), key=str(key or ""),
-        pull_s=0.3, resident=True,
+        pull_s=0.3,
     )  # fmt: skip
     return Launch(command(settings), {"OMP_NUM_THREADS": "1"})
 
@@ -80,7 +80,8 @@ def read(broker: BrokerSettings, task: str, topic: str) -> list[Received]:
 
 
 class FlowerStack:
-    """Starts the processes in order, each in its own process group, and ends all of them.
+    """Starts the processes in order, each in its own process group, and ends all of them. Their
+    input stays open until then: a SuperNode ends with it.
 
     `secure`: with TLS, and a registered key for each device.
     """
@@ -93,6 +94,7 @@ class FlowerStack:
         self.tls = make_certificates(state / "keys") if secure else None
         self.ca = self.tls.ca if self.tls else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.input, self.open = os.pipe()
 
     @property
     def address(self) -> str:
@@ -125,7 +127,7 @@ class FlowerStack:
 
     def start_node(self, device: str) -> None:
         key = self.nodes.key(device) if self.tls is not None else None
-        self.start(device, resident(device, self.devices[device], self.address, self.ca, key))
+        self.start(device, supernode(device, self.devices[device], self.address, self.ca, key))
 
     def kill(self, name: str) -> None:
         """SIGKILL to the whole group of a process, as the supervisor does it."""
@@ -139,6 +141,7 @@ class FlowerStack:
             self.processes[name] = subprocess.Popen(
                 launch.argv,
                 env={**os.environ, **launch.env},
+                stdin=self.input,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -168,6 +171,8 @@ class FlowerStack:
             if group_members(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+        os.close(self.input)
+        os.close(self.open)
 
 
 @contextmanager
