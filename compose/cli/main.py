@@ -48,7 +48,6 @@ GROUPS = {
     "Models and keys": {
         "models": "models:app",
         "keys": "keys:app",
-        "teacher": "server:teacher",
         "train": "server:train",
     },
 }

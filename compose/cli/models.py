@@ -1,8 +1,9 @@
-"""`tidewheel models`: the versions in the registry, and a person's decisions about them; none
-needs a broker."""
+"""`tidewheel models`: the versions in the registry, and a person's decisions about them; none but
+the import of a teacher needs a broker."""
 
 import os
 import sys
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,9 +14,11 @@ from compose.cli.arguments import (
     ANNOUNCED,
     DEFAULT_STATE,
     AsJson,
+    Kafka,
     RegistryPlace,
     State,
     TaskArgument,
+    broker_of,
     options_of,
     registry_of,
     taking,
@@ -23,12 +26,15 @@ from compose.cli.arguments import (
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, print_json, say, table
 from streams.contract.errors import UsageError
-from streams.contract.task import load_task
+from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import metric_of, named
 from streams.fleet.wording import counted, short_runs
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.options import option
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from federation.registry.catalog import Version
     from federation.registry.manual import ManualDecision
     from federation.registry.registry import Registry
@@ -92,9 +98,17 @@ def import_model(
     ],
     state: State = DEFAULT_STATE,
     registry: RegistryPlace = None,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="It is the teacher's: offered to the workers.")
+    ] = False,
+    kafka: Kafka = None,
 ) -> None:
     """Offer a model that was made elsewhere as the next candidate: signed, judged by the gate on
-    the held-out devices' segments, then by its canary. Exits 1 if the gate refuses it."""
+    the held-out devices' segments, then by its canary. Exits 1 if the gate refuses it.
+
+    With --teacher the file is the next teacher: signed, announced on Kafka, and taken by the
+    workers between two commits.
+    """
     from federation.bootstrap.replacement import import_candidate
     from streams.runtime.failpoints import read_failpoint
     from streams.runtime.key_files import load_private_key
@@ -102,11 +116,32 @@ def import_model(
     loaded, layout = load_task(task), StateDir(state)
     key = load_private_key(layout.signing_key)
     where = registry_of(loaded, state, registry)
+    if teacher:
+        name = _offer_teacher(loaded, where, key, file, broker_of(state, kafka))
+        say(f"teacher {name} is offered to the workers")
+        return
     verdict, model = import_candidate(loaded, where, key, file, read_failpoint(os.environ))
     if model is None:
         say(f"{file} is refused by the gate: {verdict.reason}")
         raise typer.Exit(1)
     say(f"{model} waits for its canary: {verdict.reason}")
+
+
+def _offer_teacher(
+    task: Task, registry: "Registry", key: "Ed25519PrivateKey", file: Path, broker: BrokerSettings
+) -> str:
+    """Store, offer and announce the file as the next teacher; return its name."""
+    from federation.bootstrap.replacement import next_teacher
+    from federation.registry.publisher import announce, read_announced
+    from streams.kafka.producer import Producer
+
+    data = next_teacher(task, registry, key, file)
+    with closing(Producer(broker)) as producer:  # fails before anything is stored
+        artifact = registry.add_teacher(data)
+        registry.offer_teacher(key, "manual")
+        announced = read_announced(broker, task.id)
+        announce(producer, registry, announced, most=broker.artifact_bytes)
+    return artifact.model
 
 
 def _origin(version: "Version") -> str:

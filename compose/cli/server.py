@@ -1,10 +1,9 @@
-"""The server's commands: `tidewheel teacher`, `controller`, `train`."""
+"""The server's commands: `tidewheel controller`, `train`."""
 
 import signal
 import threading
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +24,6 @@ from compose.cli.arguments import (
     checked_strategy,
     configure_log,
     options_of,
-    registry_of,
     shares_of,
     taking,
 )
@@ -38,36 +36,6 @@ from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.process import by_thread
-
-
-def teacher(
-    task: TaskArgument,
-    weights: Annotated[
-        Path,
-        typer.Argument(
-            help="The state dict of the task's teacher, as safetensors or as torch saves it; of an "
-            "OnnxFile another file of ONNX or TorchScript."
-        ),
-    ],
-    state: State = DEFAULT_STATE,
-    kafka: Kafka = None,
-) -> None:
-    """Sign new weights for the teacher and offer them; workers switch between two commits."""
-    from federation.bootstrap.replacement import next_teacher
-    from federation.registry.publisher import announce, read_announced
-    from streams.kafka.producer import Producer
-    from streams.runtime.key_files import load_private_key
-
-    loaded, layout = load_task(task), StateDir(state)
-    key = load_private_key(layout.signing_key)
-    registry = registry_of(loaded, state, None)
-    data, broker = next_teacher(loaded, registry, key, weights), broker_of(state, kafka)
-    with closing(Producer(broker)) as producer:  # fails before anything is stored
-        artifact = registry.add_teacher(data)
-        registry.offer_teacher(key, "manual")
-        announced = read_announced(broker, loaded.id)
-        announce(producer, registry, announced, most=broker.artifact_bytes)
-    console().print(f"teacher {artifact.model} is offered to the workers", highlight=False)
 
 
 def run_controller(

@@ -1,4 +1,4 @@
-"""`tidewheel teacher`: new weights are signed, kept and offered on a real Kafka."""
+"""`tidewheel models import --teacher`: new weights are signed, kept and offered on a real Kafka."""
 
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from streams.runtime.key_files import load_public_key
 from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
 from tests.rig.made_up.own_task import own_task
 from tests.rig.processes.workers import write_teacher
+
+IMPORT = ("models", "import", "--teacher")
 
 pytestmark = pytest.mark.kafka
 
@@ -45,7 +47,7 @@ def test_new_weights_are_kept_and_offered(kafka: BrokerSettings, place: tuple[Pa
     folder, reference = place
     task = load_task(reference)
     ensure_topics(kafka, topic_specs(task.id))
-    words = ("teacher", reference, "new.safetensors", "--kafka", kafka.bootstrap)
+    words = (*IMPORT, reference, "new.safetensors", "--kafka", kafka.bootstrap)
     done = tidewheel(*words, folder=folder, PYTHONPATH=str(Path(__file__).parents[3]))
     assert (done.returncode, done.stderr) == (0, "")
     key = load_public_key(folder / ".tidewheel" / "keys" / "signing.pub")
@@ -72,15 +74,15 @@ def test_what_is_wrong_is_named_and_nothing_is_kept(
     before = (folder / ".tidewheel" / "registry" / "teacher.twa").read_bytes()
     (folder / "bad.safetensors").write_bytes(b"garbage")
     broker = ("--kafka", kafka.bootstrap)
-    done = tidewheel("teacher", reference, "absent", *broker, folder=folder, PYTHONPATH=path)
+    done = tidewheel(*IMPORT, reference, "absent", *broker, folder=folder, PYTHONPATH=path)
     fails(done, 2, "cannot read absent")
-    words = ("teacher", reference, "bad.safetensors", *broker)
+    words = (*IMPORT, reference, "bad.safetensors", *broker)
     fails(
         tidewheel(*words, folder=folder, PYTHONPATH=path),
         2,
         "bad.safetensors has no weights that can be read",
     )
     nowhere = ("--kafka", f"127.0.0.1:{port_without_listener()}")
-    words = ("teacher", reference, "new.safetensors", *nowhere)
+    words = (*IMPORT, reference, "new.safetensors", *nowhere)
     fails(tidewheel(*words, folder=folder, PYTHONPATH=path), 1, "no Kafka broker answers")
     assert (folder / ".tidewheel" / "registry" / "teacher.twa").read_bytes() == before

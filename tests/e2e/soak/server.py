@@ -85,7 +85,8 @@ class Server:
 
     def offer_teacher(self) -> None:
         """By the command that a person would use."""
-        self.command("teacher", self.reference, str(self.folder / "teacher.safetensors"))
+        file = str(self.folder / "teacher.safetensors")
+        self.command("models", "import", self.reference, file, "--teacher")
 
     def command(self, *words: str) -> tuple[float, str]:
         """Run a command on this fleet; return its seconds and its output."""
