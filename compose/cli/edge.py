@@ -210,32 +210,19 @@ def label(
     task: TaskArgument,
     device: Device,
     state: State = DEFAULT_STATE,
-    first: Annotated[
-        int | None, typer.Option("--from", min=0, help="Microseconds since 1970: the first.")
-    ] = None,
-    last: Annotated[
-        int | None, typer.Option("--to", min=0, help="The last; default: as --from.")
-    ] = None,
-    value: Annotated[
-        str | None, typer.Option(help="The class's name or index, or the targets' values: 1.5,2.0.")
-    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Give a running device true labels of a time span, to learn from.
+    """Give a running device true labels of spans of time, to learn from.
 
-    Without options it reads lines of JSON from standard input: {"from_us": 1, "to_us": 2, "label":
-    "walking"}.
+    It reads lines of JSON from standard input, as {"from_us": 1, "to_us": 2, "label": "walking"}:
+    microseconds since 1970, "to_us" as "from_us" where it is absent; the class's name or index, or
+    the targets' values as a list.
     """
     from edge_client.control import maintenance
-    from edge_client.samples.labels import parse_label, parse_line
+    from edge_client.samples.labels import parse_line
 
     loaded, folder = load_task(task), StateDir(state).device(device_name(device))
-    if (first is None) != (value is None):
-        raise UsageError("give --from and --value, or neither")
-    if first is not None and value is not None:
-        found = [parse_label(loaded, first, first if last is None else last, value)]
-    else:
-        found = [parse_line(loaded, n, line) for n, line in enumerate(sys.stdin, 1) if line.strip()]
+    found = [parse_line(loaded, n, line) for n, line in enumerate(sys.stdin, 1) if line.strip()]
     labelled = sum(
         maintenance.label(folder, found[at : at + AT_ONCE]) for at in range(0, len(found), AT_ONCE)
     )

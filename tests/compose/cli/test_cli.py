@@ -29,12 +29,16 @@ def environ_in(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
     return {**known, "COLUMNS": "120", "TIDEWHEEL_CACHE": str(folder / "cache"), **env}
 
 
-def tidewheel(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder`, in a process that is forked from one that has imported it."""
-    with tempfile.TemporaryDirectory() as outputs:
-        out, err = Path(outputs) / "out", Path(outputs) / "err"
+def tidewheel(
+    *words: str | Path, folder: Path, given: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder` with the input `given`, in a process that is forked from one that
+    has imported it."""
+    with tempfile.TemporaryDirectory() as files:
+        out, err, standard_input = (Path(files) / name for name in ("out", "err", "in"))
+        standard_input.write_text(given)
         argv = [str(word) for word in words]
-        process = fork(MAIN, argv, out, folder, environ_in(folder, env), err)
+        process = fork(MAIN, argv, out, folder, environ_in(folder, env), err, standard_input)
         try:
             code = process.wait(120)
         finally:

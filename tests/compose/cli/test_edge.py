@@ -45,9 +45,9 @@ class Place:
     agents: list[subprocess.Popen[str]] = field(default_factory=list)
     sent: int = 0
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
         command = ("edge", words[0], self.reference, "--device", "d0", *words[1:])
-        return tidewheel(*command, folder=self.folder, PYTHONPATH=str(ROOT))
+        return tidewheel(*command, folder=self.folder, given=given, PYTHONPATH=str(ROOT))
 
     def start(self, bootstrap: str, *more: str) -> subprocess.Popen[str]:
         words = ["edge", "run", self.reference, "--device", "d0", "--source", "stdin"]
@@ -182,17 +182,20 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     assert found["epoch"]
 
     end = START_US + STEP_US * 20 * 30
-    done = place.run("label", "--from", str(START_US), "--to", str(end), "--value", "fast")
+    line = {"from_us": START_US, "to_us": end, "label": "fast"}
+    done = place.run("label", given=json.dumps(line))
     assert (done.returncode, done.stdout) == (0, f"d0: {expected} segments have a true label\n")
     assert place.status()["true_labels"] == expected
     kept = Samples(place.task, place.folder / ".tidewheel" / "devices" / "d0" / "samples.rows")
     assert kept.counts()[:2] == (expected, expected)  # a yes means that they are on the disk
-    done = place.run("label", "--from", "1", "--value", "quick")
-    fails(done, 2, "'quick' is not a label of this task: slow, middle, fast")
+    done = place.run(
+        "label", given='{"from_us": 1, "label": "fast"}\n\n{"from_us": 1, "label": 7}\n'
+    )
+    fails(done, 2, "line 3: 7 is not a label of this task: slow, middle, fast")
 
     fails(place.run("wipe"), 2, "another agent serves the device")
-    words = ("label", "--from", str(START_US), "--to", str(end), "--value", "slow", "--json")
-    assert json.loads(place.run(*words).stdout) == {"device": "d0", "labelled": expected}
+    done = place.run("label", "--json", given=json.dumps(line | {"label": "slow"}))
+    assert json.loads(done.stdout) == {"device": "d0", "labelled": expected}
     done = place.run("drain", "--kafka", place.kafka.bootstrap, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"device": "d0", "pending": 0}
@@ -206,7 +209,7 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     assert f"{expected} samples, {expected} with a true label" in said
     assert "0 us" not in said
 
-    fails(place.run("label", "--from", "1", "--value", "fast"), 1, "no agent serves the device")
+    fails(place.run("label", given=json.dumps(line)), 1, "no agent serves the device")
     done = place.run("wipe", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"device": "d0", "lost": 0})
     fails(place.run("status"), 2, "there is no device in")

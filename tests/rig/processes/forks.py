@@ -163,13 +163,14 @@ def fork(
     cwd: Path,
     environ: Mapping[str, str],
     err: Path | None = None,
+    given: Path = Path(os.devnull),
 ) -> Forked:
-    """As `python -c CODE ARGV...` without input, but forked; the outputs are appended to `out`, and
-    to `err` where it is given."""
-    with out.open("ab") as stdout, (err or out).open("ab") as stderr:
+    """As `python -c CODE ARGV...` with the input `given`, but forked; the outputs are appended to
+    `out`, and to `err` where it is given."""
+    with out.open("ab") as stdout, (err or out).open("ab") as stderr, given.open("rb") as stdin:
         return Forked(
             [sys.executable, "-c", code, *argv],
-            env=dict(environ), cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+            env=dict(environ), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr,
         )  # fmt: skip
 
 
