@@ -99,14 +99,6 @@ MetricsHost = Annotated[
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
 ]
-Replication = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        envvar="TIDEWHEEL_KAFKA_REPLICATION",
-        help="Copies of a new topic; default: 3, or as many as there are brokers.",
-    ),
-]
 Partitions = Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")]
 StorePlace = Annotated[
     str | None,
@@ -125,7 +117,7 @@ DEFAULT_STATE = Path(".tidewheel")
 SHARED: dict[str, Any] = {
     "task": TaskArgument, "state": State, "kafka": Kafka, "trust": Trust, "registry": RegistryPlace,
     "rounds": Rounds, "strategy": Strategy, "stages": Stages, "partitions": Partitions,
-    "replication": Replication, "json": AsJson, "metrics_port": MetricsPort,
+    "json": AsJson, "metrics_port": MetricsPort,
     "metrics_host": MetricsHost, "superlink_ca": SuperlinkCa, "reason": Reason,
 }  # fmt: skip
 LIMITS = {"ge": "min", "le": "max"}

@@ -8,7 +8,6 @@ import typer
 from compose.cli.arguments import (
     DEFAULT_STATE,
     Kafka,
-    Replication,
     State,
     StorePlace,
     TaskArgument,
@@ -45,7 +44,6 @@ def run_worker(
         ),
     ] = None,
     trust: Trust = None,
-    replication: Replication = None,
     device: Annotated[
         str,
         typer.Option(
@@ -73,7 +71,7 @@ def run_worker(
     run(
         WorkerSettings(
             task=task,
-            broker=BrokerSettings.at(kafka).replace(replication=replication),
+            broker=BrokerSettings.at(kafka),
             store=place,
             workers=workers,
             trusted=trusted_keys(layout, trust),

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -48,13 +48,6 @@ class BrokerChoice:
     why: str
     program: Path | None = None  # Kafka's home, or the embedded broker's command
     java: Path | None = None
-
-    def with_copies(self, replication: int | None) -> "BrokerChoice":
-        """Return the choice with so many copies of each new topic; None for the default."""
-        if replication is None:
-            return self
-        settings = self.settings.replace(replication=replication)
-        return replace(self, settings=settings)
 
 
 @dataclass(frozen=True)

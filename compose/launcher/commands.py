@@ -36,7 +36,6 @@ class UpOptions:
     ] = None
     workers: Annotated[int, option("Number of scoring workers.", ge=1)] = 1
     partitions: int = 4
-    replication: int | None = None
     rounds: int | None = None
     strategy: str | None = None
     stages: str = "0.5,1"

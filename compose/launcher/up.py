@@ -117,7 +117,6 @@ class Up:
 
     def _choose_broker(self) -> None:
         choice = broker.choose(self._options.state, self._options.kafka, os.environ)
-        choice = choice.with_copies(self._options.replication)
         self._screen.say(f"broker    {choice.why}")
         if choice.kind == "external" and not probe(choice.settings, PROBE_S):
             raise BrokerUnavailable(

@@ -124,7 +124,7 @@ def _copies(admin: KafkaAdminClient, settings: BrokerSettings) -> Copies:
     if replication > brokers:
         raise UsageError(
             f"{settings.bootstrap} has {brokers} brokers, too few for {replication} copies of a "
-            "topic: lower TIDEWHEEL_KAFKA_REPLICATION, or --replication"
+            "topic: lower TIDEWHEEL_KAFKA_REPLICATION"
         )
     min_insync = settings.min_insync or max(1, replication - 1)
     if min_insync > replication:
