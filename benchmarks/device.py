@@ -36,7 +36,7 @@ from benchmarks.support.processes import (
 )
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
-from edge_client.control.ipc import ask
+from edge_client.ipc import ask
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import load_task

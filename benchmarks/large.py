@@ -26,9 +26,9 @@ from benchmarks import release
 from benchmarks.frame import Bench, Cell, Figure, main
 from benchmarks.support.flower import Arena
 from benchmarks.support.processes import family
+from edge_client.fetch import Downloads
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
-from edge_client.releases.fetch import Downloads
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.onnx_runner import run_graph

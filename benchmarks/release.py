@@ -19,7 +19,7 @@ import safetensors.numpy
 from benchmarks.frame import Bench, Cell, Figure, main
 from benchmarks.support.processes import running, tidewheel, until
 from compose.launcher.state_dir import StateDir
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, socket_path
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.onnx_runner import renew_probe

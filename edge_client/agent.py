@@ -11,23 +11,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from edge_client.control.device_lock import hold
-from edge_client.control.ipc import SocketServer, socket_path
-from edge_client.control.label_intake import LabelIntake
+from edge_client.downlink import Downlink
 from edge_client.inference.challenger import Challenger
 from edge_client.inference.loop import InferenceLoop
 from edge_client.inference.slots import Slots
+from edge_client.ipc import SocketServer, hold, socket_path
 from edge_client.participation import Joining, Participation
-from edge_client.releases.downlink import Downlink
-from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
 from edge_client.samples.delayed_labels import DelayedLabels
-from edge_client.samples.labels import LabelQueue
-from edge_client.samples.notebook import AnswerRecorder
+from edge_client.samples.labels import LabelIntake, LabelQueue
 from edge_client.samples.samples import Samples
 from edge_client.settings import EdgeSettings
-from edge_client.sources.counts import ReadingCounts, counted
 from edge_client.sources.replay import Replay
-from edge_client.sources.selection import open_source
+from edge_client.sources.selection import ReadingCounts, counted, open_source
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.own_weights import OwnWeights

@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from edge_client.control.ipc import call
+from edge_client.ipc import call
 from streams.contract.errors import TidewheelError
 from streams.contract.work import (
     BLOCK,

@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edge_client.control.ipc import ask
+from edge_client.ipc import ask
 from streams.contract.documents import Document
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.invitations import PullSeconds

@@ -17,7 +17,7 @@ from benchmarks.support.in_process import (
     share,
 )
 from benchmarks.support.study import WORSE, Study
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
 from federation.bootstrap.first_models import fit_model
 from federation.evaluation import device_metrics, evidence

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_client.samples.splits import HELD_OUT, reports, split_of, split_period_us
+from edge_client.samples.table import HELD_OUT, reports, split_of, split_period_us
 from examples.drift.har_remounted import REMOUNTED
 from federation.evaluation.recent_windows import ROWS, RecentWindows
 from streams.contract.task import Reading, Task

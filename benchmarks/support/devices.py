@@ -16,7 +16,7 @@ import psutil
 from benchmarks.frame import Bench
 from benchmarks.support.device_tasks import DEVICE, HOP_S, RATES, TASKS
 from benchmarks.support.processes import ROOT, family, module, running, until, usage
-from edge_client.control.ipc import ask, call, socket_path
+from edge_client.ipc import ask, call, socket_path
 from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable
 from streams.contract.task import load_task

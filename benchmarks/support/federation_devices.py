@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client.control.ipc import SocketServer
+from edge_client.ipc import SocketServer
 from edge_client.participation import Joining, Participation
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training.trainer_client import Trainer
 from streams.contract.documents import DeviceState
 from streams.contract.task import Task, load_task

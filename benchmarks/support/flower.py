@@ -20,7 +20,7 @@ from benchmarks.support.in_process import read_people
 from benchmarks.support.processes import ROOT, Failed, running, until
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from federation.bootstrap.initial_model import prepare
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.evaluation.accuracy import HeldOut

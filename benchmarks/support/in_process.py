@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of
+from edge_client.samples.table import HELD_OUT, NEITHER, TRAIN, split_of
 from federation.admission import Update
 from federation.aggregation.aggregator import Aggregator
 from federation.rounds.collector import Reply

@@ -135,7 +135,7 @@ def status(
     task: TaskArgument, device: Device, state: State = DEFAULT_STATE, json: AsJson = False
 ) -> None:
     """Show the state of the device on this machine, whether its agent runs or not."""
-    from edge_client.control.maintenance import state_of
+    from edge_client.maintenance import state_of
 
     layout = StateDir(state)
     found = state_of(load_task(task), device_name(device), layout.device(device))
@@ -193,7 +193,7 @@ def drain(
 
     Without an agent this command sends them.
     """
-    from edge_client.control import maintenance
+    from edge_client import maintenance
 
     loaded, folder = load_task(task), StateDir(state).device(device_name(device))
     tell = (lambda _text: None) if json else say
@@ -218,7 +218,7 @@ def label(
     microseconds since 1970, "to_us" as "from_us" where it is absent; the class's name or index, or
     the targets' values as a list.
     """
-    from edge_client.control import maintenance
+    from edge_client import maintenance
     from edge_client.samples.labels import parse_line
 
     loaded, folder = load_task(task), StateDir(state).device(device_name(device))
@@ -246,7 +246,7 @@ def wipe(
 
     The next run begins a new epoch.
     """
-    from edge_client.control import maintenance
+    from edge_client import maintenance
 
     load_task(task)
     lost = maintenance.wipe(StateDir(state).device(device_name(device)), lose_pending=lose_pending)

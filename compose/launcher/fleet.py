@@ -22,7 +22,7 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from compose.security.certificates import Tls
 from compose.security.node_registry import Nodes
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.topics import topic_specs
 from streams.contract.work import AgentRequest

@@ -1,4 +1,5 @@
-"""Accuracy of a device's answers by release, where the true label is known.
+"""What a device remembers of its answers beside the events: samples, outcomes to come, and accuracy
+by release, where the true label is known. It is on the recorder's thread, none of it in the loop.
 
 On held-out segments each position in the data counts once per version, with its latest answer, so
 that two versions that have both seen a whole replay are compared on the same segments. Of more than
@@ -15,11 +16,23 @@ The file `scoreboard.json`, replaced whole: its size is that of the sample, howe
 
 import json
 import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_client.spool.writer import mixed
-from streams.contract.documents import ModelScore
+import numpy as np
+
+from edge_client.samples.samples import Samples
+from edge_client.samples.table import HELD_OUT, reports, split_of
+from edge_client.spool.writer import Event, mixed
+from streams.contract.documents import ModelScore, release_of
+from streams.contract.task import Answered, Task
+from streams.contract.task.metrics import row_errors
 from streams.contract.window_metrics import RowMetric
+
+if TYPE_CHECKING:
+    from edge_client.samples.delayed_labels import DelayedLabels
 
 KEPT = 4  # versions
 PLACES, SPARE = 2048, 256  # held-out positions of a version; until the next sampling of them
@@ -122,3 +135,42 @@ class AccuracyTracker:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(text)
         temporary.replace(self._path)
+
+
+@dataclass(frozen=True)
+class AnswerRecorder:
+    """Takes the events that are in the spool."""
+
+    task: Task
+    samples: Samples
+    scoreboard: AccuracyTracker
+    outcomes: "DelayedLabels | None"
+
+    def _reports(self, time_us: int) -> bool:
+        """Whether a held-out segment counts on the scoreboard: not if it may choose."""
+        training = self.task.training
+        chooses = training.choice == "device" or training.personal
+        return not chooses or bool(reports(self.task, np.array(time_us)))
+
+    def note(self, events: Sequence[Event], first: int) -> None:
+        """Note consecutive events, of which the first one has the seq `first`."""
+        judged = self._judged([event for event in events if event.truth is not None])
+        for seq, event in enumerate(events, first):
+            split = split_of(self.task, event.first_us, event.time_us)
+            self.samples.add(seq, event.time_us, event.segment, event.outputs, split, event.label)
+            right, error = (None, 0.0) if event.truth is None else next(judged)
+            release = release_of(event.model)  # a copy's answers are those of its release
+            reporting = split == HELD_OUT and self._reports(event.time_us)
+            self.scoreboard.count(release, event.recorded_us, right, reporting, error)
+            if self.outcomes is not None:
+                answered = event.first_us, event.time_us, event.segment, event.outputs
+                self.outcomes.put(Answered(*answered, seq, event.recorded_us))
+
+    def _judged(self, events: Sequence[Event]) -> Iterator[tuple[bool, float]]:
+        """Yield whether each answer is right, and for targets its error."""
+        if events:
+            answers = np.stack([event.outputs for event in events])
+            truths = np.stack([event.truth for event in events if event.truth is not None])
+            right = self.task.correct(answers, truths)
+            errors = row_errors(self.task, answers, truths)
+            yield from zip(right.tolist(), errors.tolist(), strict=True)

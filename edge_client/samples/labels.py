@@ -7,19 +7,20 @@
 
 A crash in 1 loses the labels that wait; none of them has been confirmed. After 2 they are sent, and
 after 3 perhaps once more: labels have numbers, and the worker stores each once. A full queue drops
-its oldest labels and counts them.
+its oldest labels and counts them. Labels of a person on this machine come in by LabelIntake.
 """
 
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_client.samples.samples import SOURCES, Samples
+from edge_client.samples.samples import SOURCES, USER, Samples
 from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from streams.contract.accounting import DeviceAccount
@@ -30,6 +31,9 @@ from streams.contract.task import Task
 from streams.contract.work import Label
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.segments.segmentation import label_fits
+
+if TYPE_CHECKING:
+    from edge_client.uplink.uplink import Uplink
 
 
 def parse_line(task: Task, number: int, line: str) -> Label:
@@ -159,3 +163,58 @@ def account_of(found: DeviceAccount, waiting: int = 0) -> dict[str, int]:
         "dropped": sum(found.dropped.values()),
         "pending": found.pending + waiting,
     }
+
+
+class LabelIntake:
+    """Takes labels of a person on this machine; the uplink runs from the first label on."""
+
+    def __init__(self, task: Task, samples: Samples, queue: LabelQueue, uplink: "Uplink") -> None:
+        self._task, self._samples, self._queue, self._uplink = task, samples, queue, uplink
+        self._started = False
+        self._starting = threading.Lock()  # a person and the agent's start may come together
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the uplink's thread does not come back."""
+        return self._uplink.hangs
+
+    def start(self, *, expected: bool) -> None:
+        """Start the uplink if labels are `expected`, or wait from an earlier run."""
+        with self._starting:
+            if not self._started and (expected or self._queue.queue.account().pending):
+                self._started = True
+                self._uplink.start()
+
+    def take(self, labels: Sequence[Label]) -> tuple[int, str | None]:
+        """Label segments up to the first label that is none of the task; return how many, and what
+        is wrong. They are on the disk, unless what is wrong says that they are not."""
+        labelled, new, error = 0, False, None
+        for given in labels:
+            if not label_fits(self._task, given.label):
+                error = f"{given.label} is no label of this task"
+                break
+            label = np.asarray(given.label, np.float32)
+            labelled += self._queue.add(given.first_us, given.last_us, label, USER)
+            new = True
+        if new:
+            try:
+                self._keep()
+            except OSError as exc:
+                error = f"labels are in memory and not on the disk yet: {exc}"
+        return labelled, error
+
+    def _keep(self) -> None:
+        """Write the new labels to the disk: what goes to the server, then the samples."""
+        try:
+            self._queue.flush()
+            self._samples.save()
+        except OSError:
+            self._samples.urgent = True  # the keeper writes it later
+            raise
+        self.start(expected=True)
+
+    def stop(self, drain_s: float) -> None:
+        """Send what waits for at most `drain_s`."""
+        self._queue.try_to_flush()
+        if self._started:
+            self._uplink.stop(drain_s)

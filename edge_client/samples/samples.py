@@ -16,7 +16,7 @@ device's input adapter.
 
 How much a teacher's label weighs beside a true one says trust.py, from the events that have both.
 
-The file (sample_file.py): rows with the columns `seq`, `time`, `labelled` (us since 1970),
+The file (table.py): rows with the columns `seq`, `time`, `labelled` (us since 1970),
 `segment`, `answer`, `true`, `teacher`, `split` and `source`; first the reservoir's rows, then the
 latest in order. An unreadable file, or one of another task version, is ignored: the samples fill
 again.
@@ -33,9 +33,16 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from edge_client.samples.sample_file import parts, read_rows, write_stream
-from edge_client.samples.splits import HELD_OUT, TRAIN
-from edge_client.samples.table import SampleTable, capacity_of, row_to_evict
+from edge_client.samples.table import (
+    HELD_OUT,
+    TRAIN,
+    SampleTable,
+    capacity_of,
+    parts,
+    read_rows,
+    row_to_evict,
+    write_stream,
+)
 from edge_client.samples.trust import Record, record
 from streams.contract.task import Task
 from streams.learning.input_adapter import InputAdapter

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_client.samples.splits import split_period_us
+from edge_client.samples.table import split_period_us
 from edge_client.sources.cuts import Cut, Skip
 from streams.contract.task import Reading, Readings, Task
 from streams.runtime.disk import write_atomic

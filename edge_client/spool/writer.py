@@ -2,7 +2,7 @@
 
 At an event, but not before `SYNC_S` after the last time or a full frame, the thread takes the new
 ones, encodes them as blocks and appends these to the spool, which syncs several together. Then it
-records them with their seqs (samples/notebook.py): what a device remembers was produced, so that a
+records them with their seqs (samples/accuracy.py): what a device remembers was produced, so that a
 replay which answers again after a crash counts nothing twice. At most `LIMIT` events wait in
 memory; older ones are discarded and declared lost, and not recorded: `disk-full` when the disk
 works again, `queue-full` where they come faster than it writes.

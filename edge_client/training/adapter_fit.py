@@ -30,8 +30,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edge_client.inference import choice
-from edge_client.samples.sample_file import read_all
-from edge_client.samples.table import FOLDS, covered, known
+from edge_client.samples.table import FOLDS, covered, known, read_all
 from streams.contract.task import Task
 from streams.contract.work import TrainerJob, WorkReply
 from streams.learning import learning

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from edge_client.control.ipc import receive_frame, send_frame
+from edge_client.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
 from streams.contract.errors import MalformedRecord
 from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkReply, WorkRequest

@@ -2,9 +2,9 @@
 
     python -m edge_client.training TASK FD     (__main__.py)
 
-FD is its end of a socket pair. A request is a frame (control/ipc.py) with a TrainerJob as header
-and the received weights as body; the reply is a WorkReply with the new weights. It ends when the
-agent closes the socket, or after IDLE_S without work. Weights are blocks of
+FD is its end of a socket pair. A request is a frame (ipc.py) with a TrainerJob as header and the
+received weights as body; the reply is a WorkReply with the new weights. It ends when the agent
+closes the socket, or after IDLE_S without work. Weights are blocks of
 streams.contract.weights.payload.
 """
 
@@ -23,8 +23,8 @@ import psutil
 import safetensors.numpy
 import torch
 
-from edge_client.control.ipc import receive_frame, send_frame
-from edge_client.samples.sample_file import read_all
+from edge_client.ipc import receive_frame, send_frame
+from edge_client.samples.table import read_all
 from edge_client.training import adapter_fit, local_layers
 from streams.contract.errors import TidewheelError
 from streams.contract.task import MINIMUM_SAMPLES, Task, learns, load_task

@@ -7,7 +7,7 @@
 4. when the broker has acknowledged a message and all before it, settle its frames in the spool
 
 A message that the broker refuses for good, because it is too large, is sent in smaller ones, and
-an event that is refused alone is declared dropped in its place (refusals.py).
+an event that is refused alone is declared dropped in its place (messages.py).
 
 A crash in 1 or 2 reads the same frames again; their files count as begun and are not dropped. A
 crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
@@ -29,9 +29,8 @@ from typing import TYPE_CHECKING
 
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, groups
+from edge_client.uplink.messages import BYTES, BatchInFlight, Messages, Refusals, groups
 from edge_client.uplink.pacing import EVERY_S, Heartbeat, TokenBucket
-from edge_client.uplink.refusals import Refusals
 from streams.contract.documents import DeviceState
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.topics import EVENTS, FLEET, topic_name

@@ -16,7 +16,7 @@ import numpy as np
 
 from compose.launcher import flower_processes
 from compose.launcher.state_dir import StateDir
-from edge_client.control.ipc import SocketServer, socket_path
+from edge_client.ipc import SocketServer, socket_path
 from edge_client.supernode import NodeSettings, command
 from federation.admission import MAX_SAMPLES
 from streams.contract.weights import payload

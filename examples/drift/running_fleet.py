@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from compose.cli.arguments import broker_of
 from compose.launcher.state_dir import StateDir
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, socket_path
 from examples.drift import har_remounted
 from examples.drift.analysis import Recovery
 from streams.contract.errors import BrokerUnavailable, ProcessFailed

@@ -44,10 +44,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "edge_client.samples": (*COMMON, "edge_client.spool"),
     "edge_client.sources": (*COMMON, "edge_client.samples"),
     "edge_client.inference": (*COMMON, "edge_client.sources"),
-    "edge_client.releases": (*COMMON, "edge_client.inference"),
-    "edge_client.control": (*COMMON, "edge_client.uplink", "edge_client.inference"),
-    "edge_client.training": (*COMMON, "edge_client.inference", "edge_client.control"),
-    "edge_client": (*COMMON, "edge_client.releases", "edge_client.training"),
+    "edge_client.ipc": ("streams.contract",),
+    "edge_client.training": (*COMMON, "edge_client.inference", "edge_client.ipc"),
+    "edge_client": (*COMMON, "edge_client.uplink", "edge_client.training"),
     "federation.admission": ("streams.contract", "streams.learning"),
     "federation.aggregation": ("federation.admission", "streams.runtime"),
     "federation.evaluation": ("federation.admission", "streams.kafka"),
@@ -211,7 +210,7 @@ LIGHT: dict[str, tuple[list[str], str]] = {
         "http urllib.request tarfile",  # to fetch
     ),
     "edge status": (
-        ["compose.cli.edge", "edge_client.control.maintenance"], "kafka onnxruntime pyarrow rich"
+        ["compose.cli.edge", "edge_client.maintenance"], "kafka onnxruntime pyarrow rich"
     ),
     "a device's modules": (below("edge_client", "streams.tasks"), "pyarrow"),
     "a ClientApp": (["edge_client.client_app"], "torch faust onnxruntime kafka pyarrow"),

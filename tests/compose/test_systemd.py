@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentRequest
 from streams.runtime.key_files import create_key

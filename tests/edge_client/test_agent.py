@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.control.device_lock import hold
+from edge_client.ipc import hold
 from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
@@ -25,7 +25,7 @@ REFERENCE = f"{Path(__file__).parents[1] / 'rig' / 'made_up' / 'tiny_task.py'}:t
 HOLDER = """
 import sys
 from pathlib import Path
-from edge_client.control.device_lock import hold
+from edge_client.ipc import hold
 handle = hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

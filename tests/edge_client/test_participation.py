@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_client import participation
-from edge_client.control.ipc import socket_path
+from edge_client.ipc import socket_path
 from edge_client.participation import Joining, Participation
 from streams.contract.invitations import Invitation, SignedInvitation, sign_invitation
 from tests.rig.made_up.models import tiny

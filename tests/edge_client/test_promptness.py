@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from edge_client.control.ipc import ask, call, socket_path
+from edge_client.ipc import ask, call, socket_path
 from federation.bootstrap.onnx_export import export_graph
 from federation.registry import publisher
 from federation.registry.registry import Registry
@@ -51,7 +51,7 @@ PROBES = 4_000  # segments that each of them answers in its self-test: seconds
 PROGRAM = """
 import sys, time
 from edge_client.inference.loop import InferenceLoop
-from edge_client.releases.downlink import Downlink
+from edge_client.downlink import Downlink
 from compose.cli.main import main
 
 answers, installs = (open(f"{sys.argv[1]}/{x}", "a", buffering=1) for x in ("answers", "installs"))

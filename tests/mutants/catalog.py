@@ -246,7 +246,7 @@ MUTANTS = [
         "streams/contract/decisions.py",
         "self.size > most",
         "False",
-        "tests/edge_client/releases/test_bounds.py",
+        "tests/edge_client/test_bounds.py",
     ),
     _worker(
         "lateness is ignored",

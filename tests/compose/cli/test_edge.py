@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, socket_path
 from edge_client.samples.samples import Samples
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import LABELS, queue_folder

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edge_client.releases.downlink import Downlink
+from edge_client.downlink import Downlink
 from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.uplink.messages import of_events

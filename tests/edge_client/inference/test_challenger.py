@@ -14,7 +14,7 @@ from edge_client.inference.challenger import LONGEST_H, Challenger, Trained
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN
+from edge_client.samples.table import HELD_OUT, NEITHER, TRAIN
 from streams.contract.artifact import challenger_header
 from streams.contract.documents import ChallengerState, Origin, release_of
 from streams.contract.task import Task

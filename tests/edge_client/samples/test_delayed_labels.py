@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
 from edge_client.samples.delayed_labels import OVERFLOW, UNFIT, WAITING, DelayedLabels
 from edge_client.samples.labels import LabelQueue
-from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.spool.writer import Event
 from streams.contract.task import Answered, Outcome, Task

@@ -11,8 +11,7 @@ from edge_client.samples.labels import OVERFLOW, LabelQueue
 from edge_client.samples.samples import OUTCOME, USER, Samples
 from edge_client.spool.frames import Frame
 from edge_client.spool.queue import Spool
-from edge_client.uplink.messages import of_labels
-from edge_client.uplink.refusals import Refusals
+from edge_client.uplink.messages import Refusals, of_labels
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.records import decode_event_message
 from tests.rig.made_up.killed import Killed, killed_at

@@ -10,12 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.samples.accuracy import AccuracyTracker
-from edge_client.samples.notebook import AnswerRecorder
-from edge_client.samples.sample_file import read_all
+from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
 from edge_client.samples.samples import OUTCOME, Samples
-from edge_client.samples.splits import HELD_OUT, NEITHER, TRAIN, split_of, split_period_us
-from edge_client.samples.table import row_to_evict
+from edge_client.samples.table import (
+    HELD_OUT,
+    NEITHER,
+    TRAIN,
+    read_all,
+    row_to_evict,
+    split_of,
+    split_period_us,
+)
 from edge_client.spool.writer import Event
 from tests.rig.made_up.tiny_task import task
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.samples.sample_file import read_all
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN, read_all
 from edge_client.samples.trust import EVIDENCE, LEAST, SHRINK, by_class, record
 from streams.contract.task import Privacy
 from tests.rig.made_up.tiny_task import task

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from edge_client.inference.loop import InferenceLoop
 from edge_client.samples import delayed_labels
-from edge_client.samples.accuracy import AccuracyTracker
+from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
 from edge_client.samples.delayed_labels import DelayedLabels
 from edge_client.samples.labels import LabelQueue
-from edge_client.samples.notebook import AnswerRecorder
 from edge_client.samples.samples import Samples
 from edge_client.sources.cuts import Cut, Source
 from edge_client.sources.mqtt import MqttSource, settings_of

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, socket_path
 from edge_client.sources.mqtt import (
     MESSAGES,
     OVERFLOW,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.samples.splits import split_of
+from edge_client.samples.table import split_of
 from edge_client.sources.cuts import Cut
 from edge_client.sources.replay import Replay
 from edge_client.sources.selection import Live

@@ -16,9 +16,8 @@ from edge_client.inference import challenger
 from edge_client.inference.challenger import Challenger
 from edge_client.inference.drift_watch import DriftWatch
 from edge_client.inference.slots import Slots
-from edge_client.samples.sample_file import read_all
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import TRAIN, split_of
+from edge_client.samples.table import TRAIN, read_all, split_of
 from edge_client.training import trainer_process
 from edge_client.training.own_weights import PAUSE_S, OwnWeights
 from federation.bootstrap.dataset import Segments, make_reference

@@ -10,7 +10,7 @@ import pytest
 from edge_client.inference.challenger import Challenger
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import own_weights, trainer_process
 from edge_client.training.own_weights import PAUSE_MOST_S, PAUSE_S, RENEW, OwnWeights
 from edge_client.training.trainer_client import Trainer

@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training.trainer_client import Trainer
 from streams.contract.task import Task, load_task
 from streams.contract.weights import payload

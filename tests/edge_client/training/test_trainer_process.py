@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import local_layers, trainer_process
 from federation.evaluation import device_metrics
 from federation.evaluation.paired import Paired

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_client.spool.frames import EVENTS, Frame, SpoolPosition
 from edge_client.spool.queue import Spool
-from edge_client.uplink.refusals import PROBE_S, ROWS, Refusals
+from edge_client.uplink.messages import PROBE_S, ROWS, Refusals
 from edge_client.uplink.uplink import Uplink
 from streams.contract.errors import BrokerUnavailable, MessageRefused
 from streams.contract.events.messages import Drop, Headers

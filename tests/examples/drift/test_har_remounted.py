@@ -5,7 +5,7 @@ from itertools import takewhile
 import pytest
 import torch
 
-from edge_client.samples.splits import split_of
+from edge_client.samples.table import split_of
 from examples.drift.har_remounted import AFTER_S, FLEET, REMOUNTED, either_side, task
 from streams.segments.segmentation import segments_of
 from streams.tasks import har

@@ -18,7 +18,7 @@ from torch import nn
 
 from edge_client.client_app import answer
 from edge_client.samples.samples import Samples
-from edge_client.samples.splits import HELD_OUT, TRAIN
+from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
 from federation.admission import Tensors, Update
 from federation.aggregation.privacy import Ledger, private

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.control.ipc import socket_path
-from edge_client.control.maintenance import state_of
+from edge_client.ipc import socket_path
+from edge_client.maintenance import state_of
 from edge_client.spool.frames import EVENTS
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder

@@ -59,7 +59,7 @@ PRELOAD = (
     "streams.batch.jobs.job",
     "streams.batch.jobs.job_queue",
     "streams.kafka.reader",
-    "edge_client.control.ipc",
+    "edge_client.ipc",
     "edge_client.samples.samples",
     "edge_client.sources.selection",
     "edge_client.training.trainer_process",

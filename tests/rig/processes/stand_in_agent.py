@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from edge_client.control.ipc import is_work, receive_frame, send_frame
+from edge_client.ipc import is_work, receive_frame, send_frame
 from edge_client.training.trainer_process import compare
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.evaluation.accuracy import score

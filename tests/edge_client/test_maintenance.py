@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.control.device_lock import hold
-from edge_client.control.maintenance import state_of, wipe
+from edge_client.ipc import hold
+from edge_client.maintenance import state_of, wipe
 from edge_client.spool.frames import SpoolLimits
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder, queues

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.control.ipc import MAX_PATH, SocketServer, ask, call, socket_path
+from edge_client.ipc import MAX_PATH, SocketServer, ask, call, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 from tests.rig.made_up.documents import work_request

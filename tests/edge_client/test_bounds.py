@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.releases.fetch import ArtifactFetcher, Downloads
+from edge_client.fetch import ArtifactFetcher, Downloads
 from federation.registry import publisher
 from streams.contract.decisions import CHUNK_BYTES, MAX_BYTES, Delivery, Ref
 from streams.contract.errors import ArtifactError
 from streams.contract.topics import ARTIFACTS, topic_name
-from tests.edge_client.releases.test_downlink import Rig, rig
+from tests.edge_client.test_downlink import Rig, rig
 
 __all__ = ["rig"]
 REF = Ref(model="2-aaaaaaaa", digest="a" * 64, size=10_000)
@@ -77,7 +77,7 @@ def test_a_url_is_read_up_to_the_signed_size(
         limits.append(limit)
         raise ArtifactError("url", f"{url} returns more than {limit} bytes")
 
-    monkeypatch.setattr("edge_client.releases.fetch.fetch_url", fetch_url)
+    monkeypatch.setattr("edge_client.fetch.fetch_url", fetch_url)
     fetcher = ArtifactFetcher(
         "tiny", None, bases=lambda: ["1-cccccccc"], kept=None, trusted=list,  # type: ignore[arg-type]
         downloads=Downloads(tmp_path),

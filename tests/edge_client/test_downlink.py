@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
 
+from edge_client import downlink as downlink_module
+from edge_client.downlink import Downlink
 from edge_client.inference.slots import Slots
-from edge_client.releases import downlink as downlink_module
-from edge_client.releases.downlink import Downlink
 from edge_client.samples.samples import Samples
 from federation.evaluation.quantization import complete
 from federation.registry import publisher
@@ -322,7 +322,7 @@ def test_what_came_before_the_end_of_the_process_is_not_fetched_again(rig: Rig) 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from edge_client.releases.fetch import Downloads, PersistentDownload
+from edge_client.fetch import Downloads, PersistentDownload
 from streams.contract.decisions import Delivery
 from streams.kafka.artifact_download import fetch
 from streams.kafka.settings import BrokerSettings

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_client.control.device_lock import hold
-from edge_client.control.ipc import ask, socket_path
+from edge_client.ipc import ask, hold, socket_path
 from edge_client.samples.accuracy import AccuracyTracker
 from edge_client.samples.labels import account_of
 from edge_client.samples.samples import Samples

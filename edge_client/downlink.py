@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge_client.fetch import ArtifactFetcher, Downloads
 from edge_client.inference.slots import Slots
-from edge_client.releases.fetch import ArtifactFetcher, Downloads
 from edge_client.samples.samples import EXTERNAL, Samples
 from streams.contract.decisions import Ref, Release
 from streams.contract.documents import LATEST_US

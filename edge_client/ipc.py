@@ -1,4 +1,4 @@
-"""Requests to a device's agent over its Unix socket.
+"""Requests to a device's agent over its Unix socket, and the lock on the device's folder.
 
 The ClientApp of a Flower round has no torch and no data: it forwards the server's message to the
 agent, which has both, and returns the agent's reply. The socket has mode 0600 and is in the
@@ -9,6 +9,7 @@ A connection carries one request and one reply. Each is a frame: two 4-byte big-
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,10 +19,12 @@ import stat
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
-from streams.contract.errors import MalformedRecord, Retryable
+from streams.contract.errors import MalformedRecord, Retryable, UsageError
 from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkRequest
 
 _LENGTHS = struct.Struct(">II")
@@ -174,3 +177,36 @@ def is_work(header: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(found, dict) and found.get("op") in ("train", "evaluate")
+
+
+LOOK_S = 0.1
+
+
+def hold(folder: Path, patience_s: float = 0.0) -> IO[str]:
+    """Lock the device's folder while the handle is open; raise UsageError if another agent still
+    has the lock after `patience_s`, or the folder is not writable. Commands that read a device
+    without an agent hold it too, for as long as they read: an agent has patience with them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / "lock").open("a")
+    except OSError as exc:
+        raise UsageError(
+            f"the device's folder {folder} cannot be written: {exc}: use another --state"
+        ) from exc
+    deadline = time.monotonic() + patience_s
+    while not _locked(handle):
+        if time.monotonic() >= deadline:
+            handle.close()
+            raise UsageError(
+                f"another agent serves the device in {folder}: stop it, or use another --device"
+            )
+        time.sleep(LOOK_S)
+    return handle
+
+
+def _locked(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

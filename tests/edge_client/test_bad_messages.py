@@ -8,7 +8,7 @@ import pytest
 from streams.contract.decisions import sign
 from streams.contract.topics import LABELS, RELEASES, SCORES, topic_name
 from streams.kafka.reader import Reader
-from tests.edge_client.releases.test_downlink import WHO, Rig, rig
+from tests.edge_client.test_downlink import WHO, Rig, rig
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.federation.evaluation.test_recent_windows import scores
 from tests.rig.made_up.mangled import mangled

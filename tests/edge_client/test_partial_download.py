@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_client.releases import fetch
-from edge_client.releases.fetch import Downloads, PersistentDownload, frame
+from edge_client import fetch
+from edge_client.fetch import Downloads, PersistentDownload, frame
 from streams.contract.decisions import Delivery
 from streams.contract.errors import ArtifactError
 from streams.kafka.reader import Received

@@ -1,3 +1,0 @@
-"""From Kafka to the device: `downlink` follows `releases` and `scores`, `fetch` downloads a version
-and keeps received chunks across restarts.
-"""
