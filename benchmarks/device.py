@@ -44,7 +44,7 @@ from streams.contract.topics import EVENTS, INVITATIONS, topic_name
 from streams.contract.work import AgentRequest
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, partition_of
-from streams.runtime.key_files import load_private_key
+from streams.runtime.trust import load_private_key
 from tests.rig.processes.distributions import needed
 
 RING = 2048  # samples that a device keeps

@@ -31,7 +31,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import load_public_key
+from streams.runtime.trust import load_public_key
 from tests.rig.processes.flower import FlowerStack
 
 TASK = """

@@ -31,7 +31,7 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.bootstrap.initial_model import prepare
-from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.quantization import run_graph
 from federation.registry.publisher import chunks
 from federation.registry.registry import Registry
 from streams.contract.artifact import GRAPH, LEARNED, WEIGHTS, pack, without_float
@@ -43,8 +43,8 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import fetch
 from streams.kafka.producer import Producer
 from streams.learning.learning import build_model
-from streams.runtime.disk import cache_folder
-from streams.runtime.key_files import create_key
+from streams.runtime.files import cache_folder
+from streams.runtime.trust import create_key
 
 LARGE, LARGER = (f"benchmarks.support.large_tasks:{name}" for name in ("task", "larger"))
 DIGITS, STOCK, OURS = "examples/digits/task.py:task", "Flower's FedAvg", "ours"

@@ -25,10 +25,10 @@ from benchmarks.frame import MB, Bench, Cell, main
 from streams.contract.task import Tumbling, load_task
 from streams.worker.commit.label_revisions import LabelRevisions
 from streams.worker.commit.messages import Outgoing
-from streams.worker.scoring.rows import DAY_US, store_schema
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import LABELS, SCORES, TABLES, label_schema
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.rows import DAY_US, store_schema
 
 DAYS, A_DAY, DEVICES, FLUSH = 365, 10_000, 1000, 10_000
 START_US, HOUR_US = 19_700 * DAY_US, 3_600_000_000

@@ -22,7 +22,7 @@ from compose.launcher.state_dir import StateDir
 from edge_client.ipc import ask, socket_path
 from federation.bootstrap.dataset import segments_of_device, stack
 from federation.bootstrap.initial_model import prepare
-from federation.evaluation.onnx_runner import renew_probe
+from federation.evaluation.quantization import renew_probe
 from federation.registry.publisher import announce, read_announced
 from federation.registry.registry import Registry
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
@@ -37,8 +37,8 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.learning.factors import add_factors
 from streams.learning.learning import build_model, fit, load_state, segment_loss
-from streams.runtime.disk import cache_folder
-from streams.runtime.key_files import create_key
+from streams.runtime.files import cache_folder
+from streams.runtime.trust import create_key
 
 TASK = "streams.tasks.har:task"
 AT_ONCE = 4  # devices that start

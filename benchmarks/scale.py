@@ -25,10 +25,10 @@ from streams.contract.events.batches import columns_of
 from streams.contract.events.records import encode_events
 from streams.contract.task import Task, load_task
 from streams.worker.commit.committer import OVERHEAD
-from streams.worker.scoring.rows import ScoredWindow, score_rows
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import SCORES
+from streams.worker.windows.rows import ScoredWindow, score_rows
 from streams.worker.windows.tumbling import Message, Window, split
 
 # devices, messages of each, rows a message, microseconds between rows

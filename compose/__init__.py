@@ -2,10 +2,9 @@
 
 cli        one module a command group
 console    the live console
-launcher   everything on one machine: processes, broker, screen
+launcher   everything on one machine: processes, broker, screen, certificates, node keys
 preflight  a look at a task's data and models
 reports    what commands read from the topics, and how they show it
-security   certificates, node keys
 
 `proxy/` and `systemd/` hold configuration for real deployments.
 """

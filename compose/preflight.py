@@ -131,8 +131,8 @@ def try_models(task: Task) -> ModelReport:
     """Build the models, train the device model for two steps, export it."""
     import numpy as np
 
+    from federation.bootstrap.first_models import loaded, read_weights
     from federation.bootstrap.onnx_export import export_graph, read_graph
-    from federation.bootstrap.weights_file import loaded, read_weights
     from federation.evaluation.quantization import Quantizer
     from streams.contract.weights.part import SUFFIX, Part
     from streams.learning.factors import check_factors

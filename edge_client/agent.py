@@ -18,12 +18,11 @@ from edge_client.inference.slots import Slots
 from edge_client.ipc import SocketServer, hold, socket_path
 from edge_client.participation import Joining, Participation
 from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
-from edge_client.samples.delayed_labels import DelayedLabels
-from edge_client.samples.labels import LabelIntake, LabelQueue
+from edge_client.samples.labels import DelayedLabels, LabelIntake, LabelQueue
 from edge_client.samples.samples import Samples
 from edge_client.settings import EdgeSettings
+from edge_client.sources.live import ReadingCounts, counted, open_source
 from edge_client.sources.replay import Replay
-from edge_client.sources.selection import ReadingCounts, counted, open_source
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from edge_client.training.own_weights import OwnWeights
@@ -37,11 +36,10 @@ from streams.contract.events.messages import TRACEPARENT, sampled_parent, task_l
 from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
-from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import Failpoint, unarmed
-from streams.runtime.key_files import load_public_key
 from streams.runtime.process import end_process, trim
 from streams.runtime.tracing import NOTHING, OFF, About, Span, Tracing
+from streams.runtime.trust import Acceptance, load_public_key
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
     from streams.kafka.producer import Sender

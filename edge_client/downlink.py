@@ -1,8 +1,8 @@
 """From Kafka to the device: decisions, model versions, the teacher's scores, labels from elsewhere,
 and invitations.
 
-Decisions on `releases` are accepted or refused in order (acceptance.py). The last accepted one
-names the version that this device must serve. If the device lacks it, it is fetched (fetch.py),
+Decisions on `releases` are accepted or refused in order (streams.runtime.trust). The last accepted
+one names the version that this device must serve. If the device lacks it, it is fetched (fetch.py),
 verified and installed on this thread; the device's loop takes the new engine between two segments.
 A version that the slots have refused is not fetched again: the stable version is served instead. A
 version that is unavailable is tried again, at growing intervals.
@@ -32,7 +32,7 @@ from streams.contract.events.messages import TAUGHT
 from streams.contract.task import Task
 from streams.contract.topics import INVITATIONS, LABELS, RELEASES, SCORES, topic_name
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.acceptance import Acceptance
+from streams.runtime.trust import Acceptance
 
 if TYPE_CHECKING:  # Kafka's library, which the first answer does not wait for
     from streams.kafka.reader import Reader, Received

@@ -26,7 +26,7 @@ from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import OWN, AgentReply, AgentRequest, Label
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.acceptance import reset
+from streams.runtime.trust import reset
 
 PAUSE_S = 0.1
 

@@ -39,7 +39,7 @@ from edge_client.supernode import NodeSettings, command
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.invitations import Followed, Invitation, SignedInvitation
 from streams.contract.task import Task
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 log = logging.getLogger(__name__)
 

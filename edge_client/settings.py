@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from edge_client.spool.frames import SpoolLimits
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.options import option
+from streams.runtime import option
 
 if TYPE_CHECKING:
     from edge_client.sources.mqtt import MqttSettings  # needs paho-mqtt, an optional package

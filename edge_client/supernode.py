@@ -37,7 +37,7 @@ from streams.contract.documents import Document
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.invitations import PullSeconds
 from streams.contract.work import AgentRequest
-from streams.runtime import logs
+from streams.runtime.process import configure_logging
 
 PULL_S = 1.0
 AGAIN_S, CAP_S = 0.1, 0.4  # until a message is asked for again that is still being sent, at most
@@ -224,7 +224,7 @@ def main() -> None:
     def leave(*_: object) -> None:
         raise SystemExit(0)
 
-    logs.configure("INFO")
+    configure_logging("INFO")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

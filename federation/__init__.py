@@ -1,10 +1,9 @@
-"""Federated learning: rounds, aggregation, evaluation, versions, rollout.
+"""Federated learning: rounds, evaluation, versions, rollout.
 
 server_app is Flower's ServerApp, an entry point.
 
-rounds        one run: sampling, collecting, checkpoints, promotion
+rounds        one run: sampling, collecting, aggregation, checkpoints, promotion
 admission     the checks of an update, and the quarantine of nodes
-aggregation   from admitted updates to the next weights
 evaluation    the promotion gate and its evidence
 bootstrap     the first model and the teacher
 controller    starts runs and follows them

@@ -28,7 +28,7 @@ its count starts again. The reasons `name` and `duplicate` are no strikes: of tw
 same name the server cannot tell which one lies, and the honest one must not be excluded by the
 other. `stale` and errors are no strikes either.
 
-Where `<state>/keys/nodes/<device>/node.json` are, which compose.security.node_registry writes, a
+Where `<state>/keys/nodes/<device>/node.json` are, which compose.launcher.node_registry writes, a
 node is one device's: its replies count under that name alone, and nodes that are not among them
 belong to other tasks of the same SuperLink.
 """
@@ -45,7 +45,7 @@ import numpy as np
 from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import DEVICE_NAME
-from streams.learning.clipping import update_norm
+from streams.learning.updates import update_norm
 
 Tensors = dict[str, np.ndarray]
 Weights = Mapping[str, np.ndarray]

@@ -28,17 +28,17 @@ from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.superlink.grid import http_grid
 
 from federation.admission import Refusal, Tensors, Update, registered
-from federation.aggregation import strategies
-from federation.aggregation.aggregator import Aggregator
-from federation.aggregation.privacy import Ledger, private
 from federation.evaluation import recent_windows
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry
+from federation.rounds import strategies
+from federation.rounds.aggregator import Aggregator
 from federation.rounds.checkpoint import park
 from federation.rounds.collector import Reply
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.participants import Inviter
+from federation.rounds.privacy import Ledger, private
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import policy, run_settings
 from streams.contract.errors import UsageError
@@ -51,9 +51,9 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import read_failpoint
-from streams.runtime.key_files import load_private_key, load_public_key
-from streams.runtime.logs import handler
+from streams.runtime.process import handler
 from streams.runtime.tracing import open_tracing
+from streams.runtime.trust import load_private_key, load_public_key
 
 HEARTBEATS_S = 25.0  # before a run: a device says something every 20 s at most
 REGISTERED_S = 5.0  # how often the registered nodes are read again

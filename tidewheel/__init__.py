@@ -60,6 +60,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
+    from compose.cli.batch.submitting import read_output, score
+    from streams.batch.records.progress import Manifest
     from streams.contract.errors import (
         BrokerUnavailable,
         MalformedRecord,
@@ -94,7 +96,6 @@ if TYPE_CHECKING:
         load_task,
     )
     from streams.contract.task.extensions import MetricFunction, Move, Sink, Source, Strategy
-    from tidewheel.batch import Manifest, read_output, score
 
 __all__ = [
     "Answered",
@@ -152,7 +153,8 @@ _PLACES = {
         ("MetricFunction", "Move", "Sink", "Source", "Strategy"), "streams.contract.task.extensions"
     ),
     **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
-    **dict.fromkeys(("Manifest", "read_output", "score"), "tidewheel.batch"),
+    "Manifest": "streams.batch.records.progress",
+    **dict.fromkeys(("read_output", "score"), "compose.cli.batch.submitting"),
 }
 _RENAMED = {"decode_events": "decode_event_message"}
 

@@ -21,15 +21,15 @@ from edge_client.samples.samples import Samples
 from edge_client.training import trainer_process
 from edge_client.training.own_weights import OwnWeights
 from federation.admission import Update
-from federation.aggregation import strategies
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation import device_metrics
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation, Results
-from federation.evaluation.onnx_runner import renew_probe
 from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.quantization import renew_probe
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import HELD_OUT, Registry
+from federation.rounds import strategies
 from federation.rounds.fleet_reports import teacher_shares
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, pack
 from streams.contract.documents import DeviceState
@@ -37,12 +37,12 @@ from streams.contract.task import MINIMUM_SAMPLES, Task, load_task
 from streams.contract.weights import payload
 from streams.contract.weights.part import Part
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
-from streams.drift.detector import compare
-from streams.drift.reference import Reference, observe
 from streams.learning import learning
+from streams.learning.drift_detector import compare
+from streams.learning.drift_reference import Reference, observe
 from streams.learning.teacher import Teacher, teacher_of
-from streams.runtime.disk import cache_folder
-from streams.runtime.key_files import create_key
+from streams.runtime.files import cache_folder
+from streams.runtime.trust import create_key
 
 
 class Device:

@@ -15,13 +15,13 @@ from edge_client.samples.table import ALIGNED, LABELLED
 from edge_client.training.adapter_fit import Fitter, cross_validated, evidence_of
 from edge_client.training.own_weights import EPOCHS, SHARE_OF_RATE
 from federation.admission import Update
-from federation.aggregation import strategies
 from federation.bootstrap.first_models import LEARNING_RATE
+from federation.rounds import strategies
 from streams.contract.weights import payload
 from streams.contract.work import TrainerJob, WorkRequest
 from streams.learning import learning as loops
 from streams.learning.input_adapter import InputAdapter
-from streams.learning.interpolation import SHARE, interpolated
+from streams.learning.updates import SHARE, interpolated
 
 BEHIND = "offered, behind an adapter"
 WORSE = "devices worse by more than a point"

@@ -47,7 +47,7 @@ def answers(out: Path, model: Path, words: list[str]) -> None:
 
     from compose.cli.main import main
     from edge_client.inference.loop import InferenceLoop
-    from edge_client.sources.cuts import Cut
+    from edge_client.sources.replay import Cut
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

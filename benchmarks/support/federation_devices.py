@@ -30,7 +30,7 @@ from streams.contract.work import AgentReply, AgentRequest, WorkReply, WorkReque
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import load_public_key
+from streams.runtime.trust import load_public_key
 
 LOOK_S, STATE_S = 0.1, 1.0
 AWAY_S = 60.0  # until Flower gives up a node of which it hears nothing

@@ -33,8 +33,8 @@ from streams.contract.task import Task, load_task
 from streams.contract.topics import INVITATIONS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
-from streams.runtime.disk import cache_folder, write_atomic
-from streams.runtime.key_files import create_key
+from streams.runtime.files import cache_folder, write_atomic
+from streams.runtime.trust import create_key
 from tests.rig.processes.flower import FlowerStack
 
 TASK = "streams.tasks.har:task"

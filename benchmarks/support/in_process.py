@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_client.samples.table import HELD_OUT, NEITHER, TRAIN, split_of
 from federation.admission import Update
-from federation.aggregation.aggregator import Aggregator
+from federation.rounds.aggregator import Aggregator
 from federation.rounds.collector import Reply
 from federation.rounds.event_log import EventLog
 from federation.rounds.update_intake import UpdateIntake

@@ -10,12 +10,11 @@ import safetensors.numpy
 import torch
 
 from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation.onnx_runner import make_probe
-from federation.evaluation.quantization import complete
+from federation.evaluation.quantization import complete, make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 from streams.learning.learning import build_model
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 
 
 def write_model(task: Task, folder: Path) -> None:

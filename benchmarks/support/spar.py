@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streams.contract.errors import TidewheelError
-from streams.runtime.disk import cache_folder
+from streams.runtime.files import cache_folder
 from streams.tasks import hapt, har
 from streams.tasks.download import member_of
 from tidewheel import Device, Reading, Segment, Task, Training, Tumbling

@@ -18,8 +18,8 @@ from benchmarks.support.backlog import Plan
 from benchmarks.support.processes import Failed, Usage, module, running, tidewheel, until, usage
 from streams.contract.task import load_task
 from streams.contract.topics import topic_specs, worker_group
-from streams.drift.reference import MINIMUM, WINDOWS
 from streams.kafka.admin import ensure_topics
+from streams.learning.drift_reference import MINIMUM, WINDOWS
 from tests.rig.processes import workers as support
 
 LOOK_S = 0.02

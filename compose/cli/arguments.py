@@ -17,8 +17,8 @@ from streams.contract.decisions import DesiredState, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import DEVICE_NAME, Task, strategy_problem
 from streams.kafka.settings import BrokerSettings
-from streams.runtime import logs
-from streams.runtime.key_files import load_public_key
+from streams.runtime.process import configure_logging
+from streams.runtime.trust import load_public_key
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ def configure_log() -> None:
     level = os.environ.get("TIDEWHEEL_LOG_LEVEL", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise UsageError(f"TIDEWHEEL_LOG_LEVEL {level}: DEBUG, INFO, WARNING or ERROR")
-    logs.configure(level)
+    configure_logging(level)
 
 
 def shares_of(text: str) -> tuple[float, ...]:

@@ -22,7 +22,7 @@ from streams.kafka.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from compose.launcher.broker import Launch
-    from compose.security.node_registry import Nodes
+    from compose.launcher.node_registry import Nodes
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's name.")]
 Superlink = Annotated[
@@ -100,7 +100,7 @@ def superlink(
     compose/proxy/nginx.conf; the SuperExec and the controller run on the same machine.
     """
     from compose.launcher import flower_processes
-    from compose.security.certificates import make_certificates
+    from compose.launcher.certificates import make_certificates
 
     tls = make_certificates(StateDir(state).keys)
     _become(flower_processes.superlink(state, port, tls))
@@ -114,7 +114,7 @@ def superexec(
     """Run Flower's SuperExec, which starts the server's part of each federated run, beside the
     SuperLink of the same state folder."""
     from compose.launcher import flower_processes
-    from compose.security.certificates import make_certificates
+    from compose.launcher.certificates import make_certificates
 
     extra = {"TIDEWHEEL_KAFKA": BrokerSettings.at(kafka).bootstrap}
     tls = make_certificates(StateDir(state).keys)
@@ -128,7 +128,7 @@ def _become(launch: "Launch") -> None:
 
 def _nodes(state: Path, superlink: str | None, ca: Path | None) -> "Nodes":
     from compose.launcher import flower_processes
-    from compose.security.node_registry import Nodes
+    from compose.launcher.node_registry import Nodes
 
     if superlink is None and ca is not None:
         raise UsageError("--superlink-ca needs --superlink HOST:PORT")

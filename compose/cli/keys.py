@@ -29,7 +29,7 @@ def list_keys(
     Devices: trusted, revoked, or not announced to them.
     """
     from federation.registry.key_rotation import keys_of
-    from streams.runtime.key_files import StoredKey, kept_keys
+    from streams.runtime.trust import StoredKey, kept_keys
 
     layout = StateDir(state)
     kept = {key.id: key for key in kept_keys(layout.keys)}
@@ -69,8 +69,8 @@ def trust(
     Without a file a key is created: <state>/keys/ID.pem (0600) and ID.pub.
     """
     from federation.registry import key_rotation
-    from streams.contract.signing import key_id
-    from streams.runtime.key_files import (
+    from streams.contract.artifact import key_id
+    from streams.runtime.trust import (
         keep_public,
         load_private_key,
         load_public_key,
@@ -104,9 +104,9 @@ def use(
     A controller takes it within 2 s; a running federated run still signs with the old one.
     """
     from federation.registry import key_rotation
-    from streams.contract.signing import key_id
+    from streams.contract.artifact import key_id
     from streams.runtime.failpoints import read_failpoint
-    from streams.runtime.key_files import private_key, take_over
+    from streams.runtime.trust import private_key, take_over
 
     layout = StateDir(state)
     key, where = private_key(layout.keys, name), _registry(layout, registry)
@@ -133,7 +133,7 @@ def revoke(
     cannot be revoked: switch to another one first.
     """
     from federation.registry import key_rotation
-    from streams.runtime.key_files import load_private_key
+    from streams.runtime.trust import load_private_key
 
     layout = StateDir(state)
     signer, where = load_private_key(layout.signing_key), _registry(layout, registry)
@@ -146,7 +146,7 @@ def revoke(
 
 def _registry(layout: StateDir, place: str | None) -> "Registry":
     from federation.registry.key_rotation import open_registry
-    from streams.runtime.key_files import load_public_key
+    from streams.runtime.trust import load_public_key
 
     keys = [load_public_key(path) for path in layout.trusted_keys()]
     try:

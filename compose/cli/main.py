@@ -31,7 +31,7 @@ GROUPS = {
         "superlink": "flower:superlink",
         "superexec": "flower:superexec",
     },
-    "Devices": {"edge": "edge:app", "node": "flower:app", "label": "labels:app"},
+    "Devices": {"edge": "edge:app", "node": "flower:app", "label": "server:label"},
     "Look": {
         "status": "views:status",
         "timeline": "views:timeline",

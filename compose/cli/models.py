@@ -30,7 +30,7 @@ from streams.contract.task import Task, load_task
 from streams.contract.task.metrics import metric_of, named
 from streams.fleet.wording import counted, short_runs
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.options import option
+from streams.runtime import option
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -111,7 +111,7 @@ def import_model(
     """
     from federation.bootstrap.replacement import import_candidate
     from streams.runtime.failpoints import read_failpoint
-    from streams.runtime.key_files import load_private_key
+    from streams.runtime.trust import load_private_key
 
     loaded, layout = load_task(task), StateDir(state)
     key = load_private_key(layout.signing_key)
@@ -191,7 +191,7 @@ def verify(
     With MODEL the chain and that version. Prints one line per problem; exits 1 if there is one.
     """
     from federation.registry.catalog import verify as look
-    from streams.runtime.key_files import load_public_key
+    from streams.runtime.trust import load_public_key
 
     where = registry_of(load_task(task), state, registry)
     given = [load_public_key(path) for path in trust or []]
@@ -224,7 +224,7 @@ class Decisive:
     def decide(self, decide: Any, more: str = "") -> None:
         """Make a decision, if it is confirmed; `more` is what changes beside what it says."""
         from federation.registry.key_rotation import settled
-        from streams.runtime.key_files import load_private_key
+        from streams.runtime.trust import load_private_key
 
         def agree(text: str) -> None:
             if self.yes:

@@ -120,8 +120,8 @@ def prepare(
 
     Training is cached. Prints the files that workers and devices on other machines need.
     """
+    from compose.launcher.certificates import proxy_certificate
     from compose.launcher.preparation import look, make_models
-    from compose.security.certificates import proxy_certificate
 
     reference, layout = absolute_reference(task), StateDir(state)
     loaded = load_task(reference)

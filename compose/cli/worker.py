@@ -58,8 +58,8 @@ def run_worker(
     Workers of one task share its partitions; each has a unique --instance. SIGTERM or Ctrl-C
     stops it between two commits.
     """
-    from streams.learning.torch_device import torch_device
     from streams.worker.app import run
+    from streams.worker.settings import torch_device
     from streams.worker.store.tables import beside
 
     layout = StateDir(state)

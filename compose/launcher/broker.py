@@ -26,7 +26,7 @@ from typing import Literal
 
 from streams.contract.errors import ProcessFailed, UsageError
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 HOST = "127.0.0.1"
 # A heap that grows only when it must, and C1 alone: a third less CPU and memory for a start.

@@ -9,7 +9,7 @@ from compose.launcher import flower_processes
 from compose.launcher.broker import BrokerChoice, Launch
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
-from streams.runtime.options import option
+from streams.runtime import option
 
 DEVICES = 6
 START_SPEED = 60.0

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compose.launcher import broker, flower_processes
+from compose.launcher.certificates import Tls
 from compose.launcher.commands import Commands
+from compose.launcher.node_registry import Nodes
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
-from compose.security.certificates import Tls
-from compose.security.node_registry import Nodes
 from edge_client.ipc import ask, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.topics import topic_specs

@@ -6,7 +6,7 @@
     <state>/flower/home            FLWR_HOME of SuperLink, SuperExec and `flwr`
 
 With TLS the SuperLink takes SuperNodes with a registered key only
-(`compose.security.node_registry`); the others get the path of the CA's certificate.
+(`compose.launcher.node_registry`); the others get the path of the CA's certificate.
 
 Under `up` both run while the controller wants them (compose.launcher.fleet). Order: superlink, wait
 until `is_ready`, superexec. The SuperExec starts the ServerApp of each run, which invites the
@@ -28,11 +28,11 @@ from functools import partial
 from pathlib import Path
 
 from compose.launcher.broker import Launch
-from compose.security.certificates import Tls
+from compose.launcher.certificates import Tls
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission, toml
 from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 HOST = "127.0.0.1"
 CONNECTION = "tidewheel"

@@ -20,8 +20,8 @@ from streams.contract.task import Task, check_model, load_task
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import digits
 from streams.learning.factors import check_factors
-from streams.runtime.disk import cache_folder, write_atomic
-from streams.runtime.key_files import create_key, load_public_key
+from streams.runtime.files import cache_folder, write_atomic
+from streams.runtime.trust import create_key, load_public_key
 
 Say = Callable[[str], None]
 

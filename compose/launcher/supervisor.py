@@ -25,8 +25,8 @@ from pathlib import Path
 
 from compose.launcher.broker import Launch
 from streams.contract.errors import ProcessFailed, UsageError
-from streams.runtime.disk import write_atomic
-from streams.runtime.logs import rotate
+from streams.runtime.files import write_atomic
+from streams.runtime.process import rotate
 
 log = logging.getLogger("tidewheel.up")
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from compose.launcher import broker, progress
+from compose.launcher.certificates import Tls, make_certificates
 from compose.launcher.commands import Commands, UpOptions, chosen_devices
 from compose.launcher.fleet import Fleet, Flower
 from compose.launcher.progress import Finding, Pace, Phase, Screen, silent
@@ -26,14 +27,13 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor, prepared
 from compose.reports.follower import Follower
 from compose.reports.summary import ServerCounts, Summary, render, summarize
-from compose.security.certificates import Tls, make_certificates
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
 from streams.contract.task.metrics import metric_of
 from streams.fleet.view import FleetView
 from streams.fleet.wording import listed
 from streams.kafka.admin import probe
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 from streams.runtime.process import Interrupted, Interrupts
 
 READY_S = 60.0

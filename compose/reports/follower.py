@@ -24,7 +24,7 @@ from streams.fleet.view import FleetView
 from streams.kafka.admin import GroupPosition, group_positions, retention_s
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 log = logging.getLogger(__name__)
 

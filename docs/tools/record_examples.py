@@ -37,13 +37,12 @@ from streams.contract.events.messages import (
     event_columns,
     task_layout,
 )
-from streams.contract.events.records import EventBatch, encode_events, encode_stream
-from streams.contract.events.scores import decode_scores
+from streams.contract.events.records import EventBatch, decode_scores, encode_events, encode_stream
 from streams.contract.invitations import Invitation, sign_invitation
 from streams.contract.task import Segment, Task
 from streams.contract.work import Work, WorkReply, WorkRequest
 from streams.worker.commit.messages import Incoming, Outgoing, dead_letters_of, decode, publications
-from streams.worker.scoring.rows import ScoredWindow, score_rows
+from streams.worker.windows.rows import ScoredWindow, score_rows
 from streams.worker.windows.tumbling import Message, Window, split
 
 PAGE = Path(__file__).parents[1] / "reference" / "topics-and-records.md"

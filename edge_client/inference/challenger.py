@@ -55,7 +55,7 @@ from streams.contract.documents import ChallengerState, Origin
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
 from streams.learning.onnx_model import answering
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 log = logging.getLogger(__name__)
 

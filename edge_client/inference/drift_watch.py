@@ -1,8 +1,9 @@
 """Whether the device's own sensor has drifted: by the reference that is signed with the release, or
 by the device's labels.
 
-The device compares as streams.drift.detector does in the worker. It needs no connection for that,
-and a task that uploads no segments has the same alarm. What it compares are the segments in memory.
+The device compares as the worker does (streams.learning.drift_detector). It needs no connection for
+that, and a task that uploads no segments has the same alarm. What it compares are the segments in
+memory.
 
     inputs   the latest segments, of at most the reference's windows, alarm. It begins when there is
              an alarm for LASTING windows, and ends when there is none for longer: what has
@@ -27,8 +28,8 @@ from streams.contract.artifact import DRIFT
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
 from streams.contract.window_report import DriftReport
-from streams.drift.detector import compare
-from streams.drift.reference import WINDOWS, Reference, observe
+from streams.learning.drift_detector import compare
+from streams.learning.drift_reference import WINDOWS, Reference, observe
 
 log = logging.getLogger(__name__)
 

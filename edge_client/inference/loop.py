@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from edge_client.inference.challenger import Challenger
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
-from edge_client.sources.cuts import Cut, Source
+from edge_client.sources.replay import Cut, Source
 from edge_client.spool.writer import Event
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Task

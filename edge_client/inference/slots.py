@@ -51,8 +51,8 @@ from streams.contract.artifact import WEIGHTS, Artifact, unpack
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.errors import ArtifactError, MalformedRecord
 from streams.contract.task import Task
-from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.files import write_atomic
 
 log = logging.getLogger(__name__)
 

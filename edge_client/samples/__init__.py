@@ -1,5 +1,5 @@
 """A device's samples to learn from, their labels, and its accuracy by version.
 
-samples, table (rows, file, what is held out), trust, labels (parsing; to samples and server),
-delayed_labels (the task's `outcomes`), accuracy (records every answer).
+samples, table (rows, file, what is held out), trust, labels (parsing; to samples and server; the
+task's `outcomes`), accuracy (records every answer).
 """

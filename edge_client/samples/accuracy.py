@@ -32,7 +32,7 @@ from streams.contract.task.metrics import row_errors
 from streams.contract.window_metrics import RowMetric
 
 if TYPE_CHECKING:
-    from edge_client.samples.delayed_labels import DelayedLabels
+    from edge_client.samples.labels import DelayedLabels
 
 KEPT = 4  # versions
 PLACES, SPARE = 2048, 256  # held-out positions of a version; until the next sampling of them

@@ -46,7 +46,7 @@ from edge_client.samples.table import (
 from edge_client.samples.trust import Record, record
 from streams.contract.task import Task
 from streams.learning.input_adapter import InputAdapter
-from streams.runtime.disk import replacing
+from streams.runtime.files import replacing
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from edge_client.sources.cuts import Skip
-from edge_client.sources.stdin import MALFORMED, UNREADABLE, json_reading
+from edge_client.sources.live import MALFORMED, UNREADABLE, json_reading
+from edge_client.sources.replay import Skip
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.task import Reading, Task
 from streams.kafka.settings import FromEnvironment, check_readable

@@ -18,12 +18,43 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from edge_client.samples.table import split_period_us
-from edge_client.sources.cuts import Cut, Skip
 from streams.contract.task import Reading, Readings, Task
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 from streams.segments.segmentation import segments_of
+
+Skip = Callable[[str, int], None]  # (reason, time in microseconds) of what cannot be used
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A segment with its event times.
+
+    `recorded_us` is its place in the data, the same in every pass: the time of its first reading
+    as the source has it. `mark_us` is that of a replay, after which a restart goes on. Each segment
+    has its own: it is the time of the segment, or one more than the segment before where that is
+    not earlier.
+    """
+
+    first_us: int
+    last_us: int
+    recorded_us: int
+    mark_us: int
+    segment: np.ndarray
+    truth: np.ndarray | None
+
+
+class Source(Protocol):
+    """Segments as they come; `passes_done` through a recording."""
+
+    passes_done: int
+
+    def __iter__(self) -> Iterator[Cut]: ...
+
 
 DATED_FROM_US = 10**15  # September 2001
 DAY_US = 24 * 3600 * 1_000_000

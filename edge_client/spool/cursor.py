@@ -24,7 +24,7 @@ from zlib import crc32
 
 from edge_client.spool.frames import EVENTS, Declared, Frame, SegmentFile, SpoolPosition
 from streams.contract.accounting import DeviceAccount
-from streams.runtime.disk import sync_directory, write_all
+from streams.runtime.files import sync_directory, write_all
 
 BLOCK = 4096
 NAMES = ("position.0", "position.1")

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from zlib import crc32
 
-from streams.runtime.disk import sync_directory, write_all
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.files import sync_directory, write_all
 
 EVENTS, DROPS = 1, 2
 CORRUPT = "corrupt"

@@ -64,8 +64,8 @@ from edge_client.spool.frames import (
 )
 from streams.contract.accounting import DeviceAccount
 from streams.contract.errors import SpoolError
-from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.files import write_atomic
 
 FULL = "spool-full"
 BATCH_BYTES = 2_000_000  # of frames that are synced together

@@ -19,7 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from streams.contract.task import Task, is_local
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from streams.contract.task import MINIMUM_SAMPLES, Task
 from streams.contract.task.channels import is_plain
 from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, WorkReply, WorkRequest
-from streams.drift.reference import Reference
+from streams.learning.drift_reference import Reference
 from streams.learning.input_adapter import BIAS, MOST_CHANNELS, WEIGHT
 
 log = logging.getLogger(__name__)

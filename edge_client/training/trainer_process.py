@@ -43,9 +43,8 @@ from streams.contract.work import (
     class_prefix,
 )
 from streams.learning import learning
-from streams.learning.clipping import clipped
 from streams.learning.factors import add_factors, is_linear
-from streams.learning.interpolation import SHARE, interpolated
+from streams.learning.updates import SHARE, clipped, interpolated
 
 EVALUATED = 1024  # rows, where there is memory for them
 AUTOGROUP = Path("/proc/self/autogroup")

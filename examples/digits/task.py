@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streams.runtime.disk import cache_folder
+from streams.runtime.files import cache_folder
 from streams.tasks.download import member_of
 from tidewheel import Device, Readings, Segment, Task, Training, Tumbling
 

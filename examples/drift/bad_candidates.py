@@ -19,9 +19,9 @@ from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.device_metrics import DeviceResult
 from federation.evaluation.evidence import CandidateEvaluation
-from federation.evaluation.onnx_runner import renew_probe, run_graph
 from federation.evaluation.paired import Paired
 from federation.evaluation.promotion_gate import Verdict
+from federation.evaluation.quantization import renew_probe, run_graph
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import Registry, Stale
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Artifact, Manifest, pack

@@ -52,7 +52,7 @@ from streams.contract.documents import RoundEvent
 from streams.contract.errors import ProcessFailed, TidewheelError
 from streams.contract.task import load_task
 from streams.kafka.reader import Reader
-from streams.runtime.key_files import load_private_key
+from streams.runtime.trust import load_private_key
 
 WINDOWS = 8  # the last ones of each of those people, before it is said to have recovered
 REGAINED = 0.5  # of the agreement and accuracy lost

@@ -9,8 +9,8 @@ import numpy as np
 from federation.evaluation.accuracy import HeldOut
 from streams.contract.errors import TaskError
 from streams.contract.task import Task
-from streams.drift.detector import stability_index
-from streams.drift.reference import (
+from streams.learning.drift_detector import stability_index
+from streams.learning.drift_reference import (
     EFFECT,
     MARGIN,
     WINDOWS,

@@ -28,7 +28,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
-from federation.bootstrap import dataset, first_models, onnx_export, torchscript, weights_file
+from federation.bootstrap import dataset, first_models, onnx_export
 from federation.bootstrap.dataset import Segments, TeacherWindows, group, make_reference, stack
 from federation.bootstrap.first_models import (
     EACH_S,
@@ -40,22 +40,20 @@ from federation.bootstrap.first_models import (
     graph_of,
 )
 from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation import onnx_runner, quantization
+from federation.evaluation import quantization
 from federation.evaluation.accuracy import HeldOut, score
-from federation.evaluation.onnx_runner import make_probe, run_graph
-from federation.evaluation.quantization import SEGMENTS, Quantizer
+from federation.evaluation.quantization import SEGMENTS, Quantizer, make_probe, run_graph
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, INT8, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.task.metrics import gain, measured, metric_of
-from streams.drift import reference
-from streams.learning import learning
+from streams.learning import drift_reference, learning
 from streams.learning.learning import (
     predict,
     to_safetensors,
 )
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 from streams.segments.findings import no_labels
 from streams.segments.survey import TaskReadings, survey
 
@@ -159,8 +157,8 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             path = getattr(value, "__file__", None)
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
-    parts = (learning, onnx_export, onnx_runner, quantization, reference, dataset, first_models)
-    sources |= {__file__, *(str(part.__file__) for part in (*parts, torchscript, weights_file))}
+    parts = (learning, onnx_export, quantization, drift_reference, dataset, first_models)
+    sources |= {__file__, *(str(part.__file__) for part in parts)}
     settings = [
         task.version,
         task.quantize,

@@ -25,8 +25,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
+from federation.bootstrap.first_models import loaded, read_weights
 from federation.bootstrap.onnx_export import read_graph
-from federation.bootstrap.weights_file import loaded, read_weights
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict

@@ -3,7 +3,7 @@ and starts runs when there is cause.
 
 It starts from the last snapshot of the fleet and the PAST windows before it, and follows the topics
 from there. The registry has the decisions, `releases` what devices know of them. Of several
-controllers of a task one leads, the others wait (election.py).
+controllers of a task one leads, the others wait (streams.kafka.admin).
 """
 
 import logging
@@ -30,11 +30,11 @@ from streams.contract.topics import RELEASES, topic_name
 from streams.contract.window_report import WindowReport
 from streams.fleet.following import Snapshots, before, open_view
 from streams.fleet.view import FleetView
-from streams.kafka.election import Election
+from streams.kafka.admin import Election
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed
-from streams.runtime.key_files import load_private_key, load_public_key
+from streams.runtime.trust import load_private_key, load_public_key
 
 if TYPE_CHECKING:  # prometheus_client, which only --metrics-port needs
     from federation.controller.metrics import FederationMetrics

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams.contract.errors import ProcessFailed
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 ConfigValue = str | int | float | bool
 

@@ -35,8 +35,8 @@ from streams.contract.documents import Document, RoundEvent, RoundKind
 from streams.contract.errors import MalformedRecord, ProcessFailed
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.producer import Producer
-from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.files import write_atomic
 
 RESUMES = 3  # of one run; then recovery stops
 

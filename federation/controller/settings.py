@@ -8,8 +8,8 @@ from typing import Annotated
 from federation.controller.flwr_cli import ConfigValue, Submission
 from federation.rollout.rollout import Plan
 from streams.kafka.settings import BrokerSettings
+from streams.runtime import option
 from streams.runtime.health import HOST
-from streams.runtime.options import option
 
 
 @dataclass(frozen=True)

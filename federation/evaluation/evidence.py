@@ -1,6 +1,6 @@
 """The evidence for the promotion gate: from devices, held-out people, and the teacher; and how far
 a run's candidate goes from the served weights: the whole way to what was learned, or a part of it
-(`interpolation.SHARE`).
+(`updates.SHARE`).
 
 A part is the rule: it keeps most of what the served version knows and the learned weights have
 forgotten. The whole way is taken if it is shown to be better, on the devices or on held-out ones,
@@ -18,9 +18,8 @@ from federation.admission import Tensors, Weights
 from federation.evaluation import accuracy, device_metrics, paired, promotion_gate
 from federation.evaluation.accuracy import HeldOut, Score
 from federation.evaluation.device_metrics import DeviceResult
-from federation.evaluation.onnx_runner import run_graph
 from federation.evaluation.promotion_gate import Comparison, GateEvidence, GateRules, Rows, Verdict
-from federation.evaluation.quantization import Quantizer
+from federation.evaluation.quantization import Quantizer, run_graph
 from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.artifact import GRAPH, Artifact
 from streams.contract.task import Task
@@ -29,7 +28,7 @@ from streams.contract.weights import payload
 from streams.contract.weights.part import Part
 from streams.contract.window_report import JUDGING
 from streams.contract.work import PART
-from streams.learning.interpolation import SHARE, interpolated
+from streams.learning.updates import SHARE, interpolated
 
 Results = Mapping[str, DeviceResult]  # by device
 

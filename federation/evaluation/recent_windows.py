@@ -19,8 +19,7 @@ from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.events.batches import EventColumns, filled_rows
 from streams.contract.events.json_form import decode_json, is_json
 from streams.contract.events.json_items import PLACED
-from streams.contract.events.records import decode_columns
-from streams.contract.events.scores import decode_scores
+from streams.contract.events.records import decode_columns, decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, SCORES, topic_name
 from streams.kafka.reader import Reader, Received

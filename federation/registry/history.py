@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from streams.contract.decisions import ZERO, Decision, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.runtime.object_store import ObjectStore
+from streams.runtime.files import ObjectStore
 
 FOLDER = "history"
 READERS = 16  # files that are read at the same time

@@ -1,7 +1,7 @@
 """Rotation of signing keys: announce a new key to devices, switch to it, revoke the old one.
 
-A device trusts the keys that it was started with and those that decisions name (acceptance.py). For
-the registry the former is the key of the first decision. A rotation is
+A device trusts the keys that it was started with and those that decisions name
+(streams.runtime.trust). For the registry the former is the key of the first decision. A rotation is
 
 1. `trust`: a decision by the current key names the new key, and itself, for new devices
 2. `hand_over`: the new key signs, starting with a decision of its own
@@ -19,11 +19,10 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.registry.registry import NOT_OFFERED, Registry, Stale
-from streams.contract.artifact import Artifact, pack
+from streams.contract.artifact import Artifact, key_id, pack, public_keys
 from streams.contract.decisions import DesiredState, Kind, Ref, Release
 from streams.contract.errors import UsageError
-from streams.contract.signing import key_id, public_keys
-from streams.runtime.object_store import open_store
+from streams.runtime.files import open_store
 
 ATTEMPTS = 5
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.key_rotation import keys_of, last_decision
 from federation.registry.registry import NOT_OFFERED, Registry, Stale
-from streams.contract.artifact import Artifact
+from streams.contract.artifact import Artifact, key_id
 from streams.contract.decisions import (
     MANUAL,
     Decision,
@@ -36,7 +36,6 @@ from streams.contract.decisions import (
 )
 from streams.contract.documents import Document
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.signing import key_id
 
 ASIDE = ("keys", "teacher", "candidate", "dropped")  # kinds that change nothing on devices
 

@@ -28,11 +28,10 @@ from contextlib import closing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.registry import Registry
-from streams.contract.artifact import is_quantized, without_float
+from streams.contract.artifact import is_quantized, key_id, without_float
 from streams.contract.decisions import MAX_BYTES, Delivery, DesiredState, Ref, Release, decision_key
 from streams.contract.errors import ArtifactError, BrokerUnavailable, MalformedRecord
 from streams.contract.events.messages import Headers
-from streams.contract.signing import key_id
 from streams.contract.topics import ARTIFACTS, RELEASES, topic_name
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received

@@ -25,7 +25,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.registry.history import History
-from streams.contract.artifact import Artifact, Manifest, unpack
+from streams.contract.artifact import Artifact, Manifest, key_id, unpack
 from streams.contract.decisions import (
     ZERO,
     Decision,
@@ -37,10 +37,9 @@ from streams.contract.decisions import (
     sign,
 )
 from streams.contract.errors import ArtifactError, Retryable, UsageError
-from streams.contract.signing import key_id
 from streams.contract.topics import task_id
 from streams.contract.weights import delta
-from streams.runtime.object_store import ObjectStore, open_store
+from streams.runtime.files import ObjectStore, open_store
 
 TEACHER, HELD_OUT, CALIBRATION = "teacher.twa", "heldout.safetensors", "calibration.safetensors"
 NOT_OFFERED: Mapping[str, Any] = {"offered": None, "share": 0.0, "stage": 0, "paused": None}

@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 from federation.admission import Quarantine, Tensors, Weights, digest
 from streams.contract.documents import Count, Document
 from streams.contract.errors import MalformedRecord
-from streams.runtime.disk import write_atomic
+from streams.runtime.files import write_atomic
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation.aggregation.aggregator import Aggregator
+from federation.rounds.aggregator import Aggregator
 from federation.rounds.collector import QUORUM, Collector, Fleet, Policy
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FRESH_S, FleetReports

@@ -13,9 +13,8 @@ from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
 from federation.registry.registry import Registry
 from federation.rounds.event_log import EventLog
-from streams.contract.artifact import LEARNED, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.artifact import LEARNED, WEIGHTS, Artifact, Manifest, key_id, pack
 from streams.contract.errors import ProcessFailed
-from streams.contract.signing import key_id
 from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.weights.part import SUFFIX, Part

@@ -34,16 +34,15 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.admission import Tensors
-from federation.aggregation.aggregator import Aggregator
 from federation.evaluation import accuracy
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
-from federation.evaluation.onnx_runner import embeddings
 from federation.evaluation.promotion_gate import Verdict
-from federation.evaluation.quantization import Quantizer
+from federation.evaluation.quantization import Quantizer, embeddings
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from federation.rounds import checkpoint
+from federation.rounds.aggregator import Aggregator
 from federation.rounds.checkpoint import park
 from federation.rounds.collector import QUORUM, Collector, Fleet, Policy, Reply
 from federation.rounds.event_log import EventLog
@@ -63,7 +62,7 @@ from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.weights.part import Part
 from streams.contract.work import Work
-from streams.learning.clipping import update_norm
+from streams.learning.updates import update_norm
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.tracing import OFF, About, Tracing
 

@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
-from streams.contract.artifact import Artifact
+from streams.contract.artifact import Artifact, check_signature, key_id, public_keys
 from streams.contract.documents import (
     END,
     Count,
@@ -39,7 +39,6 @@ from streams.contract.documents import (
     signed_text,
 )
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import check_signature, key_id, public_keys
 
 ZERO = "0" * 64
 SIGNED = b"TWDECISION1\n"

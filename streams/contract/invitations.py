@@ -22,10 +22,10 @@ from typing import Annotated
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
+from streams.contract.artifact import check_signature, key_id
 from streams.contract.decisions import KeyId
 from streams.contract.documents import END, Document, Micros, Signature, SignedText, signed_text
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import check_signature, key_id
 
 SIGNED = b"TWINVITE1\n"
 CLOCK_SPARE_S = 300.0

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from streams.contract.window_metrics import (
-    ERRORS,
-    Judgement,
-    WindowMetric,
-    named,
-    value_of,
-)
+from streams.contract.window_metrics import ERRORS, Judgement, WindowMetric, named, value_of
 from streams.contract.window_report import ModelWindow, WindowReport, judgement_of
 
 EVERY_S, POINTS = 15.0, 500  # between two evaluations that are kept; of them

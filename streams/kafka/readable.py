@@ -18,8 +18,7 @@ from streams.contract.events.json_form import decode_json, is_json
 from streams.contract.events.json_items import PLACED, decode_known_labels
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
-from streams.contract.events.records import decode_event_message
-from streams.contract.events.scores import decode_scores
+from streams.contract.events.records import decode_event_message, decode_scores
 from streams.contract.task import Task
 from streams.contract.topics import (
     ARTIFACTS,

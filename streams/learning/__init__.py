@@ -1,8 +1,9 @@
 """What devices, server and worker train and run models with: plain torch loops to fit, predict,
-clip and load weights; factors, low-rank ones in a module; teacher, which scores whole windows;
-torch_device, the CPU or GPU that it scores on; onnx_model, a version in onnxruntime with its
-self-test, and onnx_session, the seam to onnxruntime. The last two load no torch.
+and load weights; factors, low-rank ones in a module; teacher, which scores whole windows.
+Without torch: onnx_model, the seam to onnxruntime
+and a version in it with its self-test; updates, a norm that is clipped and a point between two sets
+of weights; drift of inputs and answers, drift_reference (histograms and their frozen cells, in an
+artifact) and drift_detector (PSI, Hellinger, ..., thresholds and alarms for many windows at once).
 
-The only place below `tasks` that imports torch. Knows streams.contract, and of a teacher its drift
-reference and the keys that sign it.
+The only place below `tasks` that imports torch. Knows streams.contract and streams.runtime.
 """

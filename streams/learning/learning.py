@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from streams.contract.errors import TaskError
 from streams.contract.task import NOTHING_LEARNS, OnnxFile, Task, is_under
-from streams.learning.clipping import is_statistic
 from streams.learning.optimizers import step_of
+from streams.learning.updates import is_statistic
 
 MOST_NORM = 5.0  # of a batch's gradients
 

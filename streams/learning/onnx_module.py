@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from streams.contract.task.onnx_file import OnnxFile
-from streams.learning.onnx_session import OnnxSession
+from streams.learning.onnx_model import OnnxSession
 
 
 class OnnxModule(nn.Module):

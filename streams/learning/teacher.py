@@ -19,10 +19,9 @@ from streams.contract.errors import (
     line_of,
 )
 from streams.contract.task import Task
-from streams.drift.reference import Reference, reference_of
+from streams.learning.drift_reference import Reference, reference_of
 from streams.learning.learning import build_teacher, load_weights
-from streams.learning.torch_device import CPU
-from streams.runtime.key_files import load_public_key
+from streams.runtime.trust import load_public_key
 
 ROWS_PER_CALL = 256  # padded segments per forward pass, to stay in the processor's cache
 
@@ -54,7 +53,7 @@ class Teacher:
         digest: str = "",
         rows_per_call: int = ROWS_PER_CALL,
         threads: int = 1,
-        device: str = CPU,
+        device: str = "cpu",
     ) -> None:
         self.name = name
         self.reference = reference
@@ -135,7 +134,7 @@ class Teacher:
 
 
 def load_teacher(
-    task: Task, path: Path, trusted: Sequence[Path], threads: int = 1, device: str = CPU
+    task: Task, path: Path, trusted: Sequence[Path], threads: int = 1, device: str = "cpu"
 ) -> Teacher:
     """Return the teacher of the artifact at `path`; see make_teacher."""
     try:
@@ -152,7 +151,7 @@ def make_teacher(
     trusted: Sequence[Ed25519PublicKey],
     where: str,
     threads: int = 1,
-    device: str = CPU,
+    device: str = "cpu",
 ) -> Teacher:
     """Return the teacher of an artifact, after verifying it; it scores on `threads` threads, with
     forward passes on `device`.
@@ -170,7 +169,7 @@ def teacher_of(
     *,
     threads: int = 1,
     rows_per_call: int = ROWS_PER_CALL,
-    device: str = CPU,
+    device: str = "cpu",
 ) -> Teacher:
     """Return the teacher of a verified artifact; raise ArtifactError if it does not fit the task or
     cannot score an empty window."""

@@ -15,7 +15,7 @@ armed. The steps are numbered in:
     round-step-1..8    federation.rounds.run: one run
     resume-step-1..4   federation.controller.run_tracker: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published
-    keys-step-1..4     streams.runtime.key_files: another key signs
+    keys-step-1..4     streams.runtime.trust: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job
     attempt-step-1..4  streams.batch.jobs.job_queue: a queued job
     schedule-step-1..3 streams.batch.jobs.schedules: an interval is due

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streams.contract.errors import TidewheelError
-from streams.runtime.disk import cache_folder, sync_directory
+from streams.runtime.files import cache_folder, sync_directory
 
 if TYPE_CHECKING:  # a device with events of its own does not need pyarrow
     import pyarrow as pa

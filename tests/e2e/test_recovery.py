@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from streams.runtime.disk import cache_folder
+from streams.runtime.files import cache_folder
 from tests.rig.processes.fleet import Place
 
 ROOT = Path(__file__).parents[2]

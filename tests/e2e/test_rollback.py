@@ -16,7 +16,7 @@ from compose.launcher.state_dir import StateDir
 from examples.drift.bad_candidates import offer, weights_of
 from federation.registry.registry import Registry
 from streams.contract.task import load_task
-from streams.runtime.key_files import load_private_key
+from streams.runtime.trust import load_private_key
 from tests.compose.console.browser import Visit, chromium
 from tests.rig.processes.fleet import Place, Running, check_account, until
 from tests.streams.batch.support import good_rows, write_parquet

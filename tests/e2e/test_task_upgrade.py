@@ -13,7 +13,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
 from streams.contract.topics import FLEET
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import port_without_listener
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.processes.edge import Edge

@@ -14,7 +14,7 @@ from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.messages import received
 from tests.compose.reports.test_summary import shown_by, summary
 from tests.edge_client.spool.test_queue import flip

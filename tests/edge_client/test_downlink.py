@@ -34,12 +34,12 @@ from streams.contract.artifact import (
     WEIGHTS,
     digest_of,
     files_of,
+    key_id,
     model_name,
     pack,
     without_float,
 )
 from streams.contract.decisions import Delivery, Ref, Release, sign
-from streams.contract.signing import key_id
 from streams.contract.task import Task, load_task
 from streams.contract.topics import ARTIFACTS, LABELS, RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -47,8 +47,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.learning.onnx_model import int8_file
-from streams.runtime.acceptance import Acceptance
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import Acceptance, create_key
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.made_up.own_task import own_task
 from tests.rig.processes.polling import until

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edge_client.metrics import DeviceMetrics
 from streams.contract.documents import DeviceState
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import fails, tidewheel
 from tests.rig.made_up.models import TINY
 from tests.rig.processes.agent_process import AgentProcess, first_model

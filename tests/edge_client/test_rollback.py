@@ -27,7 +27,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.models import TINY, artifact, hanging, plain, tiny
 from tests.rig.processes.agent_process import AgentProcess
 from tests.rig.processes.polling import until

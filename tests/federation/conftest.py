@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.bootstrap.initial_model import prepare
 from federation.registry.registry import Registry
 from streams.contract.task import Task, load_task
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 
 TINY = f"{Path(__file__).parents[1] / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 

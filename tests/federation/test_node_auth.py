@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import broker, flower_processes
-from compose.security.certificates import make_certificates
-from compose.security.node_registry import make_key, public_path
+from compose.launcher.certificates import make_certificates
+from compose.launcher.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
 from streams.contract.errors import ProcessFailed
 from tests.compose.cli.test_cli import tidewheel

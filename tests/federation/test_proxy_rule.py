@@ -9,7 +9,7 @@ import pytest
 from flwr.superlink.routers.fleet.router import router
 
 from compose.launcher import flower_processes
-from compose.security.node_registry import make_key, public_path
+from compose.launcher.node_registry import make_key, public_path
 from federation.registry.registry import Registry
 from streams.contract.errors import ProcessFailed
 from streams.contract.task import Task

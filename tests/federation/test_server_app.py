@@ -31,8 +31,8 @@ from streams.contract.task import Task
 from streams.contract.weights import payload
 from streams.contract.work import with_block
 from streams.contract.zstd import compressed
-from streams.runtime.disk import write_atomic
-from streams.runtime.key_files import create_key
+from streams.runtime.files import write_atomic
+from streams.runtime.trust import create_key
 from tests.federation.conftest import TINY
 from tests.rig.made_up.documents import work
 from tests.rig.unwrap import unwrap

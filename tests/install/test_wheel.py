@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(1200)
 # A device is given a key that it trusts, and the name that it has in the task.
 FIRST_DEVICE = """
 from pathlib import Path
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tidewheel import load_task
 create_key(Path(".tidewheel/keys/signing.pem"))
 print(load_task("pumps.py:task").device_names("fleet")[0])

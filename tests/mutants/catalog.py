@@ -45,7 +45,7 @@ def _worker(name: str, file: str, old: str, new: str, tests: str) -> Mutant:
 
 
 def _aggregation(name: str, file: str, old: str, new: str) -> Mutant:
-    file, tests = f"federation/aggregation/{file}", "tests/federation/aggregation"
+    file, tests = f"federation/rounds/{file}", "tests/federation/rounds/test_aggregation.py"
     return Mutant(f"aggregation: {name}", file, old, new, tests)
 
 
@@ -86,7 +86,7 @@ MUTANTS = [
     ),
     Mutant(
         "acceptance: an old decision is taken again",
-        "streams/runtime/acceptance.py",
+        "streams/runtime/trust.py",
         "decision.seq <= before.seq",
         "False",
         "tests/streams/runtime",
@@ -107,7 +107,7 @@ MUTANTS = [
     ),
     Mutant(
         "acceptance: a break in the chain is taken",
-        "streams/runtime/acceptance.py",
+        "streams/runtime/trust.py",
         "decision.prev != before.digest",
         "False",
         "tests/streams/runtime",
@@ -117,7 +117,7 @@ MUTANTS = [
         "streams/kafka/artifact_download.py",
         "if hashlib.sha256(data).hexdigest() != want.sha256:",
         "if False:",
-        "tests/streams/worker/scoring/test_teacher_updates.py",
+        "tests/streams/worker/windows/test_teacher_updates.py",
     ),
     Mutant(
         "history: a decision that does not follow is taken",
@@ -138,7 +138,7 @@ MUTANTS = [
         "federation/admission.py",
         "if not expected.clip and expected.earlier and update",
         "if expected.earlier and update",
-        "tests/federation/aggregation/test_privacy.py",
+        "tests/federation/rounds/test_privacy.py",
     ),
     Mutant(
         "supernode: a run that did not invite the device is answered",
@@ -222,7 +222,7 @@ MUTANTS = [
     ),
     Mutant(
         "acceptance: a key that another task version has revoked is trusted",
-        "streams/runtime/acceptance.py",
+        "streams/runtime/trust.py",
         "self._barred |= {*other.revoked}",
         "self._barred |= set()",
         "tests/streams/runtime/test_acceptance.py",
@@ -649,14 +649,14 @@ MUTANTS = [
             ),
             (
                 "torchscript: an operator may name a file",
-                "federation/bootstrap/torchscript",
+                "federation/bootstrap/onnx_export",
                 "in UNKNOWN or graphs or named:",
                 "in UNKNOWN or graphs:",
                 "federation/bootstrap/test_torchscript",
             ),
             (
                 "torchscript: code runs at reading",
-                "federation/bootstrap/torchscript",
+                "federation/bootstrap/onnx_export",
                 'RUNS = (b"__setstate__", b"torch.classes")',
                 "RUNS = ()",
                 "federation/bootstrap/test_torchscript",

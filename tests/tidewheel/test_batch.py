@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import tidewheel
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.models import TINY, artifact, plain
 from tests.streams.batch.support import SCHEMA, good_rows, rows_of, write_parquet
 

@@ -13,10 +13,10 @@ import pytest
 
 import tidewheel
 from federation.admission import Update
-from federation.aggregation.strategies import make
+from federation.rounds.strategies import make
 from streams.contract.task.extensions import extensions
 from streams.contract.task.metrics import metric_of
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import fails
 from tests.compose.cli.test_cli import tidewheel as command
 from tests.rig.made_up.models import TINY, artifact, plain

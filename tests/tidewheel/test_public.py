@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 import tidewheel
-from streams.worker.scoring.rows import store_schema
 from streams.worker.store.delta_store import SCORES, DeltaStore
+from streams.worker.windows.rows import store_schema
 
 PUBLIC = sorted(tidewheel.__all__)
 

@@ -69,7 +69,7 @@ def _checked(words: list[str], cron: "Cron") -> "Settings":
     from compose.cli.batch.score import read_words
     from streams.batch.jobs.schedules import fill
     from streams.batch.records.specification import FILES
-    from streams.batch.sinks.output import target_of
+    from streams.batch.sinks.files import target_of
 
     if words[0] != "score":
         raise UsageError(f"{words[0]}: a schedule runs score: write -- score TASK INPUT ...")

@@ -2,7 +2,7 @@
 look like, for drift and accuracy, as counts that add up over shards.
 
 Inputs and answers are counted in the cells of the artifact's frozen reference, by the stream's own
-code (streams.drift). Only rows that have an answer are counted.
+code (streams.learning.drift_reference). Only rows that have an answer are counted.
 
 MLRun's rule (its histogram data drift application): the mean over all features of the total
 variation distance, and of the Hellinger distance; the mean of the two is "detected" from 0.7 on and
@@ -22,8 +22,8 @@ from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.readings import FIELDS
 from streams.contract.task import Task
 from streams.contract.task.metrics import softmax
-from streams.drift.detector import compare, hellinger, shares, total_variation
-from streams.drift.reference import Reference, observe
+from streams.learning.drift_detector import compare, hellinger, shares, total_variation
+from streams.learning.drift_reference import Reference, observe
 
 Model = Callable[[np.ndarray], np.ndarray]
 

@@ -38,8 +38,7 @@ from streams.batch.jobs.submission import check_task
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.records.rows import may_pass
 from streams.batch.records.specification import Plan, Settings, Specification, most_errors
-from streams.batch.sinks.files import part_path
-from streams.batch.sinks.output import open_sink
+from streams.batch.sinks.files import open_sink, part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures

@@ -18,8 +18,8 @@ from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.documents import Document, encoded
 from streams.contract.errors import ArtifactError, MalformedRecord, TidewheelError, UsageError
-from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.files import write_atomic
 
 D = TypeVar("D", bound=Document)
 

@@ -28,8 +28,8 @@ from streams.batch.records.progress import OVER, JobState
 from streams.batch.records.specification import Settings
 from streams.contract.documents import decoded, encoded
 from streams.contract.errors import TidewheelError, UsageError, line_of
-from streams.runtime.disk import write_atomic
 from streams.runtime.failpoints import Failpoint, unarmed
+from streams.runtime.files import write_atomic
 
 T = TypeVar("T")
 MAX_PAUSE_US = 900_000_000  # of an attempt; a longer one comes of a clock that was set back

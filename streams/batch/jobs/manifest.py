@@ -17,8 +17,8 @@ from streams.batch.sources.places import put
 from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError
 from streams.contract.task.extensions import Sink
-from streams.drift.reference import reference_of
-from streams.runtime.disk import write_atomic
+from streams.learning.drift_reference import reference_of
+from streams.runtime.files import write_atomic
 
 
 def counts_of(folder: JobFolder, specification: Specification, plan: Plan) -> Counts:

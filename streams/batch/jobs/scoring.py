@@ -38,7 +38,7 @@ from streams.batch.sources.windows import ShardRows, Teacher
 from streams.contract.artifact import Artifact
 from streams.contract.errors import ArtifactError, Retryable, TidewheelError, UsageError, line_of
 from streams.contract.task import Task, load_task
-from streams.drift.reference import reference_of
+from streams.learning.drift_reference import reference_of
 from streams.learning.onnx_model import OnnxModel
 from streams.runtime.process import end_with_parent
 

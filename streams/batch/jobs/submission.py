@@ -12,7 +12,7 @@ from streams.batch.records.specification import (
     Specification,
     TaskShape,
 )
-from streams.batch.sinks.output import open_sink, target_of
+from streams.batch.sinks.files import open_sink, target_of
 from streams.batch.sources.inputs import columns_of, find_inputs
 from streams.batch.sources.text import MODEL_INPUT
 from streams.contract.artifact import challenger_header

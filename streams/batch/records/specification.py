@@ -12,7 +12,7 @@ import msgspec
 
 from streams.contract.documents import Count, Document, Micros
 from streams.contract.errors import MalformedRecord, UsageError
-from streams.runtime.options import option
+from streams.runtime import option
 
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")

@@ -22,7 +22,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from streams.batch.sinks.files import batches_of, loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
-from streams.runtime.object_store import arrow_files
+from streams.runtime.files import arrow_files
 
 WAIT_S = 30.0  # for another writer of SQLite
 # of PostgreSQL's SQLSTATE: going down, no connection, ..., and a table that another job creates

@@ -29,7 +29,7 @@ from streams.batch.sources.inputs import as_read, one_sample, read_shard
 from streams.batch.sources.selection import times_of
 from streams.contract.task import Reading, Task
 from streams.contract.task.channels import given
-from streams.runtime.disk import replacing
+from streams.runtime.files import replacing
 from streams.segments.segmentation import IRREGULAR, Segmenter
 
 TIMESTAMP = pa.timestamp("us", "UTC")

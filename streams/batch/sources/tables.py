@@ -27,7 +27,7 @@ from streams.batch.sources.selection import check_where, select
 from streams.contract.errors import UsageError, line_of
 from streams.contract.task import Task
 from streams.contract.task.channels import UNKNOWN, Category
-from streams.runtime.object_store import arrow_files
+from streams.runtime.files import arrow_files
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds  # loads pandas

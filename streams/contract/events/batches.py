@@ -256,3 +256,12 @@ def batch_of(layout: Layout, columns: Columns) -> pa.RecordBatch:
         ),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Return whether all numbers are finite; first by their squares' sums, which are quicker, and
+    too large for some."""
+    rows = values.reshape(len(values), -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = np.vecdot(rows, rows)
+    return bool(np.isfinite(sums).all() or np.isfinite(values).all())

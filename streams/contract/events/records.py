@@ -1,4 +1,4 @@
-"""The records on `events`: Arrow schemas, headers, and their strict decoding.
+"""The records on `events` and `scores`: Arrow schemas, headers, and their strict decoding.
 
 `events` carries four kinds of message beside JSON (json_form.py). The key is the device. What a
 device sends of them, without Arrow, is in messages.py. Times are microseconds, UTC.
@@ -17,21 +17,32 @@ Devices send events/2; other producers may send either, and events/1 carries wha
 
 `decode_event_message` accepts only what a correct sender could have written, and raises
 MalformedRecord for everything else.
+
+`scores` has the scored events of one window and revision, as the store has them: as `scores/1`, an
+Arrow IPC stream of one batch, or as `scores/json`, a list of objects with the same fields and times
+in RFC 3339. The header `taught` has the teacher's answers for the device, see compact.py.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
+from streams.contract.documents import encoded
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import (
+    TIMESTAMP,
     EventColumns,
+    all_finite,
     columns_of,
     decode_batch,
     encode_batch,
+    fields_of,
     layout_of,
     schema_of,
 )
@@ -225,7 +236,7 @@ def _check_values(task: Task, columns: Columns) -> None:
         if not MODEL_NAME.fullmatch(model):
             raise MalformedRecord("bad-model", f"not a name of a model version: {model[:40]!r}")
     for name, values in (("outputs", outputs), ("label", labels), ("segment", columns.segments)):
-        if values is not None and values.size and not _finite(values):
+        if values is not None and values.size and not all_finite(values):
             raise MalformedRecord("not-finite", f"column {name} has NaN or infinite values")
     if (
         task.classes
@@ -233,15 +244,6 @@ def _check_values(task: Task, columns: Columns) -> None:
         and ((labels < 0) | (labels >= task.outputs) | (labels % 1 != 0)).any()
     ):
         raise MalformedRecord("bad-label", f"a label is not a class index 0..{task.outputs - 1}")
-
-
-def _finite(values: np.ndarray) -> bool:
-    """Whether all numbers are; first by their squares' sums, which are quicker, and too large for
-    some."""
-    rows = values.reshape(len(values), -1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.vecdot(rows, rows)
-    return bool(np.isfinite(sums).all() or np.isfinite(values).all())
 
 
 def _text(fields: Mapping[str, bytes], name: str) -> str:
@@ -260,3 +262,56 @@ def _number(fields: Mapping[str, bytes], name: str) -> int:
             "bad-header", f"header {name} is not a sequence number: {text[:40]!r}"
         )
     return int(text)
+
+
+ScoresForm = Literal["arrow", "json"]
+SCORES_1, SCORES_JSON = "scores/1", "scores/json"
+SCHEMA_OF: dict[ScoresForm, str] = {"arrow": SCORES_1, "json": SCORES_JSON}
+TIMES, FLOATS = ("time", "window"), ("outputs", "teacher", "label")
+
+
+def score_schema() -> pa.Schema:
+    """Return the columns of a scored event, on `scores` and in the store.
+
+    `window` is the window's start; `revision` counts the window's reports; `commit` numbers the
+    store's commits for the event's Kafka partition. If the task uploads predictions only, nothing
+    is scored: `teacher` is empty, `teacher_model` is "" and `agrees` is null.
+    """
+    floats = pa.list_(pa.float32())
+    kinds = {
+        "device": pa.string(), "epoch": pa.string(), "seq": pa.int64(), "event_id": pa.string(),
+        "time": TIMESTAMP, "window": TIMESTAMP, "revision": pa.int32(), "model": pa.string(),
+        "outputs": floats, "teacher_model": pa.string(), "teacher": floats, "label": floats,
+        "agrees": pa.bool_(), "correct": pa.bool_(), "partition": pa.int32(), "commit": pa.int64(),
+    }  # fmt: skip
+    return fields_of(kinds, optional=("event_id", "label", "agrees", "correct"))
+
+
+def encode_scores(rows: pa.RecordBatch, form: ScoresForm, head: pa.Buffer | None = None) -> bytes:
+    """Return the value of a message with these rows; head: see encode_batch."""
+    if form == "arrow":
+        return encode_batch(rows, head)
+    columns = {name: rows.column(name).to_pylist() for name in rows.schema.names}
+    for name in FLOATS:  # as few digits as say which float32 it is
+        columns[name] = [None if row is None else _short(row) for row in columns[name]]
+    named = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return encoded(named)
+
+
+def _short(row: list[float]) -> list[float]:
+    return [float(text) for text in np.array(row, np.float32).astype(str).tolist()]
+
+
+def decode_scores(value: bytes | None, headers: Iterable[tuple[str, bytes]]) -> pa.RecordBatch:
+    """Return the rows of a message of `scores`; raise MalformedRecord."""
+    if dict(headers).get("schema") != SCORES_JSON.encode():
+        return decode_batch(value or b"", score_schema())
+    try:
+        rows = json.loads(value or b"")
+        for row in rows:
+            row.update({name: datetime.fromisoformat(row[name]) for name in TIMES})
+        found = pa.RecordBatch.from_pylist(rows, score_schema())
+        found.validate(full=True)
+    except (pa.ArrowException, ValueError, TypeError, LookupError, AttributeError) as exc:
+        raise MalformedRecord("not-json", f"{type(exc).__name__}: {exc}"[:200]) from exc
+    return found

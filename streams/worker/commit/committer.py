@@ -34,7 +34,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.events.json_items import MAX_ROWS, placed_epoch
 from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, sampled_parent
-from streams.contract.events.scores import ScoresForm
+from streams.contract.events.records import ScoresForm
 from streams.contract.task import Task
 from streams.kafka.admin import GroupPosition
 from streams.learning.teacher import Teacher
@@ -61,10 +61,10 @@ from streams.worker.commit.work import (
     store_scored,
 )
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.scoring_step import Batch, BatchScorer, DeviceModels
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import LABELS, SCORES
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
+from streams.worker.windows.scoring_step import Batch, BatchScorer, DeviceModels
 from streams.worker.windows.tumbling import Clock, Message, believed_us
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event

@@ -34,7 +34,7 @@ from streams.contract.errors import BrokerUnavailable, MalformedRecord, ProcessF
 from streams.contract.events.json_items import PLACED
 from streams.contract.events.messages import Drop
 from streams.runtime.failpoints import Failpoint, unarmed
-from streams.runtime.object_store import open_store
+from streams.runtime.files import open_store
 from streams.worker.store.tables import Place
 from streams.worker.windows.partition import PartitionState, Source, StorePosition
 

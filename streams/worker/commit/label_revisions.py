@@ -36,11 +36,11 @@ from streams.runtime.failpoints import Failpoint, unarmed
 from streams.worker.commit.messages import Outgoing
 from streams.worker.commit.window_reports import keys_of, window_reports
 from streams.worker.commit.work import Broker, Positions, publish_all
-from streams.worker.scoring.rows import DAY_US, ScoredWindow
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.late_labels import Found, Joined, look
 from streams.worker.store.tables import LABELS, REVISED, SCORES, revised_schema
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.rows import DAY_US, ScoredWindow
 
 SHARE = 0.1  # of the time, at most, for looks
 LEAST_S = 0.3  # between two

@@ -20,8 +20,16 @@ from streams.contract.events.json_form import decode_json, is_json
 from streams.contract.events.json_items import MAX_ROWS, decode_known_labels
 from streams.contract.events.labels import LabelBatch, known_label_batches
 from streams.contract.events.messages import TAUGHT, Drop, Headers
-from streams.contract.events.records import AGAIN, EventBatch, decode_columns, encode_events
-from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
+from streams.contract.events.records import (
+    AGAIN,
+    SCHEMA_OF,
+    EventBatch,
+    ScoresForm,
+    decode_columns,
+    encode_events,
+    encode_scores,
+    score_schema,
+)
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, SCORES, WINDOWS, topic_name
 from streams.worker.commit.window_reports import (
@@ -31,8 +39,8 @@ from streams.worker.commit.window_reports import (
     keys_of,
     window_reports,
 )
-from streams.worker.scoring.rows import DRIFT
 from streams.worker.store.delta_store import DeltaStore
+from streams.worker.windows.rows import DRIFT
 from streams.worker.windows.tumbling import WindowSlice
 
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit

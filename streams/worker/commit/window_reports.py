@@ -23,7 +23,7 @@ from streams.contract.events.batches import filled_rows, float_rows, times_us
 from streams.contract.task import Sliding, Task
 from streams.contract.task.metrics import window_errors, window_metric
 from streams.contract.window_report import CONFUSED, NUMBERS, OTHER
-from streams.worker.scoring.drift_watch import report_text
+from streams.worker.windows.drift_watch import report_text
 
 ByModel = Mapping[str, Mapping[str, Any]]  # the fields of a ModelWindow
 

@@ -15,8 +15,6 @@ from streams.contract.events.messages import Drop
 from streams.contract.task import Task
 from streams.runtime.tracing import About, Span, Tracing
 from streams.worker.commit.messages import Outgoing, refused_letters
-from streams.worker.scoring.rows import ScoredWindow, score_rows
-from streams.worker.scoring.scoring_step import Batch
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
@@ -26,6 +24,8 @@ from streams.worker.windows.partition import (
     PartitionState,
     StorePosition,
 )
+from streams.worker.windows.rows import ScoredWindow, score_rows
+from streams.worker.windows.scoring_step import Batch
 from streams.worker.windows.tumbling import Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole

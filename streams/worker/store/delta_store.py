@@ -42,7 +42,6 @@ from deltalake.exceptions import DeltaError
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError
 from streams.worker.metrics import Metrics
-from streams.worker.scoring.rows import store_schema
 from streams.worker.store.position import (
     read_aged,
     read_rows,
@@ -67,6 +66,7 @@ from streams.worker.store.tables import (
     translated,
 )
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.rows import store_schema
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from streams.contract.documents import Document
 from streams.contract.errors import MalformedRecord, TidewheelError, line_of
 from streams.contract.events.json_items import PLACED
 from streams.contract.zstd import ZstdError, compressed, decompressed
-from streams.drift.reference import WINDOWS
-from streams.runtime.object_store import open_store
-from streams.worker.scoring.drift_watch import without_report
+from streams.learning.drift_reference import WINDOWS
+from streams.runtime.files import open_store
 from streams.worker.store.tables import DROPS, LABELS, SCORES, Place
+from streams.worker.windows.drift_watch import without_report
 from streams.worker.windows.partition import Source, StorePosition
 
 # Reasons of drops that the worker declares: the events are complete on `dead-letters` and are tried

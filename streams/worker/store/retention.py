@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from streams.contract.events.batches import TIMESTAMP
-from streams.worker.scoring.rows import DAY_US, stored_columns
 from streams.worker.windows.partition import StorePosition
+from streams.worker.windows.rows import DAY_US, stored_columns
 
 AGED = "aged"
 

@@ -30,10 +30,10 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError, line_of
 from streams.contract.events.batches import TIMESTAMP
-from streams.runtime.object_store import arrow_files, open_store
-from streams.worker.scoring.rows import DAY_US, store_schema, stored_columns
+from streams.runtime.files import arrow_files, open_store
 from streams.worker.store.retention import AGED, aged_schema
 from streams.worker.windows.partition import DeclaredDrop, NewLabels
+from streams.worker.windows.rows import DAY_US, store_schema, stored_columns
 
 Place = str | Path
 

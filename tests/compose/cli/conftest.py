@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_jobs import FILES, MANY, ROWS
 from tests.rig.made_up.models import artifact, plain
 from tests.streams.batch.support import good_rows, write_bedrock, write_lines, write_parquet

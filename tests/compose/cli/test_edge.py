@@ -22,7 +22,7 @@ from streams.contract.work import AgentRequest, Label
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.made_up.own_task import own_task

@@ -18,8 +18,8 @@ from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
 from streams.learning.input_adapter import InputAdapter
 from streams.learning.learning import predict
-from streams.runtime.disk import write_atomic
-from streams.runtime.key_files import create_key
+from streams.runtime.files import write_atomic
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
 from tests.rig.made_up.models import artifact, plain, tiny
 from tests.rig.processes.forks import fork

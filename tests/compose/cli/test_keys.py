@@ -13,9 +13,9 @@ from compose.cli.arguments import trusted_keys
 from compose.launcher.state_dir import StateDir
 from federation.registry.key_rotation import keys_of, open_registry
 from federation.registry.registry import Registry
+from streams.contract.artifact import key_id
 from streams.contract.decisions import sign
-from streams.contract.signing import key_id
-from streams.runtime.key_files import (
+from streams.runtime.trust import (
     create_key,
     load_private_key,
     load_public_key,

@@ -9,7 +9,7 @@ import pytest
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
 from streams.contract.decisions import Ref
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
 from tests.rig.made_up.registries import model, offer, serve
 

@@ -14,7 +14,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
-from streams.runtime.key_files import load_public_key
+from streams.runtime.trust import load_public_key
 from tests.compose.cli.test_cli import fails, port_without_listener, tidewheel
 from tests.rig.made_up.own_task import own_task
 from tests.rig.processes.workers import write_teacher

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from compose.launcher import flower_processes
-from compose.security.certificates import make_certificates
+from compose.launcher.certificates import make_certificates
 from federation.rounds.settings import RUN_CONFIG
 from streams.contract.errors import UsageError
 

@@ -12,7 +12,7 @@ from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
-from streams.runtime.key_files import load_public_key
+from streams.runtime.trust import load_public_key
 from tests.compose.cli.test_cli import TINY
 
 

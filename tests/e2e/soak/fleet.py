@@ -33,7 +33,7 @@ from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.producer import Done, Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.acceptance import Acceptance
+from streams.runtime.trust import Acceptance
 from tests.e2e.soak.scenario import DAY_US, EPOCH_US, QUALITY, STEP_H, Scenario
 
 HEARTBEAT_S = 6 * 3600.0  # of virtual time

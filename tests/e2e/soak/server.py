@@ -25,7 +25,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 
 ROOT = Path(__file__).parents[3]
 PARTITIONS = 4

@@ -19,7 +19,7 @@ from streams.contract.artifact import challenger_header
 from streams.contract.documents import ChallengerState, Origin, release_of
 from streams.contract.task import Task
 from streams.learning.learning import to_safetensors
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.models import artifact, tiny
 
 WINDOW, HOP = tiny.window_us, 500_000

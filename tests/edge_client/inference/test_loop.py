@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_client.inference.loop import InferenceLoop
-from edge_client.sources.cuts import Cut
+from edge_client.sources.replay import Cut
 from edge_client.spool.writer import Event
 from tests.rig.made_up.tiny_task import task
 

@@ -18,7 +18,7 @@ from streams.contract.artifact import PROBE, files_of
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task
 from streams.learning.learning import predict
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import artifact, plain, segments, tiny
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
-from edge_client.samples.delayed_labels import OVERFLOW, UNFIT, WAITING, DelayedLabels
-from edge_client.samples.labels import LabelQueue
+from edge_client.samples.labels import ANSWERS, OUTCOMES_OVERFLOW, UNFIT, DelayedLabels, LabelQueue
 from edge_client.samples.samples import Samples
 from edge_client.spool.writer import Event
 from streams.contract.task import Answered, Outcome, Task
@@ -105,7 +104,7 @@ def test_the_truth_of_a_repeated_recording_is_found_by_its_own_time(tmp_path: Pa
 def test_a_generator_that_raises_begins_anew_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_client.samples.delayed_labels.RESTART_S", (0.01, 0.02))
+    monkeypatch.setattr("edge_client.samples.labels.RESTART_S", (0.01, 0.02))
     lives: list[int] = []
 
     def shaky(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
@@ -138,7 +137,7 @@ def test_an_outcome_that_is_no_label_is_counted_and_harms_nothing(tmp_path: Path
     until(lambda: device.samples.sources() == {"outcome": 1}, "the sound one is noted")
     assert device.skipped == [UNFIT] * 6
     until(lambda: not device.outcomes.is_alive(), "the generator has ended")
-    device.note([event(i) for i in range(2 * WAITING)])  # nobody waits for them, none is missed
+    device.note([event(i) for i in range(2 * ANSWERS)])  # nobody waits for them, none is missed
     assert device.skipped == [UNFIT] * 6
 
 
@@ -155,11 +154,11 @@ def test_a_slow_generator_holds_nobody_up(tmp_path: Path) -> None:
     device.outcomes.start()
     device.note([event(0)])
     assert asked.wait(10)
-    device.note([event(i) for i in range(1, WAITING + 51)])
-    assert device.skipped == [OVERFLOW] * 50
-    assert device.samples.counts()[0] == WAITING + 51
+    device.note([event(i) for i in range(1, ANSWERS + 51)])
+    assert device.skipped == [OUTCOMES_OVERFLOW] * 50
+    assert device.samples.counts()[0] == ANSWERS + 51
     go_on.set()
-    until(lambda: device.samples.sources() == {"outcome": WAITING + 1}, "the rest is told")
+    until(lambda: device.samples.sources() == {"outcome": ANSWERS + 1}, "the rest is told")
     device.outcomes.stop()
 
 

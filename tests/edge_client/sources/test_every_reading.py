@@ -13,16 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.inference.loop import InferenceLoop
-from edge_client.samples import delayed_labels
+from edge_client.samples import labels
 from edge_client.samples.accuracy import AccuracyTracker, AnswerRecorder
-from edge_client.samples.delayed_labels import DelayedLabels
-from edge_client.samples.labels import LabelQueue
+from edge_client.samples.labels import DelayedLabels, LabelQueue
 from edge_client.samples.samples import Samples
-from edge_client.sources.cuts import Cut, Source
+from edge_client.sources.live import LineReadings, Live
 from edge_client.sources.mqtt import MqttSource, settings_of
-from edge_client.sources.replay import Replay
-from edge_client.sources.selection import Live
-from edge_client.sources.stdin import LineReadings
+from edge_client.sources.replay import Cut, Replay, Source
 from edge_client.spool.queue import Spool
 from edge_client.spool.writer import SpoolWriter
 from streams.contract.events.compact import decode_block
@@ -181,7 +178,7 @@ def at_once(_device: str, answered: Iterator[Answered]) -> Iterable[Outcome]:
 def hurried() -> Iterator[None]:
     """The thread of the labels looks for its end all the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delayed_labels, "FLUSH_S", 0.01)
+        patch.setattr(labels, "FLUSH_S", 0.01)
         yield
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.ipc import ask, socket_path
+from edge_client.sources.live import MALFORMED
 from edge_client.sources.mqtt import (
     MESSAGES,
     OVERFLOW,
@@ -19,7 +20,6 @@ from edge_client.sources.mqtt import (
     read_payload,
     settings_of,
 )
-from edge_client.sources.stdin import MALFORMED
 from streams.contract.documents import DeviceState
 from streams.contract.errors import Retryable, UsageError
 from streams.contract.work import AgentRequest

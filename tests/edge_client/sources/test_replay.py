@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_client.samples.table import split_of
-from edge_client.sources.cuts import Cut
-from edge_client.sources.replay import Replay
-from edge_client.sources.selection import Live
+from edge_client.sources.live import Live
+from edge_client.sources.replay import Cut, Replay
 from tests.rig.made_up.tiny_task import task
 from tidewheel import Reading
 

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from edge_client.samples.labels import parse_label, parse_line
 from edge_client.settings import EdgeSettings
-from edge_client.sources.cuts import Source
-from edge_client.sources.selection import open_source
-from edge_client.sources.stdin import MALFORMED, LineReadings, Lines
+from edge_client.sources.live import MALFORMED, LineReadings, Lines, open_source
+from edge_client.sources.replay import Source
 from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
 from tests.rig.made_up.tiny_task import task

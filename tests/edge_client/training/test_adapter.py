@@ -26,7 +26,7 @@ from streams.contract.documents import ChallengerState, release_of
 from streams.contract.task import Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.learning import learning
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.models import artifact, exported, tiny
 

@@ -16,7 +16,7 @@ from edge_client.training.own_weights import PAUSE_MOST_S, PAUSE_S, RENEW, OwnWe
 from edge_client.training.trainer_client import Trainer
 from streams.contract.task import MINIMUM_SAMPLES, Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, artifact, plain, tiny
 from tests.rig.processes.workers import until

@@ -27,7 +27,7 @@ from streams.contract.task import Task, load_task
 from streams.contract.weights import payload
 from streams.contract.work import PERSONAL, Op, WorkReply, WorkRequest
 from streams.learning.learning import to_safetensors
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, artifact, plain, tiny
 from tests.rig.processes.polling import until

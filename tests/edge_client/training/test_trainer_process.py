@@ -19,7 +19,7 @@ from streams.contract.task.channels import example
 from streams.contract.weights import payload
 from streams.contract.weights.payload import Payload
 from streams.contract.work import OWN, PART, PERSONAL, TrainerJob, WorkReply
-from streams.learning.clipping import clipped, update_norm
+from streams.learning.updates import clipped, update_norm
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, with_batch_norm
 from tests.rig.made_up.payments_task import task as payments

@@ -25,7 +25,7 @@ from streams.contract.task import OnnxFile, Task
 from streams.learning.learning import predict, to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
-from streams.runtime.object_store import ObjectStore
+from streams.runtime.files import ObjectStore
 from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.model_files import FORMS, TINY, exported
 from tests.rig.unwrap import unwrap

@@ -13,13 +13,13 @@ from federation.bootstrap.dataset import make_reference, segments_of_device
 from federation.bootstrap.first_models import steps_said
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut, score
-from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.quantization import run_graph
 from federation.registry.registry import HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.errors import TaskError
 from streams.contract.task import Reading, Task
-from streams.drift.reference import EFFECT, Reference
 from streams.learning import learning
+from streams.learning.drift_reference import EFFECT, Reference
 from tests.federation.conftest import TINY
 from tests.rig.made_up.payments_task import task as payments
 from tests.rig.unwrap import unwrap

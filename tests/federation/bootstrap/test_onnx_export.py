@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.quantization import run_graph
 from streams.contract.errors import TaskError
 from streams.contract.task import Task, load_task
 from streams.learning.learning import predict

@@ -18,10 +18,9 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from compose.preflight import check_task
-from federation.bootstrap.first_models import few_threads
+from federation.bootstrap.first_models import few_threads, loaded, read_weights
 from federation.bootstrap.initial_model import prepare
 from federation.bootstrap.onnx_export import read_graph
-from federation.bootstrap.weights_file import loaded, read_weights
 from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.errors import TaskError, UsageError

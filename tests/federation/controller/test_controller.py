@@ -18,10 +18,10 @@ from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.settings import ControllerSettings
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
+from streams.contract.artifact import key_id
 from streams.contract.decisions import Decision, Release
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import ProcessFailed, UsageError
-from streams.contract.signing import key_id
 from streams.contract.task import load_task
 from streams.contract.topics import RELEASES, ROUNDS, WINDOWS, topic_name, topic_specs
 from streams.contract.window_metrics import WindowMetric
@@ -31,9 +31,8 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.acceptance import Acceptance
 from streams.runtime.failpoints import unarmed
-from streams.runtime.key_files import create_key, write_private_key
+from streams.runtime.trust import Acceptance, create_key, write_private_key
 from tests.rig.made_up.documents import window_report
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.own_task import own_task

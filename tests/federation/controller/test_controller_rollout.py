@@ -26,7 +26,7 @@ from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.failpoints import unarmed
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.federation.controller.test_controller import Rig, rig
 from tests.rig.made_up.documents import device_state, window_report
 from tests.rig.made_up.killed import killed_at

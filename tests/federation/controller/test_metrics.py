@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from compose.security.certificates import make_certificates
+from compose.launcher.certificates import make_certificates
 from federation.controller.metrics import FederationMetrics
 from federation.registry import manual
 from federation.registry.registry import Registry

@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut
 from federation.evaluation.evidence import CandidateEvaluation
-from federation.evaluation.onnx_runner import run_graph
-from federation.evaluation.quantization import Quantizer, complete
+from federation.evaluation.quantization import Quantizer, complete, run_graph
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import (
     GRAPH,

@@ -14,8 +14,14 @@ from federation.evaluation.recent_windows import RecentWindows
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.json_items import MAX_ROWS
 from streams.contract.events.messages import Drop, Headers, encode_drop
-from streams.contract.events.records import EventBatch, encode_events
-from streams.contract.events.scores import SCHEMA_OF, ScoresForm, encode_scores, score_schema
+from streams.contract.events.records import (
+    SCHEMA_OF,
+    EventBatch,
+    ScoresForm,
+    encode_events,
+    encode_scores,
+    score_schema,
+)
 from streams.contract.task import Task, load_task
 from streams.contract.topics import EVENTS, SCORES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics

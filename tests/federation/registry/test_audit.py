@@ -9,8 +9,8 @@ import pytest
 from federation.registry import key_rotation
 from federation.registry.catalog import verify
 from federation.registry.registry import Registry
+from streams.contract.artifact import key_id
 from streams.contract.decisions import Decision, Release, sign
-from streams.contract.signing import key_id
 from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve
 
 OLD_ID = key_id(OLD.public_key())

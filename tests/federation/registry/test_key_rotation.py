@@ -7,10 +7,9 @@ import pytest
 
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
-from streams.contract.artifact import unpack
+from streams.contract.artifact import key_id, unpack
 from streams.contract.errors import ArtifactError, UsageError
-from streams.contract.signing import key_id
-from streams.runtime.acceptance import Acceptance
+from streams.runtime.trust import Acceptance
 from tests.rig.made_up.registries import (
     NEW,
     OLD,

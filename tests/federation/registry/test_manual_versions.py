@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from federation.registry import key_rotation, manual
 from federation.registry.catalog import verify, versions
 from federation.registry.registry import NOT_OFFERED, Registry
+from streams.contract.artifact import key_id
 from streams.contract.decisions import Ref
 from streams.contract.errors import UsageError
-from streams.contract.signing import key_id
 from tests.rig.made_up.registries import NEW, OLD, STRANGER, model, offer, registry_in, serve, wait
 
 

@@ -10,7 +10,7 @@ from federation.registry.registry import Registry, Stale
 from streams.contract.artifact import Manifest, pack
 from streams.contract.decisions import DesiredState
 from streams.contract.errors import ArtifactError, Retryable, UsageError
-from streams.runtime.object_store import FolderStore, ObjectStore, RemoteStore, open_store
+from streams.runtime.files import FolderStore, ObjectStore, RemoteStore, open_store
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 BUCKET = "s3://models"

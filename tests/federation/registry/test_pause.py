@@ -7,9 +7,9 @@ import pytest
 from federation.registry import key_rotation, manual
 from federation.registry.catalog import verify, versions
 from federation.registry.registry import Registry
+from streams.contract.artifact import key_id
 from streams.contract.decisions import Ref
-from streams.contract.signing import key_id
-from streams.runtime.acceptance import Acceptance
+from streams.runtime.trust import Acceptance
 from tests.rig.made_up.registries import NEW, OLD, model, offer, registry_in, serve, wait
 from tests.rig.made_up.tiny_task import task
 from tests.rig.unwrap import unwrap

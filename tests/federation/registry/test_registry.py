@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.registry.registry import Registry
-from streams.contract.artifact import Manifest, pack, unpack
+from streams.contract.artifact import Manifest, key_id, pack, unpack
 from streams.contract.errors import ArtifactError
-from streams.contract.signing import key_id
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MANIFEST = Manifest(task="tiny", task_version=1, number=1, created_us=1, key="", files=[])

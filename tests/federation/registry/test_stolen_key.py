@@ -10,10 +10,10 @@ from federation.registry import key_rotation
 from federation.registry.catalog import verify
 from federation.registry.publisher import check_revocations
 from federation.registry.registry import Registry
+from streams.contract.artifact import key_id
 from streams.contract.decisions import DesiredState, Release, sign
 from streams.contract.errors import ArtifactError
-from streams.contract.signing import key_id
-from streams.runtime.acceptance import Acceptance
+from streams.runtime.trust import Acceptance
 from tests.rig.made_up.registries import NEW, OLD, model, registry_in, serve
 from tests.rig.made_up.tiny_task import task
 from tests.rig.unwrap import unwrap

@@ -21,12 +21,12 @@ from edge_client.samples.samples import Samples
 from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import trainer_process
 from federation.admission import Tensors, Update
-from federation.aggregation.privacy import Ledger, private
 from federation.bootstrap.replacement import import_candidate
 from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import HELD_OUT as HELD_OUT_FILE
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
+from federation.rounds.privacy import Ledger, private
 from federation.rounds.run import FederatedRun
 from federation.server_app import FlowerFleet
 from streams.contract.artifact import LEARNED, WEIGHTS, Artifact, pack

@@ -15,24 +15,22 @@ from compose.reports.follower import Lag
 from compose.reports.problems import Status
 from compose.reports.status import print_status
 from federation.admission import Tensors, Update
-from federation.aggregation import strategies
 from federation.bootstrap.initial_model import prepare
-from federation.evaluation.onnx_runner import run_graph
+from federation.evaluation.quantization import run_graph
 from federation.evaluation.recent_windows import RecentWindows
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
-from federation.rounds import checkpoint
+from federation.rounds import checkpoint, strategies
 from federation.rounds.collector import Policy, Reply
 from federation.rounds.event_log import EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.participants import JOIN_S, Inviter
 from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings
-from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
+from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, key_id
 from streams.contract.documents import DeviceState, RoundEvent
 from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
 from streams.contract.events.messages import Headers
-from streams.contract.signing import key_id
 from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task
 from streams.contract.topics import ROUNDS, topic_name

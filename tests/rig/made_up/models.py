@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation.onnx_runner import make_probe
+from federation.evaluation.quantization import make_probe
 from streams.contract.artifact import GRAPH, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.task import Task, load_task
 

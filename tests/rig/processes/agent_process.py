@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from streams.contract.task import Task, load_task
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import port_without_listener
 from tests.rig.made_up.models import TINY, artifact, plain
 

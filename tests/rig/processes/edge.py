@@ -17,7 +17,7 @@ from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
 from streams.kafka.settings import BrokerSettings
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.asked import asked
 from tests.rig.made_up.models import artifact, plain
 from tests.rig.processes.workers import Fleet, until

@@ -14,8 +14,8 @@ from typing import Self
 
 from compose.launcher import broker, flower_processes
 from compose.launcher.broker import Launch
-from compose.security.certificates import make_certificates
-from compose.security.node_registry import Nodes
+from compose.launcher.certificates import make_certificates
+from compose.launcher.node_registry import Nodes
 from edge_client.supernode import NodeSettings, command
 from federation.controller import controller
 from federation.controller.settings import ControllerSettings

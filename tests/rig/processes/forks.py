@@ -61,7 +61,7 @@ PRELOAD = (
     "streams.kafka.reader",
     "edge_client.ipc",
     "edge_client.samples.samples",
-    "edge_client.sources.selection",
+    "edge_client.sources.live",
     "edge_client.training.trainer_process",
     "edge_client.uplink.uplink",
     "edge_client.client_app",
@@ -80,7 +80,7 @@ PRELOAD = (
     "federation.server_app",
     "compose.launcher.up",
     "compose.console.server",
-    "tidewheel.batch",
+    "compose.cli.batch.submitting",
     "compose.cli.main",
 )
 THREADED = "onnxruntime"  # its import starts a thread, without which no process of it ends

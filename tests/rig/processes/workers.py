@@ -22,17 +22,16 @@ from streams.contract.events.messages import (
     encode_label_lines,
     encode_labels,
 )
-from streams.contract.events.records import EventBatch, encode_events
-from streams.contract.events.scores import decode_scores
+from streams.contract.events.records import EventBatch, decode_scores, encode_events
 from streams.contract.task import Task, load_task
 from streams.contract.topics import topic_name
 from streams.contract.window_report import WindowReport
-from streams.drift.reference import Feature, Reference, cells_of, frozen_edges, observe
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received, partition_of
 from streams.kafka.settings import BrokerSettings
+from streams.learning.drift_reference import Feature, Reference, cells_of, frozen_edges, observe
 from streams.learning.learning import build_teacher, to_safetensors
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from streams.worker.store.tables import Place
 from tests.rig.asked import asked
 from tests.rig.made_up.event_rows import event_rows
@@ -183,11 +182,11 @@ import json, sys
 from pathlib import Path
 from streams.kafka.settings import BrokerSettings
 from streams.contract.errors import TidewheelError
-from streams.runtime.logs import configure
+from streams.runtime.process import configure_logging
 from streams.worker.app import run
 from streams.worker.settings import WorkerSettings
 from streams.worker.store.tables import place_of
-configure()
+configure_logging()
 task, bootstrap, store, teacher, key, instance, partitions, options = sys.argv[1:]
 try:
     given = dict(teacher=Path(teacher), instance=instance, partitions=int(partitions))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compose.launcher import broker, flower_processes
-from compose.security.certificates import make_certificates
+from compose.launcher.certificates import make_certificates
 from tests.rig.processes.flower import wait_for
 
 RULE = Path(__file__).parents[3] / "compose" / "proxy" / "nginx.conf"

@@ -13,8 +13,8 @@ from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import manifest_of, report_of
 from streams.batch.records.progress import Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
-from streams.drift.detector import compare, hellinger, shares, total_variation
-from streams.drift.reference import (
+from streams.learning.drift_detector import compare, hellinger, shares, total_variation
+from streams.learning.drift_reference import (
     Feature,
     Reference,
     cells_of,

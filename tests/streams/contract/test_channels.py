@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compose.preflight import check_task
-from edge_client.sources.stdin import LineReadings
+from edge_client.sources.live import LineReadings
 from federation.bootstrap.dataset import make_reference, segments_of_device
 from federation.bootstrap.onnx_export import export_graph
-from federation.evaluation.onnx_runner import embeddings
+from federation.evaluation.quantization import embeddings
 from streams.batch.records.specification import InputFormat, Named
 from streams.batch.sources.inputs import columns_of
 from streams.batch.sources.plan import Cutter
@@ -31,9 +31,9 @@ from streams.contract.errors import TaskError
 from streams.contract.task import Category, Reading, Time
 from streams.contract.task.channels import UNKNOWN, complete, example, numbers
 from streams.contract.task.channels import given as having_values
-from streams.drift.detector import compare
-from streams.drift.reference import observe
 from streams.learning import learning
+from streams.learning.drift_detector import compare
+from streams.learning.drift_reference import observe
 from streams.segments.segmentation import segments_of
 from tests.rig.made_up.payments_task import BEGAN_US, MERCHANT, WAY, task
 from tests.streams.batch.support import asked

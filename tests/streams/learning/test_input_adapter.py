@@ -13,7 +13,7 @@ from edge_client.inference.engine import Engine
 from streams.contract.artifact import unpack
 from streams.contract.errors import ArtifactError
 from streams.learning.input_adapter import BIAS, WEIGHT, InputAdapter, taken_from
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from tests.rig.made_up.models import artifact, plain, tiny
 
 CHANNELS, SAMPLES = tiny.segment_shape

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streams.learning.interpolation import interpolated
+from streams.learning.updates import interpolated
 
 BASE = {"w": np.array([1.0, -2.0], np.float32), "h": np.array([1.0], np.float16), "n": np.array(3)}
 NEW = {"w": np.array([3.0, 2.0], np.float32), "h": np.array([2.0], np.float16), "n": np.array(9)}

@@ -11,8 +11,7 @@ from streams.contract.errors import ArtifactError, ProcessorFailed, UsageError
 from streams.contract.task import Task
 from streams.learning.learning import build_teacher
 from streams.learning.teacher import Teacher, TeacherFailed, load_teacher
-from streams.learning.torch_device import torch_device
-from streams.runtime.key_files import create_key
+from streams.runtime.trust import create_key
 from streams.tasks import har, pedestrians
 from tests.rig.made_up.tiny_task import task
 from tests.rig.made_up.tiny_task import task as tiny_task
@@ -212,12 +211,3 @@ def test_windows_that_together_take_too_much_memory_are_scored_alone() -> None:
     teacher = Teacher(task, Breaks(torch.OutOfMemoryError("full"), rows=4), "1-x")
     results = teacher.score([window(3, 1), window(3, 2)])
     assert [r[0, 0] for r in results] == [1, 2]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a CUDA device")
-def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu() -> None:
-    assert [torch_device(word, "--device") for word in ("cpu", "auto")] == ["cpu", "cpu"]
-    with pytest.raises(UsageError, match=r"--device cuda: torch .* finds no CUDA device: see that"):
-        torch_device("cuda", "--device")
-    with pytest.raises(UsageError, match="--device gpu: write auto, cpu or cuda"):
-        torch_device("gpu", "--device")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from streams.contract.artifact import key_id
 from streams.contract.decisions import (
     WITHDRAWN_KEPT,
     ZERO,
@@ -23,8 +24,7 @@ from streams.contract.decisions import (
     sign,
 )
 from streams.contract.errors import ArtifactError, MalformedRecord
-from streams.contract.signing import key_id
-from streams.runtime.acceptance import Acceptance, accepted_file, reset
+from streams.runtime.trust import Acceptance, accepted_file, reset
 from tests.rig.made_up.tiny_task import task
 
 OLD = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -90,7 +90,7 @@ SPOILED = ["task", "task_version", "format", "altered", "renamed", "empty"]
 
 class Chains(RuleBasedStateMachine):
     """A device with one of two versions of its task, which trusts the old key at first, and
-    decisions signed with any key, by the rules in the docstring of streams.runtime.acceptance."""
+    decisions signed with any key, by the rules in the docstring of streams.runtime.trust."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.runtime.logs import EVERY_S, KINDS, handler, rotate
+from streams.runtime.process import EVERY_S, KINDS, handler, rotate
 from tests.rig.processes.workers import until
 
 

@@ -112,7 +112,7 @@ def test_free_memory_below_what_is_in_use_goes_back() -> None:
 def test_onnxruntime_keeps_no_reports_unless_its_user_wants_them(
     tmp_path: Path, chosen: str | None
 ) -> None:
-    program = "import os, streams.learning.onnx_session; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    program = "import os, streams.learning.onnx_model; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     environ.pop("ORT_DISABLE_TELEMETRY", None)
     if chosen is not None:

@@ -5,8 +5,8 @@ import pytest
 
 from federation.bootstrap.dataset import Segments, accumulated, make_reference, segments_of_device
 from streams.contract.window_report import DriftReport
-from streams.drift.detector import compare
-from streams.drift.reference import WINDOWS, Reference
+from streams.learning.drift_detector import compare
+from streams.learning.drift_reference import WINDOWS, Reference
 from streams.tasks.har import task
 
 OTHERWISE = ("person-09", "person-10", "person-16")  # acc-y is turned round from recording 2 on

@@ -17,8 +17,8 @@ from streams.contract.events.labels import LabelBatch
 from streams.contract.events.messages import Drop, Headers
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Task
-from streams.drift.reference import Reference
 from streams.kafka.admin import GroupPosition
+from streams.learning.drift_reference import Reference
 from streams.learning.teacher import TeacherFailed
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.messages import Incoming, Outgoing

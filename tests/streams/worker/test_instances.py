@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from streams.contract.errors import UsageError
-from streams.worker.settings import NAME, hold
+from streams.worker.settings import NAME, hold, torch_device
 
 HOLD = """
 import sys
@@ -66,3 +67,12 @@ def test_a_file_system_without_locks_is_said(
 def test_a_name_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--instance a/b"):
         hold(tmp_path, "a/b")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a CUDA device")
+def test_cuda_where_there_is_none_is_refused_and_auto_takes_the_cpu() -> None:
+    assert [torch_device(word, "--device") for word in ("cpu", "auto")] == ["cpu", "cpu"]
+    with pytest.raises(UsageError, match=r"--device cuda: torch .* finds no CUDA device: see that"):
+        torch_device("cuda", "--device")
+    with pytest.raises(UsageError, match="--device gpu: write auto, cpu or cuda"):
+        torch_device("gpu", "--device")

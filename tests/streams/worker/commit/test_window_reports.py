@@ -9,14 +9,14 @@ import pytest
 
 from streams.contract.events.compact import decode_taught
 from streams.contract.events.messages import TAUGHT
-from streams.contract.events.scores import ScoresForm, decode_scores, score_schema
+from streams.contract.events.records import ScoresForm, decode_scores, score_schema
 from streams.contract.task import Task
 from streams.contract.topics import MAX_MESSAGE_BYTES
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.worker.commit.messages import publications
 from streams.worker.commit.window_reports import MODELS, OTHER
-from streams.worker.scoring.drift_watch import WindowDrift
-from streams.worker.scoring.rows import store_schema
+from streams.worker.windows.drift_watch import WindowDrift
+from streams.worker.windows.rows import store_schema
 from tests.rig.made_up.tiny_task import task as tiny
 
 TARGETS = dataclasses.replace(tiny, classes=(), targets=("left", "right"), tolerance=0.7)

@@ -13,9 +13,8 @@ from deltalake.exceptions import CommitFailedError
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, UsageError
 from streams.contract.task import Task, Tumbling
-from streams.drift.reference import WINDOWS
-from streams.runtime import object_store
-from streams.worker.scoring.rows import ScoredWindow, score_rows
+from streams.learning.drift_reference import WINDOWS
+from streams.runtime import files
 from streams.worker.store import delta_store
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import snapshot_name, write_snapshot
@@ -31,6 +30,7 @@ from streams.worker.store.tables import (
     open_table,
 )
 from streams.worker.windows.partition import NewLabels, StorePosition
+from streams.worker.windows.rows import ScoredWindow, score_rows
 from streams.worker.windows.tumbling import Message, Window, split
 from tests.rig.asked import asked
 from tests.rig.made_up.tiny_task import task
@@ -167,11 +167,11 @@ def test_upkeep_of_a_store_in_a_bucket_keeps_rows_positions_and_fence(s3_environ
         store.commit(SCORES, rows(commit, [5 * commit], commit=commit), {0: commit})
     before = DeltaStore(place).position(0)
     DeltaStore(place).keep_up(0, keep_days=1.0)
-    assert snapshot_name(0).rpartition("/")[2] in object_store.open_store(place).names("positions")
+    assert snapshot_name(0).rpartition("/")[2] in files.open_store(place).names("positions")
     store.commit(SCORES, rows(13, [65], commit=13), {0: 13})
     again = DeltaStore(place)
     found = again.position(0)
-    object_store.open_store(place).remove(snapshot_name(0))
+    files.open_store(place).remove(snapshot_name(0))
     assert before.taken == {("d0", "e1"): IntervalSet([(1, 12)])}
     assert found.taken == again.position(0).taken == {("d0", "e1"): IntervalSet([(1, 13)])}
     assert len(open_table(place, SCORES).file_uris()) < 6

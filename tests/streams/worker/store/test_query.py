@@ -11,10 +11,10 @@ import pytest
 from deltalake import write_deltalake
 
 from streams.contract.errors import UsageError
-from streams.runtime.object_store import arrow_files
-from streams.worker.scoring.rows import store_schema
+from streams.runtime.files import arrow_files
 from streams.worker.store.query import server_account
 from streams.worker.store.tables import SCORES, Place, open_table
+from streams.worker.windows.rows import store_schema
 
 TIDEWHEEL = str(Path(sys.executable).parent / "tidewheel")
 FILES, ROWS = 40, 20
