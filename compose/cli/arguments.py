@@ -147,7 +147,7 @@ def taking(
 
 def options_of(model: type) -> list[inspect.Parameter]:
     """Return the fields of a dataclass that are options as a command's parameters: shared ones, and
-    those that are annotated as an option (streams.runtime.options)."""
+    those that are annotated as an option (streams.runtime.option)."""
     found = []
     for one in inspect.signature(model).parameters.values():
         for info in getattr(one.annotation, "__metadata__", ()):

@@ -113,13 +113,14 @@ def import_model(
     from streams.runtime.failpoints import read_failpoint
     from streams.runtime.trust import load_private_key
 
-    loaded, layout = load_task(task), StateDir(state)
-    key = load_private_key(layout.signing_key)
+    loaded, key = load_task(task), load_private_key(StateDir(state).signing_key)
     where = registry_of(loaded, state, registry)
     if teacher:
         name = _offer_teacher(loaded, where, key, file, broker_of(state, kafka))
         say(f"teacher {name} is offered to the workers")
         return
+    if kafka is not None:
+        raise UsageError("--kafka is for --teacher: the controller announces a candidate")
     verdict, model = import_candidate(loaded, where, key, file, read_failpoint(os.environ))
     if model is None:
         say(f"{file} is refused by the gate: {verdict.reason}")

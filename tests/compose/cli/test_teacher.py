@@ -82,6 +82,8 @@ def test_what_is_wrong_is_named_and_nothing_is_kept(
         2,
         "bad.safetensors has no weights that can be read",
     )
+    words = ("models", "import", reference, "new.safetensors", *broker)
+    fails(tidewheel(*words, folder=folder, PYTHONPATH=path), 2, "--kafka is for --teacher")
     nowhere = ("--kafka", f"127.0.0.1:{port_without_listener()}")
     words = (*IMPORT, reference, "new.safetensors", *nowhere)
     fails(tidewheel(*words, folder=folder, PYTHONPATH=path), 1, "no Kafka broker answers")
