@@ -245,6 +245,8 @@ class Agent:
             return WorkReply(device=self._settings.device, error=f"{WRONG_TASK}: have {have}"), b""
         log.info("%s: %s in round %d", self._settings.device, request.op, request.round)
         self.samples.hear_of_teacher(request.teacher)
+        if request.node is not None and self._runs.run is None:
+            self._runs.joined(request.node)  # a resident SuperNode, older than this process
         self._working = True
         span = self._traced(request)
         try:

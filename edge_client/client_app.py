@@ -42,14 +42,14 @@ def _handed_over(message: Message, context: Context, op: Op) -> Message:
         return call(_socket(context), request, weights, timeout_s=timeout_s)
 
     device = str(context.node_config.get("device", ""))
-    return answer(message, op, device, work)
+    return answer(message, context, op, device, work)
 
 
-def answer(message: Message, op: Op, device: str, work: Worker) -> Message:
+def answer(message: Message, context: Context, op: Op, device: str, work: Worker) -> Message:
     """Return the reply to the server's message; `work` runs its request."""
     request: WorkRequest | None = None
     try:
-        request, weights = _request(message, op)
+        request, weights = _request(message, context, op)
         reply, body = work(request, weights)
         return Message(_content(request, reply, body), reply_to=message)
     except (TidewheelError, ValueError, KeyError, TypeError) as exc:
@@ -67,11 +67,11 @@ def _socket(context: Context) -> Path:
         ) from None
 
 
-def _request(message: Message, op: Op) -> tuple[WorkRequest, bytes]:
+def _request(message: Message, context: Context, op: Op) -> tuple[WorkRequest, bytes]:
     """Return the server's message as a request to the agent, and its block of weights."""
     records = message.content.config_records
     work = {name: value for name, value in records["work"].items() if name != BLOCK}
-    request = WorkRequest.of_fields({**work, "op": op})
+    request = WorkRequest.of_fields({**work, "op": op, "node": context.node_id})
     return request, block_of(records, "work") or b""
 
 

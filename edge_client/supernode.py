@@ -6,14 +6,13 @@
 It speaks Flower's fleet protocol by Flower's own client. What Flower's SuperNode has beside that is
 left out: no bundle is fetched or installed, no SuperExec runs beside it, and the ClientApp is
 called in this process, which only hands work to the agent. So the code that runs is the device's
-own, whatever the SuperLink sends, and it answers the messages of its run alone.
+own, whatever the SuperLink sends, and an invited one answers the messages of its run alone.
 
     1 register (without a key), activate; tell the agent the node's ID
     2 ask for a message every `pull_s`
     3 fetch its parts, confirm it; refuse it if it is another run's
     4 call the ClientApp, send its reply, go on with 2
-    5 at SIGTERM, or when this process's input is closed, as the agent's end does: deactivate,
-      unregister, end
+    5 at SIGTERM, or when the agent has closed this process's input: deactivate, unregister, end
 
 Killed in 1 to 4 the SuperLink knows the node as online until its heartbeat is missing, up to a
 minute; a message that was confirmed is not answered then. The agent starts another one while its
@@ -57,6 +56,7 @@ class NodeSettings(Document):
     ca: str = ""
     key: str = ""
     pull_s: PullSeconds = PULL_S
+    resident: bool = False
 
 
 def command(settings: NodeSettings) -> list[str]:
@@ -218,19 +218,24 @@ def end_with_input() -> None:
     threading.Thread(target=watch, name="agent", daemon=True).start()
 
 
-def main() -> None:
+def run(settings: NodeSettings) -> None:
     """Serve until SIGTERM or SIGINT, as a process of its own."""
 
     def leave(*_: object) -> None:
         raise SystemExit(0)
 
-    configure_logging("INFO")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
-    end_with_input()
-    serve(NodeSettings.decode(sys.argv[1].encode()))
+    if not settings.resident:
+        end_with_input()
+    serve(settings)
+
+
+def main() -> None:
+    configure_logging("INFO")
+    run(NodeSettings.decode(sys.argv[1].encode()))
 
 
 if __name__ == "__main__":

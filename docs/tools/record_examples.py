@@ -251,7 +251,7 @@ def work() -> str:
         run="7293", round=1, task="pumps", task_version=1, base="3-1f2e3d4c", epochs=3,
         batch_size=32, learning_rate=0.02, seed=11, time_budget_s=48.0,
     )  # fmt: skip
-    request = WorkRequest.of_fields({**about.fields(), "op": "train"})
+    request = WorkRequest.of_fields({**about.fields(), "op": "train", "node": 12})
     metrics = {"evaluated": 40.0, "correct": 33.0, "loss": 0.41, "steps": 60.0}
     reply = WorkReply(device="pump-3", samples=640, base="3-1f2e3d4c", metrics=metrics)
     text = block(document(request.encode()), "json") + "\nReply:\n\n"

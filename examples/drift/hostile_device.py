@@ -75,13 +75,13 @@ class HostileDevice:
         return flower_processes.HOST, int(found["address"].rpartition(":")[2])
 
     def _start(self, address: tuple[str, int]) -> subprocess.Popen[bytes]:
-        settings = NodeSettings(
+        resident = NodeSettings(
             device=NAME, agent=str(socket_path(self._folder)),
-            superlink="{}:{}".format(*address),
+            superlink="{}:{}".format(*address), resident=True,
         )  # fmt: skip
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                command(settings), stdin=subprocess.PIPE,  # which ends with this process
+                command(resident), stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -112,8 +112,6 @@ def _listens(address: tuple[str, int]) -> bool:
 
 
 def _end(node: subprocess.Popen[bytes]) -> None:
-    if node.stdin is not None:
-        node.stdin.close()
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(node.pid, number)

@@ -200,8 +200,8 @@ class Inviter:
 
 @dataclass
 class Participants:
-    """`reports` and `inviter` are None where a run has no Kafka; then nodes that are online take
-    part."""
+    """`reports` and `inviter` are None where a run has no Kafka, or devices have SuperNodes that
+    are resident; then those that are online take part."""
 
     task: Task
     settings: RunSettings

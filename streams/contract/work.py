@@ -12,8 +12,8 @@ Flower sends, stores and fetches each record by separate requests, 20 ms of the 
 array would be two more, and in one object a long block would not be through a slow line before
 Flower gives it up (180 s).
 
-On the device the ClientApp adds `op` to the Work and passes a WorkRequest to the agent, which
-returns a WorkReply. A failure is a reply with its reason: Flower's error replies name no
+On the device the ClientApp adds `op` and `node` to the Work and passes a WorkRequest to the agent,
+which returns a WorkReply. A failure is a reply with its reason: Flower's error replies name no
 device.
 
 Metrics of an evaluation are counts of held-out segments. `evaluated` and `correct` are always
@@ -112,13 +112,15 @@ class WorkRequest(Work):
     """Work for one device: train from, or evaluate, the weights that come with it, or fit an input
     adapter before them.
 
-    Of an adapter: whether the sensor is `drifting`, and `inputs`, mean and variance of each channel
-    in the reference.
+    `node` is the Flower node that delivers the work, None for the device's own training. Of an
+    adapter: whether the sensor is `drifting`, and `inputs`, mean and variance of each channel in
+    the reference.
     """
 
     op: Op | Literal["adapt"]
     drifting: bool = False
     inputs: list[tuple[float, float]] = []
+    node: int | None = None
 
 
 class WorkReply(Document):

@@ -167,7 +167,7 @@ def known_labels(at: Path) -> int:
 def work(at: Path, op: Op, base: str, epochs: int = 1) -> WorkReply:
     """What a device's ClientApp asks in a round."""
     weights = {name: tensor.numpy() for name, tensor in plain(2).state_dict().items()}
-    more = {"epochs": epochs, "learning_rate": 0.001, "time_budget_s": 20.0}
+    more = {"epochs": epochs, "learning_rate": 0.001, "time_budget_s": 20.0, "node": 1}
     request = work_request(op, base=base, **more)
     reply, _ = call(at, request, payload.encode_weights(weights, "float32"), WAIT_S)
     assert reply.error is None

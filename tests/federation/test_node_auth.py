@@ -12,7 +12,7 @@ from compose.launcher.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
 from streams.contract.errors import ProcessFailed
 from tests.compose.cli.test_cli import tidewheel
-from tests.rig.processes.flower import FlowerStack, supernode, wait_for
+from tests.rig.processes.flower import FlowerStack, resident, wait_for
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
@@ -31,7 +31,7 @@ def start_stranger(
     processes: FlowerStack, name: str, ca: Path | None, key: Path | None = None
 ) -> None:
     """A SuperNode that calls itself d0."""
-    processes.start(name, supernode("d0", Path("/nobody.sock"), processes.address, ca, key))
+    processes.start(name, resident("d0", Path("/nobody.sock"), processes.address, ca, key))
 
 
 def test_who_is_not_known_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from tests.rig.made_up.own_task import own_task
-from tests.rig.processes.flower import FlowerStack, journals, supernode, wait_for
+from tests.rig.processes.flower import FlowerStack, journals, resident, wait_for
 from tests.rig.processes.stand_in_agent import StandInAgent
 from tests.rig.servers.nginx import Proxy, allowed, ask, nginx
 
@@ -61,7 +61,7 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
             agent, key = sockets / f"{name}.sock", processes.nodes.key(name)
             stack.enter_context(StandInAgent(tiny, name, agent))
             at = f"{flower_processes.HOST}:{proxy.port}"
-            processes.start(name, supernode(name, agent, at, proxy.ca, key))
+            processes.start(name, resident(name, agent, at, proxy.ca, key))
         config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 6}
         submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
         run = submission.start({"minimum-nodes": 2}, tmp_path)
@@ -88,7 +88,7 @@ def check_what_is_hidden(processes: FlowerStack, proxy: Proxy, folder: Path) -> 
         submission.flwr.call("supernode register", public, flower_processes.CONNECTION)
     processes.start("hostile", flower_processes.superexec(folder, proxy.port, ca=proxy.ca))
     wait_for("the SuperExec is refused", lambda: "403" in processes.log("hostile"), 60)
-    processes.start("keyless", supernode("d0", folder / "a.sock", at, proxy.ca))
+    processes.start("keyless", resident("d0", folder / "a.sock", at, proxy.ca))
     assert processes.processes["keyless"].wait(60) != 0
     assert len(processes.nodes.statuses()) == known
     for path in (

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import Message, Metadata
+from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
@@ -116,8 +116,9 @@ class Grid:
             job = TrainerJob(device=f"d{node}", request=request, served=served, **paths)
             return trainer_process.work(self.task, job, block)
 
+        context = Context(7, node, {"device": f"d{node}"}, RecordDict(), {})
         op = "train" if kind == "train" else "evaluate"
-        reply = answer(message, op, f"d{node}", work)  # type: ignore[arg-type]
+        reply = answer(message, context, op, f"d{node}", work)  # type: ignore[arg-type]
         if error := str(reply.content.config_records["device"]["error"]):
             self.errors.append(error)
         for content in (message.content, reply.content):

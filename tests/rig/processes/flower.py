@@ -28,13 +28,13 @@ from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.polling import until
 
 
-def supernode(
+def resident(
     device: str, agent: Path, superlink: str, ca: Path | None = None, key: Path | None = None
 ) -> Launch:
     """A SuperNode that no invitation has started."""
     settings = NodeSettings(
         device=device, agent=str(agent), superlink=superlink, ca=str(ca or ""), key=str(key or ""),
-        pull_s=0.3,
+        pull_s=0.3, resident=True,
     )  # fmt: skip
     return Launch(command(settings), {"OMP_NUM_THREADS": "1"})
 
@@ -80,8 +80,7 @@ def read(broker: BrokerSettings, task: str, topic: str) -> list[Received]:
 
 
 class FlowerStack:
-    """Starts the processes in order, each in its own process group, and ends all of them. Their
-    input stays open until then: a SuperNode ends with it.
+    """Starts the processes in order, each in its own process group, and ends all of them.
 
     `secure`: with TLS, and a registered key for each device.
     """
@@ -94,7 +93,6 @@ class FlowerStack:
         self.tls = make_certificates(state / "keys") if secure else None
         self.ca = self.tls.ca if self.tls else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.input, self.open = os.pipe()
 
     @property
     def address(self) -> str:
@@ -127,7 +125,7 @@ class FlowerStack:
 
     def start_node(self, device: str) -> None:
         key = self.nodes.key(device) if self.tls is not None else None
-        self.start(device, supernode(device, self.devices[device], self.address, self.ca, key))
+        self.start(device, resident(device, self.devices[device], self.address, self.ca, key))
 
     def kill(self, name: str) -> None:
         """SIGKILL to the whole group of a process, as the supervisor does it."""
@@ -141,7 +139,6 @@ class FlowerStack:
             self.processes[name] = subprocess.Popen(
                 launch.argv,
                 env={**os.environ, **launch.env},
-                stdin=self.input,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -171,8 +168,6 @@ class FlowerStack:
             if group_members(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
-        os.close(self.input)
-        os.close(self.open)
 
 
 @contextmanager
