@@ -59,7 +59,7 @@ def _run(bench: Bench) -> list[Cell]:
     events = [e for e in events if e["run"] in judged]
     asked = sum(int(e["metrics"]["nodes"]) for e in events if e["kind"] == "started")
     lost = asked - sum(e["kind"] == "admitted" for e in events)
-    before, after = (summary[f"fleet_{when}"] or 0.0 for when in ("before", "after"))
+    before, after = (value or 0.0 for value in summary["fleet"])
     slowed = re.findall(r"slows down from [\d.]+ to ([\d.]+) times", done.stdout)
     few = lost <= asked / 10 and len(judged) == 1
     met = done.returncode == 0 and few and after >= 0.78 and seconds <= 480

@@ -1,27 +1,28 @@
 """Progress of `tidewheel up`: lines for the terminal, the phase of the loop, when it has closed,
-and what it lacks; which devices are silent, and whether workers score what devices send.
+and what it lacks; whether workers score what devices send; and how fast a replay runs.
+
+Views are those of one run: of its devices, as far as they have reported since it began.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.status import Status
+from rich.status import Status as StatusLine
 from rich.text import Text
 
+from compose.reports.problems import Status, problems
 from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import retrain_limit, window_metric
-from streams.contract.window_metrics import ERRORS
-from streams.contract.window_metrics import named as window_name
+from streams.contract.window_metrics import ERRORS, named
 from streams.fleet.view import FleetView
 from streams.fleet.wording import counted, digits, duration, run_progress, short_runs
 
 LINE_S = 5.0
 SETTLED = ("served", "rolled-back", "dropped")  # decisions after which a version is done
-SILENT_S, EACH_S = 15.0, 1.0  # a start takes three seconds, a second of CPU a device
 COMPARED = 50  # held-out segments of a device, before and after
 LEAST_S = 30.0  # a worker starts in that time on a machine that is not busy
 
@@ -32,8 +33,8 @@ class Screen:
 
     def __init__(self, console: Console, devices: int) -> None:
         self._console, self._devices = console, devices
-        self._status = Status("", console=console)
-        self._line_at, self._news_seen = 0.0, 0
+        self._status = StatusLine("", console=console)
+        self._line_at = 0.0
 
     def say(self, text: str) -> None:
         """Write one line that stays."""
@@ -49,18 +50,13 @@ class Screen:
 
     def show(self, view: FleetView, phase: str, stalled: str = "") -> None:
         """stalled: since when nothing is scored."""
-        for text in list(view.news)[self._news_seen :]:
-            self.say(text)
-        self.skip_news(view)
+        while view.news:
+            self.say(view.news.popleft())
         if self._console.is_terminal:
             self._status.update(Text(self._line(view, phase, stalled)))
         elif time.monotonic() - self._line_at >= LINE_S:
             self._line_at = time.monotonic()
             self.say(self._line(view, phase, stalled))
-
-    def skip_news(self, view: FleetView) -> None:
-        """What was on the topics before this run is not news."""
-        self._news_seen = len(view.news)
 
     def _line(self, view: FleetView, phase: str, stalled: str) -> str:
         states, rate = list(view.devices.values()), view.produced_per_s(time.time())
@@ -82,21 +78,22 @@ class Screen:
         return "  ".join(parts)
 
 
-def start_lines(devices: int, stages: str) -> str:
-    """Return what is said when the fleet has started: how many devices, and how many of them a new
-    version goes to, stage by stage."""
-    counts = [max(1, math.ceil(float(share) * devices)) for share in stages.split(",")]
-    goes_to = ", then ".join(dict.fromkeys(map(str, counts)))
-    of = counted(devices, "device")
-    return (f"fleet     {of}; Ctrl-C stops everything\n"
-            f"rollout   a new version goes to {goes_to} of {of} (--stages)")  # fmt: skip
-
-
 # --- the loop -------------------------------------------------------------------------------------
 
 
+def of_run(view: FleetView, devices: Sequence[str], began_us: int) -> FleetView:
+    """Return the view of a run: what its devices have reported since it began, wall clock."""
+    heard = {name: state for name, state in view.devices.items()
+             if name in devices and state.time_us >= began_us}  # fmt: skip
+    ended = {n: [s for s in states if s.time_us >= began_us] for n, states in view.ended.items()}
+    found = replace(view, devices=heard, ended=ended)
+    found.news = view.news
+    return found
+
+
 class Phase:
-    """The phase of the loop: inference, federated run, canary, new model; and when it has closed.
+    """The phase of the loop (inference, federated run, canary, new model), when it has closed, and
+    whether it is at rest: all devices answer, and nothing is learned.
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
     version has passed its rollout, and every device has answered with it the held-out segments that
@@ -104,38 +101,24 @@ class Phase:
     a sensor's, or those of a long recording.
     """
 
-    def __init__(self, devices: Sequence[str], began_us: int) -> None:
+    def __init__(self, devices: int, began_us: int) -> None:
         self._devices, self._began_us = devices, began_us
         self._first = ""
-        self.now, self.closed = "inference", False
+        self.now, self.closed, self.at_rest = "inference", False, False
 
     def look(self, view: FleetView) -> None:
         """Take the fleet as its topics show it now."""
-        unheard, standing = silent(view, self._devices, self._began_us), view.standing
-        heard = [view.devices[name] for name in self._devices if name not in unheard]
-        self._first = self._first or min((s.active for s in heard), key=model_number, default="")
+        states, standing = view.devices.values(), view.standing
+        self._first = self._first or min((s.active for s in states), key=model_number, default="")
         stable = standing.stable.model if standing.stable else self._first
         passed = self._first not in ("", stable) and standing.offered is None
-        serving = passed and not unheard and all(s.active == stable for s in heard)
+        answering = len(states) == self._devices and all(s.active == stable for s in states)
         learning = "federated run" if self._is_learning(view) else "inference"
         self.now = "canary" if passed or standing.offered else learning
-        self.now = "new model" if serving else self.now
-        self.closed = serving and all(self._has_compared(s) for s in heard)
-
-    def at_rest(self, view: FleetView) -> bool:
-        """Whether all devices answer, and nothing is learned: no run, and no device's own weights,
-        which all devices begin with soon after their first release."""
-        states = [view.devices.get(name) for name in self._devices]
-        steady = all(state is not None and state.phase == "running" for state in states)
-        return steady and self.now != "federated run"
-
-    def _has_compared(self, state: DeviceState) -> bool:
-        found = state.accuracy.get(state.active)
-        first = state.accuracy.get(min(state.accuracy, key=model_number, default=""))
-        if found is None or first is None:
-            return False
-        have = found.paired if state.passes else found.held_out
-        return have >= min(first.held_out, COMPARED)
+        self.now = "new model" if passed and answering else self.now
+        self.closed = self.now == "new model" and all(map(_has_compared, states))
+        running = [state for state in states if state.phase == "running"]
+        self.at_rest = len(running) == self._devices and self.now != "federated run"
 
     def _is_learning(self, view: FleetView) -> bool:
         """Whether a run of this launch has not ended, or has made a version that is not offered."""
@@ -145,57 +128,43 @@ class Phase:
         return bool(run) and (run[-1].kind != "finished" or bool(made - decided))
 
 
-def why_open(view: FleetView, task: Task) -> str:
+def _has_compared(state: DeviceState) -> bool:
+    found = state.accuracy.get(state.active)
+    first = state.accuracy.get(min(state.accuracy, key=model_number, default=""))
+    if found is None or first is None:
+        return False
+    have = found.paired if state.passes else found.held_out
+    return have >= min(first.held_out, COMPARED)
+
+
+def why_open(status: Status, task: Task) -> str:
     """Return what the loop lacks to close, and what to do, for a person."""
-    judged = [run for run in view.rounds if run.kind in ("promoted", "rejected")]
-    if judged and all(run.kind == "rejected" for run in judged):
-        return f"the gate refused {counted(len(judged), 'run')}, the last one: {judged[-1].reason}"
-    back = [decision for decision in view.decided if decision.kind in ("rolled-back", "dropped")]
-    standing, run = view.standing, view.current_run
-    active = standing.offered or standing.candidate or (run and run[-1].kind != "finished")
-    if back and not active:
-        gone = counted(len(back), "candidate")
-        return f"{gone} rolled back, the last one, {back[-1].model}: {back[-1].reason}"
-    if standing.paused:
-        return (
-            "a person has paused the rollout: `tidewheel models rollout TASK resume` continues it"
-        )
-    if judged or run:
+    view, standing, run = status.view, status.view.standing, status.view.current_run
+    offered = standing.candidate or (standing.offered and not standing.paused)
+    if not offered and not (run and run[-1].kind not in ("rejected", "finished")):
+        for problem in problems(status):
+            if problem.page in ("/releases", "/learning"):
+                return problem.line
+    if offered or run:
         return "a run or a rollout is under way: give it more time with --timeout"
-    agreed = view.agreement.get(view.last_model or "")
-    found = "" if agreed is None or agreed.value is None else f", now {agreed.value:.3g}"
-    metric, limit = window_metric(task), f"{retrain_limit(task):g}"
-    called = window_name(metric) if agreed is None else agreed.called
+    agreed, metric = view.agreement.get(view.last_model or ""), window_metric(task)
+    value = None if agreed is None else agreed.value
+    now = "" if value is None else f", now {value:.3g}"
+    called = named(metric) if agreed is None else agreed.called
     side, change = ("above", "lower") if metric in ERRORS else ("below", "raise")
     return (
-        f"no federated run has started: it starts where the {called} is {side} "
-        f"Task.retrain = {limit}{found}: {change} it, or ask for a run with "
-        "`tidewheel train`"
+        f"no federated run has started: it starts where the {called} is {side} Task.retrain = "
+        f"{retrain_limit(task):g}{now}: {change} it, or ask for a run with `tidewheel train`"
     )
 
 
-def broken_off(view: FleetView) -> str | None:
-    """Return a line about a run that the end of `up` interrupts, if there is one. What is reported
-    of its devices later does not count as their failure."""
-    run = view.current_run
-    if not run or run[-1].kind == "finished":
-        return None
-    where = short_runs(f"run {run[-1].run} is interrupted in round {run[-1].round}")
+def interrupted(view: FleetView) -> str:
+    """Return a line about a run that the end of `up` interrupts; "" where there is none."""
+    if run_progress(view.current_run) is None:
+        return ""
+    last = view.current_run[-1]
+    where = short_runs(f"run {last.run} is interrupted in round {last.round}")
     return f"drain     {where}; the next `tidewheel up` with this state folder continues it"
-
-
-# --- devices and workers --------------------------------------------------------------------------
-
-
-def patience_s(devices: int) -> float:
-    """Return how long after the start all devices should have reported."""
-    return SILENT_S + EACH_S * devices
-
-
-def silent(view: FleetView, devices: Sequence[str], began_us: int) -> list[str]:
-    """Return those of the devices that have reported nothing since `began_us`, wall clock."""
-    heard = {state.device for state in view.devices.values() if state.time_us >= began_us}
-    return [name for name in devices if name not in heard]
 
 
 def stalled(view: FleetView, began_s: float, speed: float, task: Task, now_s: float) -> str:
@@ -208,16 +177,6 @@ def stalled(view: FleetView, began_s: float, speed: float, task: Task, now_s: fl
         return ""
     at = time.strftime("%H:%M:%S", time.localtime(since))
     return f"nothing scored since {at} ({duration(now_s - since)})"
-
-
-def why_unscored(count: int, broker: str, words: str) -> str:
-    """Return what becomes of events that no worker has scored, "" where there are none; broker: its
-    kind; words: the worker's last line."""
-    then = "They are on the broker: the next `tidewheel up` with this state folder scores them"
-    if broker == "embedded":
-        then = "The embedded broker keeps nothing: they are lost with it. A real Kafka keeps them"
-    events = f"the worker had not scored {counted(count, 'event')} when everything ended"
-    return f"{events}. {then}. worker: {words}" if count else ""
 
 
 # --- the pace of a replay -------------------------------------------------------------------------
@@ -235,12 +194,11 @@ def read_busy() -> Callable[[], float]:
     return lambda: float(psutil.cpu_percent(None)) / 100
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What was measured, in a line for the user; `speed` is the new one, None to keep it."""
 
     text: str
-    speed: float | None
+    speed: float | None = None
 
 
 class Pace:
@@ -262,10 +220,10 @@ class Pace:
         fixed: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._speed, self._first, self._least = speed, speed, speed * SLOWEST
+        self._speed, self._first = speed, speed
         self._busy, self._fixed, self._clock = busy, fixed, clock
         self._look_at: float | None = None
-        self._over = self._under = 0  # measurements above BUSY and below half of it, in a row
+        self._last: list[float] = []  # two measurements
         self._said = False  # that nothing more can be done
 
     def look(self, *, at_rest: bool) -> Finding | None:
@@ -273,36 +231,34 @@ class Pace:
         learns."""
         now = self._clock()
         if not at_rest or self._speed <= 0:
-            self._look_at, self._over, self._under = None, 0, 0
+            self._look_at = None
+        elif self._look_at is None:
+            self._look_at, self._last = now + SETTLE_S, []
+            self._busy()
+        elif now >= self._look_at:
+            self._look_at, self._last = now + MEASURE_S, [*self._last[-1:], self._busy()]
+            if len(self._last) == 2:
+                return self._judge(min(self._last), max(self._last), self._last[-1])
+        return None
+
+    def _judge(self, low: float, high: float, last: float) -> Finding | None:
+        """Decide on two measurements."""
+        before, least = self._speed, self._first * SLOWEST
+        about = f"the cores are {last:.0%} busy"
+        if low > BUSY:
+            about += " with nothing being learned"
+            if self._fixed or before <= least:
+                if self._said:
+                    return None
+                self._said = True
+                what = "--speed" if self._fixed else "the slowest replay"
+                advice = "a lower --speed" if self._fixed else "fewer --devices"
+                return Finding(f"{about} ({what} {before:g}): rounds take longer; {advice}")
+            self._speed, change = max(before / 2, least), "slows down"
+        elif high < BUSY / 2 and before < self._first:
+            self._speed, change = min(before * 2, self._first), "speeds up"
+        else:
             return None
-        if self._look_at is None or now < self._look_at:
-            if self._look_at is None:
-                self._look_at = now + SETTLE_S
-                self._busy()
-            return None
-        self._look_at, busy = now + MEASURE_S, self._busy()
-        self._over = self._over + 1 if busy > BUSY else 0
-        self._under = self._under + 1 if busy < BUSY / 2 else 0
-        if self._over >= 2:
-            return self._slower(busy)
-        return self._faster(busy) if self._under >= 2 and self._speed < self._first else None
-
-    def _slower(self, busy: float) -> Finding | None:
-        about = f"the cores are {busy:.0%} busy with nothing being learned"
-        if self._fixed or self._speed <= self._least:
-            if self._said:
-                return None
-            self._said = True
-            what = "--speed" if self._fixed else "the slowest replay"
-            advice = "a lower --speed" if self._fixed else "fewer --devices"
-            return Finding(f"{about} ({what} {self._speed:g}): rounds take longer; {advice}", None)
-        return self._change(f"{about}: the replay slows down", max(self._speed / 2, self._least))
-
-    def _faster(self, busy: float) -> Finding:
-        text = f"the cores are {busy:.0%} busy: the replay speeds up"
-        return self._change(text, min(self._speed * 2, self._first))
-
-    def _change(self, text: str, speed: float) -> Finding:
-        before, self._speed = self._speed, speed
-        self._look_at, self._over, self._under = self._clock() + SETTLE_S, 0, 0
-        return Finding(f"{text} from {before:g} to {speed:g} times real time", speed)
+        self._look_at, self._last = self._clock() + SETTLE_S, []
+        speeds = f"from {before:g} to {self._speed:g} times real time"
+        return Finding(f"{about}: the replay {change} {speeds}", self._speed)

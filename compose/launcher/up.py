@@ -9,6 +9,7 @@
 6 take everything down; say what was measured, and whether the event account balances
 """
 
+import math
 import os
 import sys
 import time
@@ -22,16 +23,16 @@ from compose.launcher import broker, progress
 from compose.launcher.certificates import Tls, make_certificates
 from compose.launcher.commands import Commands, UpOptions, chosen_devices
 from compose.launcher.fleet import Fleet, Flower
-from compose.launcher.progress import Finding, Pace, Phase, Screen, silent
+from compose.launcher.progress import Finding, Pace, Phase, Screen
 from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor, prepared
-from compose.reports.follower import Follower
-from compose.reports.summary import ServerCounts, Summary, render, summarize
+from compose.reports.follower import Follower, Lag
+from compose.reports.problems import Status
+from compose.reports.summary import ServerCounts, Summary, render
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.task import NOTHING_LEARNS, absolute_reference, load_task
-from streams.contract.task.metrics import metric_of
 from streams.fleet.view import FleetView
-from streams.fleet.wording import listed
+from streams.fleet.wording import counted, listed
 from streams.kafka.admin import probe
 from streams.runtime.files import write_atomic
 from streams.runtime.process import Interrupted, Interrupts
@@ -43,6 +44,7 @@ HEARD_S = 5.0  # after the devices have ended: what they said last is read by th
 DRAIN_LINE_S = 2.0  # between two lines about what is left
 CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
+SILENT_S, EACH_S = 15.0, 1.0  # until all have reported: a start, and a second of CPU a device
 
 
 class Up:
@@ -63,7 +65,6 @@ class Up:
         self._topics_gone = False
         self._tls: Tls | None = None
         self._began_us = time.time_ns() // 1000
-        self._drained_us = sys.maxsize  # when the devices began to end
 
     def run(self) -> int:
         """The six steps; the exit code."""
@@ -152,34 +153,35 @@ class Up:
         """Show and mend until it is time to end; whether the loop has closed."""
         o = self._options
         self._interrupts.patient = True
-        began = kept_at = time.monotonic()
+        began, began_s = time.monotonic(), time.time()
+        kept_at = began
         closed = False
-        self._screen.say(progress.start_lines(len(self._devices), o.stages))
-        phase = Phase(self._devices, self._began_us)
-        patience_s: float | None = progress.patience_s(len(self._devices))
+        self._say_start()
+        phase = Phase(len(self._devices), self._began_us)
+        patience_s: float | None = SILENT_S + EACH_S * len(self._devices)
         pace = Pace(o.first_speed, progress.read_busy(), fixed=o.speed is not None)
         slowest = o.first_speed * progress.SLOWEST if o.speed is None else o.speed
         while not follower.caught_up.is_set() and time.monotonic() - began < CATCH_UP_S:
             if self._interrupts.stop.wait(TICK_S):
                 break
         with self._screen as screen:
-            follower.read(screen.skip_news)
+            follower.read(lambda view: view.news.clear())  # what was there before this run
             while not self._interrupts.stop.wait(TICK_S):
                 self._mend(screen.say)
                 self._flower.look()
 
-                def look(view: FleetView) -> None:
+                def look(fleet: FleetView) -> None:
                     nonlocal patience_s
+                    view = self._mine(fleet)
                     phase.look(view)
-                    now_s = time.time()
-                    since = progress.stalled(view, self._began_us / 1e6, slowest, self._task, now_s)
+                    since = progress.stalled(view, began_s, slowest, self._task, time.time())
                     screen.show(view, phase.now, since)
-                    rest = self._task.source != "live" and phase.at_rest(view)
+                    rest = self._task.source != "live" and phase.at_rest
                     if found := pace.look(at_rest=rest):
                         self._say_pace(found)
                     if patience_s is not None and time.monotonic() - began > patience_s:
                         patience_s = None
-                        if unheard := silent(view, self._devices, self._began_us):
+                        if unheard := self._silent(view):
                             screen.say(self._unheard(unheard))
 
                 follower.read(look)
@@ -192,9 +194,24 @@ class Up:
                     break
                 if o.until_closed and elapsed > o.timeout:
                     screen.say(f"the loop has not closed in {o.timeout:.0f} s")
-                    follower.read(lambda view: screen.say(progress.why_open(view, self._task)))
+                    screen.say(progress.why_open(follower.read(self._status), self._task))
                     break
         return closed
+
+    def _say_start(self) -> None:
+        """Say how many devices a new version goes to, stage by stage."""
+        of = len(self._devices)
+        counts = [max(1, math.ceil(float(share) * of)) for share in self._options.stages.split(",")]
+        goes_to = ", then ".join(dict.fromkeys(map(str, counts)))
+        devices = counted(of, "device")
+        self._screen.say(f"fleet     {devices}; Ctrl-C stops everything")
+        self._screen.say(f"rollout   a new version goes to {goes_to} of {devices} (--stages)")
+
+    def _mine(self, view: FleetView) -> FleetView:
+        return progress.of_run(view, self._devices, self._began_us)
+
+    def _silent(self, view: FleetView) -> list[str]:
+        return [name for name in self._devices if name not in view.devices]
 
     def _say_pace(self, found: Finding) -> None:
         self._screen.say(f"pace      {found.text}")
@@ -220,13 +237,8 @@ class Up:
     def _drain(self, follower: Follower) -> None:
         """End the devices, then wait until the worker has scored what they have sent."""
         self._screen.say("drain     devices send what they have; the worker scores it")
-        self._drained_us = time.time_ns() // 1000
-
-        def say(view: FleetView) -> None:
-            if line := progress.broken_off(view):
-                self._screen.say(line)
-
-        follower.read(say)
+        if line := follower.read(progress.interrupted):
+            self._screen.say(line)
         # A run would go on with devices that end, and be judged by what they no longer say.
         self._supervisor.stop("controller", "superexec")
         self._supervisor.stop(*[f"edge-{device}" for device in self._devices])
@@ -243,10 +255,10 @@ class Up:
                 least, deadline = summary.unscored, time.monotonic() + waits_s
             if time.monotonic() > deadline:
                 break
-            left = summary.left or (summary.unheard if time.monotonic() < heard_by else "")
-            if not left:
+            left = summary.left
+            if not left and not (summary.silent and time.monotonic() < heard_by):
                 return
-            if left != said and time.monotonic() - said_at > DRAIN_LINE_S:
+            if left not in ("", said) and time.monotonic() - said_at > DRAIN_LINE_S:
                 self._screen.say(f"drain     {left}")
                 said, said_at = left, time.monotonic()
             time.sleep(0.5)
@@ -259,28 +271,20 @@ class Up:
 
             server = server_account(self._layout.store)
 
-        def look(view: FleetView) -> Summary:
-            began_us = self._began_us
-            known = {name: state for name, state in view.devices.items()
-                     if name in self._devices and state.time_us >= began_us}  # fmt: skip
-            ended = {n: [s for s in states if s.time_us >= began_us]
-                     for n, states in view.ended.items()}  # fmt: skip
-            rounds = [e for e in view.rounds if e.time_us < self._drained_us]
-            mine = replace(view, devices=known, ended=ended, rounds=rounds)
-            state = self._options.state
-            store, metric = self._layout.store, metric_of(self._task).name
-            found = summarize(mine, server, store, state, metric)
-            unheard = silent(view, self._devices, began_us)
-            restarts = dict(self._supervisor.restarts)
-            return found.replace(restarts=restarts, silent=unheard)
+        status = follower.read(self._status)
+        return Summary(
+            status, server, self._options.state, self._silent(status.view),
+            dict(self._supervisor.restarts),
+        )  # fmt: skip
 
-        return follower.read(look)
+    def _status(self, view: FleetView) -> Status:
+        return Status(self._mine(view), Lag(), time.time())
 
     def _report(self, follower: Follower, closed: bool) -> int:
-        summary = self._summary(follower)
         words = self._supervisor.last_words("worker-0" if self._options.workers > 1 else "worker")
-        why = progress.why_unscored(summary.unscored, self._choice.kind, words)
-        summary = summary.replace(why_unscored=why, closed=closed)
+        summary = replace(
+            self._summary(follower), closed=closed, broker=self._choice.kind, words=words
+        )
         text = summary.encode().decode()
         write_atomic(self._options.state / "summary.json", text.encode())
         if self._options.json:
@@ -291,4 +295,4 @@ class Up:
             summary.balanced and not summary.silent and (closed or not self._options.until_closed)
         ):
             return 1
-        return 3 if summary.grave else 0
+        return 3 if summary.means_little else 0

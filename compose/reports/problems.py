@@ -1,12 +1,13 @@
 """A fleet at one moment, and what is wrong with it, as `status` and the console show it. Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from compose.reports.follower import Lag, retention_lines
+from compose.reports.terminal import moment
 from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
@@ -16,6 +17,7 @@ from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
 STALLED_S = 120.0
+DROPPED_SHARE = 0.01  # of all events: more dropped ones are a warning, and fail a run of `up`
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
@@ -56,9 +58,15 @@ class Problem:
 
     severity: Severity
     text: str
-    advice: str
+    advice: str = ""
     page: str = ""
     since_us: int | None = None
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        since = f" since {moment(self.since_us)}" if self.since_us else ""
+        return f"{self.severity}{since}: {self.text}{f'. {self.advice}' if self.advice else ''}"
 
 
 def problems(status: Status, more: Iterable[Problem] = ()) -> list[Problem]:
@@ -131,18 +139,31 @@ def _named(states: Sequence[DeviceState]) -> str:
     return f"{names} {'are' if len(states) > 1 else 'is'}"
 
 
+def dropped(states: Iterable[DeviceState]) -> Counter[str]:
+    """Return how many events were dropped by reason, without those that were to be."""
+    found = sum((Counter(state.dropped) for state in states), Counter[str]())
+    del found[ASKED_FOR]
+    return found
+
+
+def too_many_dropped(states: Collection[DeviceState]) -> bool:
+    """Return whether more than DROPPED_SHARE of the events were dropped."""
+    return dropped(states).total() > DROPPED_SHARE * sum(state.produced for state in states)
+
+
+def listed_counts(counts: Counter[str]) -> str:
+    """Return `20 spool-full, 3 old`."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common(NAMED))
+
+
 def _drops(status: Status) -> Iterator[Problem]:
-    reasons: Counter[str] = Counter()
-    for state in status.view.devices.values():
-        reasons.update(state.dropped)
-    del reasons[ASKED_FOR]
-    total = reasons.total()
-    produced = sum(state.produced for state in status.view.devices.values())
-    if total:
-        text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(NAMED))
+    states = status.view.epochs.values()
+    if reasons := dropped(states):
+        produced = sum(state.produced for state in states)
         yield Problem(
-            "warning" if total > produced / 100 else "note",
-            f"Devices have dropped {total:,} of {produced:,} events: {text}",
+            "warning" if too_many_dropped(states) else "note",
+            f"Devices have dropped {reasons.total():,} of {produced:,} events: "
+            f"{listed_counts(reasons)}",
             "spool-full: give the spool more room, or the device a better connection",
             "/fleet?sort=dropped&descending=true",
         )
@@ -184,6 +205,10 @@ def _learning(status: Status) -> Iterator[Problem]:
     if last is not None and (why := failure(last)):
         text = short_runs(f"Run {last.run} ended without a candidate")
         yield Problem("warning", text, short_runs(why), "/learning", last.time_us)
+    judged = [event for event in status.view.rounds if event.kind in ("promoted", "rejected")]
+    if judged and judged[-1].kind == "rejected":
+        text = short_runs(f"The gate refused run {judged[-1].run}")
+        yield Problem("note", text, judged[-1].reason, "/learning", judged[-1].time_us)
 
 
 def _drift(status: Status) -> Iterator[Problem]:

@@ -69,7 +69,7 @@ class StatusReport(Document):
 
 def report_of(status: Status) -> StatusReport:
     view, last = status.view, status.view.last_finished
-    kinds = ("aggregated", "admitted", "refused", "promoted", "rejected")
+    kinds = ("aggregated", "admitted", "refused", "failed", "promoted", "rejected")
     return StatusReport(
         task=view.task,
         release=view.standing,
@@ -177,37 +177,39 @@ def _truth(view: FleetView) -> dict[str, tuple[int, int]]:
     return {name: right(together(view.truth.of_release(name))) for name in releases}
 
 
-def _lines(status: Status) -> Iterator[str]:
-    view = status.view
-    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed"
-    yield (
-        f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
-        f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
-    )
-    if view.canary.words:
-        yield view.canary.words
+def sums(view: FleetView) -> Iterator[str]:
+    """Yield what is released, what windows and labels say of each version, and what was learned."""
+    late = f", {view.windows_late:,} revised by late events" if view.windows_late else ""
+    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed{late}"
     yield from _kept(view)
-    if status.lag.partitions:
-        yield lag_line(status.lag)
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
     for model, (known, of) in _truth(view).items():
         yield f"{model}: {digits(known / of)} right on {counted(of, 'true label')}"
+    rounds, updates = view.count("aggregated"), view.count("admitted")
+    yield (
+        f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "
+        f"{view.count('refused')} refused, {view.count('failed')} failed; "
+        f"{counted(view.count('promoted'), 'run')} promoted, {view.count('rejected')} rejected"
+    )
+
+
+def _lines(status: Status) -> Iterator[str]:
+    yield from sums(status.view)
+    yield (
+        f"devices produce {status.produced_per_s:.1f} events a second; workers scored "
+        f"{status.scored_per_s:.1f} a second over the last {RATE_S} s"
+    )
+    if status.view.canary.words:
+        yield status.view.canary.words
+    if status.lag.partitions:
+        yield lag_line(status.lag)
     if (labels := status.labels) is not None:
         delay = labels.delay_s
         late = f"; the median label came {duration(delay)} after its event" if delay else ""
         all_of = counted(labels.events, "event")
         yield f"{labels.labelled:,} of {all_of} of the last 7 days have a label{late}"
-    rounds, updates = view.count("aggregated"), view.count("admitted")
-    yield (
-        f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "
-        f"{view.count('refused')} refused; {counted(view.count('promoted'), 'run')} "
-        f"promoted, {view.count('rejected')} rejected"
-    )
-    for problem in problems(status):
-        since = f" since {moment(problem.since_us)}" if problem.since_us else ""
-        advice = f". {problem.advice}" if problem.advice else ""
-        yield f"{problem.severity}{since}: {problem.text}{advice}"
+    yield from (problem.line for problem in problems(status))
 
 
 def devices_line(view: FleetView) -> str:

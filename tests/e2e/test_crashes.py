@@ -93,7 +93,8 @@ def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
     assert produced.keys() == {"d0", "d1"}
     assert min(produced.values()) > 300
     assert summary["silent"] == ["d2"]
-    assert "d2 reported nothing since the start: see logs/edge-d2.log" in summary["warnings"]
+    said = {problem["text"]: problem["advice"] for problem in summary["problems"]}
+    assert said["d2 reported nothing since the start"] == "See logs/edge-d2.log"
     assert running.said.count("d2 reported nothing yet; ") == 1
     goes_on_where_it_was(place, summary)
 

@@ -74,7 +74,7 @@ def check_status(place: Place) -> None:
         lost = sum(device["dropped"].values())
         assert device["produced"] == device["delivered"] + lost + device["pending"]
         assert device["produced"] > 0
-    counted = {"aggregated", "admitted", "refused", "promoted", "rejected"}
+    counted = {"aggregated", "admitted", "refused", "failed", "promoted", "rejected"}
     assert set(status["rounds"]) == counted
     assert set(status["agreement"]) <= {status["release"]["stable"]["model"]}
 
@@ -114,14 +114,17 @@ def check_learning(summary: dict[str, Any], state: Path) -> None:
     assert {line["active"] for line in summary["devices"]} == {summary["last_model"]}
     assert summary["first_model"].startswith("1-")
     assert int(summary["last_model"].partition("-")[0]) >= 2
-    assert summary["rounds"] >= 1
-    assert summary["admitted"] >= 2
-    assert summary["refused"] == 0, [
+    assert summary["rounds"]["aggregated"] >= 1
+    assert summary["rounds"]["admitted"] >= 2
+    assert summary["rounds"]["refused"] == 0, [
         event.reason for run in journals(state) for event in run if event.kind == "refused"
     ]
-    assert summary["fleet_after"] > summary["fleet_before"]
-    assert summary["held_out_after"] > summary["held_out_before"]
-    assert summary["agreement_after"] > summary["agreement_before"]
+    before, after = summary["fleet"]
+    assert after > before
+    held_out = next(run["metrics"] for run in summary["runs"] if run["kind"] == "promoted")
+    assert held_out["audit"] > held_out["audit_base"]
+    agreement = summary["agreement"]
+    assert agreement[summary["last_model"]] > agreement[summary["first_model"]]
 
 
 def check_query(place: Place, scored: int) -> None:

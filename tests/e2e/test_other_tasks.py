@@ -132,13 +132,15 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     loop = [*LOOP, "--speed", HOURLY]
     running = kafka_place.up("up", *loop, task=task)
     summary = closes(kafka_place, running)
-    assert summary["warnings"] == []
-    assert (summary["metric"], summary["row_metric"]) == ("mae", "mae")
-    assert summary["fleet_after"] < summary["fleet_before"]  # errors
-    assert summary["held_out_after"] < summary["held_out_before"]
-    assert summary["runs"][-1]["reason"].startswith("MAE on ")
+    assert summary["problems"] == []
+    run, (before, after) = summary["runs"][-1], summary["fleet"]
+    assert (run["metric"], summary["row_metric"]) == ("mae", "mae")
+    assert after < before  # errors
+    assert run["metrics"]["audit"] < run["metrics"]["audit_base"]
+    assert run["reason"].startswith("MAE on ")
     assert summary["agreement_called"] == "MAE from the teacher"
-    assert 0 < summary["agreement_after"] < summary["agreement_before"]
+    agreement = summary["agreement"]
+    assert 0 < agreement[summary["last_model"]] < agreement[summary["first_model"]]
     assert "MAE from the teacher of 1-" in running.said  # why the run started
     assert re.search(r"canary passed: .* MAE from (the teacher|true labels) 0\.\d+", running.said)
     [(mae,)] = kafka_place.rows("select max(mae) from windows")
@@ -160,7 +162,8 @@ def test_a_device_that_the_fleets_version_harms_is_named(embedded_place: Place) 
     assert summary["agreement_called"] == "balanced agreement with true labels"
     assert re.search(r"canary passed: .* balanced agreement with true labels 0\.\d+", running.said)
     named = f"d1 answers worse with {after} than {before}: "
-    warnings = [text.removeprefix(named) for text in summary["warnings"] if named in text]
+    texts = [problem["text"] for problem in summary["problems"]]
+    warnings = [text.removeprefix(named) for text in texts if named in text]
     assert any(re.match(r"class (slow|middle): [01]\.\d+ → 0\.\d+ on ", text) for text in warnings)
     shown = embedded_place.tidewheel("timeline", task, "--state", embedded_place.state)
     assert named.removesuffix(": ") in shown  # without a broker: what `up` saw last
@@ -203,7 +206,8 @@ def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_dev
     for path in elsewhere:
         assert path.name == held_out or not found(raw, path.read_bytes()), path
     summary = closes(place, running)
-    assert summary["fleet_after"] > summary["fleet_before"]
+    before, after = summary["fleet"]
+    assert after > before
     # The same search finds them where they are: in what a device remembers.
     assert found(raw, (state / "devices" / "d0" / "samples.rows").read_bytes())
 

@@ -105,4 +105,4 @@ def test_what_a_running_agents_spool_has_lost_is_missing_in_the_account_that_a_u
 
     found = summary(received("fleet", "d0", last), server={})
     assert found.balanced is not damaged
-    assert ("the event account of d0 does not balance" in shown_by(found)) is damaged
+    assert ("The event account of d0 does not balance" in shown_by(found)) is damaged

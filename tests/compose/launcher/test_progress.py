@@ -1,19 +1,24 @@
 """Where the loop is, when it has closed and what it lacks; which devices are silent, and since when
 nothing is scored."""
 
+import io
 from dataclasses import replace
 from typing import Any
+
+from rich.console import Console
 
 from compose.launcher.progress import (
     COMPARED,
     LEAST_S,
     Phase,
-    broken_off,
-    silent,
+    Screen,
+    interrupted,
+    of_run,
     stalled,
     why_open,
-    why_unscored,
 )
+from compose.reports.follower import Lag
+from compose.reports.problems import Status
 from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task, Tumbling
@@ -43,7 +48,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.view = FleetView(TASK)
-        self.phase = Phase(["d0", "d1"], began_us=1)
+        self.phase = Phase(2, began_us=1)
         self.see(state("d0"), state("d1"), decided(1, "served", stable=FIRST))
 
     def see(self, *messages: Received) -> str:
@@ -112,46 +117,64 @@ def test_what_repeats_nothing_yet_has_answered_enough_with_as_many_others() -> N
 
 def test_a_run_that_the_end_breaks_off_is_said() -> None:
     view = FleetView("tiny")
-    assert broken_off(view) is None
+    assert interrupted(view) == ""
     view.absorb(step("started", run="7", time_us=5, round=1, rounds=2))
-    said = broken_off(view)
-    assert said is not None
+    said = interrupted(view)
     assert said.startswith("drain     run 7 is interrupted in round 1; the next `tidewheel up`")
     view.absorb(step("finished", run="7", time_us=6))
-    assert broken_off(view) is None
+    assert interrupted(view) == ""
+
+
+def lacks(view: FleetView) -> str:
+    return why_open(Status(view, Lag(), 10.0), tiny)
 
 
 def test_candidates_that_went_back_are_the_reason() -> None:
     loop = Loop()
     loop.see(step("requested", time_us=5), step("promoted", time_us=6), step("finished", time_us=7))
     loop.see(decided(1, "served", stable=FIRST), decided(2, "stage", stable=FIRST, offered=NEXT))
-    assert "--timeout" in why_open(loop.view, tiny)
+    assert "--timeout" in lacks(loop.view)
     pause = Pause(reason="manual", time_us=3, key="0" * 16)
     loop.see(decided(3, "held", pause, stable=FIRST, offered=NEXT))
-    assert "tidewheel models rollout TASK resume" in why_open(loop.view, tiny)
+    assert "tidewheel models rollout TASK resume" in lacks(loop.view)
     loop.see(decided(4, "rolled-back", stable=FIRST))
-    assert why_open(loop.view, tiny) == f"1 candidate rolled back, the last one, {NEXT}: a test"
+    assert lacks(loop.view).endswith(f": {NEXT} was rolled back. a test")
+    loop.see(step("requested", run="8", time_us=9))
+    assert "--timeout" in lacks(loop.view)
 
 
 def test_what_the_loop_lacks_is_said() -> None:
     view = FleetView("tiny")
-    assert "no federated run has started" in why_open(view, tiny)
-    assert "Task.retrain = 0.9" in why_open(view, tiny)
+    assert "no federated run has started" in lacks(view)
+    assert "Task.retrain = 0.9" in lacks(view)
     event = RoundEvent(run="7", kind="rejected", time_us=1, reason="too little")
     view.rounds.append(event)
-    assert why_open(view, tiny) == "the gate refused 1 run, the last one: too little"
+    assert lacks(view).endswith(": The gate refused run 7. too little")
     view.rounds.append(event.replace(kind="promoted"))
-    assert "--timeout" in why_open(view, tiny)
+    assert "--timeout" in lacks(view)
 
 
 # --- devices and workers --------------------------------------------------------------------------
 
 
-def test_a_report_from_before_the_start_does_not_count() -> None:
+def test_a_report_from_before_the_start_or_of_another_device_does_not_count() -> None:
     view = FleetView(TASK)
-    for device, time_us in {"d0": 100, "d1": 99}.items():
+    for device, time_us in {"d0": 100, "d1": 99, "d7": 100}.items():
         view.absorb(state(device, time_us=time_us))
-    assert silent(view, ["d0", "d1", "d2"], began_us=100) == ["d1", "d2"]
+    view.absorb(step("requested", time_us=5))
+    mine = of_run(view, ["d0", "d1", "d2"], began_us=100)
+    assert list(mine.devices) == ["d0"]
+    assert mine.news is view.news
+
+
+def test_news_come_once_however_many_there_were() -> None:
+    view, console = FleetView(TASK), Console(file=io.StringIO(), width=200)
+    screen = Screen(console, 2)
+    for seq in range(1, 300):
+        view.absorb(decided(seq, "served", stable=FIRST))
+        screen.show(view, "inference")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("release: all devices serve") == 299
 
 
 def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
@@ -175,12 +198,3 @@ def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
     assert said(305.0, live) == ""
     view.absorb(replace(window("d0", 300), time_ms=305_000))
     assert said(306.0) == ""
-
-
-def test_what_is_lost_with_an_embedded_broker_is_said() -> None:
-    lost = why_unscored(71_669, "embedded", "loading the teacher")
-    assert "71,669 events" in lost
-    assert "they are lost with it" in lost
-    assert lost.endswith("worker: loading the teacher")
-    assert "the next `tidewheel up`" in why_unscored(1, "kafka", "")
-    assert why_unscored(0, "kafka", "") == ""

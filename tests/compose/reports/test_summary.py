@@ -2,13 +2,17 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from compose.reports.summary import DeviceLine, Summary, query_line, render, summarize
+from compose.reports.follower import Lag
+from compose.reports.problems import Status, problems
+from compose.reports.status import report_of
+from compose.reports.summary import DeviceLine, Summary, render
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, release, state, step, window
@@ -25,7 +29,12 @@ def summary(*messages: Received, server: dict[tuple[str, str], tuple[int, int]])
     view = FleetView(TASK)
     for message in messages:
         view.absorb(message)
-    return summarize(view, server, Path("s/store"), Path("s"))
+    return Summary(Status(view, Lag(), 10.0), server, Path("s"))
+
+
+def said(found: Summary) -> list[str]:
+    """What is wrong, without what is advised."""
+    return [problem.text for problem in found.problems]
 
 
 def score(held_out: int, correct: int) -> dict[str, int]:
@@ -73,7 +82,7 @@ def test_an_account_that_does_not_balance_is_found(
     assert found.devices[0].balanced is balanced
     assert found.balanced is balanced
     shown = shown_by(found)
-    assert ("the event account of d0 does not balance" in shown) is not balanced
+    assert ("The event account of d0 does not balance" in shown) is not balanced
     assert ("DOES NOT BALANCE" in shown) is not balanced
 
 
@@ -98,7 +107,8 @@ def test_every_epoch_must_balance_not_the_last_one_only(
     assert (found.balanced, found.devices[0].lost) == (balanced, lost)
     assert found.left == ("" if balanced else "an event account that is open")
     warning = f"d0 lost its spool with {lost} of 10 events"
-    assert found.warnings == ([warning] if lost else [])
+    open_ = [] if balanced else ["The event account of d0 does not balance"]
+    assert said(found) == open_ + ([warning] if lost else [])
     assert "d0, earlier" in shown_by(found)
     assert (warning in shown_by(found)) == bool(lost)
 
@@ -108,47 +118,48 @@ def test_refused_runs_are_shown_too_and_figures_are_of_what_decided_nothing() ->
     assert [(run.run, run.kind) for run in found.runs] == [("6", "rejected"), ("7", "promoted")]
     shown = shown_by(found)
     audit = "40 audit segments (not used for any decision)"
-    refused = f"6 refused by the gate: too little; 0.50 → 0.40 on {audit}"
-    assert refused in " ".join(shown.split())
-    assert f"7 promoted {LAST}: better" in shown
-    assert f"0.50 → 0.75 on {audit}" in shown
+    where = "\n  accuracy on held-out devices"
+    assert f"run 6 refused by the gate: too little{where} 0.50 → 0.40 on {audit}" in shown
+    assert f"run 7 promoted {LAST}: better{where} 0.50 → 0.75 on {audit}" in shown
 
 
 def test_a_version_that_some_devices_try_is_not_the_one_that_is_served() -> None:
-    found = two_versions().replace(stable_model=FIRST)
-    shown = shown_by(found)
-    assert f"{FIRST}; {LAST} on some devices only" in shown
+    devices = [state("d0", active=FIRST), state("d1", active=LAST)]
+    shown = shown_by(summary(*devices, release(FIRST), server={}))
+    assert f"{FIRST} is released" in shown
+    rows = [row.split()[1:4:2] for row in shown.splitlines() if row.startswith("│ d")]
+    assert rows == [["d0", FIRST], ["d1", LAST]]
 
 
 def test_totals_and_accuracies_weigh_by_segments_of_the_devices_that_have_both() -> None:
     found = two_versions()
     assert (found.total("produced"), found.total("scored")) == (20, 20)
-    assert [found.fleet_before, found.fleet_after] == [
-        pytest.approx((4 + 24) / 40),
-        pytest.approx((9 + 32) / 50),
-    ]
-    agreement = found.agreement_before, found.agreement_after
-    assert agreement == (pytest.approx(0.75), pytest.approx(0.9))
-    assert (found.first_model, found.last_model) == (FIRST, LAST)
-    assert (found.held_out_before, found.held_out_after) == (0.5, 0.75)
-    counts = (found.rounds, found.admitted, found.refused, found.failed, found.windows)
-    assert counts == (1, 2, 1, 1, 2)
+    assert found.fleet == (pytest.approx((4 + 24) / 40), pytest.approx((9 + 32) / 50))
+    shown = shown_by(found)
+    for line in (
+        f"{LAST} is released; 2 windows closed",
+        f"{FIRST}: agreement with the teacher 0.75 in 10 events",
+        f"{LAST}: agreement with the teacher 0.90 in 10 events",
+        "1 round: 2 updates admitted, 1 refused, 1 failed; 1 run promoted, 1 rejected",
+        f"by {FIRST} and by {LAST}",
+    ):
+        assert line in shown
     late = state("d1", active=LAST, accuracy={FIRST: score(30, 24)})
     assert summary(
         state("d0", active=LAST, accuracy={FIRST: score(10, 4), LAST: score(10, 9)}),
         late,
         server={},
-    ).fleet_before == pytest.approx(0.4)
+    ).fleet[0] == pytest.approx(0.4)
     only = summary(state("d0", accuracy={FIRST: score(10, 4)}), window("d0", 0), server={})
-    assert (only.fleet_after, only.agreement_after, only.held_out_after) == (None,) * 3
+    assert only.fleet[1] is None
 
 
 def test_before_and_after_are_of_the_same_segments_where_both_have_answered() -> None:
     after = {**score(30, 24), "paired": 8, "paired_correct": 6, "paired_base_correct": 2}
     messages = [state("d0", active=LAST, accuracy={FIRST: score(10, 4), LAST: after})]
     found = summary(*messages, release(FIRST), server={}).devices[0]
-    assert (found.before, found.before_of) == (pytest.approx(2 / 8), 8)
-    assert (found.after, found.after_of) == (pytest.approx(6 / 8), 8)
+    assert found.figures(FIRST, LAST) == ((pytest.approx(2 / 8), 8), (pytest.approx(6 / 8), 8))
+    assert found.replace(ended=True).figures(FIRST, LAST) == ((None, 0), (None, 0))
 
 
 def test_what_a_device_keeps_is_shown_with_its_reason() -> None:
@@ -156,7 +167,6 @@ def test_what_a_device_keeps_is_shown_with_its_reason() -> None:
             "loss": 0.02, "base_loss": 0.39, "answers": True,
             "made_us": 1, "since_us": 1}  # fmt: skip
     found = summary(state("d0", active=LAST, challenger=kept), state("d1", active=LAST), server={})
-    assert [line.instead.partition(":")[0] for line in found.devices] == [f"keeps {FIRST}", ""]
     text = " ".join(shown_by(found).split())
     assert f"{LAST}, another answers" in text
     assert f"d0 keeps {FIRST}: error 0.02 against 0.39 on 51 segments" in text
@@ -173,21 +183,26 @@ def test_numbers_are_shown_by_their_error() -> None:
         state("d1", active=LAST, accuracy={FIRST: errors(30, 27.0), LAST: errors(30, 12.0)}),
         release(FIRST), server={},
     )  # fmt: skip
-    assert [line.before for line in found.devices] == [30.0, pytest.approx(0.9487, abs=1e-4)]
-    assert found.fleet_before == pytest.approx((9027 / 40) ** 0.5)
+    before = [line.figures(FIRST, LAST)[0] for line in found.devices]
+    assert before == [(30.0, 10), (pytest.approx(0.9487, abs=1e-4), 30)]
+    assert found.fleet[0] == pytest.approx((9027 / 40) ** 0.5)
     shown = shown_by(found)
     assert "30 (10)" in shown
     assert "before, after: RMSE of the device's answers" in shown.replace("\n", " ")
 
 
-def test_the_json_is_complete() -> None:
-    parsed = json.loads(two_versions().encode())
-    assert set(Summary.__struct_fields__) <= set(parsed)
-    assert DeviceLine.of_fields(parsed["devices"][0]) == two_versions().devices[0]
+def test_the_json_has_what_status_has_and_more_of_each_device() -> None:
+    found = two_versions()
+    parsed = json.loads(found.encode())
+    status = json.loads(report_of(found.status).encode())
+    assert {**parsed, "devices": status["devices"]} == {**parsed, **status}
+    assert DeviceLine.of_fields(parsed["devices"][0]) == found.devices[0]
     assert parsed["balanced"] is True
-    assert parsed["fleet_before"] == pytest.approx(0.7)
+    assert parsed["fleet"][0] == pytest.approx(0.7)
+    assert parsed["decisions"] == [f"served {FIRST}", f"served {LAST}"]
+    assert [run["kind"] for run in parsed["runs"]] == ["rejected", "promoted"]
     assert "--state s" in parsed["sql"]
-    assert "--state" not in query_line(Path(".tidewheel"))
+    assert "--state" not in replace(found, state=Path(".tidewheel")).sql
 
 
 def shown_by(found: Summary) -> str:
@@ -200,8 +215,8 @@ def shown_by(found: Summary) -> str:
 def test_a_run_without_a_scored_event_is_no_success() -> None:
     found = summary(state("d0", produced=0, delivered=0), server={})
     assert found.balanced
-    assert found.grave == ["no event was scored"]
-    assert "warning   no event was scored" in shown_by(found)
+    assert found.means_little
+    assert "critical: No event was scored" in shown_by(found)
 
 
 @pytest.mark.parametrize(("dropped", "grave"), [(1, False), (2, True)])
@@ -211,9 +226,11 @@ def test_more_than_one_event_in_a_hundred_dropped_is_no_success(dropped: int, gr
     )
     found = summary(device, server={("d0", "e1"): (100 - dropped, dropped)})
     assert found.balanced
-    assert bool(found.grave) is grave
+    assert found.means_little is grave
+    [problem] = found.problems
+    assert problem.severity == ("warning" if grave else "note")
     if grave:
-        assert found.grave == ["2 of 100 events were dropped (2%): old 1, spool-full 1"]
+        assert problem.text == "Devices have dropped 2 of 100 events: 1 spool-full, 1 old"
 
 
 def test_what_went_wrong_without_an_error_is_a_warning() -> None:
@@ -221,12 +238,31 @@ def test_what_went_wrong_without_an_error_is_a_warning() -> None:
         state("d0", skipped={"gap": 2}), state("d1", skipped={"gap": 1, "not-finite": 4}),
         server={("d0", "e1"): (10, 0), ("d1", "e1"): (10, 0)},
     )  # fmt: skip
-    assert (found.grave, found.warnings) == ([], ["skipped on devices: gap 3, not-finite 4"])
-    unheard = two_versions().replace(silent=["d7"])
-    assert unheard.warnings == ["d7 reported nothing since the start: see logs/edge-d7.log"]
-    many = unheard.replace(silent=[f"d{i}" for i in range(100)])
-    assert many.unheard.startswith("d0, d1, d2 and 97 more reported nothing")
-    assert two_versions().warnings == []
+    assert (found.means_little, said(found)) == (False, ["skipped on devices: 4 not-finite, 3 gap"])
+    unheard = replace(two_versions(), silent=["d7"])
+    [problem] = unheard.problems
+    assert problem.line.endswith("d7 reported nothing since the start. See logs/edge-d7.log")
+    many = replace(unheard, silent=[f"d{i}" for i in range(100)])
+    assert said(many) == ["d0, d1, d2 and 97 more reported nothing since the start"]
+    assert two_versions().problems == []
+
+
+def test_what_is_wrong_with_the_fleet_is_what_status_says() -> None:
+    found = summary(state("d0", error="no disk"), step("rejected", run="8", reason="too little"),
+                    server={("d0", "e1"): (10, 0)})  # fmt: skip
+    assert said(found) == ["d0 is in error", "The gate refused run 8"]
+    assert found.problems == problems(found.status)
+
+
+def test_what_is_lost_with_an_embedded_broker_is_said() -> None:
+    found = summary(state("d0"), server={("d0", "e1"): (3, 0)})
+    lost = replace(found, broker="embedded", words="loading the teacher").problems[-1].line
+    assert "had not scored 7 events" in lost
+    assert "they are lost" in lost
+    assert lost.endswith("worker: loading the teacher")
+    assert "the next `tidewheel up`" in replace(found, broker="kafka").problems[-1].line
+    whole = summary(state("d0"), server={("d0", "e1"): (10, 0)})
+    assert replace(whole, broker="embedded").problems == []
 
 
 def test_a_drain_says_what_is_left() -> None:
