@@ -139,8 +139,8 @@ def resume(
         raise UsageError("--failed and --detach: give one of them")
     job = JobIndex(state).find(name)
     found = job.specification()
-    # time and processes are of each call
-    settings = found.settings.replace(timeout=None, processes=None)
+    # times and processes are of each call
+    settings = found.settings.replace(timeout=None, processes=None, expires_after=None)
     settings = settings.changed(max_errors=max_errors, timeout=timeout, processes=processes)
     with job.locked() as lock:
         if failed:

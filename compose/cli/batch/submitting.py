@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compose.cli.arguments import registry_of, trusted_keys
 from compose.launcher.state_dir import StateDir
 from federation.registry.catalog import TEACHER, named
-from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models, now_us
+from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models
 from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.submission import folder_of, specify
 from streams.batch.records.progress import Manifest
@@ -45,10 +45,7 @@ def submitted(settings: Settings, *, queued: bool = False) -> Iterator[tuple[Job
         if job.submitted:
             raise UsageError(f"{job.folder} has become a job meanwhile: use another --job")
         if queued:
-            after = settings.expires_after
-            expires_us = None if after is None else now_us() + int(after * 1e6)
-            entry = Entry(specification.id, str(job.folder), settings, expires_us=expires_us)
-            JobQueue(settings.state).add(entry)
+            JobQueue(settings.state).add(Entry(specification.id, str(job.folder), settings))
         job.submit(specification, models, read_failpoint(os.environ))
         JobIndex(settings.state).add(specification.id, job)
         yield job, task, lock

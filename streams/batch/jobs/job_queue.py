@@ -35,19 +35,19 @@ T = TypeVar("T")
 MAX_PAUSE_US = 900_000_000  # of an attempt; a longer one comes of a clock that was set back
 POLL_S = 0.2
 DIED = "its process died"
+BACKFILLED = 2
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A job in the queue. Of all jobs that are `part_of` something, `max_active` run at once."""
+    """A job in the queue. Of all jobs of one `backfill` BACKFILLED run at once, and they do not
+    expire."""
 
     id: str
     folder: str
     settings: Settings
     submitted_us: int = 0
-    expires_us: int | None = None
-    part_of: str | None = None
-    max_active: int | None = None
+    backfill: str | None = None
     attempts: int = 0  # that have begun
     failures: int = 0  # of them
     next_us: int = 0  # before that no attempt is made
@@ -56,6 +56,12 @@ class Entry:
     @property
     def job(self) -> JobFolder:
         return JobFolder(Path(self.folder))
+
+    @property
+    def expires_us(self) -> int | None:
+        """When it ends if no attempt has begun."""
+        after = self.settings.expires_after
+        return None if after is None or self.backfill else self.submitted_us + int(after * 1e6)
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,9 @@ class JobQueue:
         for entry in entries:
             if not self._due(entry):
                 continue
-            if most := entry.max_active:
-                same = (one for one in entries if one.part_of == entry.part_of)
-                if sum(one.job.running for one in same) >= most:
+            if entry.backfill:
+                same = (one for one in entries if one.backfill == entry.backfill)
+                if sum(one.job.running for one in same) >= BACKFILLED:
                     continue
             with suppress(Held):
                 lock = entry.job.lock(0)

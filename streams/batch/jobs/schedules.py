@@ -129,7 +129,6 @@ def fill(text: str, start: datetime, end: datetime) -> str:
 
 NOT_RUN = ("Failed", "Expired", "Stopped")
 CATCH_UP = 10  # intervals that are run after an outage
-BACKFILLED = 2  # jobs of a backfill that run at once
 NOTED = 10_000  # intervals, the newest; of older ones the jobs' folders tell
 
 
@@ -149,7 +148,7 @@ class Schedule:
     skipped: str = ""
     intervals: dict[int, int] = field(default_factory=dict)
 
-    def entry(self, interval: Interval, state: Path, now: int = 0) -> Entry:
+    def entry(self, interval: Interval, state: Path) -> Entry:
         """Return the job of an interval: the same one each time."""
         start, end = (local(time, self.cron.zone) for time in interval)
         about = f"{self.name}\0{self.created_us}\0{interval[0]}"
@@ -157,9 +156,7 @@ class Schedule:
         name = f"{start:%Y%m%dT%H%M%S%z}-{identity[:4]}.job"
         folder = state.absolute() / "schedules" / self.name / name
         settings = self.settings.mapped(lambda text: fill(text, start, end)).changed(job=folder)
-        after = settings.expires_after
-        expires_us = None if after is None else now + int(after * 1e6)
-        return Entry(identity, str(folder), settings, expires_us=expires_us)
+        return Entry(identity, str(folder), settings)
 
     def noting(self, interval: Interval) -> dict[int, int]:
         """Return the intervals with one more."""
@@ -252,8 +249,7 @@ class Schedules:
 
     def _fire(self, schedule: Schedule) -> Iterator[str]:
         """Queue what has ended since the cursor; a clock that was set back makes nothing due."""
-        now = self.queue.now()
-        found = list(schedule.cron.intervals(schedule.cursor_us, now))
+        found = list(schedule.cron.intervals(schedule.cursor_us, self.queue.now()))
         skipped, found = found[:-CATCH_UP], found[-CATCH_UP:]
         if skipped:
             whole = skipped[0][0], skipped[-1][1]
@@ -268,7 +264,7 @@ class Schedules:
             with self._locked():
                 if (fresh := self._due(schedule, interval)) is None:
                     return
-                entry = schedule.entry(interval, self.queue.state, now)
+                entry = schedule.entry(interval, self.queue.state)
                 queued = self._queue(fresh, interval, entry)
                 self.reached("schedule-step-2")
                 noted = fresh.noting(interval)
@@ -286,15 +282,14 @@ class Schedules:
         return fresh if fresh.cursor_us == interval[0] else None
 
     def backfill(self, name: str, begin_us: int, end_us: int) -> tuple[list[Entry], int]:
-        """Queue the intervals within a time that have ended and have not run, at most BACKFILLED of
-        them at once; return their jobs, and how many have run already."""
+        """Queue the intervals within a time that have ended and have not run; return their jobs,
+        and how many have run already."""
         schedule, now = self.find(name), self.queue.now()
         first = next(schedule.cron.after(begin_us - 1))
         found = schedule.cron.intervals(first, min(end_us, now))
         done, left_out = [], 0
         for interval in found:
-            plain = schedule.entry(interval, self.queue.state, now)
-            entry = replace(plain, expires_us=None, part_of=f"{name}/{now}", max_active=BACKFILLED)
+            entry = replace(schedule.entry(interval, self.queue.state), backfill=f"{name}/{now}")
             with self._locked():
                 fresh = self.find(name)
                 queued = self._queue(fresh, interval, entry)

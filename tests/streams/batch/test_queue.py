@@ -45,11 +45,12 @@ class Queued:
     told: list[Event] = field(default_factory=list)
     turns: int = 0
 
-    def add(self, name: str = "out", **more: Any) -> Submitted:
+    def add(self, name: str = "out", expires_after: float | None = None) -> Submitted:
         path = write_parquet(self.place / f"{name}.parquet", good_rows(30))
         job = submitted(self.place, path, to=name)
         found = job.folder.specification()
-        self.queue.add(Entry(found.id, str(job.folder.folder), found.settings, **more))
+        settings = found.settings.changed(expires_after=expires_after)
+        self.queue.add(Entry(found.id, str(job.folder.folder), settings))
         job.folder.write_state("Scheduled")
         return job
 
@@ -171,7 +172,8 @@ def test_a_pause_is_bounded_and_a_clock_that_is_set_back_does_not_prolong_it(
 
 
 def test_a_job_that_has_waited_too_long_expires(queued: Queued) -> None:
-    late = queued.add("late", expires_us=queued.now_us - 1)
+    late = queued.add("late", expires_after=60.0)
+    queued.now_us += 60_000_000
     assert (queued.run(), state(late)) == (["expired"], "Expired")
     assert not late.output.exists()
 
@@ -179,7 +181,7 @@ def test_a_job_that_has_waited_too_long_expires(queued: Queued) -> None:
 def test_of_a_backfill_only_a_few_run_at_once(queued: Queued) -> None:
     for name in "abc":
         folder = str(queued.place / name)
-        queued.queue.add(Entry(name, folder, PLAIN, part_of="nightly/1", max_active=2))
+        queued.queue.add(Entry(name, folder, PLAIN, backfill="nightly/1"))
     taken = [queued.queue.take() for _ in range(3)]
     assert [found and found[0].id for found in taken] == ["a", "b", None]
     for found in taken:

@@ -265,7 +265,7 @@ def test_a_backfill_runs_what_has_not_run_and_a_few_at_once(tmp_path: Path) -> N
 def test_a_removed_schedule_may_come_back_with_jobs_of_its_own(tmp_path: Path) -> None:
     clock = Clock("2026-11-06T12:00Z")
     schedules = made(tmp_path, clock)
-    first = schedules.find("nightly").entry((0, 1), tmp_path, 0)
+    first = schedules.find("nightly").entry((0, 1), tmp_path)
     with pytest.raises(UsageError, match="there is a schedule nightly"):
         schedules.add("nightly", MADRID, SETTINGS)
     schedules.remove("nightly")
@@ -273,6 +273,6 @@ def test_a_removed_schedule_may_come_back_with_jobs_of_its_own(tmp_path: Path) -
         schedules.remove("nightly")
     clock.now += 1
     schedules.add("nightly", MADRID, SETTINGS)
-    second = schedules.find("nightly").entry((0, 1), tmp_path, 0)
+    second = schedules.find("nightly").entry((0, 1), tmp_path)
     assert first.id != second.id
     assert first.folder != second.folder
