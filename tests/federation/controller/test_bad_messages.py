@@ -67,7 +67,8 @@ def sound(rig: Rig) -> dict[str, tuple[bytes, bytes]]:
         task=rig.name, device="d0", window_us=0, end_us=5_000_000, revision=1, events=3,
         teacher_model="1-t", models={"1-aaaaaaaa": part},
     )  # fmt: skip
-    event = RoundEvent(run="r9", kind="evaluated", time_us=5, model="2-b", metrics={"devices": 0.5})
+    # It has ended: one that is under way would keep the controller from starting another one.
+    event = RoundEvent(run="r9", kind="finished", time_us=5, model="2-b", metrics={"devices": 0.5})
     return {
         FLEET: (b"d0", state.encode()),
         WINDOWS: (b"d0", report.encode()),
@@ -76,15 +77,15 @@ def sound(rig: Rig) -> dict[str, tuple[bytes, bytes]]:
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("topic", [FLEET, WINDOWS, ROUNDS, RELEASES])
-def test_a_live_controller_passes_over_what_it_cannot_read(rig: Rig, topic: str) -> None:
+def test_a_live_controller_passes_over_what_it_cannot_read(rig: Rig) -> None:
     model = rig.serve(1)
     stopped = rig.start(runs_per_day=1)
     rig.wait("the served model is announced", lambda: len(rig.releases) == 1)
     release = rig.registry.last()
     assert release is not None
-    key, value = {**sound(rig), RELEASES: (rig.name.encode(), release.encode())}[topic]
-    send(rig.broker, topic_name(rig.name, topic), key, mangled(value, COUNT, seed=len(topic)))
+    spoilt = {**sound(rig), RELEASES: (rig.name.encode(), release.encode())}
+    for topic, (key, value) in spoilt.items():
+        send(rig.broker, topic_name(rig.name, topic), key, mangled(value, COUNT, seed=len(topic)))
     numbers = iter(range(1000))
 
     def started() -> bool:

@@ -228,12 +228,14 @@ class CallersClock:
 
 def live(log: Log, store: object, *now_s: float, of: Task = tiny, **options: Any) -> None:
     """The life of a process: it owns the partition, takes in all messages from the committed offset
-    on, and flushes at these times."""
+    on, and flushes at these times. It looks at no labels of stored events: a look would go on in
+    its thread after this life, beside the next ones; commit/test_label_revisions.py has looks."""
 
     async def life() -> None:
         made = committer(of, log, store, **options)
         labels = GroupPosition(0, 0, 0, log.labels_committed)
         await made.assign(GroupPosition(0, 0, 0, log.committed), labels)
+        made.late_labels.forget()
         for offset in range(log.labels_committed, len(log.labels)):
             made.receive(log.incoming_label(offset), LABELS, 0.0)
         for offset in range(log.committed, len(log.messages)):
