@@ -98,7 +98,7 @@ def micros(moment: Any) -> int:
 
 
 def is_of(label: Row, event: Row) -> bool:
-    """Whether a label is of an event, as docs/reference/store.md says."""
+    """Whether a label is of an event, see docs/reference/topics-and-records.md."""
     own = (label["event_epoch"], label["event_seq"]) == (event["epoch"], event["seq"])
     if label["device"] != event["device"]:
         return False
@@ -256,6 +256,19 @@ def test_a_label_that_comes_twice_says_the_same_or_was_known_before_adds_nothing
     (part,) = report.models.values()
     assert (part.events, part.compared, part.classes, part.labelled) == (0, 0, {}, 1)
     assert sum(sum(row.values()) for row in part.truth.values()) == 1
+
+
+@pytest.mark.parametrize("step", ["worker-step-4", "worker-step-5"])
+def test_a_label_whose_commit_is_the_last_thing_of_a_life_is_joined_in_the_next(
+    reported: tuple[Log, MemoryStore], step: str
+) -> None:
+    log, store = reported
+    known("d0", {"epoch": "e1", "seq": 1}, 2, 9)(log, tiny)
+    with pytest.raises(Killed):
+        life(log, store, tiny, settled=False, crash_at=step)
+    life(log, store, tiny, settled=True)
+    assert [(report.window_us, report.revision) for report in late(log)] == [(0, 1)]
+    same(added(published(log)), plain(tiny, store))
 
 
 def test_many_labels_of_no_event_are_looked_at_once(
