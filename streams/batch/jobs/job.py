@@ -111,21 +111,19 @@ class Job:
         self.folder.sweep(self.specification)
         self.sink = open_sink(self.specification)
         try:
-            with closing(Scorers(self.folder, self._asked.processes, self.lock)) as scorers:
-                if planned:  # they start while this process looks at the input
-                    missing = self.folder.missing(self.plan, self.specification)
-                    scorers.start(self.plan, missing)
-                own = ShardScorer(self.folder, self.specification, self.task)
-                sources = self._same_sources() if planned else self._make_plan()
-                if self.sink is not None and self.plan.files:
-                    schema = output_fields(self.task, self.specification, self.plan.files[0])
-                    self._again(partial(self.sink.prepare, schema), "the output")
-                try:
-                    with closing(sources), closing(scorers):
-                        self._score(sources, scorers, own)
-                except Exception:
-                    self._discard()
-                    raise
+            own = ShardScorer(self.folder, self.specification, self.task)
+            sources = self._same_sources() if planned else self._make_plan()
+            if self.sink is not None and self.plan.files:
+                schema = output_fields(self.task, self.specification, self.plan.files[0])
+                self._again(partial(self.sink.prepare, schema), "the output")
+            processes = self._asked.processes
+            scorers = Scorers(self.folder, own, processes, self.lock)
+            try:
+                with closing(sources), closing(scorers):
+                    self._score(sources, scorers)
+            except Exception:
+                self._discard()
+                raise
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
             self.folder.write_state("Stopped")
@@ -170,7 +168,7 @@ class Job:
         self.folder.write_state("InProgress")
         return sources
 
-    def _score(self, sources: Sources, scorers: Scorers, own: ShardScorer) -> None:
+    def _score(self, sources: Sources, scorers: Scorers) -> None:
         self._counts = counts_of(self.folder, self.specification, self.plan)
         self._count(Counts())
         todo = []
@@ -179,7 +177,7 @@ class Job:
                 todo.append(number)
             else:
                 self._count(found)
-        for number, found, seconds in scorers.score(self.plan, sources, own, todo, self._attempt):
+        for number, found, seconds in scorers.score(self.plan, sources, todo, self._attempt):
             self._settle(sources)
             self._scored(number, found, seconds)
             self._load(number)
