@@ -98,7 +98,7 @@ def micros(moment: Any) -> int:
 
 
 def is_of(label: Row, event: Row) -> bool:
-    """Whether a label is of an event, see docs/reference/topics-and-records.md."""
+    """Whether a label is of an event, see docs/reference/state-folder.md."""
     own = (label["event_epoch"], label["event_seq"]) == (event["epoch"], event["seq"])
     if label["device"] != event["device"]:
         return False
