@@ -258,14 +258,27 @@ def test_a_label_that_comes_twice_says_the_same_or_was_known_before_adds_nothing
     assert sum(sum(row.values()) for row in part.truth.values()) == 1
 
 
-@pytest.mark.parametrize("step", ["worker-step-4", "worker-step-5"])
-def test_a_label_whose_commit_is_the_last_thing_of_a_life_is_joined_in_the_next(
+def test_a_label_that_replaces_another_counts_in_its_place(
+    reported: tuple[Log, MemoryStore],
+) -> None:
+    log, store = reported
+    for value, known_s in ((2, 9), (0, 10)):
+        known("d0", {"epoch": "e1", "seq": 1}, value, known_s)(log, tiny)
+        life(log, store, tiny, settled=True)
+    assert [report.revision for report in late(log)] == [1, 2]
+    (part,) = late(log)[1].models.values()
+    assert part.labelled == 0  # one less and one more
+    same(added(published(log)), plain(tiny, store))
+
+
+@pytest.mark.parametrize("step", ["worker-step-4", "worker-step-5", "late-step-1", "late-step-2"])
+def test_a_label_that_a_life_has_stored_is_reported_by_the_next(
     reported: tuple[Log, MemoryStore], step: str
 ) -> None:
     log, store = reported
     known("d0", {"epoch": "e1", "seq": 1}, 2, 9)(log, tiny)
     with pytest.raises(Killed):
-        life(log, store, tiny, settled=False, crash_at=step)
+        life(log, store, tiny, settled="late" in step, crash_at=step)
     life(log, store, tiny, settled=True)
     assert [(report.window_us, report.revision) for report in late(log)] == [(0, 1)]
     same(added(published(log)), plain(tiny, store))
