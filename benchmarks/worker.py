@@ -31,8 +31,8 @@ KEEP = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(5
 LIMIT, WORKER, TWO = "limit: a loop of aiokafka and the teacher", "worker", "2 workers"
 # name, module, options, how many times as fast the worker is to be
 RIVALS: list[tuple[str, str, tuple[str, ...], float | None]] = [
-    ("Bytewax, short job", "wax_flow", (), 1.8),
-    ("Bytewax, whole job", "wax_flow", ("whole",), 1.8),
+    ("Bytewax, short job", "wax_flow", (), 0.8),
+    ("Bytewax, whole job", "wax_flow", ("whole",), 1.0),
 ]
 BYTEWAX = importlib.util.find_spec("bytewax") is not None
 TITLES = {HAR: "HAR's teacher", LINEAR: "a linear teacher"}
