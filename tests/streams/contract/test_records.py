@@ -2,6 +2,7 @@
 passes."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import EventColumns, columns_of, encode_batch
+from streams.contract.events.batches import EventColumns, all_finite, columns_of, encode_batch
 from streams.contract.events.compact import decode_rows, encode_block
 from streams.contract.events.messages import EVENTS_2, Drop, Headers, encode_drop, task_layout
 from streams.contract.events.records import (
@@ -36,6 +37,12 @@ PREDICTION = replace(task, upload="prediction")
 SHORTER = replace(task, segment=Segment(samples=16, hop=8))
 NUMBERS = replace(task, classes=(), targets=("u", "v"), tolerance=1.0)
 CODECS = (encode_events, encode_stream)
+
+
+@given(st.lists(st.floats(width=32), min_size=6, max_size=60))
+def test_numbers_are_finite_however_large_they_are(found: list[float]) -> None:
+    values = np.array(found[: len(found) // 6 * 6], np.float32).reshape(-1, 2, 3)
+    assert all_finite(values) == all(map(math.isfinite, values.ravel().tolist()))
 
 
 def batch(n: int = 4, first: int = 10, task: Task = task, **change: object) -> EventBatch:

@@ -253,6 +253,17 @@ def test_many_windows_at_once_are_judged_as_each_alone() -> None:
         assert DriftReport.decode(report.encode()) == report
 
 
+def test_segments_in_several_blocks_have_the_figures_that_each_has_alone() -> None:
+    noise = np.random.default_rng(3)
+    messages = [noise.normal(5, 2, (n, 2, 20)).astype(np.float32) for n in (1200, 2600, 3, 900)]
+    outputs = noise.normal(size=(4703, 3))
+    seen = observe(task, messages, outputs)
+    alone = np.concatenate(messages)
+    for i, channel in enumerate(task.channels):
+        assert seen[channel, "mean"] == pytest.approx(alone[:, i].mean(axis=1), rel=1e-5)
+        assert seen[channel, "spread"] == pytest.approx(alone[:, i].std(axis=1), rel=1e-5)
+
+
 def test_without_segments_the_predictions_alone_are_watched() -> None:
     frozen = reference()
     outputs = np.zeros((600, 3))
