@@ -207,8 +207,8 @@ def _learning(status: Status) -> Iterator[Problem]:
         yield Problem("warning", text, short_runs(why), "/learning", last.time_us)
     judged = [event for event in status.view.rounds if event.kind in ("promoted", "rejected")]
     if judged and judged[-1].kind == "rejected":
-        text = short_runs(f"The gate refused run {judged[-1].run}")
-        yield Problem("note", text, judged[-1].reason, "/learning", judged[-1].time_us)
+        text = short_runs(f"The gate refused run {judged[-1].run}: {judged[-1].reason}")
+        yield Problem("note", text, page="/learning", since_us=judged[-1].time_us)
 
 
 def _drift(status: Status) -> Iterator[Problem]:

@@ -149,7 +149,7 @@ def test_what_the_loop_lacks_is_said() -> None:
     assert "Task.retrain = 0.9" in lacks(view)
     event = RoundEvent(run="7", kind="rejected", time_us=1, reason="too little")
     view.rounds.append(event)
-    assert lacks(view).endswith(": The gate refused run 7. too little")
+    assert lacks(view).endswith(": The gate refused run 7: too little")
     view.rounds.append(event.replace(kind="promoted"))
     assert "--timeout" in lacks(view)
 

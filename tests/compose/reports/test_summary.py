@@ -250,7 +250,7 @@ def test_what_went_wrong_without_an_error_is_a_warning() -> None:
 def test_what_is_wrong_with_the_fleet_is_what_status_says() -> None:
     found = summary(state("d0", error="no disk"), step("rejected", run="8", reason="too little"),
                     server={("d0", "e1"): (10, 0)})  # fmt: skip
-    assert said(found) == ["d0 is in error", "The gate refused run 8"]
+    assert said(found) == ["d0 is in error", "The gate refused run 8: too little"]
     assert found.problems == problems(found.status)
 
 
