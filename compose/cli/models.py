@@ -104,10 +104,9 @@ def import_model(
     kafka: Kafka = None,
 ) -> None:
     """Offer a model that was made elsewhere as the next candidate: signed, judged by the gate on
-    the held-out devices' segments, then by its canary. Exits 1 if the gate refuses it.
-
-    With --teacher the file is the next teacher: signed, announced on Kafka, and taken by the
-    workers between two commits.
+    the held-out devices' segments, then by its canary. Exits 1 if the gate refuses it. With
+    --teacher it is the next teacher: signed, announced on Kafka, and taken by the workers between
+    two commits.
     """
     from federation.bootstrap.replacement import import_candidate
     from streams.runtime.failpoints import read_failpoint

@@ -195,8 +195,8 @@ class LabelIntake:
                 self._uplink.start()
 
     def take(self, labels: Sequence[Label]) -> tuple[int, str | None]:
-        """Label segments up to the first label that is none of the task; return how many, and what
-        is wrong. They are on the disk, unless what is wrong says that they are not."""
+        """Label segments up to the first label that the task does not have; return how many, and
+        what is wrong. They are on the disk, unless what is wrong says that they are not."""
         labelled, new, error = 0, False, None
         for given in labels:
             if not label_fits(self._task, given.label):

@@ -35,8 +35,8 @@ class Cut:
     """A segment with its event times.
 
     `recorded_us` is its place in the data, the same in every pass: the time of its first reading
-    as the source has it. `mark_us` is that of a replay, after which a restart goes on. Each segment
-    has its own: it is the time of the segment, or one more than the segment before where that is
+    as the source has it. `mark_us` is that of a replay, after which a restart continues. Each
+    segment has its own: the time of the segment, or one more than the segment before where that is
     not earlier.
     """
 

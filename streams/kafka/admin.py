@@ -8,7 +8,7 @@ that must not run twice needs its own fence.
 
 A thread polls without a pause. kafka-python 3.0.12 discards a join that is completed between two
 polls and sends another (`BaseCoordinator.join_group_async`), which begins a rebalance anew: members
-that poll now and then can keep each other joining for minutes, and nobody leads.
+that poll rarely can keep each other joining for minutes, without a leader.
 """
 
 import contextlib
@@ -233,7 +233,7 @@ def _committed(
 SESSION_S = 10.0
 TOPIC_S = 10.0  # to wait for a topic that was just created
 POLL_MS = 250
-CLOSE_S = 5.0  # a thread that takes longer to leave the group goes on by itself
+CLOSE_S = 5.0  # for the thread to leave the group; it is not waited for longer
 ASKED_S = 300.0  # a leader that does not ask for so long gives up the lead
 
 log = logging.getLogger(__name__)

@@ -266,7 +266,7 @@ class ObjectsSink:
             raise UsageError(f"the output {self._url} exists: name another one with --to")
 
     def prepare(self, schema: pa.Schema) -> None:
-        """Nothing: a prefix is no object."""
+        """Do nothing: a store of objects has no folders."""
 
     def load(self, shard: int, part: Path, *, again: bool) -> None:  # noqa: ARG002
         try:
