@@ -142,8 +142,9 @@ class Controller:
                 self._windows.began_us = self._rollout.began_us(last)
             view, reader = open_view(settings.broker, name)
             self._fleet = view
-            for event in view.rounds:
-                self._take_round(event, live=False)
+            past: list[RoundEvent | Decision] = [*view.rounds, *view.decided]
+            for event in sorted(past, key=lambda each: each.time_us):
+                self._take_event(event, live=False)
             for report, message in before(settings.broker, name, dict(view.offsets), PAST):
                 self._take_window(report, message, live=False)
             snapshots = Snapshots(view, self._clock)
@@ -264,8 +265,8 @@ class Controller:
             case WindowReport():
                 self._warn_of_other_task(found)
                 self._take_window(found, message, live=live)
-            case RoundEvent():
-                self._take_round(found, live=live)
+            case RoundEvent() | Decision():
+                self._take_event(found, live=live)
         if self.tracker is not None and isinstance(found, RoundEvent | Decision):
             self.tracker.take(found)
 
@@ -288,7 +289,10 @@ class Controller:
             "no rollout; restart the workers with this task file", ", ".join(sorted(others)),
         )  # fmt: skip
 
-    def _take_round(self, event: RoundEvent, *, live: bool) -> None:
+    def _take_event(self, event: RoundEvent | Decision, *, live: bool) -> None:
+        if isinstance(event, Decision):
+            self._runs.take_decision(event)
+            return
         self._runs.take(event, live=live)
         if live and event.kind in ("promoted", "finished"):
             self._looked = -LOOK_S  # the run has decided: read the registry at once

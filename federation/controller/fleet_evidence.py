@@ -118,6 +118,12 @@ class FleetEvidence:
         self._began_s = max(self._began_s, at_s)
         self._begin_anew()
 
+    def run_undone(self) -> None:
+        """Count all causes again: what the last run made was rolled back, so nothing changed."""
+        self._bad_answered = False
+        for device in self._devices.values():
+            device.weak_answered = device.drift_answered = False
+
     def _begin_anew(self) -> None:
         self.bad_looks = 0
         self.total = Judgement()

@@ -31,6 +31,7 @@ from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
 from federation.controller.triggers import RunsSoFar, decide, kind_of
 from federation.rounds import checkpoint
+from streams.contract.decisions import MANUAL, Decision
 from streams.contract.documents import Document, RoundEvent, RoundKind
 from streams.contract.errors import MalformedRecord, ProcessFailed
 from streams.contract.topics import ROUNDS, topic_name
@@ -181,7 +182,8 @@ class RunTracker:
         if event.kind == "asked":
             self.evidence.ask(event.reason, event.time_us / 1e6)
             return
-        self._note_verdict(event)
+        if event.kind == "rejected":
+            self._refuse(event.reason)
         self._note_start(event)
         if event.run in self._finished or event.run in self._resumer.earlier:
             # "requested" may come after all other events of a short run, and a run that was resumed
@@ -204,12 +206,18 @@ class RunTracker:
         if live:
             log.info("run %s finished: %s", event.run, event.reason)
 
-    def _note_verdict(self, event: RoundEvent) -> None:
-        if event.kind == "promoted":
+    def take_decision(self, decision: Decision) -> None:
+        """Process a decision about a run's version: one that its rollout takes back leaves the
+        run's causes as they were, and counts as a run that was refused."""
+        if decision.kind == "served":
             self._refused, self._refusal = 0, ""
-        elif event.kind == "rejected":
-            again = kind_of(event.reason) == kind_of(self._refusal)
-            self._refused, self._refusal = self._refused + 1 if again else 1, event.reason
+        elif decision.kind == "rolled-back" and not decision.reason.startswith(MANUAL):
+            self.evidence.run_undone()
+            self._refuse(decision.reason)
+
+    def _refuse(self, reason: str) -> None:
+        again = kind_of(reason) == kind_of(self._refusal)
+        self._refused, self._refusal = self._refused + 1 if again else 1, reason
 
     def want_superlink(self) -> None:
         """Say whether a run needs the SuperLink."""

@@ -15,10 +15,11 @@ A lasting condition causes one run. Drift is relative to a fixed reference and p
 model has learned the new data, so a device's drift counts again only after a report without it. A
 metric beyond its limit counts again once it was clearly within, or another model is served, or
 after `again_s`, because a run may have learned too little. Any run, whoever started it, answers all
-current causes.
+current causes, unless the rollout takes back what it made: then they count again.
 
 Budgets delay a cause but do not remove it: one run at a time, `runs_per_day`, `min_interval_s`,
-which is twice as long with each run that is refused for the reason of the one before.
+which is twice as long with each run that the gate or the rollout refuses for the reason of the one
+before.
 A manual request is only limited by the first one. Times are
 wall-clock seconds, so that budgets outlive the controller's process.
 """

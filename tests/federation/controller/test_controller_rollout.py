@@ -140,6 +140,35 @@ def test_a_candidate_is_offered_judged_and_served_or_taken_back(s3_environ: None
     assert {(d.model, d.base) for d in deliveries} >= {(second, None)}
 
 
+def test_a_cause_starts_another_run_when_the_version_of_the_first_is_taken_back(rig: Rig) -> None:
+    first = rig.serve(1)
+    rig.start(plan=PLAN, min_interval_s=0.0)
+    rig.wait("the first is announced", lambda: len(rig.releases) == 1)
+    names, windows = devices(rig), Windows(rig)
+    for name in names:
+        for _ in range(20):
+            windows.say(name, first, 15)
+    rig.wait("it is a cause", lambda: bool(rig.flower.started))
+    second = candidate(rig, first)
+    rig.say("promoted", "r1", time_us=time.time_ns() // 1000)
+    rig.say("finished", "r1", "promoted", time_us=time.time_ns() // 1000)
+
+    def worse() -> bool:
+        devices(rig)
+        windows.say(names[0], second, 2)
+        return second in rig.registry.desired().withdrawn
+
+    rig.wait("it is taken back", worse)
+
+    def again() -> bool:
+        for name in names:
+            windows.say(name, first, 15)
+        return "r2" in rig.reasons("requested")
+
+    rig.wait("the cause counts again", again)
+    assert f"agreement with the teacher of {first} is" in rig.reasons("requested")["r2"]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_a_controller_that_dies_while_it_tells_leaves_it_to_the_next(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, step: int
