@@ -568,6 +568,13 @@ MUTANTS = [
         "tests/streams/worker/test_faust_patches.py",
     ),
     Mutant(
+        "worker: a delivery to a full queue outlasts a rebalance",
+        "streams/worker/faust_patches.py",
+        "any(t.queue.full() for t in consumer.app.topics)",
+        "False",
+        "tests/streams/worker/test_faust_patches.py",
+    ),
+    Mutant(
         "worker: waits a second beside a full queue",
         "streams/worker/faust_patches.py",
         "min(timeout_s, FULL_S)",
