@@ -12,7 +12,7 @@
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-NAME  measure an area: device, worker, late_labels, federation, release, large, batch, scale, soak, gains,
-#             pedestrians, demo, invitations; see docs/benchmarks.md
+#             demo, invitations; see docs/benchmarks.md
 # make soak   a month of a thousand made-up devices, about 8 minutes
 
 # Each of the many processes would compile what it imports anew, which takes longer than the work of some.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.NAME [--quick] [--only PART] [--json]        or `make bench-NAME`
 
-device, worker, federation, release, batch, scale, soak, pedestrians, gains   one area each
+device, worker, late_labels, federation, release, large, batch, scale, soak, gains   one area each
 demo, invitations    runs of the whole loop, by options of their own
 frame                what they have in common
 support, contenders  processes that they start: the product's, and what it is compared with

@@ -2,9 +2,8 @@
 
     speed     seconds of a round beside stock Flower's, and a run's first round
     dropouts  seconds to an accuracy where devices drop out
-    learning  what the fleet's people gain, without processes
 
-Speed and dropouts are measured on real processes: SuperLink, SuperExec, Kafka, and on our side
+Both are measured on real processes: SuperLink, SuperExec, Kafka, and on our side
 devices that sleep until they are invited. All train by `learning.fit`, with the same segments,
 epochs and one thread. Accuracy is that of the segments that the fleet's people hold out.
 """
@@ -14,7 +13,6 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.frame import Bench, Cell, Figure, main
-from benchmarks.gains.ways import learning
 from benchmarks.support.flower import Arena, Ended
 
 STOCK, OURS = "Flower's FedAvg", "ours"
@@ -108,6 +106,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     main(
         "federation",
-        {f.__name__: f for f in (speed, dropouts, learning)},
+        {f.__name__: f for f in (speed, dropouts)},
         ("torch", "flwr"),
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.frame import Bench
 from benchmarks.support.federation_devices import Planned
-from benchmarks.support.in_process import read_people
+from benchmarks.support.fleets import recordings
 from benchmarks.support.processes import ROOT, Failed, running, until
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
@@ -125,12 +125,11 @@ class Arena:
         if self.data.exists():
             return
         self.data.mkdir()
-        for person in read_people(self.task, "fleet"):
-            train, held = person.split == TRAIN, person.split == HELD_OUT
+        for person in recordings(self.reference, "fleet"):
+            train, held = person[person.split == TRAIN], person[person.split == HELD_OUT]
             np.savez(
-                self.data / f"{person.name}.npz",
-                x=person.segments[train], y=person.labels[train],
-                held_x=person.segments[held], held_y=person.labels[held],
+                self.data / f"{person.device}.npz",
+                x=train.x, y=train.y, held_x=held.x, held_y=held.y,
             )  # fmt: skip
 
     @property
