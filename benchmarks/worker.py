@@ -1,7 +1,6 @@
 """The scoring worker: `python -m benchmarks.worker`.
 
     throughput  rows/s and CPU a row beside a bare loop and other frameworks, in turns
-    forms       messages of devices beside those of Arrow, in turns
     kinds       sessions, counts and categories beside tumbling windows of floats, in turns
     delay       from a window's close to its rows in the store
 
@@ -13,7 +12,7 @@ last row. All share the machine with the broker.
 import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -127,26 +126,6 @@ def _costs(found: Mapping[str, Sequence[Measure]]) -> list[list[Cell]]:
     ]  # fmt: skip
 
 
-def forms(bench: Bench) -> None:
-    """Each turn fills the topics anew, as both forms lie on the same one."""
-    plan = plan_of(
-        bench, LINEAR, devices=DEVICES, rounds=bench.size(28, 20), per_message=64, hop_us=HOP_US
-    )
-
-    def filled(arrow: bool) -> Measure:
-        own = replace(plan, arrow=arrow)
-        fill(bench, own)
-        return _drained(bench, own, 1)
-
-    both = {"Arrow": partial(filled, True), "devices'": partial(filled, False)}
-    found, failed = bench.turns(both, bench.size(4, 1))
-    if failed:
-        raise RuntimeError(str(failed))
-    bench.table("Forms of events, a linear teacher", ["", "rows/s", "CPU µs a row"], _costs(found))
-    speed = [[run.speed for run in found[name]] for name in both]
-    bench.goal("rows/s of devices' form to Arrow's", Figure.ratio(speed[1], speed[0]), at_least=1)
-
-
 def kinds(bench: Bench) -> None:
     """Each turn fills the topics of one task anew."""
 
@@ -192,6 +171,6 @@ def delay(bench: Bench) -> None:
 if __name__ == "__main__":
     main(
         "worker",
-        {f.__name__: f for f in (throughput, forms, kinds, delay)},
+        {f.__name__: f for f in (throughput, kinds, delay)},
         ("torch", "numpy", "pyarrow", "deltalake", "faust-streaming", "aiokafka"),
     )

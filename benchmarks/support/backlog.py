@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from streams.contract.events.records import EventBatch, encode_events, encode_stream
+from streams.contract.events.records import EventBatch, encode_events
 from streams.contract.task import Category, Count, Session, Task, load_task
 from streams.contract.topics import EVENTS, topic_name
 from streams.kafka.producer import Producer
@@ -86,9 +86,7 @@ class Plan:
     rounds: int
     per_message: int
     hop_us: int
-    phase: float | None = None  # of all devices, in hops; None spreads them over a window
     partitions: int = 4
-    arrow: bool = False  # as a stream of Arrow, in place of the devices' form
 
     @classmethod
     def decode(cls, text: str) -> "Plan":
@@ -133,8 +131,6 @@ class Plan:
         task = self.load_task()
         hops = np.arange(self.per_message) + round_ * self.per_message
         phase = (number * GOLDEN) % 1 * task.window_us
-        if self.phase is not None:
-            phase = self.phase * self.hop_us
         times = ORIGIN_US + round(phase) + hops * self.hop_us
         if round_ == self.rounds - 1:
             last = int(times[-1]) - self.hop_us
@@ -218,7 +214,7 @@ def preload(plan: Plan) -> None:
     for round_, number in itertools.product(range(plan.rounds), range(plan.devices)):
         times = plan.times_us(number, round_)
         batch = source.events(plan.device(number), round_ * plan.per_message, times)
-        key, value, headers = encode_stream(batch) if plan.arrow else encode_events(batch)
+        key, value, headers = encode_events(batch)
         sender.send(plan.topic, key, value or b"", headers)
     sender.finish()
 
