@@ -2,7 +2,6 @@
 
     rounds    a round of 5.2 M parameters beside stock Flower's, and the ServerApp's memory
     spread    from an announced version of 5.2 M parameters to 20 devices that serve it
-    low_rank  bytes of a round and of a release of 5.2 M parameters, by what learns
     int8      examples/digits in int8 beside float: bytes, p50, accuracy
     install   p50 of answers while a version of 25 M parameters is fetched and installed
 
@@ -14,37 +13,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
-import safetensors.numpy
 import torch
 
 from benchmarks import release
 from benchmarks.frame import Bench, Cell, Figure, main
 from benchmarks.support.flower import Arena
 from benchmarks.support.processes import family
+from benchmarks.support.server import Server
 from edge_client.fetch import Downloads
 from edge_client.inference.engine import Engine
 from edge_client.inference.slots import Slots
 from federation.bootstrap.dataset import segments_of_device, stack
-from federation.bootstrap.initial_model import prepare
-from federation.evaluation.quantization import run_graph
 from federation.registry.publisher import chunks
-from federation.registry.registry import Registry
-from streams.contract.artifact import GRAPH, LEARNED, WEIGHTS, pack, without_float
+from streams.contract.artifact import without_float
 from streams.contract.decisions import Delivery
-from streams.contract.task import Task, load_task
+from streams.contract.task import load_task
 from streams.contract.topics import ARTIFACTS, topic_name, topic_specs
-from streams.contract.weights import delta, payload
 from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import fetch
 from streams.kafka.producer import Producer
 from streams.learning.learning import build_model
-from streams.runtime.files import cache_folder
-from streams.runtime.trust import create_key
 
 LARGE, LARGER = (f"benchmarks.support.large_tasks:{name}" for name in ("task", "larger"))
 DIGITS, STOCK, OURS = "examples/digits/task.py:task", "Flower's FedAvg", "ours"
@@ -109,48 +101,7 @@ def _anonymous(status: str) -> float:
 
 
 def spread(bench: Bench) -> None:
-    release.measure(bench, release.Server(bench.place("state"), LARGE), bench.size(20, 4), 10.0)
-
-
-def low_rank(bench: Bench) -> None:
-    server = release.Server(bench.place("low-rank"), LARGE)
-    task, base, size = server.task, server.serving, len(safetensors.numpy.save(server.first))
-    held = stack(task, [segments_of_device(task, name) for name in task.device_names("held-out")])
-    kinds: dict[str, dict[str, object]] = {
-        "all weights": {}, "the last layer": {"train_only": ("5",)},
-        "rank 8 of each layer": {"lora": {"": 8}},
-    }  # fmt: skip
-    rows, kind = list[list[Cell]](), task.training.payload
-    for name, settings in kinds.items():
-        part = server.part(**settings)
-        learned = server.fine_tuned(1, part)
-        both = (
-            payload.encode_weights(learned, kind),
-            payload.encode_update(learned, part.first, kind),
-        )
-        learned = payload.round_candidate(learned, part.first, kind)
-        files = {LEARNED: payload.to_safetensors(learned, kind)} if part.training.lora else {}
-        whole = part.whole(learned)
-        files |= {**base.files, WEIGHTS: payload.to_safetensors(whole, kind)}
-        about = base.manifest.replace(number=2, base=base.model, files=[])
-        made = delta.make(pack(about, files, server.key), base.files)
-        right = task.correct(run_graph(base.files[GRAPH], held.segments, whole), held.labels)
-        numbers = sum(tensor.size for tensor in learned.values())
-        rows.append([name, numbers, sum(map(len, both)), len(made), float(right.mean())])
-    columns = ["what learns", "numbers", "bytes of a round", "bytes of a release", "accuracy"]
-    text = f"Of a device, both ways. A plain float32 state dict has {size:,} bytes."
-    bench.table("5.2 million parameters, by what learns", columns, rows, text)
-    for at, what in ((2, "a round"), (3, "a release")):
-        share = float(rows[2][at]) / float(rows[0][at])  # type: ignore[arg-type]
-        bench.goal(f"bytes of {what} with rank 8 to all weights", share, at_most=0.02)
-
-
-def _prepared(bench: Bench, task: Task, reference: str) -> Registry:
-    folder = bench.place("registry")
-    key = create_key(folder / "signing.pem")
-    registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
-    prepare(reference, task, registry, key, cache_folder())
-    return registry
+    release.measure(bench, Server(bench.place("state"), LARGE), bench.size(20, 4), 10.0)
 
 
 def int8(bench: Bench) -> None:
@@ -158,12 +109,9 @@ def int8(bench: Bench) -> None:
     names = task.device_names("fleet", "held-out")
     held = stack(task, [segments_of_device(task, name) for name in names])
     for kind in ("", "int8"):
-        made = replace(task, quantize=kind)
-        registry = _prepared(bench, made, DIGITS)
-        serving = registry.serving()
-        assert serving is not None
-        data = without_float(registry.read(serving.model))
-        engine, took, answers = Engine(made, registry.verify(data)), list[float](), []
+        server = Server(bench.place("registry"), DIGITS, {"quantize": kind})
+        data = without_float(server.registry.read(server.serving.model))
+        engine, took, answers = Engine(server.task, server.registry.verify(data)), list[float](), []
         for segment in held.segments:
             began = time.perf_counter()
             answers.append(engine.run(segment))
@@ -183,10 +131,8 @@ def int8(bench: Bench) -> None:
 
 
 def install(bench: Bench) -> None:
-    task = load_task(LARGER)
-    registry = _prepared(bench, task, LARGER)
-    serving, folder = registry.serving(), bench.place("device")
-    assert serving is not None
+    server, folder = Server(bench.place("registry"), LARGER), bench.place("device")
+    task, registry, serving = server.task, server.registry, server.serving
     data = registry.read(serving.model)
     sha, topic = hashlib.sha256(data).hexdigest(), topic_name(task.id, ARTIFACTS)
     ensure_topics(bench.kafka, topic_specs(task.id, 1))
@@ -233,5 +179,5 @@ def install(bench: Bench) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = {f.__name__: f for f in (rounds, spread, low_rank, int8, install)}
+    parts = {f.__name__: f for f in (rounds, spread, int8, install)}
     main("large", parts, ("torch", "flwr", "onnxruntime"))

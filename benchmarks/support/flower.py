@@ -16,16 +16,15 @@ import numpy as np
 
 from benchmarks.frame import Bench
 from benchmarks.support.federation_devices import Planned
-from benchmarks.support.fleets import recordings
+from benchmarks.support.fleets import recordings, together
 from benchmarks.support.processes import ROOT, Failed, running, until
+from benchmarks.support.server import TASK, Server
 from compose.launcher import flower_processes
 from compose.launcher.broker import free_ports
 from edge_client.samples.table import HELD_OUT, TRAIN
-from federation.bootstrap.initial_model import prepare
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.evaluation.accuracy import HeldOut
 from federation.registry.registry import HELD_OUT as HELD_OUT_FILE
-from federation.registry.registry import Registry
 from streams.contract.artifact import WEIGHTS
 from streams.contract.documents import RoundEvent
 from streams.contract.invitations import SignedInvitation
@@ -33,11 +32,9 @@ from streams.contract.task import Task, load_task
 from streams.contract.topics import INVITATIONS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
-from streams.runtime.files import cache_folder, write_atomic
-from streams.runtime.trust import create_key
+from streams.runtime.files import write_atomic
 from tests.rig.processes.flower import FlowerStack
 
-TASK = "streams.tasks.har:task"
 STOCK = Path(__file__).parents[1] / "contenders" / "stock"
 TIMEOUT_S = 900.0
 LOOK_S = 20.0  # between two looks whether a run has failed; a look is a process
@@ -96,17 +93,11 @@ class Arena:
     ) -> "Arena":
         folder = bench.place(name)
         arena = cls(bench, folder, count, drop, reference)
-        key = create_key(folder / "keys" / "signing.pem")
-        task = arena.task
-        registry = Registry(folder / "registry", task.name, task.version, [key.public_key()])
-        prepare(reference, task, registry, key, cache_folder())
-        serving = registry.serving()
-        assert serving is not None
-        (folder / "first.safetensors").write_bytes(serving.files[WEIGHTS])
+        server = Server(folder, reference)
+        (folder / "first.safetensors").write_bytes(server.serving.files[WEIGHTS])
         arena._write_people()
-        people = [np.load(arena.data / f"{name}.npz") for name in task.device_names("fleet")]
-        held = (np.concatenate([p[key] for p in people]) for key in ("held_x", "held_y"))
-        registry.store.write(HELD_OUT_FILE, HeldOut(*held).encode())
+        held = together(p[p.split == HELD_OUT] for p in recordings(reference, "fleet"))
+        server.registry.store.write(HELD_OUT_FILE, HeldOut(held.x, held.y).encode())
         return arena
 
     @property
@@ -115,10 +106,7 @@ class Arena:
 
     @property
     def heldout(self) -> Path:
-        task = self.task
-        return Registry(self.folder / "registry", task.name, task.version, []).folder / (
-            "heldout.safetensors"
-        )
+        return self.folder / "registry" / HELD_OUT_FILE
 
     def _write_people(self) -> None:
         """Labelled segments, split as a device splits them: x, y to train; held_x, held_y not."""
