@@ -99,11 +99,10 @@ def pieces_of(
     ]  # fmt: skip
 
 
-def teacher_of(plan: Plan, threads: int | None = None) -> Teacher:
+def teacher_of(plan: Plan) -> Teacher:
     """Return the teacher as the worker has it: on as many threads, one thread a forward pass."""
     torch.set_num_threads(1)
-    threads = threads or default_threads()
-    return load_teacher(plan.load_task(), plan.teacher, [plan.key], threads)
+    return load_teacher(plan.load_task(), plan.teacher, [plan.key], default_threads())
 
 
 class Outlet:

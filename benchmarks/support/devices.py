@@ -121,16 +121,11 @@ class Device:
 
 
 @contextmanager
-def device(
-    argv: Sequence[str],
-    state: Path,
-    name: str = DEVICE,
-    env: dict[str, str] | None = None,
-) -> Iterator[Device]:
+def device(argv: Sequence[str], state: Path, name: str = DEVICE) -> Iterator[Device]:
     """A device's process, once it has answered."""
     folder, log = state / "devices" / name, state / f"{name}.log"
     began = time.monotonic()
-    with running(argv, log, {"PYTHONPATH": "", **(env or {})}) as process:
+    with running(argv, log, {"PYTHONPATH": ""}) as process:
 
         def answered() -> bool:
             return any(path.stat().st_size for path in (folder / "spool").glob("*/*.seg"))

@@ -116,11 +116,7 @@ class Worker:
 
 @contextmanager
 def workers(
-    bench: Bench,
-    plan: Plan,
-    count: int = 1,
-    env: Mapping[str, str] | None = None,
-    options: Sequence[str] = (),
+    bench: Bench, plan: Plan, count: int = 1, env: Mapping[str, str] | None = None
 ) -> Iterator[tuple[list[Worker], Path]]:
     """`count` workers that own all partitions, on an empty store, from the topic's beginning."""
     _forget_group(plan)
@@ -131,7 +127,7 @@ def workers(
                 "worker", plan.task, "--kafka", plan.bootstrap, "--instance", name,
                 "--store", str(folder / "store"), "--teacher", str(plan.teacher),
                 "--trust", str(plan.key), "--state", str(folder), "--partitions",
-                str(plan.partitions), *options,
+                str(plan.partitions),
             )  # fmt: skip
             log = folder / f"{name}.log"
             found.append(Worker(name, stack.enter_context(running(argv, log, env)), log))
@@ -168,12 +164,11 @@ def drain(
     plan: Plan,
     count: int = 1,
     env: Mapping[str, str] | None = None,
-    options: Sequence[str] = (),
     within_s: float = 240.0,
 ) -> tuple[Drained, Log]:
     """Wait until the store has all rows of closed windows. What it has when all workers are ready
     does not count."""
-    with workers(bench, plan, count, env, options) as (found, store):
+    with workers(bench, plan, count, env) as (found, store):
         log = Log(store / "scores")
         began, before, rows = time.monotonic(), _usages(found), log.advance()
         worker = found[0]
