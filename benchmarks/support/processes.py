@@ -16,8 +16,8 @@ import psutil
 from kafka import KafkaAdminClient
 
 from streams.kafka.settings import BrokerSettings
-
-ROOT = Path(__file__).parents[2]
+from tests.rig.processes.running import ROOT as ROOT
+from tests.rig.processes.running import start
 
 
 class Failed(Exception):
@@ -80,12 +80,7 @@ def running(
     argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None, wait_s: float = 30.0
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A process in a group of its own, which is ended after the block."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=ROOT,
-            env={**os.environ, **(env or {})}, start_new_session=True,
-        )  # fmt: skip
+    process = start(argv, log, {**os.environ, **(env or {})})
     try:
         yield process
     finally:

@@ -31,8 +31,8 @@ from tests.rig.processes.flower import (
     end_lease,
     journals,
     server_apps,
-    wait_for,
 )
+from tests.rig.processes.polling import until
 from tests.rig.processes.stand_in_agent import StandInAgent
 
 __all__ = ["key", "registry", "sockets", "tiny"]
@@ -78,7 +78,7 @@ class Rig:
         return controlled(controller_settings(*about, schedule_s=0.0, runs_per_day=1))
 
     def wait_until_held(self) -> None:
-        wait_for("they are at work", lambda: all(a.at_work() for a in self.agents), 120)
+        until(lambda: all(a.at_work() for a in self.agents), "they are at work", 120)
 
     def wait_for_verdict(self, runs: int) -> list[list[RoundEvent]]:
         """So many runs, the last of which has come to its end; the events of each."""
@@ -87,7 +87,7 @@ class Rig:
             found = journals(self.state)
             return len(found) == runs and found[-1][-1].kind == "finished"
 
-        wait_for("the run comes to a verdict", ended, 150)
+        until(ended, "the run comes to a verdict", 150)
         return journals(self.state)
 
 
@@ -166,8 +166,8 @@ def test_a_server_app_that_dies_at_a_step(
     first = failpoint["TIDEWHEEL_FAILPOINT"] == "round-step-1:1"
     processes = rig.processes
     with rig.controller(kafka):
-        wait_for("a ServerApp lives", lambda: bool(server_apps(processes)), 120)
-        wait_for("it dies at its step", lambda: not server_apps(processes), 120)
+        until(lambda: bool(server_apps(processes)), "a ServerApp lives", 120)
+        until(lambda: not server_apps(processes), "it dies at its step", 120)
         told = [run[-1].kind for run in journals(rig.state)]  # nothing before the first round
         assert len(told) == (not first)
         assert "finished" not in told

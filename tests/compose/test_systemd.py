@@ -15,9 +15,10 @@ from edge_client.ipc import ask, socket_path
 from streams.contract.errors import Retryable
 from streams.contract.work import AgentRequest
 from streams.runtime.trust import create_key
-from tests.compose.cli.test_cli import MAIN, environ_in, port_without_listener
+from tests.compose.cli.test_cli import PROGRAM as INSTALLED
+from tests.compose.cli.test_cli import environ_in, port_without_listener
 from tests.rig.made_up.models import TINY, artifact, plain
-from tests.rig.processes.forks import fork
+from tests.rig.processes.running import start
 from tests.rig.processes.workers import until
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def test_the_runner_of_jobs_starts_and_ends_on_its_signal(tmp_path: Path) -> Non
     out = tmp_path / "out"
     argv = [sys.executable, "-m", "compose.cli.main", *words, "--until-empty"]
     assert subprocess.run(argv, cwd=ROOT, timeout=120, check=False).returncode == 0
-    runner = fork(MAIN, words, out, tmp_path, environ_in(tmp_path, {}))
+    runner = start([INSTALLED, *words], out, environ_in(tmp_path, {}), cwd=tmp_path)
     try:
         until(lambda: signal.SIGTERM in caught_by(runner.pid), "it handles its signal")
         runner.send_signal(signal.Signals[service(JOBS)["KillSignal"]])

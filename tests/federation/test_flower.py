@@ -23,8 +23,8 @@ from tests.rig.processes.flower import (
     journals,
     read,
     server_apps,
-    wait_for,
 )
+from tests.rig.processes.polling import until
 from tests.rig.processes.stand_in_agent import StandInAgent
 
 ROOT = Path(__file__).parents[2]
@@ -68,10 +68,10 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
             def dead() -> bool:
                 return last(tmp_path) == ["aggregated"] and not server_apps(processes)
 
-            wait_for("the ServerApp dies", dead, 120)
+            until(dead, "the ServerApp dies", 120)
             end_lease(processes)
             monkeypatch.setattr(run_tracker, "SILENCE_S", 1.0)  # asking costs a second of a core
-            wait_for("the next run ends", lambda: last(tmp_path)[1:] == ["finished"], 120)
+            until(lambda: last(tmp_path)[1:] == ["finished"], "the next run ends", 120)
     assert processes.members() == []
     first, second = journals(tmp_path)
     runs = first[0].run, second[0].run

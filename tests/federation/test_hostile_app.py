@@ -9,7 +9,8 @@ from compose.launcher import flower_processes
 from compose.launcher.broker import Launch
 from edge_client.supernode import FOREIGN, NodeSettings, command
 from federation.controller.flwr_cli import Submission
-from tests.rig.processes.flower import FlowerStack, wait_for
+from tests.rig.processes.flower import FlowerStack
+from tests.rig.processes.polling import until
 
 PROJECT = """
 [project]
@@ -83,14 +84,14 @@ def test_a_device_that_a_run_invited_answers_that_run_alone_and_runs_no_code_of_
         )  # fmt: skip
         processes.start("d0", Launch(command(invited), {"FLWR_HOME": str(tmp_path / "d0")}))
         flwr = flower_processes.flwr(tmp_path, processes.address)
-        wait_for("d0 is in", lambda: "d0: node " in processes.log("d0"), 60)
+        until(lambda: "d0: node " in processes.log("d0"), "d0 is in", 60)
         apps = {
             "a stranger's": write_app(tmp_path / "one", {"attack.py": attack}, name="other"),
             "in our name": write_app(tmp_path / "two", {"attack.py": attack}),
         }
         for number, (what, app) in enumerate(apps.items(), 1):
             Submission(flwr, app).start({}, tmp_path)
-            wait_for(f"{what} is answered", lambda n=number: lines(answers) >= n, 90)
+            until(lambda n=number: lines(answers) >= n, f"{what} is answered", 90)
         assert "is refused: it is a message of another run" in processes.log("d0")
         assert answers.read_text().count(FOREIGN) == 2
         assert processes.processes["d0"].poll() is None

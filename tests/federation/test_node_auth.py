@@ -12,7 +12,8 @@ from compose.launcher.node_registry import make_key, public_path
 from federation.controller.flwr_cli import Submission
 from streams.contract.errors import ProcessFailed
 from tests.compose.cli.test_cli import tidewheel
-from tests.rig.processes.flower import FlowerStack, resident, wait_for
+from tests.rig.processes.flower import FlowerStack, resident
+from tests.rig.processes.polling import until
 
 
 def node(state: Path, *words: str | Path, code: int = 0) -> str:
@@ -50,7 +51,7 @@ def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
             assert processes.processes[name].wait(60) == 1
             assert said in processes.log(name)
         again = "Connection attempt failed, retrying"
-        wait_for("plain text gets nowhere", lambda: again in processes.log("plain-text"), 30)
+        until(lambda: again in processes.log("plain-text"), "plain text gets nowhere", 30)
         assert processes.nodes.lines() == []
         for ca in (None, foreign):
             flwr = flower_processes.flwr(tmp_path / "elsewhere", processes.address, ca)
@@ -64,7 +65,7 @@ def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
 def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
     with FlowerStack(tmp_path, {"d0": Path("/nobody.sock")}, {}, secure=True) as processes:
         assert processes.ca is not None
-        wait_for("d0 is in", lambda: online(processes) == ["d0"], 30)
+        until(lambda: online(processes) == ["d0"], "d0 is in", 30)
         where = ["--superlink", processes.address, "--superlink-ca", processes.ca]
         made = tmp_path / "made" / "key"
         make_key(made)

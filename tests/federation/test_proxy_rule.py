@@ -17,7 +17,8 @@ from streams.contract.topics import topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from tests.rig.made_up.own_task import own_task
-from tests.rig.processes.flower import FlowerStack, journals, resident, wait_for
+from tests.rig.processes.flower import FlowerStack, journals, resident
+from tests.rig.processes.polling import until
 from tests.rig.processes.stand_in_agent import StandInAgent
 from tests.rig.servers.nginx import Proxy, allowed, ask, nginx
 
@@ -65,7 +66,7 @@ def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
         config = {"task": task_ref, "state": str(tmp_path), "rounds": 1, "epochs": 6}
         submission = flower_processes.submission(tmp_path, processes.address, config, processes.ca)
         run = submission.start({"minimum-nodes": 2}, tmp_path)
-        wait_for("the run ends", lambda: submission.runs()[run].startswith("finished"), 120)
+        until(lambda: submission.runs()[run].startswith("finished"), "the run ends", 120)
         assert submission.runs()[run] == "finished:completed", processes.log("superexec")
         check_what_is_hidden(processes, proxy, tmp_path / "hostile")
         assert list(submission.runs()) == [run]
@@ -87,7 +88,7 @@ def check_what_is_hidden(processes: FlowerStack, proxy: Proxy, folder: Path) -> 
     with pytest.raises(ProcessFailed, match="403"):
         submission.flwr.call("supernode register", public, flower_processes.CONNECTION)
     processes.start("hostile", flower_processes.superexec(folder, proxy.port, ca=proxy.ca))
-    wait_for("the SuperExec is refused", lambda: "403" in processes.log("hostile"), 60)
+    until(lambda: "403" in processes.log("hostile"), "the SuperExec is refused", 60)
     processes.start("keyless", resident("d0", folder / "a.sock", at, proxy.ca))
     assert processes.processes["keyless"].wait(60) != 0
     assert len(processes.nodes.statuses()) == known

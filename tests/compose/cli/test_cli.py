@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +15,11 @@ import typer
 import typer.main
 
 from compose.cli.main import app, whole
-from tests.rig.processes.forks import executed, fork
+from tests.rig.processes.forks import executed
 
 ROOT = Path(__file__).parents[3]
 TINY = f"{ROOT / 'tests' / 'rig' / 'made_up' / 'tiny_task.py'}:task"
-MAIN = "import sys; from compose.cli.main import main; sys.argv[0] = 'tidewheel'; main()"
+PROGRAM = Path(sys.executable).parent / "tidewheel"
 
 
 def environ_in(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
@@ -34,29 +33,16 @@ def tidewheel(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in `folder` with the input `given`, in a process that is forked from one that
     has imported it."""
-    with tempfile.TemporaryDirectory() as files:
-        out, err, standard_input = (Path(files) / name for name in ("out", "err", "in"))
-        standard_input.write_text(given)
-        argv = [str(word) for word in words]
-        process = fork(MAIN, argv, out, folder, environ_in(folder, env), err, standard_input)
-        try:
-            code = process.wait(120)
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
+    return subprocess.run(
+        [PROGRAM, *map(str, words)], cwd=folder, env=environ_in(folder, env), input=given,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
 
 def installed(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The same as users have it: the installed program, from its start."""
     with executed():
-        return subprocess.run(
-            [Path(sys.executable).parent / "tidewheel", *map(str, words)],
-            cwd=folder,
-            env=environ_in(folder, env),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return tidewheel(*words, folder=folder, **env)
 
 
 def fails(done: subprocess.CompletedProcess[str], code: int, *texts: str) -> None:

@@ -2,23 +2,24 @@
 
 import json
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
+from tests.compose.cli.test_cli import PROGRAM, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import MANY, expected, words
-from tests.rig.processes.forks import Forked, fork
 from tests.rig.processes.polling import until
+from tests.rig.processes.running import start
 from tests.streams.batch.support import rows_of
 
 
-def begun(tmp_path: Path, lake: Path, *more: str, **env: str) -> Forked:
+def begun(tmp_path: Path, lake: Path, *more: str, **env: str) -> "subprocess.Popen[bytes]":
     """A job of many shards that has done some."""
-    process = fork(
-        MAIN, [*words(lake, "many"), *more], tmp_path / "stdout", tmp_path,
-        environ_in(tmp_path, env), tmp_path / "stderr",
+    process = start(
+        [PROGRAM, *words(lake, "many"), *more], tmp_path / "stdout", environ_in(tmp_path, env),
+        err=tmp_path / "stderr", cwd=tmp_path, session=False,
     )  # fmt: skip
     until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun", pause_s=0.005)
     return process

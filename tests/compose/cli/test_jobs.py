@@ -20,9 +20,9 @@ from streams.learning.input_adapter import InputAdapter
 from streams.learning.learning import predict
 from streams.runtime.files import write_atomic
 from streams.runtime.trust import create_key
-from tests.compose.cli.test_cli import MAIN, TINY, environ_in, fails, tidewheel
+from tests.compose.cli.test_cli import PROGRAM, TINY, environ_in, fails, tidewheel
 from tests.rig.made_up.models import artifact, plain, tiny
-from tests.rig.processes.forks import fork
+from tests.rig.processes.running import start
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
 from tests.streams.batch.test_readings import recording, table_of, write_readings
 
@@ -77,9 +77,9 @@ def test_a_signal_stops_between_shards_and_says_how_to_resume(
     for n in range(200):
         write_parquet(tmp_path / "in" / f"{n:03}.parquet", good_rows(5, n))
     out, err = tmp_path / "stdout", tmp_path / "stderr"
-    argv = words(lake)
-    argv[2] = "in"
-    process = fork(MAIN, argv, out, tmp_path, environ_in(tmp_path, {}), err)
+    argv = [PROGRAM, *words(lake)]
+    argv[3] = "in"
+    process = start(argv, out, environ_in(tmp_path, {}), err=err, cwd=tmp_path, session=False)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "out").glob("part-*")) and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,10 +13,10 @@ import psutil
 import pytest
 
 from streams.batch.jobs.job_queue import JobQueue
-from tests.compose.cli.test_cli import MAIN, environ_in, fails, tidewheel
+from tests.compose.cli.test_cli import PROGRAM, environ_in, fails, tidewheel
 from tests.compose.cli.test_jobs import MANY, expected, words
-from tests.rig.processes.forks import Forked, fork
 from tests.rig.processes.polling import until
+from tests.rig.processes.running import start
 from tests.rig.unwrap import unwrap
 from tests.streams.batch.support import rows_of
 
@@ -45,11 +46,11 @@ def run(folder: Path, *more: str, **env: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def runner(folder: Path, name: str, *more: str, **env: str) -> Iterator[Forked]:
+def runner(folder: Path, name: str, *more: str, **env: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A runner as a service; it is killed at the end."""
     out, err = folder / f"{name}.out", folder / f"{name}.err"
-    argv = ["jobs", "run", "--json", *more]
-    process = fork(MAIN, argv, out, folder, environ_in(folder, env), err)
+    argv = [PROGRAM, "jobs", "run", "--json", *more]
+    process = start(argv, out, environ_in(folder, env), err=err, cwd=folder, session=False)
     try:
         yield process
     finally:

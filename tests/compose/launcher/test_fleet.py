@@ -14,7 +14,7 @@ from compose.launcher.state_dir import StateDir
 from compose.launcher.supervisor import Supervisor
 from streams.contract.task import Task
 from streams.kafka.settings import BrokerSettings
-from tests.rig.processes.flower import wait_for
+from tests.rig.processes.polling import until
 
 
 class FakeSupervisor:
@@ -64,7 +64,7 @@ def test_superlink_and_superexec_are_there_while_the_controller_wants_them(tmp_p
             flower.look()
             return supervisor.check() == [] and set(supervisor.children) == set(names)
 
-        wait_for(what, reached, 60)
+        until(reached, what, 60)
 
     try:
         flower.look()

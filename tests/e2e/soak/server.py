@@ -26,8 +26,8 @@ from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import build_teacher, to_safetensors
 from streams.runtime.trust import create_key
+from tests.rig.processes.running import ROOT, start
 
-ROOT = Path(__file__).parents[3]
 PARTITIONS = 4
 WORKERS = ("w0", "w1")
 END_S = 40.0
@@ -109,11 +109,9 @@ class Server:
             words += ["--keep-days", str(self.keep_days)]
         about = [self.reference, "--state", str(self.layout.state)]
         about += ["--kafka", self.broker.bootstrap]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "compose.cli.main", words[0], *about, *words[1:]],
-                cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+        argv = [sys.executable, "-m", "compose.cli.main", words[0], *about, *words[1:]]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.processes[name] = start(argv, self.folder / f"{name}.log", env, session=False)
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> None:
         process = self.processes.pop(name)

@@ -17,7 +17,7 @@ from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.settings import BrokerSettings
 from tests.federation.controller.test_controller import Rig, rig
 from tests.rig.made_up.mangled import mangled
-from tests.rig.processes.flower import wait_for
+from tests.rig.processes.polling import until
 
 __all__ = ["rig"]
 
@@ -93,4 +93,4 @@ def test_a_live_controller_passes_over_what_it_cannot_read(rig: Rig) -> None:
         rig.window(next(numbers), model, 2)
         return bool(rig.flower.started)
 
-    wait_for("the controller acts on sound windows", started, 60)
+    until(started, "the controller acts on sound windows", 60)

@@ -37,7 +37,7 @@ from tests.rig.made_up.documents import window_report
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.registries import controller_settings, model
-from tests.rig.processes.flower import wait_for
+from tests.rig.processes.polling import until
 
 pytestmark = pytest.mark.kafka
 
@@ -120,7 +120,7 @@ class Rig:
             self.look()
             return condition()
 
-        wait_for(what, held, 30)
+        until(held, what, 30)
 
     def say(self, kind: str, run: str, reason: str = "", time_us: int = 1) -> None:
         event = RoundEvent.of_fields(
@@ -409,5 +409,5 @@ def test_what_happens_on_rounds_is_in_mlflow_while_a_controller_leads(
         runs = client.search_runs([found.experiment_id]) if found else []
         return [(run.info.status, run.data.tags.get("tidewheel.model")) for run in runs]
 
-    wait_for("the run is in MLflow", lambda: statuses() == [("FINISHED", model_name)], 60)
+    until(lambda: statuses() == [("FINISHED", model_name)], "the run is in MLflow", 60)
     stop.set()

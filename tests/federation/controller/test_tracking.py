@@ -2,36 +2,29 @@
 lineage; a server that does not answer delays nothing and is said once."""
 
 import logging
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from compose.launcher.broker import free_ports
 from federation.controller.tracking import Tracker
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import UsageError
 from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.polling import until
 from tests.rig.servers.mlflow import mlflow_server
 
 OLD, NEW = "1-aaaaaaaa", "2-bbbbbbbb"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture(params=["file", "http"])

@@ -27,8 +27,8 @@ from tests.rig.processes.flower import (
     journals,
     read,
     server_apps,
-    wait_for,
 )
+from tests.rig.processes.polling import until
 from tests.rig.processes.stand_in_agent import StandInAgent
 
 ROOT = Path(__file__).parents[3]
@@ -136,7 +136,7 @@ def check_stopped(
     """`flwr stop` ends a run's ServerApp, and the controller lets it rest."""
     config = {"rounds": 50, "minimum-nodes": 3, "seed": 7}
     call("run", app_of(state), "--run-config", settings_of(state, kafka, **config))
-    wait_for("it begins", lambda: len(journals(state)) == 2, 90)
+    until(lambda: len(journals(state)) == 2, "it begins", 90)
     run = journals(state)[1][0].run
     call("stop", run)
 
@@ -144,7 +144,7 @@ def check_stopped(
         events = [RoundEvent.decode(message.value) for message in read(kafka, task, ROUNDS)]
         return [event.reason for event in events if (event.run, event.kind) == (run, "finished")]
 
-    wait_for("the controller tells of it", lambda: bool(told()), 90)
-    wait_for("its ServerApp ends", lambda: not server_apps(processes), 60)
+    until(lambda: bool(told()), "the controller tells of it", 90)
+    until(lambda: not server_apps(processes), "its ServerApp ends", 60)
     assert told() == ["stopped by a user (finished:stopped)"]
     assert not (state / "controller" / "lineage.json").exists()

@@ -11,8 +11,7 @@ from streams.contract.task import Task, load_task
 from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import port_without_listener
 from tests.rig.made_up.models import TINY, artifact, plain
-
-ROOT = Path(__file__).parents[3]
+from tests.rig.processes.running import start
 
 
 def first_model(state: Path, task: Task | None = None) -> Path:
@@ -41,14 +40,8 @@ class AgentProcess:
         command = [sys.executable, *program, "edge", "run", reference, "--device", "d0"]
         command += ["--state", str(state), *map(str, words)]
         command += ["--kafka", kafka or f"127.0.0.1:{port_without_listener()}"]
-        with self.path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **(environ or {})},
-            )
+        env = {**os.environ, **(environ or {})}
+        self.process = start(command, self.path, env, stdin=subprocess.PIPE, session=False)
 
     @property
     def log(self) -> str:

@@ -20,13 +20,13 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.trust import create_key
 from tests.rig.asked import asked
 from tests.rig.made_up.models import artifact, plain
+from tests.rig.processes.running import start
 from tests.rig.processes.workers import Fleet, until
 
 Wait = Callable[[Callable[[], bool], str, float], None]
 STORED_S = 120.0
 STACKS_S = 30.0  # a drain that takes longer shows its threads
 FILE = 10**7
-REPOSITORY = Path(__file__).parents[3]
 
 
 class Edge:
@@ -45,14 +45,8 @@ class Edge:
         command += [f"{self.served.folder / 'task.py'}:task", "--device", self.name]
         command += ["--state", str(self.folder), "--kafka", broker.bootstrap]
         command += ["--model", str(self.folder / "model.twa"), "--drain", "60", *words]
-        with self._log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                env={**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
-                stdout=log,
-                stderr=log,
-                cwd=REPOSITORY,
-            )
+        env = {**os.environ, "TIDEWHEEL_FAILPOINT": failpoint}
+        self.process = start(command, self._log_path, env, session=False)
 
     @property
     def _log_path(self) -> Path:

@@ -15,13 +15,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from compose.reports.summary import DeviceLine
 from streams.contract.accounting import IntervalSet
 from tests.rig.asked import asked
 from tests.rig.processes import polling
+from tests.rig.processes.running import start
 from tests.rig.servers.kafka import with_kafka
 
 TINY = Path(__file__).parents[1] / "made_up" / "tiny_task.py"
@@ -73,16 +73,8 @@ class Place:
     def start_module(self, name: str, module: str, *words: str | Path) -> "Running":
         """As `python -m`."""
         out, err = self.folder / f"{name}.out", self.folder / f"{name}.err"
-        with out.open("ab") as stdout, err.open("ab") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *map(str, words)],
-                cwd=self.folder,
-                env=self._environ(),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        argv = [sys.executable, "-m", module, *words]
+        process = start(argv, out, self._environ(), err=err, cwd=self.folder)
         self.processes.append(process)
         return Running(process, out, err)
 
@@ -146,12 +138,7 @@ class Place:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         """Leave nothing behind, even when the test has failed."""
         while left := self.marked():
             for pid in left:

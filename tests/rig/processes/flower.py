@@ -6,10 +6,9 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from compose.launcher import broker, flower_processes
@@ -26,6 +25,7 @@ from streams.contract.topics import topic_name
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.polling import until
+from tests.rig.processes.running import start
 
 
 def resident(
@@ -37,11 +37,6 @@ def resident(
         pull_s=0.3, resident=True,
     )  # fmt: skip
     return Launch(command(settings), {"OMP_NUM_THREADS": "1"})
-
-
-def wait_for(what: str, condition: Callable[[], bool], timeout_s: float) -> None:
-    """Wait until `condition` holds; fail and say `what` when it does not in time."""
-    until(condition, what, timeout_s)
 
 
 def group_members(group: int) -> list[int]:
@@ -113,14 +108,14 @@ class FlowerStack:
             for device in self.devices:
                 self.start_node(device)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
     def start_superlink(self) -> None:
         self.start("superlink", flower_processes.superlink(self.state, self.port, self.tls))
-        wait_for(
-            "the SuperLink answers", lambda: flower_processes.is_ready(self.address, ca=self.ca), 60
+        until(
+            lambda: flower_processes.is_ready(self.address, ca=self.ca), "the SuperLink answers", 60
         )
 
     def start_node(self, device: str) -> None:
@@ -133,16 +128,8 @@ class FlowerStack:
         self.processes[name].wait(10)
 
     def start(self, name: str, launch: Launch) -> None:
-        log = self.state / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            self.processes[name] = subprocess.Popen(
-                launch.argv,
-                env={**os.environ, **launch.env},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        env = {**os.environ, **launch.env}
+        self.processes[name] = start(launch.argv, self.state / f"{name}.log", env)
 
     def log(self, name: str) -> str:
         return (self.state / f"{name}.log").read_text()
@@ -150,12 +137,7 @@ class FlowerStack:
     def members(self) -> list[int]:
         return [pid for process in self.processes.values() for pid in group_members(process.pid)]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         for process in reversed(self.processes.values()):
             if group_members(process.pid):
                 os.killpg(process.pid, signal.SIGTERM)

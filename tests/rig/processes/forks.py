@@ -34,7 +34,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -154,24 +154,6 @@ def executed() -> Iterator[None]:
         yield
     finally:
         Popen.forks = before
-
-
-def fork(
-    code: str,
-    argv: Sequence[str],
-    out: Path,
-    cwd: Path,
-    environ: Mapping[str, str],
-    err: Path | None = None,
-    given: Path = Path(os.devnull),
-) -> Forked:
-    """As `python -c CODE ARGV...` with the input `given`, but forked; the outputs are appended to
-    `out`, and to `err` where it is given."""
-    with out.open("ab") as stdout, (err or out).open("ab") as stderr, given.open("rb") as stdin:
-        return Forked(
-            [sys.executable, "-c", code, *argv],
-            env=dict(environ), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr,
-        )  # fmt: skip
 
 
 # --- the parent ----------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +39,7 @@ from tests.rig.asked import asked
 from tests.rig.made_up.event_rows import event_rows
 from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.tiny_task import task as tiny
-from tests.rig.processes.forks import Forked, fork
+from tests.rig.processes.forks import ROOT, Forked
 from tests.rig.processes.polling import until as until
 
 SECOND = 1_000_000
@@ -230,13 +232,12 @@ class Fleet:
         argv: list[object] = [f"{task_file}:task", self.broker.bootstrap, self.store]
         argv += [self.folder / "teacher.tw"]
         argv += [self.folder / "key.pub", instance, self.partitions, json.dumps(self.options)]
-        process = fork(
-            START,
-            [str(word) for word in argv],
-            self.folder / f"{instance}.log",
-            Path(__file__).parents[3],
-            {**os.environ, "TIDEWHEEL_FAILPOINT": failpoint},
-        )
+        env = {**os.environ, "TIDEWHEEL_FAILPOINT": failpoint}
+        with (self.folder / f"{instance}.log").open("ab") as log:
+            process = Forked(
+                [sys.executable, "-c", START, *map(str, argv)], env=env, cwd=ROOT,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
         self.workers.append(process)
         return process
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from compose.launcher.broker import HOST, free_ports
 from streams.kafka.admin import probe
 from streams.kafka.settings import BrokerSettings
-from tests.rig.processes.workers import until
+from tests.rig.processes.polling import until
+from tests.rig.processes.running import start
 
 NODES = 3
 HEAP = "-Xmx400m -XX:+UseSerialGC"
@@ -50,13 +51,10 @@ class Cluster:
             )  # fmt: skip
 
     def start(self, node: int) -> None:
-        with (self._path(node) / "log").open("ab") as log:
-            self.nodes[node] = subprocess.Popen(
-                [self.home / "bin" / "kafka-server-start.sh",
-                 self._path(node) / "server.properties"],
-                env={**os.environ, "KAFKA_HEAP_OPTS": HEAP, "LOG_DIR": str(self._path(node))},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+        folder = self._path(node)
+        argv = [self.home / "bin" / "kafka-server-start.sh", folder / "server.properties"]
+        env = {**os.environ, "KAFKA_HEAP_OPTS": HEAP, "LOG_DIR": str(folder)}
+        self.nodes[node] = start(argv, folder / "log", env)
 
     def kill(self, node: int) -> None:
         self.nodes[node].kill()

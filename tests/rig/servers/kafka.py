@@ -14,9 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from kafka.admin import NewTopic
 from compose.launcher import broker
 from compose.launcher.broker import BrokerChoice
 from streams.kafka.admin import probe
+from tests.rig.processes import running
 
 SHARED = Path(__file__).parents[4] / "shared" / "kafka"
 ARCHIVE = Path(__file__).parents[3] / ".venv" / "kafka.jsa"
@@ -73,40 +73,11 @@ def serving(
         yield None
         return
     launch = broker.command(choice, state)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            launch.argv, env={**os.environ, **launch.env}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        await_answer(choice, process, log, timeout_s)
+    env = {**os.environ, **launch.env}
+    with running.serving(
+        launch.argv, log, lambda: probe(choice.settings, 1.0), env, timeout_s
+    ) as process:
         yield process
-    finally:
-        stop(process)
-
-
-def await_answer(
-    choice: BrokerChoice, process: "subprocess.Popen[bytes]", log: Path, timeout_s: float
-) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not probe(choice.settings, 1.0):
-        late = process.poll() is not None or time.monotonic() > deadline
-        assert not late, f"{choice.why}: {log.read_text(errors='replace')[-500:]}"
-        time.sleep(0.1)
-
-
-def stop(process: "subprocess.Popen[bytes]", patience_s: float = 15.0) -> None:
-    """End a process group: SIGTERM, time to flush, then SIGKILL."""
-    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, 5.0)):
-        if process.poll() is not None:
-            break
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(wait_s)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what the group's leader may have left behind
 
 
 def make_archive(archive: Path) -> None:

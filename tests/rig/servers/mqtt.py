@@ -1,18 +1,16 @@
 """An MQTT broker for tests: amqtt as a process of its own, on the loopback address."""
 
 import json
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.rig.servers.s3 import servers_python
+from compose.launcher.broker import free_ports
+from tests.rig.processes.running import await_answer, start
+from tests.rig.servers.s3 import listens, servers_python
 from tests.rig.servers.secure_node import Authority
-
-START_S = 30.0
 
 
 class MqttBroker:
@@ -27,8 +25,7 @@ class MqttBroker:
         authority: Authority | None = None,
     ) -> None:
         """With an authority it speaks TLS, with a user it lets nobody else in."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        [self.port] = free_ports(1)
         self._python, self._folder = servers_python(), folder
         self._user, self._password = user, password
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,20 +50,9 @@ class MqttBroker:
         return done.stdout.strip()
 
     def start(self) -> None:
-        program = Path(self._python).parent / "amqtt"
-        with (self._folder / "amqtt.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(program), "-c", str(self._folder / "amqtt.yaml")], stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + START_S
-        while not self._listens():
-            assert self._process.poll() is None, self.log[-2000:]
-            assert time.monotonic() < deadline, self.log[-2000:]
-            time.sleep(0.05)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        program, log = Path(self._python).parent / "amqtt", self._folder / "amqtt.log"
+        self._process = start([program, "-c", self._folder / "amqtt.yaml"], log)
+        await_answer(self._process, log, lambda: listens(self.port), 30.0)
 
     @property
     def log(self) -> str:

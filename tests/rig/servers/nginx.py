@@ -3,7 +3,6 @@
 import http.client
 import re
 import ssl
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from compose.launcher import broker, flower_processes
 from compose.launcher.certificates import make_certificates
-from tests.rig.processes.flower import wait_for
+from tests.rig.processes.running import serving
 
 RULE = Path(__file__).parents[3] / "compose" / "proxy" / "nginx.conf"
 
@@ -58,13 +57,9 @@ def nginx(program: str, folder: Path, superlink: int, ca: Path) -> Iterator[Prox
         f"daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log {folder}/error.log;\n"
         f"events {{}}\nhttp {{ access_log off;\n{places}include {folder}/rule.conf; }}\n"
     )
-    process = subprocess.Popen([program, "-e", str(folder / "error.log"), "-c", str(main)])
-    try:
-        wait_for("nginx listens", lambda: answers(port, tls.ca), 20)
+    argv = [program, "-e", folder / "error.log", "-c", main]
+    with serving(argv, folder / "nginx.log", lambda: answers(port, tls.ca)):
         yield Proxy(port, tls.ca)
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def answers(port: int, ca: Path) -> bool:

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from compose.launcher.broker import free_ports
 
 MISSING = "needs PostgreSQL: make .venv/postgresql, or apt-get install postgresql"
 
@@ -61,8 +62,7 @@ class Server:
 def postgresql() -> Iterator[Server]:
     """A server that has been started."""
     programs()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    [port] = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
         folder = Path(name)
         if os.geteuid() == 0:

@@ -11,14 +11,17 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kafka import KafkaAdminClient
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 
 from compose.launcher import broker
+from streams.kafka.admin import probe
 from streams.kafka.settings import BrokerSettings
-from tests.rig.servers.kafka import await_answer, require, with_kafka
+from tests.rig.processes import running
+from tests.rig.servers.kafka import require, with_kafka
 
 PASSWORD = "correct horse"
 HOST = "127.0.0.1"
@@ -78,16 +81,9 @@ class SecureNode:
         properties = Path(launch.argv[1])
         properties.write_text(properties.read_text() + _doors(self, self._state))
         log = self._state / "broker.log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                launch.argv,
-                env={**self._environ, **launch.env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        await_answer(self._choice, self._process, log, 90.0)
+        self._process = running.start(launch.argv, log, {**self._environ, **launch.env})
+        answers = partial(probe, self._choice.settings, 1.0)
+        running.await_answer(self._process, log, answers, 90.0)
 
     def kill(self) -> None:
         if self._process.poll() is None:
