@@ -1,12 +1,12 @@
 """Schedules of a state folder, `<state>/schedules/<name>/schedule.json`, changed under one lock.
 
-An interval is queued in three numbered steps:
+What is due, the intervals from the cursor of a schedule to now, is queued in three numbered steps:
 
-1. it is due: the cursor of its schedule stands at its start, and its end is over
-2. its job is in the queue
-3. the cursor moves to its end, and the interval is noted
+1. a runner looks, and takes the lock
+2. of an interval: its job is in the queue
+3. the cursor moves to the end of the last one, and all are noted
 
-A crash before 3 leaves it due. The job's id and folder follow from schedule and interval, so that
+A crash before 3 leaves them due. The job's id and folder follow from schedule and interval, so that
 it is found in the queue, or submitted by its first attempt: it is not queued again, as one that is
 noted.
 
@@ -19,9 +19,8 @@ over: it is asked from REPEATED before, and what is over is left out.
 import fcntl
 import hashlib
 import re
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, takewhile
@@ -37,7 +36,6 @@ from streams.contract.errors import UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 
 REPEATED = 3 * 3_600_000_000  # more than a clock was ever set back, in microseconds
-LOOK_BACK = tuple(timedelta(days=days) for days in (1, 32, 366, 9 * 366))
 DIRECTIVES = "YymdjFHIMSTfpzZaAbBUWuwGV%"
 TOKEN = re.compile(r"\{\{|\}\}|\{(start|end)(?::([^{}]+))?\}|[{}]")
 Interval = tuple[int, int]  # of event time in microseconds: from the first to before the second
@@ -76,20 +74,15 @@ class Cron:
                 yield fire
 
     def last(self, time_us: int) -> int | None:
-        """Return the last time up to that one at which it fires; None if that is long ago."""
-        for span in LOOK_BACK:
-            begin = time_us - span // timedelta(microseconds=1)
-            if found := deque(self._until(begin, time_us), maxlen=1):
-                return found[0]
-        return None
+        """Return the last time up to that one at which it fires; None if there is none."""
+        before = CronSim(self.expression, local(time_us + REPEATED, self.zone), reverse=True)
+        return next((fire for fire in map(micros, before) if fire <= time_us), None)
 
     def intervals(self, begin_us: int, end_us: int) -> Iterator[Interval]:
         """Yield the intervals between neighbouring fires from `begin_us`, a fire, on, that have
         ended at `end_us`."""
-        yield from pairwise([begin_us, *self._until(begin_us, end_us)])
-
-    def _until(self, begin_us: int, end_us: int) -> Iterator[int]:
-        return takewhile(lambda fire: fire <= end_us, self.after(begin_us))
+        fires = takewhile(lambda fire: fire <= end_us, self.after(begin_us))
+        yield from pairwise([begin_us, *fires])
 
 
 def local(time_us: int, zone: ZoneInfo) -> datetime:
@@ -158,10 +151,6 @@ class Schedule:
         settings = self.settings.mapped(lambda text: fill(text, start, end)).changed(job=folder)
         return Entry(identity, str(folder), settings)
 
-    def noting(self, interval: Interval) -> dict[int, int]:
-        """Return the intervals with one more."""
-        return dict(sorted({**self.intervals, interval[0]: interval[1]}.items())[-NOTED:])
-
     def span(self, interval: Interval) -> str:
         """Return an interval for a person."""
         start, end = (local(time, self.cron.zone).isoformat() for time in interval)
@@ -177,14 +166,16 @@ class Schedules:
 
     def all(self) -> list[Schedule]:
         paths = sorted(self._folder.glob("*/schedule.json"))
-        found = (read_document(path, Schedule) for path in paths)
+        found = (self._read(path.parent.name) for path in paths)
         return [schedule for schedule in found if schedule is not None]
 
     def find(self, name: str) -> Schedule:
-        found = read_document(self._folder / name / "schedule.json", Schedule)
-        if found is not None:
-            return found
-        raise UsageError(f"there is no schedule {name} in {self.queue.state}")
+        if (found := self._read(name)) is None:
+            raise UsageError(f"there is no schedule {name} in {self.queue.state}")
+        return found
+
+    def _read(self, name: str) -> Schedule | None:
+        return read_document(self._folder / name / "schedule.json", Schedule)
 
     def add(self, name: str, cron: Cron, settings: Settings) -> Schedule:
         """Add a schedule, whose first interval begins with the last fire up to now."""
@@ -192,7 +183,7 @@ class Schedules:
         now = self.queue.now()
         begin = cron.last(now) or next(cron.after(now))
         with self._locked():
-            if (self._folder / name / "schedule.json").exists():
+            if self._read(name) is not None:
                 raise UsageError(f"there is a schedule {name}: tidewheel schedule remove {name}")
             return self.write(Schedule(name, cron, settings, now, begin))
 
@@ -233,79 +224,68 @@ class Schedules:
 
     # --- intervals are queued ---------------------------------------------------------------------
 
-    def fire(self) -> Iterator[str]:
-        """Queue all intervals that are due; yield a line for each, and for what is skipped."""
-        for schedule in self.all():
-            try:
-                yield from self._fire(schedule)
-                problem = ""
-            except UsageError as exc:  # too many wait: later
-                problem = str(exc)
-            if problem != schedule.problem:
-                with self._locked(), suppress(UsageError):
-                    self.write(replace(self.find(schedule.name), problem=problem))
-                if problem:
-                    yield f"schedule {schedule.name} waits: {problem}"
+    def fire(self) -> list[str]:
+        """Queue all intervals that are due; return a line for each, and for what is skipped."""
+        if not self._folder.exists():
+            return []
+        self.reached("schedule-step-1")
+        with self._locked():
+            return [line for schedule in self.all() for line in self._fire(schedule)]
 
-    def _fire(self, schedule: Schedule) -> Iterator[str]:
+    def _fire(self, before: Schedule) -> list[str]:
         """Queue what has ended since the cursor; a clock that was set back makes nothing due."""
-        found = list(schedule.cron.intervals(schedule.cursor_us, self.queue.now()))
-        skipped, found = found[:-CATCH_UP], found[-CATCH_UP:]
-        if skipped:
-            whole = skipped[0][0], skipped[-1][1]
-            text = f"{len(skipped):,} intervals {schedule.span(whole)}"
-            with self._locked():
-                if (fresh := self._due(schedule, whole)) is None:
-                    return  # another runner has done it
-                self.write(replace(fresh, cursor_us=whole[1], skipped=text))
-            yield f"schedule {schedule.name} skips {text}: more than {CATCH_UP} were due"
-        for interval in found:
-            self.reached("schedule-step-1")
-            with self._locked():
-                if (fresh := self._due(schedule, interval)) is None:
-                    return
-                entry = schedule.entry(interval, self.queue.state)
-                queued = self._queue(fresh, interval, entry)
+        found, problem, about = before, "", f"schedule {before.name}"
+        lines = list[str]()
+        try:
+            due = list(found.cron.intervals(found.cursor_us, self.queue.now()))
+            if skipped := due[:-CATCH_UP]:
+                text = f"{len(skipped):,} intervals {found.span((skipped[0][0], skipped[-1][1]))}"
+                found = replace(found, cursor_us=skipped[-1][1], skipped=text)
+                lines.append(f"{about} skips {text}: more than {CATCH_UP} were due")
+            for interval in due[-CATCH_UP:]:
+                found, entry = self._queue(found, interval)
                 self.reached("schedule-step-2")
-                noted = fresh.noting(interval)
-                self.write(replace(fresh, cursor_us=interval[1], intervals=noted))
+                found = replace(found, cursor_us=interval[1])
+                if entry is not None:
+                    lines.append(f"{about} queues {found.span(interval)} as {entry.id}")
+        except UsageError as exc:  # too many wait: later
+            problem = str(exc)
+            if problem != before.problem:
+                lines.append(f"{about} waits: {problem}")
+        found = replace(found, problem=problem)
+        if found != before:
+            self.write(found)
             self.reached("schedule-step-3")
-            if queued:
-                about = f"{schedule.span(interval)} as {entry.id}"
-                yield f"schedule {schedule.name} queues {about}"
-
-    def _due(self, schedule: Schedule, interval: Interval) -> Schedule | None:
-        """Return the schedule as it is now, None if its cursor is not at an interval's start."""
-        fresh = read_document(self._folder / schedule.name / "schedule.json", Schedule)
-        if fresh is None or fresh.created_us != schedule.created_us:
-            return None
-        return fresh if fresh.cursor_us == interval[0] else None
+        return lines
 
     def backfill(self, name: str, begin_us: int, end_us: int) -> tuple[list[Entry], int]:
         """Queue the intervals within a time that have ended and have not run; return their jobs,
         and how many have run already."""
-        schedule, now = self.find(name), self.queue.now()
-        first = next(schedule.cron.after(begin_us - 1))
-        found = schedule.cron.intervals(first, min(end_us, now))
-        done, left_out = [], 0
-        for interval in found:
-            entry = replace(schedule.entry(interval, self.queue.state), backfill=f"{name}/{now}")
-            with self._locked():
-                fresh = self.find(name)
-                queued = self._queue(fresh, interval, entry)
-                self.write(replace(fresh, intervals=fresh.noting(interval)))
-            if queued:
-                done.append(entry)
-            left_out += not queued
-        return done, left_out
+        with self._locked():
+            found, now = self.find(name), self.queue.now()
+            first = next(found.cron.after(begin_us - 1))
+            queued = list[Entry | None]()
+            try:
+                for interval in found.cron.intervals(first, min(end_us, now)):
+                    found, entry = self._queue(found, interval, f"{name}/{now}")
+                    queued.append(entry)
+            finally:
+                self.write(found)
+        done = [entry for entry in queued if entry is not None]
+        return done, len(queued) - len(done)
 
-    def _queue(self, schedule: Schedule, interval: Interval, entry: Entry) -> bool:
-        """Queue the job of an interval, unless that has run, runs or waits."""
-        job = entry.job
-        known = interval[0] in schedule.intervals and job.state().state not in NOT_RUN
-        if known or job.submitted or self.queue.entry(entry.id):
-            return False
+    def _queue(
+        self, found: Schedule, interval: Interval, backfill: str | None = None
+    ) -> tuple[Schedule, Entry | None]:
+        """Queue the job of an interval, unless that has run, runs or waits; return the schedule
+        with the interval noted, and what is new in the queue."""
+        entry = replace(found.entry(interval, self.queue.state), backfill=backfill)
+        noted = dict(sorted({**found.intervals, interval[0]: interval[1]}.items())[-NOTED:])
+        known = interval[0] in found.intervals and entry.job.state().state not in NOT_RUN
+        found = replace(found, intervals=noted)
+        if known or entry.job.submitted or self.queue.entry(entry.id):
+            return found, None
         self.queue.add(entry)
-        if job.folder.exists():  # it failed before it had a specification
-            job.write_state("Scheduled")
-        return True
+        if entry.job.folder.exists():  # it failed before it had a specification
+            entry.job.write_state("Scheduled")
+        return found, entry

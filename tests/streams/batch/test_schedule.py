@@ -194,8 +194,7 @@ def test_a_schedule_that_fires_for_years_keeps_its_newest_intervals(tmp_path: Pa
     assert list(schedules.fire()) == []
 
 
-@pytest.mark.parametrize("step", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(("step", "count"), [(1, 1), (2, 1), (2, 2), (2, 3), (3, 1)])
 def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     tmp_path: Path, step: int, count: int
 ) -> None:
