@@ -152,8 +152,7 @@ class Job:
             )
         if found.kind == "teacher":
             plan = ShardRows(self.folder.folder, found, self.task).place(plan)
-        self.plan = plan
-        self.folder.write_plan(plan)
+        self._plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
         sources = Sources(plan)
@@ -164,7 +163,8 @@ class Job:
         """Return the input of the shards that are missing, after comparing it with the plan."""
         missing = self.folder.missing(self.plan, self.specification)
         sources = Sources(self.plan)
-        sources.verify({self.plan.shards[shard].file for shard in missing}, self._check)
+        files = {self.plan.shards[shard].file for shard in missing}
+        self._plan(sources.verify(files, self._check))
         self.folder.write_state("InProgress")
         return sources
 
@@ -193,7 +193,9 @@ class Job:
 
     def _settle(self, sources: Sources) -> None:
         """Write the sums of the input's files; before, no shard is done."""
-        plan = sources.settled(self._check)
+        self._plan(sources.settled(self._check))
+
+    def _plan(self, plan: Plan) -> None:
         if plan is not self.plan:
             self.plan = plan
             self.folder.write_plan(plan)

@@ -123,7 +123,6 @@ class Sources:
     """The planned files as they are now; `settled` says when they are known to be the plan's."""
 
     plan: Plan
-    stamps: dict[int, Stamp] = field(default_factory=dict)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "hash"))
     _sums: Future[Plan] | None = None
     _closed: bool = False
@@ -152,30 +151,36 @@ class Sources:
             digest = self._digest(index, self._go_on)
             self.check(index)
             files[index] = files[index].replace(crc32c=digest)
-        return self.plan if files == self.plan.files else Plan(files=files, shards=self.plan.shards)
+        return self.plan if files == self.plan.files else self.plan.replace(files=files)
 
     def _go_on(self) -> None:
         if self._closed:
             raise Stopped
 
-    def look(self, indexes: Collection[int]) -> None:
-        """Note what files of the plan are now; raise UsageError for one that is removed."""
+    def look(self, indexes: Collection[int]) -> dict[int, Stamp]:
+        """Return what files of the plan are now; raise UsageError for one that is removed."""
+        found = {}
         for index in sorted(indexes):
             file = self.plan.files[index]
             try:
-                self.stamps[index] = stamp_of(file.name, file.path)
+                found[index] = stamp_of(file.name, file.path)
             except TidewheelError as exc:
                 raise UsageError(f"the input {file.name} of this job is gone: {exc}") from exc
+        return found
 
-    def verify(self, indexes: set[int], check: Callable[[], None]) -> None:
-        """Begin to hash files of the plan again, those that were touched at once; raise UsageError
-        for one that was changed or removed."""
-        self.look(indexes)
-        planned = {i: (self.plan.files[i].bytes, self.plan.files[i].modified) for i in indexes}
-        touched = {index for index in indexes if self.stamps[index] != planned[index]}
-        for index in sorted(touched):
-            self._digest(index, check)
+    def verify(self, indexes: set[int], check: Callable[[], None]) -> Plan:
+        """Begin to hash files of the plan again, those that were touched at once; return the plan
+        as they are now. Raise UsageError for one that was changed or removed."""
+        files, touched = list(self.plan.files), set[int]()
+        for index, (size, modified) in self.look(indexes).items():
+            if (size, modified) != (files[index].bytes, files[index].modified):
+                self._digest(index, check)
+                files[index] = files[index].replace(bytes=size, modified=modified)
+                touched.add(index)
+        if touched:
+            self.plan = self.plan.replace(files=files)
         self.begin(indexes - touched)
+        return self.plan
 
     def _digest(self, index: int, check: Callable[[], None]) -> str:
         """Return a file's sum; raise UsageError if it is not the plan's."""
@@ -194,6 +199,5 @@ class Sources:
     def check(self, index: int) -> None:
         """Raise TidewheelError if a file was changed since it was planned."""
         file = self.plan.files[index]
-        before = self.stamps.get(index, (file.bytes, file.modified))
-        if stamp_of(file.name, file.path) != before:
+        if stamp_of(file.name, file.path) != (file.bytes, file.modified):
             raise TidewheelError(f"the input {file.name} was changed during the job")

@@ -178,13 +178,16 @@ def test_an_input_that_changes_during_the_job_fails_it_by_name(tmp_path: Path) -
     assert len(job.rows()) == found.processed == 20
 
 
-def test_a_touched_file_with_the_same_content_is_taken_at_resume(tmp_path: Path) -> None:
-    rows = good_rows(60)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_touched_file_with_the_same_content_is_taken_at_resume(
+    tmp_path: Path, processes: int
+) -> None:
+    rows = good_rows(120)
     path = write_parquet(tmp_path / "a.parquet", rows)
     job = submitted(tmp_path, path)
     job.run(stopping=job.begun)
     path.write_bytes(path.read_bytes())
-    assert job.run().state == "Completed"
+    assert job.run(processes=processes).state == "Completed"
     assert [row["id"] for row in job.rows()] == [row["event"] for row in rows]
 
 
