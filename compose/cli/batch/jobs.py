@@ -152,6 +152,4 @@ def resume(
             raise UsageError(f"{job.folder} is Completed: there is nothing to resume")
         job.request_stop(False)
         JobQueue(state).add(Entry(found.id, str(job.folder), settings))
-        JobIndex(state).add(found.id, job)
-        job.write_state("Scheduled")
         say(found.id)

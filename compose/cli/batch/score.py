@@ -78,7 +78,6 @@ def run_score(
             run_job(job, task, settings, lock, json)
             return
         identity = job.specification().id
-        job.write_state("Scheduled")
         if json:
             print_json({"id": identity, "job": str(job.folder), "state": "Scheduled"})
         else:

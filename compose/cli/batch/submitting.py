@@ -40,8 +40,9 @@ def submitted(settings: Settings, *, queued: bool = False) -> Iterator[tuple[Job
             raise UsageError(f"{job.folder} has become a job meanwhile: use another --job")
         if queued:
             JobQueue(settings.state).add(Entry(specification.id, str(job.folder), settings))
+        else:
+            JobIndex(settings.state).add(specification.id, job)
         job.submit(specification, models, read_failpoint(os.environ))
-        JobIndex(settings.state).add(specification.id, job)
         yield job, task, lock
 
 

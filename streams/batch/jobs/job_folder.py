@@ -76,7 +76,7 @@ class JobFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = (self.folder / "lock").open("a+")
         except OSError as exc:
-            raise self._unwritable(exc) from exc
+            raise self.unwritable(exc) from exc
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,7 +93,8 @@ class JobFolder:
         with self.lock() as handle:
             yield handle.fileno()
 
-    def _unwritable(self, exc: OSError) -> UsageError:
+    def unwritable(self, exc: OSError) -> UsageError:
+        """Return what is said where the folder cannot be written."""
         return UsageError(f"the job's folder {self.folder} cannot be written: {exc}")
 
     @property
@@ -138,7 +139,7 @@ class JobFolder:
                 write_atomic(self.weights, models.weights)
             self._write("specification.json", specification)
         except OSError as exc:
-            raise self._unwritable(exc) from exc
+            raise self.unwritable(exc) from exc
         reached("score-step-1")
 
     def artifact(self, specification: Specification) -> Artifact:

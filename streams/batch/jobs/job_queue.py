@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
-from streams.batch.jobs.job_folder import Held, JobFolder, now_us
+from streams.batch.jobs.job_folder import Held, JobFolder, JobIndex, now_us
 from streams.batch.records.progress import OVER, JobState
 from streams.batch.records.specification import Settings
 from streams.contract.documents import decoded, encoded
@@ -81,7 +81,9 @@ class JobQueue:
         return next(iter(self.entries(identity)), None)
 
     def add(self, entry: Entry) -> None:
-        """Add a job; raise UsageError if it is there, or if too many wait."""
+        """Add a job, which is Scheduled and known from now on; raise UsageError if it is in the
+        queue, if too many wait, or if its folder cannot be written. The caller holds the folder, or
+        is the only one to know it."""
         paths = sorted(self._paths("*"))
         if len(paths) >= self.max_waiting:
             raise UsageError(
@@ -90,6 +92,11 @@ class JobQueue:
             )
         if self.entry(entry.id):
             raise UsageError(f"the job {entry.id} is queued already")
+        try:
+            entry.job.write_state("Scheduled")
+            JobIndex(self.state).add(entry.id, entry.job)
+        except OSError as exc:
+            raise entry.job.unwritable(exc) from exc
         last_us = int(paths[-1].name.partition("-")[0]) if paths else 0
         self._write(replace(entry, submitted_us=max(self.now(), last_us + 1)))
 
@@ -136,6 +143,7 @@ class JobQueue:
 
     def again(self, entry: Entry, pause_s: float, reason: str, *, failed: bool) -> None:
         """Let a job wait for another attempt; the caller holds its folder."""
+        entry.job.write_state("Scheduled", reason)
         next_us, failures = self.now() + int(pause_s * 1e6), entry.failures + failed
         self._write(replace(entry, next_us=next_us, failures=failures, reason=reason))
 
@@ -259,7 +267,6 @@ class Runner:
         if (stopped and not job.stop_requested) or (passing and failures < self.max_attempts):
             pause_s = min(self.first_pause_s * 2.0 ** min(failures - 1, 64), MAX_PAUSE_US / 1e6)
             pause_s *= random.uniform(0.75, 1.0) if passing else 0.0  # no two jobs have the same
-            job.write_state("Scheduled", found.reason)
             self.queue.again(entry, pause_s, found.reason, failed=passing)
             text = f"{found.state}, next try in {pause_s:.0f} s{why}"
             self.tell(Event("again", text, entry.id, found.state))

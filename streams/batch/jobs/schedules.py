@@ -204,11 +204,9 @@ class Schedules:
         rows = []
         for begin, end in sorted(schedule.intervals.items())[: -most - 1 : -1]:
             entry = schedule.entry((begin, end), self.queue.state)
-            found = entry.job.state()
-            waits = found.state == "Submitted" and self.queue.entry(entry.id)
             about = {"start_us": begin, "end_us": end, "job": entry.id, "folder": entry.folder}
-            now = "Scheduled" if waits else found.state
-            rows.append({**about, "state": now, "reason": found.reason})
+            found = entry.job.state()
+            rows.append({**about, "state": found.state, "reason": found.reason})
         return rows
 
     @property
@@ -286,6 +284,4 @@ class Schedules:
         if known or entry.job.submitted or self.queue.entry(entry.id):
             return found, None
         self.queue.add(entry)
-        if entry.job.folder.exists():  # it failed before it had a specification
-            entry.job.write_state("Scheduled")
         return found, entry

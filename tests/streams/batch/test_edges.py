@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.records.progress import Manifest
+from streams.batch.records.specification import Settings
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import unarmed
 from tests.rig.made_up.killed import once_at
@@ -94,6 +96,16 @@ def test_a_full_disk_is_said_before_a_job_exists(tmp_path: Path, small_disk: Pat
         submitted(small_disk, path)
     (small_disk / "filler").unlink()
     assert submitted(small_disk, path).run().state == "Completed"
+
+
+def test_a_job_whose_folder_is_on_a_full_disk_is_not_queued(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    fill(small_disk)
+    queue, folder = JobQueue(tmp_path), small_disk / "j.job"
+    with pytest.raises(UsageError, match=r"j\.job cannot be written.*No space left"):
+        queue.add(Entry("j", str(folder), Settings(task="t", inputs=["i"], to="o")))
+    assert queue.entries() == []
 
 
 def test_a_clock_that_is_set_back_makes_no_time_negative(

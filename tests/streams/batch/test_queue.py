@@ -103,11 +103,11 @@ def test_the_oldest_runs_first(queued: Queued) -> None:
 
 def test_a_job_beyond_what_may_wait_is_refused(queued: Queued) -> None:
     queue = JobQueue(queued.queue.state, max_waiting=1)
-    queue.add(Entry("a", "/a", PLAIN))
+    queue.add(Entry("a", str(queued.place / "a"), PLAIN))
     with pytest.raises(UsageError, match=r"1 jobs wait in .*, 1 may"):
-        queue.add(Entry("b", "/b", PLAIN))
+        queue.add(Entry("b", str(queued.place / "b"), PLAIN))
     with pytest.raises(UsageError, match="the job a is queued already"):
-        JobQueue(queued.queue.state).add(Entry("a", "/a", PLAIN))
+        JobQueue(queued.queue.state).add(Entry("a", str(queued.place / "a"), PLAIN))
 
 
 def test_a_job_whose_folder_another_process_holds_is_left_to_it(queued: Queued) -> None:
