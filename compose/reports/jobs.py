@@ -72,7 +72,7 @@ def read_jobs(state: Path, most: int | None = None) -> tuple[list[JobRow], list[
         wrong.append(str(exc))
     for job in islice(JobIndex(state).jobs(), most):
         try:
-            rows.append(_row(job, queued))
+            rows.append(row_of(job, manifest_of(job, drift=False), queued))
         except (TidewheelError, OSError) as exc:
             wrong.append(str(exc))
     known = {row.id for row in rows}
@@ -94,8 +94,9 @@ def places_of(state: Path) -> dict[str, tuple[Entry, Place]]:
     return found
 
 
-def _row(job: JobFolder, queued: dict[str, tuple[Entry, Place]]) -> JobRow:
-    identity, found = job.specification().id, manifest_of(job, drift=False)
+def row_of(job: JobFolder, found: Manifest, queued: dict[str, tuple[Entry, Place]]) -> JobRow:
+    """Return a job whose manifest is `found`."""
+    identity = job.specification().id
     about = {name: value for name, value in found.fields().items() if name in SAME}
     return JobRow(
         id=identity, accuracy=found.accuracy, created_us=found.started_us, running=job.running,

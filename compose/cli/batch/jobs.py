@@ -1,7 +1,7 @@
 """`tidewheel jobs`: the jobs of `tidewheel score`, from their folders and the queue."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from compose.cli.batch.score import option_of, run_job, warn
 from compose.reports.terminal import moment, print_json, say
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
-
-if TYPE_CHECKING:
-    from compose.reports.jobs import Place
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or its id.")]
 
@@ -43,41 +40,34 @@ def list_jobs(
     for row in rows[::-1]:
         say(
             f"{row.id}  {row.state:<18}  {row.processed:>12,} of {row.total:,} rows  "
-            f"{moment(row.created_us)}  {row.job}{_placed(row.queue)}"
+            f"{moment(row.created_us)}  {row.job}  {row.queue or ''}".rstrip()
         )
     if not rows and not wrong:
         say(f"no jobs in {state}")
 
 
-def _placed(place: "Place | None") -> str:
-    return "" if place is None else f"  {place}"
-
-
 def _show(name: str, state: Path, *, json: bool) -> None:
-    from compose.reports.jobs import places_of
+    from compose.reports.jobs import places_of, row_of
     from streams.batch.jobs.job_folder import JobIndex
     from streams.batch.jobs.manifest import manifest_of, summary_of
-    from streams.batch.records.progress import OVER
 
     job = JobIndex(state).find(name)
-    identity, found, running = job.specification().id, manifest_of(job), job.running
-    queued = places_of(state).get(identity)
-    queue = None if queued is None else queued[1]
+    found = manifest_of(job)
+    row = row_of(job, found, places_of(state))
     if json:
-        more = {"id": identity, "running": running, "queue": queue, "log": job.log()}
+        more = {"id": row.id, "running": row.running, "queue": row.queue, "log": job.log()}
         print_json({**found.fields(), **more})
         return
-    alone = not running and queue is None
-    gone = ", but no process works on it" if alone and found.state not in OVER else ""
-    say(f"{found.state}{gone}: {found.completed} of {found.shards} shards, since "
-        f"{moment(found.started_us)}{_placed(queue)}")  # fmt: skip
+    gone = ", but no process works on it" if row.abandoned else ""
+    say(f"{row.state}{gone}: {row.completed} of {row.shards} shards, since "
+        f"{moment(row.created_us)}  {row.queue or ''}".rstrip())  # fmt: skip
     for line in summary_of(found):
         say(f"  {line}")
     for file in found.inputs:
         say(f"  input {file.name}: {file.rows:,} rows, crc32c {file.crc32c}")
     for entry in job.log():
         say(f"  {moment(entry['time_us'])}  {entry['text']}")
-    if alone and found.state != "Completed":
+    if not row.running and row.queue is None and row.state != "Completed":
         say(f"tidewheel jobs resume {job.folder}")
 
 
