@@ -41,6 +41,11 @@ class Models(NamedTuple):
     data: bytes
     weights: bytes | None = None
 
+    @property
+    def weights_sum(self) -> str | None:
+        """The SHA-256 of the weights."""
+        return None if self.weights is None else hashlib.sha256(self.weights).hexdigest()
+
 
 @dataclass(frozen=True)
 class JobFolder:
@@ -142,31 +147,24 @@ class JobFolder:
             raise self.unwritable(exc) from exc
         reached("score-step-1")
 
-    def artifact(self, specification: Specification) -> Artifact:
-        """Return the job's artifact; it was verified when the job was submitted."""
+    def models(self, specification: Specification) -> Models:
+        """Return the job's model; it was verified when the job was submitted."""
         try:
             data = self.model.read_bytes()
-            found = digest_of(data)
-            if found != specification.digest:
-                raise ArtifactError("digest", "it is not the artifact of the specification")
+            weights = None if specification.weights is None else self.weights.read_bytes()
             manifest, files = files_of(data)
         except OSError as exc:
-            raise UsageError(f"the job's model {self.model} is gone: {exc}") from exc
+            raise UsageError(f"the job's model {exc.filename} is gone: {exc}") from exc
         except ArtifactError as exc:
             raise UsageError(f"the job's model {self.model}: {exc}") from exc
-        return Artifact(manifest, found, files, len(data))
-
-    def challenger(self, specification: Specification) -> bytes | None:
-        """Return the weights of a challenger; they were checked when the job was submitted."""
-        if specification.weights is None:
-            return None
-        try:
-            data = self.weights.read_bytes()
-        except OSError as exc:
-            raise UsageError(f"the job's model {self.weights} is gone: {exc}") from exc
-        if hashlib.sha256(data).hexdigest() != specification.weights:
-            raise UsageError(f"the job's model {self.weights} is not that of the specification")
-        return data
+        found = Models(Artifact(manifest, digest_of(data), files, len(data)), data, weights)
+        for path, there, wanted in (
+            (self.model, found.artifact.digest, specification.digest),
+            (self.weights, found.weights_sum, specification.weights),
+        ):
+            if there != wanted:
+                raise UsageError(f"the job's model {path} is not that of the specification")
+        return found
 
     def write_plan(self, plan: Plan) -> None:
         self._write("plan.json", plan)

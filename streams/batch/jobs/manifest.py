@@ -95,7 +95,7 @@ def manifest_of(
     UsageError if there is no job. drift: its model is read for that."""
     specification, status = folder.specification(), folder.state()
     plan = folder.plan() or Plan(files=[], shards=[])
-    reference = reference_of(folder.artifact(specification)) if drift else None
+    reference = reference_of(folder.models(specification).artifact) if drift else None
     done = folder.done(plan, specification).values()
     counts, seconds = counts_of(folder, specification, plan), busy_s(done)
     attempts = [record.attempts for n in range(len(plan.shards)) if (record := folder.record(n))]

@@ -50,13 +50,13 @@ class ShardScorer:
         """Load the model; raise UsageError if it cannot be used."""
         self.specification, self._task = specification, task
         self._reading = ShardRows(folder.folder, specification, task)
-        artifact = folder.artifact(specification)
+        artifact, _, weights = folder.models(specification)
         self._run, self._teacher = None, None
         try:
             if specification.kind == "teacher":
                 self._teacher = load_teacher(task, artifact)
             else:
-                self._run = OnnxModel(task, artifact, folder.challenger(specification)).run
+                self._run = OnnxModel(task, artifact, weights).run
             self.reference = reference_of(artifact)
         except ArtifactError as exc:
             raise UsageError(f"the job's model {folder.model}: {exc}") from exc

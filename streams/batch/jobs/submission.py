@@ -1,6 +1,5 @@
 """Submitting a job: everything that can be wrong with it is said here, before any scoring."""
 
-import hashlib
 import uuid
 from pathlib import Path, PurePosixPath
 
@@ -50,7 +49,7 @@ def specify(task: Task, settings: Settings, models: Models) -> Specification:
         model=artifact.model if weights is None else challenger_header(weights)[1],
         digest=artifact.digest,
         kind="teacher" if teaches else "model",
-        weights=None if weights is None else hashlib.sha256(weights).hexdigest(),
+        weights=models.weights_sum,
         inputs=files,
         input_format=kind,
         columns=columns,
