@@ -133,15 +133,12 @@ def wrong_calls(lake: Path) -> dict[str, tuple[list[Any], str]]:
     base = words(lake)
     return {
         "no such file": ([*base[:2], "none", *base[3:]], "no such file"),
-        "no such column": ([*base, "--columns", "wave"], "no column 'wave'"),
         "no such artifact": ([*base, "--model", "none.twa"], "there is no such file"),
         "no artifact": ([*base, "--model", str(lake / "parquet" / "0.parquet")], "--model"),
         "nothing prepared": ([*base[:5]], "run tidewheel prepare"),
         "no task": ([base[0], "none.py:task", *base[2:]], "there is no file none.py"),
-        "no share": ([*base, "--max-errors", "half"], "--max-errors half: write a number"),
         "no time": ([*base, "--timeout", "soon"], "--timeout soon: write a time"),
         "no kind of row": ([*base, "--as", "words"], "--as words"),
-        "no expiry": ([*base, "--detach", "--expires-after", "0"], "--expires-after 0"),
     }
 
 

@@ -76,7 +76,7 @@ def test_batch_jobs_show_progress_errors_and_how_to_continue(visit: Visit) -> No
     expect(cards).to_have_count(2)
     expect(cards.first).to_contain_text("the disk is full")
     night = cards.nth(1)
-    for words in ("InProgress, no process works on it", "100 of 200", "10 bad-length",
+    for words in ("InProgress, no process works on it", "20 of 40", "1 wrong-width",
                   "tidewheel jobs resume"):  # fmt: skip
         expect(night).to_contain_text(words)
     assert night.get_by_role("progressbar").get_attribute("aria-valuenow") == "50"

@@ -3,52 +3,32 @@
 import os
 from pathlib import Path
 
-from compose.reports.jobs import read_jobs
-from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models
-from streams.batch.jobs.job_queue import Entry, JobQueue
-from streams.batch.records.progress import Counts, ShardRecord, State
-from streams.batch.records.specification import (
-    Columns,
-    Named,
-    Plan,
-    PlannedFile,
-    Settings,
-    Shard,
-    Specification,
-    TaskShape,
-)
-from tests.streams.batch.support import model
+import pytest
 
-SHAPE = TaskShape(reference="t.py:task", name="tiny", version=1, channels=["x"], samples=2,
-                  outputs=["a", "b"], threshold=0.5, tolerance=0.0)  # fmt: skip
+from compose.reports.jobs import read_jobs
+from streams.batch.jobs.job_folder import JobFolder, JobIndex
+from streams.batch.jobs.job_queue import Entry, JobQueue
+from streams.batch.records.progress import State
+from streams.batch.records.specification import Settings
+from streams.runtime.files import write_atomic
+from tests.rig.made_up.killed import Killed, killed_at
+from tests.streams.batch.support import good_rows, rows_of, submitted, write_parquet
+
 SETTINGS = Settings(task="t.py:task", inputs=["i"], to="o")
 
 
 def job(place: Path, name: str, created_us: int, state: State = "InProgress") -> JobFolder:
-    """A job of two shards of 100 rows, one of which is done; the state folder `place` knows it."""
-    output = place / name
-    folder = JobFolder(place / f"{name}.job")
-    (folder.folder / "shards").mkdir(parents=True)
-    output.mkdir()
-    folder.submit(
-        Specification(id=name, created_us=created_us, settings=SETTINGS, task=SHAPE,
-                      model="1-aaaaaaaa", digest="a" * 64,
-                      inputs=[Named(name="i", path="/i")], input_format="parquet",
-                      columns=Columns(segment=["segment"], per_channel=False),
-                      output=str(output), output_format="parquet"),
-        Models(model(), b"model"),
-    )  # fmt: skip
-    file = PlannedFile(name="i", path="/i", crc32c="b" * 8, bytes=1, modified="1", rows=200)
-    shards = [Shard(file=0, start=n, stop=n + 1, first_row=100 * n, rows=100) for n in (0, 1)]
-    folder.write_plan(Plan(files=[file], shards=shards))
-    (output / "part-00000.parquet").write_bytes(b"12345")
-    counts = Counts(succeeded=90, errors={"bad-length": 10}, labelled=50, correct=40)
-    folder.write_record(
-        0, ShardRecord(state="Completed", attempts=1, counts=counts, seconds=2, bytes=5)
-    )
-    folder.write_state(state, "the disk is full" if state == "Failed" else "")
-    JobIndex(place).add(name, folder)
-    return folder
+    """A job of two shards, one of which is done; the state folder `place` knows it by its name."""
+    rows = good_rows(40)
+    rows[3]["segment"] = [0.0]
+    found = submitted(place, write_parquet(place / f"{name}.parquet", rows), to=name)
+    with pytest.raises(Killed):
+        found.run(reached=killed_at("score-step-5"))
+    specification = found.folder.specification().replace(id=name, created_us=created_us)
+    write_atomic(found.folder.folder / "specification.json", specification.encode())
+    found.folder.write_state(state, "the disk is full" if state == "Failed" else "")
+    JobIndex(place).add(name, found.folder)
+    return found.folder
 
 
 def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> None:
@@ -58,8 +38,8 @@ def test_jobs_are_listed_newest_first_with_their_progress(tmp_path: Path) -> Non
     assert [(row.id, row.job) for row in (new, old)] == [
         (name, str(tmp_path / f"{name}.job")) for name in ("new", "old")
     ]
-    assert (new.processed, new.total, new.accuracy) == (100, 200, 0.8)
-    assert new.errors == {"bad-length": 10}
+    assert (new.processed, new.total, new.errors) == (20, 40, {"wrong-width": 1})
+    assert new.accuracy == sum(row["correct"] or 0 for row in rows_of(tmp_path / "new")) / 19
     assert (new.running, new.abandoned) == (True, False)
     assert (old.running, old.abandoned) == (False, True)
     assert wrong == []

@@ -98,6 +98,12 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any] | bytes]) -> Path:
     return path
 
 
+WRITE: dict[str, Any] = {
+    "parquet": write_parquet, "csv": write_csv, "jsonl": write_lines, "delta": write_delta,
+    "bedrock": write_bedrock,
+}  # fmt: skip
+
+
 def small(rows: int = 20, size: int = 2000) -> Any:
     """A cutter of small shards."""
 

@@ -21,6 +21,7 @@ from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import (
     SCHEMA,
     WIDTH,
+    WRITE,
     good_rows,
     submitted,
     write_bedrock,
@@ -188,7 +189,7 @@ def test_rows_outside_a_range_of_event_time_are_excluded_and_counted(
             table.append_column("at", pa.array(moments, pa.timestamp("ns", "UTC"))), path
         )
     else:
-        (write_csv if kind == "csv" else write_lines)(path, rows)
+        WRITE[kind](path, rows)
     job = submitted(tmp_path, path, time="at", start="2026-03-03T08:00Z", until="2026-03-07T08:00Z")
     found = job.run()
     assert (found.total, found.excluded, found.succeeded) == (10, 6, 3)
@@ -198,10 +199,8 @@ def test_rows_outside_a_range_of_event_time_are_excluded_and_counted(
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "delta", "bedrock"])
 def test_an_expression_selects_the_same_rows_of_every_format(tmp_path: Path, kind: str) -> None:
-    write: Any = {"parquet": write_parquet, "csv": write_csv, "jsonl": write_lines,
-                  "delta": write_delta, "bedrock": write_bedrock}[kind]  # fmt: skip
     rows = good_rows(60)
-    path = write(tmp_path / ("a.jsonl" if kind == "bedrock" else f"a.{kind}"), rows)
+    path = WRITE[kind](tmp_path / ("a.jsonl" if kind == "bedrock" else f"a.{kind}"), rows)
     job = submitted(tmp_path, path, where="site >= 10 AND label <> 'slow' OR event = '0-3'")
     found = job.run()
     wanted = [
@@ -229,8 +228,8 @@ def test_a_row_on_which_the_expression_fails_is_an_error_and_a_null_excludes(
 def test_a_value_that_does_not_fit_its_column_is_an_error_of_its_row(tmp_path: Path) -> None:
     rows = good_rows(120)
     rows[110]["site"] = "north"
-    for kind, write in {"csv": write_csv, "jsonl": write_lines}.items():
-        path = write(tmp_path / f"a.{kind}", rows)
+    for kind in ("csv", "jsonl"):
+        path = WRITE[kind](tmp_path / f"a.{kind}", rows)
         found = submitted(tmp_path, path, to=kind, where="site < 1000").run()
         assert (found.excluded, found.errors) == (0, {"bad-where": 1})
 
@@ -260,10 +259,7 @@ def test_objects_of_s3_are_read_as_files(
     import fsspec
 
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # deltalake asks for it
-
-    write: Any = {"parquet": write_parquet, "csv": write_csv,
-                  "jsonl": write_lines, "delta": write_delta}[kind]  # fmt: skip
-    local = write(tmp_path / "x" / f"a.{kind}", good_rows(40))
+    local = WRITE[kind](tmp_path / "x" / f"a.{kind}", good_rows(40))
     files = fsspec.filesystem("s3")
     files.put(str(local), f"models/lake/a.{kind}", recursive=True)
     named = f"s3://models/lake/a.{kind}" if kind == "delta" else "s3://models/lake"

@@ -19,13 +19,13 @@ from streams.learning.onnx_model import OnnxModel
 from tests.rig.made_up.killed import Killed, killed_at, once_at
 from tests.rig.made_up.models import plain, tiny
 from tests.streams.batch.support import (
+    WRITE,
     asked,
     good_rows,
     model,
     models,
     rows_of,
     submitted,
-    write_csv,
     write_lines,
     write_parquet,
 )
@@ -36,13 +36,9 @@ from tests.streams.batch.support import (
 def test_every_input_row_is_in_the_output_once_in_its_order_with_the_devices_answer(
     tmp_path: Path, kind: str, to: str
 ) -> None:
-    write: Any = {
-        "parquet": write_parquet, "csv": write_csv,
-        "jsonl": write_lines,
-    }[kind]  # fmt: skip
     rows = good_rows(95)
-    write(tmp_path / "in" / f"a.{kind}", rows[:40])
-    write(tmp_path / "in" / f"b.{kind}", rows[40:])
+    WRITE[kind](tmp_path / "in" / f"a.{kind}", rows[:40])
+    WRITE[kind](tmp_path / "in" / f"b.{kind}", rows[40:])
     job = submitted(tmp_path, tmp_path / "in", to=to)
     found = job.run()
     answers = job.rows()
@@ -264,6 +260,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"keep": ["label", "label"]}, "the output has a column of that name"),
     ({"max_errors": "many"}, "--max-errors many"),
     ({"max_errors": "101%"}, "--max-errors 101%"),
+    ({"expires_after": "0"}, "--expires-after 0"),
     ({"where": "site >"}, "--where site >"),
     ({"where": "speed > 1"}, 'column "speed"'),
     ({"where": "1; DROP TABLE rows"}, "--where"),
