@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -13,12 +12,11 @@ from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.progress import Counts, Manifest, RowCounts, ShardRecord, State
 from streams.batch.records.specification import FILES, Plan, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
-from streams.batch.sources.places import put
 from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError
 from streams.contract.task.extensions import Sink
 from streams.learning.drift_reference import reference_of
-from streams.runtime.files import write_atomic
+from streams.runtime.files import open_store, write_atomic
 
 
 def counts_of(folder: JobFolder, specification: Specification, plan: Plan) -> Counts:
@@ -55,11 +53,14 @@ def verdict(
 
 
 def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
-    """Write it; objects under a URL get it beside them, too. Raise OSError."""
+    """Write it into the output's folder or beside its objects; where these are remote, and for a
+    table, into the job's folder. Raise OSError, or Retryable while a store is away."""
     data = encoded(manifest, indent=2) + b"\n"
-    local = Path(specification.output) if specification.in_files else folder.folder
-    write_atomic(local / MANIFEST, data)
-    beside = {} if specification.in_files else {MANIFEST: data}
+    if not specification.in_files:
+        write_atomic(folder.folder / MANIFEST, data)
+    if specification.output_format not in FILES:
+        return
+    beside = {MANIFEST: data}
     if specification.output_format == "bedrock":
         sums = {
             "totalRecordCount": manifest.total,
@@ -68,13 +69,9 @@ def write_manifest(folder: JobFolder, specification: Specification, manifest: Ma
             "errorRecordCount": sum(manifest.errors.values()),
         }
         beside[BEDROCK_MANIFEST] = json.dumps(sums).encode()
-    if specification.output_format not in FILES:
-        return
+    store = open_store(specification.output)
     for name, content in beside.items():
-        if specification.in_files:
-            write_atomic(Path(specification.output) / name, content)
-        else:
-            put(content, f"{specification.output}/{name}")
+        store.write(name, content)
 
 
 def busy_s(records: Iterable[ShardRecord]) -> float:

@@ -106,12 +106,9 @@ def is_taken(url: str) -> bool:
         raise UsageError(f"{url} cannot be read: {exc}") from exc
 
 
-def put(content: Path | bytes, url: str) -> None:
-    """Replace an object by a local file, or by bytes; raise OSError."""
+def put(content: Path, url: str) -> None:
+    """Replace an object by a local file; raise OSError."""
     with store_of(url) as (files, inside):
-        if isinstance(content, bytes):
-            files.pipe_file(inside, content)
-            return
         files.put_file(str(content), inside)
         files.invalidate_cache()
         if (there := files.info(inside)["size"]) != (wanted := content.stat().st_size):
