@@ -17,7 +17,7 @@ another attempt, one without step 7 is loaded again: in place of its rows, or of
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,10 +37,9 @@ from streams.batch.jobs.scoring import Scorers, ShardScorer
 from streams.batch.jobs.submission import check_task
 from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
 from streams.batch.records.rows import may_pass
-from streams.batch.records.specification import Plan, Settings, Specification, most_errors
+from streams.batch.records.specification import Plan, Settings, most_errors
 from streams.batch.sinks.files import open_sink, part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
-from streams.batch.sources.readings import plan_readings
 from streams.batch.sources.tables import Failures
 from streams.batch.sources.windows import ShardRows
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
@@ -68,6 +67,7 @@ class Job:
     lock        the descriptor of the folder's lock, which the processes that score hold too
     from_queue  `jobs stop` that was called before the start counts
     pause_s     before a shard is loaded for the second time, and at most
+    shard_sizes  other ones than the Cutter's
     """
 
     folder: JobFolder
@@ -80,11 +80,7 @@ class Job:
     from_queue: bool = False
     pause_s: tuple[float, float] = PAUSE_S
     clock: Callable[[], float] = time.monotonic
-    cutter: Callable[[Specification, Callable[[], None]], Cutter] = field(
-        default=lambda specification, check: Cutter(
-            specification.input_format, check, whole_files=specification.output_format == "bedrock"
-        )
-    )
+    shard_sizes: Mapping[str, int] = field(default_factory=dict)
 
     def run(self) -> Manifest:
         """Do what is missing, and write the report; return the manifest of the job's new state.
@@ -140,18 +136,15 @@ class Job:
 
     def _make_plan(self) -> Sources:
         """Step 2."""
-        found, cutter = self.specification, self._cutter()
+        found = self.specification
         self.folder.write_state("Validating")
         Sources(self.plan).look(range(len(self.plan.files)))
         for number in range(len(self.plan.shards)):  # of a plan that did not get its sums
             self._part(number).unlink(missing_ok=True)
-        plan = cutter.plan(found.inputs)
-        if found.settings.rows == "readings":
-            plan = plan_readings(
-                plan, self.task, found.input_format, found.columns, self.folder.folder, self._check
-            )
-        if found.kind == "teacher":
-            plan = ShardRows(self.folder.folder, found, self.task).place(plan)
+        whole = found.output_format == "bedrock"
+        cutter = Cutter(found.input_format, self._check, whole_files=whole, **self.shard_sizes)
+        rows = ShardRows(self.folder.folder, found, self.task)
+        plan = rows.plan(cutter.plan(found.inputs), self._check)
         self._plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
@@ -214,13 +207,11 @@ class Job:
     def _attempt(self, number: int) -> None:
         """Step 3, before a shard is begun; raise Stopped or TimeOver where no other one may be."""
         self._check()
-        before = self.folder.record(number)
-        attempts = before.attempts + 1 if before else 1
-        loaded = before is not None and before.loaded
-        record = ShardRecord(state="InProgress", attempts=attempts, loaded=loaded)
-        self.folder.write_record(number, record)
-        if attempts > 1:
-            self.folder.note(f"shard {number}: attempt {attempts}")
+        before = self.folder.record(number) or ShardRecord(state="InProgress", attempts=0)
+        begun = before.begun_again(before.attempts + 1)
+        self.folder.write_record(number, begun)
+        if begun.attempts > 1:
+            self.folder.note(f"shard {number}: attempt {begun.attempts}")
         self.reached("score-step-3")
 
     def _scored(self, number: int, counts: Counts, seconds: float) -> None:
@@ -292,9 +283,6 @@ class Job:
 
     def _part(self, number: int) -> Path:
         return part_path(self.folder.folder, self.specification, self.plan, number)
-
-    def _cutter(self) -> Cutter:
-        return self.cutter(self.specification, self._check)
 
     def _check(self) -> None:
         if self.stopping() or self.folder.stop_requested:

@@ -206,8 +206,7 @@ class JobFolder:
             record = self.record(number)
             if record is None or record.state == "InProgress" or not record.counts.failed:
                 continue
-            again = ShardRecord(state="InProgress", attempts=record.attempts, loaded=record.loaded)
-            self.write_record(number, again)
+            self.write_record(number, record.begun_again(record.attempts))
             marked += 1
         if marked:
             self.write_state("InProgress", f"{marked} shards with errors are scored again")

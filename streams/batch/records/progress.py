@@ -121,6 +121,10 @@ class ShardRecord(Document):
     ended_us: Micros = 0
     bytes: Count = 0
 
+    def begun_again(self, attempts: int) -> Self:
+        """Return what is known of a shard that is scored anew."""
+        return type(self)(state="InProgress", attempts=attempts, loaded=self.loaded)
+
 
 class JobState(Document):
     """state.json; passing: what the job failed of may pass."""

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from streams.batch.records.rows import RowProblem, Rows
 from streams.batch.records.specification import Columns, Plan, Specification
 from streams.batch.sources.inputs import read_shard, with_keys
-from streams.batch.sources.readings import carry_path, read_readings
+from streams.batch.sources.readings import carry_path, plan_readings, read_readings
 from streams.batch.sources.selection import times_of
 from streams.contract.task import Task
 
@@ -140,8 +140,15 @@ class ShardRows:
     def cuts(self) -> CutStarts:
         return CutStarts(self.folder, self.task)
 
-    def place(self, plan: Plan) -> Plan:
-        """Return a plan whose shards name those around them."""
+    def plan(self, plan: Plan, check: Callable[[], None]) -> Plan:
+        """Return the plan of a cut input as one of what is scored: of segments where its rows are
+        readings; and where a teacher answers, the shards name those around them."""
+        found = self.specification
+        if not self._files:
+            about = found.input_format, found.columns, self.folder
+            plan = plan_readings(plan, self.task, *about, check)
+        if found.kind != "teacher":
+            return plan
         if not self.task.aligned:
             keys = (key for number in range(len(plan.shards)) for key in self.keys(plan, number))
             self.cuts.write((key.device, key.time) for key in keys)

@@ -17,8 +17,7 @@ from streams.batch.jobs.job import Job
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.submission import folder_of, specify
 from streams.batch.records.progress import Manifest
-from streams.batch.records.specification import Settings, Specification
-from streams.batch.sources.plan import Cutter
+from streams.batch.records.specification import Settings
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.task import Task
 from tests.rig.made_up.models import TINY, artifact, plain, segments, tiny
@@ -104,14 +103,7 @@ WRITE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def small(rows: int = 20, size: int = 2000) -> Any:
-    """A cutter of small shards."""
-
-    def cutter(specification: Specification, check: Any) -> Cutter:
-        whole = specification.output_format == "bedrock"
-        return Cutter(specification.input_format, check, rows, size, whole)
-
-    return cutter
+SMALL = {"shard_rows": 20, "shard_bytes": 2000}
 
 
 @dataclass
@@ -125,7 +117,7 @@ class Submitted:
         """Run it, with other settings or parts of Job."""
         found = self.folder.specification().settings
         asked = {"processes": 1, **{n: more.pop(n) for n in ASKED & more.keys()}}
-        quick = {"cutter": small(), "pause_s": (0.02, 0.2)}
+        quick = {"shard_sizes": SMALL, "pause_s": (0.02, 0.2)}
         more = {**quick, "settings": found.changed(**asked), **more}
         return Job(self.folder, more.pop("task", tiny), **more).run()
 

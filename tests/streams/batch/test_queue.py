@@ -16,7 +16,7 @@ from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.rig.made_up.models import tiny
-from tests.streams.batch.support import Submitted, good_rows, small, submitted, write_parquet
+from tests.streams.batch.support import SMALL, Submitted, good_rows, submitted, write_parquet
 
 PLAIN = Settings(task="t", inputs=["i"], to="o")
 Work = Callable[[Entry], object]
@@ -57,7 +57,7 @@ class Queued:
     def work(self, entry: Entry, reached: Failpoint = unarmed) -> None:
         """Steps 2 and 3, as the process of an attempt does them."""
         if entry.attempts == 1 or entry.job.state().state not in OVER:
-            Job(entry.job, tiny, cutter=small(), reached=reached, from_queue=True).run()
+            Job(entry.job, tiny, shard_sizes=SMALL, reached=reached, from_queue=True).run()
         reached("attempt-step-3")
 
     def run(self, work: Work | None = None, **more: Any) -> list[str]:

@@ -20,13 +20,7 @@ from streams.contract.task import Count, Session, Task, Window
 from streams.learning.learning import to_safetensors
 from streams.learning.teacher import Teacher, teacher_of
 from tests.rig.made_up.models import tiny
-from tests.streams.batch.support import (
-    KEY,
-    good_rows,
-    small,
-    submitted,
-    write_lines,
-)
+from tests.streams.batch.support import KEY, SMALL, good_rows, submitted, write_lines
 from tests.streams.batch.test_readings import (
     answered,
     moment,
@@ -76,7 +70,7 @@ def scored(
     """The manifest and the rows of a job of the teacher."""
     options = {"id": None, "label_column": None, "keep": [], **more}
     job = submitted(place, *inputs, to=to, using=Models(*teacher()), task=of, **options)
-    return job.run(task=of, cutter=small(most)), job.rows()
+    return job.run(task=of, shard_sizes={**SMALL, "shard_rows": most}), job.rows()
 
 
 @pytest.mark.parametrize("window", [task.window, Session(1, longest_s=7), Count(7)])
