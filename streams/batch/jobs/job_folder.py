@@ -16,12 +16,12 @@ from streams.batch.records.progress import JobState, ShardRecord, State
 from streams.batch.records.specification import Plan, Specification
 from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact, digest_of, files_of
-from streams.contract.documents import Document, encoded
-from streams.contract.errors import ArtifactError, MalformedRecord, TidewheelError, UsageError
+from streams.contract.documents import Document, decoded, encoded
+from streams.contract.errors import ArtifactError, TidewheelError, UsageError, line_of
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.files import write_atomic
 
-D = TypeVar("D", bound=Document)
+T = TypeVar("T")
 
 WAIT_S, PAUSE_S = 0.5, 0.025  # for the lock
 
@@ -251,17 +251,21 @@ class JobFolder:
             for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 
-    def _read(self, name: str, kind: type[D]) -> D | None:
-        path = self.folder / name
-        try:
-            return kind.decode(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except MalformedRecord as exc:
-            raise TidewheelError(f"{path} is damaged ({exc}): start another job") from exc
+    def _read(self, name: str, kind: type[T]) -> T | None:
+        return read_document(self.folder / name, kind, "start another job")
 
     def _write(self, name: str, document: Document) -> None:
         write_atomic(self.folder / name, encoded(document, indent=2) + b"\n")
+
+
+def read_document(path: Path, kind: type[T], advice: str) -> T | None:
+    """Return a document, None if it is gone; raise TidewheelError with an advice for another."""
+    try:
+        return decoded(path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as exc:
+        raise TidewheelError(f"{path} cannot be read: {line_of(exc)}: {advice}") from exc
 
 
 def size_of(path: Path) -> int | None:

@@ -21,20 +21,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar
+from typing import IO, Any, Literal, NamedTuple
 
-from streams.batch.jobs.job_folder import Held, JobFolder, JobIndex, now_us
+from streams.batch.jobs.job_folder import Held, JobFolder, JobIndex, now_us, read_document
 from streams.batch.records.progress import OVER, JobState
 from streams.batch.records.specification import Settings
-from streams.contract.documents import decoded, encoded
-from streams.contract.errors import TidewheelError, UsageError, line_of
+from streams.contract.documents import encoded
+from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 from streams.runtime.files import write_atomic
 
-T = TypeVar("T")
 MAX_PAUSE_US = 900_000_000  # of an attempt; a longer one comes of a clock that was set back
 POLL_S = 0.2
 DIED = "its process died"
+LOST = "put the file back, or remove it"
 BACKFILLED = 2
 
 
@@ -74,7 +74,7 @@ class JobQueue:
 
     def entries(self, which: str = "*") -> list[Entry]:
         """Return the jobs, the oldest first."""
-        found = (read_document(path, Entry) for path in sorted(self._paths(which)))
+        found = (read_document(path, Entry, LOST) for path in sorted(self._paths(which)))
         return [entry for entry in found if entry is not None]
 
     def entry(self, identity: str) -> Entry | None:
@@ -159,16 +159,6 @@ class JobQueue:
         name = f"{entry.submitted_us:016}-{entry.id}.json"
         write_document(self.state / "queue" / name, entry)
         return entry
-
-
-def read_document(path: Path, kind: type[T]) -> T | None:
-    """Return a document of the queue; None if it is gone."""
-    try:
-        return decoded(path.read_bytes(), kind)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as exc:
-        raise TidewheelError(f"{path} of the queue cannot be read: {line_of(exc)}") from exc
 
 
 def write_document(path: Path, document: Any) -> None:

@@ -30,7 +30,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from streams.batch.jobs.job_queue import Entry, JobQueue, read_document, write_document
+from streams.batch.jobs.job_folder import read_document
+from streams.batch.jobs.job_queue import LOST, Entry, JobQueue, write_document
 from streams.batch.records.specification import Settings
 from streams.contract.errors import UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
@@ -175,7 +176,7 @@ class Schedules:
         return found
 
     def _read(self, name: str) -> Schedule | None:
-        return read_document(self._folder / name / "schedule.json", Schedule)
+        return read_document(self._folder / name / "schedule.json", Schedule, LOST)
 
     def add(self, name: str, cron: Cron, settings: Settings) -> Schedule:
         """Add a schedule, whose first interval begins with the last fire up to now."""

@@ -174,7 +174,7 @@ def test_a_submission_that_is_killed_is_run_if_it_is_in_the_queue(
 def test_wrong_calls_of_the_runner_are_one_line(tmp_path: Path, lake: Path) -> None:
     (tmp_path / ".tidewheel" / "queue").mkdir(parents=True)
     (tmp_path / ".tidewheel" / "queue" / "1-a.json").write_bytes(b"no job")
-    fails(tidewheel("jobs", "run", folder=tmp_path), 1, "1-a.json of the queue cannot be")
+    fails(tidewheel("jobs", "run", folder=tmp_path), 1, "1-a.json cannot be read")
 
 
 def test_a_runner_tells_prometheus_what_waits_runs_and_ended(tmp_path: Path, lake: Path) -> None:

@@ -56,8 +56,8 @@ def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
     [found], [queue, line] = read_jobs(tmp_path)
     assert found.id == "good"
     assert "bad.job" in line
-    assert "damaged" in line
-    assert "1-a.json of the queue cannot be read" in queue
+    assert "specification.json cannot be read" in line
+    assert "1-a.json cannot be read" in queue
 
 
 def test_a_job_that_is_older_than_those_asked_for_is_not_read(tmp_path: Path) -> None:

@@ -210,5 +210,5 @@ def test_an_attempt_that_ends_at_any_step_is_followed_by_one_that_ends_the_job(
 def test_a_damaged_file_of_the_queue_is_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "queue").mkdir()
     (tmp_path / "queue" / "1-j.json").write_bytes(data)
-    with pytest.raises(TidewheelError, match=r"1-j\.json of the queue cannot be read"):
+    with pytest.raises(TidewheelError, match=r"1-j\.json cannot be read"):
         JobQueue(tmp_path).entries()
