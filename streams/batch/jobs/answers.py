@@ -107,19 +107,17 @@ def output_fields(task: Task, found: Specification, file: PlannedFile | Named) -
 
 @dataclass(frozen=True)
 class Answering:
-    """Answers the rows of one file with one model version; `run` is None where that is a teacher,
-    whose outputs the rows have."""
+    """Answers rows with one model version; `run` is None where that is a teacher, whose outputs the
+    rows have."""
 
     task: Task
     model: str
     run: Model | None
-    schema: pa.Schema
-    file: str
     reference: Reference | None
     batch: int = 1  # segments that the model answers at once
 
-    def answer(self, rows: Rows) -> tuple[pa.Table, Counts]:
-        """Return the output rows as `schema` has them, and what became of them."""
+    def answer(self, rows: Rows, file: str, schema: pa.Schema) -> tuple[pa.Table, Counts]:
+        """Return the output rows of a file as `schema` has them, and what became of them."""
         right = np.ones(len(rows), bool)
         right[list(rows.problems)] = False
         good = np.flatnonzero(right)
@@ -131,7 +129,7 @@ class Answering:
         for i in good[~np.isfinite(outputs[good]).all(axis=1)].tolist():
             rows.problems[i] = RowProblem("bad-answer", "the model's outputs are not finite")
             right[i], outputs[i] = False, 0.0
-        found = {**rows.kept, **self._origin(rows), **self._answers(outputs, right)}
+        found = {**rows.kept, **self._origin(rows, file), **self._answers(outputs, right)}
         labelled = correct = 0
         if rows.labels is not None:
             known = right & np.isfinite(rows.labels).all(axis=1)
@@ -140,7 +138,7 @@ class Answering:
             labelled, correct = int(known.sum()), int(verdict.sum())
             found["label"] = self._labels(rows.labels, known)
             found["correct"] = pa.array(verdict, mask=~known)
-        table = pa.table([found[name] for name in self.schema.names], schema=self.schema)
+        table = pa.table([found[name] for name in schema.names], schema=schema)
         return table, Counts(
             readings=rows.readings,
             broken=rows.broken,
@@ -163,15 +161,15 @@ class Answering:
         parts = [run(segments[at : at + size]) for at in range(0, len(segments), size)]
         return np.concatenate(parts) if parts else np.zeros((0, self.task.outputs), np.float32)
 
-    def _origin(self, rows: Rows) -> dict[str, pa.Array]:
+    def _origin(self, rows: Rows, file: str) -> dict[str, pa.Array]:
         numbers = rows.numbers
-        ids = rows.ids if rows.ids is not None else [f"{self.file}:{n}" for n in numbers]
+        ids = rows.ids if rows.ids is not None else [f"{file}:{n}" for n in numbers]
         errors, reasons = np.full((2, len(rows)), None, object)
         for i, problem in rows.problems.items():
             errors[i], reasons[i] = problem.code, problem.reason
         return {
             "id": pa.array(ids, pa.string()),
-            "file": pa.repeat(pa.scalar(self.file), len(rows)),
+            "file": pa.repeat(pa.scalar(file), len(rows)),
             "row": pa.array(numbers, pa.int64()),
             "model": pa.repeat(pa.scalar(self.model), len(rows)),
             "error": pa.array(errors, pa.string()),

@@ -62,9 +62,10 @@ class ShardScorer:
             raise UsageError(f"the job's model {folder.model}: {exc}") from exc
 
     @cached_property
-    def batch(self) -> int:
-        """How many segments the model answers at once."""
-        return 1 if self._run is None else fastest_batch(self._task, self._run)
+    def answering(self) -> Answering:
+        batch = 1 if self._run is None else fastest_batch(self._task, self._run)
+        model = self.specification.model
+        return Answering(self._task, model, self._run, self.reference, batch)
 
     def score(self, plan: Plan, number: int, sources: Sources, part: Path) -> Counts:
         """Write the rows of a shard to `part`, which is replaced as a whole; raise TidewheelError
@@ -75,19 +76,10 @@ class ShardScorer:
         schema = output_fields(self._task, specification, file)
         json_lines = specification.input_format in ("jsonl", "bedrock")
         texts = specification.columns.keep if json_lines else ()
-        answering = Answering(
-            self._task,
-            specification.model,
-            self._run,
-            schema,
-            file.name,
-            self.reference,
-            self.batch,
-        )
         counts = Counts()
         with writing(part, specification.output_format, schema, texts) as write:
             for rows in self._rows(plan, number):
-                table, found = answering.answer(rows)
+                table, found = self.answering.answer(rows, file.name, schema)
                 write(table)
                 counts = counts.plus(found)
             sources.check(shard.file)
@@ -269,7 +261,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with suppress(TidewheelError, *Failures):  # what is wrong is in the first answer
-        _ = _scorer(job).batch
+        _ = _scorer(job).answering
     for line in sys.stdin:
         answers.write(json.dumps(_answer(job, int(line))) + "\n")
         answers.flush()

@@ -57,11 +57,11 @@ def written(tmp_path: Path, rows: list[Rows], kind: Any, kept: pa.Field) -> list
         return np.repeat(segments.sum(axis=(1, 2))[:, None], 3, axis=1)
 
     schema = pa.schema([*output_schema(tiny, COLUMNS), kept])
-    answering = Answering(tiny, "1-00000000", run, schema, "in", None)
+    answering = Answering(tiny, "1-00000000", run, None)
     texts = ["site"] if kept.type == pa.string() else []
     with writing(tmp_path / f"part-0.{kind}", kind, schema, texts) as write_rows:
         for part in rows:
-            table, counts = answering.answer(part)
+            table, counts = answering.answer(part, "in", schema)
             assert counts.processed == len(part)
             write_rows(table)
     return rows_of(tmp_path)
