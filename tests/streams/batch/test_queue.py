@@ -125,24 +125,21 @@ def test_a_job_whose_folder_another_process_holds_is_left_to_it(queued: Queued) 
     found[1].close()
 
 
-@pytest.mark.parametrize("cause", ["raises", "state"])
-def test_what_may_pass_is_tried_again_a_few_times(queued: Queued, cause: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "again"), [(DIED, 2), ("the database is away", 2), ("the input has changed", 0)]
+)
+def test_what_may_pass_is_tried_again_a_few_times_and_all_else_fails_at_once(
+    queued: Queued, reason: str, again: int
+) -> None:
     job = queued.add()
 
-    def away(entry: Entry) -> None:
-        if cause == "raises":  # the process dies of it
+    def fails(entry: Entry) -> None:
+        if reason == DIED:
             raise Killed
-        entry.job.write_state("Failed", "the database is away", passing=True)
+        entry.job.write_state("Failed", reason, passing=again > 0)
 
-    assert queued.run(away) == [*["begins", "again"] * 2, "begins", "ended"]
-    wanted = DIED if cause == "raises" else "the database is away"
-    assert (state(job), job.folder.state().reason) == ("Failed", wanted)
-
-
-def test_what_does_not_pass_fails_at_once(queued: Queued) -> None:
-    job = queued.add()
-    told = queued.run(lambda entry: entry.job.write_state("Failed", "the input has changed"))
-    assert (told, state(job)) == (["begins", "ended"], "Failed")
+    assert queued.run(fails) == [*["begins", "again"] * again, "begins", "ended"]
+    assert (state(job), job.folder.state().reason) == ("Failed", reason)
 
 
 @pytest.mark.parametrize("asked", [True, False])
