@@ -105,15 +105,10 @@ def test_two_runners_share_the_jobs_and_run_none_twice(tmp_path: Path, lake: Pat
         assert [row["id"] for row in rows_of(tmp_path / f"out-{n}")] == expected()
 
 
-def begun(tmp_path: Path, lake: Path, *more: str) -> str:
-    """A queued job of many shards; a runner of the caller's begins it."""
-    return queued(tmp_path, lake, *more, kind="many")
-
-
 def test_sigterm_ends_jobs_after_their_shards_and_they_wait_again(
     tmp_path: Path, lake: Path
 ) -> None:
-    identity = begun(tmp_path, lake, "--processes", "1")
+    identity = queued(tmp_path, lake, "--processes", "1", kind="many")
     with runner(tmp_path, "a") as first:
         until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
         first.send_signal(signal.SIGTERM)
@@ -128,7 +123,7 @@ def test_sigterm_ends_jobs_after_their_shards_and_they_wait_again(
 def test_a_killed_runner_takes_its_processes_along_and_another_one_goes_on(
     tmp_path: Path, lake: Path
 ) -> None:
-    identity = begun(tmp_path, lake, "--processes", "2")
+    identity = queued(tmp_path, lake, "--processes", "2", kind="many")
     with runner(tmp_path, "a") as first:
         until(lambda: list((tmp_path / "out").glob("part-*")), "it has begun")
         first.kill()
@@ -140,7 +135,7 @@ def test_a_killed_runner_takes_its_processes_along_and_another_one_goes_on(
 def test_stop_takes_a_waiting_job_from_the_queue_and_ends_a_running_one(
     tmp_path: Path, lake: Path
 ) -> None:
-    identity = begun(tmp_path, lake, "--processes", "1")
+    identity = queued(tmp_path, lake, "--processes", "1", kind="many")
     assert "taken from the queue" in tidewheel("jobs", "stop", identity, folder=tmp_path).stdout
     assert states(tmp_path) == {identity: "Stopped"}
     assert run(tmp_path) == []

@@ -40,6 +40,7 @@ from tests.streams.worker.model import LATER, Log, live
 
 STEP_US = 50_000  # 20 readings a second
 DAY_US = 1_700_000_000_000_000
+CUT: dict[str, Any] = {"rows": "readings", "id": None, "label_column": None, "keep": []}
 
 
 def recording(device: str, count: int, start_us: int = DAY_US) -> list[Reading]:
@@ -121,9 +122,7 @@ def test_a_recording_has_the_same_bits_on_the_device_in_the_store_and_in_a_batch
 ) -> None:
     recordings = {f"d{n}": recording(f"d{n}", 400) for n in range(3)}
     path = write_readings(tmp_path / "a.parquet", table_of(recordings))
-    job = submitted(
-        tmp_path, path, rows="readings", id=None, label_column="label", keep=[], to="readings"
-    )
+    job = submitted(tmp_path, path, to="readings", **{**CUT, "label_column": "label"})
     found = job.run()
     assert found.state == "Completed"
     assert found.shards > 5
@@ -149,13 +148,8 @@ def test_a_recording_has_the_same_bits_on_the_device_in_the_store_and_in_a_batch
         for d, answers in events.items()
         for one in answers
     ]
-    other = submitted(
-        tmp_path,
-        write_lines(tmp_path / "s.jsonl", segments),
-        to="segments",
-        label_column=None,
-        keep=[],
-    )
+    lines = write_lines(tmp_path / "s.jsonl", segments)
+    other = submitted(tmp_path, lines, to="segments", label_column=None, keep=[])
     other.run()
     assert {row["id"]: bits(row["outputs"]) for row in other.rows()} == {
         row["id"]: bits(row["outputs"]) for row in job.rows()
@@ -256,15 +250,7 @@ def test_a_file_without_a_device_is_that_of_one_device_and_times_may_be_text(
         for one in recording("d0", 300)[:100]
     ]
     write_csv(tmp_path / "in" / "pump-7.csv", rows)
-    job = submitted(
-        tmp_path,
-        tmp_path / "in",
-        rows="readings",
-        time="when",
-        id=None,
-        label_column=None,
-        keep=["x"],
-    )
+    job = submitted(tmp_path, tmp_path / "in", time="when", **{**CUT, "keep": ["x"]})
     assert job.run().total > 4
     first = job.rows()[0]
     assert first["device"] == "pump-7"
@@ -291,13 +277,12 @@ def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> 
 
 def test_intervals_of_event_time_share_no_segment_and_miss_none(tmp_path: Path) -> None:
     path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
-    options = {"rows": "readings", "id": None, "label_column": None, "keep": []}
-    whole = submitted(tmp_path, path, to="whole", **options)
+    whole = submitted(tmp_path, path, to="whole", **CUT)
     whole.run()
     edges = [None, "2023-11-14T22:13:22Z", "2023-11-14T22:13:25.5Z", None]
     parts = []
     for n, (start, stop) in enumerate(itertools.pairwise(edges)):
-        job = submitted(tmp_path, path, to=f"part-{n}", start=start, until=stop, **options)
+        job = submitted(tmp_path, path, to=f"part-{n}", start=start, until=stop, **CUT)
         found = job.run()
         assert found.excluded + found.processed == found.total == len(whole.rows())
         parts += [row["id"] for row in job.rows()]
@@ -308,11 +293,10 @@ def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on
     tmp_path: Path,
 ) -> None:
     path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
-    options = {"rows": "readings", "id": None, "label_column": None, "keep": []}
-    whole = submitted(tmp_path, path, to="whole", **options)
+    whole = submitted(tmp_path, path, to="whole", **CUT)
     whole.run()
 
-    job = submitted(tmp_path, path, to="out", **options)
+    job = submitted(tmp_path, path, to="out", **CUT)
     for _ in range(3):
         with pytest.raises(Killed):
             job.run(reached=killed_at("score-step-5"))

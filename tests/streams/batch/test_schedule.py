@@ -136,14 +136,10 @@ class Clock:
         return self.now
 
 
-def queue_of(state: Path, clock: Callable[[], int], most: int = 1000) -> JobQueue:
-    return JobQueue(state, clock, most)
-
-
 def made(
     state: Path, clock: Callable[[], int], max_waiting: int = 1000, **more: object
 ) -> Schedules:
-    found = Schedules(queue_of(state, clock, max_waiting), **more)  # type: ignore[arg-type]
+    found = Schedules(JobQueue(state, clock, max_waiting), **more)  # type: ignore[arg-type]
     found.add("nightly", MADRID, SETTINGS)
     return found
 
@@ -159,7 +155,7 @@ def test_an_interval_is_queued_once_when_it_has_ended(tmp_path: Path) -> None:
     clock.now = at("2026-10-25T00:31Z")
     (line,) = schedules.fire()
     assert "2026-10-24T02:30:00+02:00..2026-10-25T02:30:00+02:00" in line
-    assert list(schedules.fire()) == list(Schedules(queue_of(tmp_path, clock)).fire()) == []
+    assert list(schedules.fire()) == list(Schedules(JobQueue(tmp_path, clock)).fire()) == []
     clock.now = at("2026-10-24T00:00Z")  # set back
     assert list(schedules.fire()) == []
     clock.now = at("2026-10-25T01:31Z")  # half past two for the second time
@@ -203,7 +199,7 @@ def test_a_crash_at_any_step_queues_nothing_twice_and_loses_nothing(
     clock.now = at("2026-11-04T12:00Z")
     with pytest.raises(Killed):
         list(schedules.fire())
-    list(Schedules(queue_of(tmp_path, clock)).fire())
+    list(Schedules(JobQueue(tmp_path, clock)).fire())
     assert inputs_of(tmp_path) == [f"lake/day=2026-11-0{day}" for day in (1, 2, 3)]
 
 
@@ -212,7 +208,7 @@ def test_a_runner_that_was_paused_before_it_queued_an_interval_queues_it_no_more
     tmp_path: Path, meanwhile: str
 ) -> None:
     clock = Clock("2026-11-01T12:00Z")
-    other = Schedules(queue_of(tmp_path, clock))
+    other = Schedules(JobQueue(tmp_path, clock))
 
     def reached(point: str) -> None:
         if point == "schedule-step-1" and meanwhile == "it has run":
