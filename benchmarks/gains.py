@@ -54,6 +54,7 @@ ROUNDS, PROCESSES, BASE = 10, 2, "1"
 FIRST, ALONE, FEDERATED = "first model", "each device alone", "federated by FedAvg"
 OFFERED, COPY, CENTRAL = "what the run offers", "then a copy", "central, all rows in one place"
 ADAPTER = "then behind an adapter"
+ORACLE = "an oracle: of each device's, after any round, the best by the truth"
 
 
 RULES: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -70,9 +71,15 @@ def ways(fleet: Fleet, seed: int, count: int) -> Iterator[tuple[str, Result]]:
     for name, rule in RULES.get(fleet.task.name, {}).items():
         yield name, fleet.measure({n: rule(rows.x) for n, rows in fleet.tests.items()})
     yield FIRST, fleet.of_all(first)
-    yield ALONE, fleet.of_each(alone(fleet, first, seed, t.epochs * count), {})
-    *_, learned = rounds(fleet, seed, count)
+    own = alone(fleet, first, seed, t.epochs * count)
+    yield ALONE, fleet.of_each(own, {})
+    after = list(rounds(fleet, seed, count))
+    learned = after[-1]
     yield FEDERATED, fleet.of_all(learned)
+    if not fleet.streams:
+        shared = [dict.fromkeys(fleet.rows, weights) for weights in after]
+        copies = [alone(fleet, weights, 1, EPOCHS, SHARE_OF_RATE) for weights in after]
+        yield ORACLE, fleet.of_each(best(fleet, [own, *shared, *copies]), {})
     if fleet.known:
         half = interpolated(first, learned, SHARE)
         offered = learned if goes_all(fleet, half, learned) else half
@@ -103,6 +110,16 @@ def alone(fleet: Fleet, start: Tensors, seed: int, epochs: int, pace: float = 1.
     """Return each device's model, fine-tuned on its own rows; `pace` times the task's rate."""
     rate = pace * fleet.task.training.learning_rate
     return {name: fit(fleet, start, rows, seed, epochs, rate) for name, rows in fleet.rows.items()}
+
+
+def best(fleet: Fleet, given: Sequence[Models]) -> Models:
+    """Return for each device the one of its models that does best where it is measured."""
+    sign = 1 if metric_of(fleet.task).greater_is_better else -1
+    each = [fleet.of_each(models, {}).each for models in given]
+    return {
+        name: given[max(range(len(given)), key=lambda i: sign * each[i][name])][name]
+        for name in fleet.rows
+    }
 
 
 class Silent:
