@@ -206,3 +206,4 @@ def test_a_worker_that_joins_and_leaves_under_load_loses_and_doubles_nothing(
         assert crew.end("w2") == 0
         crew.until(crew.shares_all, "the two workers share the partitions again")
         check(served, crew, load)
+        assert crew.died == []  # none was killed

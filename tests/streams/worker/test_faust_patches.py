@@ -37,10 +37,12 @@ class Polled:
         self.asked.append(timeout_s)
         return {1: "records"}, self._active
 
-    async def wait_first(self, *coroutines: Coroutine[object, object, None]) -> str:
+    async def wait_first(
+        self, *coroutines: Coroutine[object, object, None], timeout: float | None = None
+    ) -> str:
         for each in coroutines:
             each.close()
-        return "both are waited for"
+        return f"{len(coroutines)} are waited for, {timeout}"
 
     async def verify_all_partitions_active(self) -> None:
         raise AssertionError("a position is not known yet")
@@ -74,8 +76,8 @@ def test_where_all_queues_are_full_nothing_is_asked_for() -> None:
     ("full", "flow", "answer"),
     [
         (set(), True, "delivered"),
-        ({1}, True, "both are waited for"),
-        (set(), False, "both are waited for"),
+        ({1}, True, "2 are waited for, None"),
+        (set(), False, "2 are waited for, None"),
     ],
 )
 def test_a_message_is_delivered_at_once_where_there_is_room(
@@ -92,6 +94,17 @@ def test_a_message_is_delivered_at_once_where_there_is_room(
     consumer = Polled(full, active=set(), flow=flow)
     patch_consumer(consumer)
     assert asyncio.run(ask()) == answer
+
+
+def test_what_else_a_consumer_waits_for_is_waited_for_as_before() -> None:
+    """As for the end of a rebalance."""
+
+    async def ask() -> object:
+        return await consumer.wait_first(asyncio.sleep(60), timeout=2.0)
+
+    consumer = Polled(full=set(), active=set())
+    patch_consumer(consumer)
+    assert asyncio.run(ask()) == "1 are waited for, 2.0"
 
 
 @pytest.mark.parametrize(("after_s", "answer", "pauses"), [

@@ -174,6 +174,7 @@ def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> Non
     send_seconds(served, LEFT, 0, 30)
     send_seconds(served, RIGHT, 0, 30)
     until(lambda: len(served.scored()) > 20, "some events scored")
+    assert first.poll() is None  # another one that joins ends none
     first.kill()
     send_seconds(served, LEFT, 30, 30)
     send_seconds(served, RIGHT, 30, 30)
