@@ -131,13 +131,6 @@ def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> N
             wait_s = min(2 * wait_s, 5.0)
 
 
-class NoMonitor(faust.Sensor):
-    """In place of Faust's statistics of each message, which nothing reads."""
-
-    def track_tp_end_offset(self, *_: Any) -> None: ...
-    def on_tp_commit(self, *_: Any) -> None: ...
-
-
 def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     """Return the Faust app, configured for the commit's manual acknowledgements."""
     servers = settings.broker.bootstrap.split(",")
@@ -158,8 +151,6 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,
         topic_partitions=settings.partitions,
-        Monitor=NoMonitor,
-        cython_optimizations=True,  # what waits in a queue is taken without a turn of the loop
         stream_wait_empty=False,  # held acknowledgements would hang a rebalance and SIGTERM
         stream_buffer_maxsize=256,
         broker_max_poll_records=500,

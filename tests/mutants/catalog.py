@@ -568,13 +568,6 @@ MUTANTS = [
         "tests/streams/worker/test_faust_patches.py",
     ),
     Mutant(
-        "worker: a delivery to a full queue outlasts a rebalance",
-        "streams/worker/faust_patches.py",
-        "not ends or full or not",
-        "not ends or not",
-        "tests/streams/worker/test_faust_patches.py",
-    ),
-    Mutant(
         "worker: waits a second beside a full queue",
         "streams/worker/faust_patches.py",
         "min(timeout_s, FULL_S)",

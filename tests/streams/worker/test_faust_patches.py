@@ -4,7 +4,6 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Coroutine
 from types import SimpleNamespace
 
 import pytest
@@ -27,8 +26,6 @@ class Polled:
     def __init__(self, full: set[int], active: set[int], flow: bool = True) -> None:
         self._buffered_partitions, self._active, self.flow_active = full, active, flow
         self.asked: list[float] = []
-        queues = [SimpleNamespace(full=lambda full=full: full) for full in (False, bool(full))]
-        self.app = SimpleNamespace(topics=[SimpleNamespace(queue=queue) for queue in queues])
 
     def _get_active_partitions(self) -> set[int]:
         return self._active
@@ -36,13 +33,6 @@ class Polled:
     async def _wait_next_records(self, timeout_s: float) -> tuple[dict[int, str], set[int]]:
         self.asked.append(timeout_s)
         return {1: "records"}, self._active
-
-    async def wait_first(
-        self, *coroutines: Coroutine[object, object, None], timeout: float | None = None
-    ) -> str:
-        for each in coroutines:
-            each.close()
-        return f"{len(coroutines)} are waited for, {timeout}"
 
     async def verify_all_partitions_active(self) -> None:
         raise AssertionError("a position is not known yet")
@@ -70,41 +60,6 @@ def test_where_all_queues_are_full_nothing_is_asked_for() -> None:
     patch_consumer(consumer)
     assert asyncio.run(consumer._wait_next_records(1.0)) == ({}, set())
     assert consumer.asked == []
-
-
-@pytest.mark.parametrize(
-    ("full", "flow", "answer"),
-    [
-        (set(), True, "delivered"),
-        ({1}, True, "2 are waited for, None"),
-        (set(), False, "2 are waited for, None"),
-    ],
-)
-def test_a_message_is_delivered_at_once_where_there_is_room(
-    full: set[int], flow: bool, answer: str
-) -> None:
-    """Else a rebalance can end the wait."""
-
-    async def deliver() -> str:
-        return "delivered"
-
-    async def ask() -> object:
-        return await consumer.wait_first(deliver(), asyncio.sleep(60))
-
-    consumer = Polled(full, active=set(), flow=flow)
-    patch_consumer(consumer)
-    assert asyncio.run(ask()) == answer
-
-
-def test_what_else_a_consumer_waits_for_is_waited_for_as_before() -> None:
-    """As for the end of a rebalance."""
-
-    async def ask() -> object:
-        return await consumer.wait_first(asyncio.sleep(60), timeout=2.0)
-
-    consumer = Polled(full=set(), active=set())
-    patch_consumer(consumer)
-    assert asyncio.run(ask()) == "1 are waited for, 2.0"
 
 
 @pytest.mark.parametrize(("after_s", "answer", "pauses"), [
