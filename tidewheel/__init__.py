@@ -234,14 +234,14 @@ def read_output(output: str | Path) -> "Dataset":
     """Return the rows that a batch job wrote into a folder, a Delta table or under a URL, as a
     pyarrow dataset; nothing is read yet.
 
-    Raises UsageError for what is none of these: a database is read with its own client.
+    Raises UsageError for anything else: a database is read with its own client.
 
     >>> from tidewheel import UsageError, read_output
     >>> try:
     ...     read_output("/nowhere").to_table()
     ... except UsageError as error:
     ...     print(error)
-    /nowhere is no output of a batch job: a folder of Parquet, JSON Lines or CSV, or a Delta table
+    /nowhere has no output of a batch job: Parquet, JSON Lines or CSV in a folder, or a Delta table
     """
     import pyarrow.dataset as ds
     from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -264,8 +264,8 @@ def read_output(output: str | Path) -> "Dataset":
         if parts:
             return ds.dataset(parts, format=kind, filesystem=files)
     raise UsageError(
-        f"{output} is no output of a batch job: a folder of Parquet, JSON Lines or CSV, or a Delta "
-        "table"
+        f"{output} has no output of a batch job: Parquet, JSON Lines or CSV in a folder, or a "
+        "Delta table"
     )
 
 

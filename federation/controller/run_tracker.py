@@ -207,8 +207,8 @@ class RunTracker:
             log.info("run %s finished: %s", event.run, event.reason)
 
     def take_decision(self, decision: Decision) -> None:
-        """Process a decision about a run's version: one that its rollout takes back leaves the
-        run's causes as they were, and counts as a run that was refused."""
+        """Process a decision: a version that its rollout takes back, of a run or imported, leaves
+        the causes of a run as they were, and counts as a run that was refused."""
         if decision.kind == "served":
             self._refused, self._refusal = 0, ""
         elif decision.kind == "rolled-back" and not decision.reason.startswith(MANUAL):

@@ -19,9 +19,8 @@ current causes, unless the rollout takes back what it made: then they count agai
 
 Budgets delay a cause but do not remove it: one run at a time, `runs_per_day`, `min_interval_s`,
 which is twice as long with each run that the gate or the rollout refuses for the reason of the one
-before.
-A manual request is only limited by the first one. Times are
-wall-clock seconds, so that budgets outlive the controller's process.
+before. A manual request is only limited by the first one. Times are wall-clock seconds, so that
+budgets outlive the controller's process.
 """
 
 import re
