@@ -117,6 +117,8 @@ NUMBERS = """
     select (select len(outputs) from scores limit 1) = 1 or
            (select len(outputs) = len(label) from scores where label is not null limit 1)
 """
+# DuckDB writes one to stdout, among the rows, where it takes the process for an interactive one.
+NO_BAR = "set enable_progress_bar = false"
 
 
 def open_store(store: Place) -> duckdb.DuckDBPyConnection:
@@ -131,6 +133,7 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
     with ThreadPoolExecutor() as pool:  # each waits for its log
         tables = list(pool.map(partial(dataset, store), names))
     connection = duckdb.connect()
+    connection.execute(NO_BAR)
     for name, rows in zip(names, tables, strict=True):
         connection.register(name, rows)
     [(numbers,)] = connection.execute(NUMBERS).fetchall()

@@ -18,6 +18,7 @@ from streams.worker.windows.rows import store_schema
 
 TIDEWHEEL = str(Path(sys.executable).parent / "tidewheel")
 FILES, ROWS = 40, 20
+BAR = "select value from duckdb_settings() where name = 'enable_progress_bar'"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -68,6 +69,16 @@ def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place) -> None:
         assert (ended.returncode, ended.stderr) == (0, "")
         assert json.loads(ended.stdout).keys() == told.keys()
         assert sql.endswith("limit 1") or json.loads(ended.stdout) == told
+
+
+def test_a_query_shows_no_bar_among_its_rows(tmp_path: Path) -> None:
+    for table in ("scores", "drops", "labels", "aged"):
+        open_table(tmp_path, table)
+    # DuckDB takes a `__main__` without a file for an interactive process and shows a bar after 2 s.
+    run = "import sys; from compose.cli.main import main; sys.argv[0] = 'tidewheel'; main()"
+    asked = [sys.executable, "-c", run, "query", BAR, "--store", str(tmp_path), "--json"]
+    ended = subprocess.run(asked, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, '{"value": "false"}\n')
 
 
 def test_where_s3_is_comes_from_the_environment() -> None:
