@@ -97,9 +97,9 @@ def status(
     from compose.reports.problems import Status
     from compose.reports.status import print_status, read_status
 
-    name = load_task(task).id
+    loaded = load_task(task)
     try:
-        found = read_status(broker_of(state, kafka), name)
+        found = read_status(broker_of(state, kafka), loaded)
     except BrokerUnavailable as exc:
         view, at_us = _last_seen(state, exc)
         found = Status(view, Lag(), at_us / 1e6, past=True)

@@ -165,7 +165,7 @@ class Watch(threading.Thread):
     def _look(self) -> None:
         was = self._link
         try:
-            self._lag = read_lag(self._settings, self._task.id, ANSWER_S)
+            self._lag = read_lag(self._settings, self._task, ANSWER_S)
             self._read_evidence()
         except TidewheelError as exc:
             missing = isinstance(exc, TopicMissing)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from streams.contract.errors import MalformedRecord, Retryable
+from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.fleet.following import TOPICS, decode, encode, open_view
 from streams.fleet.view import FleetView
-from streams.kafka.admin import GroupPosition, group_positions, retention_s
+from streams.kafka.admin import GroupPosition, group_state
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.files import write_atomic
@@ -141,24 +142,33 @@ class PartitionLag:
 
 @dataclass(frozen=True)
 class Lag:
-    """All partitions, and after how long `events` deletes a message; None for never."""
+    """All partitions; keeps_s: after how long `events` deletes a message, None for never; workers:
+    that read, None where the broker does not tell; open_s: how long they keep a window open at
+    most."""
 
     partitions: Sequence[PartitionLag] = ()
     keeps_s: float | None = None
+    workers: int | None = None
+    open_s: float = 0.0
 
     @property
     def messages(self) -> int:
         return sum(lag.messages for lag in self.partitions)
 
+    @property
+    def waits_s(self) -> float:
+        """How long the oldest message waits, as far as that is known."""
+        return max((each.waits_s or 0.0 for each in self.partitions), default=0.0)
 
-def read_lag(settings: BrokerSettings, task: str, timeout_s: float = 3.0) -> Lag:
+
+def read_lag(settings: BrokerSettings, task: Task, timeout_s: float = 3.0) -> Lag:
     """Return the lag of each partition; raise BrokerUnavailable without a broker."""
-    events = topic_name(task, EVENTS)
-    positions = group_positions(settings, worker_group(task), events, timeout_s)
-    found = [lag_of(position) for position in positions]
+    events = topic_name(task.id, EVENTS)
+    group = group_state(settings, worker_group(task.id), events, timeout_s)
+    found = [lag_of(position) for position in group.positions]
     waits = _waits(settings, events, found, timeout_s) if any(x.messages for x in found) else {}
     lags = [replace(each, waits_s=waits.get(each.partition)) for each in found]
-    return Lag(lags, retention_s(settings, events, timeout_s))
+    return Lag(lags, group.keeps_s, group.members, task.open_s)
 
 
 def lag_of(position: GroupPosition) -> PartitionLag:

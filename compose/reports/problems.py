@@ -12,11 +12,12 @@ from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
 from streams.fleet.view import Condition, FleetView
-from streams.fleet.wording import NAMED, counted, failure, listed, short_runs
+from streams.fleet.wording import NAMED, counted, duration, failure, listed, short_runs
 
 Severity = Literal["critical", "warning", "note"]
 ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
-STALLED_S = 120.0
+ABSENT_S = 30.0  # a worker that starts anew is there by then
+STALLED_S = 120.0  # a busy worker has reported a window by then
 DROPPED_SHARE = 0.01  # of all events: more dropped ones are a warning, and fail a run of `up`
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
@@ -81,13 +82,18 @@ def problems(status: Status, more: Iterable[Problem] = ()) -> list[Problem]:
 def _workers(status: Status) -> Iterator[Problem]:
     for line in retention_lines(status.lag):
         yield Problem("critical", line[:1].upper() + line[1:], "")
-    newest, waiting = max(status.view.scored, default=0), status.lag.messages
-    if status.produced_per_s > 0 and waiting and status.now_s - newest > STALLED_S:
+    lag, newest = status.lag, max(status.view.scored, default=0)
+    waiting = f"{counted(lag.messages, 'message')} wait, the oldest for {duration(lag.waits_s)}"
+    absent = lag.workers == 0 and lag.waits_s > ABSENT_S
+    late = status.now_s - newest > STALLED_S and lag.waits_s > lag.open_s + STALLED_S
+    if absent or late:
         yield Problem(
             "critical",
-            f"No window was reported for {STALLED_S:.0f} s, and {counted(waiting, 'message')} wait "
-            "for a worker",
-            "Look at the worker's log; start one with tidewheel worker",
+            f"No worker runs: {waiting}" if absent else f"No window is reported: {waiting}",
+            "tidewheel worker starts one"
+            if absent
+            else f"Workers report one {duration(lag.open_s)} after its first event at the latest: "
+            "look at their logs",
             since_us=newest * 1_000_000 or None,
         )
 

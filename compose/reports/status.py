@@ -21,6 +21,7 @@ from compose.reports.terminal import moment, print_json, table
 from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState, Document
+from streams.contract.task import Task
 from streams.contract.task.metrics import named
 from streams.fleet.following import read_view
 from streams.fleet.truth import right, together
@@ -33,12 +34,12 @@ ROWS, CALM = 50, CONDITIONS.index("fine")  # of the table; the rank of what is a
 CONNECT_S = 2.0  # a person waits: a broker that does not answer by then is named as absent
 
 
-def read_status(settings: BrokerSettings, task: str) -> Status:
+def read_status(settings: BrokerSettings, task: Task) -> Status:
     """The last snapshot and what the topics have had since; BrokerUnavailable when they cannot be
     read."""
     with ThreadPoolExecutor(1) as threads:
         lag = threads.submit(read_lag, settings, task, CONNECT_S)
-        view = read_view(settings, task, CONNECT_S)
+        view = read_view(settings, task.id, CONNECT_S)
         return Status(view, lag.result(), time.time())
 
 

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -42,6 +43,17 @@ class GroupPosition:
     end: int
     committed: int | None
     topic_id: str | None = None
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """A group's place in a topic; members: its processes, None where it must not be asked for
+    them; keeps_s: after how long the topic deletes a message, None for never, or if the broker does
+    not tell."""
+
+    positions: list[GroupPosition]
+    members: int | None
+    keeps_s: float | None
 
 
 def probe(settings: BrokerSettings, timeout_s: float = 2.0) -> bool:
@@ -171,16 +183,31 @@ def _create(
         ) from exc
 
 
-def retention_s(settings: BrokerSettings, topic: str, timeout_s: float = 3.0) -> float | None:
-    """Return after how long a topic deletes messages; None for never, or if the broker does not
-    tell."""
-    timeout_ms = int(timeout_s * 1000)
+def group_state(
+    settings: BrokerSettings, group: str, topic: str, timeout_s: float = 3.0
+) -> GroupState:
+    """Return the offsets of `group` in each partition of `topic`, and what the broker says of
+    both."""
+    with _waiting(settings, timeout_s) as admin:
+        positions = _positions(settings, admin, group, topic, timeout_s)
+        return GroupState(positions, _members(admin, group), _retention_s(admin, topic))
+
+
+def _members(admin: KafkaAdminClient, group: str) -> int | None:
+    try:
+        return len(admin.describe_groups([group])[group]["members"])
+    except kafka_errors.GroupIdNotFoundError:
+        return 0
+    except (kafka_errors.GroupAuthorizationFailedError, kafka_errors.UnsupportedVersionError):
+        return None
+
+
+def _retention_s(admin: KafkaAdminClient, topic: str) -> float | None:
     asked = ConfigResource(ConfigResourceType.TOPIC, topic, ["retention.ms"])
-    with _connected(settings, bootstrap_timeout_ms=timeout_ms) as admin:
-        try:
-            reported = admin.describe_configs([asked], config_filter="all").get("topic", {})
-        except kafka_errors.UnsupportedVersionError:
-            return None
+    try:
+        reported = admin.describe_configs([asked], config_filter="all").get("topic", {})
+    except kafka_errors.UnsupportedVersionError:
+        return None
     value = reported.get(topic, {}).get("retention.ms", {}).get("value")
     return None if value is None or int(value) < 0 else int(value) / 1000
 
@@ -193,17 +220,30 @@ def group_positions(
     A group that was never used has no offsets. The first request makes the broker create its
     internal offsets topic, so this waits up to `timeout_s` for the group coordinator.
     """
-    timeout_ms, deadline = int(timeout_s * 1000), time.monotonic() + timeout_s
+    with _waiting(settings, timeout_s) as admin:
+        return _positions(settings, admin, group, topic, timeout_s)
+
+
+def _waiting(
+    settings: BrokerSettings, timeout_s: float
+) -> AbstractContextManager[KafkaAdminClient]:
+    timeout_ms = int(timeout_s * 1000)
     options = {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
-    with _connected(settings, **options) as admin:
-        described = admin.describe_topics([topic])[0]
-        if not described["partitions"]:
-            raise absent(settings, topic)
-        found = sorted(p["partition_index"] for p in described["partitions"])
-        asked = [TopicPartition(topic, partition) for partition in found]
-        committed = _committed(admin, group, asked, deadline)  # first, so it is never past the end
-        begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
-        ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
+    return _connected(settings, **options)
+
+
+def _positions(
+    settings: BrokerSettings, admin: KafkaAdminClient, group: str, topic: str, timeout_s: float
+) -> list[GroupPosition]:
+    deadline = time.monotonic() + timeout_s
+    described = admin.describe_topics([topic])[0]
+    if not described["partitions"]:
+        raise absent(settings, topic)
+    found = sorted(p["partition_index"] for p in described["partitions"])
+    asked = [TopicPartition(topic, partition) for partition in found]
+    committed = _committed(admin, group, asked, deadline)  # first, so it is never past the end
+    begins = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.EARLIEST))
+    ends = admin.list_partition_offsets(dict.fromkeys(asked, OffsetSpec.LATEST))
     topic_id = described.get("topic_id") and str(described["topic_id"])
     return [
         GroupPosition(tp.partition, begins[tp].offset, ends[tp].offset, committed.get(tp), topic_id)

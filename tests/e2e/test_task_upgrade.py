@@ -111,7 +111,7 @@ def test_an_edited_task_is_another_one_beside_the_old_one_until_that_is_drained(
     for served in (old, new):
         until(lambda served=served: all_published(served), "every row is published")
         check_topics(served)
-        assert read_lag(served.broker, served.task.id).messages == 0
+        assert read_lag(served.broker, served.task).messages == 0
         assert dead_letters.read_letters(served.broker, served.task.id) == []
     assert stop(old.workers[0]) == 0  # the third
     assert new.workers[0].poll() is None

@@ -192,6 +192,13 @@ class Task:
         """How much event time a window covers at most; devices split their samples by it."""
         return round(self.window.longest_s * 1e6)
 
+    @property
+    def open_s(self) -> float:
+        """After how long a worker closes a window at the latest, seconds. Its messages hold back
+        those after them: a device whose event time stands still would hold its partition until the
+        memory is full."""
+        return 2 * (self.window.longest_s + self.lateness_s) + self.idle_close_s
+
     @cached_property
     def aligned(self) -> bool:
         """Whether an event's time alone says its window."""

@@ -3,9 +3,9 @@
 A device's watermark is the largest event time that it has sent. A window closes when the watermark
 passes the time after which no event joins it (`Task.window`) by more than the task's lateness, when
 the device has been silent for the task's `idle_close_s`, or when it has been open for so long that
-the device's event time must be slow or stand still (`open_s`). Later rows of a closed window reopen
-it and are due at once: they become its next revision. A label that comes while its event's window
-is open is the event's; of others the store alone has the label.
+the device's event time must be slow or stand still (`Task.open_s`). Later rows of a closed window
+reopen it and are due at once: they become its next revision. A label that comes while its event's
+window is open is the event's; of others the store alone has the label.
 
 Here are windows of which an event's time alone says which one it is in; `cut` has the others.
 
@@ -33,13 +33,6 @@ STEP_S = 3.0  # that one answer counts at most; Faust's consumer waits 1.5 s for
 FUTURE = -1  # the "window" of events from the future
 ANY_TIME = 2**62
 FUTURE_S = 3600.0  # how far a live event may be ahead of the worker's clock
-
-
-def open_s(task: Task) -> float:
-    """Return after how long a window closes at the latest, seconds. Its messages hold back those
-    after them: a device whose event time stands still would hold its partition until the memory is
-    full."""
-    return 2 * (task.window_us / 1e6 + task.lateness_s) + task.idle_close_s
 
 
 def believed_us(task: Task, now_us: int) -> int:
@@ -153,7 +146,7 @@ class DeviceWindows:
         if now_s - self.heard_s >= self.task.idle_close_s:
             return sorted(windows)
         passed = self.watermark - self.task.lateness_us
-        old_s = now_s - open_s(self.task)
+        old_s = now_s - self.task.open_s
         found = [
             start
             for start, pieces in windows.items()

@@ -2,6 +2,8 @@
 
 import asyncio
 import uuid
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from compose.reports.follower import Lag, PartitionLag, lag_of, read_lag, retention_lines
 from streams.contract.errors import BrokerUnavailable
+from streams.contract.task import Task
 from streams.contract.topics import topic_name, topic_specs, worker_group
 from streams.kafka.admin import GroupPosition, ensure_topics
 from streams.kafka.producer import Producer
@@ -78,9 +81,9 @@ async def commit(broker: BrokerSettings, group: str, topic: str, offsets: dict[i
 
 
 def test_what_is_committed_is_no_lag(broker: BrokerSettings) -> None:
-    task = f"t-{uuid.uuid4().hex[:8]}"
-    events = topic_name(task, "events")
-    ensure_topics(broker, topic_specs(task, 3))
+    task = replace(tiny, name=f"t-{uuid.uuid4().hex[:8]}")
+    events = topic_name(task.id, "events")
+    ensure_topics(broker, topic_specs(task.id, 3))
     producer = Producer(broker)
     counts = [0, 0, 0]
     for n in range(12):
@@ -91,7 +94,8 @@ def test_what_is_committed_is_no_lag(broker: BrokerSettings) -> None:
     assert first.partitions == [PartitionLag(p, n, None, n) for p, n in enumerate(counts)]
     assert all(0 <= (each.waits_s or 0.0) < 60 for each in first.partitions)
     assert first.keeps_s in (7 * 86_400, None)  # the embedded broker does not tell
-    asyncio.run(commit(broker, worker_group(task), events, {0: counts[0], 2: 1}))
+    assert (first.workers, first.open_s) == (0, 14.0)
+    asyncio.run(commit(broker, worker_group(task.id), events, {0: counts[0], 2: 1}))
     assert read_lag(broker, task).partitions == [
         PartitionLag(0, counts[0], counts[0], 0),
         PartitionLag(1, counts[1], None, counts[1]),
@@ -99,6 +103,29 @@ def test_what_is_committed_is_no_lag(broker: BrokerSettings) -> None:
     ]
 
 
+async def lag_beside(broker: BrokerSettings, task: Task) -> Lag:
+    """The lag while one process is in the workers' group."""
+    events = topic_name(task.id, "events")
+    consumer = AIOKafkaConsumer(
+        events, bootstrap_servers=broker.bootstrap, group_id=worker_group(task.id)
+    )
+    await consumer.start()
+    try:
+        await consumer.getmany(timeout_ms=5_000)
+        return await asyncio.to_thread(read_lag, broker, task)
+    finally:
+        await consumer.stop()
+
+
+def test_workers_are_counted(broker: BrokerSettings) -> None:
+    task = replace(tiny, name=f"t-{uuid.uuid4().hex[:8]}")
+    ensure_topics(broker, topic_specs(task.id, 1))
+    with closing(Producer(broker)) as producer:
+        producer.put(topic_name(task.id, "events"), b"d0", b"x")
+    assert asyncio.run(lag_beside(broker, task)).workers == 1
+    assert read_lag(broker, task).workers == 0
+
+
 def test_topics_that_are_not_there_are_named(broker: BrokerSettings) -> None:
-    with pytest.raises(BrokerUnavailable, match=r"topic nothing\.events is not on"):
-        read_lag(broker, "nothing")
+    with pytest.raises(BrokerUnavailable, match=r"topic nothing\.v1\.events is not on"):
+        read_lag(broker, replace(tiny, name="nothing"))

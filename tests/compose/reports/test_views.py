@@ -32,6 +32,7 @@ from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
 from tests.compose.cli.test_cli import TINY, port_without_listener, tidewheel
 from tests.compose.messages import KEY, TASK, received, release, state, step, window
+from tests.rig.made_up.tiny_task import task as tiny
 
 NOW_S, SECOND = 1_000_000.0, 1_000_000
 LAG = Lag([PartitionLag(0, 10, 7, 3), PartitionLag(1, 4, None, 4)])
@@ -122,6 +123,37 @@ def test_status_shows_devices_rates_versions_and_the_lag() -> None:
     assert "5 messages behind (by partition 0: 5); no worker has committed" in printed(idle)
 
 
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("workers", "waits_s", "open_s", "reported_s", "said"),
+    [
+        (0, 20.0, 30.0, 5.0, None),  # one may be starting anew
+        (0, 240.0, 30.0, 5.0, "No worker runs: 3 messages wait, the oldest for 4 min"),
+        (2, 240.0, 30.0, 300.0, "No window is reported: 3 messages wait, the oldest for 4 min"),
+        (None, 240.0, 30.0, 300.0, "No window is reported: 3 messages wait"),
+        (2, DAY, 30.0, 5.0, None),  # busy with a backlog
+        (2, DAY, 2 * DAY, DAY, None),  # a window of a day is still open
+        (2, 3 * DAY, 2 * DAY, DAY, "Workers report one 2 days after its first event at the latest"),
+        (2, 60.0, 30.0, None, None),  # the first window is still open
+        (0, None, 30.0, None, None),
+    ],
+)
+def test_status_says_when_nothing_is_scored(
+    workers: int | None,
+    waits_s: float | None,
+    open_s: float,
+    reported_s: float | None,
+    said: str | None,
+) -> None:
+    found = [] if reported_s is None else [at(window("d0", 0, events=60), NOW_S - reported_s)]
+    lag = Lag([PartitionLag(0, 10, 7, 3, waits_s=waits_s)], None, workers, open_s)
+    text = " ".join(printed(status_of(*found, heard("d0", 1, events_per_s=2.0), lag=lag)).split())
+    assert ("critical" in text) == (said is not None)
+    assert said is None or said in text
+
+
 def test_status_names_problems_with_what_to_do_and_json_has_them_too() -> None:
     paused = {"reason": "manual: look first", "time_us": 10**15, "key": "ab" * 8}
     ref = {"digest": "a" * 64, "size": 1}
@@ -158,12 +190,12 @@ def test_of_many_devices_the_table_has_the_most_urgent() -> None:
 
 @pytest.mark.kafka
 def test_status_is_read_from_a_broker(kafka: BrokerSettings) -> None:
-    task = f"t-{uuid.uuid4().hex[:8]}"
-    ensure_topics(kafka, topic_specs(task, 2))
+    task = replace(tiny, name=f"t-{uuid.uuid4().hex[:8]}")
+    ensure_topics(kafka, topic_specs(task.id, 2))
     report = window("d0", 0, events=120)
     with closing(Producer(kafka)) as producer:
-        producer.put(f"{task}.windows", report.key, report.value or b"")
-        producer.put(f"{task}.events", b"d0", b"an event")
+        producer.put(f"{task.id}.windows", report.key, report.value or b"")
+        producer.put(f"{task.id}.events", b"d0", b"an event")
     found = read_status(kafka, task)
     assert (found.scored_per_s, found.lag.messages) == (2.0, 1)
 

@@ -168,7 +168,7 @@ class Server:
 
     def behind(self) -> int:
         """Messages that no worker has stored."""
-        return read_lag(self.broker, self.task.id).messages
+        return read_lag(self.broker, self.task).messages
 
     def end(self) -> None:
         for name in list(self.processes):

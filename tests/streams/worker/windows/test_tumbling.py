@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from streams.contract.events.labels import label_rows
 from streams.contract.task import Task
-from streams.worker.windows.tumbling import DeviceWindows, Message, open_s, split
+from streams.worker.windows.tumbling import DeviceWindows, Message, split
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, events, labels
 
@@ -36,7 +36,7 @@ def test_a_window_closes_in_time_though_the_devices_event_time_stands_still() ->
     for number in range(1, 10):
         for piece in split(task, Message(number, None), events("d0", 2 + number, [1])):
             windows.add(piece, 10.0 + number)
-    last_s = 10.0 + open_s(task)
+    last_s = 10.0 + task.open_s
     windows.heard_s = last_s  # it is never silent
     assert windows.due(last_s - 0.1) == []
     assert windows.due(last_s) == [0]
