@@ -215,6 +215,10 @@ def _learning(status: Status) -> Iterator[Problem]:
     if judged and judged[-1].kind == "rejected":
         text = short_runs(f"The gate refused run {judged[-1].run}: {judged[-1].reason}")
         yield Problem("note", text, page="/learning", since_us=judged[-1].time_us)
+    starts = [event for event in status.view.rounds if event.kind in ("postponed", "requested")]
+    if starts and starts[-1].kind == "postponed":
+        text = short_runs(f"A run is held back: {starts[-1].reason}")
+        yield Problem("note", text, page="/learning", since_us=starts[-1].time_us)
 
 
 def _drift(status: Status) -> Iterator[Problem]:

@@ -119,7 +119,7 @@ class FleetEvidence:
         self._begin_anew()
 
     def run_undone(self) -> None:
-        """Count all causes again: what the last run made was rolled back, so nothing changed."""
+        """Count all causes again: nothing of the last run is served."""
         self._bad_answered = False
         for device in self._devices.values():
             device.weak_answered = device.drift_answered = False

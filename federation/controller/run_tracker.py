@@ -1,20 +1,7 @@
 """The federated runs of a task: starts one when there is cause, follows all, recovers dead ones.
 
 `rounds` is read from its beginning, to know whether a run is still active. A run that died without
-a `finished` event is resumed exactly once, even if processes die meanwhile. The only state on disk
-is
-
-<folder>/lineage.json, replaced atomically: the runs that continue each other, oldest first, and
-while another one is being submitted, the runs that the SuperLink had before.
-
-    1 write which run died, why, and every run that the SuperLink knows
-    2 submit a run that resumes the newest of these runs that has a checkpoint
-    3 add the new run to the lineage
-    4 publish on `rounds` that the new run was requested, and that the dead one has finished
-
-After a crash in 1 a restart finds no new run at the SuperLink and submits one. After 2 it finds
-that run and continues with 3; a run that someone starts manually at this moment is mistaken for it.
-After 3 it publishes the events, possibly twice. After 4 nothing is left to do.
+a `finished` event is resumed, see run_recovery.py.
 
 <folder>/superlink-wanted is there while a run is active, due, or likely to be due soon. `tidewheel
 up` lets the SuperLink sleep without it; elsewhere the SuperLink is a service, and nothing reads the
@@ -29,110 +16,22 @@ from pathlib import Path
 
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
 from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
+from federation.controller.run_recovery import RESUMES, Resumer
 from federation.controller.triggers import RunsSoFar, decide, kind_of
-from federation.rounds import checkpoint
 from streams.contract.decisions import MANUAL, Decision
-from streams.contract.documents import Document, RoundEvent, RoundKind
-from streams.contract.errors import MalformedRecord, ProcessFailed
+from streams.contract.documents import RoundEvent, RoundKind
+from streams.contract.errors import ProcessFailed
 from streams.contract.topics import ROUNDS, topic_name
+from streams.fleet.wording import failure
 from streams.kafka.producer import Producer
-from streams.runtime.failpoints import Failpoint, unarmed
-from streams.runtime.files import write_atomic
-
-RESUMES = 3  # of one run; then recovery stops
+from streams.runtime.failpoints import Failpoint
 
 SUPERLINK_S = 60.0  # to answer, before a run that is due counts as failed
 SILENCE_S = 20.0  # after so long without an event a run is checked with `flwr list`
+BY_USER = "stopped by a user"  # with `flwr stop`: such a run is not resumed
+RESUMED = "; resumed by run"
 
 log = logging.getLogger(__name__)
-
-
-class RunRecovery(Document):
-    """The file lineage.json. `runs`: each resumes the one before; `seen`: the SuperLink's runs at
-    step 1, None from step 3 on; `reason`: why the last dead run died."""
-
-    runs: list[str]
-    seen: list[str] | None = None
-    reason: str = ""
-
-
-class Resumer:
-    """Steps 1 to 3. `runs` is the folder of checkpoints, `config` the settings of a new run."""
-
-    def __init__(
-        self,
-        folder: Path,
-        runs: Path,
-        submission: Submission,
-        config: Mapping[str, ConfigValue],
-        failpoint: Failpoint = unarmed,
-    ) -> None:
-        self._folder, self._runs, self._submission = folder, runs, submission
-        self._config, self._reached = config, failpoint
-        self.lineage = self._read()
-
-    @property
-    def pending(self) -> str | None:
-        """The dead run whose recovery is between steps 1 and 3: another one may have been submitted
-        and have begun already."""
-        kept = self.lineage
-        return kept.runs[-1] if kept is not None and kept.seen is not None else None
-
-    @property
-    def earlier(self) -> list[str]:
-        """The runs that another one has resumed."""
-        return self.lineage.runs[:-1] if self.lineage else []
-
-    def resume(self, run: str, reason: str, known: Mapping[str, str]) -> str | None:
-        """Return the run that resumes the dead `run`; None after RESUMES times.
-
-        known: the SuperLink's runs. Raises ProcessFailed if Flower accepts no run; try again later.
-        """
-        kept = self.lineage
-        if kept is None or kept.runs[-1] != run:
-            kept = RunRecovery(runs=[run])
-        if len(kept.runs) > RESUMES:
-            return None
-        new = None
-        if kept.seen is None:
-            kept = RunRecovery(runs=kept.runs, seen=sorted(known), reason=reason)
-            self._write(kept)
-            self._reached("resume-step-1")
-        else:
-            new = next((other for other in known if other not in kept.seen), None)
-        if new is None:
-            config = {**self._config, "resume": self._newest_with_checkpoint(kept.runs)}
-            new = self._submission.start(config, self._folder)
-            self._reached("resume-step-2")
-        self._write(RunRecovery(runs=[*kept.runs, new], reason=kept.reason))
-        self._reached("resume-step-3")
-        return new
-
-    def forget(self, run: str) -> None:
-        """Delete the lineage of `run`, which has finished."""
-        if self.lineage is not None and self.lineage.runs[-1] == run:
-            (self._folder / "lineage.json").unlink(missing_ok=True)
-            self.lineage = None
-
-    def _newest_with_checkpoint(self, runs: list[str]) -> str:
-        """Return the newest run with a checkpoint: a run that died early has none."""
-        with_one = (run for run in reversed(runs) if checkpoint.latest(self._runs, run))
-        return next(with_one, runs[-1])
-
-    def _write(self, lineage: RunRecovery) -> None:
-        write_atomic(self._folder / "lineage.json", lineage.encode())
-        self.lineage = lineage
-
-    def _read(self) -> RunRecovery | None:
-        path = self._folder / "lineage.json"
-        try:
-            found = RunRecovery.decode(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except MalformedRecord as exc:
-            log.warning("%s is ignored: %s", path, exc)
-            return None
-        return found if found.runs else None
 
 
 class RunTracker:
@@ -161,6 +60,7 @@ class RunTracker:
         self._finished: set[str] = set()
         self._starts: dict[str, float] = {}  # by run, wall time; 0 if it resumes another one
         self._failed: float | None = None
+        self._failure = ""
         self._refused, self._refusal = 0, ""  # the runs that one reason has refused in a row
         self._held_back: str | None = None
         self._wanted = self._folder / "superlink-wanted"
@@ -175,15 +75,19 @@ class RunTracker:
     @property
     def so_far(self) -> RunsSoFar:
         starts = tuple(filter(None, self._starts.values()))
-        return RunsSoFar(self._run is not None, starts, self._failed, self._refused, self._refusal)
+        return RunsSoFar(
+            self._run is not None, starts, self._failed, self._failure, self._refused, self._refusal
+        )
 
     def take(self, event: RoundEvent, *, live: bool = True) -> None:
         """Process an event of `rounds`; `live` is False for events from before this controller."""
         if event.kind == "asked":
             self.evidence.ask(event.reason, event.time_us / 1e6)
             return
+        if event.kind == "postponed":
+            return
         if event.kind == "rejected":
-            self._refuse(event.reason)
+            self._undo(event.reason)
         self._note_start(event)
         if event.run in self._finished or event.run in self._resumer.earlier:
             # "requested" may come after all other events of a short run, and a run that was resumed
@@ -203,19 +107,22 @@ class RunTracker:
         self._resumer.forget(event.run)
         if event.run == self._run:
             self._run = None
+        if (why := failure(event)) and not why.startswith(BY_USER) and RESUMED not in why:
+            self._undo(why)
         if live:
             log.info("run %s finished: %s", event.run, event.reason)
 
     def take_decision(self, decision: Decision) -> None:
-        """Process a decision: a version that its rollout takes back, of a run or imported, leaves
-        the causes of a run as they were, and counts as a run that was refused."""
+        """Process a decision: a version that its rollout takes back, of a run or imported, counts
+        as a run that was refused."""
         if decision.kind == "served":
             self._refused, self._refusal = 0, ""
         elif decision.kind == "rolled-back" and not decision.reason.startswith(MANUAL):
-            self.evidence.run_undone()
-            self._refuse(decision.reason)
+            self._undo(decision.reason)
 
-    def _refuse(self, reason: str) -> None:
+    def _undo(self, reason: str) -> None:
+        """Count the causes of a run again, of which nothing is served."""
+        self.evidence.run_undone()
         again = kind_of(reason) == kind_of(self._refusal)
         self._refused, self._refusal = self._refused + 1 if again else 1, reason
 
@@ -251,9 +158,8 @@ class RunTracker:
             if status == COMPLETED and self._completed != self._run:
                 self._completed = self._run  # its last events, sent before, may not be read yet
                 return
-            reason = f"the run ended without a result ({status})"
-            if status == STOPPED:
-                reason = f"stopped by a user ({status})"  # with `flwr stop`: do not resume it
+            ended = BY_USER if status == STOPPED else "the run ended without a result"
+            reason = f"{ended} ({status})"
             log.warning("run %s: %s", self._run, reason)
             new = None
             if status not in (COMPLETED, STOPPED):
@@ -283,7 +189,7 @@ class RunTracker:
                 reason = f"resumes run {dead}: {kept.reason}"
                 log.info("run %s %s", new, reason)
                 self._publish(producer, new, "requested", reason, resumed_from=dead)
-                self._publish(producer, dead, "finished", f"{kept.reason}; resumed by run {new}")
+                self._publish(producer, dead, "finished", f"{kept.reason}{RESUMED} {new}")
                 self._finished.add(dead)
         self._reached("resume-step-4")
         if last in self._finished and not self._resumer.pending:
@@ -298,6 +204,7 @@ class RunTracker:
         elif event.run not in self._starts:
             self._starts[event.run] = at = event.time_us / 1e6
             self.evidence.run_began(at)
+            self._held_back = None
 
     def start_if_due(self, producer: Producer) -> None:
         """Start a run if there is cause and no budget forbids it."""
@@ -305,7 +212,10 @@ class RunTracker:
         found = decide(self._rules, self.evidence, self.so_far, now, self._since)
         if found.held_back not in (None, self._held_back):
             log.info("a run is due (%s) but held back: %s", found.cause, found.held_back)
-        self._held_back = found.held_back
+            self._held_back = found.held_back
+            if self._run is None:
+                reason = f"{found.held_back}. It is due because {found.cause}"
+                self._publish(producer, "", "postponed", reason)
         self._due = found.start or found.soon
         if not found.start or self._superlink_starts():
             return
@@ -313,10 +223,11 @@ class RunTracker:
             run = self._submission.start(self._config, self._folder)
         except ProcessFailed as exc:
             log.error("a run is due (%s) but could not start: %s", found.cause, exc)
-            self._failed = now
+            self._failed, self._failure = now, str(exc)
             return
         self.evidence.run_began(now)
         self._starts[run] = now
+        self._held_back = None
         self._run, self._heard = run, self._clock()
         log.info("run %s: %s", run, found.cause)
         self._publish(producer, run, "requested", found.cause or "")

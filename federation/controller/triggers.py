@@ -15,11 +15,12 @@ A lasting condition causes one run. Drift is relative to a fixed reference and p
 model has learned the new data, so a device's drift counts again only after a report without it. A
 metric beyond its limit counts again once it was clearly within, or another model is served, or
 after `again_s`, because a run may have learned too little. Any run, whoever started it, answers all
-current causes, unless the rollout takes back what it made: then they count again.
+current causes, unless nothing of it is served: it ends without a candidate, the gate refuses it, or
+the rollout takes back what it made. Then they count again.
 
 Budgets delay a cause but do not remove it: one run at a time, `runs_per_day`, `min_interval_s`,
-which is twice as long with each run that the gate or the rollout refuses for the reason of the one
-before. A manual request is only limited by the first one. Times are wall-clock seconds, so that
+which is twice as long with each run of which nothing is served for the reason of the one before. A
+manual request is only limited by the first one. Times are wall-clock seconds, so that
 budgets outlive the controller's process.
 """
 
@@ -38,12 +39,13 @@ RETRY_S = 10.0  # after a run that could not be started
 @dataclass(frozen=True)
 class RunsSoFar:
     """The runs so far: `starts_s` of at least those of the last day and the last one, in any order;
-    `failed_s`, when one could not be started; how many of the last were `refused` for one
-    `reason`."""
+    `failed_s`, when one could not be started, and why (`failure`); how many of the last were
+    `refused` for one `reason`."""
 
     running: bool = False
     starts_s: tuple[float, ...] = ()
     failed_s: float | None = None
+    failure: str = ""
     refused: int = 0
     reason: str = ""
 
@@ -82,7 +84,8 @@ def decide(
     if runs.running:
         return TriggerDecision(cause, "a run is active")
     if runs.failed_s is not None and now_s - runs.failed_s < RETRY_S:
-        return TriggerDecision(cause, f"the last attempt failed less than {RETRY_S:.0f} s ago")
+        why = f"the last attempt failed less than {RETRY_S:.0f} s ago ({runs.failure})"
+        return TriggerDecision(cause, why)
     return TriggerDecision(cause, None if asked is not None else _budget(rules, runs, now_s))
 
 
@@ -130,7 +133,7 @@ def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
     if runs.refused < 2:
         return f"the last run began less than {wait_s:.0f} s ago (--min-interval)"
     return (
-        f"the last {runs.refused} runs were refused for one reason ({runs.reason}), so the next "
+        f"the last {runs.refused} runs had no result for one reason ({runs.reason}), so the next "
         f"one begins {wait_s:.0f} s after the last; more labels, another teacher or another "
         "Task.retrain may change it"
     )

@@ -294,6 +294,7 @@ class DeviceState(Document):
 
 RoundKind = Literal[
     "asked",
+    "postponed",
     "requested",
     "resumed",
     "invited",

@@ -24,6 +24,7 @@ BRIEF = 3  # windows: an alarm that lasts no longer is one line, and so are thos
 
 RUNS = {
     "asked": "run requested by a person",
+    "postponed": "a run is held back",
     "requested": "run {run} started",
     "resumed": "run {run} continues run {resumed_from}",
     "promoted": "run {run} passed the gate with {model}",

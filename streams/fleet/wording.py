@@ -98,6 +98,7 @@ def round_line(event: RoundEvent) -> str | None:
     where = _round(event)
     lines = {
         "asked": f"run requested by a person: {event.reason}",
+        "postponed": f"a run is held back: {event.reason}",
         "requested": f"run {event.run} started: {event.reason}",
         "resumed": f"run {event.run} resumed: {event.reason}",
         "invited": f"{where}: {event.reason}",

@@ -13,7 +13,7 @@ armed. The steps are numbered in:
     uplink-step-1..4   edge_client.uplink.uplink
     label-step-1..2    edge_client.samples.labels: labels are written to their queue
     round-step-1..8    federation.rounds.run: one run
-    resume-step-1..4   federation.controller.run_tracker: a dead run is resumed
+    resume-step-1..4   federation.controller.run_recovery: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published
     keys-step-1..4     streams.runtime.trust: another key signs
     score-step-1..9    streams.batch.jobs.job: a batch job

@@ -323,7 +323,9 @@ def test_a_restarted_controller_knows_todays_runs(
     stop.set()
     rig.start(runs_per_day=1)
     held = "1 runs began in the last 24 hours, 1 are allowed (--runs-per-day)"
-    rig.disagree_until(first, lambda: held in caplog.text)
+    rig.disagree_until(first, lambda: ("", "postponed") in rig.kinds())
+    due = f"agreement with the teacher of {first} is"
+    assert rig.reasons("postponed")[""].startswith(f"{held}. It is due because {due}")
     assert len(rig.flower.started) == 1
     assert caplog.text.count(held) == 1
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
-from federation.controller.run_tracker import RESUMES, Resumer
+from federation.controller.run_recovery import RESUMES, Resumer
 from federation.rounds import checkpoint
 from federation.rounds.checkpoint import About, Checkpoint, Lasting
 from streams.contract.errors import ProcessFailed

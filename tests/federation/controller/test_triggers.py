@@ -11,6 +11,7 @@ from federation.controller.flwr_cli import Flwr, Submission
 from federation.controller.run_tracker import RunTracker
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide, kind_of
 from streams.contract.decisions import ZERO, Decision, Kind
+from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
 from streams.fleet.agreement import SeenReports
@@ -302,8 +303,12 @@ def test_budgets_hold_back_and_say_which() -> None:
             "the last run began less than 60 s ago (--min-interval)",
         ),
         (RULES, RunsSoFar(False, (NOW - 61,)), None),
-        (RULES, RunsSoFar(False, (), NOW - 9), "the last attempt failed less than 10 s ago"),
-        (RULES, RunsSoFar(False, (), NOW - 11), None),
+        (
+            RULES,
+            RunsSoFar(False, (), NOW - 9, "no route"),
+            "the last attempt failed less than 10 s ago (no route)",
+        ),
+        (RULES, RunsSoFar(False, (), NOW - 11, "no route"), None),
         (
             TriggerRules(0.9, runs_per_day=2),
             RunsSoFar(False, (NOW - 3600, NOW - 7200, NOW - 90_000)),
@@ -378,7 +383,7 @@ def test_a_reason_that_refuses_again_makes_runs_wait_twice_as_long() -> None:
         RULES, evidence(*LOW), RunsSoFar(starts_s=(NOW,), refused=3, reason="why"), NOW + 61, NOW
     )
     assert held.held_back is not None
-    assert "refused for one reason (why)" in held.held_back
+    assert "had no result for one reason (why)" in held.held_back
     assert "more labels" in held.held_back
 
 
@@ -400,6 +405,36 @@ def test_a_version_that_its_rollout_takes_back_leaves_the_cause_of_its_run(
     runs.evidence = evidence(*LOW)
     runs.evidence.run_began(NOW)
     runs.take_decision(decision(kind, why))
+    for n in range(2, 6):
+        for report in both(n, 40):
+            runs.evidence.add_window(report)
+    assert (reason(runs.evidence) is not None) is counts
+    assert runs.so_far.refused == refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "counts", "refused"),
+    [
+        ("rejected", "on devices 0.80 → 0.80 gains less than 0.010", True, 1),
+        ("finished", "1 of 3 devices answered in time", True, 1),
+        ("finished", "promoted: on devices 0.80 → 0.90", False, 0),
+        ("finished", "stopped by a user (finished:stopped)", False, 0),
+        (
+            "finished",
+            "the run ended without a result (failed); resumed by run 8",
+            False,
+            0,
+        ),
+    ],
+)
+def test_a_run_of_which_nothing_is_served_leaves_its_cause(
+    tmp_path: Path, kind: RoundKind, why: str, counts: bool, refused: int
+) -> None:
+    flower = Submission(Flwr("flwr", "local", {}), tmp_path)
+    runs = RunTracker("t", tmp_path, flower, {}, RULES, lambda: NOW, unarmed)
+    runs.evidence = evidence(*LOW)
+    runs.take(RoundEvent(run="7", kind="requested", time_us=round(NOW * 1e6)))
+    runs.take(RoundEvent(run="7", kind=kind, time_us=round(NOW * 1e6), reason=why))
     for n in range(2, 6):
         for report in both(n, 40):
             runs.evidence.add_window(report)
