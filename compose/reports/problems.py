@@ -216,7 +216,7 @@ def _learning(status: Status) -> Iterator[Problem]:
         text = short_runs(f"The gate refused run {judged[-1].run}: {judged[-1].reason}")
         yield Problem("note", text, page="/learning", since_us=judged[-1].time_us)
     starts = [event for event in status.view.rounds if event.kind in ("postponed", "requested")]
-    if starts and starts[-1].kind == "postponed":
+    if starts and starts[-1].kind == "postponed" and status.view.present(status.now_s):
         text = short_runs(f"A run is held back: {starts[-1].reason}")
         yield Problem("note", text, page="/learning", since_us=starts[-1].time_us)
 

@@ -94,7 +94,8 @@ def counted_as(event: RoundEvent) -> str:
 
 
 def round_line(event: RoundEvent) -> str | None:
-    """Return one line about a step of a run; None for a step that is too small to show."""
+    """Return one line about a step of a run; None for a step that is too small to show. Why a run
+    passed the gate is in the line of its release."""
     where = _round(event)
     lines = {
         "asked": f"run requested by a person: {event.reason}",
@@ -106,7 +107,7 @@ def round_line(event: RoundEvent) -> str | None:
         "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
         "aggregated": f"{where}: updates aggregated, {counted(event.samples, 'sample')}",
         "evaluated": f"{where}: {evaluation(event.metrics, event.metric)}",
-        "promoted": f"run {event.run} passed the gate, version {event.model}: {event.reason}",
+        "promoted": f"run {event.run} passed the gate, version {event.model}",
         "rejected": f"run {event.run} refused by the gate: {event.reason}",
     }
     if why := failure(event):

@@ -156,9 +156,12 @@ def test_status_says_when_nothing_is_scored(
 
 def test_status_says_what_holds_a_run_back_until_one_starts() -> None:
     why = "the last run began less than 60 s ago (--min-interval). It is due because d0 drifts"
-    waiting = step("requested", "7"), step("postponed", "", time_us=2, reason=why)
+    waiting = (
+        heard("d0", 1), step("requested", "7"), step("postponed", "", time_us=2, reason=why)
+    )  # fmt: skip
     assert f"A run is held back: {why}" in " ".join(printed(status_of(*waiting)).split())
     assert "held back" not in printed(status_of(*waiting, step("requested", "8", time_us=3)))
+    assert "held back" not in printed(status_of(*waiting, heard("d0", 0, phase="stopped")))
 
 
 def test_status_names_problems_with_what_to_do_and_json_has_them_too() -> None:
