@@ -244,10 +244,10 @@ def read_output(output: str | Path) -> "Dataset":
     /nowhere has no output of a batch job: Parquet, JSON Lines or CSV in a folder, or a Delta table
     """
     import pyarrow.dataset as ds
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    from streams.batch.sources.places import find, is_url, store_of
+    from streams.batch.sources.places import find, is_url
     from streams.contract.errors import UsageError
+    from streams.runtime.files import arrow_files
 
     place = str(output)
     if not is_url(place) and (Path(place) / "_delta_log").is_dir():
@@ -258,9 +258,8 @@ def read_output(output: str | Path) -> "Dataset":
     for suffix, kind in KINDS.items():
         parts, files = [path for path in found if path.endswith(suffix)], None
         if parts and is_url(place):
-            with store_of(place) as (store, _):
-                parts = [store._strip_protocol(part) for part in parts]
-                files = PyFileSystem(FSSpecHandler(store))
+            parts = [part.removeprefix(place.rstrip("/") + "/") for part in parts]
+            files = arrow_files(place)
         if parts:
             return ds.dataset(parts, format=kind, filesystem=files)
     raise UsageError(
