@@ -133,9 +133,10 @@ def complete(
 
 def example(channels: Sequence[str], count: int, samples: int, seed: int = 0) -> np.ndarray:
     """Return made-up segments (count, channels, samples) float32 that a model can answer: indices
-    of categories, hours and weekdays, and else normal numbers."""
+    of categories, hours and weekdays, and else positive numbers, of which a model may take the
+    logarithm."""
     dice = np.random.default_rng(seed)
-    found = dice.standard_normal((count, len(channels), samples))
+    found = np.abs(dice.standard_normal((count, len(channels), samples)))
     most = {"hour": 24, "weekday": 7, "since": 2}
     for i, channel in enumerate(channels):
         if isinstance(channel, Category):

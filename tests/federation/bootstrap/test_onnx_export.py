@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from compose.preflight import try_models
 from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation.quantization import run_graph
 from streams.contract.errors import TaskError
@@ -54,6 +57,31 @@ class Branching(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.layer(x.flatten(1))
         return out if float(x.sum()) > 0 else -out
+
+
+class Amounts(nn.Module):
+    """What takes a logarithm answers NaN to some numbers, as of no amount."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(40, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(torch.log(x.flatten(1) + 0.1))
+        return found
+
+
+def test_a_model_that_takes_logarithms_is_exported_and_checked(tiny: Task) -> None:
+    task = replace(tiny, name="amounts", build_model=Amounts)
+    torch.manual_seed(0)
+    model = Amounts()
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    graph, amounts = export_graph(task, model), np.abs(probe(task, 3))
+    found = run_graph(graph, amounts, weights)
+    np.testing.assert_allclose(found, predict(model, amounts), atol=1e-4)
+    assert np.isfinite(found).all()
+    report = try_models(task)  # two steps on made-up segments
+    assert report.parameters == 123
 
 
 def test_a_model_that_has_no_graph_is_named(tiny: Task) -> None:
