@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from streams.contract.task import Answered, Count, Task
+from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import OUT_OF_ORDER, label_fits, segments_of
 from streams.segments.survey import READINGS, Survey, own_line
@@ -192,6 +193,7 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
     if counts and missing:
         text = f"no label of {', '.join(missing)} in the readings that were looked at"
         found.append(Finding("warning", "classes", text, "later readings may have it"))
+    found += _of_retrain(task, counts)
     share = task.training.label_share
     if task.source == "recorded" and counts and share < 1 and task.outcomes is None:
         text = f"a device learns from {share:.0%} of its true labels and is measured on the others"
@@ -213,6 +215,19 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         )
         found.append(Finding("warning", "window", text, "longer windows say more"))
     return found
+
+
+def _of_retrain(task: Task, counts: Counter[str]) -> Iterator[Finding]:
+    """Of rare classes: whether answers that know the classes' shares alone start no run."""
+    if window_metric(task) != "brier" or not counts:
+        return
+    chance = (1 - sum((count / counts.total()) ** 2 for count in counts.values())) / 2
+    if chance <= (limit := retrain_limit(task)):
+        text = (
+            f"who always answers the classes' shares has a Brier distance of {chance:.2g}, and no "
+            f"run starts below {limit:g}"
+        )
+        yield Finding("warning", "retrain", text, f"set retrain={chance / 2:.1g}")
 
 
 def outcome_finding(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -222,3 +223,27 @@ def test_silence_that_closes_a_sparse_live_count_is_named() -> None:
     assert "10 s of silence close a window, readings come every 60 s" in found
     for other in ({"idle_close_s": 90.0}, {"source": "recorded"}, {"readings": sound}):
         assert not [t for t in said(replace(live, **other)) if "idle_close_s" in t]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"metric": "average_precision"}, True),
+        ({"metric": "average_precision", "retrain": 0.01}, False),
+        ({"metric": "accuracy"}, False),
+    ],
+)
+def test_a_class_so_rare_that_no_run_would_start_is_named(
+    changes: dict[str, Any], warned: bool
+) -> None:
+    def rare(device: str) -> Iterator[Reading]:
+        for i, reading in enumerate(sound(device)):
+            yield reading._replace(label=int(i >= 193))  # 3.5 %
+
+    task = replace(tiny, classes=("sound", "fraud"), readings=rare, **changes)
+    found = [text for text in said(task) if "retrain" in text]
+    assert len(found) == warned
+    if warned:
+        assert (
+            "a Brier distance of 0.034, and no run starts below 0.05: set retrain=0.02" in found[0]
+        )
