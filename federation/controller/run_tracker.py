@@ -11,6 +11,7 @@ file. After a crash a controller keeps or removes it by the runs on `rounds`.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -65,6 +66,7 @@ class RunTracker:
         self._held_back: str | None = None
         self._wanted = self._folder / "superlink-wanted"
         self._due = False
+        self._cause: str | None = None  # of a run that waits for the SuperLink
         self._away_since: float | None = None
 
     @property
@@ -117,6 +119,7 @@ class RunTracker:
         as a run that was refused."""
         if decision.kind == "served":
             self._refused, self._refusal = 0, ""
+            self._cause = None
         elif decision.kind == "rolled-back" and not decision.reason.startswith(MANUAL):
             self._undo(decision.reason)
 
@@ -130,6 +133,7 @@ class RunTracker:
         """Say whether a run needs the SuperLink."""
         if self._run is None and not self._due:
             self._wanted.unlink(missing_ok=True)
+            self._away_since = None
         elif not self._wanted.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._wanted.touch()
@@ -204,12 +208,15 @@ class RunTracker:
         elif event.run not in self._starts:
             self._starts[event.run] = at = event.time_us / 1e6
             self.evidence.run_began(at)
-            self._held_back = None
+            self._held_back = self._cause = None
 
     def start_if_due(self, producer: Producer) -> None:
-        """Start a run if there is cause and no budget forbids it."""
+        """Start a run if there is cause and no budget forbids it. A cause that has come stays while
+        the SuperLink starts."""
         now = self._wall()
         found = decide(self._rules, self.evidence, self.so_far, now, self._since)
+        if found.cause is None and self._run is None:
+            found = replace(found, cause=self._cause)
         if found.held_back not in (None, self._held_back):
             log.info("a run is due (%s) but held back: %s", found.cause, found.held_back)
             self._held_back = found.held_back
@@ -217,7 +224,10 @@ class RunTracker:
                 reason = f"{found.held_back}. It is due because {found.cause}"
                 self._publish(producer, "", "postponed", reason)
         self._due = found.start or found.soon
-        if not found.start or self._superlink_starts():
+        if not found.start:
+            return
+        self._cause = found.cause if self._superlink_starts() else None
+        if self._cause is not None:
             return
         try:
             run = self._submission.start(self._config, self._folder)

@@ -1,21 +1,15 @@
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.controller.fleet_evidence import RECENT, FleetEvidence, TriggerRules
-from federation.controller.flwr_cli import Flwr, Submission
-from federation.controller.run_tracker import RunTracker
 from federation.controller.triggers import RunsSoFar, TriggerDecision, decide, kind_of
-from streams.contract.decisions import ZERO, Decision, Kind
-from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ClassAgreement, DriftReport, ModelWindow, WindowReport
 from streams.fleet.agreement import SeenReports
-from streams.runtime.failpoints import unarmed
 from tests.rig.made_up.documents import window_report
 
 RULES = TriggerRules(limit=0.9, min_events=100, min_devices=2, patience=2, drift_windows=3)
@@ -57,12 +51,6 @@ def test_true_labels_judge_where_no_teacher_is_asked() -> None:
     assert seen(correct=19).cause is None
     nothing = evidence(*(unscored(window(d, 0, 0), 0, 0) for d in ("d0", "d1")))
     assert (nothing.events, nothing.devices) == (0, 0)
-
-
-def decision(kind: Kind, reason: str) -> Decision:
-    known = {"task": "t", "task_version": 1, "seq": 1, "prev": ZERO, "key": "0" * 16}
-    about = {"kind": kind, "reason": reason, "time_us": 1, "standing": {}}
-    return Decision.of_fields(known | about)
 
 
 def both(number: int, agreeing: int, model: str = "1-a") -> list[WindowReport]:
@@ -385,61 +373,6 @@ def test_a_reason_that_refuses_again_makes_runs_wait_twice_as_long() -> None:
     assert held.held_back is not None
     assert "had no result for one reason (why)" in held.held_back
     assert "more labels" in held.held_back
-
-
-@pytest.mark.parametrize(
-    ("kind", "why", "counts", "refused"),
-    [
-        ("rolled-back", "canary failed: 3 devices, 22 windows", True, 2),
-        ("rolled-back", "manual: I know better", False, 1),
-        ("stage", "canary passed", False, 1),
-        ("served", "canary passed", False, 0),
-    ],
-)
-def test_a_version_that_its_rollout_takes_back_leaves_the_cause_of_its_run(
-    tmp_path: Path, kind: Kind, why: str, counts: bool, refused: int
-) -> None:
-    flower = Submission(Flwr("flwr", "local", {}), tmp_path)
-    runs = RunTracker("t", tmp_path, flower, {}, RULES, lambda: NOW, unarmed)
-    runs.take_decision(decision("rolled-back", "canary failed: 2 devices, 9 windows"))
-    runs.evidence = evidence(*LOW)
-    runs.evidence.run_began(NOW)
-    runs.take_decision(decision(kind, why))
-    for n in range(2, 6):
-        for report in both(n, 40):
-            runs.evidence.add_window(report)
-    assert (reason(runs.evidence) is not None) is counts
-    assert runs.so_far.refused == refused
-
-
-@pytest.mark.parametrize(
-    ("kind", "why", "counts", "refused"),
-    [
-        ("rejected", "on devices 0.80 → 0.80 gains less than 0.010", True, 1),
-        ("finished", "1 of 3 devices answered in time", True, 1),
-        ("finished", "promoted: on devices 0.80 → 0.90", False, 0),
-        ("finished", "stopped by a user (finished:stopped)", False, 0),
-        (
-            "finished",
-            "the run ended without a result (failed); resumed by run 8",
-            False,
-            0,
-        ),
-    ],
-)
-def test_a_run_of_which_nothing_is_served_leaves_its_cause(
-    tmp_path: Path, kind: RoundKind, why: str, counts: bool, refused: int
-) -> None:
-    flower = Submission(Flwr("flwr", "local", {}), tmp_path)
-    runs = RunTracker("t", tmp_path, flower, {}, RULES, lambda: NOW, unarmed)
-    runs.evidence = evidence(*LOW)
-    runs.take(RoundEvent(run="7", kind="requested", time_us=round(NOW * 1e6)))
-    runs.take(RoundEvent(run="7", kind=kind, time_us=round(NOW * 1e6), reason=why))
-    for n in range(2, 6):
-        for report in both(n, 40):
-            runs.evidence.add_window(report)
-    assert (reason(runs.evidence) is not None) is counts
-    assert runs.so_far.refused == refused
 
 
 def test_figures_do_not_make_another_reason() -> None:
