@@ -47,9 +47,8 @@ class GroupPosition:
 
 @dataclass(frozen=True)
 class GroupState:
-    """A group's place in a topic; members: its processes, None where it must not be asked for
-    them; keeps_s: after how long the topic deletes a message, None for never, or if the broker does
-    not tell."""
+    """A group's place in a topic; members: its processes; keeps_s: after how long the topic deletes
+    a message, None for never. Both are None if the broker does not tell."""
 
     positions: list[GroupPosition]
     members: int | None
@@ -195,11 +194,10 @@ def group_state(
 
 def _members(admin: KafkaAdminClient, group: str) -> int | None:
     try:
-        return len(admin.describe_groups([group])[group]["members"])
-    except kafka_errors.GroupIdNotFoundError:
-        return 0
-    except (kafka_errors.GroupAuthorizationFailedError, kafka_errors.UnsupportedVersionError):
+        found = admin.describe_groups([group])[group]
+    except kafka_errors.UnsupportedVersionError:
         return None
+    return len(found["members"]) if found["group_state"] else None  # "Dead" where there is none
 
 
 def _retention_s(admin: KafkaAdminClient, topic: str) -> float | None:
