@@ -247,6 +247,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._app.finalize()
+        faust_patches.patch_tables(self._app.tables)
         faust_patches.patch_consumer(self._app.consumer)
         await self._app.start()
         flushing = asyncio.create_task(self._flush_until_stopped())

@@ -17,6 +17,7 @@ Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decisio
 6. Livelocks. Faust's detector, which only logs, reads positions of partitions that have none in the
    first moments of an assignment, and this ends the consumer.
 7. Speed. aiokafka's check sums take a tenth of reading; it stops to read a socket after 128 KB.
+8. Tables. Faust's start waits a second for an application's tables; a worker has none.
 """
 
 import asyncio
@@ -123,6 +124,15 @@ def patch_aiokafka() -> None:
     fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
     fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
+
+
+def patch_tables(tables: Any) -> None:
+    """Let Faust's start not wait for tables: 8."""
+
+    async def sleep(_seconds: float) -> None:
+        return None
+
+    tables.sleep = sleep  # it sleeps nowhere else
 
 
 def patch_consumer(consumer: Any) -> None:

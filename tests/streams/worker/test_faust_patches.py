@@ -6,6 +6,7 @@ import time
 import uuid
 from types import SimpleNamespace
 
+import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher
@@ -15,7 +16,13 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
 from streams.worker import faust_patches
-from streams.worker.faust_patches import EMPTY_S, FULL_S, patch_aiokafka, patch_consumer
+from streams.worker.faust_patches import (
+    EMPTY_S,
+    FULL_S,
+    patch_aiokafka,
+    patch_consumer,
+    patch_tables,
+)
 
 IDLE = SimpleNamespace(_records={}), None, 0, None  # what a fetcher without messages is given
 
@@ -60,6 +67,15 @@ def test_where_all_queues_are_full_nothing_is_asked_for() -> None:
     patch_consumer(consumer)
     assert asyncio.run(consumer._wait_next_records(1.0)) == ({}, set())
     assert consumer.asked == []
+
+
+def test_a_start_waits_for_no_tables() -> None:
+    async def sleep() -> None:
+        tables = faust.App("tables", broker="kafka://127.0.0.1:1", store="memory://").tables
+        patch_tables(tables)
+        await asyncio.wait_for(tables.sleep(3600.0), 60.0)
+
+    asyncio.run(sleep())  # else a TimeoutError
 
 
 @pytest.mark.parametrize(("after_s", "answer", "pauses"), [
