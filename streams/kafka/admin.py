@@ -82,9 +82,8 @@ def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
     wanted = {spec.name: spec for spec in specs}
     with _connected(settings, bootstrap_timeout_ms=10_000) as admin:
         missing = set(wanted) - set(admin.list_topics())
-        copies = _copies(admin, settings) if missing else Copies()
-        for name in sorted(missing):
-            _create(admin, settings, wanted[name], copies)
+        if new := [wanted[name] for name in sorted(missing)]:
+            _create(admin, settings, new, _copies(admin, settings))
         if there := [wanted[name] for name in sorted(set(wanted) - missing)]:
             _check_partitions(admin, settings, there)
             _check_configs(admin, settings, there)
@@ -161,25 +160,28 @@ def _copies(admin: KafkaAdminClient, settings: BrokerSettings) -> Copies:
 
 
 def _create(
-    admin: KafkaAdminClient, settings: BrokerSettings, spec: TopicSpec, copies: Copies
+    admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec], copies: Copies
 ) -> None:
-    configs = dict(spec.configs)
-    if copies.min_insync is not None:
-        configs["min.insync.replicas"] = str(copies.min_insync)
+    """Create topics by one request."""
+    more = {} if copies.min_insync is None else {"min.insync.replicas": str(copies.min_insync)}
     options = {
-        "num_partitions": spec.partitions,
-        "replication_factor": copies.replication or -1,
-        "configs": configs,
+        spec.name: {
+            "num_partitions": spec.partitions,
+            "replication_factor": copies.replication or -1,
+            "configs": {**spec.configs, **more},
+        }
+        for spec in specs
     }
-    try:
-        admin.create_topics({spec.name: options})
-    except kafka_errors.TopicAlreadyExistsError:  # created at the same time
-        pass
-    except kafka_errors.InvalidReplicationFactorError as exc:
-        raise UsageError(
-            f"{settings.bootstrap} cannot keep {copies.replication} copies of {spec.name} now: "
-            "start its other brokers, or lower TIDEWHEEL_KAFKA_REPLICATION"
-        ) from exc
+    for made in admin.create_topics(options, raise_errors=False)["topics"]:
+        error = kafka_errors.for_code(made["error_code"])
+        if error in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+            continue  # created, or by another at the same time
+        if error is kafka_errors.InvalidReplicationFactorError:
+            raise UsageError(
+                f"{settings.bootstrap} cannot keep {copies.replication} copies of {made['name']} "
+                "now: start its other brokers, or lower TIDEWHEEL_KAFKA_REPLICATION"
+            )
+        raise error(f"{made['name']}: {made['error_message']}")
 
 
 def group_state(

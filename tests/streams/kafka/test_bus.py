@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 
-from streams.contract.errors import TopicMissing, UsageError
+from streams.contract.errors import BrokerUnavailable, TopicMissing, UsageError
 from streams.contract.topics import TopicSpec, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.patches import EMPTY_S
@@ -38,6 +39,23 @@ def test_topics_that_are_as_asked_are_left_alone(broker: BrokerSettings) -> None
     ensure_topics(broker, specs[:3])
     ensure_topics(broker, specs)
     ensure_topics(broker, specs)
+
+
+def test_topics_that_another_creates_at_the_same_time_keep_no_others_from_being_created(
+    broker: BrokerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [spec() for _ in range(3)]
+    ensure_topics(broker, specs[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaAdminClient, "list_topics", lambda _self: [])
+        ensure_topics(broker, specs)
+    listed(broker, specs[2].name)
+
+
+@pytest.mark.kafka
+def test_a_topic_that_a_broker_refuses_to_create_is_named(kafka: BrokerSettings) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"refuses: InvalidTopicError: .*in vain"):
+        ensure_topics(kafka, [spec(), spec(name="in vain")])
 
 
 def test_another_number_of_partitions_is_named(broker: BrokerSettings) -> None:
