@@ -60,7 +60,7 @@ def line(n: int, task: Task) -> str:
 def test_json_of_plain_producers_is_scored_and_stored_once(
     kafka: BrokerSettings, tmp_path: Path, producer: str
 ) -> None:
-    with fleet(kafka, tmp_path) as served:
+    with fleet(kafka, tmp_path, idle_close_s=0.5) as served:
         served.start()
         served.ready("w0", list(range(PARTITIONS)))
         channels, samples = served.task.segment_shape
@@ -96,7 +96,7 @@ def test_json_of_plain_producers_is_scored_and_stored_once(
 def test_its_events_are_scored_and_its_windows_reported(
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:
-    with fleet(kafka, tmp_path) as served:
+    with fleet(kafka, tmp_path, idle_close_s=0.5) as served:
         served.start()
         channels, samples = served.task.segment_shape
         words = [kafka.bootstrap, served.task.id, channels, samples, served.task.outputs, 60]
@@ -113,7 +113,7 @@ def test_its_events_are_scored_and_its_windows_reported(
 def test_events_that_are_refused_end_it_with_the_reason(
     kafka: BrokerSettings, tmp_path: Path
 ) -> None:
-    with fleet(kafka, tmp_path) as served:
+    with fleet(kafka, tmp_path, idle_close_s=0.5) as served:
         served.start()
         channels, samples = served.task.segment_shape
         words = [kafka.bootstrap, served.task.id, channels, samples + 1, served.task.outputs]

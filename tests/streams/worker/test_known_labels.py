@@ -31,7 +31,7 @@ JOINED = 'select device, label[1], epoch_us(told) - epoch_us("time") from labell
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path) as made:
+    with fleet(kafka, tmp_path, idle_close_s=0.5) as made:
         made.start()
         made.ready("w0", list(range(PARTITIONS)))
         yield made

@@ -22,7 +22,7 @@ DEVICE = device_on(0, 1)
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path, partitions=1, source="live") as made:
+    with fleet(kafka, tmp_path, partitions=1, source="live", idle_close_s=0.5) as made:
         yield made
 
 

@@ -32,7 +32,7 @@ def test_a_worker_scores_publishes_and_commits_behind_each_door(
 ) -> None:
     settings = secure_node.settings(door)
     into_environment(settings, monkeypatch)
-    with fleet(settings, tmp_path) as served:
+    with fleet(settings, tmp_path, idle_close_s=0.5) as served:
         worker = served.start()
         served.ready("w0", list(range(PARTITIONS)))
         for first in range(0, 60, 10):
@@ -48,7 +48,7 @@ def test_a_worker_with_a_wrong_password_says_so_and_waits(
 ) -> None:
     settings = secure_node.settings("scram-password", password="wrong")
     into_environment(settings, monkeypatch)
-    with fleet(settings, tmp_path) as served:
+    with fleet(settings, tmp_path, idle_close_s=0.5) as served:
         worker = served.start()
         until(lambda: "TIDEWHEEL_KAFKA_PASSWORD" in served.log("w0"), "what to do")
         assert worker.poll() is None

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
@@ -40,9 +41,9 @@ def value(kind: pa.DataType, number: int) -> object:
     return str(number) if pa.types.is_string(kind) else pa.scalar(number, pa.int32()).cast(kind)
 
 
-def fill(place: Place) -> None:
+def fill(place: Place, folder: Path) -> None:
     """Write many small files, as many commits leave them."""
-    table, schema = open_table(place, SCORES), store_schema()
+    table, schema = open_table(folder, SCORES), store_schema()
     for number in range(FILES):
         columns = {
             field.name: pa.array([value(field.type, at) for at in range(ROWS)], field.type)
@@ -52,10 +53,12 @@ def fill(place: Place) -> None:
         rows = pa.table(columns, schema=schema)
         rows = rows.set_column(at, schema.field(at), pa.array([number % 2] * ROWS, pa.int32()))
         write_deltalake(table, rows, mode="append")
+    if place != folder:
+        fsspec.filesystem("s3").put(f"{folder}/", f"{place}/", recursive=True)
 
 
-def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place) -> None:
-    fill(place)
+def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place, tmp_path: Path) -> None:
+    fill(place, tmp_path / "a store")
     assert server_account(place) == {}  # a worker is at making the tables
     for table in ("drops", "labels", "aged"):
         open_table(place, table)

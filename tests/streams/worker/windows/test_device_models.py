@@ -131,7 +131,7 @@ def test_events_are_answered_once_over_crashes() -> None:
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path, answer_by="worker") as made:
+    with fleet(kafka, tmp_path, idle_close_s=0.5, answer_by="worker") as made:
         ensure_topics(kafka, topic_specs(made.task.id, made.partitions))
         yield made
 
