@@ -13,6 +13,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import Training, load_task
 from tests.compose.cli import test_cli
 from tests.compose.cli.test_cli import ROOT, TINY
+from tests.rig.processes.forks import executed
 
 
 def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -109,12 +110,13 @@ def test_what_cannot_work_ends_with_1_and_advice(
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
 
 
-@pytest.mark.usefixtures("executed")  # a forked process has torch
 def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(tmp_path: Path) -> None:
     line = "from torch import nn"
     reference = changed(tmp_path, "import random\n", f"import random\n{line}\n")
     at = (tmp_path / "mine.py").read_text().splitlines().index(line) + 1
-    said = " ".join(tidewheel(tmp_path, "check", reference, code=1).stdout.split())
+    with executed():  # a forked process has torch
+        done = tidewheel(tmp_path, "check", reference, code=1)
+    said = " ".join(done.stdout.split())
     assert f"importing the file needs torch ({tmp_path / 'mine.py'}:{at})" in said.replace("│ ", "")
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,14 @@ def tidewheel(
         [PROGRAM, *map(str, words)], cwd=folder, env=environ_in(folder, env), input=given,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+
+
+def together(
+    *commands: list[str], folder: Path, **env: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands at the same time: each waits for something that is not there."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda words: tidewheel(*words, folder=folder, **env), commands))
 
 
 def installed(*words: str | Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -186,11 +195,15 @@ def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{port_without_listener()}"
-    done = tidewheel("status", TINY, "--kafka", address, folder=tmp_path)
-    fails(done, 1, address, "--kafka HOST:PORT")
-    fails(tidewheel("status", TINY, folder=tmp_path, TIDEWHEEL_KAFKA=address), 1, address)
-    fails(tidewheel("train", TINY, "--kafka", address, folder=tmp_path), 1, address)
+    address, other = (f"127.0.0.1:{port_without_listener()}" for _ in range(2))
+    named = ["--kafka", address]
+    shown, trained, found = together(
+        ["status", TINY, *named], ["train", TINY, *named], ["status", TINY],
+        folder=tmp_path, TIDEWHEEL_KAFKA=other,
+    )  # fmt: skip
+    fails(shown, 1, address, "--kafka HOST:PORT")
+    fails(trained, 1, address)
+    fails(found, 1, other)
 
 
 def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) -> None:

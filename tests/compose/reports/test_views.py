@@ -30,7 +30,7 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.kafka.settings import BrokerSettings
-from tests.compose.cli.test_cli import TINY, port_without_listener, tidewheel
+from tests.compose.cli.test_cli import TINY, port_without_listener, together
 from tests.compose.messages import KEY, TASK, received, release, state, step, window
 from tests.rig.made_up.tiny_task import task as tiny
 
@@ -226,15 +226,17 @@ def test_without_a_broker_status_and_timeline_show_what_up_saw_last(tmp_path: Pa
     following.keep(path)
     following.keep(tmp_path / "no" / "file")  # a folder that is gone ends nothing
     assert last_seen(path) is not None
-    done = tidewheel("status", *words, folder=tmp_path)
-    assert "what `tidewheel up` saw last" in done.stderr
-    found = json.loads(done.stdout)
+    shown, lines, newest = together(
+        ["status", *words], ["timeline", *words], ["timeline", *words, "--since", "1s"],
+        folder=tmp_path,
+    )  # fmt: skip
+    assert "what `tidewheel up` saw last" in shown.stderr
+    found = json.loads(shown.stdout)
     assert [device["device"] for device in found["devices"]] == ["d0"]
     assert (found["windows"], found["rounds"]["promoted"]) == (1, 1)
-    done = tidewheel("timeline", *words, folder=tmp_path)
-    kinds = {json.loads(line)["kind"] for line in done.stdout.splitlines()}
+    kinds = {json.loads(line)["kind"] for line in lines.stdout.splitlines()}
     assert {"run", "decision"} <= kinds
-    assert tidewheel("timeline", *words, "--since", "1s", folder=tmp_path).stdout == ""
+    assert newest.stdout == ""
     assert encode(view_of(), 1)
 
 
