@@ -126,13 +126,13 @@ def patch_aiokafka() -> None:
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
 
 
+async def nothing(*_given: object) -> None:
+    return None
+
+
 def patch_tables(tables: Any) -> None:
     """Let Faust's start not wait for tables: 8."""
-
-    async def sleep(_seconds: float) -> None:
-        return None
-
-    tables.sleep = sleep  # it sleeps nowhere else
+    tables.sleep = nothing  # it sleeps nowhere else
 
 
 def patch_consumer(consumer: Any) -> None:
@@ -146,8 +146,5 @@ def patch_consumer(consumer: Any) -> None:
             await asyncio.sleep(FULL_S)
             return {}, set()
         return await usual(min(timeout_s, FULL_S))
-
-    async def nothing() -> None:
-        return None
 
     consumer._wait_next_records, consumer.verify_all_partitions_active = wait, nothing
