@@ -27,7 +27,7 @@ from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
 from streams.runtime.files import ObjectStore
 from tests.rig.made_up.killed import Killed
-from tests.rig.made_up.model_files import FORMS, TINY, exported
+from tests.rig.made_up.model_files import FORMS, TINY, exported, few
 from tests.rig.unwrap import unwrap
 
 
@@ -87,7 +87,8 @@ def test_another_graph_is_a_candidate_and_another_teacher(
     torch.manual_seed(3)
     first = exported(tiny, tiny.build_model(), tmp_path / "first.onnx")
     second = FORMS[form](tiny, better, tmp_path / "second.file")
-    task = replace(tiny, build_model=OnnxFile(first), build_teacher=None, may_trade_classes=True)
+    given = OnnxFile(first)
+    task = replace(few(tiny), build_model=given, build_teacher=None, may_trade_classes=True)
     registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
     prepare(TINY, task, registry, key, tmp_path / "cache")
     verdict, model = import_candidate(task, registry, key, second)
@@ -132,7 +133,7 @@ def test_killed_before_any_write_the_fleet_has_what_it_had_and_the_command_can_b
     tiny: Task, key: Ed25519PrivateKey, tmp_path: Path, better: nn.Module, command: str, form: str
 ) -> None:
     path, first = tmp_path / "model.file", tmp_path / "first.safetensors"
-    task = replace(tiny, build_teacher=None, may_trade_classes=True)
+    task = replace(few(tiny), build_teacher=None, may_trade_classes=True)
     if form == "weights":
         torch.manual_seed(3)
         first.write_bytes(to_safetensors(tiny.build_model().state_dict()))

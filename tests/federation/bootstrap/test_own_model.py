@@ -28,7 +28,7 @@ from streams.contract.task import Device, OnnxFile, Reading, Segment, Task
 from streams.learning.learning import PerSegment, predict, to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
-from tests.rig.made_up.model_files import FORMS, TINY, Runs, jit
+from tests.rig.made_up.model_files import FORMS, TINY, Runs, few, jit
 from tests.rig.unwrap import unwrap
 
 # --- files of weights -----------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_the_first_model_has_the_weights_of_a_file_and_pilots_need_no_labels(
         known = device.startswith("held")
         return [r if known else r._replace(label=None) for r in tiny.readings(device)]
 
-    task = replace(tiny, first_model=path, build_teacher=None, readings=unlabelled)
+    task = replace(few(tiny), first_model=path, build_teacher=None, readings=unlabelled)
     found = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
     report = unwrap(prepare(TINY, task, found, key, tmp_path / "cache"))
     serving = unwrap(found.serving())
@@ -136,7 +136,7 @@ def test_a_graph_answers_on_device_and_as_teacher_as_its_module_does(
     path = FORMS[form](tiny, better, tmp_path / "model.file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     file = OnnxFile(path, before=lambda x: x * 2.0, after=lambda found: next(iter(found.values())))
-    task = replace(tiny, build_model=file, build_teacher=OnnxFile(path))
+    task = replace(few(tiny), build_model=file, build_teacher=OnnxFile(path))
     registry = Registry(tmp_path / "registry", task.name, task.version, [key.public_key()])
     report = unwrap(prepare(TINY, task, registry, key, tmp_path / "cache"))
     path.unlink()  # what is run is in the artifacts

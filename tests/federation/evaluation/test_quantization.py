@@ -30,6 +30,7 @@ from streams.contract.task import OnnxFile, Task
 from streams.contract.weights import delta
 from streams.learning.input_adapter import BIAS, WEIGHT
 from streams.learning.onnx_model import OnnxModel, answering, int8_graph
+from tests.rig.made_up.model_files import few
 from tests.rig.unwrap import unwrap
 
 TINY = "tests/rig/made_up/tiny_task.py:task"
@@ -187,7 +188,8 @@ def test_a_graph_that_was_made_elsewhere_is_quantized_behind_its_functions(
         for each in (*graph.graph.input, *graph.graph.output):
             each.type.tensor_type.shape.dim[0].dim_value = batch
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
-    foreign = replace(task, build_model=OnnxFile(tmp_path / "model.onnx", before))
+    given = OnnxFile(tmp_path / "model.onnx", before)
+    foreign = replace(few(task), build_model=given, build_teacher=None)
     place = Registry(tmp_path / "registry", task.name, task.version, [KEY.public_key()])
     prepare(TINY, foreign, place, KEY, tmp_path / "cache")
     made = unwrap(place.serving())

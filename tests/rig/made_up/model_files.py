@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 from torch import nn
 
 from federation.bootstrap.dataset import segments_of_device, stack
-from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation.quantization import complete
 from streams.contract.task import Task
 from streams.learning.learning import fit, segment_loss
+from tests.rig.made_up import models
 
 TINY = "tests/rig/made_up/tiny_task.py:task"
 
@@ -30,6 +31,12 @@ def numpy_state(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in model.state_dict().items()}
 
 
+def few(task: Task) -> Task:
+    """With one device of each role, whose recordings are read soon."""
+    found = {device.role: device for device in reversed(task.devices())}
+    return replace(task, devices=lambda: list(found.values()))
+
+
 def trained(task: Task) -> nn.Module:
     """A model that is better than the first one: it has seen the fleet's machines."""
     known = stack(task, [segments_of_device(task, name) for name in ("d0", "d1", "lab-1")])
@@ -40,9 +47,9 @@ def trained(task: Task) -> nn.Module:
     return model.eval()
 
 
-def exported(tiny: Task, model: nn.Module, path: Path, batch: int | None = None) -> Path:
+def exported(_: Task, model: nn.Module, path: Path, batch: int | None = None) -> Path:
     """A graph as people export one: of a fixed batch, or of any."""
-    graph = complete(export_graph(tiny, model), numpy_state(model))
+    graph = complete(models.exported(model), numpy_state(model))
     if batch is not None:
         for each in (*graph.graph.input, *graph.graph.output):
             each.type.tensor_type.shape.dim[0].dim_value = batch
