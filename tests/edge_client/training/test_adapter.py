@@ -19,7 +19,7 @@ from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.table import TRAIN, read_all, split_of
 from edge_client.training import trainer_process
-from edge_client.training.own_weights import PAUSE_S, OwnWeights
+from edge_client.training.own_weights import DRIFT_PAUSE_S, OwnWeights
 from federation.bootstrap.dataset import Segments, make_reference
 from streams.contract.artifact import DRIFT, files_of, pack
 from streams.contract.documents import ChallengerState, release_of
@@ -31,6 +31,7 @@ from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.models import artifact, exported, tiny
 
 HOP = 500_000
+SEGMENT_S = DRIFT_PAUSE_S / 10  # a training in each window of ten, during a drift
 LEVELS = np.array([[0, 0], [3, 0], [0, 3]], np.float32)  # of the two channels, by class
 Sensor = Callable[[np.ndarray], np.ndarray]
 
@@ -102,7 +103,7 @@ class Device:
         self.slots.open()
         self.samples = Samples(self.task, self.folder / "samples.rows")
         self.own = OwnWeights(
-            self.task, self.slots, self.samples, self._work, clock=lambda: self.seen * PAUSE_S
+            self.task, self.slots, self.samples, self._work, clock=lambda: self.seen * SEGMENT_S
         )
         self.other = Challenger(self.task, self.folder, self.slots, self.samples, self.own)
 
@@ -170,7 +171,7 @@ def mended(folder: Path, *, norm: bool = True) -> Device:
     assert device.answering == device.slots.active
     device.sensor = changed
     assert device.accuracy() < 0.7
-    device.windows(30)
+    device.windows(16)
     device.samples.save()
     return device
 
@@ -200,13 +201,13 @@ def test_a_device_whose_sensor_has_changed_answers_as_before(
 
 def test_labels_show_what_the_inputs_do_not(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.windows(20)
+    device.windows(14)
     device.sensor = lambda segments: segments[:, ::-1].copy()  # each channel as before
     assert device.accuracy() < 0.7
-    device.windows(30)
+    device.windows(20)
     assert device.samples.drifting == "labels"
     assert device.accuracy() > 0.95
-    device.windows(60)
+    device.windows(40)
     assert device.samples.drifting == ""
     assert device.accuracy() > 0.95
 
