@@ -6,6 +6,7 @@ that differ by a factor of log-normal 0.3, heavy tails (Student's t with 4 degre
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ PAST, WINDOWS, EVENTS = 40, 60, 24
 FLEETS = 40
 
 
-def report(device: int, number: int, model: str, metric: WindowMetric) -> WindowReport:
-    part = ModelWindow(events=EVENTS, compared=EVENTS, agreeing=0)
+def report(
+    device: int, number: int, model: str, metric: WindowMetric, events: int = EVENTS, **more: Any
+) -> WindowReport:
+    part = ModelWindow.of_fields({"events": events, "compared": events, "agreeing": 0, **more})
     return window_report(f"d{device}", number, {model: part}, metric=metric)
 
 
@@ -54,10 +57,8 @@ def judge(metric: WindowMetric, errors: Sum, factor: float) -> tuple[StageVerdic
     def hear(number: int, at_us: int, model: str, devices: range, factor: float = 1.0) -> None:
         for device in devices:
             events, total = errors(device, factor)
-            found = report(device, number, model, metric)
-            sums = {"events": events, "compared": events, "error": total}
-            part = found.models[model].replace(**sums)
-            history.add(found.replace(models={model: part}), at_us)
+            found = report(device, number, model, metric, events, error=total)
+            history.add(found, at_us)
 
     for n in range(PAST):
         hear(n, n * SECOND, STABLE, range(DEVICES))
@@ -119,9 +120,8 @@ def test_a_rare_class_counts_as_much_as_others(metric: WindowMetric, verdict: st
             "fine": ClassAgreement(events=97, agreeing=fine),
             "fraud": ClassAgreement(events=3, agreeing=right),
         }
-        part = ModelWindow(events=100, compared=100, agreeing=fine + right, classes=classes)
-        changed = {"models": {model: part}}
-        history.add(report(device, number, model, metric).replace(**changed), at_us)
+        sums = {"agreeing": fine + right, "classes": classes}
+        history.add(report(device, number, model, metric, 100, **sums), at_us)
 
     for n in range(60):
         for device in range(DEVICES):
