@@ -229,11 +229,11 @@ def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(
 def test_on_a_slow_line_events_go_first_while_a_version_comes(
     secure_node: SecureNode, tmp_path: Path
 ) -> None:
-    """256 kbit/s for both directions together: without a pause between two chunks an event would
+    """512 kbit/s for both directions together: without a pause between two chunks an event would
     wait for a share of the line as long as the version comes."""
     task, plain = replace(tiny, name="narrow"), secure_node.settings("plain")
     ensure_topics(plain, topic_specs(task.id, 1))
-    data, rate = np.random.default_rng(0).bytes(3 * CHUNK), 32_000
+    data, rate = np.random.default_rng(0).bytes(3 * CHUNK), 64_000
     through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
     topic, sha = topic_name(task.id, ARTIFACTS), hashlib.sha256(data).hexdigest()
     with closing(Producer(plain)) as producer:
