@@ -172,7 +172,7 @@ def mended(folder: Path, *, norm: bool = True) -> Device:
     device.sensor = changed
     assert device.accuracy() < 0.7
     device.windows(16)
-    assert len(device.requests) < 10  # in 30 windows: each with half as many labels again
+    assert len(device.requests) < 10  # each with half as many labels again
     device.samples.save()
     return device
 
