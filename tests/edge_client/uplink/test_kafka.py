@@ -226,11 +226,11 @@ def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(
     assert device.spool.audit() == device.spool.account()
 
 
-def test_on_a_slow_line_events_go_first_while_a_version_comes(
+def test_on_a_slow_line_an_event_waits_for_less_than_two_chunks_of_a_version_that_comes(
     secure_node: SecureNode, tmp_path: Path
 ) -> None:
-    """512 kbit/s for both directions together: without a pause between two chunks an event would
-    wait for a share of the line as long as the version comes."""
+    """512 kbit/s for both directions together. That no chunk is asked for while events wait is
+    tested with the download."""
     task, plain = replace(tiny, name="narrow"), secure_node.settings("plain")
     ensure_topics(plain, topic_specs(task.id, 1))
     data, rate = np.random.default_rng(0).bytes(3 * CHUNK), 64_000
