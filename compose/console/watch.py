@@ -18,7 +18,7 @@ from compose.reports.problems import Problem, Severity, Status, problems
 from streams.contract.errors import TidewheelError, TopicMissing, line_of
 from streams.contract.task import Task
 from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
-from streams.fleet.following import before, last_snapshot
+from streams.fleet.following import before
 from streams.fleet.view import CONDITIONS, Condition, FleetView
 from streams.fleet.wording import NAMED
 from streams.kafka.settings import BrokerSettings
@@ -116,7 +116,6 @@ log = logging.getLogger(__name__)
 TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS, DEAD_LETTERS)
 PAST = 20_000  # reports on `windows` from before the snapshot
 LOOK_S, ANSWER_S = 3.0, 3.0
-EVIDENCE_S = 15.0  # as often as the controller publishes it
 
 T = TypeVar("T")
 
@@ -128,7 +127,6 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self._settings, self._task = settings, task
         self._ending = threading.Event()
-        self._evidence_at = 0.0
         self._answers: bool | None = None  # whether the broker does, as the log has it
 
         def make(view: FleetView) -> History:
@@ -166,7 +164,6 @@ class Watch(threading.Thread):
         was = self._link
         try:
             self._lag = read_lag(self._settings, self._task, ANSWER_S)
-            self._read_evidence()
         except TidewheelError as exc:
             missing = isinstance(exc, TopicMissing)
             self._link = Link(was.address, was.since_s, line_of(exc), missing=missing)
@@ -176,14 +173,6 @@ class Watch(threading.Thread):
         if (answers := not self._link.why) != self._answers:
             self._answers = answers
             log.info("Kafka %s", "answers" if answers else f"is not reached: {self._link.why}")
-
-    def _read_evidence(self) -> None:
-        """Take over the controller's evidence about a canary, of its newest snapshot."""
-        if time.monotonic() < self._evidence_at:
-            return
-        self._evidence_at = time.monotonic() + EVIDENCE_S
-        if (found := last_snapshot(self._settings, self._task.id, ANSWER_S)) is not None:
-            self.look(lambda seen: setattr(seen.view, "evidence", found.evidence))
 
     def stop(self) -> None:
         self._ending.set()

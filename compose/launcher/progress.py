@@ -71,7 +71,9 @@ class Screen:
         if newest := view.standing.offered or view.standing.stable:
             parts.append(f"{sum(s.active == newest.model for s in states)} serve {newest.model}")
             agreement = view.agreement.get(newest.model)
-            if agreement and agreement.value is not None:
+            if words := view.canary.words:
+                parts.append(words)
+            elif agreement and agreement.value is not None:
                 parts.append(f"{agreement.called} {digits(agreement.value)}")
         if progress := run_progress(view.current_run):
             parts.append(f"run: {progress}")

@@ -20,12 +20,15 @@ from typing import Generic, Protocol, TypeVar
 from streams.contract.errors import MalformedRecord, Retryable
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name, worker_group
-from streams.fleet.following import TOPICS, decode, encode, open_view
+from streams.fleet.agreement import Evidence
+from streams.fleet.following import TOPICS, decode, encode, last_snapshot, open_view
 from streams.fleet.view import FleetView
 from streams.kafka.admin import GroupPosition, group_state
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.files import write_atomic
+
+EVIDENCE_S, ANSWER_S = 15.0, 3.0  # the controller publishes it as often
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,8 @@ T = TypeVar("T")
 
 class Following(threading.Thread, Generic[A]):
     """Starts with the last snapshot; after an outage with a new one. `make` makes of its view what
-    takes the messages in."""
+    takes the messages in. What a canary's windows show, which the controller evaluates, is taken
+    from newer snapshots while a version is offered."""
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Following(threading.Thread, Generic[A]):
         self.trouble = ""  # why it cannot follow; empty while it does
         self._lock = threading.Lock()
         self._seen = make(FleetView(task))
+        self._evidence_at = 0.0
 
     def read(self, look: Callable[[A], T]) -> T:
         """Return what `look` says of what was made, under the lock."""
@@ -94,9 +99,22 @@ class Following(threading.Thread, Generic[A]):
             self.trouble = ""
             while not self._ending.is_set():
                 messages = reader.poll(0.2)
+                evidence = self._read_evidence(view)
                 with self._lock:
                     for message in messages:
                         fresh.absorb(message)
+                    view.evidence = evidence
+
+    def _read_evidence(self, view: FleetView) -> Evidence:
+        now = time.monotonic()
+        if view.standing.offered is None or now - self._evidence_at < EVIDENCE_S:
+            return view.evidence
+        self._evidence_at = now
+        try:
+            found = last_snapshot(self._settings, self._task, ANSWER_S)
+        except Retryable:  # what is followed says so
+            found = None
+        return view.evidence if found is None else found.evidence
 
     def stop(self) -> None:
         self._ending.set()

@@ -37,7 +37,9 @@ from streams.kafka.settings import BrokerSettings
 from tests.compose.console.made_up import (
     CANARY,
     NOW_S,
+    STABLE,
     FakeWatch,
+    decision,
     device,
     fleet,
     letter,
@@ -290,3 +292,10 @@ def test_after_a_snapshot_the_windows_before_it_are_shown_and_counted_once(
     sees(watch, lambda seen: seen.view.windows == 3, "all windows are counted")
     assert watch.look(lambda seen: len(seen.history.windows("d0"))) == 3
     sees(watch, lambda seen: seen.view.evidence.odds, "the controller's evidence is seen")
+    view.evidence.note(CANARY, "canary continues: 9 windows", Odds(1, 0.5, 2.0))
+    with closing(Producer(embedded)) as producer:
+        publish(producer, view, 2)
+    offered = decision(1, "stage", CANARY, 1, stable=STABLE, offered=CANARY, share=0.25, stage=1)
+    send(embedded, task, offered)
+    newer = "canary continues: 9 windows"
+    sees(watch, lambda seen: seen.view.canary.words == newer, "newer evidence is seen")

@@ -22,6 +22,7 @@ from compose.reports.problems import Status
 from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task, Tumbling
+from streams.fleet.agreement import Odds
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import KEY, TASK, received, state, step, window
@@ -175,6 +176,20 @@ def test_news_come_once_however_many_there_were() -> None:
         screen.show(view, "inference")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().count("release: all devices serve") == 299
+
+
+def test_while_a_canary_runs_the_line_has_what_its_windows_show() -> None:
+    view, console = FleetView(TASK), Console(file=io.StringIO(), width=200)
+    view.absorb(state("d0"))
+    view.absorb(window("d0", 0, model=NEXT))
+    view.absorb(decided(1, "stage", stable=FIRST, offered=NEXT))
+    Screen(console, 1).show(view, "canary")
+    view.evidence.note(NEXT, "canary continues: 1 device, 9 windows", Odds(1, 0.5, 2.0))
+    Screen(console, 1).show(view, "canary")
+    assert isinstance(console.file, io.StringIO)
+    before, after = console.file.getvalue().splitlines()[-2:]
+    assert before.endswith(f"serve {NEXT}  agreement with the teacher 0.75")
+    assert after.endswith(f"serve {NEXT}  canary continues: 1 device, 9 windows")
 
 
 def test_a_worker_that_does_not_score_is_said_with_since_when() -> None:
