@@ -34,7 +34,7 @@ LEFT, RIGHT = device_on(0), device_on(1)
 
 @pytest.fixture
 def served(kafka: BrokerSettings, tmp_path: Path, s3_environ: None) -> Iterator[Fleet]:
-    with fleet(kafka, tmp_path, idle_close_s=0.5) as made:
+    with fleet(kafka, tmp_path) as made:
         made.place = f"s3://models/{made.task.name}"
         yield made
 
@@ -70,8 +70,6 @@ def test_a_zombie_changes_nothing_in_the_bucket(served: Fleet) -> None:
         served.wait_until_scored()
     finally:
         zombie.send_signal(signal.SIGCONT)
-    assert zombie.wait(60) != 0  # its write was refused
-    again = served.start("w0")  # as a supervisor does
     send_seconds(served, sent + 30, 30)
     served.wait_until_scored()
     until(lambda: all_published(served), "all revisions are published")
@@ -81,4 +79,4 @@ def test_a_zombie_changes_nothing_in_the_bucket(served: Fleet) -> None:
     asked = ["query", "select count(*) as n from scores", "--store", str(served.store), "--json"]
     told = subprocess.run([TIDEWHEEL, *asked], capture_output=True, text=True, check=True)
     assert json.loads(told.stdout) == {"n": scored}
-    assert [stop(other), stop(again)] == [0, 0]
+    assert stop(other) == 0
