@@ -218,14 +218,14 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
 
 
 def _of_retrain(task: Task, counts: Counter[str]) -> Iterator[Finding]:
-    """Of rare classes: whether answers that know the classes' shares alone start no run."""
+    """Of rare classes: whether a model that knows no more than their shares starts no run."""
     if window_metric(task) != "brier" or not counts:
         return
     chance = (1 - sum((count / counts.total()) ** 2 for count in counts.values())) / 2
     if chance <= (limit := retrain_limit(task)):
         text = (
-            f"who always answers the classes' shares has a Brier distance of {chance:.2g}, and no "
-            f"run starts below {limit:g}"
+            f"a model that only knows how frequent the classes are has a Brier distance of "
+            f"{chance:.2g}, and no run starts below {limit:g}"
         )
         yield Finding("warning", "retrain", text, f"set retrain={chance / 2:.1g}")
 
