@@ -14,7 +14,7 @@ from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import own_weights, trainer_process
 from edge_client.training.own_weights import PAUSE_MOST_S, PAUSE_S, RENEW, OwnWeights
 from edge_client.training.trainer_client import Trainer
-from streams.contract.task import MINIMUM_SAMPLES, Task
+from streams.contract.task import MINIMUM_SAMPLES, Category, Task
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.runtime.trust import create_key
 from tests.rig.made_up.documents import work_request
@@ -184,3 +184,37 @@ def test_a_task_that_does_not_ask_for_it_has_no_copies(device: Device) -> None:
     assert device.requests == []
     assert device.slots.engine is not None
     assert plain_task.engine_for(device.slots.engine) is device.slots.engine
+
+
+@pytest.mark.parametrize(
+    ("task", "torch", "why"),
+    [
+        (ADAPTS, False, "torch is not installed"),
+        (
+            replace(ADAPTS, channels=("x", Category("gear", size=9))),
+            True,
+            "categories, or too many",
+        ),
+        (ADAPTS, True, None),
+        (TASK, False, None),  # has no adapter to miss
+    ],
+)
+def test_a_device_that_cannot_adapt_says_why_and_trains_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    task: Task,
+    torch: bool,
+    why: str | None,
+) -> None:
+    caplog.set_level("INFO")
+    if not torch:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    device = Device(tmp_path, task)
+    device.serve(1)
+    said = [text for text in caplog.messages if text.startswith("no input adapters: ")]
+    assert len(said) == (why is not None)
+    assert why is None or why in said[0]
+    device.see(200)
+    device.consider()
+    assert bool(device.requests) == (why is None and torch)
