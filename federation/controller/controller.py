@@ -30,7 +30,7 @@ from streams.contract.topics import RELEASES, topic_name
 from streams.contract.window_report import WindowReport
 from streams.fleet.following import Snapshots, before, open_view
 from streams.fleet.view import FleetView
-from streams.kafka.admin import Election
+from streams.kafka.election import Election
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Received
 from streams.runtime.failpoints import Failpoint, read_failpoint, unarmed

@@ -292,7 +292,8 @@ SEAMS = {  # library: the modules that import it
     "faust": f"{WORKER}.app {WORKER}.agents",
     "flwr": " ".join(FLOWER),
     "kafka": " ".join(
-        f"{KAFKA}.{name}" for name in ("admin", "patches", "producer", "reader", "refusals")
+        f"{KAFKA}.{name}"
+        for name in ("admin", "election", "patches", "producer", "reader", "refusals")
     ),
     "ray": "",
     "aiokafka": f"{WORKER}.app {WORKER}.agents {WORKER}.faust_patches",

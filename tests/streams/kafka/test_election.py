@@ -11,7 +11,8 @@ import pytest
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
-from streams.kafka.admin import SESSION_S, Election, ensure_topics
+from streams.kafka.admin import ensure_topics
+from streams.kafka.election import SESSION_S, Election
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.polling import until
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.kafka
 MEMBER = """
 import sys, time
 from streams.kafka.settings import BrokerSettings
-from streams.kafka.admin import Election
+from streams.kafka.election import Election
 member = Election(BrokerSettings(bootstrap=sys.argv[1]), *sys.argv[2:])
 while not member.leads():
     time.sleep(0.05)

@@ -1,0 +1,98 @@
+"""The election of a leader among processes, by membership in a Kafka consumer group.
+
+The group consumes one topic of one partition: the member that is assigned the partition leads. No
+message is read. A member that closes gives up the lead at once; a killed or disconnected one loses
+it when its session expires. A deposed leader may learn of it late, so work that must not run twice
+needs its own fence.
+
+A thread polls without a pause. kafka-python 3.0.12 discards a join that is completed between two
+polls and sends another (`BaseCoordinator.join_group_async`), which begins a rebalance anew: members
+that poll rarely can keep each other joining for minutes, without a leader.
+"""
+
+import logging
+import threading
+import time
+
+from kafka import KafkaConsumer
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+
+from streams.contract.errors import BrokerUnavailable
+from streams.kafka.refusals import partitions_of, translated
+from streams.kafka.settings import BrokerSettings
+
+SESSION_S = 10.0
+TOPIC_S = 10.0  # to wait for a topic that was just created
+POLL_MS = 250
+CLOSE_S = 5.0  # for the thread to leave the group; it is not waited for longer
+ASKED_S = 300.0  # a leader that does not ask for so long gives up the lead
+
+log = logging.getLogger(__name__)
+
+
+class Election:
+    """One member of the election; ask `leads` repeatedly to stay in the group."""
+
+    def __init__(
+        self, settings: BrokerSettings, group: str, topic: str, asked_s: float = ASKED_S
+    ) -> None:
+        self._settings, self._asked_s = settings, asked_s
+        with translated(settings):
+            self._consumer = KafkaConsumer(
+                topic,
+                **settings.client_options(),
+                group_id=group,
+                partition_assignment_strategy=[StickyPartitionAssignor],  # the leader stays
+                enable_auto_commit=False,
+                allow_auto_create_topics=False,
+                session_timeout_ms=int(SESSION_S * 1000),
+                heartbeat_interval_ms=2000,
+                reconnect_backoff_max_ms=2000,
+                metadata_max_age_ms=5_000,  # to find a new topic soon
+                bootstrap_timeout_ms=5_000,
+            )
+            try:  # a member that joins before the topic exists never gets the partition
+                partitions_of(self._consumer, settings, topic, time.monotonic() + TOPIC_S)
+            except BaseException:
+                self._consumer.close(timeout_ms=500)
+                raise
+        self._leading = False
+        self._failure: BaseException | None = None
+        self._asked = time.monotonic()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._stay, name="election", daemon=True)
+        self._thread.start()
+
+    def leads(self) -> bool:
+        """Return whether this member leads; raise BrokerUnavailable if that is unknown."""
+        self._asked = time.monotonic()
+        if self._failure is not None:
+            raise self._failure
+        return self._leading
+
+    def _stay(self) -> None:
+        """Poll until `close`, then leave the group: no other thread may touch the consumer. A
+        process that no longer asks leaves it, too: it may hang."""
+        try:
+            with translated(self._settings):
+                while not self._ending.is_set():
+                    if time.monotonic() - self._asked > self._asked_s:
+                        raise BrokerUnavailable(f"nobody asked for {self._asked_s:.0f} s who leads")
+                    if mine := self._consumer.assignment():
+                        self._consumer.pause(*mine)  # no message is read
+                    self._consumer.poll(timeout_ms=POLL_MS)
+                    self._leading = bool(self._consumer.assignment())
+        except Exception as exc:  # the next `leads` raises it
+            self._failure = exc
+        finally:
+            self._leading = False
+            try:
+                self._consumer.close(timeout_ms=2000)
+            except kafka_errors.KafkaError as exc:
+                log.warning("leaving the election failed, the session will expire: %s", exc)
+
+    def close(self) -> None:
+        """Leave the group, so that another member can lead at once."""
+        self._ending.set()
+        self._thread.join(CLOSE_S)
