@@ -55,52 +55,39 @@ def tracker(folder: Path, clock: Clock | None = None) -> RunTracker:
     return RunTracker("t", folder, flower, {}, RULES, clock, unarmed, clock)
 
 
+def step(kind: RoundKind, reason: str = "") -> RoundEvent:
+    return RoundEvent(run="7", kind=kind, time_us=round(NOW * 1e6), reason=reason)
+
+
+DIED = "the run ended without a result (finished:failed)"
+
+
 @pytest.mark.parametrize(
-    ("kind", "why", "counts", "refused"),
+    ("what", "counts", "refused"),
     [
-        ("rolled-back", "canary failed: 3 devices, 22 windows", True, 2),
-        ("rolled-back", "manual: I know better", False, 1),
-        ("stage", "canary passed", False, 1),
-        ("served", "canary passed", False, 0),
+        (decision("rolled-back", "canary failed: 3 devices, 22 windows"), True, 2),
+        (decision("rolled-back", "manual: I know better"), False, 1),
+        (decision("stage", "canary passed"), False, 1),
+        (decision("served", "canary passed"), False, 0),
+        (step("rejected", "on devices 0.80 → 0.80 gains less than 0.010"), True, 1),
+        (step("finished", "1 of 3 devices answered in time"), True, 1),
+        (step("finished", DIED), True, 1),
+        (step("finished", f"{DIED}; resumed by run 8"), False, 1),
+        (step("finished", "stopped by a user (finished:stopped)"), False, 1),
+        (step("finished", "promoted"), False, 1),
     ],
 )
-def test_a_version_that_its_rollout_takes_back_leaves_the_cause_of_its_run(
-    tmp_path: Path, kind: Kind, why: str, counts: bool, refused: int
+def test_a_run_of_which_nothing_is_served_leaves_its_cause(
+    tmp_path: Path, what: Decision | RoundEvent, counts: bool, refused: int
 ) -> None:
     runs = tracker(tmp_path)
     runs.take_decision(decision("rolled-back", "canary failed: 2 devices, 9 windows"))
     runs.evidence = evidence(*LOW)
-    runs.evidence.run_began(NOW)
-    runs.take_decision(decision(kind, why))
-    for n in range(2, 6):
-        for report in both(n, 40):
-            runs.evidence.add_window(report)
-    assert (reason(runs.evidence) is not None) is counts
-    assert runs.so_far.refused == refused
-
-
-@pytest.mark.parametrize(
-    ("kind", "why", "counts", "refused"),
-    [
-        ("rejected", "on devices 0.80 → 0.80 gains less than 0.010", True, 1),
-        ("finished", "1 of 3 devices answered in time", True, 1),
-        ("finished", "promoted: on devices 0.80 → 0.90", False, 0),
-        ("finished", "stopped by a user (finished:stopped)", False, 0),
-        (
-            "finished",
-            "the run ended without a result (failed); resumed by run 8",
-            False,
-            0,
-        ),
-    ],
-)
-def test_a_run_of_which_nothing_is_served_leaves_its_cause(
-    tmp_path: Path, kind: RoundKind, why: str, counts: bool, refused: int
-) -> None:
-    runs = tracker(tmp_path)
-    runs.evidence = evidence(*LOW)
-    runs.take(RoundEvent(run="7", kind="requested", time_us=round(NOW * 1e6)))
-    runs.take(RoundEvent(run="7", kind=kind, time_us=round(NOW * 1e6), reason=why))
+    runs.take(step("requested"))
+    if isinstance(what, Decision):
+        runs.take_decision(what)
+    else:
+        runs.take(what)
     for n in range(2, 6):
         for report in both(n, 40):
             runs.evidence.add_window(report)
