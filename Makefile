@@ -29,7 +29,7 @@ PACKAGES := streams federation edge_client compose
 
 install: .venv/installed
 
-# Without --no-compile pip compiles what is never imported, a third of its time.
+# Without --no-compile pip compiles what is never imported, a third of its CPU.
 PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
 
 .venv/installed: pyproject.toml constraints.txt

@@ -28,7 +28,8 @@ from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.files import write_atomic
 
-EVIDENCE_S, ANSWER_S = 15.0, 3.0  # the controller publishes it as often
+EVIDENCE_S = 15.0  # as often as the controller publishes it
+ANSWER_S = 3.0
 
 log = logging.getLogger(__name__)
 
