@@ -109,8 +109,8 @@ class Controller:
         self._runs = RunTracker(
             task.id, settings.state, settings.submission, config, rules, clock, failpoint
         )
-        staged = replace(settings.plan.rules, metric=window_metric(task))
-        self._rollout = Rollout(self._registry, self._key, replace(settings.plan, rules=staged))
+        plan = replace(settings.plan, rules=settings.plan.rules.of_task(task))
+        self._rollout = Rollout(self._registry, self._key, plan)
         self._fleet = FleetView(task.id)
         self._windows = WindowHistory(metric=window_metric(task), classes=task.classes)
         self._others: set[str] = set()  # metrics and classes of reports that do not count

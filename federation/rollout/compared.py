@@ -20,27 +20,28 @@ ENOUGH = 60  # newest windows of a canary's past, which always count: fewer pred
 
 @dataclass(frozen=True)
 class Counted:
-    """Windows by device and time: `device` (windows,), and their cells: events `n` and right ones,
-    or errors, `a` (cells,) in a window `at` of a class `kind`."""
+    """Rows of windows by device and time: `device` and number of `windows` (rows,), and their
+    cells: events `n` and right ones, or errors, `a` (cells,) in a row `at` of a class `kind`."""
 
     device: np.ndarray
+    windows: np.ndarray
     at: np.ndarray
     kind: np.ndarray
     n: np.ndarray
     a: np.ndarray
 
     def sums(self, rows: np.ndarray, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (count, classes) events and right ones; rows: (windows,) that of each window."""
+        """Return (count, classes) events and right ones; rows: (rows,) the place of each row."""
         cell = rows[self.at] * classes + self.kind
         n, a = (np.bincount(cell, each, count * classes) for each in (self.n, self.a))
         return n.reshape(count, classes), a.reshape(count, classes)
 
-    def by_window(self, values: np.ndarray) -> np.ndarray:
-        """Return (windows,) the sums of (cells,) values."""
+    def by_row(self, values: np.ndarray) -> np.ndarray:
+        """Return (rows,) the sums of (cells,) values."""
         return np.bincount(self.at, values, len(self.device))
 
 
-NOTHING = Counted(*(np.zeros(0, of) for of in (int, int, int, float, float)))
+NOTHING = Counted(*(np.zeros(0, of) for of in (int, int, int, int, float, float)))
 
 
 class Compared:
@@ -118,30 +119,31 @@ class Compared:
         the judged events, the labelled and the right ones."""
         windows, test, past = self._part.windows, self.is_test, self.is_past
         found, before = windows[test], windows[past]
-        stage = (found["heard_us"] >= self._comparison.stage_began_us).sum()
+        stage = found["windows"][found["heard_us"] >= self._comparison.stage_began_us].sum()
         labels = [found[name].sum() for name in ("labelled", "correct", "taught")]
         right = [before[name].sum() for name in ("labelled", "correct")]
         judged = [self._compared[rows].sum() for rows in (test, past)]
-        return np.array([len(found), stage, judged[0], *labels, judged[1], *right])
+        return np.array([found["windows"].sum(), stage, judged[0], *labels, judged[1], *right])
 
     @cached_property
     def _compared(self) -> np.ndarray:
-        """(windows,) events that a teacher judged."""
+        """(rows,) events that a teacher judged."""
         cells = self._part.cells
         events = np.where(cells["kind"] < TRUE, cells["events"], 0)
         return np.bincount(self._part.at, events, len(self._part.windows))
 
-    def _counted(self, windows: np.ndarray) -> Counted:
-        """Return the windows for which `windows` (windows,) is true."""
-        if not windows.any():
+    def _counted(self, rows: np.ndarray) -> Counted:
+        """Return the rows for which `rows` (rows,) is true."""
+        if not rows.any():
             return NOTHING
         part, kinds = self._part, self._part.cells["kind"].astype(np.int64)
         judging = (kinds >= TRUE) == self._comparison.by_labels
-        cells = np.flatnonzero(windows[part.at] & judging)
-        at = (np.cumsum(windows) - 1)[part.at[cells]]
+        cells = np.flatnonzero(rows[part.at] & judging)
+        at = (np.cumsum(rows) - 1)[part.at[cells]]
         found = part.cells[cells]
         n, a = found["events"].astype(np.float64), found["right"].astype(np.float64)
-        return Counted(part.device[windows], at, kinds[cells] % TRUE, n, a)
+        windows = part.windows["windows"][rows].astype(int)
+        return Counted(part.device[rows], windows, at, kinds[cells] % TRUE, n, a)
 
 
 Parts = Callable[[], Iterator[Compared]]

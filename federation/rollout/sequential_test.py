@@ -34,8 +34,8 @@ has how often it misjudged real people's windows. Ranks among past windows (conf
 martingales, Vovk 2021) need no normal distribution, but a rank among n windows has a p-value of at
 least 1 / (n + 1), too coarse to detect a useless version in two windows; and consecutive windows
 are not exchangeable. Nothing is
-random, and the order of arrival does not matter: reading the same reports again gives the same
-result.
+random, and reading the same reports again gives the same result. Their order matters only where
+windows of few events were joined (window_history.py): which ones depends on when they came.
 
 The past is sums by device and class (`Past`). A fleet's windows are too many to be held as a table
 of devices, windows and classes, so they come in parts of some devices each.
@@ -177,7 +177,7 @@ class _Variation:
         self.change += np.where(known, gained, 0).sum(axis=0)
         self.known += np.where(known, n, 0).sum(axis=0)
         self.right, self.events = self.right + float(a.sum()), self.events + float(n.sum())
-        self.windows += len(part.others.device)
+        self.windows += int(part.others.windows.sum())
 
     def _add_blocks(self, own: Counted, past: Past, w: np.ndarray) -> None:
         """Predict each block of a device's consecutive windows from the others."""
@@ -230,9 +230,9 @@ class _Answers:
         chance = w * w * found.dispersion * kind.chance(before)
         rates = kind.clipped(before + found.shift)[device, seen.kind]
         weights, right = w[seen.kind], seen.a / past.unit[device, 0]
-        variance = seen.by_window(seen.n * chance[device, seen.kind])
+        variance = seen.by_row(seen.n * chance[device, seen.kind])
         limit = CLIP * np.sqrt(variance)
-        lost = kind.sign * seen.by_window(weights * (seen.n * rates - right))
+        lost = kind.sign * seen.by_row(weights * (seen.n * rates - right))
         lost = np.clip(lost, -limit, limit)
         n, _ = seen.sums(seen.device, *past.n.shape)
         loss, v = (np.bincount(seen.device, each, len(n)) for each in (lost, variance))
@@ -249,7 +249,7 @@ class _Answers:
         )
         self.total, self.events = self.total + size.sum(), self.events + n.sum()
         self.devices += int((n.sum(axis=1) > 0).sum())
-        self.windows += len(seen.device)
+        self.windows += int(seen.windows.sum())
 
 
 def compare(
@@ -283,15 +283,16 @@ def compare(
 
 
 def _evidence(worse_by: float, loss: float, variance: float, size: float) -> dict[str, float]:
-    """Return likelihood ratios for a weighted loss, its variance, and what it is a share of."""
+    """Return likelihood ratios for a weighted loss, its variance, and what it is a share of; and
+    the logarithm that an equally good version's `e_fine` has on average."""
     if not variance:
-        return {"e_worse": 1.0, "e_fine": 1.0}
+        return {"e_worse": 1.0, "e_fine": 1.0, "log_fine": 0.0}
     h = worse_by * size / variance  # the shift that makes `worse_by` of all
     point = math.exp(min(h * loss - h * h * variance / 2, 600))
     beyond = _half_normal(loss, variance, WIDE * h)
     gain = worse_by * size - loss
     fine = math.exp(min(h * gain - h * h * variance / 2, 600))
-    return {"e_worse": (point + beyond) / 2, "e_fine": fine}
+    return {"e_worse": (point + beyond) / 2, "e_fine": fine, "log_fine": h * h * variance / 2}
 
 
 def _half_normal(loss: float, variance: float, scale: float) -> float:

@@ -4,6 +4,7 @@ It uses the likelihood ratios of `federation.rollout.sequential_test` over the w
 the devices that refuse the version.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,12 +12,15 @@ from typing import Literal
 from federation.rollout.compared import Comparison
 from federation.rollout.sequential_test import compare
 from federation.rollout.window_history import WindowHistory
+from streams.contract.task import Task
+from streams.contract.task.metrics import window_metric
 from streams.contract.window_metrics import ERRORS, WindowMetric, digits, named
 from streams.fleet.wording import listed
 
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
 SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
 REFUSING = 0.1  # of the devices offered: when more refuse, the version goes back
+LONGEST = 10  # windows of the greatest length for which a stage waits at least
 
 Choice = Literal["go-on", "roll-back", "wait", "hold"]
 
@@ -34,6 +38,11 @@ class StageRules:
     minimum_windows: int = 6
     max_wait_s: float = 6 * 3600.0
     metric: WindowMetric = "accuracy"
+
+    def of_task(self, task: Task) -> "StageRules":
+        """Return the rules in a task's metric, with time for some of its windows."""
+        max_wait_s = max(self.max_wait_s, LONGEST * task.window.longest_s)
+        return replace(self, metric=window_metric(task), max_wait_s=max_wait_s)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -133,6 +142,7 @@ def _decide(
         return StageVerdict("roll-back", f"canary failed: {found}", evidence)
     if fine >= evidence["bound_fine"] and stage >= rules.minimum_windows:
         return StageVerdict("go-on", f"canary passed: {found}", evidence)
+    found += _lacking(evidence)
     if waited_s > rules.max_wait_s:
         reason = f"canary undecided after {waited_s / 3600:.1f} h: {found}"
         return StageVerdict("hold", reason, evidence)
@@ -150,3 +160,9 @@ def _found(candidate: str, evidence: dict[str, float], rules: StageRules) -> str
         f"{named(rules.metric, by_labels=by_labels)} {digits(evidence['value'])} "
         f"({digits(evidence['expected'])} expected)"
     )
+
+
+def _lacking(evidence: dict[str, float]) -> str:
+    """Return, for a person, how far the windows are from what shows that a version is as good."""
+    share = evidence["log_fine"] / math.log(evidence["bound_fine"])
+    return f"; about {share:.0%} of the windows that a decision takes" if share < 1 else ""

@@ -498,6 +498,13 @@ MUTANTS = [
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
+        "canary: windows of few events are let go",
+        "federation/rollout/window_history.py",
+        "if both.min(initial=np.inf) > FULL:",
+        "if True:",
+        "tests/federation/rollout/test_stage_policy.py",
+    ),
+    Mutant(
         "view: a report that comes again counts",
         "streams/fleet/view.py",
         "if not self.reports.is_new(report):",

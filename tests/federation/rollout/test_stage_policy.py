@@ -1,4 +1,6 @@
 import random
+import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,8 @@ from federation.rollout.window_history import WindowHistory
 from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
 from streams.fleet.agreement import SeenReports
 from tests.rig.made_up.documents import window_report
+from tests.rig.made_up.tiny_task import task
+from tidewheel import Tumbling
 
 STABLE, CANDIDATE = "1-a", "2-b"
 BEGAN, SECOND = 1_000_000_000, 1_000_000
@@ -250,6 +254,45 @@ def test_an_undecided_stage_is_held_after_a_while() -> None:
     held = finding(heard, StageRules(max_wait_s=100), waited_s=101)
     assert held.verdict == "hold"
     assert held.reason.startswith("canary undecided after 0.0 h: ")
+
+
+def sparse(canary: int) -> list[Heard]:
+    """Windows of two events, before and since the rollout, of which one in four goes wrong; the
+    canary's, in one window of `canary` a second one."""
+    found = []
+    for n in range(960):
+        for i, device in enumerate(DEVICES):
+            new = n >= 480 and device in CANARY
+            agreeing = 2 - (n + i) % 2 - (new and n % canary == 0)
+            report = window(device, n, max(agreeing, 0), CANDIDATE if new else STABLE, events=2)
+            found.append((report, BEGAN + n * SECOND if n >= 480 else n * SECOND))
+    return found
+
+
+@pytest.mark.parametrize(("canary", "verdict"), [(1000, "go-on"), (7, "roll-back")])
+def test_a_canary_of_windows_of_few_events_is_decided(canary: int, verdict: str) -> None:
+    found = finding(sparse(canary))
+    assert (found.verdict, found.evidence["windows"]) == (verdict, 2 * 480)
+
+
+def test_a_canary_says_how_many_windows_are_still_missing() -> None:
+    """Of a version that is as good: the share of those that show it."""
+    shares = []
+    for windows in (2, 5, 8):
+        found = finding([*past(windows=100), *since(canary=16, windows=windows)])
+        assert found.verdict == "wait"
+        told = re.search(r"; about (\d+)% of the windows that a decision takes$", found.reason)
+        assert told is not None
+        shares.append(int(told[1]))
+    assert 0 < shares[0] < shares[1] < shares[2] < 100
+    decided = finding([*past(windows=100), *since(canary=16, windows=60)])
+    assert "a decision takes" not in decided.reason
+
+
+@pytest.mark.parametrize(("longest_s", "max_wait_s"), [(30.0, 6 * 3600), (86_400.0, 864_000)])
+def test_a_stage_waits_for_some_of_its_tasks_windows(longest_s: float, max_wait_s: float) -> None:
+    own = replace(task, window=Tumbling(longest_s))
+    assert StageRules().of_task(own).max_wait_s == max_wait_s
 
 
 def test_devices_that_refuse_are_evidence() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from federation.rollout.window_history import (
+    FULL,
     NOBODY,
     SEVERAL,
     TRUE,
@@ -125,11 +126,60 @@ def test_a_long_rollout_keeps_the_windows_before_it() -> None:
     """However long it takes, and as many as fit of both."""
     history = WindowHistory(10)
     for n in range(20):
-        history.add(report("d0", n), n)
+        history.add(report("d0", n, compared=FULL), n)
     history.began_us = 20
     for n in range(20, 500):
-        history.add(report("d0", n), n)
+        history.add(report("d0", n, compared=FULL), n)
         (found,) = history.parts(1)
         heard = found.windows["heard_us"].tolist()
         new = min(n - 19, 5)
         assert heard == [*range(20 - (10 - new), 20), *range(n + 1 - new, n + 1)]
+
+
+@pytest.mark.parametrize("began_us", [None, 100])
+def test_windows_of_few_events_are_joined_before_the_oldest_are_let_go(
+    began_us: int | None,
+) -> None:
+    history = WindowHistory(40)
+    history.began_us = began_us
+    for n in range(200):
+        model = "1-a" if n < 100 else "2-b"
+        history.add(report("d0", n, model, compared=3, classes={"easy": (3, 2)}), n)
+    (found,) = history.parts(1)
+    assert len(found.windows) == 40
+    assert found.cells["events"].max() <= FULL
+    for model, first in (("1-a", 0), ("2-b", 100)):
+        rows = found.windows["model"] == model_id(model)
+        assert found.windows["windows"][rows].sum() == 100
+        assert found.cells["events"][rows[found.at]].sum() == 300
+        assert found.windows["heard_us"][rows].min() == first
+    for n in range(200, 1000):
+        history.add(report("d0", n, "2-b", compared=3, classes={"easy": (3, 2)}), n)
+    (found,) = history.parts(1)
+    assert len(found.windows) == 40
+    assert (found.windows["model"] == model_id("1-a")).any() == (began_us is not None)
+
+
+def test_labels_that_come_later_count_where_their_window_was_joined() -> None:
+    history = WindowHistory(4)
+    for n in range(10):
+        history.add(report("d0", n, compared=1, classes={"easy": (1, 1)}), n)
+    (found,) = history.parts(1)
+    assert (len(found.windows), found.windows["windows"].sum()) == (4, 10)
+    for n in range(10):
+        history.add(later({"hard": {"hard": 1}}, number=n), 20)
+        history.add(later({"hard": {"hard": 5}}, model="2-b", number=n), 20)
+    (found,) = history.parts(1)
+    assert found.cells["events"][found.cells["kind"] >= TRUE].sum() == 10
+    assert (len(found.windows), found.windows["labelled"].sum()) == (4, 10)
+
+
+def test_late_events_of_another_version_are_beside_joined_windows() -> None:
+    history = WindowHistory(4)
+    for n in range(4):
+        history.add(report("d0", n, compared=1), n)
+    history.add(report("d0", 4, compared=1), 4)
+    history.add(report("d0", 1, "2-b", revision=1, compared=30), 5)
+    (found,) = history.parts(1)
+    rows = found.windows["model"] == model_id("1-a")
+    assert (len(rows), rows.sum(), found.windows["windows"][rows].sum()) == (4, 3, 5)
