@@ -218,6 +218,8 @@ class Worker:
                     there = await self._survey.positions(EVENTS)
                     labels = await self._survey.positions(LABELS)
                 for partition in partitions:
+                    if self._stop.is_set():
+                        return
                     await self._committer.assign(there[partition], labels[partition])
         except Exception as exc:
             self._fail(exc)
@@ -247,8 +249,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._app.finalize()
-        faust_patches.patch_tables(self._app.tables)
-        faust_patches.patch_consumer(self._app.consumer)
+        faust_patches.patch_app(self._app)
         await self._app.start()
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:

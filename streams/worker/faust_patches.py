@@ -4,9 +4,8 @@ Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decisio
 
 1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
    streams.kafka.patches. Where its compiled parser fails in a batch, the other one reads the rest.
-2. Seeking. Faust discards what a fetch brings during a rebalance, and seeks to the committed
-   offsets, so that it comes again. aiokafka leaves a partition where it is that has none, or 0: its
-   messages would never come again, and the commit of a later one would pass them.
+2. Seeking. After a rebalance Faust seeks to the committed offsets, so that what it has discarded
+   comes again. aiokafka leaves a partition where it is that has none, or 0: messages would be lost.
 3. Full queues. While some are full Faust asks for the other partitions alone and waits a second for
    those. So does aiokafka while messages wait to be taken: until the broker lets go of a fetch of
    `labels` alone, 1.5 s, it does not ask for `events`.
@@ -18,10 +17,11 @@ Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decisio
    first moments of an assignment, and this ends the consumer.
 7. Speed. aiokafka's check sums take a tenth of reading; it stops to read a socket after 128 KB.
 8. Tables. Faust's start waits a second for an application's tables; a worker has none.
+9. Heartbeats. aiokafka sends none while an assignment is loaded. On a busy machine that takes
+   longer than a session: the broker expels the worker, which joins and loads again, for ever.
 """
 
 import asyncio
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -29,13 +29,14 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, conn
 from aiokafka.consumer import fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.record.memory_records import MemoryRecords
 from crc32c import crc32c
 
 from streams.kafka.patches import Batch
 
-OVERHEAD = struct.Struct(">qi")  # of a batch: base offset, length of what follows
-FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
+LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
+SUM_AT, SUMMED_AT = 17, 21  # in a batch since Kafka 0.11: check sum, what it is of
 FULL_S = 0.02  # between two looks while the queue of a partition is full
 EMPTY_S = 0.1  # after an empty answer that came sooner
 HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
@@ -52,15 +53,12 @@ class _Batch:
         return next(self._batch)
 
     def validate_crc(self) -> bool:
-        if self._data[FORM_AT] < 2:  # another sum, before Kafka 0.11
-            return bool(self._batch.validate_crc())
         return bool(crc32c(self._data[SUMMED_AT:]) == int.from_bytes(self._data[SUM_AT:SUMMED_AT]))
 
     def __iter__(self) -> Iterator[Any]:
         read = 0
         try:
-            for record in self._batch:
-                read += 1
+            for read, record in enumerate(self._batch, 1):  # noqa: B007
                 yield record
             return
         except Exception:  # a header's name, or what the other parser reports
@@ -81,9 +79,8 @@ class Records:
         return getattr(self._records, name)
 
     def next_batch(self) -> Any:
-        begin = self._at
-        _, length = OVERHEAD.unpack_from(self._data, begin)
-        self._at = begin + OVERHEAD.size + length
+        begin, length = self._at, self._data[self._at + LENGTH_AT : self._at + OVERHEAD]
+        self._at += OVERHEAD + int.from_bytes(length)
         return _Batch(self._records.next_batch(), self._data[begin : self._at], self.place)
 
 
@@ -95,6 +92,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # it h
 
 _to_committed = AIOKafkaConsumer.seek_to_committed
 _fetch = fetcher.Fetcher._proc_fetch_request
+_joined = GroupCoordinator._on_join_complete
 
 
 async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | None]:
@@ -118,26 +116,28 @@ async def _proc_fetch_request(self: Any, assignment: Any, node: Any, request: An
     return found
 
 
+async def _on_join_complete(self: Any, *given: Any) -> None:
+    self._start_heartbeat_task()
+    await _joined(self, *given)
+
+
 def patch_aiokafka() -> None:
-    """Change all consumers of aiokafka: 1 to 5 and 7."""
+    """Change all consumers of aiokafka: 1 to 5, 7 and 9."""
     conn.READER_LIMIT = 64 << 20  # bytes, more than an answer has
     fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
     fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
+    GroupCoordinator._on_join_complete = _on_join_complete
 
 
 async def nothing(*_given: object) -> None:
     return None
 
 
-def patch_tables(tables: Any) -> None:
-    """Let Faust's start not wait for tables: 8."""
-    tables.sleep = nothing  # it sleeps nowhere else
-
-
-def patch_consumer(consumer: Any) -> None:
-    """Let Faust's consumer wait FULL_S while a queue is full, look for no livelocks: 3 and 6."""
-    usual = consumer._wait_next_records
+def patch_app(app: Any) -> None:
+    """Change one application: 3, 6 and 8."""
+    app.tables.sleep = nothing  # they sleep nowhere else
+    consumer, usual = app.consumer, app.consumer._wait_next_records
 
     async def wait(timeout_s: float) -> Any:
         if not consumer._buffered_partitions:

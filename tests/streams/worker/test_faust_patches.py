@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher
 
 from streams.contract.topics import EVENTS, LABELS, topic_name, topic_specs
@@ -20,15 +20,14 @@ from streams.worker.faust_patches import (
     EMPTY_S,
     FULL_S,
     patch_aiokafka,
-    patch_consumer,
-    patch_tables,
+    patch_app,
 )
 
 IDLE = SimpleNamespace(_records={}), None, 0, None  # what a fetcher without messages is given
 
 
 class Polled:
-    """What `patch_consumer` reads of a consumer of Faust's, and how it was asked."""
+    """What `patch_app` reads of a consumer of Faust's, and how it was asked."""
 
     def __init__(self, full: set[int], active: set[int], flow: bool = True) -> None:
         self._buffered_partitions, self._active, self.flow_active = full, active, flow
@@ -45,6 +44,10 @@ class Polled:
         raise AssertionError("a position is not known yet")
 
 
+def patched(consumer: Polled) -> None:
+    patch_app(SimpleNamespace(consumer=consumer, tables=SimpleNamespace()))
+
+
 @pytest.mark.parametrize(
     ("consumer", "asked"),
     [
@@ -56,7 +59,7 @@ class Polled:
 def test_records_are_waited_for_briefly_while_a_queue_is_full(
     consumer: Polled, asked: list[float]
 ) -> None:
-    patch_consumer(consumer)
+    patched(consumer)
     assert asyncio.run(consumer._wait_next_records(1.0)) == ({1: "records"}, consumer._active)
     assert consumer.asked == asked
     asyncio.run(consumer.verify_all_partitions_active())
@@ -64,16 +67,16 @@ def test_records_are_waited_for_briefly_while_a_queue_is_full(
 
 def test_where_all_queues_are_full_nothing_is_asked_for() -> None:
     consumer = Polled(full={1, 2}, active=set())
-    patch_consumer(consumer)
+    patched(consumer)
     assert asyncio.run(consumer._wait_next_records(1.0)) == ({}, set())
     assert consumer.asked == []
 
 
 def test_a_start_waits_for_no_tables() -> None:
     async def sleep() -> None:
-        tables = faust.App("tables", broker="kafka://127.0.0.1:1", store="memory://").tables
-        patch_tables(tables)
-        await asyncio.wait_for(tables.sleep(3600.0), 60.0)
+        app = faust.App("tables", broker="kafka://127.0.0.1:1", store="memory://")
+        patch_app(app)
+        await asyncio.wait_for(app.tables.sleep(3600.0), 60.0)
 
     asyncio.run(sleep())  # else a TimeoutError
 
@@ -144,3 +147,47 @@ def test_a_topic_that_nothing_comes_to_does_not_hold_up_another(kafka: BrokerSet
 
     patch_aiokafka()
     asyncio.run(read())  # else a TimeoutError
+
+
+class Loading(ConsumerRebalanceListener):
+    """Takes longer than a session to load an assignment."""
+
+    def __init__(self, load_s: float) -> None:
+        self._load_s, self.loads, self.loaded = load_s, 0, asyncio.Event()
+
+    async def on_partitions_revoked(self, revoked: object) -> None:
+        pass
+
+    async def on_partitions_assigned(self, assigned: object) -> None:
+        self.loads += 1
+        await asyncio.sleep(self._load_s)
+        self.loaded.set()
+
+
+@pytest.mark.kafka
+def test_a_worker_that_loads_for_longer_than_a_session_stays_in_its_group(
+    kafka: BrokerSettings,
+) -> None:
+    task, session_s = f"t-{uuid.uuid4().hex[:8]}", 6.0  # the brokers' least
+    ensure_topics(kafka, topic_specs(task, 1))
+    loading, place = Loading(1.5 * session_s), TopicPartition(topic_name(task, EVENTS), 0)
+    producer = Producer(kafka)
+    producer.send(place.topic, b"d", b"", [], lambda _error: None)
+    producer.close()
+
+    async def read() -> None:
+        consumer = AIOKafkaConsumer(
+            **kafka.client_options(), group_id=task, group_instance_id="w",
+            auto_offset_reset="earliest", enable_auto_commit=False,
+            session_timeout_ms=round(1000 * session_s), heartbeat_interval_ms=500,
+        )  # fmt: skip
+        consumer.subscribe([place.topic], listener=loading)
+        async with consumer:
+            await consumer.getone()
+            await asyncio.wait_for(loading.loaded.wait(), 60.0)
+            await consumer.commit({place: 1})  # else it is no member any more
+            assert await consumer.committed(place) == 1
+
+    patch_aiokafka()
+    asyncio.run(read())
+    assert loading.loads == 1
