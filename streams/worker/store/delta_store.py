@@ -40,7 +40,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from streams.contract.accounting import IntervalSet
-from streams.contract.errors import PartitionLost, TidewheelError
+from streams.contract.errors import PartitionLost, TidewheelError, line_of
 from streams.worker.metrics import Metrics
 from streams.worker.store.position import (
     read_aged,
@@ -94,8 +94,9 @@ class DeltaStore:
         position = read_snapshot(self._place, partition, self._ids(), commits)
         if not position.commit:  # no snapshot: the seqs of deleted rows are in `aged` alone
             self._refreshed(AGED)
-            read_aged(position, self._rows(AGED), partition)
-        read_rows(position, self._rows(SCORES), self._rows(DROPS), self._rows(LABELS), partition)
+            read_aged(position, self._rows(AGED, partition), partition)
+        scores, drops, labels = (self._rows(name, partition) for name in (SCORES, DROPS, LABELS))
+        read_rows(position, scores, drops, labels, partition)
         position.commits = commits
         return position
 
@@ -108,12 +109,11 @@ class DeltaStore:
         """Return the number of reports of each (device, window start)."""
         starts = [start for _, start in keys]
         columns = ["device", "window", "revision"]
-        wanted = (
-            (ds.field("partition") == partition)
-            & ds.field("window").isin(pa.array(starts, store_schema().field("window").type))
-            & ds.field("device").isin([device for device, _ in keys])
-        )
-        found = pa.concat_tables([self._read(t, wanted, columns) for t in (SCORES, REVISED)])
+        wanted = ds.field("window").isin(
+            pa.array(starts, store_schema().field("window").type)
+        ) & ds.field("device").isin([device for device, _ in keys])
+        parts = [self._read(t, partition, wanted, columns) for t in (SCORES, REVISED)]
+        found = pa.concat_tables(parts)
         grouped = found.group_by(["device", "window"]).aggregate([("revision", "max")])
         windows = grouped.column("window").cast(pa.int64()).to_pylist()
         latest = grouped.column("revision_max").to_pylist()
@@ -123,25 +123,19 @@ class DeltaStore:
 
     def placed(self, table: str, partition: int, epoch: str, since: int) -> IntervalSet:
         """Return the numbers from `since` on that a table has of an epoch of places in Kafka."""
-        wanted = (ds.field("partition") == partition) & (ds.field("epoch") == epoch)
-        name = "seq" if table == SCORES else "number"
-        with translated(table_at(self._place, table)):
-            self._refreshed(table)
-            new = wanted & (ds.field(name) >= since)
-            found = self._rows(table).to_table([name], filter=new).column(name).to_pylist()
-            seqs = IntervalSet((seq, seq) for seq in sorted(found))
-            if table != SCORES:
-                return seqs
-            self._refreshed(AGED)
-            for spans in self._rows(AGED).to_table(["seqs"], filter=wanted).column("seqs"):
+        name, wanted = "seq" if table == SCORES else "number", ds.field("epoch") == epoch
+        found = self._read(table, partition, wanted & (ds.field(name) >= since), [name])
+        seqs = IntervalSet((seq, seq) for seq in sorted(found.column(name).to_pylist()))
+        if table == SCORES:
+            for spans in self._read(AGED, partition, wanted, ["seqs"]).column("seqs"):
                 for first, last in zip(*[iter(spans.as_py())] * 2, strict=True):
                     seqs.add(first, last)
         return seqs
 
     def rows_of(self, partition: int, commit: int) -> pa.Table:
         """Return the rows of one commit of one partition."""
-        wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
-        found = self._read(SCORES, wanted, store_schema().names)
+        wanted = ds.field("commit") == commit
+        found = self._read(SCORES, partition, wanted, store_schema().names)
         return found.cast(store_schema())  # Parquet names the values of a list differently
 
     def latest_rows(self, partition: int, span_us: int) -> pa.Table:
@@ -149,14 +143,14 @@ class DeltaStore:
         one does."""
         with translated(table_at(self._place, SCORES)):
             self._refreshed(SCORES)
-            found = rows_of_last_windows(self._rows(SCORES), partition, span_us)
+            found = rows_of_last_windows(self._rows(SCORES, partition), partition, span_us)
         return found.select(store_schema().names).cast(store_schema())
 
     def revised(self, partition: int, commit: int) -> pa.Table:
         """Return the reports of one commit of `revised`, of one partition."""
-        wanted = (ds.field("partition") == partition) & (ds.field("commit") == commit)
+        wanted = (ds.field("commit") == commit) & ds.field("report").is_valid()
         columns = ["device", "window", "revision", "report"]
-        return self._read(REVISED, wanted & ds.field("report").is_valid(), columns)
+        return self._read(REVISED, partition, wanted, columns)
 
     def last_commit(self, table: str, partition: int) -> int:
         """Return the number of a partition's last commit."""
@@ -239,17 +233,18 @@ class DeltaStore:
                 table.cleanup_metadata()
             except (DeltaError, OSError) as exc:
                 # Another worker changed the same files: the next run will do it.
-                log.warning("maintenance of %s postponed: %s", table_at(self._place, name), exc)
+                where = table_at(self._place, name)
+                log.warning("maintenance of %s postponed: %s", where, line_of(exc))
 
     def _age(self, position: StorePosition, partition: int, keep_days: float) -> None:
         aged = self._refreshed(AGED)
-        before = last_aging(self._rows(AGED), partition)
+        before = last_aging(self._rows(AGED, partition), partition)
         aging = next_aging(position, partition, keep_days)
         if aging.before_us > before.before_us:
             self._refreshed(SCORES)
             self._refreshed(DROPS)
             number = (aged.transaction_version(f"aged/{partition}") or 0) + 1
-            datasets = self._rows(SCORES), self._rows(DROPS)
+            datasets = self._rows(SCORES, partition), self._rows(DROPS, partition)
             rows = aged_rows(*datasets, before, aging, number)
             if rows.num_rows:
                 self.commit(AGED, rows, {partition: number})
@@ -263,17 +258,23 @@ class DeltaStore:
             return
         old_labels = (LABELS, before.labels), (REVISED, before.revised)
         for name, old in ((SCORES, before.scores), *old_labels):
+            # What is committed meanwhile has a later number, so Delta finds no conflict with it.
+            known = f'{old} and "commit" <= {position.commits[name]}'
             try:
-                self._refreshed(name).delete(old)
-            except (DeltaError, OSError) as exc:  # another worker's commit: the next run does it
-                log.warning(
-                    "deleting old rows of %s postponed: %s", table_at(self._place, name), exc
-                )
+                self._refreshed(name).delete(known)
+            except (
+                DeltaError,
+                OSError,
+            ) as exc:  # the same rows are compacted: the next run does it
+                where = table_at(self._place, name)
+                log.warning("deleting old rows of %s postponed: %s", where, line_of(exc))
 
-    def _read(self, table: str, wanted: ds.Expression, columns: list[str]) -> pa.Table:
+    def _read(
+        self, table: str, partition: int, wanted: ds.Expression, columns: list[str]
+    ) -> pa.Table:
         with translated(table_at(self._place, table)):
             self._refreshed(table)
-            return self._rows(table).to_table(columns, filter=wanted)
+            return self._rows(table, partition).to_table(columns, filter=wanted)
 
     def _refreshed(self, table: str) -> DeltaTable:
         with translated(table_at(self._place, table)):
@@ -285,9 +286,9 @@ class DeltaStore:
         self._refreshed(table)
         return self._rows(table)
 
-    def _rows(self, table: str) -> ds.Dataset:
-        """The rows of the version that was loaded last."""
-        return rows_in(self._tables[table], table_at(self._place, table))
+    def _rows(self, table: str, partition: int | None = None) -> ds.Dataset:
+        """The rows of the version that was loaded last, or those of one partition."""
+        return rows_in(self._tables[table], table_at(self._place, table), partition)
 
 
 class Maintenance(threading.Thread):

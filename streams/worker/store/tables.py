@@ -105,9 +105,11 @@ def make_folder(where: str) -> None:
         Path(where).mkdir(parents=True, exist_ok=True)
 
 
-def rows_in(table: DeltaTable, where: str) -> ds.Dataset:
-    """Return the rows of the version that `table` has loaded, which is at `where`."""
-    return table.to_pyarrow_dataset(filesystem=arrow_files(where))
+def rows_in(table: DeltaTable, where: str, partition: int | None = None) -> ds.Dataset:
+    """Return the rows of the version that `table` has loaded, which is at `where`, or those of one
+    partition: a table has some hundred files of each, and each costs .2 ms."""
+    files = None if partition is None else [("partition", "=", str(partition))]
+    return table.to_pyarrow_dataset(filesystem=arrow_files(where), file_pruning_predicate=files)
 
 
 def has_table(place: Place, name: str) -> bool:

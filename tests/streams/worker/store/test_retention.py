@@ -3,14 +3,24 @@
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
+from deltalake import DeltaTable
 
 from streams.contract.accounting import IntervalSet
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import snapshot_name
 from streams.worker.store.query import server_account
 from streams.worker.store.retention import Aging, next_aging
-from streams.worker.store.tables import DROPS, LABELS, SCORES, label_rows
+from streams.worker.store.tables import (
+    DROPS,
+    LABELS,
+    SCORES,
+    label_rows,
+    open_table,
+    rows_in,
+    table_at,
+)
 from streams.worker.windows.partition import NewLabels, StorePosition
 from streams.worker.windows.tumbling import Message
 from tests.rig.asked import asked
@@ -89,6 +99,38 @@ def test_a_crash_between_the_two_commits_counts_nothing_twice(
     DeltaStore(tmp_path).keep_up(0, 5.0)
     assert days_left(tmp_path) == list(range(14, 20))
     assert server_account(tmp_path) == account
+
+
+def test_old_labels_go_while_others_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path)
+    delete = DeltaTable.delete
+
+    def meanwhile(table: DeltaTable, old: str) -> object:
+        if table.table_uri.rstrip("/").endswith(LABELS):
+            told = NewLabels(Message(0, None), labels("d0", 20, [(0.0, 0.0)]))
+            DeltaStore(tmp_path).commit(LABELS, label_rows([(0, told)], {0: 21}, 0), {0: 21})
+        return delete(table, old)
+
+    monkeypatch.setattr(DeltaTable, "delete", meanwhile)
+    DeltaStore(tmp_path).keep_up(0, 5.0)
+    assert labels_left(tmp_path) == 7
+    assert days_left(tmp_path) == list(range(14, 20))
+
+
+def test_a_position_reads_the_files_of_its_partition(tmp_path: Path) -> None:
+    """Some hundred files of each partition are there before they are compacted."""
+    store = DeltaStore(tmp_path)
+    for number in range(1, 4):
+        for partition in range(3):
+            table = rows(number, [number * DAY_S], commit=number, partition=partition)
+            store.commit(SCORES, table, {partition: number})
+    table = open_table(tmp_path, SCORES)
+    everything = rows_in(table, table_at(tmp_path, SCORES))
+    own = rows_in(table, table_at(tmp_path, SCORES), 1)
+    assert (len(everything.files), len(own.files)) == (9, 3)
+    assert own.to_table() == everything.to_table(filter=ds.field("partition") == 1)
 
 
 def test_a_late_row_of_an_old_window_is_counted_and_ages_with_the_next_day(tmp_path: Path) -> None:
