@@ -26,10 +26,11 @@ import numpy as np
 from edge_client.samples.samples import Samples
 from edge_client.samples.table import HELD_OUT, reports, split_of
 from edge_client.spool.writer import Event, mixed
-from streams.contract.documents import ModelScore, release_of
+from streams.contract.documents import ModelScore
 from streams.contract.task import Answered, Task
 from streams.contract.task.metrics import row_errors
 from streams.contract.window_metrics import RowMetric
+from streams.contract.window_report import release_of
 
 if TYPE_CHECKING:
     from edge_client.samples.labels import DelayedLabels

@@ -16,9 +16,8 @@ from hashlib import blake2b
 
 import numpy as np
 
-from streams.contract.documents import release_of
 from streams.contract.window_metrics import ALL, ALMOST_ALL, WindowMetric
-from streams.contract.window_report import ModelWindow, WindowReport, judgement_of
+from streams.contract.window_report import ModelWindow, WindowReport, judgement_of, release_of
 
 KEPT = 240  # rows per device
 FULL = 32  # judged events of a row of several windows

@@ -118,13 +118,6 @@ def problem(exc: Exception) -> str:
     return f"{where.strip('`.') or 'document'}: {what}"
 
 
-def release_of(model: str) -> str:
-    """Return the release of a model name; `<release>.a<number>` is it behind a device's input
-    adapter, `<release>.p<number>` a device's own copy, and `<release>.k<version>` an earlier
-    version that a device keeps."""
-    return model.partition(".")[0]
-
-
 def model_number(model: str) -> int:
     """The number in a version's name, `3-1f2e3d4c`; -1 where there is none."""
     head = model.partition("-")[0]

@@ -1,17 +1,26 @@
 """The JSON documents on `windows`: what the worker reports of a closed window."""
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
 
-from streams.contract.documents import Count, Document, Micros, release_of
+from streams.contract.documents import Count, Document, Micros
 from streams.contract.window_metrics import ALL, ERRORS, Judgement, WindowMetric
 
 JUDGING = 30  # labelled events that show whether a teacher is right more often than a candidate
 CONFUSED, OTHER = 12, "other"
+OWN = re.compile(r"\.(?:[ap]\d+|k\d+-[^.]+)\Z")  # of a device, behind the name of a release
 
 Change = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # of a count: another label takes one away
 Confusion = dict[str, dict[str, Change]]  # true class -> answer -> labelled events
+
+
+def release_of(model: str) -> str:
+    """Return the release of a model name; `<release>.a<number>` is it behind a device's input
+    adapter, `<release>.p<number>` a device's own copy, and `<release>.k<version>` an earlier
+    version that a device keeps. A producer's names may have dots as well."""
+    return OWN.sub("", model)
 
 
 class ClassAgreement(Document):

@@ -16,8 +16,9 @@ from edge_client.inference.slots import Slots
 from edge_client.samples.samples import Samples
 from edge_client.samples.table import HELD_OUT, NEITHER, TRAIN
 from streams.contract.artifact import challenger_header
-from streams.contract.documents import ChallengerState, Origin, release_of
+from streams.contract.documents import ChallengerState, Origin
 from streams.contract.task import Task
+from streams.contract.window_report import release_of
 from streams.learning.learning import to_safetensors
 from streams.runtime.trust import create_key
 from tests.rig.made_up.models import artifact, tiny

@@ -22,8 +22,9 @@ from edge_client.training import trainer_process
 from edge_client.training.own_weights import DRIFT_PAUSE_S, OwnWeights
 from federation.bootstrap.dataset import Segments, make_reference
 from streams.contract.artifact import DRIFT, files_of, pack
-from streams.contract.documents import ChallengerState, release_of
+from streams.contract.documents import ChallengerState
 from streams.contract.task import Task
+from streams.contract.window_report import release_of
 from streams.contract.work import TrainerJob, WorkReply, WorkRequest
 from streams.learning import learning
 from streams.runtime.trust import create_key

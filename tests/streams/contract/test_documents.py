@@ -12,7 +12,7 @@ from streams.contract.documents import DeviceState, encoded
 from streams.contract.errors import MalformedRecord
 from streams.contract.task import Category, Time
 from streams.contract.topics import topic_specs
-from streams.contract.window_report import ModelWindow, WindowReport
+from streams.contract.window_report import ModelWindow, WindowReport, release_of
 from streams.kafka.reader import partition_of
 from streams.kafka.settings import BrokerSettings
 
@@ -78,3 +78,19 @@ def test_a_devices_own_copies_count_as_the_release_that_they_copy() -> None:
     assert report.by_release == {
         "2-aaaaaaaa": ModelWindow(events=9, agreeing=6, compared=8, labelled=1, correct=1)
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "release"),
+    [
+        ("1-aaaaaaaa", "1-aaaaaaaa"),
+        ("2-bbbbbbbb.a3", "2-bbbbbbbb"),
+        ("2-bbbbbbbb.p12", "2-bbbbbbbb"),
+        ("2-bbbbbbbb.k1-aaaaaaaa", "2-bbbbbbbb"),
+        ("own-1.0", "own-1.0"),
+        ("own-1.1.3", "own-1.1.3"),
+        ("own.plain", "own.plain"),
+    ],
+)
+def test_what_a_device_made_of_a_release_counts_for_it(model: str, release: str) -> None:
+    assert release_of(model) == release
