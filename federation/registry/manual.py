@@ -140,7 +140,10 @@ def roll_back(
         )
     earlier = before_stable(registry, decisions)
     if stable is None or earlier is None:
-        return ManualDecision("there is no earlier version to go back to: nothing to do")
+        raise UsageError(
+            "there is no earlier version to go back to: those before are withdrawn, removed, or "
+            "signed by a revoked key (`tidewheel models list`)"
+        )
     return _roll_back_to(registry, key, earlier.model, reason, agree)
 
 
