@@ -99,7 +99,10 @@ MetricsHost = Annotated[
 Rounds = Annotated[
     int | None, typer.Option(min=1, help="Rounds of a federated run; default: the task's.")
 ]
-Partitions = Annotated[int, typer.Option(min=1, help="Partitions of a new topic.")]
+Partitions = Annotated[
+    int,
+    typer.Option(min=1, help="Partitions of a task's topics; all its commands need one number."),
+]
 StorePlace = Annotated[
     str | None,
     typer.Option(

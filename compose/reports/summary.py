@@ -14,7 +14,14 @@ from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.problems import Problem, Status, listed_counts, problems, too_many_dropped
+from compose.reports.problems import (
+    Problem,
+    Severity,
+    Status,
+    listed_counts,
+    problems,
+    too_many_dropped,
+)
 from compose.reports.status import report_of, sums
 from compose.reports.terminal import table
 from streams.contract.documents import (
@@ -53,8 +60,18 @@ class DeviceLine(DeviceState):
         """Both sides agree to the event; what waits on the device is all that is missing. An epoch
         whose spool was lost had no last word: more may have arrived than it knew of, not less."""
         known, arrived = self.delivered + self.drops, self.scored + self.dropped_seen
-        device_side = self.produced == known + self.pending
-        return device_side and (known <= arrived if self.ended else known == arrived)
+        return self._adds_up and (known <= arrived if self.ended else known == arrived)
+
+    @property
+    def _adds_up(self) -> bool:
+        return self.produced == self.delivered + self.drops + self.pending
+
+    @property
+    def unscored(self) -> int:
+        """Events that reached the broker, and that no worker has scored or counted as dropped."""
+        if self.ended or not self._adds_up:
+            return 0
+        return max(0, self.delivered + self.drops - self.scored - self.dropped_seen)
 
     @property
     def lost(self) -> int:
@@ -133,9 +150,8 @@ class Summary:
 
     @property
     def unscored(self) -> int:
-        """Events that reached the broker, and that no worker has scored or counted as dropped."""
-        current = (d for d in self.devices if not d.ended)
-        return sum(max(0, d.delivered + d.drops - d.scored - d.dropped_seen) for d in current)
+        """Events that the broker has, and that no worker has scored or counted as dropped."""
+        return self.total("unscored")
 
     @property
     def left(self) -> str:
@@ -158,7 +174,7 @@ class Summary:
         if late := sum(d.late_labels.get("dropped", 0) for d in current):
             yield Problem("warning", f"{counted(late, 'late label')} did not reach the server")
         for d in self.devices:
-            if not d.balanced:
+            if not (d.balanced or (self.broker and d.unscored)):  # the last problem has these
                 yield Problem("critical", f"The event account of {d.device} does not balance")
             if d.lost:
                 lost = f"{d.device} lost its spool with {d.lost} of {d.produced} events"
@@ -169,13 +185,15 @@ class Summary:
             unheard = f"{listed(self.silent)} reported nothing since the start"
             yield Problem("warning", unheard, f"See logs/edge-{self.silent[0]}.log")
         if self.broker and self.unscored:
+            kept = self.broker != "embedded"
             then = (
                 "They are on the broker: the next `tidewheel up` with this state folder scores them"
             )
-            if self.broker == "embedded":
+            if not kept:
                 then = "The embedded broker keeps nothing: they are lost. A real Kafka keeps them"
             left = f"The worker had not scored {counted(self.unscored, 'event')} at the end"
-            yield Problem("warning", left, f"{then}. worker: {self.words}")
+            severity: Severity = "warning" if kept else "critical"
+            yield Problem(severity, left, f"{then}. worker: {self.words}")
 
     def total(self, name: str) -> int:
         return sum(int(getattr(line, name)) for line in self.devices)

@@ -256,11 +256,16 @@ def test_what_is_wrong_with_the_fleet_is_what_status_says() -> None:
 
 def test_what_is_lost_with_an_embedded_broker_is_said() -> None:
     found = summary(state("d0"), server={("d0", "e1"): (3, 0)})
-    lost = replace(found, broker="embedded", words="loading the teacher").problems[-1].line
-    assert "had not scored 7 events" in lost
+    (problem,) = replace(found, broker="embedded", words="loading the teacher").problems
+    lost = problem.line
+    assert lost.startswith("critical: The worker had not scored 7 events")
     assert "they are lost" in lost
     assert lost.endswith("worker: loading the teacher")
-    assert "the next `tidewheel up`" in replace(found, broker="kafka").problems[-1].line
+    (waiting,) = replace(found, broker="kafka").problems
+    assert waiting.line.startswith("warning: The worker had not scored 7 events")
+    assert "the next `tidewheel up`" in waiting.line
+    more = summary(state("d0"), server={("d0", "e1"): (11, 0)})
+    assert said(replace(more, broker="kafka")) == ["The event account of d0 does not balance"]
     whole = summary(state("d0"), server={("d0", "e1"): (10, 0)})
     assert replace(whole, broker="embedded").problems == []
 
