@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from streams.contract.errors import BrokerUnavailable
-from streams.kafka.refusals import partitions_of, translated
+from streams.kafka.refusals import connecting, partitions_of, translated
 from streams.kafka.settings import BrokerSettings
 
 SESSION_S = 10.0
@@ -38,7 +38,7 @@ class Election:
         self, settings: BrokerSettings, group: str, topic: str, asked_s: float = ASKED_S
     ) -> None:
         self._settings, self._asked_s = settings, asked_s
-        with translated(settings):
+        with connecting(settings):
             self._consumer = KafkaConsumer(
                 topic,
                 **settings.client_options(),

@@ -8,6 +8,7 @@ import pytest
 from streams.contract.errors import BrokerUnavailable, UsageError
 from streams.contract.topics import TopicSpec
 from streams.kafka.admin import ensure_topics, group_positions, probe
+from streams.kafka.election import Election
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.refusals import explain
@@ -70,6 +71,13 @@ def test_what_is_wrong_is_said_in_a_line_with_what_to_do(
     assert settings.bootstrap in str(raised.value)
     assert settings.password is None or settings.password not in str(raised.value).split()
     assert not probe(settings, 0.5)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("what", ["plain password", "protocol"])
+def test_a_controller_that_is_refused_says_so(secure_node: SecureNode, what: str) -> None:
+    with pytest.raises(BrokerUnavailable, match="TIDEWHEEL_KAFKA_"):
+        Election(wrong(secure_node, what), "group", "topic")
 
 
 def test_a_broker_that_is_only_away_is_told_as_that() -> None:
