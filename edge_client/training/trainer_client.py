@@ -66,6 +66,7 @@ def _read(name: str):  # type: ignore[no-untyped-def]
 log = logging.getLogger(__name__)
 
 _START_S = 60.0
+STOP_S = 5.0
 NO_PLUGINS = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # that torch looks for, .15 s
 
 
@@ -228,12 +229,17 @@ class Trainer:
                 self._child.wait()
             self._child = None
 
-    def stop(self) -> None:
-        """Stop a training between two steps and end the child, for good."""
+    def stop(self, wait_s: float = STOP_S) -> None:
+        """Stop a training between two steps and end the child, for good; kill it where a step takes
+        longer than `wait_s`, as on a busy machine, where it lets all others go first."""
         self._ended = True
         self._request_stop()
-        with self._lock:
-            self._reap()
+        if not self._lock.acquire(timeout=wait_s):
+            if (child := self._child) is not None:
+                child.kill()
+            self._lock.acquire()
+        self._reap()
+        self._lock.release()
         self._stop_file.unlink(missing_ok=True)
 
 

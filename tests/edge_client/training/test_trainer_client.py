@@ -272,6 +272,22 @@ def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
     assert children(reference) != [child]
 
 
+def test_an_agent_that_stops_does_not_wait_for_a_training_without_processor_time(
+    samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    reference = written(tmp_path)
+    trainer = Trainer(reference, "d0", tmp_path, samples)
+    trainer.work(request("evaluate"), weights)  # the imports are done
+    [child] = children(reference)
+    working = Working(trainer, weights, request(epochs=1_000_000, budget_s=600.0))
+    until(lambda: trainer.busy, "the request is on its way")
+    os.kill(child, signal.SIGSTOP)
+    trainer.stop(wait_s=0.5)
+    reply, _ = working.result()
+    assert reply.error is not None
+    assert children(reference) == []
+
+
 def test_what_a_device_trains_for_itself_lets_all_other_processes_go_first(
     trainer: Trainer, weights: bytes, reference: str
 ) -> None:
