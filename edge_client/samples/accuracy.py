@@ -7,6 +7,9 @@ PLACES positions a version keeps those with the smallest hash: a uniform sample,
 versions that have seen the same data have the same positions (bottom-k sampling: Cohen and Kaplan,
 "Summarizing Data using Bottom-k Sketches", PODC 2007).
 
+A label that comes later counts for the answer's version if the answer is one of the last OPEN
+without a label, and the agent has not been started anew since; the first label of an answer counts.
+
 The file `scoreboard.json`, replaced whole: its size is that of the sample, however long the stream.
 
     counts     {version: [answers, labelled, correct]}
@@ -17,7 +20,6 @@ The file `scoreboard.json`, replaced whole: its size is that of the sample, howe
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from edge_client.samples.labels import DelayedLabels
 
 KEPT = 4  # versions
+OPEN = 4096  # answers whose label may still come
 PLACES, SPARE = 2048, 256  # held-out positions of a version; until the next sampling of them
 
 Judged = tuple[bool, float]  # whether it is right, and for targets its error
@@ -79,10 +82,14 @@ class AccuracyTracker:
         right: bool | None,
         held_out: bool,
         error: float = 0.0,
+        *,
+        again: bool = False,
     ) -> None:
         """Count one answer; `right` is None if the true label is unknown, `error` is that of a
-        target, absolute or squared as the metric wants it."""
+        target, absolute or squared as the metric wants it. again: it was counted without one."""
         with self._lock:
+            if again and model not in self._counts:
+                return  # of a version that is not kept
             self.changed = True
             if model not in self._counts:
                 self._counts[model], self._held_out[model] = [0, 0, 0], {}
@@ -90,7 +97,7 @@ class AccuracyTracker:
                 for old in list(self._counts)[1:-KEPT]:  # the first one stays for the comparison
                     del self._counts[old], self._held_out[old], self._errors[old]
             counts = self._counts[model]
-            counts[0] += 1
+            counts[0] += not again
             if right is not None:
                 counts[1] += 1
                 counts[2] += right
@@ -138,14 +145,65 @@ class AccuracyTracker:
         temporary.replace(self._path)
 
 
-@dataclass(frozen=True)
-class AnswerRecorder:
-    """Takes the events that are in the spool."""
+class OpenAnswers:
+    """The last OPEN answers without a label, a ring; thread-safe."""
 
-    task: Task
-    samples: Samples
-    scoreboard: AccuracyTracker
-    outcomes: "DelayedLabels | None"
+    def __init__(self, task: Task) -> None:
+        self._lock = threading.Lock()
+        self._releases: list[str] = []  # a row has the place
+        self._number = 0
+        self._rows = np.zeros(OPEN, np.dtype([
+            ("seq", "<i8"), ("time", "<i8"), ("recorded", "<i8"), ("release", "<i8"),
+            ("held_out", "?"), ("outputs", "<f4", task.outputs),
+        ]))  # fmt: skip
+        self._rows["seq"] = -1
+
+    def put(self, seq: int, event: Event, release: str, held_out: bool) -> None:
+        with self._lock:
+            if release not in self._releases:
+                self._releases.append(release)
+            place = self._releases.index(release)
+            row = seq, event.time_us, event.recorded_us, place, held_out, event.outputs
+            self._rows[self._number % OPEN] = row
+            self._number += 1
+
+    def take(self, first_us: int, last_us: int, seq: int | None) -> tuple[np.ndarray, list[str]]:
+        """Return the rows (n,) whose event time is from `first_us` to `last_us`, or that of the
+        event `seq` alone, and their releases. Each is returned once."""
+        with self._lock:
+            rows = self._rows
+            found = (rows["seq"] >= 0) & (rows["time"] >= first_us) & (rows["time"] <= last_us)
+            if seq is not None:
+                found &= rows["seq"] == seq
+            taken = rows[found]
+            rows["seq"][found] = -1
+            return taken, [self._releases[place] for place in taken["release"]]
+
+
+class AnswerRecorder:
+    """Takes the events that are in the spool, and the labels that come later."""
+
+    def __init__(
+        self,
+        task: Task,
+        samples: Samples,
+        scoreboard: AccuracyTracker,
+        outcomes: "DelayedLabels | None",
+    ) -> None:
+        self.task, self.samples, self.scoreboard = task, samples, scoreboard
+        self.outcomes, self._open = outcomes, OpenAnswers(task)
+        samples.labelled = self.judge
+
+    def judge(self, first_us: int, last_us: int, label: np.ndarray, seq: int | None) -> None:
+        """Count a label (label_size,) of answers that were counted without one."""
+        rows, releases = self._open.take(first_us, last_us, seq)
+        truths = np.repeat(label.reshape(1, -1), len(rows), axis=0)
+        right = self.task.correct(rows["outputs"], truths).tolist()
+        errors = row_errors(self.task, rows["outputs"], truths).tolist()
+        for row, *found in zip(rows, releases, right, errors, strict=True):
+            release, is_right, error = found
+            place, held_out = int(row["recorded"]), bool(row["held_out"])
+            self.scoreboard.count(release, place, is_right, held_out, error, again=True)
 
     def _reports(self, time_us: int) -> bool:
         """Whether a held-out segment counts on the scoreboard: not if it may choose."""
@@ -163,6 +221,8 @@ class AnswerRecorder:
             release = release_of(event.model)  # a copy's answers are those of its release
             reporting = split == HELD_OUT and self._reports(event.time_us)
             self.scoreboard.count(release, event.recorded_us, right, reporting, error)
+            if right is None:
+                self._open.put(seq, event, release, reporting)
             if self.outcomes is not None:
                 answered = event.first_us, event.time_us, event.segment, event.outputs
                 self.outcomes.put(Answered(*answered, seq, event.recorded_us))

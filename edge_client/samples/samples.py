@@ -95,6 +95,7 @@ class Samples:
         self._free = list(range(n - 1, -1, -1))
         self._seen = [0] * (len(task.classes) or 1)  # by class, of all that came to the reservoir
         self._row_of: dict[int, int] = {}
+        self.labelled: Callable[..., None] = lambda *_: None  # called with labels that come later
         self.changed = False
         self.urgent = False  # a label came from outside: save it soon
         self.added = 0  # segments since the start
@@ -179,6 +180,7 @@ class Samples:
     ) -> int:
         """Store a true label (label_size,) for the segments in first..last, or for that of the
         event `seq` alone; return their number."""
+        self.labelled(first_us, last_us, label, seq)
         with self._lock:
             rows = self._rows()
             if seq is not None:
@@ -186,8 +188,8 @@ class Samples:
             times = self._table.times[rows]
             rows = rows[(times >= first_us) & (times <= last_us)]
             self._note_label(rows, label, source)
-            self.changed = self.changed or len(rows) > 0
-            self.urgent = self.urgent or len(rows) > 0
+            if len(rows):
+                self.changed = self.urgent = True
             return len(rows)
 
     def _note_label(self, rows: np.ndarray, label: np.ndarray, source: int) -> None:

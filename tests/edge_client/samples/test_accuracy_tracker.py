@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from edge_client.samples.accuracy import PLACES, AccuracyTracker
+import numpy as np
+import pytest
+
+from edge_client.samples.accuracy import OPEN, PLACES, AccuracyTracker, AnswerRecorder
+from edge_client.samples.samples import OUTCOME, Samples
+from edge_client.spool.writer import Event
+from tests.rig.made_up.tiny_task import task
 
 
 def test_versions_are_compared_on_the_held_out_segments_that_both_have_answered(
@@ -70,3 +76,67 @@ def test_versions_that_saw_the_same_long_data_are_compared_on_the_same_places(
     assert now is not None
     assert abs(before - 1 / 2) < 0.05
     assert abs(now - 3 / 4) < 0.05
+
+
+class Device:
+    """Answers class 1, in seconds, without a label."""
+
+    def __init__(self, folder: Path) -> None:
+        self.samples, self.board = Samples(task, folder / "s.rows"), AccuracyTracker(folder / "b")
+        self.recorder, self.seq = AnswerRecorder(task, self.samples, self.board, None), 0
+
+    def answer(self, model: str = "1-aaaaaaaa", truth: int | None = None, count: int = 1) -> None:
+        segment = np.zeros(task.segment_shape, np.float32)
+        label = None if truth is None else np.array([truth], np.float32)
+        for _ in range(count):
+            at = self.seq * 1_000_000
+            outputs = np.array([0, 1, 0], np.float32)
+            event = Event(at, model, outputs, None, segment, at, at, at, label)
+            self.recorder.note([event], self.seq)
+            self.seq += 1
+
+    def told(self, label: int, seq: int | None, first: int = 0, last: int = 10**6) -> None:
+        given = np.array([label], np.float32)
+        self.samples.label(first * 1_000_000, last * 1_000_000, given, OUTCOME, seq)
+
+    def counted(self, model: str = "1-aaaaaaaa") -> tuple[int, int, int]:
+        score = self.board.scores()[model]
+        return score.answers, score.labelled, score.correct
+
+
+def test_labels_that_come_later_count_once_for_the_version_that_answered(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.answer(count=3)
+    device.answer("2-bbbbbbbb.a1", count=2)
+    device.answer(truth=1)
+    assert device.counted() == (4, 1, 1)
+    for _ in range(2):
+        device.told(1, 0)
+        device.told(0, 3)
+    device.told(0, 5)  # known before
+    assert device.counted() == (4, 2, 2)
+    assert device.counted("2-bbbbbbbb") == (2, 1, 0)
+    device.told(1, None, 1, 4)
+    assert device.counted() == (4, 4, 4)
+    assert device.counted("2-bbbbbbbb") == (2, 2, 1)
+
+
+def test_as_many_answers_wait_for_a_label_as_have_room(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.answer(count=OPEN + 3)
+    for seq in (0, 2, 3, OPEN + 2):
+        device.told(1, seq)
+    assert device.counted() == (OPEN + 3, 2, 2)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_versions_are_compared_by_labels_whenever_they_come(tmp_path: Path, later: bool) -> None:
+    device = Device(tmp_path)
+    for at, model in enumerate(("1-aaaaaaaa", "2-bbbbbbbb")):
+        first = device.seq
+        device.answer(model, truth=None if later else 1, count=40)
+        for seq in range(first, device.seq):
+            device.told(1, seq)
+        assert device.counted(model) == (40, 40, 40), at
+    score = device.board.scores()["2-bbbbbbbb"]
+    assert score.held_out == score.held_out_correct > 0
