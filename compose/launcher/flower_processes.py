@@ -2,7 +2,8 @@
 
     <state>/flower/superlink.db    the SuperLink's runs and messages: a restart keeps them
     <state>/flower/secret          shared by SuperLink and SuperExec, 0600
-    <state>/flower/app             what `flwr run` bundles: settings only, no code of ours
+    <state>/flower/app             what `flwr run` bundles: settings only, no code of ours; the
+                                   controller that leads writes it
     <state>/flower/home            FLWR_HOME of SuperLink, SuperExec and `flwr`
 
 With TLS the SuperLink takes SuperNodes with a registered key only
@@ -108,8 +109,8 @@ def submission(
     config: Mapping[str, ConfigValue],
     ca: Path | None = None,
 ) -> Submission:
-    """Write the app's folder and the connection to the SuperLink at `address` (HOST:PORT); return
-    how to start and watch runs.
+    """Return how to start and watch runs at the SuperLink at `address` (HOST:PORT), which may still
+    write the app's folder and the connection.
 
     `config` are the settings of this installation (task, state, minimum-nodes, …); each run may
     change them.
@@ -121,10 +122,12 @@ def submission(
     app = folder / "app"
     text = _APP + toml({**RUN_CONFIG, **config})
     tomllib.loads(text)  # a value that TOML cannot hold must fail here, not at the first run
-    write_atomic(app / "pyproject.toml", text.encode())
-    write_atomic(app / "README.md", _README.encode())
-    ready = partial(listens, address)
-    return Submission(flwr(state, address, ca), app, ready)
+    files = {
+        app / "pyproject.toml": text.encode(),
+        app / "README.md": _README.encode(),
+        _connections(state): _connection(address, ca),
+    }
+    return Submission(_flwr(state), app, partial(listens, address), files)
 
 
 def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flwr:
@@ -133,19 +136,30 @@ def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flw
 
     Without an address it is the connection that this state folder had last.
     """
-    home = _folder(state) / "home"
-    path = home / "config.toml"
     if address is not None:
-        connection: dict[str, ConfigValue] = {"address": address}
-        if ca is None:
-            connection["insecure"] = True
-        else:
-            connection["root-certificates"] = str(readable(ca).absolute())
-        text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-        write_atomic(path, (text + toml(connection)).encode())
-    elif not path.exists():
+        write_atomic(_connections(state), _connection(address, ca))
+    elif not _connections(state).exists():
         raise UsageError(f"{state} has met no SuperLink yet: name it by --superlink HOST:PORT")
-    return Flwr(program("flwr"), CONNECTION, environment(home))
+    return _flwr(state)
+
+
+def _flwr(state: Path) -> Flwr:
+    return Flwr(program("flwr"), CONNECTION, environment(_folder(state) / "home"))
+
+
+def _connections(state: Path) -> Path:
+    return _folder(state) / "home" / "config.toml"
+
+
+def _connection(address: str, ca: Path | None) -> bytes:
+    """Return the file of connections, with the one to `address`."""
+    connection: dict[str, ConfigValue] = {"address": address}
+    if ca is None:
+        connection["insecure"] = True
+    else:
+        connection["root-certificates"] = str(readable(ca).absolute())
+    text = f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+    return (text + toml(connection)).encode()
 
 
 def readable(ca: Path) -> Path:

@@ -1,8 +1,8 @@
 """Flower's `flwr` command: submits federated runs to the SuperLink and queries their status.
 
 The command reads the SuperLink's address from `config.toml` in its FLWR_HOME, so that the user's
-~/.flwr is neither read nor written. `compose.launcher.flower_processes` writes that folder and the
-app's.
+~/.flwr is neither read nor written. `compose.launcher.flower_processes` says what that folder and
+the app's hold; only the controller that leads writes them.
 """
 
 import json
@@ -53,18 +53,26 @@ class Flwr:
 @dataclass(frozen=True)
 class Submission:
     """How runs are started and watched: the command and the app's folder. ready: whether the
-    SuperLink answers."""
+    SuperLink answers. files: what the command reads, the app's settings and the connection."""
 
     flwr: Flwr
     app: Path
     ready: Callable[[], bool] = lambda: True
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Write the files. The state folder's controllers and its users share them, so a process
+        that does not lead must not call this."""
+        for path, data in self.files.items():
+            write_atomic(path, data)
 
     def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
-        """Submit a run and return its id; raise ProcessFailed on failure.
+        """Write the files, submit a run and return its id; raise ProcessFailed on failure.
 
         The settings are passed in a file in `folder`: on the command line a quote in a path would
         end the value.
         """
+        self.write()
         path = folder / "run-config.toml"
         write_atomic(path, toml(config).encode())
         words = [str(self.app), self.flwr.connection, "--run-config", str(path)]

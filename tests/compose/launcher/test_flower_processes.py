@@ -36,6 +36,7 @@ def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
     submission = flower_processes.submission(
         tmp_path, "127.0.0.1:4001", {"task": 'odd "name".py:task', "rounds": 2}
     )
+    submission.write()
     app = tomllib.loads((submission.app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     assert app["fab-include"] == ["README.md"]
     assert app["config"] == {
@@ -47,6 +48,19 @@ def test_the_app_holds_settings_and_no_code(tmp_path: Path) -> None:
     home = Path(submission.flwr.env["FLWR_HOME"])
     connection = tomllib.loads((home / "config.toml").read_text())["superlink"]["tidewheel"]
     assert connection == {"address": "127.0.0.1:4001", "insecure": True}
+
+
+def test_a_controller_that_waits_leaves_the_settings_of_the_one_that_leads(tmp_path: Path) -> None:
+    """Its own, with another broker and another SuperLink, it writes when it leads."""
+    leads = flower_processes.submission(tmp_path, "127.0.0.1:4001", {"kafka": "right:9092"})
+    leads.write()
+    before = {path: path.read_bytes() for path in leads.files}
+    waits = flower_processes.submission(tmp_path, "127.0.0.1:4002", {"kafka": "wrong:9092"})
+    assert waits.files.keys() == before.keys()
+    assert {path: path.read_bytes() for path in leads.files} == before
+    waits.write()
+    assert b"wrong:9092" in (waits.app / "pyproject.toml").read_bytes()
+    assert {path: path.read_bytes() for path in leads.files} == waits.files
 
 
 def test_with_tls_everybody_is_told_whom_to_trust(tmp_path: Path) -> None:

@@ -369,6 +369,20 @@ def test_nothing_to_serve_is_said_at_the_start(rig: Rig) -> None:
         controller.run(rig.settings, threading.Event())
 
 
+def test_a_controller_that_does_not_lead_changes_no_settings_of_runs(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one of the same state folder that was started with a wrong --kafka."""
+    app = rig.settings.state / "app.toml"
+    rig.serve(1)
+    rig.start(submission=replace(rig.flower, files={app: b"right"}))
+    rig.wait("the one that leads has written them", app.exists)
+    wrong = replace(rig.flower, files={app: b"wrong"})
+    rig.start(submission=wrong, broker=BrokerSettings.at("127.0.0.1:1"))
+    rig.wait("the other one finds no broker", lambda: "no Kafka broker answers" in caplog.text)
+    assert app.read_bytes() == b"right"
+
+
 def test_a_controller_follows_a_rotation_of_keys_while_it_runs(rig: Rig) -> None:
     """It has no file of the new key, and signs with it as soon as that is in use."""
     rig.serve(1)

@@ -52,6 +52,18 @@ def test_a_run_is_given_its_settings_in_a_file(tmp_path: Path) -> None:
     assert seen == {"task": 'a "b"', "rounds": 2}
 
 
+def test_a_run_starts_with_the_files_of_who_submits_it(tmp_path: Path) -> None:
+    """Also where another process of the state folder has written its own meanwhile."""
+    program = tmp_path / "flwr"
+    program.write_text('#!/bin/sh\ncp "$2" "$2.seen"\necho \'{"success": true, "run-id": "7"}\'\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    app = tmp_path / "app"
+    submission = Submission(Flwr(str(program), "tidewheel"), app, files={app: b"its own"})
+    app.write_bytes(b"another's")
+    submission.start({}, tmp_path)
+    assert Path(f"{app}.seen").read_bytes() == b"its own"
+
+
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(ProcessFailed, match="`flwr list` cannot be run"):
         Submission(Flwr(str(tmp_path / "none"), "tidewheel"), tmp_path).runs()

@@ -98,6 +98,7 @@ def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
         submission = flower_processes.submission(tmp_path, processes.address, {"task": task_ref})
         settings = controller_settings(task_ref, kafka, tmp_path, submission, runs_per_day=0)
         stack.enter_context(controlled(settings))
+        until((tmp_path / "flower" / "app" / "README.md").exists, "the controller leads", 60)
         call = flwr(tmp_path)
         check_streamed(call, tmp_path, kafka)
         check_stopped(call, tmp_path, kafka, processes, tiny.id)
