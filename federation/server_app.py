@@ -35,7 +35,7 @@ from federation.rounds import strategies
 from federation.rounds.aggregator import Aggregator
 from federation.rounds.checkpoint import park
 from federation.rounds.collector import Reply
-from federation.rounds.event_log import EventLog
+from federation.rounds.event_log import JOURNAL, EventLog
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.participants import Inviter
 from federation.rounds.privacy import Ledger, private
@@ -106,7 +106,7 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     settings = run_settings(task, run, config, state / "runs")
     broker = _broker(str(config.get("kafka") or ""))
     connect = None if broker is None else lambda: Producer(broker)
-    path, metric = settings.runs / run / "rounds.jsonl", metric_of(task).name
+    path, metric = settings.runs / run / JOURNAL, metric_of(task).name
     journal = EventLog(task.id, run, path, connect, metric=metric)
     registry = Registry(place, task.name, task.version, trusted)
     fleet = FlowerFleet(

@@ -19,6 +19,7 @@ ConfigValue = str | int | float | bool
 
 COMMAND_TIMEOUT_S = 60.0
 COMPLETED = "finished:completed"
+FAILED = "finished:failed"  # its ServerApp
 STOPPED = "finished:stopped"  # by `flwr stop`
 UNKNOWN = "unknown"  # the SuperLink does not have the run: it has another database
 

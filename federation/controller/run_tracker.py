@@ -16,9 +16,17 @@ from itertools import pairwise
 from pathlib import Path
 
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
-from federation.controller.flwr_cli import COMPLETED, STOPPED, UNKNOWN, ConfigValue, Submission
+from federation.controller.flwr_cli import (
+    COMPLETED,
+    FAILED,
+    STOPPED,
+    UNKNOWN,
+    ConfigValue,
+    Submission,
+)
 from federation.controller.run_recovery import RESUMES, Resumer
 from federation.controller.triggers import RunsSoFar, decide, kind_of
+from federation.rounds.event_log import why_failed
 from streams.contract.decisions import MANUAL, Decision
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import ProcessFailed
@@ -31,6 +39,7 @@ SUPERLINK_S = 60.0  # to answer, before a run that is due counts as failed
 SILENCE_S = 20.0  # after so long without an event a run is checked with `flwr list`
 BY_USER = "stopped by a user"  # with `flwr stop`: such a run is not resumed
 RESUMED = "; resumed by run"
+SEE_LOG = "see `flwr log RUN`"
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +61,8 @@ class RunTracker:
     ) -> None:
         self._task, self._submission, self._config = task, submission, config
         self._rules, self._clock, self._wall, self._reached = rules, clock, wall, failpoint
-        self._folder = state / "controller"
-        self._resumer = Resumer(self._folder, state / "runs", submission, config, failpoint)
+        self._folder, self._journals = state / "controller", state / "runs"
+        self._resumer = Resumer(self._folder, self._journals, submission, config, failpoint)
         self.evidence = FleetEvidence(rules)
         self._since, self._heard = wall(), clock()
         self._run: str | None = None
@@ -164,6 +173,8 @@ class RunTracker:
                 return
             ended = BY_USER if status == STOPPED else "the run ended without a result"
             reason = f"{ended} ({status})"
+            if status == FAILED:
+                reason += f": {why_failed(self._journals / self._run) or SEE_LOG}"
             log.warning("run %s: %s", self._run, reason)
             new = None
             if status not in (COMPLETED, STOPPED):

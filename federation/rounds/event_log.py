@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.contract.documents import RoundEvent, RoundKind
-from streams.contract.errors import BrokerUnavailable
+from streams.contract.errors import BrokerUnavailable, MalformedRecord
 from streams.contract.events.messages import Headers
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.producer import Producer
@@ -21,6 +21,21 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 SEND_TIMEOUT_S = 5.0
+JOURNAL = "rounds.jsonl"
+INTERRUPTED, FAILED = "the run was ", "failed: "  # how the reason of a failed run's end begins
+
+
+def why_failed(folder: Path) -> str | None:
+    """Return why the run of this folder failed, by the last event of its journal; None if that does
+    not say so, as of a run that was killed."""
+    try:
+        last = RoundEvent.decode((folder / JOURNAL).read_bytes().splitlines()[-1])
+    except (OSError, IndexError, MalformedRecord):
+        return None
+    if last.kind == "finished" and last.reason.startswith(FAILED):
+        return last.reason.removeprefix(FAILED)
+    is_end = last.kind == "failed" and not last.device and last.reason.startswith(INTERRUPTED)
+    return last.reason if is_end else None
 
 
 class EventLog:

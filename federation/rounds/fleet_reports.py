@@ -43,13 +43,15 @@ GAP_S = 5.0  # if nobody is heard for longer, silence counts from then on
 
 class FleetReports:
     """Follows `fleet` during a run; `connect` returns a reader of it from its end, and may raise
-    BrokerUnavailable; `clock` is in seconds."""
+    BrokerUnavailable; `clock` is in seconds. away: why the broker is unavailable, "" while it is
+    not."""
 
     def __init__(
         self, connect: Callable[[], Reader], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._connect, self._clock = connect, clock
         self._follower: Reader | None = None
+        self.away = ""
         self._retry_at = clock()
         self._unread: list[DeviceState] = []
         self._last: dict[str, tuple[DeviceState, float]] = {}
@@ -136,11 +138,12 @@ class FleetReports:
                 if self._clock() < self._retry_at:
                     return []
                 self._retry_at = self._clock() + RETRY_S
-                self._follower = self._connect()
+                self._follower, self.away = self._connect(), ""
             while (messages := self._follower.poll(POLL_S)) and self._clock() < deadline:
                 found += [state for message in messages if (state := _state(message))]
         except BrokerUnavailable as exc:
             log.warning("%s: claimed samples are not checked against device states", exc)
+            self.away = str(exc)
             self._fallen.clear()  # nobody would hear that they are back
             self.close()
         return found

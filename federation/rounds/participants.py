@@ -238,11 +238,13 @@ class Participants:
                 self._announce(number, base, late)
                 return nodes
             if len(nodes) < needed and now > began + self.settings.node_wait_s:
-                lower = "lower minimum-nodes"
-                if needed == self.aggregator.least:
-                    lower = f"choose another strategy than {self.aggregator.name}"
+                advice = "start more, or lower minimum-nodes"
+                if self.reports is not None and self.reports.away:  # so nobody could be invited
+                    advice = self.reports.away
+                elif needed == self.aggregator.least:
+                    advice = f"start more, or choose another strategy than {self.aggregator.name}"
                 raise ProcessFailed(
-                    f"{len(nodes)} devices are online, {needed} are needed: start more, or {lower}"
+                    f"{len(nodes)} devices are online, {needed} are needed: {advice}"
                 )
             if len(nodes) < needed and now > choose_at:
                 self._invite(number, base)

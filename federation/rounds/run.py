@@ -45,7 +45,7 @@ from federation.rounds import checkpoint
 from federation.rounds.aggregator import Aggregator
 from federation.rounds.checkpoint import park
 from federation.rounds.collector import QUORUM, Collector, Fleet, Policy, Reply
-from federation.rounds.event_log import EventLog
+from federation.rounds.event_log import FAILED, INTERRUPTED, EventLog
 from federation.rounds.fleet_reports import FleetReports, teacher_shares
 from federation.rounds.participants import Inviter, Participants
 from federation.rounds.promotion import Promotion
@@ -113,7 +113,7 @@ class FederatedRun:
             return verdict
         except BaseException as exc:
             if isinstance(exc, TidewheelError) and not isinstance(exc, Retryable):
-                outcome = f"failed: {exc}"[:300]
+                outcome = f"{FAILED}{exc}"[:300]
             else:
                 self.journal.publish("failed", reason=_interruption(exc)[:300])
             raise
@@ -426,5 +426,5 @@ def _updates_in(answers: Sequence[Reply]) -> int:
 def _interruption(exc: BaseException) -> str:
     """In words for a person: Flower stops a ServerApp by a signal, which raises SystemExit."""
     if isinstance(exc, SystemExit | KeyboardInterrupt):
-        return "the run was stopped: by `flwr stop`, or because its SuperExec ended"
-    return f"the run was interrupted: {exc!r}"
+        return f"{INTERRUPTED}stopped: by `flwr stop`, or because its SuperExec ended"
+    return f"{INTERRUPTED}interrupted: {exc!r}"

@@ -83,6 +83,7 @@ def test_a_killed_server_app_is_gone_on_with_by_itself(
     told = [RoundEvent.decode(message.value) for message in read(kafka, tiny.id, ROUNDS)]
     assert {e.resumed_from for e in told if e.run == runs[1]} == {runs[0]}
     assert [e.reason for e in told if e.kind == "finished" and e.run in runs] == [
-        f"the run ended without a result (finished:failed); resumed by run {runs[1]}",
+        "the run ended without a result (finished:failed): see `flwr log RUN`; "
+        f"resumed by run {runs[1]}",
         "promoted",
     ]

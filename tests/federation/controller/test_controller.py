@@ -278,7 +278,7 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     rig.wait("nothing is left to do", lambda: not lineage.exists())
     assert [config["resume"] for config in rig.flower.started] == ["r9"]
     assert rig.reasons("requested") == {
-        "r1": "resumes run r9: the run ended without a result (finished:failed)"
+        "r1": "resumes run r9: the run ended without a result (finished:failed): see `flwr log RUN`"
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from federation.controller.flwr_cli import ConfigValue, Flwr, Submission
 from federation.controller.run_tracker import SUPERLINK_S, RunTracker
+from federation.rounds.event_log import EventLog
 from streams.contract.decisions import ZERO, Decision, Kind
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.runtime.failpoints import unarmed
@@ -37,6 +38,16 @@ class Flower(Submission):
     def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
         self.started.append(self.clock())
         return str(len(self.started))
+
+
+class Dead(Submission):
+    """Each run fails."""
+
+    def start(self, config: Mapping[str, ConfigValue], folder: Path) -> str:
+        return str(int(str(config["resume"])) + 1)
+
+    def runs(self) -> dict[str, str]:
+        return {str(run): "finished:failed" for run in (7, 8)}
 
 
 @dataclass
@@ -93,6 +104,22 @@ def test_a_run_of_which_nothing_is_served_leaves_its_cause(
             runs.evidence.add_window(report)
     assert (reason(runs.evidence) is not None) is counts
     assert runs.so_far.refused == refused
+
+
+def test_why_a_run_died_is_said_where_people_look(tmp_path: Path) -> None:
+    """It could not say so itself, as without a broker: its journal does, or Flower's log."""
+    clock, topic = Clock(), Topic()
+    flower = Dead(Flwr("flwr", "local", {}), tmp_path)
+    runs = RunTracker("t", tmp_path, flower, {}, RULES, clock, unarmed, clock)
+    runs.take(step("requested"))
+    journal = EventLog("t", "7", tmp_path / "runs" / "7" / "rounds.jsonl", None)
+    journal.publish("finished", reason="failed: no Kafka broker answers at h:1")
+    runs.check(topic, at_once=True)  # type: ignore[arg-type]
+    runs.check(topic, at_once=True)  # type: ignore[arg-type]
+    assert [event.reason for event in topic.events if event.kind == "finished"] == [
+        f"{DIED}: no Kafka broker answers at h:1; resumed by run 8",
+        f"{DIED}: see `flwr log RUN`; resumed by run 9",
+    ]
 
 
 class Waiting:

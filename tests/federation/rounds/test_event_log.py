@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from federation.rounds.event_log import RETRY_S, EventLog
-from streams.contract.documents import RoundEvent
+from federation.rounds.event_log import RETRY_S, EventLog, why_failed
+from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import BrokerUnavailable
 from tests.federation.rounds.test_run import FakeKafka
 
@@ -73,3 +73,29 @@ def test_a_run_without_a_broker_writes_its_file_and_waits_for_nothing(tmp_path: 
         journal.producer()
     journal.close()
     assert [RoundEvent.decode(line).kind for line in path.read_bytes().splitlines()] == ["started"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "why"),
+    [
+        ("finished", {"reason": "failed: too few"}, "too few"),
+        ("finished", {"reason": "rejected: worse"}, None),
+        ("failed", {"reason": "the run was interrupted: OSError()"}, "the run was interrupted:"),
+        ("failed", {"reason": "the registry is away: starting over"}, None),
+        ("failed", {"reason": "the run was late", "device": "d0"}, None),
+        ("started", {}, None),
+    ],
+)
+def test_a_journal_says_why_its_run_failed_if_it_ends_with_that(
+    tmp_path: Path, kind: RoundKind, fields: dict[str, str], why: str | None
+) -> None:
+    folder = tmp_path / "7"
+    assert why_failed(folder) is None
+    path = folder / "rounds.jsonl"
+    journal = EventLog("tiny.v1", "7", path, None)
+    journal.publish("failed", reason="the run was resumed")
+    journal.publish(kind, **fields)
+    found = why_failed(folder)
+    assert found is None if why is None else (found or "").startswith(why)
+    path.write_bytes(path.read_bytes() + b'{"kind": "fin')  # killed while it wrote
+    assert why_failed(folder) is None

@@ -55,8 +55,10 @@ def test_a_broker_that_is_away_gives_no_figures_and_is_asked_again_later() -> No
     found = FleetReports(connect, clock=lambda: now[0])
     now[0] = 1.0
     assert found.since(0) == {}
+    assert found.away == "away"
     now[0] = fleet_reports.RETRY_S
     assert found.since(0) == {"a": 5}
+    assert found.away == ""
     assert attempts == [0.0, fleet_reports.RETRY_S]
 
 

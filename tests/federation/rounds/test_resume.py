@@ -13,6 +13,7 @@ from federation.admission import Tensors, Update
 from federation.registry.registry import Registry
 from federation.rounds import checkpoint
 from federation.rounds.collector import Reply
+from federation.rounds.event_log import why_failed
 from federation.rounds.run import FederatedRun
 from streams.contract.artifact import WEIGHTS, Artifact
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
@@ -240,6 +241,10 @@ def test_what_would_come_again_ends_a_run_and_what_may_pass_does_not(rig: Rig) -
     for number, error in enumerate(errors):
         with pytest.raises(type(error)):
             rig.resumed(f"e{number}", failpoint=failing(error)).run()
+    whys = [why_failed(rig.runs / f"e{number}") for number in range(4)]
+    assert [(why or "").partition(":")[0] for why in whys] == [
+        "too few", *["the run was interrupted"] * 2, "the run was stopped"
+    ]  # fmt: skip
     last = [rig.kinds_of(f"e{number}")[-1] for number in range(4)]
     assert last == ["finished", "failed", "failed", "failed"]
     assert "interrupted: OSError('reset')" in rig.kafka.events[-2].reason

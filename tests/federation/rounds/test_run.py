@@ -29,7 +29,7 @@ from federation.rounds.run import FederatedRun
 from federation.rounds.settings import RunSettings
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS, key_id
 from streams.contract.documents import DeviceState, RoundEvent
-from streams.contract.errors import ArtifactError, ProcessFailed, UsageError
+from streams.contract.errors import ArtifactError, BrokerUnavailable, ProcessFailed, UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.task import Device as DeviceOf
 from streams.contract.task import Task
@@ -613,6 +613,18 @@ def test_it_waits_for_enough_devices_but_not_for_ever(rig: Rig) -> None:
     assert rig.run(FakeFleet([sound("a", 0.001), sound("b", 0.001)], online_after=2)).run().promote
     with pytest.raises(ProcessFailed, match="0 devices are online, 2 are needed"):
         rig.run(FakeFleet([], online_after=10_000)).run()
+
+
+def test_a_run_without_devices_says_that_its_broker_does_not_answer(rig: Rig) -> None:
+    """It can invite nobody: more devices would not help."""
+
+    def away() -> FakeFollower:
+        raise BrokerUnavailable("no Kafka broker answers at h:1")
+
+    run = rig.run(FakeFleet([], online_after=10_000))
+    run.reports = FleetReports(away)
+    with pytest.raises(ProcessFailed, match=r"2 are needed: no Kafka broker answers at h:1$"):
+        run.run()
 
 
 def test_a_registry_that_serves_nothing_or_damage_stops_the_run(rig: Rig) -> None:
