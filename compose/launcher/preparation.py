@@ -89,14 +89,20 @@ def model_lines(report: PilotReport) -> list[str]:
     """What was made, for a person."""
     how = "from the cache" if report.cached else "made" if report.source else "trained"
     source = f" is of {report.source};" if report.source else " and"
+    fleet = _beside(report.model_fleet, report.teacher_fleet, "the fleet")
+    held_out = _beside(report.model_held_out, report.teacher_held_out, "held-out devices")
     lines = [
         f"model     {report.model}{source} the teacher {how} in {report.seconds:.1f} s",
-        f"          {named(report.metric)} on the fleet {digits(report.model_fleet)}, "
-        f"the teacher's {digits(report.teacher_fleet)}",
-        f"          on all segments of held-out devices {digits(report.model_held_out)}, "
-        f"the teacher's {digits(report.teacher_held_out)}",
+        f"          {named(report.metric)} on {fleet}",
+        f"          on all segments of {held_out}",
     ]
     return [*lines, f"          warning: {report.warning}"] if report.warning else lines
+
+
+def _beside(model: float | None, teacher: float | None, where: str) -> str:
+    if model is None or teacher is None:
+        return f"{where}: not measured, there are no readings with labels to measure it by"
+    return f"{where} {digits(model)}, the teacher's {digits(teacher)}"
 
 
 def main(reference: str, state: str) -> int:

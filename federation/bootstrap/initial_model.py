@@ -26,10 +26,10 @@ import numpy as np
 import safetensors.numpy
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from torch import nn
 
-from federation.bootstrap import dataset, first_models, onnx_export
-from federation.bootstrap.dataset import Segments, TeacherWindows, group, make_reference, stack
+from federation.bootstrap import comparison, dataset, first_models, onnx_export
+from federation.bootstrap.comparison import Metrics, compare, warning_of
+from federation.bootstrap.dataset import Segments, make_reference, stack
 from federation.bootstrap.first_models import (
     EACH_S,
     WINDOWS_PER_BATCH,
@@ -47,7 +47,7 @@ from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, INT8, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import OnnxFile, Task
-from streams.contract.task.metrics import gain, measured, metric_of
+from streams.contract.task.metrics import measured, metric_of
 from streams.learning import drift_reference, learning
 from streams.learning.learning import (
     predict,
@@ -62,24 +62,18 @@ LOOKED_AT = 1000  # readings of a device, for the digest of the data
 HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
 
 
-NOT_BETTER = (
-    "the teacher is not better than the first device model on the fleet: its answers start no run "
-    "and teach nothing; give the lab more data, or build_teacher a larger model"
-)
-
-
 @dataclass(frozen=True)
 class PilotReport:
-    """The result; figures are in the task's `metric`, 0 if there are no labelled segments."""
+    """The result; figures are in the task's `metric`, None if there are no labels to measure by."""
 
     model: str
     cached: bool
     seconds: float
     metric: str
-    model_fleet: float
-    model_held_out: float
-    teacher_fleet: float
-    teacher_held_out: float
+    model_fleet: float | None
+    model_held_out: float | None
+    teacher_fleet: float | None
+    teacher_held_out: float | None
     source: str = ""  # the file that the model is of, where it was not trained
     warning: str = ""
 
@@ -92,7 +86,7 @@ class _Result:
     model: dict[str, bytes]
     teacher: dict[str, bytes]
     central: dict[str, bytes]
-    metrics: dict[str, float]
+    metrics: Metrics
     first: dict[str, float]
     source: str
 
@@ -126,10 +120,8 @@ def prepare(
                 write_atomic(folder / part / name, data)
         write_atomic(folder / "report.json", json.dumps(about).encode())
     model = _register(task, registry, key, result)
-    metrics = result.metrics
-    metric = metric_of(task)
-    better = gain(metric, metrics["model_fleet"], metrics["teacher_fleet"]) > 0
-    warning = "" if better else NOT_BETTER
+    metrics, metric = result.metrics, metric_of(task)
+    warning = warning_of(task, metrics)
     seconds = time.monotonic() - began
     source = result.source.partition(" ")[0]
     return PilotReport(
@@ -157,7 +149,9 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
             path = getattr(value, "__file__", None)
             if path and Path(path).parent == Path(str(module.__file__)).parent:
                 sources.add(str(path))
-    parts = (learning, onnx_export, quantization, drift_reference, dataset, first_models)
+    parts = (
+        learning, onnx_export, quantization, drift_reference, dataset, first_models, comparison
+    )  # fmt: skip
     sources |= {__file__, *(str(part.__file__) for part in parts)}
     settings = [
         task.version,
@@ -223,15 +217,10 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     answers = [answer(device.segments) for device in central]
     files[DRIFT] = theirs[DRIFT] = make_reference(task, central, answers).encode()
     del pilot, known, lab, central, seen
-    metrics = {}
     held = _read(task, task.device_names("held-out"), progress)
     fleet = _read(task, task.device_names("fleet"), progress)
     progress("evaluating both on the fleet and on the held-out devices")
-    for name, people in (("fleet", fleet), ("held_out", held)):
-        segments = stack(task, people)
-        outputs = answer(segments.segments) if len(segments.labels) else segments.labels
-        metrics[f"model_{name}"] = score(task, outputs, segments.labels).value
-        metrics[f"teacher_{name}"] = _teacher_share(task, teacher, group(task, people))
+    metrics = compare(task, answer, teacher, {"fleet": fleet, "held_out": held})
     kept = _capped(stack(task, held))
     central_files[HELD_OUT] = kept.encode()
     first = _as_the_gate_measures(task, answer, kept)
@@ -282,21 +271,6 @@ def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments
     return found
 
 
-@torch.no_grad()
-def _teacher_share(task: Task, teacher: nn.Module, data: TeacherWindows) -> float:
-    """Return the task's metric over the labelled segments of windows."""
-    outputs, labels = [], []
-    for at in range(0, len(data.mask), WINDOWS_PER_BATCH):
-        rows = slice(at, at + WINDOWS_PER_BATCH)
-        answer = teacher(torch.from_numpy(data.windows[rows]), torch.from_numpy(data.mask[rows]))
-        known = data.mask[rows] & ~np.isnan(data.labels[rows]).any(axis=2)
-        outputs.append(answer.numpy()[known])
-        labels.append(data.labels[rows][known])
-    if not labels:
-        return 0.0
-    return score(task, np.concatenate(outputs), np.concatenate(labels)).value
-
-
 def _capped(data: HeldOut) -> HeldOut:
     """Return at most HELD_OUT_CAP segments, the same ones at every call."""
     if len(data.labels) <= HELD_OUT_CAP:
@@ -322,7 +296,11 @@ def _register(task: Task, registry: Registry, key: Ed25519PrivateKey, result: _R
     teacher = manifest.replace(
         kind="teacher",
         source="",
-        metrics={k: v for k, v in result.metrics.items() if k.startswith("teacher_")},
+        metrics={
+            name: value
+            for name, value in result.metrics.items()
+            if name.startswith("teacher_") and value is not None
+        },
     )
     registry.add_teacher(pack(teacher, result.teacher, key))
     serving = registry.serving()
