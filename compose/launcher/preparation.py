@@ -80,16 +80,18 @@ def make_models(
             say(CHANGED)
     else:
         write_atomic(layout.made_of, made_of.encode())
-        for line in model_lines(report):
+        for line in model_lines(task, report):
             say(line)
     return serving.model
 
 
-def model_lines(report: PilotReport) -> list[str]:
+def model_lines(task: Task, report: PilotReport) -> list[str]:
     """What was made, for a person."""
     how = "from the cache" if report.cached else "made" if report.source else "trained"
     source = f" is of {report.source};" if report.source else " and"
     fleet = _beside(report.model_fleet, report.teacher_fleet, "the fleet")
+    if task.source == "live":
+        fleet = "the fleet: not measured, its readings are live"
     held_out = _beside(report.model_held_out, report.teacher_held_out, "held-out devices")
     lines = [
         f"model     {report.model}{source} the teacher {how} in {report.seconds:.1f} s",

@@ -1,7 +1,8 @@
 """The first device model and the teacher, from central data.
 
 The device model learns from the labelled segments of "pilot" people, the teacher from the windows
-of "pilot" and "lab" people. Both are evaluated on the fleet's people and on held-out people.
+of "pilot" and "lab" people. Both are evaluated on held-out people, and on the fleet's people unless
+the source is live: nothing of them is stored, and their readings never end.
 
     <cache>/pilot-<task>-<digest>/model/    files of the first version's artifact
                                   teacher/  those of the teacher's
@@ -155,6 +156,7 @@ def source_digest(task_ref: str, task: Task, seed: int = SEED) -> str:
     sources |= {__file__, *(str(part.__file__) for part in parts)}
     settings = [
         task.version,
+        task.source,
         task.quantize,
         metric_of(task).name,
         torch.__version__,
@@ -218,8 +220,8 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     files[DRIFT] = theirs[DRIFT] = make_reference(task, central, answers).encode()
     del pilot, known, lab, central, seen
     held = _read(task, task.device_names("held-out"), progress)
-    fleet = _read(task, task.device_names("fleet"), progress)
-    progress("evaluating both on the fleet and on the held-out devices")
+    fleet = [] if task.source == "live" else _read(task, task.device_names("fleet"), progress)
+    progress("evaluating both on labelled recordings")
     metrics = compare(task, answer, teacher, {"fleet": fleet, "held_out": held})
     kept = _capped(stack(task, held))
     central_files[HELD_OUT] = kept.encode()

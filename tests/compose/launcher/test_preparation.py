@@ -65,3 +65,20 @@ def test_a_fleet_without_labels_is_not_said_to_be_at_zero(
         registry = Registry(layout.registry, "tiny", 1, [load_public_key(layout.public_key)])
         teacher = registry.verify(registry.read_teacher(), "teacher")
         assert teacher.manifest.metrics.keys() == {"teacher_held_out"}
+
+
+def test_a_live_fleet_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its readings never end. The others' are recordings, and the teacher is compared on them."""
+    tiny = load_task(TINY)
+
+    def readings(device: str) -> Iterator[Reading]:
+        if device.startswith("d"):
+            raise AssertionError(f"the sensor of {device} is read")
+        return tiny.readings(device)
+
+    monkeypatch.setenv("TIDEWHEEL_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    task = replace(tiny, readings=readings, source="live")
+    make_models(TINY, task, StateDir(tmp_path / "state"), said.append)
+    assert said[-2] == "          accuracy on the fleet: not measured, its readings are live"
+    assert "on all segments of held-out devices 0." in said[-1]
