@@ -238,14 +238,12 @@ class Participants:
                 self._announce(number, base, late)
                 return nodes
             if len(nodes) < needed and now > began + self.settings.node_wait_s:
-                advice = "start more, or lower minimum-nodes"
+                what = "start more, or lower minimum-nodes"
                 if self.reports is not None and self.reports.away:  # so nobody could be invited
-                    advice = self.reports.away
+                    what = self.reports.away
                 elif needed == self.aggregator.least:
-                    advice = f"start more, or choose another strategy than {self.aggregator.name}"
-                raise ProcessFailed(
-                    f"{len(nodes)} devices are online, {needed} are needed: {advice}"
-                )
+                    what = f"start more, or choose another strategy than {self.aggregator.name}"
+                raise ProcessFailed(f"{len(nodes)} devices are online, {needed} are needed: {what}")
             if len(nodes) < needed and now > choose_at:
                 self._invite(number, base)
                 choose_at = now + CHOOSE_S
