@@ -256,7 +256,7 @@ def quality(moment: Moment, task: Task, offset: int | None) -> dict[str, Any]:
         rows = [{name: f"{value}"[:200] for name, value in row.items() if name != "at"}
                 for row in rows_of(task, EVENTS, message)[:3]]  # fmt: skip
     return {
-        "reasons": moment.reasons.most_common(),
+        "reasons": Counter(each.reason for each in moment.view.refused).most_common(),
         "unreadable": moment.view.unreadable,
         "letters": letters,
         "times": times,

@@ -17,10 +17,8 @@ from compose.reports.follower import Following, Lag, read_lag
 from compose.reports.problems import Problem, Severity, Status, problems
 from streams.contract.errors import TidewheelError, TopicMissing, line_of
 from streams.contract.task import Task
-from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.fleet.following import before
 from streams.fleet.view import CONDITIONS, Condition, FleetView
-from streams.fleet.wording import NAMED
 from streams.kafka.settings import BrokerSettings
 
 
@@ -86,16 +84,6 @@ class Moment:
         return sum(state.pending for state in self.view.devices.values())
 
     @property
-    def reasons(self) -> Counter[str]:
-        """The dead letters that are kept, by their reason."""
-        headers = (dict(message.headers) for message in self.history.letters)
-        return Counter(
-            found.get("reason", b"?").decode(errors="replace")[:60]
-            for found in headers
-            if found.get("part", b"0/").startswith(b"0/")
-        )
-
-    @property
     def problems(self) -> list[Problem]:
         """What is wrong, the worst first."""
         more = []
@@ -103,9 +91,6 @@ class Moment:
             severity: Severity = "critical" if self.link.why else "note"
             advice = f"{self.link.why or 'It takes a moment'}. Reconnecting automatically"
             more.append(Problem(severity, self.link.trouble, advice, "", self.link.lost_us))
-        if counts := self.reasons.most_common(NAMED):
-            text = "Dead letters: " + ", ".join(f"{count} {reason}" for reason, count in counts)
-            more.append(Problem("note", text, "Fix the cause, then send them again", "/quality"))
         return problems(self.status, more)
 
 
@@ -113,7 +98,6 @@ class Moment:
 
 log = logging.getLogger(__name__)
 
-TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS, DEAD_LETTERS)
 PAST = 20_000  # reports on `windows` from before the snapshot
 LOOK_S, ANSWER_S = 3.0, 3.0
 
@@ -135,7 +119,7 @@ class Watch(threading.Thread):
                 history.add(report, message)
             return history
 
-        self._follower = Following(settings, task.id, make, TOPICS)
+        self._follower = Following(settings, task.id, make)
         self._lag = Lag()
         self._link = Link(address=settings.bootstrap, why="it is not reached yet", complete=False)
 

@@ -21,7 +21,7 @@ from streams.contract.errors import MalformedRecord, Retryable
 from streams.contract.task import Task
 from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.fleet.agreement import Evidence
-from streams.fleet.following import TOPICS, decode, encode, last_snapshot, open_view
+from streams.fleet.following import ALL_TOPICS, decode, encode, last_snapshot, open_view
 from streams.fleet.view import FleetView
 from streams.kafka.admin import GroupPosition, group_state
 from streams.kafka.reader import Reader, Received
@@ -63,11 +63,10 @@ class Following(threading.Thread, Generic[A]):
         settings: BrokerSettings,
         task: str,
         make: Callable[[FleetView], A],
-        topics: Sequence[str] = TOPICS,
     ) -> None:
         super().__init__(name="follower", daemon=True)
         self._settings, self._task = settings, task
-        self._make, self._topics = make, topics
+        self._make = make
         self._ending = threading.Event()
         self.caught_up = threading.Event()  # what was on the topics at the start is known
         self.trouble = ""  # why it cannot follow; empty while it does
@@ -89,7 +88,7 @@ class Following(threading.Thread, Generic[A]):
                 self._ending.wait(0.5)
 
     def _follow(self) -> None:
-        view, reader = open_view(self._settings, self._task, self._topics)
+        view, reader = open_view(self._settings, self._task, ALL_TOPICS)
         with closing(reader):
             fresh = self._make(view)
             for message in reader.to_end():

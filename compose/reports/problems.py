@@ -19,6 +19,7 @@ ORDER: tuple[Severity, ...] = ("critical", "warning", "note")
 ABSENT_S = 30.0  # a worker that starts anew is there by then
 STALLED_S = 120.0  # a busy worker has reported a window by then
 DROPPED_SHARE = 0.01  # of all events: more dropped ones are a warning, and fail a run of `up`
+LATELY_S = 600.0  # for which a refused message is a problem
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
@@ -73,7 +74,8 @@ class Problem:
 def problems(status: Status, more: Iterable[Problem] = ()) -> list[Problem]:
     """Return what is wrong, and `more` that the caller knows, the worst first."""
     looks: tuple[Callable[[Status], Iterator[Problem]], ...] = (
-        _workers, _truth, _devices, _drops, _release, _refusals, _learning, _drift, _topics,
+        _workers, _truth, _devices, _drops, _letters, _release, _refusals, _learning, _drift,
+        _topics,
     )  # fmt: skip
     found = [*more, *(problem for look in looks for problem in look(status))]
     return sorted(found, key=lambda problem: ORDER.index(problem.severity))
@@ -172,6 +174,23 @@ def _drops(status: Status) -> Iterator[Problem]:
             f"{listed_counts(reasons)}",
             "spool-full: give the spool more room, or the device a better connection",
             "/fleet?sort=dropped&descending=true",
+        )
+
+
+def _letters(status: Status) -> Iterator[Problem]:
+    """Events that workers have refused lately: their devices count them as delivered."""
+    since_us = (status.now_s - LATELY_S) * 1e6
+    lately = [refused for refused in status.view.refused if refused.time_us > since_us]
+    if lately:
+        reasons = listed_counts(Counter(refused.reason for refused in lately))
+        devices = listed(sorted({refused.device for refused in lately if refused.device}))
+        yield Problem(
+            "warning",
+            f"Workers refused messages in the last {duration(LATELY_S)}: {reasons}"
+            f"{f', of {devices}' if devices else ''}",
+            "tidewheel dead-letters lists them; fix the cause, then send them again",
+            "/quality",
+            max(refused.time_us for refused in lately),
         )
 
 

@@ -23,7 +23,7 @@ from streams.contract.decisions import DesiredState
 from streams.contract.documents import DeviceState, Document
 from streams.contract.task import Task
 from streams.contract.task.metrics import named
-from streams.fleet.following import read_view
+from streams.fleet.following import ALL_TOPICS, read_view
 from streams.fleet.truth import right, together
 from streams.fleet.view import CONDITIONS, NO_AGENT, RATE_S, FleetView
 from streams.fleet.wording import counted, digits, duration, share
@@ -39,7 +39,7 @@ def read_status(settings: BrokerSettings, task: Task) -> Status:
     read."""
     with ThreadPoolExecutor(1) as threads:
         lag = threads.submit(read_lag, settings, task, CONNECT_S)
-        view = read_view(settings, task.id, CONNECT_S)
+        view = read_view(settings, task.id, CONNECT_S, ALL_TOPICS)
         return Status(view, lag.result(), time.time())
 
 

@@ -41,6 +41,7 @@ from streams.contract.topics import (
 from streams.contract.window_report import WindowReport
 from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.fleet.agreement import Last, SeenReports
+from streams.fleet.refused import LETTERS
 from streams.fleet.view import FleetView
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
@@ -49,9 +50,9 @@ from streams.kafka.settings import BrokerSettings
 VIEW_1 = "view/1"
 LARGEST = 1 << 28
 TOPICS = (FLEET, WINDOWS, RELEASES, ROUNDS)
+ALL_TOPICS = (*TOPICS, DEAD_LETTERS)  # for a person; of the last the newest LETTERS
 PART = 900_000
 MOST = 50_000  # messages of `windows` that are read after a snapshot, or without one
-LETTERS = 200  # messages of `dead-letters`, for who asks for that topic
 TRIES = 3  # snapshots that are looked at, the last one first
 EVERY_S = 15.0  # between two snapshots, where something has come
 SHARE = 0.05  # of the time, at most, for writing them: that of a large fleet takes some
@@ -244,9 +245,14 @@ def before(
                 yield report, message
 
 
-def read_view(settings: BrokerSettings, task: str, timeout_s: float = 10.0) -> FleetView:
+def read_view(
+    settings: BrokerSettings,
+    task: str,
+    timeout_s: float = 10.0,
+    topics: Sequence[str] = TOPICS,
+) -> FleetView:
     """Return the view up to the topics' current end; raise BrokerUnavailable."""
-    view, reader = open_view(settings, task, timeout_s=timeout_s)
+    view, reader = open_view(settings, task, topics, timeout_s)
     with closing(reader):
         for message in reader.to_end():
             view.absorb(message)

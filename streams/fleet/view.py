@@ -15,9 +15,10 @@ from typing import Literal, get_args
 from streams.contract.decisions import Decision, DesiredState, Release, rollout_position
 from streams.contract.documents import DeviceState, RoundEvent, model_number
 from streams.contract.errors import MalformedRecord
-from streams.contract.topics import FLEET, RELEASES, ROUNDS, WINDOWS
+from streams.contract.topics import DEAD_LETTERS, FLEET, RELEASES, ROUNDS, WINDOWS
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement, Evidence, SeenReports
+from streams.fleet.refused import LETTERS, Refused
 from streams.fleet.timeline import Timeline
 from streams.fleet.truth import Truth, Worse
 from streams.fleet.wording import counted, counted_as, decision_line, round_line
@@ -70,6 +71,7 @@ class FleetView:
 
     def __post_init__(self) -> None:
         self.news: deque[str] = deque(maxlen=200)  # lines for a person, in no snapshot
+        self.refused: deque[Refused] = deque(maxlen=LETTERS)  # likewise; the last ones
 
     def absorb(self, message: Received) -> Taken | None:
         """Take one message in; return what it says, None where that comes again. One that cannot be
@@ -91,6 +93,8 @@ class FleetView:
                 return self.decide(Release.decode(message.value).decision)
             if kind == ROUNDS:
                 return self.learn(RoundEvent.decode(message.value))
+            if kind == DEAD_LETTERS and (refused := Refused.of(message)) is not None:
+                self.refused.append(refused)
         except MalformedRecord:
             self.unreadable += 1
             raise

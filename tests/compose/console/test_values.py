@@ -55,7 +55,7 @@ def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
     texts = [p.text for p in found]
     assert texts[0].startswith("No broker answers at broker:9092")
     assert "d3 is in error" in texts
-    assert "Dead letters: 1 bad-arrow" in texts
+    assert "Workers refused messages in the last 10 min: 1 bad-arrow, of d0" in texts
     assert any(text.startswith("Inputs drift on 1 of 1") for text in texts)
     assert all(p.advice for p in found if p.severity != "critical")
     assert next(p for p in found if "in error" in p.text).advice == f"d3 says: {HTML}"

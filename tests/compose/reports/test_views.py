@@ -17,7 +17,7 @@ from rich.console import Console
 from compose.cli.views import ago, entry_line
 from compose.launcher.state_dir import StateDir
 from compose.reports.follower import Follower, Lag, PartitionLag, last_seen
-from compose.reports.problems import Status
+from compose.reports.problems import Status, problems
 from compose.reports.status import ROWS, print_status, read_status, report_of
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, sign
 from streams.contract.errors import UsageError
@@ -92,6 +92,26 @@ def heard(device: str, ago_s: float, **fields: Any) -> Received:
 
 def printed(found: Status) -> str:
     return shown(lambda console: print_status(found, console, as_json=False))
+
+
+def letter(device: str, ago_s: float, reason: str, part: str = "0/1") -> Received:
+    found = received("dead-letters", device, FleetView(TASK).standing)
+    headers = [("reason", reason.encode()), ("part", part.encode())]
+    return at(replace(found, headers=headers), NOW_S - ago_s)
+
+
+def test_status_names_devices_whose_events_are_refused() -> None:
+    """They count them as delivered; after a while the problem is over."""
+    found = status_of(
+        heard("d0", 1), heard("d1", 1), letter("d1", 700, "bad-arrow"),
+        letter("d0", 60, "from-the-future"), letter("d0", 9, "from-the-future"),
+        letter("d0", 9, "from-the-future", "1/2"),
+    )  # fmt: skip
+    (problem,) = problems(found)
+    assert problem.severity == "warning"
+    assert problem.text == "Workers refused messages in the last 10 min: 2 from-the-future, of d0"
+    assert "from-the-future" in printed(found)
+    assert problems(status_of(heard("d1", 1), letter("d1", 700, "bad-arrow"))) == []
 
 
 def test_status_shows_devices_rates_versions_and_the_lag() -> None:
@@ -206,7 +226,9 @@ def test_status_is_read_from_a_broker(kafka: BrokerSettings) -> None:
     with closing(Producer(kafka)) as producer:
         producer.put(f"{task.id}.windows", report.key, report.value or b"")
         producer.put(f"{task.id}.events", b"d0", b"an event")
+        producer.put(f"{task.id}.dead-letters", b"d0", b"?", [("reason", b"bad-arrow")])
     found = read_status(kafka, task)
+    assert [each.text for each in problems(found) if "refused" in each.text] != []
     assert (found.scored_per_s, found.lag.messages) == (2.0, 1)
 
 
