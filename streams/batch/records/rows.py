@@ -44,6 +44,8 @@ class Rows:
     kept      the columns that are carried over; those of JSON Lines as JSON text
     problems  by index
     excluded  how many rows the selection has left out
+    left      of readings, all of which are read, by index: those whose segments are not scored:
+              None where `where` leaves them out, or why it cannot be evaluated
     readings  how many readings were cut into these rows
     broken    those of them that break a segment, by reason
     outputs   (n, outputs) float32 of a teacher, zeros where a row has a problem; None without one
@@ -56,6 +58,7 @@ class Rows:
     kept: dict[str, pa.Array] = field(default_factory=dict)
     problems: dict[int, RowProblem] = field(default_factory=dict)
     excluded: int = 0
+    left: dict[int, RowProblem | None] = field(default_factory=dict)
     readings: int = 0
     broken: dict[str, int] = field(default_factory=dict)
     outputs: np.ndarray | None = None

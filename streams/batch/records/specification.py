@@ -254,6 +254,7 @@ class Columns(Document):
     segment  one list, or one column a number (`per_channel`)
     where    a DuckDB expression over the columns `typed`
     time     the column of the event time, from `from_us` to before `to_us`
+    whole    whether rows that `where` leaves out are read too: as readings that segments need
     """
 
     segment: list[str]
@@ -267,6 +268,7 @@ class Columns(Document):
     time: str | None = None
     from_us: Micros = -EVER
     to_us: Micros = EVER
+    whole: bool = False
 
     @property
     def dated(self) -> bool:

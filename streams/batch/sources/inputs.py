@@ -136,9 +136,9 @@ def one_sample(task: Task) -> Task:
 
 def as_read(columns: Columns) -> Columns:
     """Return the columns of readings as they are read: the time too, and every reading of the
-    device whatever its event time, because a segment needs those before it."""
+    device whatever is selected, because a segment needs those before it."""
     keep = list(dict.fromkeys([*columns.keep, str(columns.time)]))
-    return columns.replace(keep=keep, from_us=-EVER, to_us=EVER)
+    return columns.replace(keep=keep, from_us=-EVER, to_us=EVER, whole=True)
 
 
 def with_keys(columns: Columns) -> Columns:

@@ -61,9 +61,9 @@ class Cutting:
         """Yield the segments that end in a shard; some rows have none."""
         columns, stem = as_read(self._columns), PurePosixPath(file.name).stem
         for part in read_shard(self._flat, kind, file, shard, columns):
-            self._broken = Counter({"where": part.excluded} if part.excluded else {})
+            self._broken = Counter()
             rows = self._rows(part, self._cut(part, stem))
-            rows.readings, rows.broken = len(part) + part.excluded, dict(self._broken)
+            rows.readings, rows.broken = len(part), dict(self._broken)
             yield from _in_batches(rows, batch_rows(self._task))
 
     def _cut(self, part: Rows, stem: str) -> list[tuple[int, Cut]]:
@@ -93,14 +93,17 @@ class Cutting:
         return ended
 
     def _rows(self, part: Rows, ended: list[tuple[int, Cut]]) -> Rows:
-        """Return the segments in the range of event time; that of a segment is its last reading's,
+        """Return the segments that are selected by their last reading, whose event time is theirs,
         as on a device."""
         low, high = self._columns.from_us, self._columns.to_us
-        chosen = [(i, cut) for i, cut in ended if low <= cut[2] < high]
+        out = {i for i, problem in part.left.items() if problem is None}
+        chosen = [(i, cut) for i, cut in ended if low <= cut[2] < high and i not in out]
         cuts, last = [cut for _, cut in chosen], [i for i, _ in chosen]
         shape = (len(cuts), *self._task.segment_shape)
         rows = Rows(part.numbers[last], np.array([c[3] for c in cuts], np.float32).reshape(shape))
         rows.excluded = len(ended) - len(cuts)
+        rows.problems = {n: found for n, i in enumerate(last) if (found := part.left.get(i))}
+        rows.segments[list(rows.problems)] = 0.0
         rows.ids = [f"{device}:{time}" for device, _, time, *_ in cuts]
         if self._columns.label is not None:
             none = np.full(self._task.label_size, np.nan)
@@ -124,6 +127,7 @@ def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
             numbers=rows.numbers[part],
             segments=rows.segments[part],
             labels=None if rows.labels is None else rows.labels[part],
+            problems={i - at: p for i, p in rows.problems.items() if at <= i < at + most},
             ids=rows.ids and rows.ids[part],
             kept={name: values[part] for name, values in rows.kept.items()},
         )

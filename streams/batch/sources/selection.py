@@ -86,6 +86,12 @@ def select(
     return chosen
 
 
+def left_of(chosen: np.ndarray, problems: dict[int, RowProblem]) -> dict[int, RowProblem | None]:
+    """Return the rows of which no segment is scored, as Rows has them: those that are not chosen,
+    and those on which the expression cannot be evaluated."""
+    return {**dict.fromkeys(np.flatnonzero(~chosen).tolist()), **problems}
+
+
 def typed_table(
     columns: Columns, found: Sequence[dict[str, Any]], problems: dict[int, RowProblem]
 ) -> pa.Table:

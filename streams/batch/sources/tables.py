@@ -23,7 +23,7 @@ from streams.batch.records.rows import (
 )
 from streams.batch.records.specification import Columns, Named, PlannedFile, Shard
 from streams.batch.sources.places import is_url, open_binary
-from streams.batch.sources.selection import check_where, select
+from streams.batch.sources.selection import check_where, left_of, select
 from streams.contract.errors import UsageError, line_of
 from streams.contract.task import Task
 from streams.contract.task.channels import UNKNOWN, Category
@@ -199,13 +199,17 @@ def read_shard(task: Task, file: PlannedFile, shard: Shard, columns: Columns) ->
 def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Rows:
     numbers = np.arange(first, first + batch.num_rows)
     problems: dict[int, RowProblem] = {}
+    left: dict[int, RowProblem | None] = {}
     whole = batch.num_rows
     if columns.where or columns.dated:
         found: dict[int, RowProblem] = {}
         chosen = select(columns, batch, found)
-        batch, numbers = batch.filter(pa.array(chosen)), numbers[chosen]
-        place = np.cumsum(chosen) - 1  # of a row among those that are left
-        problems = {int(place[i]): problem for i, problem in found.items()}
+        if columns.whole:
+            left = left_of(chosen, found)
+        else:
+            batch, numbers = batch.filter(pa.array(chosen)), numbers[chosen]
+            place = np.cumsum(chosen) - 1  # of a row among those that are left
+            problems = {int(place[i]): problem for i, problem in found.items()}
     width = int(np.prod(task.segment_shape))
     arrays = [batch.column(name) for name in columns.segment]
     if columns.per_channel:
@@ -213,7 +217,7 @@ def _rows(task: Task, first: int, batch: pa.RecordBatch, columns: Columns) -> Ro
     else:
         values, wrong = _of_lists(arrays[0], width)
     rows = Rows(numbers, as_segments(values, task), problems={**wrong, **problems})
-    rows.excluded = whole - len(rows)
+    rows.excluded, rows.left = whole - len(rows), left
     rows.kept = {name: batch.column(name) for name in columns.keep}
     refuse_unlike_numbers(rows)
     if columns.id is not None:

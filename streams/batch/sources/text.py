@@ -26,7 +26,7 @@ from streams.batch.records.rows import (
 )
 from streams.batch.records.specification import Columns, InputFormat, PlannedFile, Shard
 from streams.batch.sources.places import open_binary
-from streams.batch.sources.selection import select, typed_table
+from streams.batch.sources.selection import left_of, select, typed_table
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.task.channels import Category
@@ -195,11 +195,12 @@ def _rows(
     texts: bool,
 ) -> Rows:
     """Return the rows that are selected; `texts`: the format has text alone."""
-    chosen = np.ones(len(objects), bool)
+    chosen, undecided = np.ones(len(objects), bool), dict(problems)
     if columns.where or columns.dated:
-        table = typed_table(columns, objects, problems)
-        chosen = select(columns, table, problems)
-    place = np.flatnonzero(chosen)
+        table = typed_table(columns, objects, undecided)
+        chosen = select(columns, table, undecided)
+    place = np.arange(len(objects)) if columns.whole else np.flatnonzero(chosen)
+    problems = problems if columns.whole else undecided
     width = int(np.prod(task.segment_shape))
     numbers, ids, left = np.zeros((len(place), width)), list[str | None](), dict[int, RowProblem]()
     for i, old in enumerate(place.tolist()):
@@ -214,6 +215,7 @@ def _rows(
             left[i] = problems[old]
     rows = Rows(first + place, as_segments(numbers, task), problems=left)
     rows.excluded, rows.ids = len(objects) - len(place), None if columns.id is None else ids
+    rows.left = left_of(chosen, undecided) if columns.whole else {}
     for name in columns.keep:
         values = [objects[i].get(name) for i in place]
         rows.kept[name] = pa.array(values if texts else map(_json_text, values), pa.string())

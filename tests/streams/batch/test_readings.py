@@ -289,6 +289,50 @@ def test_intervals_of_event_time_share_no_segment_and_miss_none(tmp_path: Path) 
     assert parts == [row["id"] for row in whole.rows()]
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv"])
+def test_where_selects_segments_by_their_last_reading_and_changes_no_other_answer(
+    tmp_path: Path, kind: str
+) -> None:
+    rows = table_of({f"d{n}": recording(f"d{n}", 300) for n in range(2)})
+    write = {"parquet": write_readings, "jsonl": write_lines, "csv": write_csv}[kind]
+    path = write(tmp_path / f"a.{kind}", rows)
+    whole = submitted(tmp_path, path, to="whole", **{**CUT, "label_column": "label"})
+    unfiltered = whole.run()
+    where = "x > 0 AND device = 'd1'"
+    job = submitted(tmp_path, path, to="part", where=where, **{**CUT, "label_column": "label"})
+    found = job.run()
+
+    x = {(row["device"], moment(row["time"])): row["x"] for row in rows}
+    wanted = [
+        row for row in whole.rows()
+        if row["device"] == "d1" and x["d1", row["time"]] > 0
+    ]  # fmt: skip
+    assert len(wanted) > 2
+    assert job.rows() == wanted
+    assert (found.processed, found.excluded) == (len(wanted), unfiltered.total - len(wanted))
+    assert (found.readings, found.broken) == (unfiltered.readings, unfiltered.broken)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_segment_on_whose_last_reading_where_cannot_be_evaluated_is_an_error(
+    tmp_path: Path, kind: str
+) -> None:
+    rows = table_of({"d0": recording("d0", 300)[:100]})
+    for i, row in enumerate(rows):
+        row["note"] = "wet" if i in (19, 21) else "7" if i % 2 else "0"
+    write = write_readings if kind == "parquet" else write_lines
+    whole = submitted(tmp_path, write(tmp_path / f"a.{kind}", rows), to="whole", **CUT)
+    whole.run()
+    options = {**CUT, "where": "note::INT > 0"}
+    job = submitted(tmp_path, tmp_path / f"a.{kind}", to="part", **options)
+    found = job.run()
+    assert found.broken == {}
+    assert found.errors == {"bad-where": 1}
+    first, *others = job.rows()
+    assert (first["row"], first["outputs"], first["error"]) == (19, None, "bad-where")
+    assert others == whole.rows()[1:]
+
+
 def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on(
     tmp_path: Path,
 ) -> None:
