@@ -109,7 +109,7 @@ def read_words(words: Sequence[str]) -> Settings:
 def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: bool) -> None:
     """Run a job whose folder is held by `lock`; end the command with its exit code."""
     from streams.batch.jobs.job import Job
-    from streams.batch.jobs.manifest import summary_of
+    from streams.batch.jobs.manifest import nothing_of, summary_of
 
     with Interrupts() as interrupts:
         interrupts.patient = True
@@ -130,6 +130,8 @@ def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: b
             say(f"  {line}")
         say(f"  output {found.output}")
         say(f"  report {job.report}")
+        if found.state == "Completed" and not found.processed:
+            say(f"no rows: {nothing_of(found)}")
     if found.state == "Completed":
         return
     why = found.reason or "it was stopped"

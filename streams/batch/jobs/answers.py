@@ -142,6 +142,7 @@ class Answering:
         return table, Counts(
             readings=rows.readings,
             broken=rows.broken,
+            examples=rows.examples,
             excluded=rows.excluded,
             succeeded=int(right.sum()),
             errors=_by_code(rows.problems),

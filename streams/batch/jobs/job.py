@@ -28,6 +28,7 @@ from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.jobs.manifest import (
     counts_of,
+    example_of,
     manifest_of,
     verdict,
     write_manifest,
@@ -194,15 +195,20 @@ class Job:
             self.folder.write_plan(plan)
 
     def _count(self, found: Counts) -> None:
-        """Add the counts of a shard; raise TidewheelError if too many rows have errors."""
+        """Add the counts of a shard; raise TidewheelError if too many rows have errors, or too many
+        readings are broken."""
         counts = self._counts = self._counts.plus(found)
         self.tell(counts, self.plan.total, self.clock() - self._begun)
-        limit = most_errors(self._asked.max_errors, self.plan.total)
-        if limit is not None and counts.failed > limit:
-            raise TidewheelError(
-                f"{counts.failed:,} rows have an error, --max-errors allows {limit:,}: "
-                "more are allowed with --max-errors of jobs resume"
-            )
+        for wrong, of, what in (
+            (counts.failed, self.plan.total, "rows have an error"),
+            (counts.faulty, self.plan.readings, f"readings are broken{example_of(counts)}"),
+        ):
+            limit = most_errors(self._asked.max_errors, of)
+            if limit is not None and wrong > limit:
+                raise TidewheelError(
+                    f"{wrong:,} {what}, --max-errors allows {limit:,}: "
+                    "more are allowed with --max-errors of jobs resume"
+                )
 
     def _attempt(self, number: int) -> None:
         """Step 3, before a shard is begun; raise Stopped or TimeOver where no other one may be."""

@@ -49,7 +49,22 @@ def verdict(
             f"the output has {there:,} rows of this job, {counts.processed:,} are due: it was "
             "changed by something else; score again into another --to"
         )
+    if not counts.succeeded and not counts.excluded and (counts.failed or counts.faulty):
+        what = f"all {counts.failed:,} rows have errors{_by_reason(counts.errors)}"
+        if not counts.failed:
+            what = (
+                f"{counts.faulty:,} of {counts.readings:,} readings are broken{example_of(counts)}"
+            )
+        return "Failed", f"no row has an answer: {what}"
     return "Completed", ""
+
+
+def example_of(counts: RowCounts) -> str:
+    """Return an example of the most frequent fault of readings in brackets, nothing without one."""
+    if not (faults := counts.faults):
+        return ""
+    code = max(faults, key=lambda code: faults[code])
+    return f" ({code} in {counts.examples[code]})"
 
 
 def write_manifest(folder: JobFolder, specification: Specification, manifest: Manifest) -> None:
@@ -153,6 +168,15 @@ def _by_reason(counts: dict[str, int]) -> str:
     return f" ({text})" if text else ""
 
 
+def nothing_of(found: Manifest) -> str:
+    """Return why a job has no output rows, for a person."""
+    if found.excluded:
+        return f"all {found.excluded:,} are excluded"
+    if found.readings:
+        return "no segment ends in its readings"
+    return "the input has none"
+
+
 def write_report(job: JobFolder) -> None:
     """Write the report of a job as it is now; raise TidewheelError if it cannot be written."""
     text = report_of(job.specification().id, manifest_of(job))
@@ -188,6 +212,9 @@ def report_of(identity: str, found: Manifest) -> str:
     ]
     if classes:
         lines += ["", "## Accuracy by class", *_table("Class|Labelled|So answered|Right", classes)]
+    if found.broken:
+        broken = [(code, n, found.examples[code]) for code, n in found.broken.items()]
+        lines += ["", "## Broken readings", *_table("Reason|Readings|First", broken)]
     files = [(one.name, one.rows, one.bytes, one.crc32c) for one in found.inputs]
     lines += ["", "## Input", *_table("File|Rows|Bytes|CRC-32C", files[:LISTED])]
     more = len(files) - LISTED

@@ -14,6 +14,9 @@ State = Literal[
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
 
 
+BEGINNING = ("gap", "backwards")  # readings that break a segment and begin the next
+
+
 class Summed(Document):
     """Counts that are added field by field, and key by key."""
 
@@ -29,6 +32,8 @@ def _sum(one: Any, other: Any) -> Any:
         both = {key: _sum(one[key], other[key]) for key in one.keys() & other.keys()}
         found = {**one, **other, **both}
         return {key: found[key] for key in sorted(found)}
+    if isinstance(one, str):  # an example: the first one
+        return one
     if isinstance(one, list):  # empty: nothing was counted
         return [a + b for a, b in zip(one, other, strict=True)] if one and other else one or other
     return one + other
@@ -76,16 +81,28 @@ class RowCounts(Summed):
     """What became of rows; `correct` are of the `labelled`. Excluded rows have no output.
 
     `readings` are those that were cut into the rows, and `broken` those of them that break a
-    segment, by reason.
+    segment, by reason; `examples` say of each reason which reading is the first, as `file:row`, and
+    what is wrong with it.
     """
 
     readings: Count = 0
     broken: dict[str, Count] = {}
+    examples: dict[str, str] = {}
     excluded: Count = 0
     succeeded: Count = 0
     errors: dict[str, Count] = {}
     labelled: Count = 0
     correct: Count = 0
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """The broken readings without those after a gap or a step back, by reason: these are used,
+        in the next segment."""
+        return {code: count for code, count in self.broken.items() if code not in BEGINNING}
+
+    @property
+    def faulty(self) -> int:
+        return sum(self.faults.values())
 
 
 class Counts(RowCounts):

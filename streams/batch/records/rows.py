@@ -48,6 +48,7 @@ class Rows:
               None where `where` leaves them out, or why it cannot be evaluated
     readings  how many readings were cut into these rows
     broken    those of them that break a segment, by reason
+    examples  the first one of each reason, as `file:row`, and what is wrong with it
     outputs   (n, outputs) float32 of a teacher, zeros where a row has a problem; None without one
     """
 
@@ -61,6 +62,7 @@ class Rows:
     left: dict[int, RowProblem | None] = field(default_factory=dict)
     readings: int = 0
     broken: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     outputs: np.ndarray | None = None
 
     def __len__(self) -> int:

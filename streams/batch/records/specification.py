@@ -39,7 +39,7 @@ def _share(text: str) -> str:
 
 
 def most_errors(text: str | None, total: int) -> int | None:
-    """Return how many rows may have an error: a number, or a share of all rows; None: all."""
+    """Return how many of `total` may be wrong: a number, or a share; None: all."""
     if text is None:
         return None
     match = MAX_ERRORS.fullmatch(text)
@@ -136,7 +136,10 @@ class Settings(Document, forbid_unknown_fields=True):
     ] = None
     table: Annotated[str, option("The table of a database.")] = "scores"
     max_errors: Annotated[
-        str | None, option("More rows with errors fail the job; default: never.", "N|P%")
+        str | None,
+        option(
+            "More rows with errors, or more broken readings, fail the job; default: never.", "N|P%"
+        ),
     ] = None
     timeout: Annotated[
         float | None,
@@ -352,3 +355,8 @@ class Plan(Document):
     @property
     def total(self) -> int:
         return sum(file.rows for file in self.files)
+
+    @property
+    def readings(self) -> int:
+        """How many readings were cut into the rows; 0 where rows are segments."""
+        return sum(shard.readings for shard in self.shards)

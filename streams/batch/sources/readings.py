@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.rows import Rows, batch_rows
+from streams.batch.records.rows import RowProblem, Rows, batch_rows
 from streams.batch.records.specification import (
     Columns,
     InputFormat,
@@ -45,6 +45,8 @@ class Cutting:
     def __init__(self, task: Task, columns: Columns) -> None:
         self._task, self._columns, self._flat = task, columns, one_sample(task)
         self._broken: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+        self._current: tuple[str, int, RowProblem | None] = ("", 0, None)  # file, row
         self.segmenters: dict[str, Segmenter] = {}
 
     def of(self, device: str) -> Segmenter:
@@ -55,32 +57,41 @@ class Cutting:
 
     def _break(self, reason: str, _time_us: int) -> None:
         if reason not in IRREGULAR:
-            self._broken[reason] += 1
+            self._count(reason)
+
+    def _count(self, reason: str) -> None:
+        self._broken[reason] += 1
+        if reason not in self._examples:
+            file, row, problem = self._current
+            self._examples[reason] = f"{file}:{row}" + (f": {problem.reason}" if problem else "")
 
     def rows(self, kind: InputFormat, file: PlannedFile, shard: Shard) -> Iterator[Rows]:
         """Yield the segments that end in a shard; some rows have none."""
-        columns, stem = as_read(self._columns), PurePosixPath(file.name).stem
+        columns = as_read(self._columns)
         for part in read_shard(self._flat, kind, file, shard, columns):
-            self._broken = Counter()
-            rows = self._rows(part, self._cut(part, stem))
+            self._broken, self._examples = Counter(), {}
+            rows = self._rows(part, self._cut(part, file.name))
             rows.readings, rows.broken = len(part), dict(self._broken)
+            rows.examples = self._examples
             yield from _in_batches(rows, batch_rows(self._task))
 
-    def _cut(self, part: Rows, stem: str) -> list[tuple[int, Cut]]:
+    def _cut(self, part: Rows, file: str) -> list[tuple[int, Cut]]:
         """Return the segments that end, each with the index of its last reading."""
         problems, ended = dict(part.problems), []
+        numbers, stem = part.numbers.tolist(), PurePosixPath(file).stem
         times = times_of(part.kept[str(self._columns.time)], problems)
         values = part.segments[:, :, 0].tolist()
         labels = [None] * len(part) if part.labels is None else part.labels.tolist()
         for i in range(len(part)):
-            device = stem if part.ids is None else part.ids[i]
-            code = problems[i].code if i in problems else None
+            device, problem = stem if part.ids is None else part.ids[i], problems.get(i)
+            self._current = file, numbers[i], problem
+            code = problem.code if problem else None
             if device is None or code == "bad-time":
-                self._broken[code or "missing"] += 1
+                self._count(code or "missing")
                 continue
             row, label = values[i], labels[i]
             if code == "bad-label":
-                self._broken[code] += 1  # the reading itself is whole
+                self._count(code)  # the reading itself is whole
             elif code is not None:
                 row = [float("nan")] * len(row)  # breaks the segment, as on a device
             if code is not None or (label is not None and np.isnan(label[0])):
@@ -131,7 +142,7 @@ def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
             ids=rows.ids and rows.ids[part],
             kept={name: values[part] for name, values in rows.kept.items()},
         )
-        yield replace(found, excluded=0, readings=0, broken={}) if at else found
+        yield replace(found, excluded=0, readings=0, broken={}, examples={}) if at else found
 
 
 NUMBERS = pa.list_(pa.float32())

@@ -116,6 +116,18 @@ def test_a_job_with_too_many_errors_exits_with_1_and_goes_on_when_more_are_allow
     assert [row["id"] for row in rows_of(tmp_path / "out")] == expected()
 
 
+def test_a_job_without_rows_says_so_in_its_last_line(tmp_path: Path, lake: Path) -> None:
+    (tmp_path / "head.csv").write_text("event,segment,label,site\n")
+    command = words(lake)
+    command[2] = "head.csv"
+    done = tidewheel(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "no rows: the input has none"
+    command = [*words(lake, to="other"), "--where", "site < 0"]
+    done = tidewheel(*command, folder=tmp_path)
+    assert done.stdout.splitlines()[-1] == "no rows: all 120 are excluded"
+
+
 def test_show_says_what_a_complete_job_has_done(tmp_path: Path, lake: Path) -> None:
     done = tidewheel(*words(lake), folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -202,6 +202,15 @@ def test_more_errors_than_allowed_fail_the_job(tmp_path: Path, limit: str, state
     assert job.run().state == state
 
 
+def test_a_job_whose_rows_all_have_errors_fails(tmp_path: Path) -> None:
+    rows = [{**row, "segment": [0.0]} for row in good_rows(40)]
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", rows))
+    found = job.run()
+    assert found.state == "Failed"
+    assert found.reason == "no row has an answer: all 40 rows have errors (wrong-width 40)"
+    assert [row["error"] for row in job.rows()] == ["wrong-width"] * 40
+
+
 def test_an_output_file_that_another_has_replaced_is_noticed_before_the_job_is_complete(
     tmp_path: Path,
 ) -> None:

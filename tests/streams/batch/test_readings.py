@@ -271,8 +271,61 @@ def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> 
         "backwards": 1, "bad-label": 1, "bad-time": 1, "gap": 2, "missing": 1, "not-finite": 2,
         "undecodable": 1,
     }  # fmt: skip
+    assert found.examples == {
+        "backwards": f"{lines}:261",
+        "bad-label": f"{lines}:52: 'flying' is no class of the task",
+        "bad-time": f"{lines}:5: no event time: a timestamp, ISO text or microseconds since 1970",
+        "gap": f"{lines}:131",
+        "missing": f"{lines}:51: 'device' is no text or whole number",
+        "not-finite": f"{lines}:50: the segment holds str",
+        "undecodable": found.examples["undecodable"],
+    }
+    assert found.examples["undecodable"].startswith(f"{lines}:60: Expecting property name")
+    assert f"|undecodable|1|{lines}:60: Expecting" in job.folder.report.read_text()
     assert found.readings == 301
     assert found.processed == found.total == len(job.rows())
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"),
+    [("2", "Failed"), ("3", "Completed"), ("0.9%", "Failed"), ("1%", "Completed")],
+)
+def test_more_broken_readings_than_allowed_fail_the_job_but_gaps_and_steps_back_do_not(
+    tmp_path: Path, limit: str, state: str
+) -> None:
+    rows = table_of({"d0": recording("d0", 300)})  # with a gap, a step back, and a NaN
+    rows[5]["time"] = rows[50]["y"] = None
+    path = write_readings(tmp_path / "a.parquet", rows)
+    job = submitted(tmp_path, path, max_errors=limit, **CUT)
+    found = job.run()
+    assert found.state == state
+    told = f"3 readings are broken (not-finite in {path}:50: 'y' is null" in found.reason
+    assert told == (state == "Failed")
+    assert job.run().state == state
+    assert job.run(max_errors="3").state == "Completed"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_job_whose_readings_are_all_broken_fails(tmp_path: Path, kind: str) -> None:
+    rows = table_of({"d0": recording("d0", 300)})
+    for row in rows:
+        row["y"] = float("nan")
+    rows[7]["device"] = None
+    write = {"parquet": write_readings, "jsonl": write_lines}[kind]
+    path = write(tmp_path / f"a.{kind}", rows)
+    found = submitted(tmp_path, path, **CUT).run()
+    assert found.state == "Failed"
+    assert f"300 of 300 readings are broken (not-finite in {path}:0: NaN, " in found.reason
+
+
+def test_readings_that_are_too_few_or_too_far_apart_for_a_segment_are_complete(
+    tmp_path: Path,
+) -> None:
+    rows = table_of({"d0": recording("d0", 300)[:100]})
+    for n, row in enumerate(rows):
+        row["time"] += 10**8 * (n // 15)
+    found = submitted(tmp_path, write_readings(tmp_path / "a.parquet", rows), **CUT).run()
+    assert (found.state, found.total, found.broken) == ("Completed", 0, {"gap": 6})
 
 
 def test_intervals_of_event_time_share_no_segment_and_miss_none(tmp_path: Path) -> None:
