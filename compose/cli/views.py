@@ -217,9 +217,10 @@ def query(
 
     Tables: `scores` (one row per event), `labelled` (the same with the latest label,
     when, and by whom), `windows` (one row per device, window and model version: events, compared,
-    agreeing, labelled, reports; of targets also mae and rmse from the teacher), `drops` and
-    `labels`. A table on the terminal shortens vectors; --json prints a line a row with all of it.
-    "COPY (SELECT ...) TO 'rows.parquet'" writes a file, .csv too.
+    agreeing, labelled, reports; of targets also mae and rmse from the teacher, of classes brier),
+    `drops` and `labels`. In `windows`, labelled counts events that came with a label: those that
+    got one later are in `labelled`. A table on the terminal shortens vectors; --json prints a line
+    a row with all of it. "COPY (SELECT ...) TO 'rows.parquet'" writes a file, .csv too.
     """
     import duckdb
 

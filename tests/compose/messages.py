@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from streams.contract.decisions import ZERO, Decision, DesiredState, Ref, sign
 from streams.contract.documents import DeviceState, Document, RoundEvent
+from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.kafka.reader import Received
 
@@ -34,13 +35,14 @@ def window(
     revision: int = 0,
     model: str = "1-aaaaaaaa",
     commit: int = 0,
+    metric: WindowMetric = "accuracy",
     **counts: Any,
 ) -> Received:
     part = ModelWindow.of_fields({"events": 10, "agreeing": 6, "compared": 8, **counts})
     report = WindowReport(
         task=TASK, device=device, window_us=start_s * 1_000_000, end_us=(start_s + 5) * 1_000_000,
         revision=revision, events=part.events, teacher_model="1-t", models={model: part},
-        commit=commit,
+        commit=commit, metric=metric,
     )  # fmt: skip
     return received("windows", device, report)
 

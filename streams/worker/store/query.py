@@ -105,14 +105,28 @@ WINDOWS = """
     select device, "window", model, count(*) as events, count(agrees) as compared,
            count(*) filter (agrees) as agreeing, count(label) as labelled,
            max(revision) + 1 as reports, max("time") as last_event{errors}
-    from scores group by device, "window", model
+    from {scores} group by device, "window", model
 """
 # Of targets: answers minus the teacher's, or the labels where no teacher is asked.
 PAIRS = "list_zip(outputs, case when len(teacher) > 0 then teacher else label end)"
 ERRORS = f""",
            avg(list_avg([abs(p[1] - p[2]) for p in {PAIRS}])) as mae,
            sqrt(avg(list_avg([(p[1] - p[2]) ^ 2 for p in {PAIRS}]))) as rmse"""
-# An answer has one value a target, or one a class, of which there are two at least.
+# Of classes: half the squared distance of the softmax p of an answer from q, that of the teacher or
+# the label where no teacher is asked, as (pp - 2 pq + qq) / 2. `e` and `f` are exp of the outputs.
+SOFT = """(
+        select *, [exp(x::double - high) for x in outputs] as e, list_sum(e) as e_sum,
+               [exp(x::double - teacher_high) for x in teacher] as f, list_sum(f) as f_sum
+        from (select *, list_max(outputs) as high, list_max(teacher) as teacher_high from scores)
+    )"""
+BRIER = """,
+           avg(list_inner_product(e, e) / e_sum ^ 2 / 2 + case
+               when len(teacher) > 0 then
+                   list_inner_product(f, f) / f_sum ^ 2 / 2
+                   - list_inner_product(e, f) / (e_sum * f_sum)
+               else 0.5 - e[label[1]::int + 1] / e_sum end) as brier"""
+# An answer has one value a target, or one a class, of which there are two at least; null where
+# several values without a label may be either.
 NUMBERS = """
     select (select len(outputs) from scores limit 1) = 1 or
            (select len(outputs) = len(label) from scores where label is not null limit 1)
@@ -124,8 +138,9 @@ NO_BAR = "set enable_progress_bar = false"
 def open_store(store: Place) -> duckdb.DuckDBPyConnection:
     """Return a connection with views `scores`, `drops`, `labels`, `aged`, `windows` and `labelled`
     on the store's current version. `windows` has a row for each device, window and model version,
-    of targets with the mean absolute and the root mean square error from the teacher; `labelled` is
-    `scores` with the latest label, when, and by whom.
+    of targets with the mean absolute and the root mean square error from the teacher, of classes
+    with the Brier distance; its `labelled` counts the events that came with a label. The view
+    `labelled` is `scores` with the latest label, when, and by whom.
 
     Only committed files are read. Close the connection after use.
     """
@@ -137,7 +152,8 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
     for name, rows in zip(names, tables, strict=True):
         connection.register(name, rows)
     [(numbers,)] = connection.execute(NUMBERS).fetchall()
-    connection.execute(WINDOWS.format(errors=ERRORS if numbers else ""))
+    errors = {True: ERRORS, False: BRIER, None: ERRORS + BRIER}[numbers]
+    connection.execute(WINDOWS.format(errors=errors, scores=SOFT))
     connection.execute(labelled_view("labelled", "scores"))
     return connection
 

@@ -2,10 +2,12 @@
 
 import io
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -13,9 +15,19 @@ from compose.reports.follower import Lag
 from compose.reports.problems import Status, problems
 from compose.reports.status import report_of
 from compose.reports.summary import DeviceLine, Summary, render
+from streams.contract.task.metrics import window_errors, window_metric
+from streams.contract.window_metrics import ERRORS
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
+from streams.worker.store.delta_store import DeltaStore
+from streams.worker.store.tables import SCORES
+from streams.worker.windows.rows import ScoredWindow, score_rows
+from streams.worker.windows.tumbling import Message, Window, split
+from tests.compose.cli.test_cli import tidewheel
 from tests.compose.messages import TASK, release, state, step, window
+from tests.rig.asked import asked
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.workers import events
 
 FIRST, LAST = "1-aaaaaaaa", "2-bbbbbbbb"
 GATE = {
@@ -203,6 +215,44 @@ def test_the_json_has_what_status_has_and_more_of_each_device() -> None:
     assert [run["kind"] for run in parsed["runs"]] == ["rejected", "promoted"]
     assert "--state s" in parsed["sql"]
     assert "--state" not in replace(found, state=Path(".tidewheel")).sql
+
+
+BY_TARGET: dict[str, Any] = {"classes": (), "targets": ("flow", "heat"), "tolerance": 0.5}
+
+
+@pytest.mark.parametrize("taught", [True, False])
+@pytest.mark.parametrize(
+    ("metric", "of"),
+    [
+        ("accuracy", {}), ("balanced_accuracy", {}), ("auc", {}),
+        ("within", BY_TARGET), ("mae", BY_TARGET), ("rmse", BY_TARGET),
+    ],
+)  # fmt: skip
+def test_the_printed_command_looks_at_each_metric_of_a_store(
+    tmp_path: Path, metric: str, of: dict[str, Any], taught: bool
+) -> None:
+    task = replace(tiny, metric=metric, **of)
+    pieces = tuple(split(task, Message(0, None), events("d0", 0, [1, 2, 3, 4], task=task)))
+    teacher = np.random.default_rng(0).normal(size=(4, task.outputs)).astype(np.float32)
+    scored = ScoredWindow(Window(0, "d0", 0, pieces), teacher if taught else None, 0, 1)
+    DeltaStore(tmp_path / "s" / "store").commit(SCORES, score_rows(task, "t", [scored]), {0: 1})
+    found = summary(window("d0", 0, metric=window_metric(task)), server={})
+    rows = tidewheel(*shlex.split(found.sql)[1:], "--json", folder=tmp_path)
+    assert rows.returncode == 0, rows.stderr
+    row = json.loads(rows.stdout)
+    assert int(row["events"]) == 4
+
+    name = window_metric(task)
+    if name not in ERRORS:
+        assert np.isfinite(row["agreement"]) == taught  # no teacher is no share
+        return
+    known = asked(tmp_path / "s" / "store", "select outputs, label from scores order by seq")
+    outputs = np.array([row[0] for row in known])
+    chosen = [taught or label is not None for _, label in known]
+    labels = np.array([label for _, label in known if label is not None])
+    away = window_errors(task, outputs[chosen], teacher if taught else labels)
+    wanted = np.sqrt(away.mean()) if name == "rmse" else away.mean()
+    assert row[name] == pytest.approx(wanted, abs=6e-4)
 
 
 def shown_by(found: Summary) -> str:
