@@ -6,7 +6,14 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from compose.console.history import Window
-from compose.console.pages import PALETTE, chart, metric_title, series, share_axis
+from compose.console.pages import (
+    PALETTE,
+    chart,
+    metric_title,
+    series,
+    share_axis,
+    windows_called,
+)
 from compose.console.watch import Moment
 from streams.contract.accounting import DeviceAccount
 from streams.contract.documents import DeviceState, model_number
@@ -31,7 +38,8 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
         return None
     reports, drift = moment.history.windows(name), moment.history.drift(name)
     windows, metric = in_order(reports), view.latest_agreement
-    values = series(metric.called, PALETTE[0], [(w.end_us / 1000, w.value) for w in windows])
+    called = windows_called(moment, [name])
+    values = series(called, PALETTE[0], [(w.end_us / 1000, w.value) for w in windows])
     axis = share_axis([values], shares=not metric.lower_is_better)
     epochs = [state, *view.ended.get(name, [])[::-1]] if state.phase != NO_AGENT else []
     happenings = [entry for entry in view.timeline.lines if entry.about == name]
@@ -42,8 +50,8 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
         "metric": named(view.row_metric),
         "accounts": [(s, balances(s)) for s in epochs[:3]],
         "spans": [(version, list(its)) for version, its in groupby(windows, lambda w: w.version)],
-        "heading": metric_title(metric.called, lower_is_better=metric.lower_is_better),
-        "window_metric": metric.called,
+        "heading": metric_title(called, lower_is_better=metric.lower_is_better),
+        "window_metric": called,
         "chart": chart("The metric by the end of the window", [values] if windows else [], **axis),
         "drift": drift,
         "channels": worst_first(drift)[:CHANNELS] if drift else [],

@@ -25,15 +25,15 @@ SLOT_S, DAY_SLOT_S, SLOTS, VERSIONS = 10, 240, 360, 8
 LETTERS, LETTER_BYTES = 200, 1 << 24
 ROW = np.dtype([
     ("at_us", "i8"), ("window_us", "i8"), ("end_us", "i8"), ("revision", "i4"), ("events", "i8"),
-    ("version", "S32"), ("value", "f4"), ("labelled", "i8"), ("correct", "i8"),
+    ("version", "S32"), ("value", "f4"), ("by_labels", "?"), ("labelled", "i8"), ("correct", "i8"),
     ("drifted", "f4"), ("alarm", "?"),
 ])  # fmt: skip
 
 
 class Window(NamedTuple):
     """One report of a device; at_us: when it came, window_us and end_us: of the window. value: its
-    metric; None without a judged event. drifted: the share of channels that have; None without a
-    reference."""
+    metric; None without a judged event. by_labels: whether true labels judge it. drifted: the share
+    of channels that have; None without a reference."""
 
     at_us: int
     window_us: int
@@ -42,6 +42,7 @@ class Window(NamedTuple):
     events: int
     version: str
     value: float | None
+    by_labels: bool
     labelled: int
     correct: int
     drifted: float | None
@@ -151,7 +152,8 @@ def _known(value: float | None) -> float | None:
 def _row(report: WindowReport, at_us: int) -> tuple[object, ...]:
     parts, drift = report.by_release, report.drift
     version = max(parts, key=lambda name: parts[name].events, default="")
-    value = value_of(report.metric, report.judgement(version).sums) if version else None
+    told = report.judgement(version)
+    value = value_of(report.metric, told.sums)
     return (
         at_us,
         report.window_us,
@@ -160,6 +162,7 @@ def _row(report: WindowReport, at_us: int) -> tuple[object, ...]:
         report.events,
         version.encode(),
         np.nan if value is None else value,
+        told.by_labels,
         sum(part.labelled for part in parts.values()),
         sum(part.correct for part in parts.values()),
         np.nan if drift is None else drift.share,

@@ -4,7 +4,7 @@ a chart shows, as `static/console.js` draws it (<tw-chart>). Pure.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
@@ -18,7 +18,7 @@ from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import named
 from streams.contract.topics import EVENTS
-from streams.contract.window_metrics import Judgement, value_of
+from streams.contract.window_metrics import Judgement, named_of, value_of
 from streams.fleet.view import CONDITIONS, FleetView
 from streams.fleet.wording import run_progress
 from streams.kafka.readable import rows_of
@@ -208,6 +208,7 @@ def fleet(moment: Moment, query: FleetQuery, groups: Mapping[str, str]) -> dict[
     chosen.sort(key=lambda state: key(moment, state), reverse=query.descending)
     pages = max(1, -(-len(chosen) // query.size))
     page = min(query.page, pages)
+    shown = chosen[(page - 1) * query.size : page * query.size]
     versions = Counter(state.active for state in states if state.active)
     return {
         "moment": moment,
@@ -215,13 +216,22 @@ def fleet(moment: Moment, query: FleetQuery, groups: Mapping[str, str]) -> dict[
         "pages": pages,
         "total": len(states),
         "matching": len(chosen),
-        "states": chosen[(page - 1) * query.size : page * query.size],
+        "states": shown,
         "metric": named(view.row_metric),
-        "window_metric": view.latest_agreement.called,
+        "window_metric": windows_called(moment, [state.device for state in shown]),
         "versions": sorted(versions.items(), key=lambda each: -model_number(each[0]))[:VERSIONS],
         "groups": sorted(Counter(groups[s.device] for s in states if s.device in groups).items()),
         "refusing": sum(refuses(state) for state in states),
     }
+
+
+def windows_called(moment: Moment, devices: Iterable[str]) -> str:
+    """Return what the values of devices' windows are called, by what judges each; where there are
+    none, by what judges the fleet."""
+    found = moment.view.latest_agreement
+    windows = (window for name in devices for window in moment.history.windows(name))
+    judges = {window.by_labels for window in windows if window.value is not None}
+    return named_of(found.metric, judges or {found.by_labels})
 
 
 def _matches(

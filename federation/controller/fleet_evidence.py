@@ -6,6 +6,7 @@ model. See `federation.controller.triggers` for what follows from it.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from streams.contract.window_metrics import (
     ERRORS,
@@ -58,6 +59,13 @@ class TriggerRules:
         return self.limit - self.weak_by
 
 
+class Weak(NamedTuple):
+    """A device's metric over its last windows, and whether true labels judge them."""
+
+    value: float
+    by_labels: bool
+
+
 @dataclass
 class _Device:
     """One device's reports. recent: what they say of the served model, by window, the one that was
@@ -77,7 +85,7 @@ class FleetEvidence:
     ones. A window costs the same in every fleet: devices that are weak or drift are noted as their
     windows come.
 
-    weak: devices whose metric is far beyond the limit -> its value over their last windows;
+    weak: devices whose metric is far beyond the limit -> their last windows;
     drifting: those with drift that no run has answered -> consecutive alarms; devices: with windows
     that count.
     """
@@ -86,7 +94,7 @@ class FleetEvidence:
     served: str | None = None
     bad_looks: int = 0
     total: Judgement = field(default_factory=Judgement)
-    weak: dict[str, float] = field(default_factory=dict)
+    weak: dict[str, Weak] = field(default_factory=dict)
     drifting: dict[str, int] = field(default_factory=dict)
     devices: int = 0
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
@@ -181,15 +189,12 @@ class FleetEvidence:
         self.weak.pop(name, None)
         if len(device.recent) < rules.weak_windows:
             return
-        value = self._last(device.recent)
+        last = sum(list(device.recent.values())[-rules.weak_windows :], Judgement())
+        value = value_of(rules.metric, last.sums) or 0.0
         if is_worse(rules.metric, value, rules.limit, rules.weak_by):
-            self.weak[name] = value
+            self.weak[name] = Weak(value, last.by_labels)
         if is_better(rules.metric, value, rules.limit, HYSTERESIS - rules.weak_by):
             device.weak_answered = False
-
-    def _last(self, recent: dict[int, Judgement]) -> float:
-        last = sum(list(recent.values())[-self.rules.weak_windows :], Judgement())
-        return value_of(self.rules.metric, last.sums) or 0.0
 
     @property
     def asked(self) -> str | None:
@@ -225,7 +230,7 @@ class FleetEvidence:
     def is_bad(self) -> bool:
         return self.bad_looks >= self.rules.patience
 
-    def new_weak(self, now_s: float) -> dict[str, float]:
+    def new_weak(self, now_s: float) -> dict[str, Weak]:
         """Return the weak devices that no run has answered, or only long ago."""
         again = now_s - self._began_s >= self.rules.again_s
         weak = self.weak.items()

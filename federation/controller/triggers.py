@@ -28,7 +28,7 @@ import re
 from dataclasses import dataclass
 
 from federation.controller.fleet_evidence import FleetEvidence, TriggerRules
-from streams.contract.window_metrics import ERRORS, digits
+from streams.contract.window_metrics import ERRORS, digits, named_of
 from streams.fleet.wording import listed
 
 DAY_S = 86_400.0
@@ -107,9 +107,11 @@ def _cause(
             f"{digits(rules.limit)} (Task.retrain)"
         )
     if enough and len(weak) >= rules.min_devices:
-        worst, who = (max if rules.metric in ERRORS else min)(weak.values()), listed(sorted(weak))
+        values = [one.value for one in weak.values()]
+        worst, who = (max if rules.metric in ERRORS else min)(values), listed(sorted(weak))
+        called = named_of(rules.metric, [one.by_labels for one in weak.values()])
         return (
-            f"{evidence.called} of {evidence.served} is {digits(worst)} at worst on {len(weak)} "
+            f"{called} of {evidence.served} is {digits(worst)} at worst on {len(weak)} "
             f"devices ({who}), each {beyond} {digits(rules.weak_limit)} (Task.retrain is "
             f"{digits(rules.limit)})"
         )

@@ -21,7 +21,7 @@ or distances.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,9 +44,17 @@ NAMES = {
 }
 
 
+JUDGES = {False: "the teacher", True: "true labels"}
+
+
 def named(metric: WindowMetric, *, by_labels: bool = False) -> str:
     """Return the metric's name for a person: `RMSE from the teacher`."""
-    return NAMES[metric].format("true labels" if by_labels else "the teacher")
+    return NAMES[metric].format(JUDGES[by_labels])
+
+
+def named_of(metric: WindowMetric, judges: Collection[bool]) -> str:
+    """Return the metric's name for several values; `judges`: whether true labels judge each."""
+    return NAMES[metric].format(" or ".join(JUDGES[by] for by in sorted(set(judges))))
 
 
 def value_of(metric: WindowMetric, sums: Sums) -> float | None:

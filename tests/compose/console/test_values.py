@@ -198,6 +198,26 @@ def test_a_devices_windows_are_in_the_order_of_their_times_each_once() -> None:
     assert found["heading"] == "Brier distance from the teacher (lower is better)"
 
 
+def test_windows_are_named_by_what_judges_them_not_by_what_judges_the_fleet() -> None:
+    """Two devices have the teacher's answers alone, one has true labels."""
+    by_labels = {
+        STABLE: {"events": 10, "compared": 10, "agreeing": 9, "labelled": 10, "correct": 9}
+    }
+    seen = observed(
+        made_up.device("d0"), made_up.device("d1"),
+        *(report(d, ago_s) for d in ("d1", "d2") for ago_s in (20, 30, 40)),
+        report("d0", 20, models=by_labels),
+    )  # fmt: skip
+    assert seen.view.latest_agreement.called == "agreement with the teacher"
+    assert (page := unwrap(device(seen, "d0")))["window_metric"] == "agreement with true labels"
+    assert page["heading"] == "Agreement with true labels (higher is better)"
+    assert unwrap(device(seen, "d1"))["window_metric"] == "agreement with the teacher"
+    both = fleet(seen, FleetQuery(), {})["window_metric"]
+    assert both == "agreement with the teacher or true labels"
+    found = fleet(seen, FleetQuery(search="d1"), {})["window_metric"]
+    assert found == "agreement with the teacher"
+
+
 def drifting(**histogram: Any) -> DriftReport:
     changed = {**DRIFT, "histograms": [{**DRIFT["histograms"][0], **histogram}]}
     return DriftReport.of_fields(changed)

@@ -254,6 +254,26 @@ def test_weak_devices_that_the_mean_hides_are_a_cause_once() -> None:
     assert reason(seen) is not None
 
 
+@pytest.mark.parametrize(
+    ("labelled", "name"),
+    [
+        (("d0", "d1"), "agreement with true labels"),
+        (("d0",), "agreement with the teacher or true labels"),
+    ],
+)
+def test_weak_devices_are_named_by_what_judges_them_not_by_what_judges_the_fleet(
+    labelled: tuple[str, ...], name: str
+) -> None:
+    def report(device: str, number: int) -> WindowReport:
+        agreeing = 35 if device in ("d0", "d1") else 50
+        taught = window(device, number, agreeing)
+        return unscored(taught, 50, agreeing) if device in labelled else taught
+
+    seen = evidence(*(report(f"d{i}", n) for n in range(12) for i in range(9)))
+    assert seen.called == "agreement with the teacher"
+    assert str(reason(seen)).startswith(f"{name} of 1-a is 0.700 at worst on 2 devices (d0, d1), ")
+
+
 def test_drift_of_enough_devices_is_a_cause_once_an_episode() -> None:
     seen = evidence(*(drifting(f"d{i}", n) for n in range(2) for i in range(3)))
     assert reason(seen) is None
