@@ -38,9 +38,10 @@ def list_jobs(
         print_json(rows[::-1])
         return
     for row in rows[::-1]:
+        then = "interrupted: resume it" if row.abandoned else row.queue or ""
         say(
             f"{row.id}  {row.state:<18}  {row.processed:>12,} of {row.total:,} rows  "
-            f"{moment(row.created_us)}  {row.job}  {row.queue or ''}".rstrip()
+            f"{moment(row.created_us)}  {row.job}  {then}".rstrip()
         )
     if not rows and not wrong:
         say(f"no jobs in {state}")

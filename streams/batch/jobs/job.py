@@ -105,9 +105,9 @@ class Job:
         check_task(self.task, self.specification)
         if not self.from_queue:
             self.folder.request_stop(False)
-        self.folder.sweep(self.specification)
         self.sink = open_sink(self.specification)
         try:
+            self.folder.sweep(self.specification)
             own = ShardScorer(self.folder, self.specification, self.task)
             sources = self._same_sources() if planned else self._make_plan()
             if self.sink is not None and self.plan.files:
@@ -278,10 +278,18 @@ class Job:
         manifest = manifest_of(self.folder, state, reason)
         try:
             write_manifest(self.folder, self.specification, manifest)
-            self.reached("score-step-8")
+        except (OSError, Retryable) as exc:
+            if state != "Failed":
+                state, reason = "Failed", f"the manifest cannot be written: {line_of(exc)}"
+                passing = may_pass(exc)
+            manifest = manifest_of(self.folder, state, reason)
+        self.reached("score-step-8")
+        try:
             self.folder.write_state(state, reason, passing=passing)
         except OSError as exc:  # a full disk: the state stays as it was, and can be resumed
-            raise TidewheelError(f"{reason or 'the manifest'}: {exc}: make room, resume") from exc
+            known = exc.strerror is not None and exc.strerror in reason
+            text = reason if known else f"{reason or 'the state cannot be written'}: {exc}"
+            raise TidewheelError(f"{text}: make room, resume") from exc
         self.reached("score-step-9")
         return manifest
 

@@ -99,7 +99,9 @@ def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake:
     found = json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)
     states = [(Path(job["output"]).name, job["state"], job["running"]) for job in found]
     assert states == [("out", "InProgress", False), ("other", "Failed", False)]
-    assert "other.job" in tidewheel("jobs", "list", folder=tmp_path).stdout
+    old, new = tidewheel("jobs", "list", folder=tmp_path).stdout.splitlines()
+    assert old.endswith("out.job  interrupted: resume it")
+    assert new.endswith("other.job")
     tidewheel("jobs", "resume", "out.job", folder=tmp_path)
     shown = tidewheel("jobs", "list", "out.job", "--json", folder=tmp_path).stdout
     lines = [line["text"] for line in json.loads(shown)["log"]]

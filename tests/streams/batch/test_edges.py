@@ -1,5 +1,6 @@
 """A disk that fills up, a clock that is set back, and input that goes away during a job."""
 
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,29 @@ def test_a_table_on_a_full_disk_has_every_row_once_after_there_is_room(
     found = job.run()
     assert found.state == "Completed", found.reason
     assert sink.ids() == [row["event"] for row in rows]
+
+
+@pytest.mark.parametrize("point", ["score-step-2", "score-step-5"])
+def test_a_job_whose_output_becomes_read_only_is_failed_with_one_reason(
+    tmp_path: Path, small_disk: Path, point: str
+) -> None:
+    """Its folder is elsewhere, so that its state is written though the manifest cannot be."""
+    rows, folder = good_rows(ROWS), tmp_path / "elsewhere.job"
+    path = write_parquet(tmp_path / "a.parquet", rows)
+    job = submitted(small_disk, path, job=folder)
+    number = 5 if point == "score-step-5" else 1  # after the last shard: the manifest alone fails
+    ended = job.run(reached=once_at(point, lambda: remount(small_disk, "ro"), number))
+    state = job.folder.state()
+    assert ended.state == state.state == "Failed"
+    assert ended.reason == state.reason
+    assert state.reason.count("Read-only file system") == 1
+    remount(small_disk, "rw")
+    assert job.run().state == "Completed"
+    assert ids(job) == [row["event"] for row in rows]
+
+
+def remount(disk: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(disk)], check=True)
 
 
 def test_a_full_disk_is_said_before_a_job_exists(tmp_path: Path, small_disk: Path) -> None:
