@@ -15,9 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.progress import ClassCounts, Counts, JobDrift, MeanOfDistances, Observed
+from streams.batch.records.progress import (
+    ClassCounts,
+    Counts,
+    JobDrift,
+    MeanOfDistances,
+    Observed,
+    PlannedFile,
+)
 from streams.batch.records.rows import RowProblem, Rows
-from streams.batch.records.specification import Columns, Named, PlannedFile, Specification
+from streams.batch.records.specification import Columns, Named, Specification
 from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.readings import FIELDS
 from streams.contract.task import Task

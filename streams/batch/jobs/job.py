@@ -36,9 +36,9 @@ from streams.batch.jobs.manifest import (
 )
 from streams.batch.jobs.scoring import Scorers, ShardScorer
 from streams.batch.jobs.submission import check_task
-from streams.batch.records.progress import Counts, Manifest, ShardRecord, State
+from streams.batch.records.progress import Counts, Manifest, Plan, ShardRecord, State
 from streams.batch.records.rows import may_pass
-from streams.batch.records.specification import Plan, Settings, most_errors
+from streams.batch.records.specification import Settings, most_errors
 from streams.batch.sinks.files import open_sink, part_path
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.tables import Failures

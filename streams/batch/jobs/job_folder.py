@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from streams.batch.records.progress import JobState, ShardRecord, State
-from streams.batch.records.specification import Plan, Specification
+from streams.batch.records.progress import JobState, Plan, ShardRecord, State
+from streams.batch.records.specification import Specification
 from streams.batch.sinks.files import part_path
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.documents import Document, decoded, encoded

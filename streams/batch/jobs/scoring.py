@@ -28,9 +28,9 @@ import numpy as np
 
 from streams.batch.jobs.answers import Answering, Model, output_fields
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.records.progress import Counts
+from streams.batch.records.progress import Counts, Plan
 from streams.batch.records.rows import Rows, may_pass
-from streams.batch.records.specification import Plan, Specification
+from streams.batch.records.specification import Specification
 from streams.batch.sinks.files import part_path, writing
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures

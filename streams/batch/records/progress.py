@@ -1,9 +1,9 @@
-"""How far a job is, and what became of its rows, as JSON documents: The job's folder in
-docs/architecture/batch.md."""
+"""How a job's input is cut, how far the job is, and what became of its rows, as JSON documents:
+The job's folder in docs/architecture/batch.md."""
 
 from typing import Any, Literal, Self
 
-from streams.batch.records.specification import PlannedFile
+from streams.batch.records.specification import Named
 from streams.contract.documents import Count, Document, Micros
 from streams.contract.window_report import DriftReport
 
@@ -12,9 +12,55 @@ State = Literal[
     "Failed", "Stopped", "Expired",
 ]  # fmt: skip
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
-
-
 BEGINNING = ("gap", "backwards")  # readings that break a segment and begin the next
+
+
+class PlannedFile(Named):
+    """An input file as it was hashed; `modified` is what its store changes with its content: the
+    time of the last change in nanoseconds, or an ETag."""
+
+    crc32c: str  # hex; "" until it is known
+    bytes: Count
+    modified: str
+    rows: Count
+
+
+class Shard(Document):
+    """Rows of one file: row groups `start` to `stop` of Parquet, bytes of CSV and JSON Lines.
+
+    Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
+    that of its first reading. Where a teacher answers, `around` are the first and the last shard
+    that have rows of its windows.
+    """
+
+    file: Count
+    start: Count
+    stop: Count
+    first_row: Count
+    rows: Count
+    readings: Count = 0
+    around: tuple[Count, Count] | None = None
+
+
+class Plan(Document):
+    """plan.json: the input as it was hashed and cut."""
+
+    files: list[PlannedFile]
+    shards: list[Shard]
+
+    @property
+    def summed(self) -> bool:
+        """Whether all files are hashed; no shard is done before."""
+        return all(file.crc32c for file in self.files)
+
+    @property
+    def total(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def readings(self) -> int:
+        """How many readings were cut into the rows; 0 where rows are segments."""
+        return sum(shard.readings for shard in self.shards)
 
 
 class Summed(Document):

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import msgspec
 
-from streams.contract.documents import Count, Document, Micros
+from streams.contract.documents import Document, Micros
 from streams.contract.errors import MalformedRecord, UsageError
 from streams.runtime import option
 
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_ERRORS = re.compile(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?)%")
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def seconds(value: object) -> float:
@@ -312,51 +312,3 @@ class Specification(Document):
         """Whether the shards' local files are the output; else they are loaded from the job's
         folder into a table or objects under a URL."""
         return self.output_format in FILES and "://" not in self.output
-
-
-class PlannedFile(Named):
-    """An input file as it was hashed; `modified` is what its store changes with its content: the
-    time of the last change in nanoseconds, or an ETag."""
-
-    crc32c: str  # hex; "" until it is known
-    bytes: Count
-    modified: str
-    rows: Count
-
-
-class Shard(Document):
-    """Rows of one file: row groups `start` to `stop` of Parquet, bytes of CSV and JSON Lines.
-
-    Where the rows are readings, `rows` are the segments that end in the shard, and `first_row` is
-    that of its first reading. Where a teacher answers, `around` are the first and the last shard
-    that have rows of its windows.
-    """
-
-    file: Count
-    start: Count
-    stop: Count
-    first_row: Count
-    rows: Count
-    readings: Count = 0
-    around: tuple[Count, Count] | None = None
-
-
-class Plan(Document):
-    """plan.json: the input as it was hashed and cut."""
-
-    files: list[PlannedFile]
-    shards: list[Shard]
-
-    @property
-    def summed(self) -> bool:
-        """Whether all files are hashed; no shard is done before."""
-        return all(file.crc32c for file in self.files)
-
-    @property
-    def total(self) -> int:
-        return sum(file.rows for file in self.files)
-
-    @property
-    def readings(self) -> int:
-        """How many readings were cut into the rows; 0 where rows are segments."""
-        return sum(shard.readings for shard in self.shards)

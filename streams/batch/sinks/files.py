@@ -22,8 +22,9 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streams.batch.records.progress import Plan
 from streams.batch.records.rows import plain
-from streams.batch.records.specification import FILES, OutputFormat, Plan, Specification
+from streams.batch.records.specification import FILES, OutputFormat, Specification
 from streams.batch.sources.places import find, is_taken, open_binary, put
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
 from streams.contract.task.extensions import OpenSink, Sink, extensions, load_extension

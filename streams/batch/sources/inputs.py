@@ -6,17 +6,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from streams.batch.records.progress import PlannedFile, Shard
 from streams.batch.records.rows import Rows
-from streams.batch.records.specification import (
-    EVER,
-    Columns,
-    InputFormat,
-    Named,
-    PlannedFile,
-    Settings,
-    Shard,
-    Typed,
-)
+from streams.batch.records.specification import EVER, Columns, InputFormat, Named, Settings, Typed
 from streams.batch.sources import tables, text
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns

@@ -9,8 +9,9 @@ from typing import IO
 from crc32c import CRC32CHash
 from msgspec import structs
 
+from streams.batch.records.progress import Plan, PlannedFile, Shard
 from streams.batch.records.rows import RowProblem
-from streams.batch.records.specification import InputFormat, Named, Plan, PlannedFile, Shard
+from streams.batch.records.specification import InputFormat, Named
 from streams.batch.sources.places import Stamp, open_binary, stamp_of
 from streams.batch.sources.tables import KINDS, opened_input
 from streams.batch.sources.text import header_of, rows_in

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from streams.batch.records.progress import PlannedFile, Shard
 from streams.batch.records.rows import (
     RowProblem,
     Rows,
@@ -21,7 +22,7 @@ from streams.batch.records.rows import (
     refuse_unlike_numbers,
     wrong_width,
 )
-from streams.batch.records.specification import Columns, Named, PlannedFile, Shard
+from streams.batch.records.specification import Columns, Named
 from streams.batch.sources.places import is_url, open_binary
 from streams.batch.sources.selection import check_where, left_of, select
 from streams.contract.errors import UsageError, line_of

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from streams.batch.records.progress import PlannedFile, Shard
 from streams.batch.records.rows import (
     BATCH_BYTES,
     RowProblem,
@@ -24,7 +25,7 @@ from streams.batch.records.rows import (
     plain,
     refuse_unlike_numbers,
 )
-from streams.batch.records.specification import Columns, InputFormat, PlannedFile, Shard
+from streams.batch.records.specification import Columns, InputFormat
 from streams.batch.sources.places import open_binary
 from streams.batch.sources.selection import left_of, select, typed_table
 from streams.contract.errors import UsageError

@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from streams.batch.records.progress import Plan
 from streams.batch.records.rows import RowProblem, Rows
-from streams.batch.records.specification import Columns, Plan, Specification
+from streams.batch.records.specification import Columns, Specification
 from streams.batch.sources.inputs import read_shard, with_keys
 from streams.batch.sources.readings import carry_path, plan_readings, read_readings
 from streams.batch.sources.selection import times_of

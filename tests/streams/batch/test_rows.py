@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.batch.jobs.answers import Answering, output_schema
+from streams.batch.records.progress import Plan
 from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
-from streams.batch.records.specification import Columns, Named, Plan
+from streams.batch.records.specification import Columns, Named
 from streams.batch.sinks.files import writing
 from streams.batch.sources.inputs import check_files, choose_columns, head_of, read_shard
 from streams.batch.sources.plan import Cutter, hash_file
