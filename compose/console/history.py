@@ -17,12 +17,13 @@ from streams.contract.topics import DEAD_LETTERS, topic_name
 from streams.contract.window_metrics import value_of
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
+from streams.fleet.refused import LETTERS
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 
 WINDOWS = 60
 SLOT_S, DAY_SLOT_S, SLOTS, VERSIONS = 10, 240, 360, 8
-LETTERS, LETTER_BYTES = 200, 1 << 24
+LETTER_BYTES = 1 << 24
 ROW = np.dtype([
     ("at_us", "i8"), ("window_us", "i8"), ("end_us", "i8"), ("revision", "i4"), ("events", "i8"),
     ("version", "S32"), ("value", "f4"), ("by_labels", "?"), ("labelled", "i8"), ("correct", "i8"),
