@@ -66,7 +66,7 @@ def _read(name: str):  # type: ignore[no-untyped-def]
 log = logging.getLogger(__name__)
 
 _START_S = 60.0
-STOP_S = 5.0
+STOP_S, KILL_S = 5.0, 0.5
 NO_PLUGINS = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # that torch looks for, .15 s
 
 
@@ -234,10 +234,10 @@ class Trainer:
         longer than `wait_s`, as on a busy machine, where it lets all others go first."""
         self._ended = True
         self._request_stop()
-        if not self._lock.acquire(timeout=wait_s):
+        while not self._lock.acquire(timeout=wait_s):
+            wait_s = KILL_S  # one that has just been started is killed too
             if (child := self._child) is not None:
                 child.kill()
-            self._lock.acquire()
         self._reap()
         self._lock.release()
         self._stop_file.unlink(missing_ok=True)
