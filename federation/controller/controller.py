@@ -134,6 +134,7 @@ class Controller:
             if not self._wait_to_lead(election, stop):
                 return
             settings.submission.write()
+            self._runs.lead()
             producer = Producer(settings.broker)
             own = self._key.public_key()
             self._announced = publisher.take_up(settings.broker, self._registry, own)

@@ -52,7 +52,8 @@ class Resumer:
     ) -> None:
         self._folder, self._runs, self._submission = folder, runs, submission
         self._config, self._reached = config, failpoint
-        self.lineage = self._read()
+        self.lineage: RunRecovery | None = None
+        self.read()
 
     @property
     def pending(self) -> str | None:
@@ -65,6 +66,10 @@ class Resumer:
     def earlier(self) -> list[str]:
         """The runs that another one has resumed."""
         return self.lineage.runs[:-1] if self.lineage else []
+
+    def read(self) -> None:
+        """Take the lineage from disk, where another controller may have written it since."""
+        self.lineage = self._read()
 
     def resume(self, run: str, reason: str, known: Mapping[str, str]) -> str | None:
         """Return the run that resumes the dead `run`; None after RESUMES times.

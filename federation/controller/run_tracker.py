@@ -90,6 +90,10 @@ class RunTracker:
             self._run is not None, starts, self._failed, self._failure, self._refused, self._refusal
         )
 
+    def lead(self) -> None:
+        """Begin to lead: continue the recovery that the controller before may have begun."""
+        self._resumer.read()
+
     def take(self, event: RoundEvent, *, live: bool = True) -> None:
         """Process an event of `rounds`; `live` is False for events from before this controller."""
         if event.kind == "asked":

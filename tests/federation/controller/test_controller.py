@@ -282,6 +282,27 @@ def test_a_controller_that_dies_takes_a_run_up_once(
     }
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_controller_that_waited_while_the_one_before_died_takes_a_run_up_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    rig.serve(1)
+    waited = controller.Controller(rig.settings, load_task(rig.settings.task_ref))
+    rig.say("started", "r9")
+    rig.flower.answers["r9"] = "finished:failed"
+    dies = killed_at(f"resume-step-{step}")
+    monkeypatch.setattr(controller, "read_failpoint", lambda _environ: dies)
+    died = rig.start()
+    rig.wait("the leader dies", died.is_set)
+    stop = threading.Event()
+    thread = threading.Thread(target=waited.follow, args=(stop,), name=rig.name)
+    thread.start()
+    rig.running.append((thread, stop))
+    rig.wait("the end is told", lambda: ("r9", "finished") in rig.kinds())
+    assert [config["resume"] for config in rig.flower.started] == ["r9"]
+    assert list(rig.reasons("requested")) == ["r1"]
+
+
 def test_a_run_that_flower_refuses_is_tried_again_later(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
