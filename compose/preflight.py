@@ -245,6 +245,10 @@ def _lines(report: TaskReport) -> list[str]:
             f"{_size(report.bytes_per_day)} before compression; "
             f"{_frequency(report.windows_per_minute or 0.0)}"
         )
+    if sensors := [one for one in report.surveys if one.read_s is not None]:
+        counts = sorted(one.readings for one in sensors)
+        came = f"{counts[0]} to {counts[-1]} readings"
+        lines.append(f"sensors of the fleet were read for {sensors[0].read_s:g} s each: {came}")
     if report.model is not None:
         lines += _model_lines(report.model)
     return lines

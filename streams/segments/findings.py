@@ -100,6 +100,10 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
 def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Finding]:
     if one.error is not None:
         return [Finding("error", one.device, one.error, "fix `readings` in the task file")]
+    if one.read_s is not None and not (one.segments or one.skipped):
+        text = f"{one.readings} readings in {one.read_s:g} s make no segment"
+        advice = f"if the sensor is right: a segment is {task.segment.samples} readings"
+        return [Finding("warning", one.device, text, advice)]
     if not one.readings:
         return [Finding("error", one.device, "readings() yields nothing", "yield Reading(...)")]
     found = []

@@ -1,10 +1,13 @@
 """What a device's readings look like, before anything is trained on them."""
 
 import itertools
+import queue
 import statistics
+import threading
+import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from streams.contract.errors import TaskError
@@ -14,6 +17,7 @@ from streams.segments.segmentation import LABEL_UNFIT, label_fits, segments_of
 
 DATED_FROM_US = 10**15  # September 2001
 READINGS = 1000
+LIVE_S = 10.0  # a sensor is read for so long
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Survey:
     `skipped` counts what breaks a segment or is out of order, by reason; `labels` labelled readings
     by class (by target for regression); `unfit` labels that are none of the task's, as an example
     of one; `period_s` is the median time between two readings; `error` what the source raised, and
-    where.
+    where; `read_s` how long a sensor was read that gave fewer readings than were asked for.
     """
 
     device: str
@@ -38,6 +42,7 @@ class Survey:
     last_us: int | None = None
     period_s: float | None = None
     error: str | None = None
+    read_s: float | None = None
 
     @property
     def dated(self) -> bool:
@@ -67,8 +72,47 @@ class TaskReadings:
             raise TaskError(f"{text} (reading {self.count + 1}{own_line(exc)})") from exc
 
 
-def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
-    """Read at most `limit` readings of a device and cut them; never raises for what it finds."""
+class Sensor:
+    """What a source yields within `within_s`; `waits` is whether it then goes on. A source may wait
+    for ever: a thread reads it, and stops at the next reading."""
+
+    def __init__(self, source: Iterable[Reading], within_s: float) -> None:
+        self._source, self._within_s = source, within_s
+        self._found: queue.SimpleQueue[Reading | TaskError | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self.waits = False
+
+    def __iter__(self) -> Iterator[Reading]:
+        deadline = time.monotonic() + self._within_s
+        threading.Thread(target=self._read, name="readings", daemon=True).start()
+        try:
+            while True:
+                found = self._found.get(timeout=max(0.0, deadline - time.monotonic()))
+                if found is None:
+                    return
+                if isinstance(found, TaskError):
+                    raise found
+                yield found
+        except queue.Empty:
+            self.waits = True
+        finally:
+            self._over.set()
+
+    def _read(self) -> None:
+        last = None
+        try:
+            for reading in self._source:
+                if self._over.is_set():
+                    return
+                self._found.put(reading)
+        except TaskError as exc:
+            last = exc
+        self._found.put(last)
+
+
+def survey(task: Task, device: Device, limit: int = READINGS, within_s: float = LIVE_S) -> Survey:
+    """Read at most `limit` readings of a device and cut them; never raises for what it finds. A
+    live device is read for `within_s` at most."""
     seen: list[Reading] = []
     skipped: Counter[str] = Counter()
     error: str | None = None
@@ -78,10 +122,14 @@ def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
             skipped[reason] += 1
 
     def readings() -> Iterator[Reading]:
-        for reading in itertools.islice(TaskReadings(task, device.name), limit):
+        for reading in source:
             seen.append(reading)
             yield reading
 
+    source: Iterable[Reading] = itertools.islice(TaskReadings(task, device.name), limit)
+    sensor = None
+    if task.source == "live" and device.role == "fleet":
+        source = sensor = Sensor(source, within_s)
     cuts = []
     try:
         for *_, label in segments_of(readings(), task, skip=skip):
@@ -110,6 +158,7 @@ def survey(task: Task, device: Device, limit: int = READINGS) -> Survey:
         last_us=times[-1] if times else None,
         period_s=statistics.median(steps) / 1e6 if steps else None,
         error=error,
+        read_s=within_s if sensor is not None and sensor.waits else None,
     )
 
 

@@ -1,16 +1,19 @@
 """`tidewheel new` and `check`, as a new user types them."""
 
+import io
 import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from compose.launcher.commands import chosen_devices
-from compose.preflight import try_models
+from compose.preflight import TaskReport, show, try_models
 from streams.contract.errors import UsageError
 from streams.contract.task import Training, load_task
+from streams.segments.survey import Survey
 from tests.compose.cli import test_cli
 from tests.compose.cli.test_cli import ROOT, TINY
 from tests.rig.processes.forks import executed
@@ -55,6 +58,14 @@ def test_of_a_model_it_is_said_what_learns_what_a_round_sends_and_what_int_8_sav
     assert whole.round_bytes == 2 * whole.learned  # float16
     assert part.int8_bytes is not None
     assert part.int8_bytes < part.float_bytes == whole.float_bytes
+
+
+def test_how_many_readings_of_live_sensors_were_looked_at_is_said() -> None:
+    surveys = [Survey(f"d{n}", "fleet", readings=n, read_s=10.0) for n in (30, 12)]
+    screen = Console(file=io.StringIO(), width=200)
+    show(TaskReport("t", surveys, [], None, None, None), screen)
+    said = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "sensors of the fleet were read for 10 s each: 12 to 30 readings" in said
 
 
 def test_up_takes_six_devices_or_all_of_a_smaller_fleet(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Data that cannot work, or hardly: each case is named, with what to do about it."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -189,6 +190,33 @@ def test_live_readings_of_long_ago_are_taken_for_a_recording() -> None:
     assert "live readings that begin 10 days ago" in texts
     assert not any("days ago" in f.text for f in findings(task, surveys, DATE))
     assert not any("days ago" in f.text for f in findings(task, surveys))
+
+
+@pytest.mark.parametrize("count", [0, 3, 30])
+def test_a_live_sensor_is_read_for_a_stated_time(count: int) -> None:
+    released = threading.Event()
+
+    def sensor(_device: str) -> Iterator[Reading]:
+        for i in range(count):
+            yield Reading(DATE + i * STEP_US, (0.0, 1.0))
+        released.wait()
+
+    task = replace(tiny, readings=sensor, source="live")
+    found = survey(task, FLEET, within_s=2.0)
+    released.set()
+    assert (found.readings, found.read_s) == (count, 2.0)
+    assert (found.segments > 0) == (count == 30)
+    said = [f"{f.level}: {f.text}" for f in findings(task, [found]) if f.where == "f"]
+    assert said == ([] if count == 30 else [f"warning: {count} readings in 2 s make no segment"])
+
+
+def test_live_readings_that_end_or_fail_are_named_as_others_are() -> None:
+    ended = survey(replace(tiny, readings=sound, source="live"), FLEET)
+    assert (ended.readings, ended.read_s) == (200, None)
+    failed = survey(replace(tiny, readings=failing, source="live"), FLEET)
+    assert failed.error is not None
+    assert "(reading 37, " in failed.error
+    assert failed.error == survey(replace(tiny, readings=failing), FLEET).error
 
 
 def test_devices_whose_counts_differ_have_one_finding() -> None:
