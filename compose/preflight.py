@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from streams.contract.errors import TaskError, UsageError, line_of
+from streams.contract.errors import TaskError, UsageError, line_of, own_line
 from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
 from streams.contract.task.channels import example
 from streams.segments.findings import Finding, findings, outcome_finding
-from streams.segments.survey import READINGS, Survey, own_line, survey
+from streams.segments.survey import READINGS, Survey, survey
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
 STEPS = 2
@@ -109,7 +109,8 @@ def check_task(task: Task, readings: int = READINGS) -> TaskReport:
     try:
         return replace(report, model=try_models(task))
     except TaskError as exc:
-        failed = Finding("error", "build_model", str(exc), "fix `build_model` in the task file")
+        field = exc.field or "build_model"
+        failed = Finding("error", field, str(exc), f"fix `{field}` in the task file")
         return replace(report, findings=[failed, *report.findings])
     except UsageError as exc:  # the file of the first model
         failed = Finding("error", "first_model", str(exc), "name another file as `first_model`")
@@ -166,7 +167,7 @@ def try_models(task: Task) -> ModelReport:
     except TaskError:
         raise
     except Exception as exc:  # a user's model
-        text = f"{type(exc).__name__}: {line_of(exc)}"
+        text = f"{type(exc).__name__}: {line_of(exc)}{own_line(exc)}"
         raise TaskError(f"training or exporting the model fails: {text}") from exc
     floats = {name: value for name, value in weights.items() if value.dtype == np.float32}
     sent = Part(task.training, "", floats).first

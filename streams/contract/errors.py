@@ -17,12 +17,22 @@ A library's error is translated once, where the library is called, with `from ex
 """
 
 import re
+import traceback
 
 
 def line_of(exc: BaseException) -> str:
     """Return what a library says in one line, without its colours and arrows."""
     text = re.sub(r"\x1b\[\d*m|↳", "", str(exc))
     return " ".join(text.split())[:300] or type(exc).__name__
+
+
+def own_line(exc: BaseException) -> str:
+    """Return the last line of the user's own code, not of a library's, as ", file:line"; "" without
+    one."""
+    frames = traceback.extract_tb(exc.__traceback__)[1:]  # without ours
+    libraries = ("site-packages", "/lib/python")
+    own = [f for f in frames if not any(part in f.filename for part in libraries)]
+    return f", {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 class TidewheelError(Exception):
@@ -56,7 +66,13 @@ class TaskError(UsageError):
     ... except TaskError as error:
     ...     print(error)
     task 'pumps.py:task': there is no file pumps.py
+
+    `field` is the attribute of the task to fix, where it is known.
     """
+
+    def __init__(self, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class Retryable(TidewheelError):

@@ -12,11 +12,12 @@ from typing import Literal
 
 import numpy as np
 
+from streams.contract.errors import own_line
 from streams.contract.task import Answered, Count, Task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import OUT_OF_ORDER, label_fits, segments_of
-from streams.segments.survey import READINGS, Survey, own_line
+from streams.segments.survey import READINGS, Survey
 
 SKIPPED_SHARE = 0.01
 RATE_OFF = 0.2  # of the stated period

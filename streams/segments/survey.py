@@ -5,12 +5,11 @@ import queue
 import statistics
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from streams.contract.errors import TaskError
+from streams.contract.errors import TaskError, own_line
 from streams.contract.task import Device, Reading, Task
 from streams.contract.task.parts import one_by_one
 from streams.segments.segmentation import LABEL_UNFIT, label_fits, segments_of
@@ -171,11 +170,3 @@ def _counts(task: Task, labels: Sequence[float | Sequence[float]]) -> dict[str, 
         index = label[0] if isinstance(label, Sequence) else label
         found[task.classes[int(index)]] += 1
     return {name: found[name] for name in task.classes if found[name]}
-
-
-def own_line(exc: Exception) -> str:
-    """The last line of the user's own code, not of a library's."""
-    frames = traceback.extract_tb(exc.__traceback__)[1:]  # without ours
-    libraries = ("site-packages", "/lib/python")
-    own = [f for f in frames if not any(part in f.filename for part in libraries)]
-    return f", {own[-1].filename}:{own[-1].lineno}" if own else ""

@@ -5,12 +5,13 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from rich.console import Console
 
 from compose.launcher.commands import chosen_devices
-from compose.preflight import TaskReport, show, try_models
+from compose.preflight import TaskReport, check_task, show, try_models
 from streams.contract.errors import UsageError
 from streams.contract.task import Training, load_task
 from streams.segments.survey import Survey
@@ -119,6 +120,30 @@ def test_what_cannot_work_ends_with_1_and_advice(
 ) -> None:
     reference = changed(tmp_path, old, new)
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
+
+
+@pytest.mark.parametrize("field", ["build_model", "build_teacher"])
+def test_a_model_that_fails_is_named_with_the_line(field: str) -> None:
+    def fails() -> NoReturn:
+        return missing()  # type: ignore[name-defined,no-any-return]  # noqa: F821
+
+    task = replace(load_task(TINY), **{field: fails})  # type: ignore[arg-type]
+    found = check_task(task).findings[0]
+    assert (found.level, found.where) == ("error", field)
+    assert found.advice == f"fix `{field}` in the task file"
+    assert f"{field} fails on a (2, " in found.text
+    assert found.text.endswith(f", {__file__}:{fails.__code__.co_firstlineno + 1}")
+
+
+def test_a_layer_that_fails_is_named_with_the_line_that_calls_it() -> None:
+    import torch
+
+    class Deep(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, torch.zeros(3, 999))
+
+    text = check_task(replace(load_task(TINY), build_model=Deep)).findings[0].text
+    assert text.endswith(f", {__file__}:{Deep.forward.__code__.co_firstlineno + 1}")
 
 
 def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from streams.contract.errors import TaskError, line_of
+from streams.contract.errors import TaskError, line_of, own_line
 from streams.contract.task.description import Task
 from streams.contract.task.onnx_file import OnnxFile
 
@@ -92,12 +92,13 @@ def check_model(task: Task) -> None:
                     inputs.append(torch.ones(given[:2], dtype=torch.bool))
                 shape = tuple(model(*inputs).shape)
         except Exception as exc:
-            text = f"{type(exc).__name__}: {line_of(exc)}"
-            raise TaskError(f"task {task.name!r}: {name} fails on a {given} input: {text}") from exc
+            text = f"{name} fails on a {given} input: {type(exc).__name__}: {line_of(exc)}"
+            raise TaskError(f"task {task.name!r}: {text}{own_line(exc)}", name) from exc
         if shape != expected:
             raise TaskError(
                 f"task {task.name!r}: {name} gives {shape} for a {given} input; "
-                f"it must give {expected}"
+                f"it must give {expected}",
+                name,
             )
     _check_named_modules(task)
 
@@ -117,10 +118,12 @@ def _check_named_modules(task: Task) -> None:
                 known = ", ".join(sorted({name.partition(".")[0] for name in names}))
                 raise TaskError(
                     f"task {task.name!r}: training.{setting} names {module!r}, in which there is "
-                    f"nothing to learn; the model's modules are {known}"
+                    f"nothing to learn; the model's modules are {known}",
+                    f"training.{setting}",
                 )
         found[setting] = {n for n in names if any(n.startswith(f"{m}.") for m in modules)}
     if training.train_only and training.shared and not found["train_only"] & found["shared"]:
         raise TaskError(
-            f"task {task.name!r}: nothing that training.train_only trains is in training.shared"
+            f"task {task.name!r}: nothing that training.train_only trains is in training.shared",
+            "training.shared",
         )
