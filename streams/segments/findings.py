@@ -22,6 +22,7 @@ from streams.segments.survey import READINGS, Survey
 SKIPPED_SHARE = 0.01
 RATE_OFF = 0.2  # of the stated period
 FEW_SEGMENTS = 5  # of a window
+GOOD_SHARE = 0.8  # of the Brier distance of chance: a good model of a rare class may reach no less
 SHOWN = 3  # devices that a finding names
 DAY_US = 86_400_000_000
 WITHIN_S = 3.0  # a generator that waits for something outside is not waited for
@@ -223,7 +224,8 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
 
 
 def _of_retrain(task: Task, counts: Counter[str]) -> Iterator[Finding]:
-    """Of rare classes: whether a model that knows no more than their shares starts no run."""
+    """Of rare classes: whether a model that knows no more than their shares starts no run, or true
+    labels may keep one due that is as good as any. With retrain=0 that is meant."""
     if window_metric(task) != "brier" or not counts:
         return
     chance = (1 - sum((count / counts.total()) ** 2 for count in counts.values())) / 2
@@ -232,7 +234,16 @@ def _of_retrain(task: Task, counts: Counter[str]) -> Iterator[Finding]:
             f"a model that only knows how frequent the classes are has a Brier distance of "
             f"{chance:.2g}, and no run starts below {limit:g}"
         )
-        yield Finding("warning", "retrain", text, f"set retrain={chance / 2:.1g}")
+        set_to = f"{chance / 2:.1g}" if task.outcomes is None else f"{0.9 * chance:.2g}"
+        yield Finding("warning", "retrain", text, f"set retrain={set_to}")
+    elif task.outcomes is not None and 0 < limit < GOOD_SHARE * chance:
+        text = (
+            f"a model that only knows how frequent the classes are has a Brier distance of "
+            f"{chance:.2g} from true labels, a good one may have little less, and above {limit:g} "
+            "a run stays due"
+        )
+        advice = f"set retrain={0.9 * chance:.2g}, or just above what a good model reaches"
+        yield Finding("warning", "retrain", text, advice)
 
 
 def outcome_finding(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streams.segments.findings import findings, no_labels
 from streams.segments.survey import Survey, survey
 from tests.rig.made_up.tiny_task import task as tiny
-from tidewheel import Count, Device, Reading, Segment, Session, Task
+from tidewheel import Answered, Count, Device, Outcome, Reading, Segment, Session, Task
 
 PILOT, FLEET = Device("p", "pilot"), Device("f", "fleet")
 STEP_US = 50_000  # the tiny task's 20 Hz
@@ -275,3 +275,32 @@ def test_a_class_so_rare_that_no_run_would_start_is_named(
         assert (
             "a Brier distance of 0.034, and no run starts below 0.05: set retrain=0.02" in found[0]
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, "above 0.05 a run stays due: set retrain=0.13, or just above what a good model"),
+        ({"retrain": 0.11}, "above 0.11 a run stays due: set retrain=0.13"),
+        ({"retrain": 0.13}, None),
+        ({"retrain": 0.15}, "no run starts below 0.15: set retrain=0.13"),
+        ({"retrain": 0.0}, None),
+        ({"metric": "accuracy"}, None),
+        ({"outcomes": None}, None),
+    ],
+)
+def test_true_labels_that_may_keep_a_run_due_are_named(
+    changes: dict[str, Any], advice: str | None
+) -> None:
+    def clicks(device: str) -> Iterator[Reading]:
+        for i, reading in enumerate(sound(device)):
+            yield reading._replace(label=int(i >= 164))  # 18 %
+
+    def outcomes(_device: str, answered: Iterator[Answered]) -> Iterator[Outcome]:
+        yield from (Outcome(each.first_us, each.last_us, 1) for each in answered)
+
+    about = {"outcomes": outcomes, "metric": "average_precision", **changes}
+    task = replace(tiny, classes=("none", "click"), readings=clicks, **about)
+    found = [text for text in said(task) if "retrain" in text]
+    assert len(found) == (advice is not None)
+    assert advice is None or advice in found[0]
