@@ -121,8 +121,8 @@ class Settings(Document, forbid_unknown_fields=True):
     rows: Annotated[
         Literal["segments", "readings"],
         option(
-            "What a row is: a whole segment, or a reading with --time, a device (--id) and a "
-            "column a channel, cut into segments as on the device.",
+            "What a row is: a whole segment, or a single reading (raw data), with --time, a device "
+            "(--id) and a column a channel, which is cut into segments as on the device.",
             "segments|readings",
             name="--as",
         ),

@@ -185,6 +185,11 @@ def _segment(task: Task, head: Head, wanted: Settings, keep: list[str]) -> tuple
             f"{len(names)} columns ({','.join(names)[:100]}): name one list column, or {width} "
             "columns, one a number"
         )
+    if not names and head.columns and SEGMENT not in head.columns:
+        raise UsageError(
+            f"{head.name} has no column {SEGMENT!r}; it has {', '.join(head.columns)[:200]}. Name "
+            "the columns of a segment by --columns; rows of single readings need --as readings"
+        )
     return names or [SEGMENT], False
 
 

@@ -26,6 +26,7 @@ from streams.batch.sources.readings import (
     plan_readings,
     read_readings,
 )
+from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading, Task
 from streams.learning.onnx_model import OnnxModel
@@ -70,6 +71,9 @@ def table_of(recordings: dict[str, list[Reading]]) -> list[dict[str, Any]]:
 def write_readings(path: Path, rows: list[dict[str, Any]], group: int = 37) -> Path:
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
     return path
+
+
+SUFFIX: dict[Any, str] = {write_csv: "csv", write_lines: "jsonl", write_readings: "parquet"}
 
 
 class Slots:
@@ -256,6 +260,13 @@ def test_a_file_without_a_device_is_that_of_one_device_and_times_may_be_text(
     assert first["device"] == "pump-7"
     assert first["time"] == moment(DAY_US + 19 * STEP_US)
     assert (first["row"], float(first["x"])) == (19, rows[19]["x"])
+
+
+@pytest.mark.parametrize("write", [write_csv, write_lines, write_readings])
+def test_readings_that_are_not_said_to_be_readings_are_named(tmp_path: Path, write: Any) -> None:
+    path = write(tmp_path / f"in.{SUFFIX[write]}", table_of({"pump": recording("d0", 300)}))
+    with pytest.raises(UsageError, match=r"no column 'segment'; it has .*need --as readings"):
+        submitted(tmp_path, path, id=None, label_column=None, keep=[])
 
 
 def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> None:
