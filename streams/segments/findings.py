@@ -128,6 +128,10 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
     elif task.rate_hz and one.period_s and abs(one.period_s * task.rate_hz - 1) > RATE_OFF:
         text = f"a reading every {one.period_s:g} s, rate_hz={task.rate_hz:g} says otherwise"
         found.append(Finding("warning", one.device, text, f"set rate_hz={1 / one.period_s:g}"))
+    if task.rate_hz and one.repeated > SKIPPED_SHARE * one.readings:
+        text = f"{one.repeated} of {one.readings} readings have the time of the one before"
+        advice = "is each sent twice? Leave one out, or a segment is of less time than it should be"
+        found.append(Finding("warning", one.device, text, advice))
     if task.source == "live" and not one.dated:
         text = "live readings that are not dated"
         advice = "give time_us since 1970 (UTC), or say source='recorded'"

@@ -25,8 +25,9 @@ class Survey:
 
     `skipped` counts what breaks a segment or is out of order, by reason; `labels` labelled readings
     by class (by target for regression); `unfit` labels that are none of the task's, as an example
-    of one; `period_s` is the median time between two readings; `error` what the source raised, and
-    where; `read_s` how long a sensor was read that gave fewer readings than were asked for.
+    of one; `period_s` is the median time between two readings; `repeated` counts readings with the
+    time of the one before; `error` is what the source raised, and where; `read_s` how long a sensor
+    was read that gave fewer readings than were asked for.
     """
 
     device: str
@@ -40,6 +41,7 @@ class Survey:
     first_us: int | None = None
     last_us: int | None = None
     period_s: float | None = None
+    repeated: int = 0
     error: str | None = None
     read_s: float | None = None
 
@@ -156,6 +158,7 @@ def survey(task: Task, device: Device, limit: int = READINGS, within_s: float = 
         first_us=times[0] if times else None,
         last_us=times[-1] if times else None,
         period_s=statistics.median(steps) / 1e6 if steps else None,
+        repeated=sum(b == a for a, b in itertools.pairwise(times)),
         error=error,
         read_s=within_s if sensor is not None and sensor.waits else None,
     )

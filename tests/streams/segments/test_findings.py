@@ -120,6 +120,10 @@ CASES = {
         {"readings": changed(lambda i, r: r._replace(time_us=0.5 * r.time_us))},
         "error: p, f: readings() fails: time_us is 0.0: it must be an int, microseconds",
     ),
+    "each reading twice": (
+        {"readings": changed(lambda i, r: r._replace(time_us=i // 2 * STEP_US))},
+        "warning: p, f: 100 of 200 readings have the time of the one before: is each sent twice?",
+    ),
     "another rate": (
         {"readings": changed(lambda i, r: r._replace(time_us=2 * r.time_us))},
         "warning: p, f: a reading every 0.1 s, rate_hz=20 says otherwise: set rate_hz=10",
@@ -144,6 +148,13 @@ def test_what_is_wrong_is_named_with_advice(name: str) -> None:
 )
 def test_a_role_that_nobody_has_is_named(devices: tuple[Device, ...], expected: str) -> None:
     assert any(expected in text for text in said(replace(tiny, readings=sound), *devices))
+
+
+def test_readings_of_one_time_are_named_only_where_there_is_a_rate() -> None:
+    twice = changed(lambda i, r: r._replace(time_us=i // 2 * STEP_US))
+    once = changed(lambda i, r: r._replace(time_us=(i - (i == 150)) * STEP_US))
+    for fields in ({"readings": twice, "rate_hz": None}, {"readings": once}):
+        assert not [text for text in said(replace(tiny, **fields)) if "the one before" in text]  # type: ignore[arg-type]
 
 
 def test_errors_come_first() -> None:
