@@ -248,7 +248,7 @@ def _lines(report: TaskReport) -> list[str]:
         )
     if sensors := [one for one in report.surveys if one.read_s is not None]:
         counts = sorted(one.readings for one in sensors)
-        came = f"{counts[0]} to {counts[-1]} readings"
+        came = " to ".join(str(count) for count in sorted({counts[0], counts[-1]})) + " readings"
         lines.append(f"sensors of the fleet were read for {sensors[0].read_s:g} s each: {came}")
     if report.model is not None:
         lines += _model_lines(report.model)

@@ -102,11 +102,7 @@ def no_labels(task: Task, surveys: Sequence[Survey]) -> str:
 def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Finding]:
     if one.error is not None:
         return [Finding("error", one.device, one.error, "fix `readings` in the task file")]
-    if one.read_s is not None and not (one.segments or one.skipped):
-        text = f"{one.readings} readings in {one.read_s:g} s make no segment"
-        advice = f"if the sensor is right: a segment is {task.segment.samples} readings"
-        return [Finding("warning", one.device, text, advice)]
-    if not one.readings:
+    if not one.readings and one.read_s is None:
         return [Finding("error", one.device, "readings() yields nothing", "yield Reading(...)")]
     found = []
     if not one.segments:
@@ -132,7 +128,7 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
         text = f"{one.repeated} of {one.readings} readings have the time of the one before"
         advice = "is each sent twice? Leave one out, or a segment is of less time than it should be"
         found.append(Finding("warning", one.device, text, advice))
-    if task.source == "live" and not one.dated:
+    if task.source == "live" and one.readings and not one.dated:
         text = "live readings that are not dated"
         advice = "give time_us since 1970 (UTC), or say source='recorded'"
         found.append(Finding("error", one.device, text, advice))
@@ -163,6 +159,12 @@ def _unit(one: Survey) -> str | None:
 
 
 def _no_segment(task: Task, one: Survey) -> Finding:
+    if one.read_s is not None and not one.skipped:
+        text = f"{one.readings} readings in {one.read_s:g} s make no segment"
+        advice = (
+            f"check the sensor if that is too few; a segment is {task.segment.samples} readings"
+        )
+        return Finding("warning", one.device, text, advice)
     if not one.skipped:
         text = f"{one.readings} readings make no segment of {task.segment.samples}"
         return Finding("error", one.device, text, "yield more readings, or make segments shorter")

@@ -61,12 +61,17 @@ def test_of_a_model_it_is_said_what_learns_what_a_round_sends_and_what_int_8_sav
     assert part.int8_bytes < part.float_bytes == whole.float_bytes
 
 
-def test_how_many_readings_of_live_sensors_were_looked_at_is_said() -> None:
-    surveys = [Survey(f"d{n}", "fleet", readings=n, read_s=10.0) for n in (30, 12)]
+@pytest.mark.parametrize(
+    ("counts", "expected"), [((30, 12, 20), "12 to 30 readings"), ((9, 9), "9 readings")]
+)
+def test_how_many_readings_of_live_sensors_were_looked_at_is_said(
+    counts: tuple[int, ...], expected: str
+) -> None:
+    surveys = [Survey(f"d{n}", "fleet", readings=n, read_s=10.0) for n in counts]
     screen = Console(file=io.StringIO(), width=200)
     show(TaskReport("t", surveys, [], None, None, None), screen)
     said = screen.file.getvalue()  # type: ignore[attr-defined]
-    assert "sensors of the fleet were read for 10 s each: 12 to 30 readings" in said
+    assert f"sensors of the fleet were read for 10 s each: {expected}" in said
 
 
 def test_up_takes_six_devices_or_all_of_a_smaller_fleet(tmp_path: Path) -> None:

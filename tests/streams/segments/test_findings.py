@@ -221,6 +221,19 @@ def test_a_live_sensor_is_read_for_a_stated_time(count: int) -> None:
     assert said == ([] if count == 30 else [f"warning: {count} readings in 2 s make no segment"])
 
 
+def test_of_few_live_readings_it_is_said_that_they_are_not_dated() -> None:
+    released = threading.Event()
+
+    def sensor(_device: str) -> Iterator[Reading]:
+        yield Reading(0, (0.0, 1.0))
+        released.wait()
+
+    task = replace(tiny, readings=sensor, source="live")
+    found = findings(task, [survey(task, FLEET, within_s=0.5)])
+    released.set()
+    assert "live readings that are not dated" in [one.text for one in found]
+
+
 def test_live_readings_that_end_or_fail_are_named_as_others_are() -> None:
     ended = survey(replace(tiny, readings=sound, source="live"), FLEET)
     assert (ended.readings, ended.read_s) == (200, None)
