@@ -74,8 +74,8 @@ class TaskReadings:
 
 
 class Sensor:
-    """What a source yields within `within_s`; `waits` is whether it then goes on. A source may wait
-    for ever: a thread reads it, and stops at the next reading."""
+    """What a source yields within `within_s`; `waits` is whether it has not ended by then. It may
+    wait for ever, so a thread reads it, and stops at the next reading."""
 
     def __init__(self, source: Iterable[Reading], within_s: float) -> None:
         self._source, self._within_s = source, within_s
