@@ -128,11 +128,12 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
         text = f"{one.repeated} of {one.readings} readings have the time of the one before"
         advice = "is each sent twice? Leave one out, or a segment is of less time than it should be"
         found.append(Finding("warning", one.device, text, advice))
-    if task.source == "live" and one.readings and not one.dated:
+    live = task.source == "live" and one.role == "fleet"  # the others' are recordings
+    if live and one.readings and not one.dated:
         text = "live readings that are not dated"
         advice = "give time_us since 1970 (UTC), or say source='recorded'"
         found.append(Finding("error", one.device, text, advice))
-    elif task.source == "live" and (days := _days_ago(one, now_us)) > 1:
+    elif live and (days := _days_ago(one, now_us)) > 1:
         text = f"live readings that begin {days:,.0f} days ago"
         advice = "a recording is source='recorded': it is paced and repeated"
         found.append(Finding("warning", one.device, text, advice))

@@ -110,7 +110,7 @@ CASES = {
     ),
     "live without dates": (
         {"readings": sound, "source": "live"},
-        "error: p, f: live readings that are not dated",
+        "error: f: live readings that are not dated",
     ),
     "milliseconds": (
         {"readings": changed(lambda i, r: r._replace(time_us=DATE // 1000 + 50 * i))},
