@@ -13,8 +13,7 @@ Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decisio
    asks again at once: an idle worker would use a core.
 5. Cancelled fetches. aiokafka's ends without an error where it waits for the broker, but not where
    it or 4 waits before it asks again: Faust's thread dies, and a worker's end waits for it in vain.
-6. Livelocks. Faust's detector, which only logs, reads positions of partitions that have none in the
-   first moments of an assignment, and this ends the consumer.
+6. Livelocks. Faust's detector, which only logs, ends the consumer where an assignment is new.
 7. Speed. aiokafka's check sums take a tenth of reading; it stops to read a socket after 128 KB.
 8. Tables. Faust's start waits a second for an application's tables; a worker has none.
 9. Heartbeats. aiokafka sends none while an assignment is loaded. On a busy machine that takes
@@ -36,7 +35,7 @@ from crc32c import crc32c
 from streams.kafka.patches import Batch
 
 LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
-SUM_AT, SUMMED_AT = 17, 21  # in a batch since Kafka 0.11: check sum, what it is of
+FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
 FULL_S = 0.02  # between two looks while the queue of a partition is full
 EMPTY_S = 0.1  # after an empty answer that came sooner
 HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
@@ -53,6 +52,8 @@ class _Batch:
         return next(self._batch)
 
     def validate_crc(self) -> bool:
+        if self._data[FORM_AT] < 2:  # another sum, before Kafka 0.11
+            return bool(self._batch.validate_crc())
         return bool(crc32c(self._data[SUMMED_AT:]) == int.from_bytes(self._data[SUM_AT:SUMMED_AT]))
 
     def __iter__(self) -> Iterator[Any]:
@@ -130,13 +131,8 @@ def patch_aiokafka() -> None:
     GroupCoordinator._on_join_complete = _on_join_complete
 
 
-async def nothing(*_given: object) -> None:
-    return None
-
-
 def patch_app(app: Any) -> None:
     """Change one application: 3, 6 and 8."""
-    app.tables.sleep = nothing  # they sleep nowhere else
     consumer, usual = app.consumer, app.consumer._wait_next_records
 
     async def wait(timeout_s: float) -> Any:
@@ -147,4 +143,8 @@ def patch_app(app: Any) -> None:
             return {}, set()
         return await usual(min(timeout_s, FULL_S))
 
+    async def nothing(*_given: object) -> None:
+        return None
+
     consumer._wait_next_records, consumer.verify_all_partitions_active = wait, nothing
+    app.tables.sleep = nothing  # they sleep nowhere else

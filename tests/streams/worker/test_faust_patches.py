@@ -75,7 +75,7 @@ def test_where_all_queues_are_full_nothing_is_asked_for() -> None:
 def test_a_start_waits_for_no_tables() -> None:
     async def sleep() -> None:
         app = faust.App("tables", broker="kafka://127.0.0.1:1", store="memory://")
-        patch_app(app)
+        patch_app(SimpleNamespace(consumer=Polled(set(), set()), tables=app.tables))
         await asyncio.wait_for(app.tables.sleep(3600.0), 60.0)
 
     asyncio.run(sleep())  # else a TimeoutError
