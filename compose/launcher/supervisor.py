@@ -11,6 +11,7 @@ does so when the thread ends that started it, so only the main thread may start 
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -136,6 +137,17 @@ class Supervisor:
         child.started = time.monotonic()
         child.restart_at = None
         self.restarts[child.name] = self.restarts.get(child.name, 0) + 1
+
+    def began_again_us(self, name: str) -> float:
+        """Return when a process was started again, microseconds since 1970; 0 if it never was,
+        infinite while it is down."""
+        child = self.children.get(name)
+        if child is None:
+            return 0.0
+        if child.restart_at is not None or child.process.poll() is not None:
+            return math.inf
+        began_s = time.time() - time.monotonic() + child.started
+        return began_s * 1e6 if name in self.restarts else 0.0
 
     def terminate(self, *names: str) -> None:
         """Ask processes to end; stop() waits for them."""

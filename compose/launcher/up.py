@@ -41,6 +41,7 @@ READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
 HEARD_S = 5.0  # after the devices have ended: what they said last is read by then
+SETTLE_S = 30.0  # for what has died before the end to be there again
 DRAIN_LINE_S = 2.0  # between two lines about what is left
 CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
@@ -234,8 +235,27 @@ class Up:
 
     # --- 5, 6: drain and report -----------------------------------------------------------------
 
+    def _settle(self, follower: Follower) -> None:
+        """Wait until what has just died is there again: a device sends what it has for some seconds
+        only. At most SETTLE_S, or until one more Ctrl-C."""
+        deadline, patience = time.monotonic() + SETTLE_S, max(self._interrupts.seen, 1)
+        while time.monotonic() < deadline and self._interrupts.seen <= patience:
+            self._mend(self._screen.say)
+            away = self._choice.kind != "external" and not probe(self._choice.settings, 0.5)
+            if not away and not follower.read(self._down):
+                return
+            time.sleep(0.5)
+
+    def _down(self, view: FleetView) -> list[str]:
+        """The devices that have died, and those that have said nothing since they were started
+        again."""
+        again_us = {name: self._supervisor.began_again_us(f"edge-{name}") for name in self._devices}
+        heard_us = {name: state.time_us for name, state in view.devices.items()}
+        return [name for name in self._devices if heard_us.get(name, 0) < again_us[name]]
+
     def _drain(self, follower: Follower) -> None:
         """End the devices, then wait until the worker has scored what they have sent."""
+        self._settle(follower)
         self._screen.say("drain     devices send what they have; the worker scores it")
         if line := follower.read(progress.interrupted):
             self._screen.say(line)

@@ -74,3 +74,16 @@ def test_kills_of_all_kinds_lose_nothing_and_a_run_comes_to_its_end(kafka_place:
         assert running.ends(180) == 0, running.said[-3000:]
         place.nothing_is_left()
         check_account(place, running.summary())
+
+
+@pytest.mark.parametrize("kind", ["broker", "agent"])
+def test_what_is_killed_just_before_the_end_is_waited_for(kafka_place: Place, kind: str) -> None:
+    """A broker of ours answers after twelve seconds, a device sends what it has for ten."""
+    place = kafka_place
+    running = place.up("up", "--devices", "2", "--speed", "30", "--rounds", "1")
+    running.until_said(" started: agreement with the teacher of 1-", 240)
+    os.kill(kinds(place)[kind][0], signal.SIGKILL)
+    running.signal(signal.SIGINT)
+    assert running.ends(180) == 0, running.said[-3000:]
+    place.nothing_is_left()
+    check_account(place, running.summary())
