@@ -240,11 +240,11 @@ class Up:
         only. At most SETTLE_S, or until one more Ctrl-C."""
         deadline, patience = time.monotonic() + SETTLE_S, max(self._interrupts.seen, 1)
         while time.monotonic() < deadline and self._interrupts.seen <= patience:
+            time.sleep(0.5)  # before the first look too: a death takes a moment to be seen
             self._mend(self._screen.say)
             away = self._choice.kind != "external" and not probe(self._choice.settings, 0.5)
             if not away and not follower.read(self._down):
                 return
-            time.sleep(0.5)
 
     def _down(self, view: FleetView) -> list[str]:
         """The devices that have died, and those that have said nothing since they were started
