@@ -236,19 +236,21 @@ class Up:
     # --- 5, 6: drain and report -----------------------------------------------------------------
 
     def _settle(self, follower: Follower) -> None:
-        """Wait until what has just died is there again: a device sends what it has for some seconds
-        only. At most SETTLE_S, or until one more Ctrl-C."""
+        """Wait until what has just died is there again: a device sends for some seconds only."""
         deadline, patience = time.monotonic() + SETTLE_S, max(self._interrupts.seen, 1)
+        said = False
         while time.monotonic() < deadline and self._interrupts.seen <= patience:
             time.sleep(0.5)  # before the first look too: a death takes a moment to be seen
             self._mend(self._screen.say)
-            away = self._choice.kind != "external" and not probe(self._choice.settings, 0.5)
-            if not away and not follower.read(self._down):
+            answers = self._choice.kind == "external" or probe(self._choice.settings, 0.5)
+            if not (away := follower.read(self._down) if answers else ["the broker"]):
                 return
+            if not said:
+                self._screen.say(f"drain     waits for {listed(away)}, which died just before")
+                said = True
 
     def _down(self, view: FleetView) -> list[str]:
-        """The devices that have died, and those that have said nothing since they were started
-        again."""
+        """The devices that are dead, or have said nothing since they were started again."""
         again_us = {name: self._supervisor.began_again_us(f"edge-{name}") for name in self._devices}
         heard_us = {name: state.time_us for name, state in view.devices.items()}
         return [name for name in self._devices if heard_us.get(name, 0) < again_us[name]]

@@ -262,10 +262,8 @@ class DeltaStore:
             known = f'{old} and "commit" <= {position.commits[name]}'
             try:
                 self._refreshed(name).delete(known)
-            except (
-                DeltaError,
-                OSError,
-            ) as exc:  # the same rows are compacted: the next run does it
+            except (DeltaError, OSError) as exc:
+                # Another worker changed the same files: the next run will do it.
                 where = table_at(self._place, name)
                 log.warning("deleting old rows of %s postponed: %s", where, line_of(exc))
 

@@ -185,7 +185,7 @@ def test_a_worker_that_loads_for_longer_than_a_session_stays_in_its_group(
         async with consumer:
             await consumer.getone()
             await asyncio.wait_for(loading.loaded.wait(), 60.0)
-            await consumer.commit({place: 1})  # else it is no member any more
+            await consumer.commit({place: 1})  # refused where it has left the group
             assert await consumer.committed(place) == 1
 
     patch_aiokafka()
