@@ -246,7 +246,7 @@ class Up:
             if not (away := follower.read(self._down) if answers else ["the broker"]):
                 return
             if not said:
-                self._screen.say(f"drain     waits for {listed(away)}, which died just before")
+                self._screen.say(f"waiting   for {listed(away)}, which died just before")
                 said = True
 
     def _down(self, view: FleetView) -> list[str]:
