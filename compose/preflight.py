@@ -15,7 +15,7 @@ from streams.contract.errors import TaskError, UsageError, line_of, own_line
 from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
 from streams.contract.task.channels import example
 from streams.segments.findings import Finding, findings, outcome_finding
-from streams.segments.survey import READINGS, Survey, survey
+from streams.segments.survey import READINGS, Survey, surveys
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
 STEPS = 2
@@ -59,15 +59,15 @@ class TaskReport:
 def check_data(task: Task, readings: int = READINGS) -> TaskReport:
     """Survey every device of the task."""
     devices = _devices(task)
-    surveys = [survey(task, device, readings) for device in devices]
-    found = findings(task, surveys, time.time_ns() // 1000)
+    surveyed = surveys(task, devices, readings)
+    found = findings(task, surveyed, time.time_ns() // 1000)
     if task.source == "recorded":
         found += _of_outcomes(task, devices, readings)
     events = None if task.rate_hz is None else 86_400 * task.rate_hz / task.segment.hop
     windows = None if events is None else events / 1440 / task.segments_per_window
     return TaskReport(
         task.name,
-        surveys,
+        surveyed,
         found,
         windows_per_minute=windows,
         events_per_day=events,
@@ -86,7 +86,7 @@ def check_quickly(task: Task, say: Callable[[str], None]) -> None:
     chosen: list[Device] = []
     for role in ROLES:
         chosen += [device for device in _devices(task) if device.role == role][:DEVICES_A_ROLE]
-    found = findings(task, [survey(task, device, QUICK_READINGS) for device in chosen])
+    found = findings(task, surveys(task, chosen, QUICK_READINGS))
     found += [f for f in _of_outcomes(task, chosen, QUICK_READINGS) if f.level == "error"]
     for finding in found:
         text = f"{finding.where}: {finding.text}: {finding.advice}"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from streams.contract.errors import TaskError, own_line
@@ -17,6 +18,7 @@ from streams.segments.segmentation import LABEL_UNFIT, label_fits, segments_of
 DATED_FROM_US = 10**15  # September 2001
 READINGS = 1000
 LIVE_S = 10.0  # a sensor is read for so long
+AT_ONCE = 32  # sensors, most of which are waited for
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,12 @@ def survey(task: Task, device: Device, limit: int = READINGS, within_s: float = 
         error=error,
         read_s=within_s if sensor is not None and sensor.waits else None,
     )
+
+
+def surveys(task: Task, devices: Sequence[Device], limit: int = READINGS) -> list[Survey]:
+    """Survey devices, in this order; of a live task AT_ONCE at the same time."""
+    with ThreadPoolExecutor(AT_ONCE if task.source == "live" else 1) as threads:
+        return list(threads.map(lambda device: survey(task, device, limit), devices))
 
 
 def _counts(task: Task, labels: Sequence[float | Sequence[float]]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.segments.findings import findings, no_labels
-from streams.segments.survey import Survey, survey
+from streams.segments.survey import Survey, survey, surveys
 from tests.rig.made_up.tiny_task import task as tiny
 from tidewheel import Answered, Count, Device, Outcome, Reading, Segment, Session, Task
 
@@ -219,6 +219,20 @@ def test_a_live_sensor_is_read_for_a_stated_time(count: int) -> None:
     assert (found.segments > 0) == (count == 30)
     said = [f"{f.level}: {f.text}" for f in findings(task, [found]) if f.where == "f"]
     assert said == ([] if count == 30 else [f"warning: {count} readings in 2 s make no segment"])
+
+
+def test_live_sensors_are_read_at_the_same_time() -> None:
+    together = threading.Barrier(3)
+
+    def sensor(device: str) -> Iterator[Reading]:
+        together.wait(9.0)  # fails if one of the others is read later
+        yield from sound(device)
+
+    fleet = [Device(name, "fleet") for name in "abc"]
+    found = surveys(replace(tiny, readings=sensor, source="live"), fleet)
+    assert [(one.device, one.readings, one.error) for one in found] == [
+        (name, 200, None) for name in "abc"
+    ]
 
 
 def test_of_few_live_readings_it_is_said_that_they_are_not_dated() -> None:
