@@ -65,7 +65,7 @@ from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.tables import LABELS, SCORES
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.scoring_step import Batch, BatchScorer, DeviceModels
-from streams.worker.windows.tumbling import Clock, Message, believed_us
+from streams.worker.windows.tumbling import Clock, Message, Window, believed_us
 
 OVERHEAD = 3000  # bytes that a message takes beside its value: rows, window, Faust's event
 LETTERS = 1000  # that may wait for a flush
@@ -128,7 +128,7 @@ class Committer:
     @property
     def behind(self) -> bool:
         """Whether another flush has work already."""
-        return any(state.behind for state in self.partitions.values())
+        return bool(self.scorer.ahead) or any(s.behind for s in self.partitions.values())
 
     @property
     def _crowded(self) -> bool:
@@ -228,9 +228,8 @@ class Committer:
                 self.scorer.reported(window, revision)
             work = self._collect(now_s)
             if work:
-                began = time.monotonic()
                 spans = WindowSpans(self._tracing)
-                batch = await self._score(work)  # step 1
+                batch = await self._score(work, now_s)  # step 1
                 spans.scored(batch)
                 self._failpoint("worker-step-1")
                 scored = time.monotonic()
@@ -245,17 +244,19 @@ class Committer:
                 self._seal(work, batch)
                 for partition, drops in work.lost.items():
                     await cast(HoleKeeper, self._holes).declared(partition, drops)
-                self.metrics.scoring(scored - began)
                 self.metrics.commit(time.monotonic() - scored)
             await self._acknowledge()  # steps 4 and 5
             self._after(work)
             return sum(window.rows for window in work.windows)
 
-    def _collect(self, now_s: float) -> CommitWork:
+    def _due(self, now_s: float) -> list[Window]:
         self._came = 0
         self.wanted.clear()
         heard_s = {p: self._clock.listened(p, now_s) for p in self.partitions}
-        work = CommitWork(windows=due_windows(self.partitions, heard_s, self._flush_rows))
+        return due_windows(self.partitions, heard_s, self._flush_rows)
+
+    def _collect(self, now_s: float) -> CommitWork:
+        work = CommitWork(windows=self.scorer.ahead or self._due(now_s))
         for state in self._states:
             work.drops += [(state.partition, declared) for declared in state.take_drops()]
             work.labels += [(state.partition, new) for new in state.take_labels()]
@@ -277,10 +278,13 @@ class Committer:
             log.warning("%d malformed messages go to dead-letters", len(waiting))
         return work
 
-    async def _score(self, work: CommitWork) -> Batch:
-        """Step 1."""
-        positions = self._positions()
-        batch = await self._call(self.scorer.score, work.windows, positions)
+    async def _score(self, work: CommitWork, now_s: float) -> Batch:
+        """Step 1; if another flush has enough to do, the evaluation of its windows begins."""
+        found = await self.scorer.evaluate(work.windows)
+        if (self.wanted.is_set() or self.behind) and (windows := self._due(now_s)):
+            self.scorer.look_ahead(windows)
+        batch = await self._call(self.scorer.report, found, self._positions())
+        self.metrics.scoring(batch.took_s)
         work.refuse(self._task, self.partitions, batch)
         for reason in work.parked:
             self.metrics.dead_letter(reason)
@@ -300,14 +304,7 @@ class Committer:
         self.scorer.sealed(batch.scored, self._positions())
         self.late_labels.reported(batch.scored)
         work.seal(self.partitions)
-        for _, declared in work.drops:
-            self.metrics.dropped(declared.drop.reason, declared.drop.last - declared.drop.first + 1)
-        self.metrics.labelled(sum(new.labels.rows.num_rows for _, new in work.labels))
-        scored = batch.scored
-        late = sum(one.revision > 0 for one in scored)
-        self.metrics.rows_sealed(sum(one.window.rows for one in scored))
-        self.metrics.window_reported(False, len(scored) - late)
-        self.metrics.window_reported(True, late)
+        work.count(batch, self.metrics)
 
     async def _acknowledge(self) -> None:
         done = [m for state in self._states for m in state.acknowledgeable()]

@@ -15,6 +15,7 @@ from streams.contract.events.messages import Drop
 from streams.contract.task import Task
 from streams.runtime.tracing import About, Span, Tracing
 from streams.worker.commit.messages import Outgoing, refused_letters
+from streams.worker.metrics import Metrics
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
@@ -91,6 +92,16 @@ class CommitWork:
             partitions[partition].seal((), (), [new])
         for message in self.malformed:
             message.unsealed = 0
+
+    def count(self, batch: Batch, metrics: Metrics) -> None:
+        """Count what was sealed."""
+        for _, declared in self.drops:
+            metrics.dropped(declared.drop.reason, declared.drop.last - declared.drop.first + 1)
+        metrics.labelled(sum(new.labels.rows.num_rows for _, new in self.labels))
+        late = sum(one.revision > 0 for one in batch.scored)
+        metrics.rows_sealed(sum(one.window.rows for one in batch.scored))
+        metrics.window_reported(False, len(batch.scored) - late)
+        metrics.window_reported(True, late)
 
     def park(
         self, task: Task, state: PartitionState, piece: WindowSlice, reason: str, detail: str

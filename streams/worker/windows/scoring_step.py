@@ -1,14 +1,20 @@
-"""Step 1 of a commit: score closed windows and number their reports; with `Task.answer_by="worker"`
-the fleet's models first answer the events that came without an answer.
+"""Step 1 of a commit: the models evaluate closed windows, then drift is observed and the windows'
+reports are numbered. With `Task.answer_by="worker"` the fleet's models first answer the events that
+came without an answer.
 
-All calls come from the flush's thread, one flush at a time; only `offer` is thread-safe.
+An evaluation needs nothing but its windows, so it has a thread of its own, and that of the next
+flush begins while this one is stored and published. All calls come from the flush, one flush at a
+time; only `offer` is thread-safe.
 """
 
+import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -93,12 +99,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
+class Evaluation:
+    """Closed windows, with the answers of the fleet's models where they had none, and what the
+    teacher of this name says of each; failed windows with the reason."""
+
+    teacher: str
+    windows: list[Window]
+    failed: list[tuple[Window, str]]
+    segments: list[np.ndarray] | None  # None if the task uploads none
+    outputs: Sequence[np.ndarray | None]
+    took_s: float
+
+
+@dataclass
 class Batch:
     """Scored windows, by the teacher of this name, and failed windows with the reason."""
 
     teacher: str
     scored: list[ScoredWindow] = field(default_factory=list)
     failed: list[tuple[Window, str]] = field(default_factory=list)
+    took_s: float = 0.0
 
 
 class BatchScorer:
@@ -112,6 +132,8 @@ class BatchScorer:
         reports_in_store: Callable[[int, WindowKeys], dict[tuple[str, int], int]],
     ) -> None:
         self._task, self._models, self._reports_in_store = task, models, reports_in_store
+        self._thread = ThreadPoolExecutor(1, "evaluate")
+        self._ahead: tuple[list[Window], asyncio.Future[Evaluation]] | None = None
         self._offered: Teacher | None = None
         self._drift: DriftWatch | None = None
         self._reports: OrderedDict[tuple[str, int], int] = OrderedDict()
@@ -150,35 +172,70 @@ class BatchScorer:
 
     def clear(self) -> None:
         """Forget all state, when the partitions are revoked."""
+        self._ahead = None
         self._reports.clear()
         if self._drift is not None:
             self._drift.clear()
 
-    def score(self, windows: Sequence[Window], positions: Mapping[int, StorePosition]) -> Batch:
-        """Score all windows in one call of the teacher."""
-        batch = Batch(self.teacher)
-        windows, batch.failed = self._models.answer(windows)
-        task, kept, outputs = self._task, list[Window](), list[np.ndarray | None]()
-        segments = segments_of(task, windows) if task.upload == "segment" else None
-        results: Sequence[np.ndarray | TeacherFailed | None] = [None] * len(windows)
-        if segments is not None:
-            results = self._teacher.score(segments)
-        for window, result in zip(windows, results, strict=True):
-            if isinstance(result, TeacherFailed):
-                batch.failed.append((window, str(result)))
-            else:
-                kept.append(window)
-                outputs.append(result)
-        drift: Sequence[str | None] = [None] * len(kept)
+    @property
+    def ahead(self) -> list[Window]:
+        """The windows of the next flush, if their evaluation has begun."""
+        return self._ahead[0] if self._ahead else []
+
+    def look_ahead(self, windows: list[Window]) -> None:
+        """Begin the evaluation of the next flush's windows."""
+        self._ahead = windows, self._begin(windows)
+
+    async def evaluate(self, windows: list[Window]) -> Evaluation:
+        """Return the evaluation of a flush's windows, which is made again if it began with
+        another teacher."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is windows:
+            found = await ahead[1]
+            if found.teacher == self.teacher:
+                return found
+        return await self._begin(windows)
+
+    def _begin(self, windows: list[Window]) -> "asyncio.Future[Evaluation]":
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._evaluate, windows)
+
+    def _evaluate(self, windows: Sequence[Window]) -> Evaluation:
+        """Answer events that have no answer, and score all windows in one call of the teacher."""
+        began, teacher = time.monotonic(), self._teacher
+        answered, failed = self._models.answer(windows)
+        if self._task.upload != "segment":
+            nothing = [None] * len(answered)
+            took_s = time.monotonic() - began
+            return Evaluation(teacher.name, answered, failed, None, nothing, took_s)
+        segments = segments_of(self._task, answered)
+        results = teacher.score(segments)
+        kept = [i for i, found in enumerate(results) if not isinstance(found, TeacherFailed)]
+        for window, found in zip(answered, results, strict=True):
+            if isinstance(found, TeacherFailed):
+                failed.append((window, str(found)))
+        return Evaluation(
+            teacher.name,
+            [answered[i] for i in kept],
+            failed,
+            [segments[i] for i in kept],
+            [cast(np.ndarray, results[i]) for i in kept],
+            time.monotonic() - began,
+        )
+
+    def report(self, found: Evaluation, positions: Mapping[int, StorePosition]) -> Batch:
+        """Observe the drift of evaluated windows and number their reports."""
+        began, windows = time.monotonic(), found.windows
+        batch = Batch(found.teacher, failed=found.failed)
+        drift: Sequence[str | None] = [None] * len(windows)
         if self._drift is not None:
-            if batch.failed and segments is not None:
-                segments = segments_of(task, kept)
-            drift = self._drift.observe(kept, segments, outputs_of(task, kept))
-        revisions = self._revisions(kept, positions)
-        for window, output, text in zip(kept, outputs, drift, strict=True):
+            answers = outputs_of(self._task, windows)
+            drift = self._drift.observe(windows, found.segments, answers)
+        revisions = self._revisions(windows, positions)
+        for window, output, text in zip(windows, found.outputs, drift, strict=True):
             revision = revisions[window.device, window.start]
             commit = positions[window.partition].commit + 1
             batch.scored.append(ScoredWindow(window, output, revision, commit, text))
+        batch.took_s = found.took_s + time.monotonic() - began
         return batch
 
     def _revisions(

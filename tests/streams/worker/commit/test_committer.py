@@ -3,7 +3,10 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,8 +28,9 @@ from streams.worker.commit.window_reports import SlidingSums
 from streams.worker.store.tables import DROPS, LABELS, SCORES
 from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.tiny_task import task
+from tests.rig.processes.polling import until
 from tests.rig.processes.workers import SECOND, batch, json_events, labels, reference
-from tests.streams.worker.model import LATER, Log, MemoryStore, committer, live
+from tests.streams.worker.model import LATER, Doubler, Log, MemoryStore, committer, live
 
 REFERENCE = reference()
 WINDOWS_OF = (Tumbling(5), Session(2, longest_s=9), Count(3, longest_s=20), Sliding(15, 5))
@@ -331,3 +335,66 @@ def test_a_flush_is_wanted_once_as_many_rows_came_as_one_takes() -> None:
         return seen
 
     assert asyncio.run(work()) == [False, True, True, False, False]
+
+
+class Patient(MemoryStore):
+    """Stores rows once the teacher has been asked so many times in all."""
+
+    def __init__(self, asked: "Asked", times: int) -> None:
+        super().__init__()
+        self._asked, self._times = asked, times
+
+    def commit(self, table: str, *given: Any, **more: Any) -> None:
+        until(lambda: len(self._asked.windows) >= self._times, "the teacher is asked meanwhile")
+        super().commit(table, *given, **more)
+
+
+class Asked(Doubler):
+    """Notes the rows of each call."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(task, name=name)
+        self.windows: list[int] = []
+
+    def score(self, windows: Sequence[np.ndarray]) -> list[Any]:
+        self.windows.append(sum(map(len, windows)))
+        return super().score(windows)
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "another teacher", "a rebalance"])
+def test_the_next_flush_is_evaluated_while_this_one_is_stored(meanwhile: str) -> None:
+    """Two flushes of three rows, the second of which is given up by a rebalance, and evaluated once
+    more by another teacher."""
+    teacher, other = Asked("1-teacher"), Asked("2-teacher")
+    log, store = Log(), Patient(teacher, times=2)
+    for first in (0, 3):
+        log.append(batch("d0", first, [10.0 * first, 10.0 * first + 1, 10.0 * first + 2]))
+
+    async def work() -> None:
+        made = committer(task, log, store, teacher=teacher, flush_rows=3)
+
+        async def own() -> None:
+            await made.assign(GroupPosition(0, 0, 0, log.committed))
+            for offset in range(log.committed, 2):
+                made.receive(log.incoming(offset), offset, 0.0)
+
+        await own()
+        assert await made.flush(LATER) == 3
+        assert made.behind
+        assert teacher.windows == [3, 3]
+        assert len(scored(store)) == 3
+        if meanwhile == "another teacher":
+            made.scorer.offer(other)
+        if meanwhile == "a rebalance":
+            made.revoke_all()
+            assert not made.behind
+            await own()
+        assert await made.flush(LATER) == 3
+        assert not made.behind
+
+    asyncio.run(work())
+    assert scored(store) == [("d0", "e1", seq) for seq in range(6)]
+    assert log.committed == 2
+    assert other.windows == ([3] if meanwhile == "another teacher" else [])
+    named = store.tables[SCORES].column("teacher_model").to_pylist()
+    assert named[3:] == [other.name if other.windows else teacher.name] * 3
