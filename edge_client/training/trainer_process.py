@@ -305,5 +305,8 @@ def serve(reference: str, fd: int) -> None:
                 text = f"{type(exc).__name__}: {exc}".splitlines()[0][:300]
                 reply, body = WorkReply(device=job.device, error=text), b""
             connection.settimeout(None)
-            send_frame(connection, reply.encode(), body)
+            try:
+                send_frame(connection, reply.encode(), body)
+            except OSError:  # the agent has ended
+                return
             connection.settimeout(IDLE_S)

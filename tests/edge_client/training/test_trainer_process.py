@@ -1,5 +1,6 @@
 """What leaves the trainer: whole weights, differences in float16, or an update cut to length."""
 
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from edge_client.ipc import send_frame
 from edge_client.samples.samples import Samples
 from edge_client.samples.table import HELD_OUT, TRAIN
 from edge_client.training import local_layers, trainer_process
@@ -239,6 +241,19 @@ def test_a_head_that_cannot_be_written_hinders_no_training(task: Task, tmp_path:
     trained = {name: tensor.numpy() for name, tensor in task.build_model().state_dict().items()}
     local_layers.save(made, tmp_path / "file" / OWN, trained)
     assert local_layers.read(made, tmp_path / "file" / OWN, trained) == {}
+
+
+def test_a_trainer_whose_agent_is_gone_when_it_has_worked_ends_without_a_word() -> None:
+    job = TrainerJob(device="d0", request=work_request(), samples="gone", stop="")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_frame(ours, job.encode(), b"")
+        ours.shutdown(socket.SHUT_RD)  # it can't be answered
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_client.training", TINY, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # --- memory ---------------------------------------------------------------------------------------
