@@ -329,7 +329,7 @@ class Uplink(threading.Thread):
         sender, self._sender = self._sender, None
         if sender is None:
             return
-        # closing a producer in an outage blocks and may leave its thread: do it elsewhere
+        # closing a producer in an outage blocks: do it elsewhere
         threading.Thread(target=_close_quietly, args=(sender,), daemon=True).start()
 
 

@@ -112,5 +112,11 @@ class Producer:
             return int(future.get(timeout=max(0.0, deadline - time.monotonic())).offset)
 
     def close(self, timeout_s: float = 2.0) -> None:
-        with translated(self._settings):
-            self._producer.close(timeout=timeout_s)
+        """Send what is left; what the broker does not acknowledge in time is given up, and raises
+        BrokerUnavailable. The library would leave its thread, which sends it later."""
+        try:
+            with translated(self._settings):
+                self._producer.close(timeout=timeout_s)
+        finally:
+            self._producer._sender.force_close()
+            self._producer._closed = True  # else its finalizer tries once more

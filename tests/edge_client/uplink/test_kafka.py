@@ -3,6 +3,7 @@ where it refuses the device, events stay in the spool until it takes them. And o
 that swallows its answers. The last is a whole agent.
 """
 
+import gc
 import hashlib
 import signal
 import threading
@@ -36,6 +37,7 @@ from edge_client.uplink.uplink import STALL_S, Uplink
 from federation.registry.publisher import CHUNK, chunks
 from streams.contract.decisions import Delivery
 from streams.contract.documents import DeviceState
+from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop, task_layout
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
@@ -224,6 +226,33 @@ def test_of_many_messages_behind_a_gap_none_comes_before_those_of_the_gap(
     assert f"Kafka at {kafka.bootstrap} refuses: OutOfOrderSequenceNumberError" in caplog.text
     assert "no Kafka broker answers" not in caplog.text
     assert device.spool.audit() == device.spool.account()
+
+
+def test_a_producer_that_is_closed_in_an_outage_leaves_no_thread_and_sends_nothing_later(
+    secure_node: SecureNode,
+) -> None:
+    task, plain = replace(tiny, name="outage"), secure_node.settings("plain")
+    ensure_topics(plain, topic_specs(task.id, 1))
+    through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
+    before, given_up = set(threading.enumerate()), list[Exception | None]()
+    with closing(Proxy(secure_node.proxy_port, secure_node.ports["proxied"])) as proxy:
+        producer, topic = Producer(through), topic_name(task.id, EVENTS)
+        producer.put(topic, b"d0", b"first")
+        proxy.swallowing = True
+        producer.send(topic, b"d0", b"second", [], given_up.append)
+        until(lambda: proxy.swallowed, "the answer is swallowed")
+        producer.send(topic, b"d0", b"third", [], given_up.append)
+        with pytest.raises(BrokerUnavailable):
+            producer.close(0.5)
+        until(lambda: len(given_up) == 2, "both are given up")
+        assert None not in given_up
+        ours = set(threading.enumerate()) - before
+        until(
+            lambda: not any("producer" in each.name for each in ours if each.is_alive()),
+            "the library's thread ends",
+        )
+        del producer
+        gc.collect()  # a finalizer that fails is an error of the test
 
 
 def test_on_a_slow_line_an_event_waits_for_less_than_two_chunks_of_a_version_that_comes(
