@@ -28,11 +28,13 @@ class EdgeSettings:
     broker: BrokerSettings
     trusted: tuple[Path, ...]
     model: Path | None = None
-    speed: Annotated[float, option("Replay speed: 1 is real time, 0 as fast as possible.")] = 1.0
+    speed: Annotated[
+        float, option("Replay speed: 1 is real time, 0 as fast as possible.", ge=0)
+    ] = 1.0
     passes: Annotated[int | None, option("Passes through the data; default: endless.", ge=1)] = None
     stay: Annotated[bool, option("Continue after the readings have ended, without any.")] = False
     drain_s: Annotated[
-        float, option("Seconds to send pending events at the end.", name="--drain")
+        float, option("Seconds to send pending events at the end.", name="--drain", ge=0)
     ] = 10.0
     spool: SpoolLimits = field(default_factory=SpoolLimits)
     heartbeat_s: float = 10.0

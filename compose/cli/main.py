@@ -7,9 +7,12 @@ one line on stderr; the exit code is 2 for wrong usage and 1 for a failure.
 """
 
 import ast
+import errno
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import click
@@ -154,16 +157,42 @@ def whole() -> click.Group:
     return root
 
 
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
 def main() -> None:
     """Run the command `tidewheel`."""
     typer.core.HAS_RICH = False  # otherwise plain help shows brackets that are escaped for rich
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         app()
-    except TidewheelError as exc:
-        print(f"tidewheel: {exc}", file=sys.stderr)  # noqa: T201
-        sys.exit(exc.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as exc:
+        if interrupts:  # a library may make another error of it, such as an ImportError
+            sys.exit(130)
+        sys.exit(_explained(exc))
+
+
+def _explained(exc: Exception) -> int:
+    """Say in one line what is wrong, and return the exit code; raise what is a defect."""
+    text, code = str(exc), 2
+    if isinstance(exc, TidewheelError):
+        code = exc.exit_code
+    elif isinstance(exc, OSError) and exc.errno in NO_ACCESS and exc.filename is not None:
+        advice = "name a place that you may write to, or make room"
+        text = f"{exc.filename}: {exc.strerror}: {advice}"
+    else:
+        raise exc
+    print(f"tidewheel: {text}", file=sys.stderr)  # noqa: T201
+    return code
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ class UpOptions:
         float | None,
         option(
             "Replay speed: 1 is real time, 0 as fast as possible. Default: 60, and slower on a "
-            "machine whose cores are busy with nothing being learned."
+            "machine whose cores are busy with nothing being learned.",
+            ge=0,
         ),
     ] = None
     workers: Annotated[int, option("Number of scoring workers.", ge=1)] = 1
@@ -42,9 +43,9 @@ class UpOptions:
     secure: Annotated[
         bool, option("TLS to the SuperLink, and a registered key for every SuperNode.")
     ] = False
-    minutes: Annotated[float | None, option("Stop after so many minutes; default: at Ctrl-C.")] = (
-        None
-    )
+    minutes: Annotated[
+        float | None, option("Stop after so many minutes; default: at Ctrl-C.", ge=0)
+    ] = None
     until_closed: Annotated[
         bool,
         option(
@@ -52,7 +53,7 @@ class UpOptions:
             "run, or imported."
         ),
     ] = False
-    timeout: Annotated[float, option("Seconds after which --until-closed fails.")] = 600.0
+    timeout: Annotated[float, option("Seconds after which --until-closed fails.", ge=0)] = 600.0
     mlflow: Annotated[
         str | None,
         option("Write runs to this MLflow tracking server, or folder.", metavar="URI"),

@@ -28,13 +28,13 @@ class ControllerSettings:
     run_config: Mapping[str, ConfigValue] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
     url: str = ""
-    min_devices: Annotated[int, option("Devices that a run needs.")] = 2
-    min_events: Annotated[int, option("Scored events before a run.")] = 200
-    min_interval_s: Annotated[float, option("Seconds between two runs.", name="--min-interval")] = (
-        60.0
-    )
+    min_devices: Annotated[int, option("Devices that a run needs.", ge=0)] = 2
+    min_events: Annotated[int, option("Scored events before a run.", ge=0)] = 200
+    min_interval_s: Annotated[
+        float, option("Seconds between two runs.", name="--min-interval", ge=0)
+    ] = 60.0
     schedule_s: Annotated[
-        float | None, option("Seconds after which a run starts anyway.", name="--schedule")
+        float | None, option("Seconds after which a run starts anyway.", name="--schedule", ge=0)
     ] = None
     runs_per_day: Annotated[
         int | None, option("Maximum of runs in 24 hours, except manual ones.", ge=0)
