@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from streams.contract.decisions import ZERO, Decision, Release, Trust
-from streams.contract.errors import ArtifactError, MalformedRecord
+from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.runtime.files import ObjectStore
 
 FOLDER = "history"
 READERS = 16  # files that are read at the same time
 NAME = re.compile(r"[0-9]{8}\.json")
 ADVICE = {
-    "task": ": name another state folder with --state",
     "untrusted-key": ": put the .pub file of its key in keys/ if it is yours",
     "revoked": ", then remove this file and all later ones",
 }
@@ -47,7 +46,8 @@ class History:
 
     def releases(self) -> list[Release]:
         """Return all decisions, oldest first. Raises ArtifactError for a broken chain, an altered
-        decision, and one by a key that was not trusted then or was revoked before."""
+        decision, and one by a key that was not trusted then or was revoked before; UsageError for
+        the registry of another task or version."""
         found = sorted(decided(self.store.tags(FOLDER)).items())
         self._read = list(self._unchanged(found))
         fresh = found[len(self._read) :]
@@ -78,8 +78,12 @@ class History:
         where, trust = f"{self.where}/{FOLDER}/{name}", self.trust
         try:
             release = Release.decode(text)
+            if not self._read:
+                self._check_task(release.decision)
             decision = release.verified(trust.known, self.task)
-            self._check_version(decision.task_version)
+            if decision.task_version != self.task_version:
+                of = f"version {decision.task_version} of task {self.task}"
+                raise ArtifactError("history", f"the decision is of {of}")
             if f"{decision.seq:08d}.json" != name:
                 raise ArtifactError("history", f"it holds decision {decision.seq}")
             before = self._read[-1].release.digest if self._read else ZERO
@@ -94,13 +98,11 @@ class History:
             advice = ADVICE.get(exc.reason, "")
             raise ArtifactError("history", f"{where}: {exc}{advice}") from exc
 
-    def _check_version(self, version: int) -> None:
-        if version != self.task_version:
-            raise ArtifactError(
-                "history",
-                f"the registry is of version {version} of task {self.task}, not "
-                f"{self.task_version}: name another state folder with --state, or set the task's "
-                f"version back to {version}",
+    def _check_task(self, first: Decision) -> None:
+        if (first.task, first.task_version) != (self.task, self.task_version):
+            raise UsageError(
+                f"{self.where} is of version {first.task_version} of task {first.task}, not "
+                f"{self.task_version} of {self.task}: name another state folder with --state"
             )
 
 

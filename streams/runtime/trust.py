@@ -106,6 +106,11 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     """Read a public key that this process will trust."""
     try:
         key = serialization.load_pem_public_key(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no trusted key {path}: `tidewheel prepare TASK` makes one, or name another "
+            "state folder with --state, or the key with --trust"
+        ) from None
     except (OSError, ValueError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read the trusted key {path}: {exc}") from exc
     if not isinstance(key, Ed25519PublicKey):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from streams.contract.artifact import unpack
 from streams.contract.decisions import Ref, Release
-from streams.contract.errors import ArtifactError, MalformedRecord, Retryable
+from streams.contract.errors import ArtifactError, MalformedRecord, Retryable, UsageError
 from streams.contract.task import Task
 from streams.contract.topics import RELEASES, topic_name
 from streams.kafka.artifact_download import Download, fetch
@@ -52,7 +52,11 @@ class TeacherSource(threading.Thread):
             file = fallback
         if file is not None:
             threads, device = settings.threads, settings.device
-            self._found = load_teacher(task, file, settings.trusted, threads, device)
+            try:
+                self._found = load_teacher(task, file, settings.trusted, threads, device)
+            except ArtifactError as exc:
+                advice = "name another state folder with --state, or a file with --teacher"
+                raise UsageError(f"the teacher {file}: {exc}: {advice}") from exc
 
     def _keep(self, teacher: Teacher) -> None:
         self._found = teacher

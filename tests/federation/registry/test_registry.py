@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from federation.registry.registry import Registry
 from streams.contract.artifact import Manifest, key_id, pack, unpack
-from streams.contract.errors import ArtifactError
+from streams.contract.errors import ArtifactError, UsageError
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 MANIFEST = Manifest(task="tiny", task_version=1, number=1, created_us=1, key="", files=[])
@@ -99,9 +99,15 @@ def test_a_key_that_a_decision_names_counts_in_the_registry_too(empty: Registry)
         assert registry.load(model).model == model
 
 
-def test_another_tasks_registry_says_what_to_do(empty: Registry) -> None:
+@pytest.mark.parametrize(
+    ("task", "version", "not_of"), [("other", 1, "1 of other"), ("tiny", 2, "2 of tiny")]
+)
+def test_the_registry_of_another_task_or_version_says_what_to_do(
+    empty: Registry, task: str, version: int, not_of: str
+) -> None:
     artifact = empty.add(DATA)
     empty.serve(artifact.model, KEY, "the first model")
-    other = Registry(empty.where, "other", 1, [KEY.public_key()])
-    with pytest.raises(ArtifactError, match=r"about task tiny, not other: name another state"):
+    other = Registry(empty.where, task, version, [KEY.public_key()])
+    said = f"{empty.where} is of version 1 of task tiny, not {not_of}: name another state folder"
+    with pytest.raises(UsageError, match=said):
         other.serving()

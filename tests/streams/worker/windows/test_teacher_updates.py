@@ -1,6 +1,7 @@
 """The teacher that the server offers, on a real Kafka: waited for, changed, refused."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from streams.worker.teacher_source import TeacherSource
 from tests.federation.controller.test_bad_messages import deliver, send
 from tests.rig.asked import asked
 from tests.rig.made_up.mangled import mangled
-from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
+from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.workers import Fleet, batch, fleet, stop, until, write_teacher
 
 pytestmark = pytest.mark.kafka
 D = "d0"
@@ -77,6 +79,17 @@ def weights(served: Fleet, seed: int) -> bytes:
 def scored_by(served: Fleet) -> dict[int, str]:
     """seq -> the teacher's version."""
     return dict(asked(served.store, "select seq, teacher_model from scores"))
+
+
+def test_the_teachers_file_of_another_task_is_named(tmp_path: Path) -> None:
+    path, key = write_teacher(tiny, tmp_path)
+    settings = WorkerSettings(
+        task="other.py:task", broker=BrokerSettings.at("127.0.0.1:1"), store=tmp_path / "store",
+        workers=tmp_path / "workers", trusted=(key,), teacher=path,
+    )  # fmt: skip
+    said = f"the teacher {path}: task: it is for task tiny version 1, not other version 1: name"
+    with pytest.raises(UsageError, match=said):
+        TeacherSource(replace(tiny, name="other"), settings)
 
 
 def test_a_worker_waits_for_a_teacher_and_changes_it_between_two_commits(
