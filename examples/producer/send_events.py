@@ -26,7 +26,8 @@ channels, samples, classes, events = (
 TIME, FLOATS = pa.timestamp("us", "UTC"), pa.list_(pa.float32())
 PATIENCE_S = 60  # without a message
 device, epoch = "my-device", f"run-{uuid.uuid4().hex[:8]}"
-begin_us = time.time_ns() // 1000 - events * 1_000_000  # one event a second, up to now
+began_s = time.time()
+begin_us = int(1e6 * (began_s - events))  # one event a second, up to now
 draw = np.random.default_rng(0)
 
 producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
@@ -66,10 +67,12 @@ for message in consumer:
         continue
     if message.topic.endswith(".dead-letters"):
         about = {name: value.decode() for name, value in message.headers}
-        if about.get("original-epoch", epoch) == epoch:
+        if about.get("original-epoch") == epoch:
             sys.exit(f"refused: {about.get('reason')}: {about.get('detail')}")
         continue
     if message.topic.endswith(".windows"):
+        if message.timestamp < 1000 * began_s:  # of an earlier run
+            continue
         report = json.loads(message.value)
         print(f"window {report['window_us']}: {report['events']} events")  # noqa: T201
         continue

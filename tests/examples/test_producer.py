@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streams.contract.task import Task
+from streams.contract.topics import topic_name
 from streams.kafka.settings import BrokerSettings
 from tests.rig.asked import asked
 from tests.rig.processes.workers import PARTITIONS, Fleet, all_published, fleet, until
@@ -100,14 +102,20 @@ def test_its_events_are_scored_and_its_windows_reported(
         served.start()
         channels, samples = served.task.segment_shape
         words = [kafka.bootstrap, served.task.id, channels, samples, served.task.outputs, 60]
-        done = subprocess.run(
-            [sys.executable, PROGRAM, *map(str, words)], cwd=tmp_path, capture_output=True,
-            text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert "sent 60 events of my-device" in done.stdout
-        assert "all 60 events are scored" in done.stdout
-        assert done.stdout.count("window ") >= 2
+        topic = topic_name(served.task.id, "events")
+        served.producer.put(topic, b"my-device", b"{}")  # a dead letter of another producer
+        until(lambda: served.read("dead-letters"), "it is refused")
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, PROGRAM, *map(str, words)], cwd=tmp_path, capture_output=True,
+                text=True, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            assert "sent 60 events of my-device" in done.stdout
+            assert "all 60 events are scored" in done.stdout
+            found = re.findall(r"window \d+: (\d+) events", done.stdout)
+            assert len(found) >= 2
+            assert sum(map(int, found)) <= 60  # none of an earlier run
 
 
 def test_events_that_are_refused_end_it_with_the_reason(
