@@ -16,8 +16,9 @@ Metrics = dict[str, float | None]
 
 PARTS = {"fleet": "the fleet", "held_out": "the held-out devices"}
 NOT_BETTER = (
-    "the teacher is not better than the first device model on {}: its answers start no run "
-    "and teach nothing; give the lab more data, or build_teacher a larger model"
+    "the teacher is not better than the first device model on {}, but where events have no true "
+    "label it starts runs and judges versions: give the lab more data, or build_teacher a larger "
+    "model"
 )
 
 
