@@ -85,14 +85,16 @@ class Fleet:
 
     def start(self, devices: Sequence[str]) -> None:
         own, options, choice = self.commands, self.commands.options, self.commands.choice
-        if choice.kind == "external":  # its topics have the copies that are asked for
+        external = choice.kind == "external"
+        if external:  # its topics have the copies that are asked for
             self.make_topics()
         for i in range(options.workers):  # which load much while the broker starts
             name = f"worker-{i}" if options.workers > 1 else "worker"
             self.supervisor.start(name, own.worker(name), stop_s=20.0)
         kafka = f"Kafka at {choice.settings.bootstrap}"
         self.wait(lambda: probe(choice.settings, 1.0), "broker", kafka)
-        self.make_topics()
+        if not external:
+            self.make_topics()
         if not options.no_console:
             self._start_console()
         keys = self._node_keys(devices)

@@ -19,6 +19,9 @@ DEAD_LETTERS = "dead-letters"
 VIEW = "view"
 INVITATIONS = "invitations"
 
+KEPT_MS = "retention.ms"
+KEPT_BYTES = "retention.bytes"  # of a partition
+
 TIDY_MS = 600_000
 DAY_MS = 24 * 3600 * 1000
 MAX_MESSAGE_BYTES = 1_000_000  # under the brokers' default limit of 1,048,588
@@ -38,11 +41,23 @@ class TopicSpec:
 
     @property
     def configs(self) -> dict[str, str]:
-        found = {"cleanup.policy": self.cleanup, "retention.ms": str(self.retention_ms)}
+        found = {"cleanup.policy": self.cleanup, KEPT_MS: str(self.retention_ms)}
         if self.tidy:  # the newest segment is never compacted: a new one begins often
             lag = {"segment.ms": str(TIDY_MS), "max.compaction.lag.ms": str(TIDY_MS)}
             found |= {**lag, "min.cleanable.dirty.ratio": "0.1"}
         return found
+
+    @property
+    def required(self) -> dict[str, str]:
+        """The settings that an existing topic must have. How long it keeps messages is the
+        operator's decision, unless it must keep them forever."""
+        return {n: v for n, v in self.configs.items() if n != KEPT_MS or self.retention_ms < 0}
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """What a new topic keeps, -1 for all: an existing one may keep more. Empty if it is
+        compacted only."""
+        return {KEPT_MS: self.retention_ms, KEPT_BYTES: -1} if "delete" in self.cleanup else {}
 
 
 def task_id(name: str, version: int) -> str:

@@ -1,8 +1,10 @@
 """Administration: create and check topics, probe a broker, read a group's offsets."""
 
 import contextlib
+import logging
+import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -11,12 +13,14 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from streams.contract.errors import UsageError
-from streams.contract.topics import TopicSpec
+from streams.contract.topics import KEPT_MS, TopicSpec
 from streams.kafka.refusals import absent, connecting, translated
 from streams.kafka.settings import BrokerSettings
 
 MOST_COPIES = 3
 PAUSE_S = 0.1  # between two requests to a group coordinator that is not available yet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,9 @@ def _connected(settings: BrokerSettings, **options: int) -> Iterator[KafkaAdminC
 
 
 def ensure_topics(settings: BrokerSettings, specs: Iterable[TopicSpec]) -> None:
-    """Create missing topics; raise UsageError if an existing one has other partitions, cleanup
-    policy or retention. Settings that the broker does not report are not checked: it may be too
-    old, or its ACLs may forbid it."""
+    """Create missing topics; raise UsageError if an existing one has other partitions or settings
+    than it needs, and warn of one that deletes messages earlier than a new one. Settings that the
+    broker does not report are not checked: it may be too old, or its ACLs may forbid it."""
     wanted = {spec.name: spec for spec in specs}
     with _connected(settings, bootstrap_timeout_ms=10_000) as admin:
         missing = set(wanted) - set(admin.list_topics())
@@ -93,25 +97,53 @@ def _check_partitions(
 def _check_configs(
     admin: KafkaAdminClient, settings: BrokerSettings, specs: Sequence[TopicSpec]
 ) -> None:
-    asked = [ConfigResource(ConfigResourceType.TOPIC, s.name, list(s.configs)) for s in specs]
+    asked = [
+        ConfigResource(ConfigResourceType.TOPIC, spec.name, list(spec.required | spec.limits))
+        for spec in specs
+    ]
     try:
         reported = admin.describe_configs(asked, config_filter="all").get("topic", {})
     except kafka_errors.UnsupportedVersionError:
         return
     for spec in specs:
-        have = {name: config["value"] for name, config in reported.get(spec.name, {}).items()}
-        wrong = [n for n, want in spec.configs.items() if have.get(n, want) not in (want, None)]
+        found = {name: config["value"] for name, config in reported.get(spec.name, {}).items()}
+        have = {name: value for name, value in found.items() if value is not None}
+        wrong = {n: v for n, v in spec.required.items() if have.get(n, v) != v}
         if wrong:
             raise UsageError(
-                f"topic {spec.name} on {settings.bootstrap} has "
-                + " and ".join(f"{name}={have[name]}" for name in wrong)
-                + ", this task needs "
-                + " and ".join(f"{name}={spec.configs[name]}" for name in wrong)
-                + f": kafka-configs.sh --bootstrap-server {settings.bootstrap} --alter "
-                + f"--topic {spec.name} --add-config "
-                + ",".join(f"{name}={spec.configs[name]}" for name in wrong)
-                + ", or use another cluster"
+                f"{_has(settings, spec, have, wrong)}, this task needs {_joined(wrong)}: "
+                f"{_altering(settings, spec, wrong)}, or use another cluster"
             )
+        less = {n: str(v) for n, v in spec.limits.items() if _amount(have.get(n, v)) < _amount(v)}
+        if less:
+            log.warning(
+                "%s, a new one has %s: it deletes messages earlier, and a worker or another reader "
+                "that is further behind loses them; to keep them, %s",
+                _has(settings, spec, have, less), _joined(less), _altering(settings, spec, less),
+            )  # fmt: skip
+
+
+def _amount(limit: int | str) -> float:
+    """Return how much a topic keeps by a limit, where -1 is none."""
+    return math.inf if int(limit) < 0 else int(limit)
+
+
+def _has(
+    settings: BrokerSettings, spec: TopicSpec, have: Mapping[str, str], names: Iterable[str]
+) -> str:
+    values = _joined({name: have[name] for name in names})
+    return f"topic {spec.name} on {settings.bootstrap} has {values}"
+
+
+def _joined(configs: Mapping[str, str], by: str = " and ") -> str:
+    return by.join(f"{name}={value}" for name, value in configs.items())
+
+
+def _altering(settings: BrokerSettings, spec: TopicSpec, configs: Mapping[str, str]) -> str:
+    return (
+        f"kafka-configs.sh --bootstrap-server {settings.bootstrap} --alter --topic {spec.name} "
+        f"--add-config {_joined(configs, ',')}"
+    )
 
 
 @dataclass(frozen=True)
@@ -189,12 +221,12 @@ def _members(admin: KafkaAdminClient, group: str) -> int | None:
 
 
 def _retention_s(admin: KafkaAdminClient, topic: str) -> float | None:
-    asked = ConfigResource(ConfigResourceType.TOPIC, topic, ["retention.ms"])
+    asked = ConfigResource(ConfigResourceType.TOPIC, topic, [KEPT_MS])
     try:
         reported = admin.describe_configs([asked], config_filter="all").get("topic", {})
     except kafka_errors.UnsupportedVersionError:
         return None
-    value = reported.get(topic, {}).get("retention.ms", {}).get("value")
+    value = reported.get(topic, {}).get(KEPT_MS, {}).get("value")
     return None if value is None or int(value) < 0 else int(value) / 1000
 
 

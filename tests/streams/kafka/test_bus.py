@@ -8,16 +8,26 @@ from contextlib import closing
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 
 from streams.contract.errors import BrokerUnavailable, TopicMissing, UsageError
-from streams.contract.topics import TopicSpec, topic_specs
+from streams.contract.topics import (
+    ARTIFACTS,
+    DAY_MS,
+    EVENTS,
+    SCORES,
+    TopicSpec,
+    topic_name,
+    topic_specs,
+)
 from streams.kafka.admin import ensure_topics
 from streams.kafka.patches import EMPTY_S
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
+from tests.rig.processes.polling import until
 
 WAITED_S = 1.5
 
@@ -71,21 +81,28 @@ def listed(broker: BrokerSettings, topic: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "has", "wants"),
+    ("kept_ms", "other", "has", "wants"),
     [
-        ({"retention_ms": 1000}, "retention.ms=1000", "retention.ms=60000"),
-        ({"cleanup": "compact"}, "cleanup.policy=compact", "cleanup.policy=delete"),
+        (-1, {"retention_ms": 1000}, "retention.ms=1000", "retention.ms=-1"),
+        (60_000, {"cleanup": "compact"}, "cleanup.policy=compact", "cleanup.policy=delete"),
         (
+            60_000,
             {"cleanup": "compact,delete", "retention_ms": -1},
-            "cleanup.policy=compact,delete and retention.ms=-1",
-            "cleanup.policy=delete and retention.ms=60000",
+            "cleanup.policy=compact,delete",
+            "cleanup.policy=delete",
+        ),
+        (
+            -1,
+            {"cleanup": "compact,delete", "retention_ms": 60_000},
+            "cleanup.policy=compact,delete and retention.ms=60000",
+            "cleanup.policy=delete and retention.ms=-1",
         ),
     ],
 )
 def test_other_settings_of_a_topic_are_named_with_what_to_do(
-    broker: BrokerSettings, other: dict[str, object], has: str, wants: str
+    broker: BrokerSettings, kept_ms: int, other: dict[str, object], has: str, wants: str
 ) -> None:
-    sound, asked = spec(), spec()
+    sound, asked = spec(), spec(retention_ms=kept_ms)
     ensure_topics(broker, [sound, dataclasses.replace(asked, **other)])  # type: ignore[arg-type]
     listed(broker, asked.name)
     with pytest.raises(UsageError) as caught:
@@ -98,6 +115,72 @@ def test_other_settings_of_a_topic_are_named_with_what_to_do(
         f"topic {asked.name} on {broker.bootstrap} has {has}, this task needs {wants}: "
         f"{command}, or use another cluster"
     )
+
+
+def alter(broker: BrokerSettings, topic: str, **changed: int) -> None:
+    """Set retentions of a topic as kafka-configs.sh does (`ms`, `bytes`), and wait until the broker
+    reports them."""
+    listed(broker, topic)
+    values = {f"retention.{name}": str(value) for name, value in changed.items()}
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, values)
+    asked = ConfigResource(ConfigResourceType.TOPIC, topic, list(values))
+
+    with closing(KafkaAdminClient(**broker.client_options())) as admin:
+
+        def reported() -> dict[str, str]:
+            found = admin.describe_configs([asked], config_filter="all")["topic"][topic]
+            return {name: config["value"] for name, config in found.items()}
+
+        admin.alter_configs([resource])
+        until(lambda: reported() == values, "the broker reports what was set")
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("kept_ms", [29 * DAY_MS, -1])
+def test_a_longer_retention_is_the_operators_and_nothing_is_said(
+    kafka: BrokerSettings, caplog: pytest.LogCaptureFixture, kept_ms: int
+) -> None:
+    specs = topic_specs(f"t-{uuid.uuid4().hex[:8]}")
+    ensure_topics(kafka, specs)
+    for each in specs:
+        if each.retention_ms > 0:
+            alter(kafka, each.name, ms=kept_ms)
+    ensure_topics(kafka, specs)
+    assert not caplog.records
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("topic", "changed", "has", "usual"),
+    [
+        (EVENTS, {"ms": 3_600_000}, "retention.ms=3600000", "retention.ms=604800000"),
+        (EVENTS, {"bytes": 50_000, "ms": -1}, "retention.bytes=50000", "retention.bytes=-1"),
+        (ARTIFACTS, {"bytes": 50_000}, "retention.bytes=50000", "retention.bytes=-1"),
+        (
+            SCORES,
+            {"bytes": 50_000, "ms": 3_600_000},
+            "retention.ms=3600000 and retention.bytes=50000",
+            "retention.ms=604800000 and retention.bytes=-1",
+        ),
+    ],
+)
+def test_a_shorter_retention_is_taken_with_one_warning(
+    kafka: BrokerSettings, caplog: pytest.LogCaptureFixture,
+    topic: str, changed: dict[str, int], has: str, usual: str,
+) -> None:  # fmt: skip
+    task = f"t-{uuid.uuid4().hex[:8]}"
+    name, specs = topic_name(task, topic), topic_specs(task)
+    ensure_topics(kafka, specs)
+    alter(kafka, name, **changed)
+    ensure_topics(kafka, specs)
+    (said,) = caplog.messages
+    assert said == (
+        f"topic {name} on {kafka.bootstrap} has {has}, a new one has {usual}: it deletes "
+        "messages earlier, and a worker or another reader that is further behind loses them; "
+        f"to keep them, kafka-configs.sh --bootstrap-server {kafka.bootstrap} --alter "
+        f"--topic {name} --add-config {usual.replace(' and ', ',')}"
+    )
+    assert caplog.records[0].levelname == "WARNING"
 
 
 @pytest.mark.kafka
