@@ -231,7 +231,8 @@ def retention_lines(lag: Lag) -> Iterator[str]:
         if each.deleted:
             yield (
                 f"partition {each.partition}: {each.deleted} messages were deleted before a worker "
-                "read them: the next worker declares their events as lost-by-retention"
+                "read them: the next worker declares the events that their producers numbered "
+                "(epoch, seq) as lost-by-retention; others cannot be counted"
             )
     worst = max(lag.partitions, key=lambda each: each.waits_s or 0.0, default=None)
     if worst is None or worst.waits_s is None or not lag.keeps_s:

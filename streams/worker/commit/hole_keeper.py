@@ -219,20 +219,22 @@ class HoleKeeper:
         self.failpoint("hole-step-3")
         hole = self._holes[partition]
         log.warning(
-            "events-%d: %d events of %d devices were in the messages %d to %d that retention "
-            "has deleted: they are in drops as lost-by-retention",
-            partition, sum(d.last - d.first + 1 for d in drops), len({d.device for d in drops}),
-            hole.begin, hole.end - 1,
+            "events-%d: retention has deleted up to %d messages (%d to %d): %d events of %d "
+            "devices are newly declared as lost-by-retention; events that their producers did not "
+            "number (epoch, seq) cannot be counted",
+            partition, hole.end - hole.begin, hole.begin, hole.end - 1,
+            sum(d.last - d.first + 1 for d in drops), len({d.device for d in drops}),
         )  # fmt: skip
-        # after it is said: a crash between says it twice
+        # after it is said: a crash between says it twice, then with nothing new
         await asyncio.to_thread(remove_hole, self.store, partition)
         del self._holes[partition]
         self.failpoint("hole-step-4")
 
     async def _found(self, partition: int, begin: int, end: int) -> None:
         log.warning(
-            "events-%d: retention has deleted the messages %d to %d before a worker read them; "
-            "what was in them is declared once the rest is read", partition, begin, end - 1,
+            "events-%d: retention has deleted the messages %d to %d (%d) before a worker read "
+            "them; what their producers numbered is declared once the rest is read",
+            partition, begin, end - 1, end - begin,
         )  # fmt: skip
         hole = Hole(begin=begin, end=end)
         known = self._holes.get(partition)

@@ -44,7 +44,11 @@ def test_what_was_deleted_unread_is_told() -> None:
     found = lag_of(GroupPosition(0, 5, 10, 2))
     assert found == PartitionLag(0, 10, 2, 5, deleted=3)
     (line,) = retention_lines(Lag([found], 3600.0))
-    assert line.startswith("partition 0: 3 messages were deleted before a worker read them")
+    assert line == (
+        "partition 0: 3 messages were deleted before a worker read them: the next worker declares "
+        "the events that their producers numbered (epoch, seq) as lost-by-retention; others cannot "
+        "be counted"
+    )
 
 
 @pytest.mark.parametrize(

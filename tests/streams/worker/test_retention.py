@@ -1,5 +1,7 @@
 """What retention deletes before a worker has read it is declared: real Kafka, real processes."""
 
+import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,10 +16,14 @@ from streams.contract.topics import topic_name
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.hole_keeper import LOST, hole_name
 from tests.rig.asked import asked
-from tests.rig.processes.workers import Fleet, batch, device_on, fleet, stop, until
+from tests.rig.processes.workers import Fleet, batch, device_on, fleet, json_events, stop, until
 
 pytestmark = pytest.mark.kafka
 DEVICE = device_on(0, 1)
+DECLARED = (
+    r"(\d+) events of (\d+) devices are newly declared as lost-by-retention; events that their "
+    r"producers did not number \(epoch, seq\) cannot be counted"
+)
 
 
 @pytest.fixture
@@ -41,6 +47,13 @@ def delete_all(served: Fleet) -> None:
         admin.delete_records({TopicPartition(topic, 0): -1})  # to the end
     finally:
         admin.close()
+
+
+def send_unnumbered(served: Fleet, device: str) -> None:
+    """A JSON message of three events that are counted by their place in Kafka."""
+    value = json.dumps(json_events(batch(device, 0, [1.0, 2.0, 3.0], task=served.task)))
+    topic = topic_name(served.task.id, "events")
+    served.producer.put(topic, device.encode(), value.encode())
 
 
 def say_delivered(served: Fleet, device: str, produced: int, pending: int = 0) -> None:
@@ -88,6 +101,7 @@ def test_a_worker_that_was_away_declares_what_is_gone(served: Fleet) -> None:
     assert stop(worker) == 0
     send(served, DEVICE, 30, 30)
     send(served, "silent-since", 0, 20)  # nothing behind the hole tells of it
+    send_unnumbered(served, "unnumbered")
     say_delivered(served, "silent-since", 20)
     say_delivered(served, DEVICE, 70, pending=10)
     delete_all(served)
@@ -100,10 +114,11 @@ def test_a_worker_that_was_away_declares_what_is_gone(served: Fleet) -> None:
     until(lambda: is_closed(served), "the account closes")
     check_closed(served)
     assert lost(served)["silent-since"] == [(0, 19)]
+    assert "unnumbered" not in lost(served)
     assert IntervalSet(lost(served)[DEVICE]).within(30, 59) == [(30, 59)]
     until(lambda: not (Path(served.store) / hole_name(0)).exists(), "the hole is closed")
     assert "retention has deleted the messages" in served.log("w0")
-    assert "they are in drops as lost-by-retention" in served.log("w0")
+    assert re.search(rf"deleted up to \d messages \(\d to 8\): {DECLARED}", served.log("w0"))
 
 
 def test_a_worker_that_is_too_slow_declares_what_it_missed(served: Fleet) -> None:
@@ -120,4 +135,8 @@ def test_a_worker_that_is_too_slow_declares_what_it_missed(served: Fleet) -> Non
     worker.send_signal(signal.SIGCONT)
     until(lambda: is_closed(served), "the account closes")
     check_closed(served)
+    until(lambda: re.search(DECLARED, served.log("w0")), "it says what it has declared")
+    ((events, devices),) = re.findall(DECLARED, served.log("w0"))
+    ((first, last),) = lost(served)[DEVICE]
+    assert (int(events), int(devices)) == (last - first + 1, 1)
     assert worker.poll() is None

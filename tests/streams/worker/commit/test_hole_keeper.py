@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
-from streams.worker.commit.hole_keeper import HoleKeeper, Survey, read_hole
+from streams.contract.events.messages import Drop
+from streams.worker.commit.hole_keeper import LOST, HoleKeeper, Survey, read_hole
 
 
 async def begin(_partition: int) -> int:
@@ -34,6 +35,30 @@ def test_one_hole_is_surveyed_a_flush(tmp_path: Path) -> None:
     assert [hole and (hole.begin, hole.end, hole.until) for hole in holes] == [
         (2, 5, 100), (2, 5, 101), (2, 5, 102),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("drops", "declared"),
+    [
+        ([], "0 events of 0 devices are"),
+        ([Drop("d0", "e1", 3, 7, LOST), Drop("d0", "e2", 0, 0, LOST), Drop("d1", "e", 0, 3, LOST)],
+         "10 events of 2 devices are"),
+    ],
+)  # fmt: skip
+def test_a_hole_is_said_with_what_is_counted_and_what_cannot_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, drops: list[Drop], declared: str
+) -> None:
+    keeper = HoleKeeper(tmp_path, begin, lambda _partition: (663, {}), nothing)
+    asyncio.run(keeper.assigned(1, 663, 652))
+    asyncio.run(keeper.declared(1, drops))
+    assert caplog.messages == [
+        "events-1: retention has deleted the messages 652 to 662 (11) before a worker read them; "
+        "what their producers numbered is declared once the rest is read",
+        f"events-1: retention has deleted up to 11 messages (652 to 662): {declared} newly "
+        "declared as lost-by-retention; events that their producers did not number (epoch, seq) "
+        "cannot be counted",
+    ]
+    assert read_hole(tmp_path, 1) is None
 
 
 def test_a_jump_is_a_hole_where_the_partition_begins_behind_it_alone(tmp_path: Path) -> None:
