@@ -184,7 +184,7 @@ def sums(view: FleetView) -> Iterator[str]:
     yield f"{release_line(view)}; {counted(view.windows, 'window')} closed{late}"
     yield from _kept(view)
     for model, found in view.agreement.items():
-        yield f"{model}: {found.called} {share(found.value)} in {counted(found.events, 'event')}"
+        yield f"{model}: {found.called} {share(found.value)} in {counted(found.judged, 'event')}"
     for model, (known, of) in _truth(view).items():
         yield f"{model}: {digits(known / of)} right on {counted(of, 'true label')}"
     rounds, updates = view.count("aggregated"), view.count("admitted")

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-from streams.contract.window_metrics import ERRORS, Judgement, WindowMetric, named, value_of
+from streams.contract.window_metrics import (
+    ERRORS,
+    Judgement,
+    WindowMetric,
+    events_in,
+    named,
+    value_of,
+)
 from streams.contract.window_report import ModelWindow, WindowReport, judgement_of
 
 EVERY_S, POINTS = 15.0, 500  # between two evaluations that are kept; of them
@@ -31,6 +38,11 @@ class Agreement:
     def value(self) -> float | None:
         """The metric that windows tell; None without a judged event."""
         return value_of(self.metric, self.judgement.sums)
+
+    @property
+    def judged(self) -> int:
+        """How many events `value` is of: those with a label, or with a teacher's answer."""
+        return int(events_in(self.judgement.sums))
 
     @property
     def by_labels(self) -> bool:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from streams.contract.decisions import WITHDRAWN, Decision
 from streams.contract.documents import DeviceState, RoundEvent
-from streams.contract.window_metrics import events_in
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.agreement import Agreement
 from streams.fleet.truth import Worse
@@ -65,8 +64,7 @@ class Day:
         said = "no event compared"
         if total.value is not None:
             evidence["agreement"] = total.value
-            events = int(events_in(total.judgement.sums))
-            said = f"{digits(total.value)} ({counted(events, 'event')})"
+            said = f"{digits(total.value)} ({counted(total.judged, 'event')})"
         text = f"{release}: {total.called} on {day}: {said}"
         return Entry(self.last_us, "agreement", release, text, "", evidence)
 

@@ -150,7 +150,7 @@ def test_totals_and_accuracies_weigh_by_segments_of_the_devices_that_have_both()
     shown = shown_by(found)
     for line in (
         f"{LAST} is released; 2 windows closed",
-        f"{FIRST}: agreement with the teacher 0.75 in 10 events",
+        f"{FIRST}: agreement with the teacher 0.75 in 8 events",
         f"{LAST}: agreement with the teacher 0.90 in 10 events",
         "1 round: 2 updates admitted, 1 refused, 1 failed; 1 run promoted, 1 rejected",
         f"by {FIRST} and by {LAST}",

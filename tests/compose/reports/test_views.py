@@ -22,6 +22,7 @@ from compose.reports.status import ROWS, print_status, read_status, report_of
 from streams.contract.decisions import ZERO, Decision, DesiredState, Kind, Ref, sign
 from streams.contract.errors import UsageError
 from streams.contract.topics import topic_specs
+from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ChannelDrift, DriftReport, WindowReport
 from streams.fleet.following import encode
 from streams.fleet.timeline import Entry
@@ -135,12 +136,40 @@ def test_status_shows_devices_rates_versions_and_the_lag() -> None:
         "1 of 4 devices answers with an adapter, an earlier version or a copy:\n"
         "  d0 keeps 1-aaaaaaaa: error 0.02 against 0.39",
         "workers are 7 messages behind (by partition 0: 3, 1: 4)\n",
-        "1-aaaaaaaa: agreement with the teacher 0.75 in 1,360 events\n",
+        "1-aaaaaaaa: agreement with the teacher 0.75 in 24 events\n",
         "d2 is silent. Events wait on a silent device",
     ):
         assert line in text
     idle = status_of(lag=Lag([PartitionLag(0, 5, None, 5)]))
     assert "5 messages behind (by partition 0: 5); no worker has committed" in printed(idle)
+
+
+BY_CLASS = {"slow": {"slow": 5, "fast": 1}, "fast": {"fast": 6}}
+TAUGHT = {"slow": {"events": 8, "agreeing": 7}, "fast": {"events": 12, "agreeing": 9}}
+
+
+@pytest.mark.parametrize("labelled", [0, 12])
+@pytest.mark.parametrize(
+    ("metric", "by_class"),
+    [
+        ("accuracy", False), ("accuracy", True), ("balanced_accuracy", True), ("brier", False),
+        ("within", False), ("mae", False), ("rmse", False),
+    ],
+)  # fmt: skip
+def test_an_agreement_is_said_of_the_events_that_were_judged(
+    metric: WindowMetric, by_class: bool, labelled: int
+) -> None:
+    """Of 30 events 20 have a teacher's answer, and 12 or none a label."""
+    classes = {"classes": TAUGHT, "truth": BY_CLASS if labelled else {}} if by_class else {}
+    errors = {"error": 3.0, "label_error": 2.0 if labelled else 0.0}
+    counts = {"events": 30, "compared": 20, "agreeing": 16, "labelled": labelled,
+              "correct": 11 if labelled else 0}  # fmt: skip
+    found = status_of(window("d0", 0, metric=metric, **counts, **errors, **classes))
+    judge, judged = ("true labels", 12) if labelled else ("the teacher", 20)
+    line = rf"^1-aaaaaaaa: \D+ {judge} [\d.]+ in {judged} events$"
+    assert re.search(line, printed(found), re.MULTILINE)
+    (entry,) = (e for e in found.view.timeline.entries if e.kind == "agreement")
+    assert f"({judged} events)" in entry.text
 
 
 DAY = 86_400.0
