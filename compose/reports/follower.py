@@ -190,11 +190,12 @@ def read_lag(settings: BrokerSettings, task: Task, timeout_s: float = 3.0) -> La
 
 
 def lag_of(position: GroupPosition) -> PartitionLag:
-    """Return a partition's lag. Messages deleted by retention do not count; without a commit a
-    worker starts at the beginning."""
-    done = max(position.begin, position.committed or 0)
-    deleted = 0 if position.committed is None else max(0, position.begin - position.committed)
-    behind = max(0, position.end - done)
+    """Return a partition's lag. Messages deleted by retention do not wait; without a commit a
+    worker goes on at offset 0, so what the partition had before its beginning was deleted
+    unread."""
+    goes_on = position.committed or 0
+    deleted = max(0, position.begin - goes_on)
+    behind = max(0, position.end - max(position.begin, goes_on))
     return PartitionLag(position.partition, position.end, position.committed, behind, deleted)
 
 

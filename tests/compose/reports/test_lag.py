@@ -32,7 +32,7 @@ def broker(request: pytest.FixtureRequest) -> BrokerSettings:
     [
         (GroupPosition(0, 0, 10, 4), 6),
         (GroupPosition(0, 0, 10, 10), 0),
-        (GroupPosition(0, 3, 10, None), 7),
+        (GroupPosition(0, 0, 7, None), 7),
         (GroupPosition(0, 0, 3, 9), 0),  # a broker that has lost its data
     ],
 )
@@ -40,9 +40,17 @@ def test_the_lag_of_a_partition(position: GroupPosition, messages: int) -> None:
     assert lag_of(position) == PartitionLag(0, position.end, position.committed, messages)
 
 
-def test_what_was_deleted_unread_is_told() -> None:
-    found = lag_of(GroupPosition(0, 5, 10, 2))
-    assert found == PartitionLag(0, 10, 2, 5, deleted=3)
+@pytest.mark.parametrize(
+    ("position", "lag"),
+    [
+        (GroupPosition(0, 5, 10, 2), PartitionLag(0, 10, 2, 5, deleted=3)),
+        (GroupPosition(0, 3, 10, None), PartitionLag(0, 10, None, 7, deleted=3)),
+        (GroupPosition(0, 3, 3, None), PartitionLag(0, 3, None, 0, deleted=3)),
+    ],
+)
+def test_what_was_deleted_unread_is_told(position: GroupPosition, lag: PartitionLag) -> None:
+    found = lag_of(position)
+    assert found == lag
     (line,) = retention_lines(Lag([found], 3600.0))
     assert line == (
         "partition 0: 3 messages were deleted before a worker read them: the next worker declares "
