@@ -84,8 +84,8 @@ def status(
         bool,
         typer.Option(
             "--labels",
-            help="Also count the events of the last 7 days that have a label, and how late labels "
-            "are; reads these events in the store.",
+            help="Also count the events that have a label, of the 7 days up to the newest event, "
+            'and with source="live" how late labels are; reads these events in the store.',
         ),
     ] = False,
     store: StorePlace = None,
@@ -106,7 +106,9 @@ def status(
     if labels:
         from streams.worker.store.query import label_delay
 
-        found = replace(found, labels=label_delay(store_of(state, store)))
+        found = replace(
+            found, labels=label_delay(store_of(state, store), live=loaded.source == "live")
+        )
     print_status(found, terminal.console(), as_json=json)
 
 

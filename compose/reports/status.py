@@ -209,7 +209,8 @@ def _lines(status: Status) -> Iterator[str]:
         delay = labels.delay_s
         late = f"; the median label came {duration(delay)} after its event" if delay else ""
         all_of = counted(labels.events, "event")
-        yield f"{labels.labelled:,} of {all_of} of the last 7 days have a label{late}"
+        have = f"{labels.labelled:,} of {all_of} of the 7 days up to the newest event have a label"
+        yield have + late
     yield from (problem.line for problem in problems(status))
 
 

@@ -101,8 +101,9 @@ class DeviceAccount:
 
 @dataclass(frozen=True)
 class LabelDelay:
-    """Of the events of the last seven days, by event time: how many there are, how many have a
-    label, and the median seconds from an event to its label, where that came later."""
+    """Of the events of the seven days up to the newest event, by event time: how many there are,
+    how many have a label, and the median seconds from an event to its label, where that came later;
+    None for a recording."""
 
     events: int
     labelled: int

@@ -175,13 +175,14 @@ COUNTED = """
 """
 
 
-def label_delay(store: Place) -> LabelDelay:
-    """Return how late labels are; reads the week's events."""
+def label_delay(store: Place, *, live: bool) -> LabelDelay:
+    """Return how late labels are, of live events alone: those of a recording have its times, and
+    their labels the clock's. Reads the week's events."""
     with open_store(store) as connection:
         connection.execute(RECENT)
         connection.execute(labelled_view("labelled_recent", "recent"))
         [(events, labelled, delay_s)] = connection.execute(COUNTED).fetchall()
-    return LabelDelay(events, labelled, delay_s)
+    return LabelDelay(events, labelled, delay_s if live else None)
 
 
 def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
