@@ -325,6 +325,33 @@ def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:
     assert "[x]" in table.stdout
 
 
+def test_a_query_prints_intervals_as_text_in_every_form(tmp_path: Path) -> None:
+    """The same in a table, as JSON and in a CSV file, also in lists."""
+    from streams.worker.store.delta_store import DeltaStore
+
+    DeltaStore(tmp_path / "store")
+    sql = (
+        "select * from (values "
+        "(1, timestamp '2026-05-10 00:00:12' - timestamp '2026-05-01', [interval 14 month]), "
+        "(2, interval 12 second, []), (3, -interval 90 minute, null), (4, null, null)"
+        ') rows(n, "the ""delay""", listed) order by n desc'
+    )
+    delays = [None, "-01:30:00", "00:00:12", "9 days 00:00:12"]
+    words = ["--store", "store"]
+    lines = tidewheel("query", sql, *words, "--json", folder=tmp_path).stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["n"] for row in rows] == [4, 3, 2, 1]
+    assert [row['the "delay"'] for row in rows] == delays
+    assert [row["listed"] for row in rows] == [None, None, "[]", "[1 year 2 months]"]
+    table = tidewheel("query", sql, *words, folder=tmp_path).stdout
+    assert "MonthDayNano" not in table
+    tidewheel("query", f"copy ({sql}) to 'rows.csv'", *words, folder=tmp_path)
+    written = (tmp_path / "rows.csv").read_text()
+    for text in (*filter(None, delays), "[1 year 2 months]"):
+        assert text in table
+        assert text in written
+
+
 def test_it_says_its_version(tmp_path: Path) -> None:
     for run in (tidewheel, installed):
         done = run("--version", folder=tmp_path)
