@@ -11,6 +11,7 @@ from streams.batch.jobs.manifest import manifest_of
 from streams.batch.records.progress import OVER, Manifest
 from streams.contract.documents import Document
 from streams.contract.errors import TidewheelError
+from streams.fleet.wording import counted
 
 
 class Place(Document):
@@ -26,7 +27,7 @@ class Place(Document):
     def __str__(self) -> str:
         if self.position is None:
             return f"attempt {self.attempts}"
-        tried = f", {self.attempts} attempts" if self.attempts else ""
+        tried = f", {counted(self.attempts, 'attempt')}" if self.attempts else ""
         after = f", next try {moment(self.next_try_us)}" if self.next_try_us else ""
         return f"position {self.position}{tried}{after}{self.reason and f': {self.reason}'}"
 

@@ -127,7 +127,7 @@ def backfill(
     json: AsJson = False,
 ) -> None:
     """Queue the intervals between two times that have ended and have not run, the oldest first;
-    two run at once."""
+    at most two run at once."""
     schedules = _schedules(state)
     zone = schedules.find(name).cron.zone
     first, last = (_time(text, option, zone) for text, option in ((begin, "--from"), (end, "--to")))

@@ -189,8 +189,10 @@ def write_report(job: JobFolder) -> None:
 def report_of(identity: str, found: Manifest) -> str:
     """Return a job's report in Markdown: counts, drift, accuracy by class, input."""
     lines = [f"# {found.task}: batch job {identity}", ""]
-    lines.append(f"{found.state}: {found.completed:,} of {found.shards:,} shards, "
-                 f"{found.attempts:,} attempts. Output: {found.output}")  # fmt: skip
+    shards = "shard" if found.shards == 1 else "shards"
+    attempts = "attempt" if found.attempts == 1 else "attempts"
+    lines.append(f"{found.state}: {found.completed:,} of {found.shards:,} {shards}, "
+                 f"{found.attempts:,} {attempts}. Output: {found.output}")  # fmt: skip
     lines += ["", *(f"- {line}" for line in summary_of(found))]
     if found.drift is None:
         lines += ["", "Drift is not measured: the model has no reference, or there are no answers."]

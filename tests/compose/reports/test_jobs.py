@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.reports.jobs import read_jobs
+from compose.reports.jobs import Place, read_jobs
 from streams.batch.jobs.job_folder import JobFolder, JobIndex
 from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.records.progress import State
@@ -58,6 +58,22 @@ def test_a_damaged_job_is_named_and_hides_no_other(tmp_path: Path) -> None:
     assert "bad.job" in line
     assert "specification.json cannot be read" in line
     assert "1-a.json cannot be read" in queue
+
+
+@pytest.mark.parametrize(
+    ("attempts", "said"),
+    [
+        (0, "position 1"),
+        (1, "position 1, 1 attempt: no disk"),
+        (2, "position 1, 2 attempts: no disk"),
+    ],
+)
+def test_a_job_that_waits_again_has_its_number_of_attempts(attempts: int, said: str) -> None:
+    place = Place(
+        position=1, attempts=attempts, failures=attempts, next_try_us=None, expires_us=None,
+        reason="no disk" if attempts else "",
+    )  # fmt: skip
+    assert str(place) == said
 
 
 def test_a_job_that_is_older_than_those_asked_for_is_not_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import safetensors.numpy
 from crc32c import crc32c
 
 from streams.batch.jobs.job import Job
-from streams.batch.jobs.manifest import busy_s
+from streams.batch.jobs.manifest import busy_s, write_report
 from streams.batch.jobs.submission import specify
 from streams.batch.records.progress import Manifest, ShardRecord
 from streams.contract.errors import TidewheelError, UsageError
@@ -102,6 +102,17 @@ def test_a_job_that_is_complete_is_not_scored_again(tmp_path: Path) -> None:
     again = job.run()
     assert again.replace(ended_us=first.ended_us) == first
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [(10, "1 of 1 shard, 1 attempt. "), (40, "2 of 2 shards, 2 attempts. ")],
+)
+def test_the_report_counts_shards_and_attempts(tmp_path: Path, rows: int, said: str) -> None:
+    job = submitted(tmp_path, write_parquet(tmp_path / "a.parquet", good_rows(rows)))
+    job.run()
+    write_report(job.folder)
+    assert f"Completed: {said}" in job.folder.report.read_text()
 
 
 def test_a_stop_ends_between_shards_and_the_rest_is_scored_once(tmp_path: Path) -> None:
