@@ -2,8 +2,8 @@
 
 The group consumes one topic of one partition: the member that is assigned the partition leads. No
 message is read. A member that closes gives up the lead at once; a killed or disconnected one loses
-it when its session expires. A deposed leader may learn of it late, so work that must not run twice
-needs its own fence.
+it when its session expires, and until then no other member gets into the group: nobody is elected.
+A deposed leader may learn of it late, so work that must not run twice needs its own fence.
 
 A thread polls without a pause. kafka-python 3.0.12 discards a join that is completed between two
 polls and sends another (`BaseCoordinator.join_group_async`), which begins a rebalance anew: members
@@ -13,8 +13,9 @@ that poll rarely can keep each other joining for minutes, without a leader.
 import logging
 import threading
 import time
+from collections.abc import Collection
 
-from kafka import KafkaConsumer
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
@@ -31,6 +32,19 @@ ASKED_S = 300.0  # a leader that does not ask for so long gives up the lead
 log = logging.getLogger(__name__)
 
 
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """What the group has assigned to the member; None while it waits to be taken in."""
+
+    def __init__(self) -> None:
+        self.assigned: Collection[TopicPartition] | None = None
+
+    def on_partitions_revoked(self, _revoked: Collection[TopicPartition]) -> None:
+        self.assigned = None
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self.assigned = assigned
+
+
 class Election:
     """One member of the election; ask `leads` repeatedly to stay in the group."""
 
@@ -38,9 +52,9 @@ class Election:
         self, settings: BrokerSettings, group: str, topic: str, asked_s: float = ASKED_S
     ) -> None:
         self._settings, self._asked_s = settings, asked_s
+        self._membership = Membership()
         with connecting(settings):
             self._consumer = KafkaConsumer(
-                topic,
                 **settings.client_options(),
                 group_id=group,
                 partition_assignment_strategy=[StickyPartitionAssignor],  # the leader stays
@@ -52,6 +66,7 @@ class Election:
                 metadata_max_age_ms=5_000,  # to find a new topic soon
                 bootstrap_timeout_ms=5_000,
             )
+            self._consumer.subscribe([topic], listener=self._membership)
             try:  # a member that joins before the topic exists never gets the partition
                 partitions_of(self._consumer, settings, topic, time.monotonic() + TOPIC_S)
             except BaseException:
@@ -70,6 +85,11 @@ class Election:
         if self._failure is not None:
             raise self._failure
         return self._leading
+
+    def another_leads(self) -> bool:
+        """Return whether another member leads; False while nobody is elected."""
+        assigned = self._membership.assigned
+        return assigned is not None and not assigned
 
     def _stay(self) -> None:
         """Poll until `close`, then leave the group: no other thread may touch the consumer. A

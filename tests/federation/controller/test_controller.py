@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -40,6 +42,21 @@ from tests.rig.made_up.registries import controller_settings, model
 from tests.rig.processes.polling import until
 
 pytestmark = pytest.mark.kafka
+
+KILLED = """
+import sys
+from kafka import KafkaConsumer
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+address, group, topic = sys.argv[1:]
+member = KafkaConsumer(
+    topic, bootstrap_servers=address, group_id=group, session_timeout_ms=25_000,
+    partition_assignment_strategy=[StickyPartitionAssignor],
+)
+while not member.assignment():
+    member.poll(100)
+print("leads", flush=True)
+member.poll(600_000)
+"""
 
 
 @dataclass(frozen=True)
@@ -402,6 +419,33 @@ def test_a_controller_that_does_not_lead_changes_no_settings_of_runs(
     rig.start(submission=wrong, broker=BrokerSettings.at("127.0.0.1:1"))
     rig.wait("the other one finds no broker", lambda: "no Kafka broker answers" in caplog.text)
     assert app.read_bytes() == b"right"
+
+
+def test_a_controller_that_waits_says_for_what_and_when_it_leads(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first waits for one that was killed, which the broker notices after 25 s; the second
+    waits for the first."""
+    caplog.set_level(logging.INFO)
+    group, topic = f"tidewheel-{rig.name}-controller", topic_name(rig.name, RELEASES)
+    command = [sys.executable, "-c", KILLED, rig.broker.bootstrap, group, topic]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as killed:
+        try:
+            assert killed.stdout is not None
+            assert killed.stdout.readline() == b"leads\n"
+        finally:
+            killed.kill()
+    rig.serve(1)
+    first = rig.start()
+    rig.wait("it waits", lambda: "leads yet: waiting" in caplog.text)
+    rig.wait("it leads", lambda: "leads now" in caplog.text)
+    assert "another controller" not in caplog.text
+    caplog.clear()
+    rig.start()
+    rig.wait("the second waits", lambda: "another controller of" in caplog.text)
+    assert "leads yet" not in caplog.text
+    first.set()
+    rig.wait("the second leads", lambda: "this controller of" in caplog.text)
 
 
 def test_a_controller_follows_a_rotation_of_keys_while_it_runs(rig: Rig) -> None:
