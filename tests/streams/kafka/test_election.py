@@ -62,22 +62,6 @@ def test_one_leads_and_another_takes_over(kafka: BrokerSettings) -> None:
         first.communicate()
 
 
-def test_no_other_leads_while_the_group_waits_for_a_killed_leader(kafka: BrokerSettings) -> None:
-    ensure_topics(kafka, topic_specs("vacant"))
-    member = [sys.executable, "-c", MEMBER, kafka.bootstrap, "g-vacant", "vacant.releases"]
-    with subprocess.Popen(member, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as first:
-        try:
-            assert first.stdout is not None
-            assert first.stdout.readline() == b"leads\n"
-        finally:
-            first.kill()
-    second = Election(kafka, "g-vacant", "vacant.releases")
-    said = []
-    until(lambda: said.append(second.another_leads()) or second.leads(), "it leads", SESSION_S + 60)
-    assert not any(said)
-    second.close()
-
-
 def test_who_no_longer_asks_gives_up_the_lead(kafka: BrokerSettings) -> None:
     ensure_topics(kafka, topic_specs("silent"))
     hanging = Election(kafka, "g-silent", "silent.releases", asked_s=3.0)
