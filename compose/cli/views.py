@@ -30,9 +30,6 @@ from streams.contract.errors import BrokerUnavailable, UsageError, line_of
 from streams.contract.task import load_task
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-    from pyarrow import Table
-
     from streams.fleet.timeline import Entry
     from streams.fleet.view import FleetView
 
@@ -229,7 +226,7 @@ def query(
     """
     import duckdb
 
-    from streams.worker.store.query import open_store
+    from streams.worker.store.query import open_store, with_durations
 
     with closing(open_store(store_of(state, store))) as connection:
         try:
@@ -247,21 +244,6 @@ def query(
         terminal.console().print(terminal.table("", found.column_names, cells))
 
 
-def with_durations(connection: "DuckDBPyConnection", found: "Table") -> "Table":
-    """Return the rows with intervals as the text that DuckDB writes into a CSV file: `9 days
-    00:00:12`. In Arrow they are months, days and nanoseconds."""
-    kinds = [str(kind) for kind in found.schema.types]
-    if not any(INTERVAL in kind for kind in kinds):
-        return found
-    columns = []
-    for number, (name, kind) in enumerate(zip(found.column_names, kinds, strict=True), 1):
-        value = f"#{number}::varchar" if INTERVAL in kind else f"#{number}"
-        quoted = name.replace('"', '""')
-        columns.append(f'{value} as "{quoted}"')
-    return connection.from_arrow(found).project(", ".join(columns)).to_arrow_table()
-
-
-INTERVAL = "month_day_nano_interval"  # Arrow's name of the type
 SHOWN = 4  # of a vector's numbers
 SHOWN_BEFORE = 5  # messages of each partition, before those that `tail` follows
 

@@ -48,8 +48,6 @@ BYTES_LOOK_S = 600.0  # interval of looking whether `artifacts` still has what i
 EVALUATE_S = 0.25  # interval of evaluating the rollout: a replay closes windows every second
 PAST = 10_000  # reports on `windows` from before the snapshot
 EVALUATE_SHARE = 0.1  # of the time, at most, for evaluations: those of a large fleet are slow
-OTHER_LEADS = "another controller of %s leads: waiting"
-NONE_LEADS = "no controller of %s leads yet: waiting"
 
 
 def run(settings: ControllerSettings, stop: threading.Event) -> None:
@@ -175,17 +173,16 @@ class Controller:
                 _close(producer)
 
     def _wait_to_lead(self, election: Election, stop: threading.Event) -> bool:
-        said, name = "", self._task.name
-        deadline = self._clock() + BACK_OFF_S[-1]
+        said, name, deadline = "", self._task.name, self._clock() + BACK_OFF_S[-1]
         while not stop.is_set():
             if election.leads():
                 if said:
                     log.info("this controller of %s leads now", name)
                 return True
-            why = OTHER_LEADS if election.another_leads() else NONE_LEADS
-            if self._clock() > deadline and said not in (why, OTHER_LEADS):
-                log.info(why, name)
-                said = why
+            who = "another" if election.another_leads() else "no"
+            if self._clock() > deadline and said not in (who, "another"):
+                log.info("%s controller of %s leads: waiting", who, name)
+                said = who
             if self.metrics is not None:
                 self.metrics.looked(leading=False)
             stop.wait(0.1)

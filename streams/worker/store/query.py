@@ -6,6 +6,7 @@ from functools import partial
 from typing import Literal
 
 import duckdb
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from streams.contract.accounting import LabelDelay
@@ -21,6 +22,8 @@ from streams.worker.store.tables import (
     rows_in,
     table_at,
 )
+
+INTERVAL = "month_day_nano_interval"  # Arrow's name of the type
 
 ACCOUNT = """
     with agings as (
@@ -200,3 +203,17 @@ def server_account(store: Place) -> dict[tuple[str, str], tuple[int, int]]:
     with open_store(store) as connection:
         rows = connection.execute(ACCOUNT).fetchall()
     return {(device, epoch): (int(s), int(d)) for device, epoch, s, d in rows}
+
+
+def with_durations(connection: duckdb.DuckDBPyConnection, found: pa.Table) -> pa.Table:
+    """Return the rows of a query with intervals as the text that DuckDB writes into a CSV file: `9
+    days 00:00:12`. In Arrow they are months, days and nanoseconds."""
+    kinds = [str(kind) for kind in found.schema.types]
+    if not any(INTERVAL in kind for kind in kinds):
+        return found
+    columns = []
+    for number, (name, kind) in enumerate(zip(found.column_names, kinds, strict=True), 1):
+        value = f"#{number}::varchar" if INTERVAL in kind else f"#{number}"
+        quoted = name.replace('"', '""')
+        columns.append(f'{value} as "{quoted}"')
+    return connection.from_arrow(found).project(", ".join(columns)).to_arrow_table()

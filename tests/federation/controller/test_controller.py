@@ -437,13 +437,13 @@ def test_a_controller_that_waits_says_for_what_and_when_it_leads(
             killed.kill()
     rig.serve(1)
     first = rig.start()
-    rig.wait("it waits", lambda: "leads yet: waiting" in caplog.text)
+    rig.wait("it waits", lambda: "no controller of" in caplog.text)
     rig.wait("it leads", lambda: "leads now" in caplog.text)
     assert "another controller" not in caplog.text
     caplog.clear()
     rig.start()
     rig.wait("the second waits", lambda: "another controller of" in caplog.text)
-    assert "leads yet" not in caplog.text
+    assert "no controller" not in caplog.text
     first.set()
     rig.wait("the second leads", lambda: "this controller of" in caplog.text)
 
