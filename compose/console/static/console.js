@@ -126,7 +126,11 @@ class TwChart extends HTMLElement {
       for (let at = Math.ceil((low - shift) / step) * step + shift; at <= high; at += step)
         ticks.push([at, new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false })]);
     }
-    for (const [at, text] of ticks) make("text", { x: x(at), y: HEIGHT - 5, "text-anchor": "middle" }, svg, text);
+    for (const [at, text] of ticks) {
+      const label = make("text", { y: HEIGHT - 5, "text-anchor": "middle" }, svg, text);
+      const half = label.getComputedTextLength() / 2; // a label at an end of the axis stays inside
+      label.setAttribute("x", Math.max(half, Math.min(x(at), width - half)));
+    }
     return x;
   }
   up(svg, width, lines) {

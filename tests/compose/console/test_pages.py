@@ -12,6 +12,16 @@ from tests.compose.reports.test_jobs import job
 
 PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality?offset=0", "/jobs")
 
+CHART = """({from, minutes}) => {
+  const points = Array.from({length: minutes + 1}, (_, n) => [from + 60000 * n, n]);
+  const series = [{name: "made", kind: "line", colour: "steelblue", points}];
+  const card = document.getElementById("rates"), before = card.querySelector("tw-chart");
+  card.removeAttribute("data-live");  // nothing replaces it
+  const chart = before.cloneNode();
+  chart.setAttribute("data", JSON.stringify({series}));
+  before.replaceWith(chart);
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -103,6 +113,30 @@ def test_times_are_local_with_utc_on_hover_and_charts_say_their_values(visit: Vi
     expect(chart.locator("path.line")).to_have_count(4)  # two, and two in the legend
     chart.locator("svg").last.hover()
     expect(chart.locator(".tip")).to_contain_text(f"canary {CANARY} 0.75")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("minutes", [2, 3, 60])
+def test_the_times_below_a_chart_are_whole_also_where_its_samples_begin_or_end(
+    browser: Browser, address: str, width: int, minutes: int
+) -> None:
+    """Samples from one full hour on, to a whole minute."""
+    visit = Visit(browser, address, width=width)
+    page = visit.open("/")
+    page.evaluate(CHART, {"from": 1_800_000_000_000, "minutes": minutes})
+    drawn = page.locator("#rates tw-chart > svg")
+    outer = drawn.bounding_box()
+    times = drawn.locator("text[text-anchor=middle]")
+    expect(times.first).to_be_visible()
+    assert times.last.inner_html().endswith(f":{minutes % 60:02}")
+    for each in times.all():
+        box = each.bounding_box()
+        assert box is not None
+        assert outer is not None
+        assert outer["x"] <= box["x"]
+        assert box["x"] + box["width"] <= outer["x"] + outer["width"]
+    assert visit.wrong == []
+    visit.close()
 
 
 def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit) -> None:
