@@ -306,6 +306,20 @@ MUTANTS = [
         "commit",
     ),
     _worker(
+        "what an earlier teacher has evaluated ahead is stored as the new one's",
+        "windows/scoring_step.py",
+        "if found.teacher == self.teacher:",
+        "if True:",
+        "commit/test_committer.py",
+    ),
+    _worker(
+        "what was evaluated ahead is stored after a rebalance",
+        "windows/scoring_step.py",
+        "        self._ahead = None\n        self._reports.clear()\n",
+        "        self._reports.clear()\n",
+        "commit/test_committer.py",
+    ),
+    _worker(
         "the fence is open",
         "store/delta_store.py",
         "if found != version - 1:",
