@@ -117,7 +117,7 @@ class Committer:
         self.late_labels = LabelRevisions(task, store, broker, self._call, now_us, failpoint)
         self._dead_letters: list[tuple[Message, str, list[Outgoing]]] = []
         self.wanted = asyncio.Event()  # set when the next flush has enough to do
-        self._came = 0  # rows since the last flush
+        self._came, self._committing_s = 0, 0.0  # rows since the last flush; its steps 2 and 3
         self.metrics.teacher(self.scorer.teacher)
 
     @property
@@ -244,7 +244,8 @@ class Committer:
                 self._seal(work, batch)
                 for partition, drops in work.lost.items():
                     await cast(HoleKeeper, self._holes).declared(partition, drops)
-                self.metrics.commit(time.monotonic() - scored)
+                self._committing_s = time.monotonic() - scored
+                self.metrics.commit(self._committing_s)
             await self._acknowledge()  # steps 4 and 5
             self._after(work)
             return sum(window.rows for window in work.windows)
@@ -279,9 +280,11 @@ class Committer:
         return work
 
     async def _score(self, work: CommitWork, now_s: float) -> Batch:
-        """Step 1; if another flush has enough to do, the evaluation of its windows begins."""
+        """Step 1; if another flush has enough to do, the evaluation of its windows begins, unless
+        evaluations are short beside commits: two threads at work cost more than they gain then."""
         found = await self.scorer.evaluate(work.windows)
-        if (self.wanted.is_set() or self.behind) and (windows := self._due(now_s)):
+        enough = self.wanted.is_set() or self.behind
+        if enough and found.took_s > self._committing_s and (windows := self._due(now_s)):
             self.scorer.look_ahead(windows)
         batch = await self._call(self.scorer.report, found, self._positions())
         self.metrics.scoring(batch.took_s)

@@ -49,7 +49,7 @@ from kafka import KafkaConsumer
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 address, group, topic = sys.argv[1:]
 member = KafkaConsumer(
-    topic, bootstrap_servers=address, group_id=group, session_timeout_ms=25_000,
+    topic, bootstrap_servers=address, group_id=group, session_timeout_ms=18_000,
     partition_assignment_strategy=[StickyPartitionAssignor],
 )
 while not member.assignment():
@@ -424,7 +424,7 @@ def test_a_controller_that_does_not_lead_changes_no_settings_of_runs(
 def test_a_controller_that_waits_says_for_what_and_when_it_leads(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first waits for one that was killed, which the broker notices after 25 s; the second
+    """The first waits for one that was killed, which the broker notices after 18 s; the second
     waits for the first."""
     caplog.set_level(logging.INFO)
     group, topic = f"tidewheel-{rig.name}-controller", topic_name(rig.name, RELEASES)
