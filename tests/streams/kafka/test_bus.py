@@ -274,9 +274,8 @@ def test_a_message_waits_for_a_topic_that_is_not_known_yet(
         def missed() -> bool:
             with pytest.raises(BrokerUnavailable) as raised:
                 producer.send(topic, b"k", b"v", [], lambda _error: None)
-            return isinstance(raised.value, TopicMissing) and f"{topic} is not on" in str(
-                raised.value
-            )
+            found = raised.value
+            return isinstance(found, TopicMissing) and f"topic {topic} is not on" in str(found)
 
         until(missed, "the broker answers within the time of one attempt")
         with ThreadPoolExecutor() as pool:
