@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from streams.contract.errors import TaskError, own_line
@@ -168,8 +167,28 @@ def survey(task: Task, device: Device, limit: int = READINGS, within_s: float = 
 
 def surveys(task: Task, devices: Sequence[Device], limit: int = READINGS) -> list[Survey]:
     """Survey devices, in this order; of a live task AT_ONCE at the same time."""
-    with ThreadPoolExecutor(AT_ONCE if task.source == "live" else 1) as threads:
-        return list(threads.map(lambda device: survey(task, device, limit), devices))
+    if task.source != "live":
+        return [survey(task, device, limit) for device in devices]
+    found: list[Survey | BaseException | None] = [None] * len(devices)
+    waiting = iter(range(len(devices)))
+
+    def work() -> None:
+        for number in waiting:
+            try:
+                found[number] = survey(task, devices[number], limit)
+            except BaseException as exc:  # a defect: raised below
+                found[number] = exc
+
+    # Daemons, unlike those of a ThreadPoolExecutor: Ctrl-C does not wait for sensors.
+    threads = [threading.Thread(target=work, daemon=True) for _ in devices[:AT_ONCE]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return [each for each in found if isinstance(each, Survey)]
 
 
 def _counts(task: Task, labels: Sequence[float | Sequence[float]]) -> dict[str, int]:

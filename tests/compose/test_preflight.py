@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from streams.contract.errors import UsageError
 from streams.contract.task import Training, load_task
 from streams.segments.survey import Survey
 from tests.compose.cli import test_cli
-from tests.compose.cli.test_cli import ROOT, TINY
+from tests.compose.cli.test_cli import PROGRAM, ROOT, TINY, environ_in
 from tests.rig.processes.forks import executed
+from tests.rig.processes.polling import until
+from tests.rig.processes.running import start
 
 
 def tidewheel(folder: Path, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -199,3 +202,34 @@ def test_a_task_that_was_changed_is_told_that_its_models_are_of_before(tmp_path:
     (tmp_path / "mine.py").write_text(text.replace("central_epochs=1", "central_epochs=2"))
     changed = tidewheel(tmp_path, "prepare", "mine.py:task")
     assert "warning   the task's code or data has changed since its first model" in changed.stdout
+
+
+SLOW = """
+import time
+from dataclasses import replace
+from pathlib import Path
+from tidewheel import Device, load_task
+
+def readings(device):
+    Path(f"read-{{device}}").touch()
+    time.sleep(60)
+    yield 0, (0.0, 1.0)
+
+devices = [Device(f"d{{n}}", "fleet") for n in range(40)]
+task = replace(load_task("{tiny}"), source="{source}", readings=readings, devices=lambda: devices)
+"""
+
+
+@pytest.mark.parametrize(("source", "at_once"), [("recorded", 1), ("live", 32)])
+def test_ctrl_c_ends_check_without_reading_another_device(
+    tmp_path: Path, source: str, at_once: int
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW.format(tiny=TINY, source=source))
+    process = start(
+        [PROGRAM, "check", "slow.py:task"], tmp_path / "stdout", environ_in(tmp_path, {}),
+        err=tmp_path / "stderr", cwd=tmp_path, session=False,
+    )  # fmt: skip
+    until(lambda: len(list(tmp_path.glob("read-*"))) == at_once, "devices are read")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130, (tmp_path / "stderr").read_text()
+    assert len(list(tmp_path.glob("read-*"))) == at_once
