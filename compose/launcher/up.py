@@ -41,7 +41,7 @@ READY_S = 60.0
 PROBE_S = 5.0  # before anything is trained for a fleet that has no broker
 TICK_S = 0.25
 HEARD_S = 5.0  # after the devices have ended: what they said last is read by then
-SETTLE_S = 30.0  # for what has died before the end to be there again
+SETTLE_S = 30.0  # for a broker or device that has just died to run again
 DRAIN_LINE_S = 2.0  # between two lines about what is left
 CATCH_UP_S = 10.0  # for what is on the topics already: it is no news
 KEEP_S = 10.0  # between two writings of what was seen
@@ -236,7 +236,8 @@ class Up:
     # --- 5, 6: drain and report -----------------------------------------------------------------
 
     def _settle(self, follower: Follower) -> None:
-        """Wait until what has just died is there again: a device sends for some seconds only."""
+        """Wait until a broker or device that has just died runs again: a device that ends sends its
+        events for some seconds only."""
         deadline, patience = time.monotonic() + SETTLE_S, max(self._interrupts.seen, 1)
         said = False
         while time.monotonic() < deadline and self._interrupts.seen <= patience:
@@ -246,7 +247,7 @@ class Up:
             if not (away := follower.read(self._down) if answers else ["the broker"]):
                 return
             if not said:
-                self._screen.say(f"waiting   for {listed(away)}, which died just before")
+                self._screen.say(f"waiting   for {listed(away)} to run again")
                 said = True
 
     def _down(self, view: FleetView) -> list[str]:

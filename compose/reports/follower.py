@@ -190,12 +190,11 @@ def read_lag(settings: BrokerSettings, task: Task, timeout_s: float = 3.0) -> La
 
 
 def lag_of(position: GroupPosition) -> PartitionLag:
-    """Return a partition's lag. Messages deleted by retention do not wait; without a commit a
-    worker goes on at offset 0, so what the partition had before its beginning was deleted
-    unread."""
-    goes_on = position.committed or 0
-    deleted = max(0, position.begin - goes_on)
-    behind = max(0, position.end - max(position.begin, goes_on))
+    """Return a partition's lag. Without a committed offset a worker counts from 0: messages before
+    the partition's first offset were deleted unread. Deleted messages are not behind."""
+    done = position.committed or 0
+    deleted = max(0, position.begin - done)
+    behind = max(0, position.end - max(position.begin, done))
     return PartitionLag(position.partition, position.end, position.committed, behind, deleted)
 
 

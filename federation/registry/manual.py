@@ -141,8 +141,8 @@ def roll_back(
     earlier = before_stable(registry, decisions)
     if stable is None or earlier is None:
         raise UsageError(
-            "there is no earlier version to go back to: each is withdrawn, removed, or signed by a "
-            "revoked key (`tidewheel models list` shows them)"
+            "no earlier version can be served again: each is withdrawn, removed, or signed by a "
+            "revoked key; `tidewheel models list` shows them"
         )
     return _roll_back_to(registry, key, earlier.model, reason, agree)
 

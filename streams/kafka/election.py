@@ -2,8 +2,8 @@
 
 The group consumes one topic of one partition: the member that is assigned the partition leads. No
 message is read. A member that closes gives up the lead at once; a killed or disconnected one loses
-it when its session expires, and until then no other member gets into the group: nobody is elected.
-A deposed leader may learn of it late, so work that must not run twice needs its own fence.
+it when its session expires. Until then the group admits no member and has no leader. A deposed
+leader may learn of it late, so work that must not run twice needs its own fence.
 
 A thread polls without a pause. kafka-python 3.0.12 discards a join that is completed between two
 polls and sends another (`BaseCoordinator.join_group_async`), which begins a rebalance anew: members
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """What the group has assigned to the member; None while it waits to be taken in."""
+    """The partitions that the group has assigned to this member; None until it has joined."""
 
     def __init__(self) -> None:
         self.assigned: Collection[TopicPartition] | None = None
@@ -87,7 +87,7 @@ class Election:
         return self._leading
 
     def another_leads(self) -> bool:
-        """Return whether another member leads; False while nobody is elected."""
+        """Return whether another member leads; False while the group has no leader."""
         assigned = self._membership.assigned
         return assigned is not None and not assigned
 

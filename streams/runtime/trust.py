@@ -108,8 +108,8 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
         key = serialization.load_pem_public_key(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(
-            f"there is no trusted key {path}: `tidewheel prepare TASK` makes one, or name another "
-            "state folder with --state, or the key with --trust"
+            f"the trusted key {path} does not exist: create it with `tidewheel prepare TASK`, or "
+            "pass another --state or --trust"
         ) from None
     except (OSError, ValueError, UnsupportedAlgorithm) as exc:
         raise UsageError(f"cannot read the trusted key {path}: {exc}") from exc

@@ -2,9 +2,9 @@
 reports are numbered. With `Task.answer_by="worker"` the fleet's models first answer the events that
 came without an answer.
 
-An evaluation needs nothing but its windows, so it has a thread of its own, and that of the next
-flush begins while this one is stored and published. All calls come from the flush, one flush at a
-time; only `offer` is thread-safe.
+An evaluation depends on its windows alone. It runs on a separate thread, so that the evaluation of
+the next flush can run while this flush is stored and published. All calls come from the flush, one
+flush at a time; only `offer` is thread-safe.
 """
 
 import asyncio

@@ -71,7 +71,10 @@ def test_nothing_before_the_first_version(registry: Registry) -> None:
     with pytest.raises(UsageError, match="tidewheel prepare"):
         manual.roll_back(registry, OLD)
     serve(registry, model(registry, 1))
-    with pytest.raises(UsageError, match="there is no earlier version to go back to"):
+    with pytest.raises(
+        UsageError,
+        match="no earlier version can be served again: each is",
+    ):
         manual.roll_back(registry, OLD)
 
 
