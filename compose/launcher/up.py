@@ -236,8 +236,7 @@ class Up:
     # --- 5, 6: drain and report -----------------------------------------------------------------
 
     def _settle(self, follower: Follower) -> None:
-        """Wait until a broker or device that has just died runs again: a device that ends sends its
-        events for some seconds only."""
+        """Wait until what has just died runs again: a device ends after some seconds of sending."""
         deadline, patience = time.monotonic() + SETTLE_S, max(self._interrupts.seen, 1)
         said = False
         while time.monotonic() < deadline and self._interrupts.seen <= patience:
