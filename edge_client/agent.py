@@ -37,7 +37,7 @@ from streams.contract.task import Task
 from streams.contract.task.metrics import row_metric
 from streams.contract.work import WRONG_TASK, AgentReply, AgentRequest, WorkReply, WorkRequest
 from streams.runtime.failpoints import Failpoint, unarmed
-from streams.runtime.process import end_process, trim
+from streams.runtime.process import trim
 from streams.runtime.tracing import NOTHING, OFF, About, Span, Tracing
 from streams.runtime.trust import Acceptance, load_public_key
 
@@ -49,7 +49,9 @@ log = logging.getLogger("tidewheel.edge")
 LOOK_S = 5.0  # at versions, hanging answers, conditions, labels that were told
 LOCK_S = 5.0  # for a command that reads the folder
 ALIVE_S = 60.0  # without the keeper's turn, which waits for the disk
+HANG_S = 180.0  # the same, and of the downlink, which tests a version: the process ends
 SAVE_S = 60.0  # between two writings of samples and scores: megabytes each
+ANSWER = "an answer"
 SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop after so long
 
 
@@ -70,7 +72,6 @@ class Agent:
         self._working = False  # for a round
         self._counts = ReadingCounts()
         self._phase = "running"
-        self._hung = False  # whether an uplink hung at the last look
         self._kept_at = self._saved_at = time.monotonic()
         self._lock = hold(self._folder, LOCK_S)
         self._open_spool()
@@ -160,7 +161,6 @@ class Agent:
             self.spool,
             of_events(layout, self._name, self.spool, self._tracing),
             self._connect,
-            self._reachable,
             self.state,
             news=self.news,
             heartbeat_s=settings.heartbeat_s,
@@ -170,11 +170,10 @@ class Agent:
         queue = self._label_queue.queue
         uplink = Uplink(
             self._task.id, self._name, queue, of_labels(self._name, queue),
-            self._connect, self._reachable, bytes_per_s=settings.uplink_bytes_per_s,
+            self._connect, bytes_per_s=settings.uplink_bytes_per_s,
         )  # fmt: skip
         self._earlier = EarlierQueues(
-            self._folder, self._task, self._name, self._connect, self._reachable,
-            settings.uplink_bytes_per_s,
+            self._folder, self._task, self._name, self._connect, settings.uplink_bytes_per_s
         )  # fmt: skip
         self._labels = LabelIntake(self._task, self.samples, self._label_queue, uplink)
         self._downlink = Downlink(
@@ -210,8 +209,7 @@ class Agent:
                 thread.start()
         self._labels.start(expected=self._outcomes is not None)
         self._earlier.start()
-        keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
-        keeper.start()
+        threading.Thread(target=self._keep, name="keeper", daemon=True).start()
         log.info("%s: serving %s", self._settings.device, self._slots.active)
         if self._await_engine():
             self._answers.run()
@@ -287,15 +285,9 @@ class Agent:
 
         return Producer(self._settings.broker)
 
-    def _reachable(self) -> bool:
-        from streams.kafka.admin import probe
-
-        return probe(self._settings.broker)
-
     def _keep(self) -> None:
         """Write down what may lag behind, and look at versions and conditions."""
         while not self._stop.wait(LOOK_S):
-            self._look_for_hanging()  # first: what follows may wait for the disk, or for a model
             self._save()
             self._label_queue.try_to_flush()
             self._earlier.look()
@@ -306,14 +298,21 @@ class Agent:
             trim()
             self._kept_at = time.monotonic()
 
-    def _look_for_hanging(self) -> None:
-        if self._answers.hangs:  # counts against the version, slots.py
-            end_process(log, f"{self._name}: an answer does not come back")
+    def hanging(self) -> str:
+        """Return what does not come back while the agent serves; empty if all does."""
         uplinks = (self._uplink, self._labels, self._earlier)
-        hung, self._hung = self._hung, any(uplink.hangs for uplink in uplinks)
-        if hung and self._hung:  # twice: a process that was stopped has had no time to come back
-            self._slots.close()  # no version is to blame
-            end_process(log, f"{self._name}: the uplink does not come back")
+        hanging = {
+            ANSWER: self._answers.hangs,
+            "the uplink": any(uplink.hangs for uplink in uplinks),
+            "the downlink": self._downlink.hangs(HANG_S),
+            "the keeper": time.monotonic() - self._kept_at > HANG_S,
+        }
+        serves = not self._stop.is_set()
+        return next((name for name, hangs in hanging.items() if hangs and serves), "")
+
+    def excuse(self) -> None:
+        """Record that the version that answers is not to blame for the end of the process."""
+        self._slots.close()
 
     def _save(self, *, last: bool = False) -> None:
         """Write samples and scores: once a minute, and soon where a label was told."""

@@ -90,6 +90,7 @@ class Downlink(threading.Thread):
         self._withdrawn_by = -1  # the decision whose withdrawals the slots have
         self._failures = 0
         self._retry_at = 0.0
+        self._back_at = clock()
         self._not_accepted: str | None = None
         self._not_installed: str | None = None
 
@@ -103,6 +104,11 @@ class Downlink(threading.Thread):
         """Received bytes of artifacts and deltas since the start."""
         return self._fetching.received
 
+    def hangs(self, limit_s: float) -> bool:
+        """Return whether the thread has not come back for `limit_s`, from a test of a version or
+        from the library."""
+        return self.is_alive() and self._clock() - self._back_at > limit_s
+
     def stop(self) -> None:
         self._ending.set()
         self.join(END_S if self._waits else WORK_END_S)
@@ -110,6 +116,7 @@ class Downlink(threading.Thread):
     def run(self) -> None:
         backoff_s = 0.5
         while not self._ending.is_set():
+            self._back_at = self._clock()
             try:
                 self._follow()
                 backoff_s = 0.5
@@ -135,7 +142,7 @@ class Downlink(threading.Thread):
                     reader.seek(topic, partition, offset)
             while not self._ending.is_set():
                 messages = reader.poll(self._wait_s)
-                self._waits = False
+                self._waits, self._back_at = False, self._clock()
                 if self._ending.is_set():
                     return
                 self._take_messages(messages)
@@ -263,6 +270,7 @@ class Downlink(threading.Thread):
     def _outdated(self, wanted: Ref, reader: "Reader") -> bool:
         """Read what has come meanwhile; return whether the agent ends, or the last decision wants
         another version."""
+        self._back_at = self._clock()
         self._take_messages(reader.poll(0.0))
         last = self._release
         return self._ending.is_set() or last is None or self._chosen(last)[0] != wanted

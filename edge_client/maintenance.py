@@ -140,8 +140,7 @@ def drain(
 
     Without an agent this process sends them.
     """
-    from streams.kafka.admin import probe  # Kafka's library, for which `edge status` need not wait
-    from streams.kafka.producer import Producer
+    from streams.kafka.producer import Producer  # Kafka's library: `edge status` need not wait
 
     deadline = time.monotonic() + timeout_s
     if running(exists(folder)):
@@ -164,9 +163,7 @@ def drain(
             if pending := spool.account().pending:
                 what = "labels" if queue.kind == LABELS else "events"
                 say(f"{device}: {pending} {what} are pending")
-                uplink = queue.uplink(
-                    device, spool, lambda: Producer(broker), lambda: probe(broker), state
-                )
+                uplink = queue.uplink(device, spool, lambda: Producer(broker), state)
                 uplink.start()
                 uplink.stop(max(0.0, deadline - time.monotonic()))
             left += spool.account().pending

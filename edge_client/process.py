@@ -1,4 +1,4 @@
-"""The agent's process: signals, memory, metrics, and what a failed thread does."""
+"""The agent's process: signals, memory, metrics, and what a failed or hanging thread does."""
 
 import contextlib
 import ctypes
@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import threading
+import time
 
-from edge_client.agent import Agent
+from edge_client.agent import ANSWER, LOOK_S, Agent
 from edge_client.settings import EdgeSettings
 from streams.contract.documents import DeviceState
 from streams.contract.task import load_task
@@ -32,6 +33,19 @@ def _end_process(failed: threading.ExceptHookArgs) -> None:
     end_process(log, f"{name} failed: {failed.exc_value}", failed.exc_value)
 
 
+def _watch(agent: Agent, device: str) -> None:
+    """End the process when a thread does not come back. At the second look: in a process that was
+    stopped none has had the time."""
+    found = ""
+    while True:
+        time.sleep(LOOK_S)
+        before, found = found, agent.hanging()
+        if found and found == before:
+            if found != ANSWER:
+                agent.excuse()
+            end_process(log, f"{device}: {found} does not come back")
+
+
 def run(settings: EdgeSettings) -> DeviceState:
     """The process: one device until SIGTERM or SIGINT; its last state."""
     spare_memory()
@@ -40,6 +54,9 @@ def run(settings: EdgeSettings) -> DeviceState:
     agent = Agent(settings, task, read_failpoint(os.environ), tracing)
     give_back()
     threading.excepthook = _end_process
+    threading.Thread(
+        target=_watch, args=(agent, settings.device), name="watch", daemon=True
+    ).start()
     signal.signal(signal.SIGUSR1, lambda *_: show_threads())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, by_thread(agent.stop))

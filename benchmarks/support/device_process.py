@@ -133,7 +133,7 @@ def _through_the_device(task: Task, kept: Kept, count: int) -> float:
             delivered=0, pending=0,
         )  # fmt: skip
         messages = of_events(task_layout(task), "pump", spool)
-        uplink = Uplink(task.id, "pump", spool, messages, lambda: kept, lambda: True, lambda: state)
+        uplink = Uplink(task.id, "pump", spool, messages, lambda: kept, lambda: state)
         writer.start()
         uplink.start()
         while not uplink.connected:

@@ -53,7 +53,6 @@ class TaskQueue:
         device: str,
         spool: Spool,
         connect: "Callable[[], Sender]",
-        reachable: Callable[[], bool],
         state: Callable[[], DeviceState] | None = None,
         bytes_per_s: int | None = None,
     ) -> Uplink:
@@ -65,7 +64,7 @@ class TaskQueue:
             messages = of_events(self.layout, device, spool)
             state = state or partial(self._stopped, device, spool)
         return Uplink(
-            self.task, device, spool, messages, connect, reachable, state,
+            self.task, device, spool, messages, connect, state,
             bytes_per_s=bytes_per_s,
         )  # fmt: skip
 
@@ -100,7 +99,6 @@ class EarlierQueues:
         task: Task,
         device: str,
         connect: "Callable[[], Sender]",
-        reachable: Callable[[], bool],
         bytes_per_s: int | None = None,
     ) -> None:
         self._left: list[tuple[Spool, Uplink]] = []
@@ -108,7 +106,7 @@ class EarlierQueues:
             if found.folder == queue_folder(folder, found.kind, task):
                 continue
             spool = Spool(found.folder)
-            uplink = found.uplink(device, spool, connect, reachable, bytes_per_s=bytes_per_s)
+            uplink = found.uplink(device, spool, connect, bytes_per_s=bytes_per_s)
             self._left.append((spool, uplink))
             pending = spool.account().pending
             log.info("%s: %d %s of %s are pending", device, pending, found.kind, found.task)

@@ -11,8 +11,8 @@ an event that is refused alone is declared dropped in its place (messages.py).
 
 A crash in 1 or 2 reads the same frames again; their files count as begun and are not dropped. A
 crash after 3 sends unsettled frames again; the worker finds their rows sealed. If nothing is
-acknowledged for STALL_S although a broker answers, the producer is replaced and sending restarts
-after the last settled frame. A thread that has not come back for HANG_S `hangs`: the agent ends.
+acknowledged for STALL_S, the producer is replaced and sending restarts after the last settled
+frame. A thread that has not come back for HANG_S `hangs`: the agent ends.
 
 The rate limit counts keys, values and headers before compression, without the producer's retries.
 It does not delay heartbeats, but these become rare enough to use a tenth of it.
@@ -47,7 +47,6 @@ LATE_S = 1.0
 HANG_S = 60.0  # longer than the library and a full disk may keep the thread
 POLL_S = 1.0  # at most, where the spool has not grown
 SOON_S = 0.02  # the same while several messages are in flight or many events come
-SAY_S = 60.0  # between two lines of the log about one outage
 AGAIN_S = 0.2  # before what was refused is sent in another way
 LOOKING_S = 0.3  # how long stop() waits for the thread while it has no broker
 HEARTBEAT_SHARE = 0.1  # of the rate limit, at most
@@ -68,7 +67,6 @@ class Uplink(threading.Thread):
         spool: Spool,
         messages: Messages,
         connect: "Callable[[], Sender]",
-        reachable: Callable[[], bool],
         state: Callable[[], DeviceState] | None = None,
         *,
         news: Callable[[], object] = lambda: None,
@@ -83,7 +81,6 @@ class Uplink(threading.Thread):
         self._device = device
         self._spool = spool
         self._connect = connect
-        self._reachable = reachable
         self._state, self._news = state, news
         self._stall_s = stall_s
         self._clock = clock
@@ -102,7 +99,6 @@ class Uplink(threading.Thread):
         self._beat = Heartbeat(heartbeat_s)
         self._heartbeat_waits = False
         self._backoff_s = 0.2
-        self._said_at = 0.0  # when the log had a line about an outage
         self.connected = False
         self.error: str | None = None
         self._back_at = clock()
@@ -135,6 +131,7 @@ class Uplink(threading.Thread):
                 self._wait_for_broker(str(exc))
             except OSError as exc:  # a full disk: the cursor is saved later
                 self.error = f"spool: {exc}"
+                log.warning("%s: the spool's position is not saved: %s", self._device, exc)
                 self._ending.wait(POLL_S)
         self._send_last_state()
 
@@ -293,19 +290,13 @@ class Uplink(threading.Thread):
         self._heartbeat_waits = False
 
     def _watch(self) -> None:
-        if not self._flight or self._clock() - self._flight[0].at <= self._stall_s:
-            return
-        if self._reachable():
+        if self._flight and self._clock() - self._flight[0].at > self._stall_s:
             raise BrokerUnavailable(
-                f"nothing was acknowledged for {self._stall_s:.0f} s although a broker answers: "
-                "replacing the producer"
+                f"nothing was acknowledged for {self._stall_s:.0f} s: replacing the producer"
             )
 
     def _wait_for_broker(self, text: str) -> None:
-        now = self._clock()
-        if self.connected or self.error is None or now - self._said_at >= SAY_S:
-            log.warning("%s; events wait in the spool", text)
-            self._said_at = now
+        log.warning("%s; events wait in the spool", text)
         self.connected, self.error = False, text
         self._close()
         self._ending.wait(self._backoff_s * random.uniform(0.5, 1.5))

@@ -161,13 +161,21 @@ def show_threads() -> None:
         faulthandler.dump_traceback(all_threads=True)
 
 
+END_S = 5.0  # for the log's line
+
+
+def _end_now() -> NoReturn:
+    show_threads()
+    os._exit(1)
+
+
 def end_process(log: logging.Logger, text: str, failure: BaseException | None = None) -> NoReturn:
     """Exit with 1 at once, after a line in the log, the failure's trace, and the stacks of all
     threads: the supervisor starts the process again, and the spool has all events."""
+    threading.Timer(END_S, _end_now).start()  # what hangs may have the log's lock
     log.critical("%s; the stacks of all threads follow", text, exc_info=failure)
     logging.shutdown()
-    show_threads()
-    os._exit(1)
+    _end_now()
 
 
 EVERY_S = 60.0

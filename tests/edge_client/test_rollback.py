@@ -18,6 +18,7 @@ from edge_client.inference.slots import Slots
 from edge_client.settings import EdgeSettings
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
+from federation.evaluation.quantization import make_probe
 from federation.registry import publisher
 from federation.registry.registry import Registry
 from streams.contract.documents import DeviceState
@@ -28,7 +29,7 @@ from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.trust import create_key
-from tests.rig.made_up.models import TINY, artifact, hanging, plain, tiny
+from tests.rig.made_up.models import TINY, artifact, hanging, plain, segments, tiny
 from tests.rig.processes.agent_process import AgentProcess
 from tests.rig.processes.polling import until
 
@@ -252,6 +253,59 @@ def test_an_uplink_that_never_comes_back_ends_the_process_and_no_version_is_to_b
     agent = place.start()
     until(lambda: place.log.count(f"serving {active}") == 4, "the version serves again")
     assert ends(agent) == 0
+
+
+WITHOUT_PATIENCE = """
+import sys
+import edge_client.agent
+edge_client.agent.LOOK_S, edge_client.agent.HANG_S = 0.5, 4.0
+sys.argv = sys.argv[1:]
+from compose.cli.main import main
+main()
+"""
+
+
+@pytest.mark.kafka
+def test_a_version_whose_test_never_ends_is_refused_and_the_next_release_is_installed(
+    place: Place, kafka: BrokerSettings
+) -> None:
+    path = place.state / "endless_task.py"
+    path.write_text(TASK.format(name="endless-releases", budget=1000.0))
+    place.reference, place.kafka = f"{path}:task", kafka.bootstrap
+    ensure_topics(kafka, topic_specs(place.task.id))
+    registry = Registry(
+        place.state / "registry", place.task.name, place.task.version, [place.key.public_key()]
+    )
+    model, endless = plain(2), hanging(place.graph, most=-1e9)
+    answers = make_probe(
+        place.graph,
+        {name: value.numpy() for name, value in model.state_dict().items()},
+        segments(8),
+    )
+    second = artifact(place.key, model, 2, graph=endless, task=place.task, probe=answers)
+    producer, announced, program = Producer(kafka), None, ("-c", WITHOUT_PATIENCE, "tidewheel")
+
+    def releases(version: bytes) -> str:
+        nonlocal announced
+        found = registry.add(version).model
+        registry.serve(found, place.key, "a test")
+        announced = publisher.announce(producer, registry, announced)
+        return found
+
+    first = releases(place.version(1))
+    agent = place.start("--speed", "5", "--stay", program=program)
+    until(lambda: f"serving {first}" in place.log, "it serves the first version")
+    hung = releases(second)
+    assert agent.wait(60) == 1
+    assert place.log.count("the downlink does not come back") == 1
+    agent = place.start("--speed", "5", "--stay", program=program)
+    until(lambda: place.log.count(f"serving {first}") == 2, "it serves the first version again")
+    assert place.found()["refused"] == {hung: "died: the process ended while it was tried"}
+    third = releases(place.version(3))
+    producer.close()
+    until(lambda: f"serving {third}, was {first}" in place.log, "the next release is installed")
+    assert ends(agent) == 0
+    assert place.log.count("does not come back") == 1
 
 
 def test_an_agent_that_was_stopped_for_long_does_not_hang(place: Place) -> None:

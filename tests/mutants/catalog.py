@@ -638,6 +638,13 @@ MUTANTS = [
         "tests/edge_client/uplink/test_uplink.py",
     ),
     Mutant(
+        "downlink: a version whose test never ends is waited for",
+        "edge_client/downlink.py",
+        "return self.is_alive() and self._clock() - self._back_at > limit_s",
+        "return False",
+        "tests/edge_client/test_rollback.py",
+    ),
+    Mutant(
         "memory: what is swapped out counts as unwritten",
         "streams/runtime/process.py",
         'words[0] in ("Anonymous:", "Swap:")',

@@ -149,7 +149,7 @@ class Device:
         self.uplink = Uplink(
             context.task.id, self.name, self.spool,
             of_events(task_layout(context.task), self.name, self.spool),
-            lambda: context.sender, lambda: True, self.state, news=self.news,
+            lambda: context.sender, self.state, news=self.news,
             heartbeat_s=HEARTBEAT_S, clock=lambda: context.now_s,
         )  # fmt: skip
 

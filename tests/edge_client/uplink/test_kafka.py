@@ -42,7 +42,7 @@ from streams.contract.events.messages import Drop, task_layout
 from streams.contract.events.records import EventBatch, decode_event_message
 from streams.contract.task import Task
 from streams.contract.topics import ARTIFACTS, EVENTS, topic_name, topic_specs
-from streams.kafka.admin import ensure_topics, probe
+from streams.kafka.admin import ensure_topics
 from streams.kafka.artifact_download import Download, fetch
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
@@ -76,7 +76,7 @@ class Device:
         self._broker, self._kind = broker, kind
         self.uplink = Uplink(
             task.id, "d0", self.spool, of_events(task_layout(task), "d0", self.spool),
-            self._connect, lambda: probe(broker), self._state, stall_s=stall_s,
+            self._connect, self._state, stall_s=stall_s,
         )  # fmt: skip
 
     def _connect(self) -> Producer:

@@ -75,7 +75,7 @@ def wire() -> Wire:
 @pytest.fixture
 def sending(tmp_path: Path, wire: Wire) -> Callable[[Task], EarlierQueues]:
     def start(of: Task) -> EarlierQueues:
-        made = EarlierQueues(tmp_path, of, "d0", lambda: wire, lambda: True)
+        made = EarlierQueues(tmp_path, of, "d0", lambda: wire)
         made.start()
         return made
 

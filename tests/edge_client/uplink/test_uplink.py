@@ -42,7 +42,6 @@ def uplink_of(
     spool: Spool,
     broker: FakeBroker,
     clock: Clock,
-    reachable: bool = True,
     *,
     bytes_per_s: int | None = None,
     dies_at: str = "",
@@ -58,7 +57,6 @@ def uplink_of(
         spool,
         of_events(task_layout(task), "d0", spool),
         lambda: broker,
-        lambda: reachable,
         state,
         bytes_per_s=bytes_per_s,
         clock=clock,
@@ -172,16 +170,6 @@ def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:
     with pytest.raises(BrokerUnavailable, match="replacing the producer"):
         uplink.step()
     assert spool.account().pending == 4
-
-
-def test_a_silent_broker_is_waited_for_without_a_new_producer(spool: Spool) -> None:
-    broker, clock = FakeBroker(), Clock()
-    uplink = uplink_of(spool, broker, clock, reachable=False)
-    fill(spool, 4)
-    uplink.step()
-    clock.now += STALL_S + 1
-    uplink.step()
-    assert len(broker.waiting) == 1
 
 
 def test_declared_drops_travel_and_close_the_account(spool: Spool) -> None:
