@@ -132,6 +132,18 @@ class Place:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def show_stacks(self) -> None:
+        """Have the devices' agents write the stacks of their threads to their logs."""
+        for pid, words in self.marked().items():
+            if "\0edge\0run\0" in "\0".join(words):
+                os.kill(pid, signal.SIGUSR1)
+
+    def logs(self) -> str:
+        """The ends of all logs."""
+        paths = [*self.folder.glob("*.err"), *sorted(self.state.glob("logs/*.log"))]
+        texts = [f"--- {path.name}\n{path.read_text(errors='replace')[-6000:]}" for path in paths]
+        return "\n".join(texts)
+
     def nothing_is_left(self) -> None:
         until(lambda: not self.marked(), f"all processes are gone: {self.marked()}", 20)
 
@@ -176,10 +188,8 @@ class Running:
 
     @property
     def told(self) -> str:
-        """All that there is to say of a run that failed: its own words, and the devices' logs."""
-        logs = sorted(self.out.parent.glob("state/logs/edge-*.log"))
-        texts = [f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in logs]
-        return "\n".join([self.said, self.out.read_text(errors="replace"), *texts])
+        """All that a run has said that failed."""
+        return f"{self.said}\n{self.out.read_text(errors='replace')}"
 
     def until_said(self, text: str, timeout_s: float = 120.0) -> None:
         def said() -> bool:
