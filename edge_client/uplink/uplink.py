@@ -97,7 +97,7 @@ class Uplink(threading.Thread):
         self._busy = False  # many events came: poll again soon
         self._draining = False
         self._beat = Heartbeat(heartbeat_s)
-        self._heartbeat_waits = False
+        self._heartbeat_at: float | None = None  # when the one was sent that is in flight
         self._backoff_s = 0.2
         self.connected = False
         self.error: str | None = None
@@ -178,7 +178,7 @@ class Uplink(threading.Thread):
             self._flight.clear()
             self._ready.clear()
             self._flight_bytes = 0
-            self._heartbeat_waits = False
+            self._heartbeat_at = None
             self._beat.at_once()
             self._backoff_s = 0.2
         self.connected, self.error = True, None
@@ -268,7 +268,7 @@ class Uplink(threading.Thread):
 
     def _heartbeat(self) -> None:
         now = self._clock()
-        if not self._rate_limit.allowance(BYTES) or self._heartbeat_waits:
+        if not self._rate_limit.allowance(BYTES) or self._heartbeat_at is not None:
             return  # in an outage one waits, not one a second
         if not self._beat.looks(now) or not self._beat.due(self._news(), now):
             return
@@ -283,14 +283,16 @@ class Uplink(threading.Thread):
             size = len(key) + len(value)
             self._rate_limit.take(size)
             self._beat.pause(now, size / (self._rate_limit.bytes_per_s * HEARTBEAT_SHARE))
-        self._heartbeat_waits = True
+        self._heartbeat_at = now
         self._sender.send(topic, key, value, [], self._heartbeat_done)
 
     def _heartbeat_done(self, _error: Exception | None) -> None:
-        self._heartbeat_waits = False
+        self._heartbeat_at = None
 
     def _watch(self) -> None:
-        if self._flight and self._clock() - self._flight[0].at > self._stall_s:
+        waiting = [at for at in (self._heartbeat_at,) if at is not None]
+        waiting += [self._flight[0].at] if self._flight else []
+        if waiting and self._clock() - min(waiting) > self._stall_s:
             raise BrokerUnavailable(
                 f"nothing was acknowledged for {self._stall_s:.0f} s: replacing the producer"
             )
@@ -308,7 +310,7 @@ class Uplink(threading.Thread):
             self._spool.sync_position()
         if self._sender is None:
             return
-        self._heartbeat_waits = False
+        self._heartbeat_at = None
         self._beat.at_once()
         try:
             self._heartbeat()

@@ -172,6 +172,24 @@ def test_a_producer_that_never_acknowledges_is_replaced(spool: Spool) -> None:
     assert spool.account().pending == 4
 
 
+def test_a_producer_that_never_acknowledges_a_state_is_replaced_on_an_idle_device(
+    spool: Spool,
+) -> None:
+    broker, clock = FakeBroker(), Clock()
+    uplink = uplink_of(spool, broker, clock)
+    broker.forgets = True
+    uplink.start()
+    until(lambda: len(broker.states) == 1, "a state is sent")
+    clock.now += STALL_S - 1
+    uplink.report()
+    broker.forgets = False
+    clock.now += 2
+    until(lambda: broker.closed == 1 and len(broker.states) == 2, "another producer sends it")
+    uplink.stop(0.0)
+    uplink.join(60)
+    assert len(broker.states) == 3  # the last one
+
+
 def test_declared_drops_travel_and_close_the_account(spool: Spool) -> None:
     broker, clock = FakeBroker(), Clock()
     uplink = uplink_of(spool, broker, clock)

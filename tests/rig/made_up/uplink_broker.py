@@ -22,6 +22,7 @@ class FakeBroker:
         self.sizes: list[int] = []
         self.closed = 0
         self.down = False
+        self.forgets = False  # to acknowledge states
 
     def send(self, topic: str, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
         if self.down:
@@ -30,7 +31,8 @@ class FakeBroker:
         self.sizes.append(len(key) + len(value) + headers_size)
         if topic.endswith(".fleet"):
             self.states.append(DeviceState.decode(value))
-            done(None)
+            if not self.forgets:
+                done(None)
             return
         self.waiting.append(((key, value, headers), done))
 
