@@ -194,16 +194,22 @@ def import_(
 
 def _labels(task: Task, rows: "csv.DictReader[str]") -> Iterator[tuple[str, bytes]]:
     """Yield device and label of each line; raise UsageError for the first that is wrong."""
-    if unknown := set(rows.fieldnames or ()) - set(KnownLabel.__struct_fields__):
-        raise UsageError(f"columns are unknown: {', '.join(sorted(unknown))}")
-    for row in rows:
-        try:
+    try:
+        if not (names := rows.fieldnames):
+            raise UsageError("the file is empty: its first line names the columns")
+        if unknown := set(names) - set(KnownLabel.__struct_fields__):
+            raise UsageError(f"columns are unknown: {', '.join(sorted(unknown))}")
+        for row in rows:
+            if None in row:
+                raise UsageError(f"line {rows.line_num}: more cells than columns")
             fields = {name: _value(task, name, text) for name, text in row.items() if text}
             value = encoded(fields)
             [(device, _)] = decode_known_labels(task, None, value)
-        except (MalformedRecord, ValueError, TypeError, AttributeError) as exc:
-            raise UsageError(f"line {rows.line_num}: {exc}") from exc
-        yield device, value
+            yield device, value
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"the file is not UTF-8: {exc}") from exc
+    except (MalformedRecord, ValueError, TypeError, AttributeError, csv.Error) as exc:
+        raise UsageError(f"line {rows.line_num}: {exc}") from exc
 
 
 def _value(task: Task, name: str, text: str) -> object:

@@ -111,8 +111,12 @@ def test_of_a_file_with_a_wrong_line_nothing_is_sent(served: Fleet, tmp_path: Pa
         ("device,event_id,label\n,o1,fast\n", "device"),
         ("device,event_id,lable\nd0,o1,fast\n", "lable"),
         ("device,time_us,label\nd0,noon,fast\n", "line 2"),
+        ("device,event_id,label\nd0,o1,fast,more\n", "line 2: more cells than columns"),
+        (f"device,event_id,label\nd0,{'o' * 200_000},fast\n", "line 2: "),
+        ("device,event_id,label\nd0,\xf1,fast\n", "not UTF-8"),
+        ("", "the file is empty"),
     ):
-        (tmp_path / "truth.csv").write_text(text)
+        (tmp_path / "truth.csv").write_text(text, encoding="latin-1")
         fails(tidewheel("label", "import", *words, folder=tmp_path), 2, wrong)
     assert served.read("labels") == []
 
