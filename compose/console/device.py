@@ -1,7 +1,7 @@
 """What the page of a device shows, as values for its template. Pure."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ def device(moment: Moment, name: str) -> dict[str, Any] | None:
         "chart": chart("The metric by the end of the window", [values] if windows else [], **axis),
         "drift": drift,
         "channels": worst_first(drift)[:CHANNELS] if drift else [],
-        "histograms": list(histograms(drift, moment.classes)) if drift else [],
+        "histograms": list(histograms(drift, moment.names)) if drift else [],
         "scores": scores,
         "confusion": confusion(view.truth.devices.get(name, {}).get(state.active, {})),
         "worse": [worse.text for worse in view.worse if worse.device == name],
@@ -104,7 +104,8 @@ def worst_first(drift: DriftReport) -> list[ChannelDrift]:
 
 
 class Cell(NamedTuple):
-    """name: its bounds, or its class; reference, device: segments in it, and their shares."""
+    """name: its bounds, its class or its category; reference, device: segments in it, and their
+    shares."""
 
     name: str
     bounds: bool
@@ -123,9 +124,11 @@ class Histogram(NamedTuple):
     largest: float
 
 
-def histograms(drift: DriftReport, classes: Sequence[str]) -> Iterator[Histogram]:
-    """Yield the histograms of a report; those that make no sense are left out. classes: of the
-    task."""
+Names = Mapping[str, Sequence[str]]  # of the indices of a channel of categories, or of the answers
+
+
+def histograms(drift: DriftReport, names: Names) -> Iterator[Histogram]:
+    """Yield the histograms of a report; those that make no sense are left out."""
     distances = {(c.channel, c.kind): c for c in drift.channels}
     for made in drift.histograms[:HISTOGRAMS]:
         distance = distances.get((made.channel, made.kind))
@@ -133,30 +136,35 @@ def histograms(drift: DriftReport, classes: Sequence[str]) -> Iterator[Histogram
         if distance is None or len(sizes) > 1 or len(made.edges) < 2 or max(sizes) > CELLS:
             continue
         sides = sum(made.reference), sum(made.counts)
-        cells = list(_cells(made, classes, sides))
+        cells = list(_cells(made, names.get(made.channel, ()), sides))
         largest = max((share for cell in cells for share in cell[2:]), default=0) or 1.0
         yield Histogram(distance, *sides, cells, largest)
 
 
-def _cells(
-    made: FeatureHistogram, classes: Sequence[str], sides: tuple[int, int]
-) -> Iterator[Cell]:
-    rows = zip(_names(made, classes), made.reference, made.counts, strict=True)
+def _cells(made: FeatureHistogram, names: Sequence[str], sides: tuple[int, int]) -> Iterator[Cell]:
+    rows = zip(_labels(made, names), made.reference, made.counts, strict=True)
     for number, (name, theirs, own) in enumerate(rows):
         bounds = made.ordered and number <= len(made.edges)
         if theirs or own or bounds:
             yield Cell(name, bounds, theirs / max(sides[0], 1), own / max(sides[1], 1))
 
 
-def _names(made: FeatureHistogram, classes: Sequence[str]) -> list[str]:
+def _labels(made: FeatureHistogram, names: Sequence[str]) -> list[str]:
+    """Return what the cells are: ranges, or the classes or categories with an index in them."""
     if made.ordered:
         texts = bounds_of(made.edges)
         inner = [f"{low} to {high}" for low, high in pairwise(texts)]
         return [f"below {texts[0]}", *inner, f"{texts[-1]} and more", "null", "not finite"]
-    inner = [f"class {n}" for n in range(len(made.edges) - 1)]
-    if len(classes) == len(inner):
-        inner = [name[:80] for name in classes]
-    return ["no class", *inner, "no class", "null", "not finite"]
+    other, kind = ("no class", "class") if made.kind == "answer" else ("others", "index")
+
+    def label(low: float, high: float) -> str:
+        first, end = math.ceil(low), math.ceil(high)
+        if end - first != 1:
+            return other
+        return names[first][:80] if first < len(names) else f"{kind} {first}"
+
+    inner = [label(low, high) for low, high in pairwise((-0.5, *made.edges))]
+    return [*inner, other, "null", "not finite"]
 
 
 def bounds_of(edges: Sequence[float]) -> list[str]:

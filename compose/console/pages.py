@@ -116,7 +116,8 @@ def rollout_line(view: FleetView) -> str | None:
 
 class Point(NamedTuple):
     """A slot of the fleet, up to at_ms; None where nothing is known. scored_per_s and value, by
-    version, are of at least the minute up to it."""
+    version, are of at least the minute up to it; a value is by the judge of the whole: values by
+    labels and by the teacher are not compared."""
 
     at_ms: int
     scored_per_s: float
@@ -131,16 +132,21 @@ def rates(moment: Moment, span_s: int = HOUR_S) -> list[Point]:
     slots, now = moment.history.slots[slot_s], int(moment.now_s // slot_s)
     over = max(1, OVER_S // slot_s)
     first = max(min(slots, default=now) + over - 1, now - min(span_s // slot_s, SLOTS))
-    return [_point(slots, number, slot_s, over) for number in range(first, now)]
+    by_labels = moment.view.latest_agreement.by_labels
+    return [_point(slots, number, slot_s, over, by_labels) for number in range(first, now)]
 
 
-def _point(slots: Mapping[int, Slot], number: int, slot_s: int, over: int) -> Point:
+def _point(
+    slots: Mapping[int, Slot], number: int, slot_s: int, over: int, by_labels: bool
+) -> Point:
     last = [slots[n] for n in range(number - over + 1, number + 1) if n in slots]
     value = {}
     for name in {name for slot in last for name in slot.versions}:
         parts = [slot.versions[name] for slot in last if name in slot.versions]
         same = [part.judgement for part in parts if part.metric == parts[-1].metric]
-        value[name] = value_of(parts[-1].metric, sum(same, Judgement()).sums)
+        judged = sum(same, Judgement())
+        known = judged.by_labels == by_labels
+        value[name] = value_of(parts[-1].metric, judged.sums) if known else None
     scored = sum(slot.events for slot in last) / (over * slot_s)
     here = slots.get(number, Slot())
     return Point((number + 1) * slot_s * 1000, scored, here.produced_per_s, value)

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -16,7 +16,7 @@ from compose.console.history import History
 from compose.reports.follower import Following, Lag, read_lag
 from compose.reports.problems import Problem, Severity, Status, problems
 from streams.contract.errors import TidewheelError, TopicMissing, line_of
-from streams.contract.task import Task
+from streams.contract.task import Category, Task
 from streams.fleet.following import before
 from streams.fleet.view import CONDITIONS, Condition, FleetView
 from streams.kafka.settings import BrokerSettings
@@ -52,13 +52,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Moment:
-    """`clock_s` of the wall clock. classes: of the task."""
+    """`clock_s` of the wall clock. names: what an index means, by channel; see names_of."""
 
     history: History
     lag: Lag = field(default_factory=Lag)
     link: Link = field(default_factory=Link)
     clock_s: float = 0.0
-    classes: Sequence[str] = ()
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def view(self) -> FleetView:
@@ -92,6 +92,12 @@ class Moment:
             advice = f"{self.link.why or 'It takes a moment'}. Reconnecting automatically"
             more.append(Problem(severity, self.link.trouble, advice, "", self.link.lost_us))
         return problems(self.status, more)
+
+
+def names_of(task: Task) -> dict[str, Sequence[str]]:
+    """Return the names of the indices of answers and of channels of categories that have any."""
+    channels = (c for c in task.channels if isinstance(c, Category) and c.names)
+    return {"predictions": task.classes, **{str(c): ("unknown", *c.names) for c in channels}}
 
 
 # --- the threads ----------------------------------------------------------------------------------
@@ -129,7 +135,7 @@ class Watch(threading.Thread):
         def read(history: History) -> T:
             why = self._link.why or self._follower.trouble
             link = replace(self._link, why=why, complete=self.ready)
-            return make(Moment(history, self._lag, link, time.time(), self._task.classes))
+            return make(Moment(history, self._lag, link, time.time(), names_of(self._task)))
 
         return self._follower.read(read)
 

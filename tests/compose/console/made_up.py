@@ -1,8 +1,8 @@
 """A made-up fleet as messages of its topics, and a Watch that needs no broker."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from compose.console.history import History
@@ -152,13 +152,13 @@ class FakeWatch:
     """A Watch of messages that were taken in before; now_s: the moment, None for now."""
 
     history: History
-    classes: Sequence[str] = ()
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     now_s: float | None = None
     ready: bool = True
 
     def look(self, make: Callable[[Moment], T]) -> T:
         now_s = time.time() if self.now_s is None else self.now_s
-        return make(Moment(self.history, LAG, Link("broker:9092", now_s), now_s, self.classes))
+        return make(Moment(self.history, LAG, Link("broker:9092", now_s), now_s, self.names))
 
     @property
     def watch(self) -> Watch:

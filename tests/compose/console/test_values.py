@@ -1,5 +1,6 @@
 """What the pages show is made of the topics, names what is wrong first, and stays small."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,13 +21,15 @@ from compose.console.history import (
 )
 from compose.console.learning import gate_words, learning, releases
 from compose.console.pages import SORTS, FleetQuery, fleet, overview, quality, rates
-from compose.console.watch import Link, Moment
+from compose.console.watch import Link, Moment, names_of
+from streams.contract.task import Category
 from streams.contract.window_report import DriftReport, WindowReport
 from streams.fleet.view import FleetView
 from streams.kafka.reader import Received
 from tests.compose.console import made_up
 from tests.compose.console.made_up import (
     CANARY,
+    CHANNEL,
     DRIFT,
     HTML,
     NOW_S,
@@ -127,6 +130,18 @@ def test_the_loop_is_summed_up_with_its_rates() -> None:
     assert rates(seen)[-1].value == {STABLE: 0.75, CANARY: 0.75}
 
 
+def test_a_line_of_the_metrics_chart_is_by_one_judge() -> None:
+    counts = {"events": 10, "agreeing": 9, "compared": 10}
+    labels = {"labelled": 10, "correct": 3, "truth": {"slow": {"slow": 3, "fast": 7}}}
+    judged = made_up.at(window("d0", 0, model=STABLE, **counts, **labels), 300)
+    taught = made_up.at(window("d0", 5, model=STABLE, **counts), 20)
+    values = [point.value for point in rates(observed(judged, taught))]
+    assert {value[STABLE] for value in values if value} == {0.3, None}
+    before = made_up.at(window("d0", 0, model=STABLE, **counts), 300)
+    values = [point.value for point in rates(observed(before, taught))]
+    assert {value[STABLE] for value in values if value} == {0.9}
+
+
 def test_charts_are_of_the_time_that_is_asked_for() -> None:
     seen = observed(*(report("d0", ago_s) for ago_s in range(7200, 0, -20)))
     for span_s in (600, 3600, 86_400):
@@ -219,12 +234,15 @@ def test_windows_are_named_by_what_judges_them_not_by_what_judges_the_fleet() ->
 
 
 def drifting(**histogram: Any) -> DriftReport:
-    changed = {**DRIFT, "histograms": [{**DRIFT["histograms"][0], **histogram}]}
+    made = {**DRIFT["histograms"][0], **histogram}
+    channels = [*DRIFT["channels"], {**CHANNEL, "channel": "way", "kind": "category"},
+                {**CHANNEL, "channel": "predictions", "kind": "answer"}]  # fmt: skip
+    changed = {**DRIFT, "histograms": [made], "channels": channels}
     return DriftReport.of_fields(changed)
 
 
 def test_histograms_stand_beside_the_references_cell_by_cell() -> None:
-    [shown] = histograms(drifting(), ())
+    [shown] = histograms(drifting(), {})
     assert (shown.distance.psi, shown.reference, shown.device) == (0.9, 200, 30)
     assert [(c.name, round(c.reference * 200), round(c.device * 30)) for c in shown.cells] == [
         ("below -1.0", 10, 0), ("-1.0 to 0.0", 100, 3), ("0.0 to 1.0", 80, 12),
@@ -232,12 +250,26 @@ def test_histograms_stand_beside_the_references_cell_by_cell() -> None:
     ]  # fmt: skip
     about = {"ordered": False, "edges": [-0.5, 0.5, 1.5, 2.5], "reference": [0, 5, 0, 4, 0, 0, 0],
              "counts": [0, 1, 0, 2, 1, 0, 0]}  # fmt: skip
-    for classes, names in (
-        (("slow", "even", "fast"), ["slow", "fast", "no class"]),
-        ((), ["class 0", "class 2", "no class"]),
+    answers, ways = replace(tiny, classes=("slow", "even", "fast")), Category("way", names=["card"])
+    for of, kind, names in (
+        (names_of(answers), "answer", ["slow", "fast", "no class"]),
+        ({}, "answer", ["class 0", "class 2", "no class"]),
+        (
+            names_of(replace(tiny, channels=(ways, "y"))),
+            "category",
+            ["unknown", "index 2", "others"],
+        ),
     ):
-        [shown] = histograms(drifting(**about), classes)
+        channel = "way" if kind == "category" else "predictions"
+        [shown] = histograms(drifting(**about, channel=channel, kind=kind), of)
         assert [cell.name for cell in shown.cells] == names
+
+
+def test_categories_that_are_not_in_the_reference_are_one_cell() -> None:
+    about = {"ordered": False, "channel": "way", "kind": "category", "edges": [0.5, 1.5, 2.5, 4.5],
+             "reference": [1, 5, 0, 4, 0, 0, 0], "counts": [0, 1, 2, 2, 1, 0, 0]}  # fmt: skip
+    [shown] = histograms(drifting(**about), {"way": ("unknown", "card", "cash", "other")})
+    assert [cell.name for cell in shown.cells] == ["unknown", "card", "cash", "others", "others"]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +279,7 @@ def test_histograms_stand_beside_the_references_cell_by_cell() -> None:
      {"edges": [float(n) for n in range(90)], "counts": [0] * 93, "reference": [0] * 93}],
 )  # fmt: skip
 def test_a_histogram_that_makes_no_sense_is_left_out(wrong: dict[str, Any]) -> None:
-    assert list(histograms(drifting(**wrong), ())) == []
+    assert list(histograms(drifting(**wrong), {})) == []
 
 
 def test_the_gates_decision_is_in_words_with_both_sides_and_cohorts() -> None:
