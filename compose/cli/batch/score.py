@@ -21,7 +21,6 @@ from streams.runtime.process import Interrupts
 
 if TYPE_CHECKING:
     from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.progress import Counts
 
 PROGRESS_S = 5.0
 EXIT_CODES = {"Completed": 0, "Failed": 1, "PartiallyCompleted": 3, "Stopped": 130}
@@ -139,17 +138,15 @@ def run_job(job: "JobFolder", task: Task, settings: Settings, lock: int, json: b
     raise typer.Exit(EXIT_CODES[found.state])
 
 
-def _progress() -> "Callable[[Counts, int, float], None]":
+def _progress() -> "Callable[[str], None]":
     """Return what writes a line to standard error every PROGRESS_S."""
     last = time.monotonic()
 
-    def tell(counts: "Counts", total: int, seconds: float) -> None:
+    def tell(text: str) -> None:
         nonlocal last
-        if time.monotonic() - last < PROGRESS_S:
-            return
-        last = time.monotonic()
-        text = f"{counts.read:,} of {total:,} rows, {counts.failed:,} errors"
-        say(f"{text}, {counts.read / seconds:,.0f} rows/s", stderr=True)
+        if time.monotonic() - last >= PROGRESS_S:
+            last = time.monotonic()
+            say(text, stderr=True)
 
     return tell
 

@@ -51,7 +51,6 @@ TRIES = 8
 PAUSE_S = (0.25, 10.0)
 
 T = TypeVar("T")
-Tell = Callable[[Counts, int, float], None]  # so far, rows in all, seconds of this process
 
 
 class TimeOver(Exception):
@@ -63,7 +62,7 @@ class Job:
     """One submitted job in this process, which holds its folder.
 
     stopping    whether to end between two shards
-    tell        is called after each shard
+    tell        is called with the progress after each shard, also while the input is read first
     settings    those of the specification, or others: timeout, processes and max_errors count
     lock        the descriptor of the folder's lock, which the processes that score hold too
     from_queue  `jobs stop` that was called before the start counts
@@ -74,7 +73,7 @@ class Job:
     folder: JobFolder
     task: Task
     stopping: Callable[[], bool] = lambda: False
-    tell: Tell = lambda _counts, _total, _seconds: None
+    tell: Callable[[str], None] = lambda _text: None
     reached: Failpoint = unarmed
     settings: Settings | None = None
     lock: int | None = None
@@ -145,7 +144,7 @@ class Job:
         whole = found.output_format == "bedrock"
         cutter = Cutter(found.input_format, self._check, whole_files=whole, **self.shard_sizes)
         rows = ShardRows(self.folder.folder, found, self.task)
-        plan = rows.plan(cutter.plan(found.inputs), self._check)
+        plan = rows.plan(cutter.plan(found.inputs), self._look)
         self._plan(plan)
         self.folder.write_state("InProgress")
         self.reached("score-step-2")
@@ -164,6 +163,7 @@ class Job:
 
     def _score(self, sources: Sources, scorers: Scorers) -> None:
         self._counts = counts_of(self.folder, self.specification, self.plan)
+        self._read_before, self._scoring_since = self._counts.read, self.clock()
         self._count(Counts())
         todo = []
         for number in self.folder.missing(self.plan, self.specification):
@@ -198,7 +198,10 @@ class Job:
         """Add the counts of a shard; raise TidewheelError if too many rows have errors, or too many
         readings are broken."""
         counts = self._counts = self._counts.plus(found)
-        self.tell(counts, self.plan.total, self.clock() - self._begun)
+        text = f"{counts.read:,} of {self.plan.total:,} rows, {counts.failed:,} errors"
+        if rows := counts.read - self._read_before:
+            text += f", {rows / max(self.clock() - self._scoring_since, 1e-3):,.0f} rows/s"
+        self.tell(text)
         for wrong, of, what in (
             (counts.failed, self.plan.total, "rows have an error"),
             (counts.faulty, self.plan.readings, f"readings are broken{example_of(counts)}"),
@@ -292,6 +295,11 @@ class Job:
             raise TidewheelError(f"{text}: make room, resume") from exc
         self.reached("score-step-9")
         return manifest
+
+    def _look(self, done: int, of: int) -> None:
+        """Say how much of the input has been read before it is scored."""
+        self._check()
+        self.tell(f"reading the input: {done:,} of {of:,} parts")
 
     # --- parts ----------------------------------------------------------------------------------
 

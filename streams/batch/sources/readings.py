@@ -154,13 +154,13 @@ def plan_readings(
     kind: InputFormat,
     columns: Columns,
     folder: Path,
-    check: Callable[[], None],
+    look: Callable[[int, int], None],
 ) -> Plan:
     """Return a plan of readings as one of segments, and write what its shards carry."""
     cutting, timed = Cutting(task, columns), len(given(task.channels)) < len(task.channels)
     shards, ended = [], [0] * len(plan.files)
     for number, shard in enumerate(plan.shards):
-        check()
+        look(number, len(plan.shards))
         _write(carry_path(folder, number), cutting.segmenters, timed=timed)
         file = plan.files[shard.file]
         rows = sum(len(part) + part.excluded for part in cutting.rows(kind, file, shard))

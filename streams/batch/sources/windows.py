@@ -141,19 +141,25 @@ class ShardRows:
     def cuts(self) -> CutStarts:
         return CutStarts(self.folder, self.task)
 
-    def plan(self, plan: Plan, check: Callable[[], None]) -> Plan:
+    def plan(self, plan: Plan, look: Callable[[int, int], None]) -> Plan:
         """Return the plan of a cut input as one of what is scored: of segments where its rows are
-        readings; and where a teacher answers, the shards name those around them."""
+        readings; and where a teacher answers, the shards name those around them. `look` is called
+        before each shard is read, with how many were, and how many there are."""
         found = self.specification
         if not self._files:
             about = found.input_format, found.columns, self.folder
-            plan = plan_readings(plan, self.task, *about, check)
+            plan = plan_readings(plan, self.task, *about, look)
         if found.kind != "teacher":
             return plan
+
+        def keys_of(number: int) -> Iterator[Key]:
+            look(number, len(plan.shards))
+            return self.keys(plan, number)
+
         if not self.task.aligned:
-            keys = (key for number in range(len(plan.shards)) for key in self.keys(plan, number))
+            keys = (key for number in range(len(plan.shards)) for key in keys_of(number))
             self.cuts.write((key.device, key.time) for key in keys)
-        return plan_windows(plan, lambda number: self.keys(plan, number))
+        return plan_windows(plan, keys_of)
 
     def rows(self, plan: Plan, number: int) -> Iterator[Rows]:
         """Yield the rows of a shard in batches."""

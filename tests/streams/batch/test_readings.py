@@ -223,7 +223,7 @@ def test_segments_are_those_of_the_device_wherever_files_and_shards_end(
     columns = columns_of(tiny, kind, named, wanted)
     cutter = Cutter(kind, lambda: None, cut, cut * 60)
     base = cutter.plan(named)
-    plan = plan_readings(base, tiny, kind, columns, folder, lambda: None)
+    plan = plan_readings(base, tiny, kind, columns, folder, lambda *_: None)
     found: dict[Any, bytes] = {}
     broken = readings = 0
     for number in reversed(range(len(plan.shards))):  # in any order
@@ -404,12 +404,26 @@ def test_a_job_of_readings_that_was_killed_in_its_plan_or_between_shards_goes_on
     whole = submitted(tmp_path, path, to="whole", **CUT)
     whole.run()
 
-    job = submitted(tmp_path, path, to="out", **CUT)
+    job, said = submitted(tmp_path, path, to="out", **CUT), list[str]()
     for _ in range(3):
         with pytest.raises(Killed):
             job.run(reached=killed_at("score-step-5"))
-    assert job.run().state == "Completed"
+    assert job.run(tell=said.append, clock=itertools.count().__next__).state == "Completed"
     assert job.rows() == whole.rows()
+    total, done = len(job.rows()), sum(row["error"] is None for row in job.rows())
+    assert "rows/s" not in said[0]  # of this process
+    assert said[-1].startswith(f"{total} of {total} rows, {total - done} errors, ")
+
+
+def test_a_job_says_how_much_of_its_readings_it_has_read_before_it_scores(tmp_path: Path) -> None:
+    path = write_readings(tmp_path / "a.parquet", table_of({"d0": recording("d0", 300)}))
+    said = list[str]()
+    submitted(tmp_path, path, **CUT).run(tell=said.append)
+    parts = int(said[0].split()[-2])
+    assert parts > 2
+    expected = [f"reading the input: {n} of {parts} parts" for n in range(parts)]
+    assert said[:parts] == expected
+    assert "rows" in said[parts]
 
 
 def test_a_batch_is_taken_only_if_it_has_the_bits_of_single_segments() -> None:

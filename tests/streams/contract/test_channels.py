@@ -143,7 +143,7 @@ def test_a_batch_job_cuts_them_as_the_device_does(tmp_path: Path, suffix: str) -
         task, kind, named, asked(tmp_path, id="device", rows="readings", keep=[], label_column=None)
     )
     base = Cutter(kind, lambda: None, 37, 5000).plan(named)
-    plan = plan_readings(base, task, kind, columns, tmp_path, lambda: None)
+    plan = plan_readings(base, task, kind, columns, tmp_path, lambda *_: None)
     assert len(plan.shards) > 3
     found = {
         identity: segment.tolist()
