@@ -6,7 +6,7 @@
    are no UTF-8 are read as "?", and the message is one as any other, for its reader to judge.
    Records that cannot be read at all, as with a codec that is not installed, are skipped: logged
    with topic, partition and offsets, and counted in `skipped`. For aiokafka
-   streams.worker.faust_patches does the same.
+   streams.worker.aiokafka_patches does the same.
 2. Decoders. The library compiles the decoder of a kind of response when the first one comes, and
    keeps it for the process. Meanwhile it changes an attribute that all threads share, and then sets
    it back (`StructField.compiled_decode_from`). Two threads whose first responses come together, as
@@ -22,11 +22,15 @@
 5. Held requests. While messages of some partitions wait to be taken the library asks for those of
    the others. Where nothing comes to these the broker holds the request, for 8 s by a device, and
    until then nothing else is asked for. Here it asks when what came is taken.
-6. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
+6. Moved brokers. The library asks those alone for metadata that it was last told of: where all have
+   moved it never comes back. Here it asks the addresses of the start in between, as Kafka's own
+   client does (KIP-899).
+7. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
    here it is Python's own (streams.contract.zstd).
 """
 
 import logging
+import random
 import threading
 import time
 from collections import Counter
@@ -37,6 +41,7 @@ import kafka.codec
 from kafka import KafkaConsumer
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
+from kafka.net.manager import KafkaConnectionManager
 from kafka.protocol.schemas.fields.struct import StructField
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
@@ -57,6 +62,7 @@ _answer = Fetcher._handle_fetch_response
 _fetchable = Fetcher._fetchable_partitions
 _add_topic = ClusterMetadata.add_topic
 _all_topics = KafkaConsumer._fetch_all_topic_metadata
+_least_loaded = KafkaConnectionManager.least_loaded_node
 
 
 class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -171,6 +177,15 @@ def _fetch_all_topic_metadata(self: Any) -> None:
     _all_topics(self)
 
 
+def least_loaded_node(self: Any) -> Any:
+    """Return the node that the library chooses; while it waits for all, one of the start's."""
+    if (found := _least_loaded(self)) is not None:
+        return found
+    nodes = [broker.node_id for broker in self.cluster.bootstrap_brokers()]
+    free = [node for node in nodes if self.connection_delay(node) == 0]
+    return random.choice(free) if free else None
+
+
 class _Compressor:
     compress = staticmethod(zstd.compress)
 
@@ -198,5 +213,6 @@ def install() -> None:
     Fetcher._fetchable_partitions = _fetchable_partitions
     ClusterMetadata.add_topic = add_topic
     KafkaConsumer._fetch_all_topic_metadata = _fetch_all_topic_metadata
+    KafkaConnectionManager.least_loaded_node = least_loaded_node
     StructField.compiled_decode_from = _compiled_decode_from
     StructField.compiled_encode_into = _compiled_encode_into

@@ -28,7 +28,7 @@ from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.runtime.process import give_back
 from streams.runtime.tracing import open_tracing
-from streams.worker import faust_patches
+from streams.worker import aiokafka_patches, faust_patches
 from streams.worker.agents import EventIntake, FaustBroker, Listening, TopicSurvey, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -139,7 +139,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
-    faust_patches.patch_aiokafka()
+    aiokafka_patches.install()
     return faust.App(
         worker_group(task.id),
         broker=[f"kafka://{server.strip()}" for server in servers],

@@ -1,138 +1,21 @@
-"""What faust-streaming 0.15.3 and aiokafka 0.14 need before a worker can use them.
+"""What faust-streaming 0.15.3 needs before a worker can use it.
 
 Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decision 31.
 
-1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
-   streams.kafka.patches. Where its compiled parser fails in a batch, the other one reads the rest.
-2. Seeking. After a rebalance Faust seeks to the committed offsets, so that what it has discarded
-   comes again. aiokafka leaves a partition where it is that has none, or 0: messages would be lost.
-3. Full queues. While some are full Faust asks for the other partitions alone and waits a second for
-   those. So does aiokafka while messages wait to be taken: until the broker lets go of a fetch of
-   `labels` alone, 1.5 s, it does not ask for `events`.
-4. Empty answers. The embedded broker does not hold a fetch until there is a message, and aiokafka
-   asks again at once: an idle worker would use a core.
-5. Cancelled fetches. aiokafka's ends without an error where it waits for the broker, but not where
-   it or 4 waits before it asks again: Faust's thread dies, and a worker's end waits for it in vain.
-6. Livelocks. Faust's detector, which only logs, ends the consumer where an assignment is new.
-7. Speed. aiokafka's check sums take a tenth of reading; it stops to read a socket after 128 KB.
-8. Tables. Faust's start waits a second for an application's tables; a worker has none.
-9. Heartbeats. aiokafka sends none while an assignment is loaded. On a busy machine that takes
-   longer than a session: the broker expels the worker, which joins and loads again, for ever.
+1. Full queues. While some are full Faust asks for the other partitions alone and waits a second for
+   those.
+2. Livelocks. Its detector, which only logs, ends the consumer where an assignment is new.
+3. Tables. Its start waits a second for an application's tables; a worker has none.
 """
 
 import asyncio
-import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, conn
-from aiokafka.consumer import fetcher
-from aiokafka.consumer.group_coordinator import GroupCoordinator
-from aiokafka.record.memory_records import MemoryRecords
-from crc32c import crc32c
-
-from streams.kafka.patches import Batch
-
-LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
-FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
 FULL_S = 0.02  # between two looks while the queue of a partition is full
-EMPTY_S = 0.1  # after an empty answer that came sooner
-HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
-
-
-class _Batch:
-    def __init__(self, batch: Any, data: memoryview, place: tuple[str, int]) -> None:
-        self._batch, self._data, self._place = batch, data, place
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __next__(self) -> Any:
-        return next(self._batch)
-
-    def validate_crc(self) -> bool:
-        if self._data[FORM_AT] < 2:  # another sum, before Kafka 0.11
-            return bool(self._batch.validate_crc())
-        return bool(crc32c(self._data[SUMMED_AT:]) == int.from_bytes(self._data[SUM_AT:SUMMED_AT]))
-
-    def __iter__(self) -> Iterator[Any]:
-        read = 0
-        try:
-            for read, record in enumerate(self._batch, 1):  # noqa: B007
-                yield record
-            return
-        except Exception:  # a header's name, or what the other parser reports
-            slow = Batch(self._data)
-        slow.place = self._place
-        yield from islice(slow, read, None)
-
-
-class Records:
-    """The batches of one fetched partition."""
-
-    place = ("?", 0)
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at, self._records = memoryview(data), 0, MemoryRecords(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._records, name)
-
-    def next_batch(self) -> Any:
-        begin, length = self._at, self._data[self._at + LENGTH_AT : self._at + OVERHEAD]
-        self._at += OVERHEAD + int.from_bytes(length)
-        return _Batch(self._records.next_batch(), self._data[begin : self._at], self.place)
-
-
-class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # it has no types
-    def __init__(self, tp: Any, records: Any, *given: Any) -> None:
-        records.place = tp.topic, tp.partition
-        super().__init__(tp, records, *given)
-
-
-_to_committed = AIOKafkaConsumer.seek_to_committed
-_fetch = fetcher.Fetcher._proc_fetch_request
-_joined = GroupCoordinator._on_join_complete
-
-
-async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | None]:
-    """Seek as aiokafka does, and to the beginning where nothing is committed."""
-    found: Mapping[Any, int | None] = await _to_committed(self, *partitions)
-    if fresh := [partition for partition, offset in found.items() if not offset]:
-        await self.seek_to_beginning(*fresh)
-    return found
-
-
-async def _proc_fetch_request(self: Any, assignment: Any, node: Any, request: Any) -> Any:
-    began = time.monotonic()
-    if self._records:
-        request._max_wait_ms = min(request._max_wait_ms, HELD_MS)
-    try:
-        found = await _fetch(self, assignment, node, request)
-        if not found and time.monotonic() - began < EMPTY_S / 2:
-            await asyncio.sleep(EMPTY_S)
-    except asyncio.CancelledError:
-        return False
-    return found
-
-
-async def _on_join_complete(self: Any, *given: Any) -> None:
-    self._start_heartbeat_task()
-    await _joined(self, *given)
-
-
-def patch_aiokafka() -> None:
-    """Change all consumers of aiokafka: 1 to 5, 7 and 9."""
-    conn.READER_LIMIT = 64 << 20  # bytes, more than an answer has
-    fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
-    fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
-    AIOKafkaConsumer.seek_to_committed = seek_to_committed
-    GroupCoordinator._on_join_complete = _on_join_complete
 
 
 def patch_app(app: Any) -> None:
-    """Change one application: 3, 6 and 8."""
+    """Change one application."""
     consumer, usual = app.consumer, app.consumer._wait_next_records
 
     async def wait(timeout_s: float) -> Any:

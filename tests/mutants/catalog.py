@@ -583,7 +583,7 @@ MUTANTS = [
     ),
     Mutant(
         "worker: a fetch of labels keeps it from reading events",
-        "streams/worker/faust_patches.py",
+        "streams/worker/aiokafka_patches.py",
         "if self._records:",
         "if False:",
         "tests/streams/worker/test_faust_patches.py",

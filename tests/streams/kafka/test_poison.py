@@ -29,7 +29,7 @@ from streams.kafka.artifact_download import Download
 from streams.kafka.readable import TOPICS, rows_of
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker import faust_patches
+from streams.worker import aiokafka_patches
 from streams.worker.commit.messages import Incoming, decode
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.polling import until
@@ -73,7 +73,7 @@ def read(records: Any) -> list[tuple[int, bytes | None, bytes | None, list[tuple
 
 def both(data: bytes) -> Iterator[Any]:
     yield MemoryRecords(data)
-    yield faust_patches.Records(data)
+    yield aiokafka_patches.Records(data)
 
 
 texts = st.text(max_size=8).map(str.encode)

@@ -15,13 +15,9 @@ from streams.contract.topics import EVENTS, LABELS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from streams.worker import faust_patches
-from streams.worker.faust_patches import (
-    EMPTY_S,
-    FULL_S,
-    patch_aiokafka,
-    patch_app,
-)
+from streams.worker import aiokafka_patches
+from streams.worker.aiokafka_patches import EMPTY_S
+from streams.worker.faust_patches import FULL_S, patch_app
 
 IDLE = SimpleNamespace(_records={}), None, 0, None  # what a fetcher without messages is given
 
@@ -91,8 +87,8 @@ def test_a_broker_that_holds_no_fetch_is_not_asked_again_at_once(
         await asyncio.sleep(after_s)
         return answer
 
-    monkeypatch.setattr(faust_patches, "_fetch", fetch)
-    patch_aiokafka()
+    monkeypatch.setattr(aiokafka_patches, "_fetch", fetch)
+    aiokafka_patches.install()
     began = time.monotonic()
     assert asyncio.run(Fetcher._proc_fetch_request(*IDLE)) is answer
     assert (time.monotonic() - began >= after_s + EMPTY_S) is pauses
@@ -116,8 +112,8 @@ def test_a_fetch_that_is_cancelled_while_it_waits_ends_without_an_error(
         waiting.cancel()
         return await waiting
 
-    monkeypatch.setattr(faust_patches, "_fetch", fetch)
-    patch_aiokafka()
+    monkeypatch.setattr(aiokafka_patches, "_fetch", fetch)
+    aiokafka_patches.install()
     assert asyncio.run(cancelled()) is False
 
 
@@ -145,7 +141,7 @@ def test_a_topic_that_nothing_comes_to_does_not_hold_up_another(kafka: BrokerSet
             while last < 5:
                 last = (await asyncio.wait_for(consumer.getone(), hold_s / 2)).offset
 
-    patch_aiokafka()
+    aiokafka_patches.install()
     asyncio.run(read())  # else a TimeoutError
 
 
@@ -188,6 +184,6 @@ def test_a_worker_that_loads_for_longer_than_a_session_stays_in_its_group(
             await consumer.commit({place: 1})  # refused where it has left the group
             assert await consumer.committed(place) == 1
 
-    patch_aiokafka()
+    aiokafka_patches.install()
     asyncio.run(read())
     assert loading.loads == 1
