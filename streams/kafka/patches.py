@@ -22,7 +22,7 @@
 5. Held requests. While messages of some partitions wait to be taken the library asks for those of
    the others. Where nothing comes to these the broker holds the request, for 8 s by a device, and
    until then nothing else is asked for. Here it asks when what came is taken.
-6. Moved brokers. The library asks those alone for metadata that it was last told of: where all have
+6. Moved brokers. The library asks only the brokers of the last answer for metadata: where all have
    moved it never comes back. Here it asks the addresses of the start in between, as Kafka's own
    client does (KIP-899).
 7. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;

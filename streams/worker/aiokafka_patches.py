@@ -13,8 +13,8 @@
 6. Speed. Its check sums take a tenth of reading; it stops to read a socket after 128 KB.
 7. Heartbeats. It sends none while an assignment is loaded. On a busy machine that takes longer than
    a session: the broker expels the worker, which joins and loads again, for ever.
-8. Moved brokers. It asks those alone for metadata that it was last told of, without a pause: where
-   all have moved it never comes back. As streams.kafka.patches it asks the start's addresses, too.
+8. Moved brokers. It asks only the brokers of the last answer for metadata, without a pause: where
+   all have moved it never comes back. Here it asks the addresses of the start, too.
 """
 
 import asyncio
