@@ -158,7 +158,7 @@ class Controller:
             self._runs.check(producer, at_once=True)
             while not stop.is_set():
                 if not election.leads():
-                    raise Retryable("another controller has taken over")
+                    raise Retryable("another controller has taken over, or no broker answers")
                 if self.metrics is not None:
                     self.metrics.looked(leading=True)
                 for message in reader.poll(0.4):

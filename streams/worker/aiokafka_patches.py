@@ -15,9 +15,11 @@
    a session: the broker expels the worker, which joins and loads again, for ever.
 8. Moved brokers. It asks only the brokers of the last answer for metadata, without a pause: where
    all have moved it never comes back. Here it asks the addresses of the start, too.
+9. Refusals. Its lines about a connection name the error alone: here also the setting to check.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -32,6 +34,7 @@ from aiokafka.structs import BrokerMetadata
 from crc32c import crc32c
 
 from streams.kafka.patches import Batch
+from streams.kafka.refusals import explain
 
 LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
 FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
@@ -131,6 +134,13 @@ async def _metadata_update(self: Any, *given: Any) -> bool:
     return found
 
 
+def _advise(record: logging.LogRecord) -> bool:
+    for cause in record.args if isinstance(record.args, tuple) else ():
+        if isinstance(cause, Exception) and (why := explain(cause)):
+            record.msg = f"{record.msg}: {why.replace('%', '%%')}"
+    return True
+
+
 def install() -> None:
     """Change all clients of aiokafka in this process."""
     conn.READER_LIMIT = 64 << 20  # bytes, more than an answer has
@@ -139,3 +149,4 @@ def install() -> None:
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
     GroupCoordinator._on_join_complete = _on_join_complete
     AIOKafkaClient._metadata_update = _metadata_update
+    logging.getLogger("aiokafka").addFilter(_advise)

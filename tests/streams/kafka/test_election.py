@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from streams.kafka.admin import ensure_topics
 from streams.kafka.election import SESSION_S, Election
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.polling import until
+from tests.rig.servers.proxy import Proxy
+from tests.rig.servers.secure_node import SecureNode
 
 pytestmark = pytest.mark.kafka
 
@@ -72,6 +75,21 @@ def test_who_no_longer_asks_gives_up_the_lead(kafka: BrokerSettings) -> None:
         hanging.leads()
     hanging.close()
     other.close()
+
+
+def test_a_leader_that_no_broker_answers_gives_up_the_lead_and_has_it_again(
+    secure_node: SecureNode,
+) -> None:
+    ensure_topics(secure_node.settings("plain"), topic_specs("alone"))
+    through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
+    port, door = secure_node.proxy_port, secure_node.ports["proxied"]
+    with closing(Proxy(port, door)):
+        member = Election(through, "g-alone", "alone.releases")
+        until(member.leads, "it leads")
+    until(lambda: not member.leads(), "it knows that its session is over")
+    with closing(Proxy(port, door)):
+        until(member.leads, "it leads again")
+        member.close()
 
 
 def test_without_a_broker_nobody_leads() -> None:

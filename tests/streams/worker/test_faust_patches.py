@@ -1,6 +1,7 @@
 """How Faust's consumer and aiokafka's wait."""
 
 import asyncio
+import logging
 import random
 import time
 import uuid
@@ -10,6 +11,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.errors import SaslAuthenticationFailed
 
 from streams.contract.topics import EVENTS, LABELS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -187,3 +189,13 @@ def test_a_worker_that_loads_for_longer_than_a_session_stays_in_its_group(
     aiokafka_patches.install()
     asyncio.run(read())
     assert loading.loads == 1
+
+
+def test_a_connection_that_is_refused_names_the_setting(caplog: pytest.LogCaptureFixture) -> None:
+    aiokafka_patches.install()
+    error = SaslAuthenticationFailed("100 % refused")
+    logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, error)
+    logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, OSError("away"))
+    refused, away = (record.getMessage() for record in caplog.records)
+    assert "check TIDEWHEEL_KAFKA_USERNAME, TIDEWHEEL_KAFKA_PASSWORD" in refused
+    assert away == "Unable connect to node with id 1: away"
