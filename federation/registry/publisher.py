@@ -28,7 +28,8 @@ from contextlib import closing
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from federation.registry.registry import Registry
-from streams.contract.artifact import is_quantized, key_id, without_float
+from federation.registry.restoring import check_history, check_revocations, restore
+from streams.contract.artifact import is_quantized, without_float
 from streams.contract.decisions import MAX_BYTES, Delivery, DesiredState, Ref, Release, decision_key
 from streams.contract.errors import ArtifactError, BrokerUnavailable, MalformedRecord
 from streams.contract.events.messages import Headers
@@ -83,7 +84,7 @@ def _number(announced: Release | None, last: Release) -> int:
     if seq >= last.decision.seq:
         log.warning(
             "releases has decision %d of another history: devices that accepted it refuse ours; "
-            "use that registry, or wipe the devices (`tidewheel edge wipe`)", seq,
+            "start the controller again: it restores the decisions, or says what to do", seq,
         )  # fmt: skip
         return 0
     return seq
@@ -188,11 +189,15 @@ def read_announced(settings: BrokerSettings, task: str) -> Release | None:
 
 
 def take_up(settings: BrokerSettings, registry: Registry, own: Ed25519PublicKey) -> Release | None:
-    """Return the release under the task's name, when a controller with the `own` key begins. Raises
-    BrokerUnavailable, and ArtifactError if the registry has lost a revocation."""
+    """Return the release under the task's name, when a controller with the `own` key begins: steps
+    1 to 4 of federation.registry.restoring. Raises BrokerUnavailable, and ArtifactError if the
+    registry does not continue what was announced."""
     messages = read_releases(settings, registry.id)
-    check_revocations(registry, own, releases(messages))
-    return current(messages, registry.id)
+    announced, last = releases(messages), current(messages, registry.id)
+    restore(settings, registry, own, announced, last)
+    check_revocations(registry, own, announced)
+    check_history(registry, own, announced)
+    return last
 
 
 def read_releases(settings: BrokerSettings, task: str) -> list[Received]:
@@ -220,37 +225,6 @@ def releases(announced: Iterable[Received]) -> list[Release]:
             found.append(release)
         except MalformedRecord:
             continue
-    return found
-
-
-def check_revocations(
-    registry: Registry, own: Ed25519PublicKey, announced: Iterable[Release]
-) -> None:
-    """Raise ArtifactError if the `own` key has announced that a key is revoked, and the registry
-    does not say so: then it holds another history than the one that devices follow."""
-    found, revoked = revoked_by(registry, own, announced), registry.desired().revoked
-    if lost := sorted(set(found) - set(revoked)):
-        raise ArtifactError(
-            "revoked",
-            f"{registry.where} does not revoke key {lost[0]}, but decision {found[lost[0]]} on "
-            "`releases` does: others have written the registry, or it is new: restore a backup, or "
-            f"if it is new run `tidewheel keys revoke {lost[0]}`",
-        )
-
-
-def revoked_by(
-    registry: Registry, own: Ed25519PublicKey, announced: Iterable[Release]
-) -> dict[str, int]:
-    """Return the keys that decisions of the `own` key revoke, and in which decision last."""
-    signer, found = key_id(own), dict[str, int]()
-    for release in announced:
-        decision = release.decision
-        if decision.key == signer and decision.standing.revoked:
-            try:
-                release.verified({signer: own}, registry.task)
-            except ArtifactError:
-                continue
-            found |= dict.fromkeys(decision.standing.revoked, decision.seq)
     return found
 
 

@@ -266,11 +266,16 @@ class Registry:
             standing=desired,
         )
         release = sign(decision, key)
-        try:
-            self.store.create(f"history/{decision.seq:08d}.json", release.encode())
-        except FileExistsError as exc:
-            raise Stale(f"another process has made decision {decision.seq}") from exc
+        self.append(release)
         return release
+
+    def append(self, release: Release) -> None:
+        """Store a signed decision that follows the last one; raise Stale if another one does."""
+        seq = release.decision.seq
+        try:
+            self.store.create(f"history/{seq:08d}.json", release.encode())
+        except FileExistsError as exc:
+            raise Stale(f"another process has made decision {seq}") from exc
 
     def serve(self, model: str, key: Ed25519PrivateKey, reason: str, **more: Any) -> Release:
         """Verify a stored version and decide that all devices serve it."""

@@ -31,11 +31,13 @@ decision is accepted if
 3. its number is above the last one's; the direct successor must also name the last one as `prev`
 4. every key that was revoked is still revoked in it, whoever signed it
 
-so old decisions cannot be replayed, and a rewritten history cannot be continued. Each version of
-the task has its history, and so its file, `accepted-v<version>.json`. What the files of the other
-versions say of keys counts as well: a key that they name is trusted, one that they revoke is not.
-On a full disk the state is kept in memory, and a restart may accept the decision again. Workers
-always keep it in memory: they read `releases` from the beginning.
+so old decisions cannot be replayed, and a rewritten history does not continue at the next number. A
+gap is allowed, because a device may miss decisions; that no history is rewritten is up to who holds
+a key (federation.registry.restoring). Each version of the task has its history, and so its file,
+`accepted-v<version>.json`. What the files of the other versions say of keys counts as well: a key
+that they name is trusted, one that they revoke is not. On a full disk the state is kept in memory,
+and a restart may accept the decision again. Workers always keep it in memory: they read `releases`
+from the beginning.
 """
 
 import logging

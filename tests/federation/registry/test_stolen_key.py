@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry import key_rotation
 from federation.registry.catalog import verify
-from federation.registry.publisher import check_revocations
 from federation.registry.registry import Registry
+from federation.registry.restoring import check_revocations
 from streams.contract.artifact import key_id
 from streams.contract.decisions import DesiredState, Release, sign
 from streams.contract.errors import ArtifactError
