@@ -68,9 +68,9 @@ class FederationMetrics(Collector):
             "When a certificate ends, Unix time.",
         )
         ends = GaugeMetricFamily(name, text, labels=["file"])
-        for path in self._certificates:
+        for path in dict.fromkeys(self._certificates):  # Kafka's two may be one file
             if (end := not_after_s(path)) is not None:
-                ends.add_metric([path.name], end)
+                ends.add_metric([str(path)], end)
         yield ends
 
     def _learning(self) -> Iterator[Metric]:

@@ -132,5 +132,16 @@ def test_the_end_of_each_certificate_is_told_and_what_is_none_is_left_out(tmp_pa
     found = x509.load_pem_x509_certificate(tls.certificate.read_bytes()).not_valid_after_utc
     name = "tidewheel_certificate_not_after_seconds"
     ends = dict(re.findall(rf'{name}{{file="(.*)"}} (.*)', lines))
-    assert ends.keys() == {"ca.pem", "server.pem"}
-    assert float(ends["server.pem"]) == found.timestamp()
+    assert ends.keys() == {str(tls.certificate), str(tls.certificate.with_name("ca.pem"))}
+    assert float(ends[str(tls.certificate)]) == found.timestamp()
+
+
+def test_certificates_of_one_name_are_told_apart_and_one_file_is_told_once(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    ours = tmp_path / "superlink" / "ca.pem"
+    kafkas = tmp_path / "ca.pem"
+    kafkas.write_bytes(ours.read_bytes())
+    lines = FederationMetrics(certificates=[ours, kafkas, kafkas]).text().decode().splitlines()
+    ends = [line.split()[0] for line in lines if line.startswith("tidewheel_certificate")]
+    name = "tidewheel_certificate_not_after_seconds"
+    assert ends == [f'{name}{{file="{path}"}}' for path in (ours, kafkas)]
