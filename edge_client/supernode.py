@@ -19,6 +19,7 @@ minute; a message that was confirmed is not answered then. The agent starts anot
 invitation holds; one with a key is let in again after that minute.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -40,6 +41,7 @@ from streams.runtime.process import configure_logging
 
 PULL_S = 1.0
 AGAIN_S, CAP_S = 0.1, 0.4  # until a message is asked for again that is still being sent, at most
+NOT_ADMITTED = 412  # of Flower, for a node whose key it does not know, or that is online
 FOREIGN = "it is a message of another run than this device was invited to"
 
 log = logging.getLogger("tidewheel.supernode")
@@ -66,7 +68,13 @@ def command(settings: NodeSettings) -> list[str]:
 
 def serve(settings: NodeSettings) -> None:
     """Run steps 1 to 5 until SIGTERM; raise UsageError if Flower or a file is missing."""
-    with _connection(settings) as link:
+    with contextlib.ExitStack() as stack:
+        try:
+            link = stack.enter_context(_connection(settings))
+        except SystemExit as exc:  # Flower's, with the cause in five lines
+            if exc.code:
+                log.error("%s cannot join: %s", settings.device, _why(exc.__context__, settings))
+            raise
         node, receive, send, _run, _fab, pull_object, push_object, confirm = link
         _announce(settings, node)
         while True:
@@ -92,6 +100,26 @@ def _connection(settings: NodeSettings) -> AbstractContextManager[Any]:
     certificates = _read(settings.ca, "the CA's certificate") if settings.ca else None
     keys = _keys(settings.key) if settings.key else None
     return http_request_response(settings.superlink, certificates is None, certificates, keys)
+
+
+def _why(cause: BaseException | None, settings: NodeSettings) -> str:
+    """Return why Flower did not connect, and what to do."""
+    where, status = f"the SuperLink at {settings.superlink}", _status(cause)
+    if status != NOT_ADMITTED:
+        refused = f"no connection to {where}" if status is None else f"{where} refuses"
+        return f"{refused}: {[*str(cause).splitlines(), ''][0]}"
+    if not settings.key:
+        return f"{where} admits registered keys alone, and this device has none: pass --node-key"
+    return (
+        f"{where} does not admit the key {settings.key}: it was not added (`tidewheel node add "
+        f"{settings.device}`), or was removed, and then the device needs another key; after a kill "
+        "it is admitted again within a minute"
+    )
+
+
+def _status(exc: BaseException | None) -> int | None:
+    """Return the status of the answer that is the cause; None if there was none."""
+    return getattr(getattr(exc, "response", None), "status_code", None)
 
 
 def _keys(path: str) -> Any:
@@ -126,8 +154,8 @@ def _ask(receive: Callable[[], Any]) -> Any:
     try:
         return receive()
     except Exception as exc:
-        status = getattr(getattr(exc, "response", None), "status_code", 0)
-        if status < 500:
+        status = _status(exc)
+        if status is None or status < 500:
             raise
         log.warning("the SuperLink answers with error %d; asking again", status)
         return None

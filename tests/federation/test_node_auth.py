@@ -44,12 +44,13 @@ def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
         start_stranger(processes, "plain-text", None)
         start_stranger(processes, "other-ca", foreign, tmp_path / "unknown")
         for name, said in {
-            "without-key": "All SuperNodes must be registered",
-            "unknown": "Failed to activate SuperNode",
-            "other-ca": "certificate verify failed",
+            "without-key": "admits registered keys alone, and this device has none",
+            "unknown": f"does not admit the key {tmp_path / 'unknown'}: it was not added",
+            "other-ca": f"no connection to the SuperLink at {processes.address}: [SSL: CERT",
         }.items():
             assert processes.processes[name].wait(60) == 1
-            assert said in processes.log(name)
+            (line,) = [one for one in processes.log(name).splitlines() if "cannot join" in one]
+            assert said in line
         again = "Connection attempt failed, retrying"
         until(lambda: again in processes.log("plain-text"), "plain text gets nowhere", 30)
         assert processes.nodes.lines() == []
@@ -93,3 +94,4 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         processes.processes["d0"].wait(30)  # it ends when it is refused
         start_stranger(processes, "anew", processes.ca, made)
         assert processes.processes["anew"].wait(30) == 1
+        assert "does not admit the key" in processes.log("anew")
