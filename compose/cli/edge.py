@@ -254,6 +254,7 @@ def label(
     from edge_client.samples.labels import parse_line
 
     loaded, folder = load_task(task), StateDir(state).device(device_name(device))
+    maintenance.exists(folder)
     found = [parse_line(loaded, n, line) for n, line in enumerate(sys.stdin, 1) if line.strip()]
     labelled = sum(
         maintenance.label(folder, found[at : at + AT_ONCE]) for at in range(0, len(found), AT_ONCE)

@@ -52,8 +52,12 @@ def parse_line(task: Task, number: int, line: str) -> Label:
     """
     try:
         found = json.loads(line)
-        first = int(found["from_us"])
-        return parse_label(task, first, int(found.get("to_us", first)), found["label"])
+        first, label = found["from_us"], found["label"]
+        last = found.get("to_us", first)
+        for name, value in (("from_us", first), ("to_us", last)):
+            if type(value) is not int:
+                raise UsageError(f"{name} is {value!r}, not a whole number of microseconds")
+        return parse_label(task, first, last, label)
     except UsageError as exc:
         raise UsageError(f"line {number}: {exc}") from exc
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
@@ -64,7 +68,9 @@ def parse_line(task: Task, number: int, line: str) -> Label:
 
 def parse_label(task: Task, first_us: int, last_us: int, value: object) -> Label:
     """Return a label from a class name or index, or target values (a list or "1.5,2.0")."""
-    if not 0 <= first_us <= last_us:
+    if first_us < 0:
+        raise UsageError(f"{first_us} us is before 1970")
+    if last_us < first_us:
         raise UsageError(f"a label from {first_us} to {last_us} us covers no time")
     if last_us > LATEST_US:
         raise UsageError(f"{last_us} us is after the year 3100")
@@ -78,9 +84,15 @@ def parse_label(task: Task, first_us: int, last_us: int, value: object) -> Label
 def _values(task: Task, value: object) -> list[float] | None:
     if isinstance(value, str) and value in task.classes:
         return [float(task.classes.index(value))]
-    parts = value.split(",") if isinstance(value, str) else value
+    parts: list[object] = [value]
+    if isinstance(value, str):
+        parts = [*value.split(",")]
+    elif isinstance(value, list) and not task.classes:
+        parts = value
+    if any(isinstance(part, bool) for part in parts):
+        return None
     try:
-        return [float(part) for part in (parts if isinstance(parts, list) else [parts])]  # type: ignore[arg-type]
+        return [float(part) for part in parts]  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
 

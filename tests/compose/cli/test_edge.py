@@ -218,6 +218,7 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     done = place.run("wipe", "--json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"device": "d0", "lost": 0})
     fails(place.run("status"), 2, "there is no device in")
+    fails(place.run("label"), 2, "there is no device in .tidewheel/devices/d0")
     agent = place.start(place.kafka.bootstrap)  # without --model it would serve its slot as well
     until(lambda: place.produced() == 0, "the device is there again")
     again = place.status()

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -178,7 +180,9 @@ def test_a_label_is_a_name_an_index_or_values() -> None:
     assert (found.first_us, found.last_us, found.label) == (7, 7, [0.0])
 
 
-@pytest.mark.parametrize("value", ["quick", "3", "-1", "0.5", "", "0,1", "nan", None, [], {}])
+@pytest.mark.parametrize(
+    "value", ["quick", "3", "-1", "0.5", "", "0,1", "nan", None, [], {}, True, False, [1.0], [True]]
+)
 def test_what_is_no_label_of_the_task_is_refused(value: object) -> None:
     with pytest.raises(UsageError, match="is not a label of this task: slow, middle, fast"):
         parse_label(task, 0, 1, value)
@@ -190,7 +194,26 @@ def test_a_line_of_labels_is_read_or_refused_by_its_number(line: str) -> None:
         parse_line(task, 7, line)
 
 
-def test_a_label_of_no_event_time_is_refused_by_its_line() -> None:
-    for first, last in ((2, 1), (-1, 0), (0, 2**60)):
-        with pytest.raises(UsageError, match="line 7"):
-            parse_line(task, 7, f'{{"from_us": {first}, "to_us": {last}, "label": 1}}')
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        ("2", "1", "a label from 2 to 1 us covers no time"),
+        ("-5", "0", "-5 us is before 1970"),
+        ("0", "1152921504606846976", "is after the year 3100"),
+        ('"10"', "20", "from_us is '10', not a whole number of microseconds"),
+        ("10", "20.5", "to_us is 20.5, not a whole number"),
+        ("true", "20", "from_us is True, not a whole number"),
+        ("10", "null", "to_us is None, not a whole number"),
+    ],
+)
+def test_a_label_of_no_event_time_is_refused_by_its_line(first: str, last: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"line 7: .*{re.escape(said)}"):
+        parse_line(task, 7, f'{{"from_us": {first}, "to_us": {last}, "label": 1}}')
+
+
+def test_targets_are_a_value_each() -> None:
+    about = replace(task, classes=(), targets=("a", "b"))
+    assert parse_label(about, 1, 2, [1, 2.5]).label == parse_label(about, 1, 2, "1,2.5").label
+    for value in ([1, True], [1], 1.0):
+        with pytest.raises(UsageError, match="a value for each of a, b"):
+            parse_label(about, 0, 1, value)
