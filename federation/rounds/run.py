@@ -236,7 +236,7 @@ class FederatedRun:
         if self._is_too_few(len(updates), asked):
             raise ProcessFailed(
                 f"round {number}: {len(updates)} of {asked} asked devices sent an update that "
-                f"counts, also when asked again; an aggregate of fewer than half is no candidate"
+                f"counts{self._intake.why}, also when asked again; fewer than half are too few"
             )
         least = self.aggregator.least
         if len(updates) < least:

@@ -24,13 +24,15 @@ from federation.rounds.event_log import EventLog
 from streams.contract.task import DEVICE_NAME, Task
 
 METRICS = 20  # metrics of one update that are published
+REASONS = 3  # why updates of a round do not count
 
 
 @dataclass
 class UpdateIntake:
     """max_staleness: in rounds; clip: largest norm of an update, 0 for no limit; norms: of the
     updates admitted so far; node_of: the node that first trained under a device's name; refusals:
-    of the round, by reason; capped: updates of the round whose claim counts in part."""
+    of the round, by reason; capped: updates of the round whose claim counts in part; failures: of
+    the round, the reason by node."""
 
     task: Task
     journal: EventLog
@@ -44,6 +46,7 @@ class UpdateIntake:
     )
     refusals: Counter[str] = field(default_factory=Counter)
     capped: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
     _sent: dict[int, Tensors] = field(default_factory=dict)  # by round
 
     def free_names(self, online: Sequence[int]) -> None:
@@ -68,6 +71,7 @@ class UpdateIntake:
         """Return the admitted updates, sorted by device, with the samples that count; publish an
         event for every reply."""
         number = int(about["round"])
+        self.failures.clear()
         found = [self._dated(answer, number) for answer in answers if answer.op == "train"]
         fits = {n: self._expected(n, number, reported, about) for n in self._sent}
         norms = [*self.norms, *self._norms(found, fits)]
@@ -77,6 +81,7 @@ class UpdateIntake:
             if answer.error is not None:
                 who = (answer.device or f"node {answer.node}")[:63]
                 self.journal.publish("failed", device=who, reason=answer.error[:300], **about)
+                self.failures[answer.node] = answer.error.partition(":")[0][:40]
                 continue
             refusal, update = answer.refusal, answer.update
             if update is not None and self._taken(update.device, answer.node, admitted):
@@ -89,6 +94,7 @@ class UpdateIntake:
                 self._refuse(answer, refusal or Refusal("malformed", "an empty reply"), about)
                 continue
             admitted[update.device], node_of[update.device] = update, answer.node
+            self.failures.pop(answer.node, None)  # when asked again
         counted = _counted(admitted)
         self.capped = sum(counted[name] is not update for name, update in admitted.items())
         for name, update in counted.items():
@@ -164,6 +170,7 @@ class UpdateIntake:
         self.quarantine.refuse(answer.node, refusal.reason, int(about["round"]))
         self.counts["refused"] += 1
         self.refusals[refusal.reason] += 1
+        self.failures[answer.node] = refusal.reason
         reason = f"{refusal.reason}: {refusal.detail}"
         self.journal.publish("refused", device=device, reason=reason, **about)
 
@@ -182,6 +189,12 @@ class UpdateIntake:
         ]
         names = Counter(name for name, _ in said)
         return {name: found for name, found in said if names[name] == 1}
+
+    @property
+    def why(self) -> str:
+        """Say which reasons most of the devices had whose update does not count, if any had."""
+        most = Counter(self.failures.values()).most_common(REASONS)
+        return f" ({', '.join(f'{reason} {count}' for reason, count in most)})" if most else ""
 
     def refusal_metrics(self) -> dict[str, float]:
         """Return the round's refusals as metrics."""

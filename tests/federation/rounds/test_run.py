@@ -537,14 +537,14 @@ def test_a_failure_is_told_and_the_rest_is_averaged(rig: Rig) -> None:
     assert {(e.device, e.reason) for e in failed} == {("node 2", "no reply within 30 s")}
 
 
-def failing(name: str, times: int) -> Device:
+def failing(name: str, times: int, why: str = "busy") -> Device:
     """Fails so many times, then trains."""
     left = [times]
 
     def answer(op: Op, work: Work, weights: Tensors) -> Update | str:
         if op == "train" and left[0] > 0:
             left[0] -= 1
-            return "busy"
+            return why
         return sound(name, 0.001)(op, work, weights)
 
     return answer
@@ -572,6 +572,18 @@ def test_an_aggregate_of_fewer_than_half_of_the_asked_devices_is_no_candidate(
     assert rig.kafka.events[-1].kind == "finished"
     assert rig.kafka.events[-1].reason.startswith(f"failed: round 1: {updates} of 4 asked")
     assert not rig.of("aggregated")
+
+
+def test_a_failed_run_says_why_most_updates_do_not_count(rig: Rig) -> None:
+    few = "too-few-samples: 28 samples, 32 are needed"
+    empty = hostile("d", lambda update: replace(update, samples=0))
+    again = failing("e", 1, few)  # asked again it trains
+    fleet = FakeFleet([failing("a", 9, few), failing("b", 9, few), failing("c", 9), empty, again])
+    with pytest.raises(ProcessFailed):
+        rig.run(fleet).run()
+    reason = rig.kafka.events[-1].reason
+    said = "1 of 5 asked devices sent an update that counts (too-few-samples 2, busy 1, samples 1)"
+    assert said in reason
 
 
 @pytest.mark.parametrize("in_round", [1, 2])
