@@ -171,6 +171,8 @@ def _kept(view: FleetView) -> Iterator[str]:
         yield f"{len(found)} of {every} {answer} with an adapter, an earlier version or a copy:"
         for _, device, text in sorted(found, reverse=True)[:KEPT]:
             yield f"  {device} {text}"
+        if len(found) > KEPT:
+            yield f"  and {len(found) - KEPT} more"
 
 
 def _truth(view: FleetView) -> dict[str, tuple[int, int]]:

@@ -108,8 +108,9 @@ class EarlierQueues:
             spool = Spool(found.folder)
             uplink = found.uplink(device, spool, connect, bytes_per_s=bytes_per_s)
             self._left.append((spool, uplink))
-            pending = spool.account().pending
-            log.info("%s: %d %s of %s are pending", device, pending, found.kind, found.task)
+            if pending := spool.account().pending:
+                what = f"{'label' if found.kind == LABELS else 'event'}{'s' * (pending > 1)}"
+                log.info("%s: still pending of %s: %d %s", device, found.task, pending, what)
 
     @property
     def hangs(self) -> bool:

@@ -140,6 +140,9 @@ def test_status_shows_devices_rates_versions_and_the_lag() -> None:
         "d2 is silent. Events wait on a silent device",
     ):
         assert line in text
+    every = status_of(*(heard(f"d{n}", 1, challenger=kept) for n in range(5)))
+    named = printed(every).partition("5 of 5 devices answer with an adapter")[2].splitlines()
+    assert named[4] == "  and 2 more"
     idle = status_of(lag=Lag([PartitionLag(0, 5, None, 5)]))
     assert "5 messages behind (by partition 0: 5); no worker has committed" in printed(idle)
 

@@ -110,6 +110,21 @@ def test_what_is_pending_of_the_version_before_goes_to_its_own_topics(
     assert edited is NOT_RAISED or not wire.of(f"{edited.id}.events")
 
 
+def test_what_is_pending_is_said_in_words_and_nothing_of_an_empty_queue(
+    tmp_path: Path, wire: Wire, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, task, 3)
+    fill(tmp_path, SAME_COLUMNS, 1)
+    Spool(queue_folder(tmp_path, LABELS, task))
+    caplog.set_level("INFO")
+    EarlierQueues(tmp_path, OTHER_COLUMNS, "d0", lambda: wire)
+    said = [one for one in caplog.messages if "pending" in one]
+    assert said == [
+        "d0: still pending of tiny.v1: 3 events",
+        f"d0: still pending of {SAME_COLUMNS.id}: 1 event",
+    ]
+
+
 def test_a_crash_before_anything_is_sent_leaves_all_of_it(
     tmp_path: Path, wire: Wire, sending: Callable[[Task], EarlierQueues]
 ) -> None:
