@@ -106,6 +106,20 @@ MUTANTS = [
         "tests/federation/registry/test_stolen_key.py",
     ),
     Mutant(
+        "registry: a decision beside a lost one is announced",
+        "federation/registry/restoring.py",
+        "if not lost or (newest := lost[-1].decision.seq) + 1 < last:",
+        "if (newest := 0) == 0:",
+        "tests/federation/registry/test_restoring.py",
+    ),
+    Mutant(
+        "registry: decisions of others are restored",
+        "federation/registry/restoring.py",
+        "and _is_signed(release, signer, own, registry.task)\n    ]",
+        "]",
+        "tests/federation/registry/test_restoring.py",
+    ),
+    Mutant(
         "acceptance: a break in the chain is taken",
         "streams/runtime/trust.py",
         "decision.prev != before.digest",
