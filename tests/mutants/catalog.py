@@ -207,7 +207,9 @@ MUTANTS = [
         "a refused batch is settled as delivered", "if entry.failed or entry.refused:", "if False:"
     ),
     _uplink("nothing bounds what is in flight", "len(self._flight) >= IN_FLIGHT", "False"),
-    _uplink("a stuck producer is kept", "if self._reachable():", "if False:"),
+    _uplink(
+        "a stuck producer is kept", "if waiting and self._clock()", "if False and self._clock()"
+    ),
     _uplink(
         "acknowledged frames are not settled",
         "            self._settle_frames(done)\n            self._reached",
@@ -601,6 +603,27 @@ MUTANTS = [
         "if self._records:",
         "if False:",
         "tests/streams/worker/test_faust_patches.py",
+    ),
+    Mutant(
+        "worker: does not find brokers that have moved",
+        "streams/worker/aiokafka_patches.py",
+        "if not found:  # until",
+        "if False:  # until",
+        "tests/streams/worker/test_moved_brokers.py",
+    ),
+    Mutant(
+        "reader and producer: do not find brokers that have moved",
+        "streams/kafka/patches.py",
+        "return random.choice(free) if free else None",
+        "return None",
+        "tests/streams/worker/test_moved_brokers.py",
+    ),
+    Mutant(
+        "election: a leader without a broker leads on",
+        "streams/kafka/election.py",
+        "and not alone",
+        "",
+        "tests/streams/kafka/test_election.py",
     ),
     Mutant(
         "worker: waits a second beside a full queue",
