@@ -86,6 +86,8 @@ class Up:
                 follower.start()
                 self._interrupts.check()
                 closed = self._watch(follower)
+                if self._interrupts.seen and not follower.read(self._mine).devices:
+                    raise Interrupted
                 self._drain(follower)
                 return self._report(follower, closed)
             except Interrupted:
@@ -156,7 +158,6 @@ class Up:
         self._interrupts.patient = True
         began, began_s = time.monotonic(), time.time()
         kept_at = began
-        closed = False
         self._say_start()
         phase = Phase(len(self._devices), self._began_us)
         patience_s: float | None = SILENT_S + EACH_S * len(self._devices)
@@ -190,14 +191,13 @@ class Up:
                     follower.keep(self._layout.last_seen)
                     kept_at = time.monotonic()
                 elapsed = time.monotonic() - began
-                closed = phase.closed
-                if (o.until_closed and closed) or (o.minutes and elapsed > 60 * o.minutes):
+                if (o.until_closed and phase.closed) or (o.minutes and elapsed > 60 * o.minutes):
                     break
                 if o.until_closed and elapsed > o.timeout:
                     screen.say(f"the loop has not closed in {o.timeout:.0f} s")
                     screen.say(progress.why_open(follower.read(self._status), self._task))
                     break
-        return closed
+        return phase.closed
 
     def _say_start(self) -> None:
         """Say how many devices a new version goes to, stage by stage."""

@@ -183,7 +183,7 @@ class Summary:
             yield Problem("critical", "No event was scored")
         if self.silent:
             unheard = f"{listed(self.silent)} reported nothing since the start"
-            yield Problem("warning", unheard, f"See logs/edge-{self.silent[0]}.log")
+            yield Problem("warning", unheard, f"See {self.state}/logs/edge-{self.silent[0]}.log")
         if self.broker and self.unscored:
             kept = self.broker != "embedded"
             then = (

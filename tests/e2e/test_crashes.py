@@ -94,7 +94,7 @@ def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
     assert min(produced.values()) > 300
     assert summary["silent"] == ["d2"]
     said = {problem["text"]: problem["advice"] for problem in summary["problems"]}
-    assert said["d2 reported nothing since the start"] == "See logs/edge-d2.log"
+    assert said["d2 reported nothing since the start"] == f"See {place.state}/logs/edge-d2.log"
     assert running.said.count("d2 reported nothing yet; ") == 1
     goes_on_where_it_was(place, summary)
 
@@ -200,4 +200,22 @@ def test_ctrl_c_during_the_set_up_leaves_no_process(kafka_place: Place, tmp_path
     kafka_place.nothing_is_left()
     assert "stopped before the fleet had started" in running.said
     assert "Traceback" not in running.said
+    assert running.out.read_text() == ""
+
+
+@pytest.mark.kafka
+def test_ctrl_c_before_a_device_has_reported_ends_without_a_summary(kafka_place: Place) -> None:
+    place = kafka_place
+    running = place.up("up", "--devices", "1")
+    until(lambda: place.find(*edge(place, "d0")), "the agent of d0 starts", 180)
+    agent = place.find(*edge(place, "d0"))
+    assert agent is not None
+    os.kill(agent, signal.SIGSTOP)  # it cannot report
+    running.until_said("rollout ")
+    running.signal(signal.SIGINT)
+    running.until_said("stopped before the fleet had started")
+    os.kill(agent, signal.SIGCONT)
+    assert running.ends(60) == 130, running.said
+    place.nothing_is_left()
+    assert running.said.endswith("stopped before the fleet had started\n")
     assert running.out.read_text() == ""

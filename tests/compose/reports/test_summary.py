@@ -291,7 +291,7 @@ def test_what_went_wrong_without_an_error_is_a_warning() -> None:
     assert (found.means_little, said(found)) == (False, ["skipped on devices: 4 not-finite, 3 gap"])
     unheard = replace(two_versions(), silent=["d7"])
     [problem] = unheard.problems
-    assert problem.line.endswith("d7 reported nothing since the start. See logs/edge-d7.log")
+    assert problem.line.endswith("d7 reported nothing since the start. See s/logs/edge-d7.log")
     many = replace(unheard, silent=[f"d{i}" for i in range(100)])
     assert said(many) == ["d0, d1, d2 and 97 more reported nothing since the start"]
     assert two_versions().problems == []
