@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from msgspec import structs
+from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
@@ -40,6 +41,7 @@ ServerCounts = Mapping[tuple[str, str], tuple[int, int]]  # (device, epoch) -> (
 OF_KEYS = ("keys", "teacher")  # decisions that are not about a version
 ACCOUNT = ("produced", "delivered", "drops", "pending", "scored")
 STYLES = {"critical": "red", "warning": "yellow", "note": ""}
+SHORT = 12  # a device's name that is not wrapped
 Figure = tuple[float | None, int]  # of so many segments
 
 
@@ -186,11 +188,9 @@ class Summary:
             yield Problem("warning", unheard, f"See {self.state}/logs/edge-{self.silent[0]}.log")
         if self.broker and self.unscored:
             kept = self.broker != "embedded"
-            then = (
-                "They are on the broker: the next `tidewheel up` with this state folder scores them"
-            )
-            if not kept:
-                then = "The embedded broker keeps nothing: they are lost. A real Kafka keeps them"
+            next_run = "the next `tidewheel up` with this state folder scores them"
+            lost = "The embedded broker keeps nothing: they are lost. A real Kafka keeps them"
+            then = f"They are on the broker: {next_run}" if kept else lost
             left = f"The worker had not scored {counted(self.unscored, 'event')} at the end"
             severity: Severity = "warning" if kept else "critical"
             yield Problem(severity, left, f"{then}. worker: {self.words}")
@@ -239,7 +239,7 @@ class Summary:
 def render(summary: Summary, console: Console) -> None:
     """Print it."""
     console.print(_device_table(summary))
-    for line in [*sums(summary.status.view), *_lines(summary)]:
+    for line in [*_legend(summary), *sums(summary.status.view), *_lines(summary)]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     for problem in summary.problems:
         style = STYLES[problem.severity]
@@ -247,29 +247,46 @@ def render(summary: Summary, console: Console) -> None:
 
 
 def _device_table(summary: Summary) -> Table:
+    """Return a table for 80 columns, without columns of zeros: the account's line has these."""
     view = summary.status.view
     first, last = view.first_model, view.last_model
-    right = ("before", "after", "produced", "delivered", "dropped", "pending", "scored")
-    made = table(
-        f"{view.task}: devices and their event account", ("device", "serves", *right), (), right
-    )
-    for line in summary.devices:
+    figures = ["before", "after"] if first != last else [named(view.row_metric)]
+    account = [name for name in ACCOUNT if summary.total(name) or name not in ("drops", "pending")]
+    right = [*figures, *("dropped" if name == "drops" else name for name in account)]
+    title = f"{view.task}: devices and their event account"
+    made = table(title, ("device", "serves", *right), (), right)
+    made.box, made.padding = HORIZONTALS, (0, 0)
+    names = [f"{line.device}, earlier" if line.ended else line.device for line in summary.devices]
+    wrapped = figures if max(map(len, names), default=0) <= SHORT else [*figures, "device"]
+    for column in made.columns:
+        column.overflow, column.no_wrap = "fold", str(column.header) not in wrapped
+    for device, line in zip(names, summary.devices, strict=True):
         other = not line.ended and line.challenger is not None and line.challenger.answers
         made.add_row(
-            f"{line.device}, earlier" if line.ended else line.device,
-            f"{line.active}, another answers" if other else line.active,
-            *(share(*figure) for figure in line.figures(first, last)),
-            *(str(getattr(line, name)) for name in ACCOUNT),
+            device,
+            f"{line.active}*" if other else line.active,
+            *(share(*figure) for figure in line.figures(first, last)[: len(figures)]),
+            *(str(getattr(line, name)) for name in account),
             style="" if line.balanced else "red",
         )
     made.add_section()
-    totals = (str(summary.total(name)) for name in ACCOUNT)
-    made.add_row("all", "", *map(share, summary.fleet), *totals, style="bold")
-    made.caption = (
-        f"before, after: {named(view.row_metric)} of the device's answers by {first} and by "
-        f"{last}, on the same of its held-out segments where both have answered them (how many)"
-    )
+    totals = (str(summary.total(name)) for name in account)
+    made.add_row("all", "", *map(share, summary.fleet[: len(figures)]), *totals, style="bold")
     return made
+
+
+def _legend(summary: Summary) -> Iterator[str]:
+    view = summary.status.view
+    first, last = view.first_model, view.last_model
+    text = f"{named(view.row_metric)} of the device's answers by {first}"
+    where = "its held-out segments"
+    if first != last:
+        text = f"before, after: {text} and by {last}"
+        where = "the same of its held-out segments where both have answered them"
+    if first:
+        yield f"{text}, on {where} (how many)"
+    if any(state.challenger and state.challenger.answers for state in view.devices.values()):
+        yield "*: an adapter, an earlier version or a copy answers"
 
 
 def _lines(summary: Summary) -> Iterator[str]:

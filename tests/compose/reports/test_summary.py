@@ -139,7 +139,7 @@ def test_a_version_that_some_devices_try_is_not_the_one_that_is_served() -> None
     devices = [state("d0", active=FIRST), state("d1", active=LAST)]
     shown = shown_by(summary(*devices, release(FIRST), server={}))
     assert f"{FIRST} is released" in shown
-    rows = [row.split()[1:4:2] for row in shown.splitlines() if row.startswith("│ d")]
+    rows = [row.split()[:2] for row in shown.splitlines() if row.startswith((" d0 ", " d1 "))]
     assert rows == [["d0", FIRST], ["d1", LAST]]
 
 
@@ -180,7 +180,8 @@ def test_what_a_device_keeps_is_shown_with_its_reason() -> None:
             "made_us": 1, "since_us": 1}  # fmt: skip
     found = summary(state("d0", active=LAST, challenger=kept), state("d1", active=LAST), server={})
     text = " ".join(shown_by(found).split())
-    assert f"{LAST}, another answers" in text
+    assert f"d0 {LAST}* " in text
+    assert "*: an adapter, an earlier version or a copy answers" in text
     assert f"d0 keeps {FIRST}: error 0.02 against 0.39 on 51 segments" in text
 
 
@@ -255,8 +256,38 @@ def test_the_printed_command_looks_at_each_metric_of_a_store(
     assert row[name] == pytest.approx(wanted, abs=6e-4)
 
 
-def shown_by(found: Summary) -> str:
-    console = Console(file=io.StringIO(), width=200)
+def test_one_version_is_named_once() -> None:
+    accuracy = {FIRST: score(10, 4)}
+    found = summary(state("d0", accuracy=accuracy), release(FIRST), server={("d0", "e1"): (10, 0)})
+    shown = shown_by(found)
+    assert f"accuracy of the device's answers by {FIRST}, on its held-out segments" in shown
+    [heading] = [row.split() for row in shown.splitlines() if row.startswith(" device ")]
+    assert heading == ["device", "serves", "accuracy", "produced", "delivered", "scored"]
+    assert "None" not in shown_by(summary(server={}))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"delivered": 1120, "pending": 80, "dropped": {"full": 34}}],
+    ids=["all delivered", "dropped and pending"],
+)
+def test_a_terminal_of_80_columns_shows_names_versions_and_headings_whole(
+    more: dict[str, Any],
+) -> None:
+    accuracy = {FIRST: score(312, 240), LAST: score(312, 290)}
+    counts = {"produced": 1234, "delivered": 1234, **more}
+    devices = [state(f"person-1{n}", active=LAST, accuracy=accuracy, **counts) for n in range(6)]
+    shown = shown_by(summary(*devices, release(FIRST, 1), release(LAST, 2), server={}), width=80)
+    rows = [row.split() for row in shown.splitlines()]
+    account = ["produced", "delivered", *(("dropped", "pending") if more else ()), "scored"]
+    assert ["device", "serves", "before", "after", *account] in rows
+    assert [row[:3] for row in rows if row[:1] == ["person-13"]] == [["person-13", LAST, "0.77"]]
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines()[:12])) <= 80
+
+
+def shown_by(found: Summary, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
     render(found, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
