@@ -26,7 +26,7 @@ from streams.batch.records.progress import (
 from streams.batch.records.rows import RowProblem, Rows
 from streams.batch.records.specification import Columns, Named, Specification
 from streams.batch.sources.inputs import kept_fields
-from streams.batch.sources.readings import FIELDS
+from streams.batch.sources.readings import FIELDS, TIMESTAMP
 from streams.contract.task import Task
 from streams.contract.task.metrics import softmax
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
@@ -62,6 +62,7 @@ def observed_of(
 
 
 POTENTIAL, DETECTED = 0.5, 0.7
+YEAR_1980_US = 315_532_800_000_000
 
 
 def drift_of(reference: Reference | None, observed: Observed) -> JobDrift | None:
@@ -150,6 +151,7 @@ class Answering:
             readings=rows.readings,
             broken=rows.broken,
             examples=rows.examples,
+            early=_early(rows),
             excluded=rows.excluded,
             succeeded=int(right.sum()),
             errors=_by_code(rows.problems),
@@ -213,6 +215,14 @@ def _lists(numbers: np.ndarray, there: np.ndarray) -> pa.Array:
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
     values = pa.array(numbers.astype(np.float32).ravel())
     return pa.ListArray.from_arrays(offsets, values, mask=pa.array(~there))
+
+
+def _early(rows: Rows) -> int:
+    """Return how many segments of readings end before 1980."""
+    times = rows.kept["time"] if rows.kept.keys() >= {name for name, _ in FIELDS} else pa.array([])
+    if times.type != TIMESTAMP:
+        return 0
+    return int((times.cast(pa.int64()).to_numpy() < YEAR_1980_US).sum())
 
 
 def _by_code(problems: dict[int, RowProblem]) -> dict[str, int]:

@@ -155,6 +155,8 @@ def summary_of(found: Manifest) -> list[str]:
         broken = sum(found.broken.values())
         reasons = _by_reason(found.broken)
         lines.append(f"{found.readings:,} readings, {broken:,} break a segment{reasons}")
+    if found.readings and found.early == found.processed > 0:
+        lines.append("all times are before 1980: whole numbers are read as microseconds since 1970")
     if found.accuracy is not None:
         of = f"{found.correct:,} of {found.labelled:,}"
         lines.append(f"{of} labelled rows are correct, {found.accuracy:.3g}")

@@ -128,12 +128,13 @@ class RowCounts(Summed):
 
     `readings` are those that were cut into the rows, and `broken` those of them that break a
     segment, by reason; `examples` say of each reason which reading is the first, as `file:row`, and
-    what is wrong with it.
+    what is wrong with it. `early` rows are of readings before 1980.
     """
 
     readings: Count = 0
     broken: dict[str, Count] = {}
     examples: dict[str, str] = {}
+    early: Count = 0
     excluded: Count = 0
     succeeded: Count = 0
     errors: dict[str, Count] = {}
