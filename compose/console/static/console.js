@@ -14,6 +14,8 @@ const ago = (s) =>
   s < 100 ? `${s} s ago` : s < 6000 ? `${Math.round(s / 60)} min ago` : s < 172800
     ? `${Math.round(s / 3600)} h ago` : `${Math.round(s / 86400)} days ago`;
 const clock = (when) => when.toLocaleTimeString([], { hour12: false });
+const isToday = (when) => when.toDateString() === new Date().toDateString();
+const moment = (when) => (isToday(when) ? clock(when) : `${when.toLocaleDateString()} ${clock(when)}`);
 
 class TwTime extends HTMLElement {
   connectedCallback() {
@@ -31,8 +33,7 @@ class TwTime extends HTMLElement {
     if (this.getAttribute("mode") === "ago") {
       this.textContent = ago(Math.max(0, Math.round((Date.now() - at) / 1000)));
     } else {
-      const today = when.toDateString() === new Date().toDateString();
-      this.textContent = today ? clock(when) : `${when.toLocaleDateString()} ${clock(when)}`;
+      this.textContent = moment(when);
     }
   }
 }
@@ -40,7 +41,7 @@ customElements.define("tw-time", TwTime);
 
 // --- <tw-chart data="...">: lines over time, or lines and stacked bars over named places ---
 const HEIGHT = 190, LEFT = 46, TOP = 10, BOTTOM = 22;
-const MINUTE = 60000, STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].map((m) => m * MINUTE);
+const MINUTE = 60000, DAY = 1440 * MINUTE, STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440].map((m) => m * MINUTE);
 const DASHES = ["", "7 4", "2 3"];
 
 function make(name, attributes, parent, text) {
@@ -120,11 +121,16 @@ class TwChart extends HTMLElement {
       const step = Math.ceil(names.length / most);
       ticks = names.map((text, at) => [at, text]).filter(([at]) => at % step === 0);
     } else {
-      const step = STEPS.find((s) => (high - low) / s <= most) ?? STEPS.at(-1);
-      const shift = new Date(low).getTimezoneOffset() * MINUTE;
+      const step = STEPS.find((s) => (high - low) / s <= most) ?? Math.ceil((high - low) / most / DAY) * DAY;
+      const shift = (at) => new Date(at).getTimezoneOffset() * MINUTE; // another one after a change of the clocks
       ticks = [];
-      for (let at = Math.ceil((low - shift) / step) * step + shift; at <= high; at += step)
-        ticks.push([at, new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false })]);
+      for (let local = Math.ceil((low - shift(low)) / step) * step; ; local += step) {
+        const at = local + shift(local + shift(low)), when = new Date(local);
+        if (at > high) break;
+        ticks.push([at, local % DAY === 0 && high - low > DAY
+          ? when.toLocaleDateString([], { day: "numeric", month: "short", timeZone: "UTC" })
+          : when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false, timeZone: "UTC" })]);
+      }
     }
     for (const [at, text] of ticks) {
       const label = make("text", { y: HEIGHT - 5, "text-anchor": "middle" }, svg, text);
@@ -180,7 +186,7 @@ class TwChart extends HTMLElement {
       const values = this.chart.series.map((s) => [s.name, s.points.find(([p]) => p === at)?.[1]]);
       const known = values.filter(([, value]) => value !== null && value !== undefined);
       box.replaceChildren();
-      make("b", {}, box, this.chart.names?.[at] ?? clock(new Date(at)));
+      make("b", {}, box, this.chart.names?.[at] ?? moment(new Date(at)));
       for (const [name, value] of known) make("div", {}, box, `${name} ${number(value)}`);
       for (const name of ["x1", "x2"]) line.setAttribute(name, x(at));
       line.setAttribute("visibility", "visible");

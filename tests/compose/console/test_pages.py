@@ -1,5 +1,6 @@
 """The pages in a real browser, of made-up fleets."""
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -12,8 +13,9 @@ from tests.compose.reports.test_jobs import job
 
 PAGES = ("/", "/fleet", "/devices/d1", "/learning", "/releases", "/quality?offset=0", "/jobs")
 
-CHART = """({from, minutes}) => {
-  const points = Array.from({length: minutes + 1}, (_, n) => [from + 60000 * n, n]);
+CHART = """({from, minutes, each = 1}) => {
+  const length = minutes / each + 1;
+  const points = Array.from({length}, (_, n) => [from + 60000 * each * n, n]);
   const series = [{name: "made", kind: "line", colour: "steelblue", points}];
   const card = document.getElementById("rates"), before = card.querySelector("tw-chart");
   card.removeAttribute("data-live");  // nothing replaces it
@@ -136,6 +138,29 @@ def test_the_times_below_a_chart_are_whole_also_where_its_samples_begin_or_end(
         assert outer["x"] <= box["x"]
         assert box["x"] + box["width"] <= outer["x"] + outer["width"]
     assert visit.wrong == []
+    visit.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("days", [2, 9, 60, 365])
+def test_a_chart_over_days_has_dates_below_it_that_stand_apart(
+    browser: Browser, address: str, width: int, days: int
+) -> None:
+    visit = Visit(browser, address, width=width)
+    page = visit.open("/")
+    page.evaluate(CHART, {"from": 1_800_000_000_000, "minutes": 1440 * days, "each": 60})
+    times = page.locator("#rates tw-chart > svg text[text-anchor=middle]")
+    expect(times.first).to_be_visible()
+    texts, boxes = times.all_text_contents(), [each.bounding_box() for each in times.all()]
+    dates = [text for text in texts if re.fullmatch(r"\d\d? [A-Z][a-z]+", text)]
+    assert len(dates) > 1
+    assert len(set(dates)) == len(dates)
+    assert days < 60 or dates == texts
+    assert "00:00" not in texts
+    for left, right in itertools.pairwise(boxes):
+        assert left is not None
+        assert right is not None
+        assert left["x"] + left["width"] < right["x"]
     visit.close()
 
 
