@@ -179,6 +179,9 @@ def main() -> None:
         if interrupts:  # a library may make another error of it, such as an ImportError
             sys.exit(130)
         sys.exit(_explained(exc))
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python exits: no traceback
 
 
 def _explained(exc: Exception) -> int:

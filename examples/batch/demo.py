@@ -39,6 +39,7 @@ def main(
     ),
 ) -> None:
     """Score the fleet's recordings with the first model, and with the served one if it is there."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the command that runs ends as well
     out = state / "scores"
     tidewheel("prepare", task, "--state", state)
     source = state / "recordings"

@@ -169,25 +169,6 @@ def test_a_place_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
     fails(done, 2, "/sys/tidewheel", "name a place that you may write to")
 
 
-INTERRUPTED = """
-import os, signal, time
-try:
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(10)
-except KeyboardInterrupt:
-    raise {error}("initialization failed")
-"""
-
-
-@pytest.mark.parametrize("error", ["ImportError", "OSError"])
-def test_ctrl_c_of_which_a_library_makes_another_error_is_ctrl_c(
-    tmp_path: Path, error: str
-) -> None:
-    (tmp_path / "mine.py").write_text(INTERRUPTED.format(error=error))
-    done = tidewheel("check", "mine.py:task", folder=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-
-
 @pytest.mark.parametrize("name", ["", "a b", "../d0", "x" * 64])
 def test_a_wrong_device_name_is_named(tmp_path: Path, name: str) -> None:
     fails(
