@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
-from streams.batch.jobs.manifest import summary_of
 from streams.batch.jobs.scoring import fastest_batch
 from streams.batch.records.specification import Named
 from streams.batch.sources.inputs import columns_of
@@ -262,39 +260,6 @@ def test_a_file_without_a_device_is_that_of_one_device_and_times_may_be_text(
     assert first["device"] == "pump-7"
     assert first["time"] == moment(DAY_US + 19 * STEP_US)
     assert (first["row"], float(first["x"])) == (19, rows[19]["x"])
-
-
-@pytest.mark.parametrize("write", [write_csv, write_lines, write_readings])
-def test_a_time_without_a_zone_is_utc(
-    tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[Any] = table_of({"d0": recording("d0", 300)[:60]})
-    for row in rows:
-        naive = moment(row["time"]).replace(tzinfo=None)
-        row["time"] = naive if write is write_readings else naive.isoformat()
-    monkeypatch.setenv("TZ", "Europe/Madrid")
-    time.tzset()
-    try:
-        path = write(tmp_path / f"in.{SUFFIX[write]}", rows)
-        job = submitted(tmp_path, path, **{**CUT, "id": "device"})
-        job.run()
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-    assert job.rows()[0]["time"] == moment(DAY_US + 19 * STEP_US)
-
-
-@pytest.mark.parametrize(
-    ("times", "said"), [(lambda us: us // 1000, True), (int, False)], ids=["ms", "us"]
-)
-def test_times_before_1980_alone_are_said(tmp_path: Path, times: Any, said: bool) -> None:
-    """As those of milliseconds are."""
-    rows: list[Any] = table_of({"d0": recording("d0", 300)[:60]})
-    rows = [{**row, "time": times(row["time"])} for row in rows]
-    path = write_readings(tmp_path / "in.parquet", rows)
-    found = submitted(tmp_path, path, **{**CUT, "id": "device"}).run()
-    assert found.processed > 0
-    assert any("before 1980" in line for line in summary_of(found)) is said
 
 
 @pytest.mark.parametrize("write", [write_csv, write_lines, write_readings])
