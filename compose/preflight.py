@@ -211,7 +211,7 @@ def _table(report: TaskReport) -> Table:
             one.device,
             one.role,
             str(one.readings),
-            "-" if one.period_s is None else f"{one.period_s:g} s",
+            _every(one.period_s),
             str(one.segments),
             str(one.labelled),
             _times(one),
@@ -219,6 +219,12 @@ def _table(report: TaskReport) -> Table:
             ", ".join(f"{why} {n}" for why, n in sorted(one.skipped.items())) or "none",
         )
     return table
+
+
+def _every(period_s: float | None) -> str:
+    if period_s is None:
+        return "-"
+    return f"{period_s:.3g} s" if period_s < 10_000 else f"{period_s / 3600:,.0f} h"
 
 
 def _size(count: float) -> str:

@@ -97,6 +97,8 @@ def round_line(event: RoundEvent) -> str | None:
     """Return one line about a step of a run; None for a step that is too small to show. Why a run
     passed the gate is in the line of its release."""
     where = _round(event)
+    failed = where if event.round else f"run {event.run} failed"  # a round may go on
+    failed = f"{where}: {event.device} failed" if event.device else failed
     lines = {
         "asked": f"run requested by a person: {event.reason}",
         "postponed": f"a run is held back: {event.reason}",
@@ -104,7 +106,7 @@ def round_line(event: RoundEvent) -> str | None:
         "resumed": f"run {event.run} resumed: {event.reason}",
         "invited": f"{where}: {event.reason}",
         "refused": f"{where}: update of {event.device} refused: {event.reason}",
-        "failed": f"{where}: {event.device or 'run'} failed: {event.reason}",
+        "failed": f"{failed}: {event.reason}",
         "aggregated": f"{where}: updates aggregated, {counted(event.samples, 'sample')}",
         "evaluated": f"{where}: {evaluation(event.metrics, event.metric)}",
         "promoted": f"run {event.run} passed the gate, version {event.model}",

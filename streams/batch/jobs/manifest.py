@@ -146,15 +146,16 @@ def summary_of(found: Manifest) -> list[str]:
     lines = [
         f"{found.processed:,} of {found.total:,} rows with {found.model} in {found.seconds:.3g} s, "
         f"{found.rows_per_s:,.0f} rows/s",
-        f"{found.succeeded:,} answers, {found.processed - found.succeeded:,} errors"
-        f"{_by_reason(found.errors)}",
+        f"{_counted(found.succeeded, 'answer')}, "
+        f"{_counted(found.processed - found.succeeded, 'error')}{_by_reason(found.errors)}",
     ]
     if found.excluded:
-        lines.append(f"{found.excluded:,} rows are excluded")
+        lines.append(f"{_counted(found.excluded, 'row')} excluded")
     if found.readings:
         broken = sum(found.broken.values())
         reasons = _by_reason(found.broken)
-        lines.append(f"{found.readings:,} readings, {broken:,} break a segment{reasons}")
+        readings = _counted(found.readings, "reading")
+        lines.append(f"{readings}, breaking a segment: {broken:,}{reasons}")
     if found.readings and found.early == found.processed > 0:
         lines.append("all times are before 1980: whole numbers are read as microseconds since 1970")
     if found.accuracy is not None:
@@ -163,6 +164,10 @@ def summary_of(found: Manifest) -> list[str]:
     if found.drift is not None:
         lines.append(f"drift: {found.drift.verdict}")
     return [*lines, f"reason: {found.reason}"] if found.reason else lines
+
+
+def _counted(count: int, one: str) -> str:
+    return f"{count:,} {one if count == 1 else one + 's'}"
 
 
 def _by_reason(counts: dict[str, int]) -> str:
@@ -191,10 +196,8 @@ def write_report(job: JobFolder) -> None:
 def report_of(identity: str, found: Manifest) -> str:
     """Return a job's report in Markdown: counts, drift, accuracy by class, input."""
     lines = [f"# {found.task}: batch job {identity}", ""]
-    shards = "shard" if found.shards == 1 else "shards"
-    attempts = "attempt" if found.attempts == 1 else "attempts"
-    lines.append(f"{found.state}: {found.completed:,} of {found.shards:,} {shards}, "
-                 f"{found.attempts:,} {attempts}. Output: {found.output}")  # fmt: skip
+    lines.append(f"{found.state}: {found.completed:,} of {_counted(found.shards, 'shard')}, "
+                 f"{_counted(found.attempts, 'attempt')}. Output: {found.output}")  # fmt: skip
     lines += ["", *(f"- {line}" for line in summary_of(found))]
     if found.drift is None:
         lines += ["", "Drift is not measured: the model has no reference, or there are no answers."]

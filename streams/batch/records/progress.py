@@ -117,7 +117,7 @@ class JobDrift(Document):
     def verdict(self) -> str:
         found = self.inputs_and_answers
         if not found.decided:
-            return f"undecided, {found.segments:,} segments are too few"
+            return f"undecided, too few segments: {found.segments:,}"
         if not found.alarm:
             return "none"
         return f"in {found.share:.0%} of the channels, most in {found.worst}"

@@ -1,5 +1,7 @@
 """What people read: words, two digits, before → after."""
 
+from typing import Any
+
 import pytest
 
 from streams.contract.decisions import Decision, DesiredState
@@ -62,6 +64,23 @@ def test_what_a_run_does_is_said_with_the_short_name_of_the_run() -> None:
     assert round_line(events[0]) == "run 567890 started: "
     assert events[0].run == run
     assert short_runs("2 devices, 1767225590000-0a1b2c") == "2 devices, 1767225590000-0a1b2c"
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (
+            {"round": 1, "reason": "9 of 20 asked devices sent an update: the others are asked"},
+            "round 1 of 3: 9 of 20 asked devices sent an update: the others are asked",
+        ),
+        ({"round": 1, "device": "d0", "reason": "no disk"}, "round 1 of 3: d0 failed: no disk"),
+        ({"round": 0, "reason": "interrupted"}, "run 567890 failed: interrupted"),
+    ],
+    ids=["round", "device", "run"],
+)
+def test_what_failed_is_named(more: dict[str, Any], line: str) -> None:
+    message = step("failed", run="12345678901234567890", rounds=3, **more)
+    assert round_line(RoundEvent.decode(message.value)) == line
 
 
 def test_one_is_singular_and_an_evaluation_of_nothing_is_named() -> None:
