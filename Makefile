@@ -1,3 +1,4 @@
+# make help   this list
 # make demo   the whole loop on real data, with 6 devices
 # make drift-demo  phones are remounted, the fleet detects the drift and recovers, some minutes
 # make demo-batch  every recording of the fleet scored offline, by a job that is killed and resumed
@@ -25,9 +26,12 @@ RECOVERY := tests/e2e/test_recovery.py
 LONG := $(addprefix --ignore , $(RECOVERY) tests/install tests/docker tests/chaos)
 PACKAGES := streams federation edge_client compose
 
-.PHONY: install demo drift-demo demo-batch up down test test-install test-docker mutants coverage chaos check format docs clean soak screenshots
+.PHONY: install help demo drift-demo demo-batch up down test test-install test-docker mutants coverage chaos check format docs clean soak screenshots
 
 install: .venv/installed
+
+help:
+	@sed -n 's/^# //p; /^$$/q' $(firstword $(MAKEFILE_LIST))
 
 # Without --no-compile pip compiles what is never imported, a third of its CPU.
 PIP := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 from dataclasses import replace
@@ -17,7 +18,7 @@ from streams.contract.errors import UsageError
 from streams.contract.task import Training, load_task
 from streams.segments.survey import Survey
 from tests.compose.cli import test_cli
-from tests.compose.cli.test_cli import PROGRAM, ROOT, TINY, environ_in
+from tests.compose.cli.test_cli import PROGRAM, ROOT, TINY, environ_in, installed
 from tests.rig.processes.forks import executed
 from tests.rig.processes.polling import until
 from tests.rig.processes.running import start
@@ -172,6 +173,18 @@ def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(tmp_path: Pat
         done = tidewheel(tmp_path, "check", reference, code=1)
     said = " ".join(done.stdout.split())
     assert f"importing the file needs torch ({tmp_path / 'mine.py'}:{at})" in said.replace("│ ", "")
+
+
+def test_a_module_beside_the_task_is_found_by_pythonpath_alone(tmp_path: Path) -> None:
+    (tmp_path / "features.py").touch()
+    (tmp_path / "mine.py").write_text(
+        "import features\n" + Path(TINY.removesuffix(":task")).read_text()
+    )
+    alone = installed("schema", "mine.py:task", folder=tmp_path)
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert alone.stderr.endswith("No module named 'features'\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    assert installed("schema", "mine.py:task", folder=tmp_path, PYTHONPATH=path).returncode == 0
 
 
 def test_readings_that_fail_later_than_the_check_looks_are_one_line(tmp_path: Path) -> None:

@@ -303,3 +303,9 @@ def test_the_examples_of_records_are_what_the_code_writes() -> None:
     examples = tool("record_examples")
     assert set(re.findall(r"<!-- example ([a-z-]+) -->", page)) == set(examples.EXAMPLES)
     assert examples.with_examples(page) == page
+
+
+def test_make_help_names_what_make_can_do() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    named = set(re.findall(r"^make ([a-z-]+) ", done.stdout, re.MULTILINE))
+    assert named >= {"help", "demo", "drift-demo", "demo-batch", "up", "test", "docs", "soak"}
