@@ -1,6 +1,7 @@
 """Brokers for the whole session: a real Kafka, and the embedded one."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tests.rig.servers.secure_node import SecureNode
 settings.register_profile("tidewheel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidewheel")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background, for all children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 forks.install()
 os.environ.setdefault("KAFKA_OPTS", java_options())
 
