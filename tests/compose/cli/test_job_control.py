@@ -25,7 +25,9 @@ def begun(tmp_path: Path, lake: Path, *more: str, **env: str) -> "subprocess.Pop
 
 
 def has_scored(tmp_path: Path) -> None:
-    until(lambda: list((tmp_path / "out").glob("part-*")), "a shard is scored", pause_s=0.005)
+    """Wait for a second shard: the first one counts then, its input has been hashed."""
+    parts = (tmp_path / "out").glob
+    until(lambda: len(list(parts("part-*"))) > 1, "a shard is scored", pause_s=0.005)
 
 
 def ids(tmp_path: Path) -> list[str]:
