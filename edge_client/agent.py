@@ -49,7 +49,7 @@ log = logging.getLogger("tidewheel.edge")
 LOOK_S = 5.0  # at versions, hanging answers, conditions, labels that were told
 LOCK_S = 5.0  # for a command that reads the folder
 ALIVE_S = 60.0  # without the keeper's turn, which waits for the disk
-HANG_S = 180.0  # the same, and of the downlink, which tests a version: the process ends
+HANG_S = 180.0  # the same, or without the downlink's, which tests versions: the process ends
 SAVE_S = 60.0  # between two writings of samples and scores: megabytes each
 ANSWER = "an answer"
 SWITCH_S = 0.0005  # a thread that holds the interpreter gives it to the loop after so long
@@ -287,6 +287,7 @@ class Agent:
 
     def _keep(self) -> None:
         """Write down what may lag behind, and look at versions and conditions."""
+        self._kept_at = time.monotonic()  # opening a large spool may have taken long
         while not self._stop.wait(LOOK_S):
             self._save()
             self._label_queue.try_to_flush()

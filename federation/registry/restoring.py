@@ -7,7 +7,7 @@ numbers. `releases` has each decision, so a controller that begins to lead compa
    and verify them as the registry's chain is verified
 2. fetch the versions and the teacher that the last of them needs from `artifacts`
 3. store the decisions, oldest first
-4. if the registry has other decisions, or lacks a revocation, do not start
+4. if devices would refuse the registry's last decision, or it lacks a revocation, do not start
 
 After a crash the next start does what is missing.
 """
@@ -107,7 +107,8 @@ def _lost(
     """Return the announced decisions that the registry lacks, oldest first, up to the newest of the
     `own` key, and the number of the registry's decision that they follow; 0 if it has none.
 
-    The own key signs only the newest: its `prev` names the one before, whoever signed that.
+    Only the newest has to be signed by the own key. Each names the one before it in `prev`, which
+    another key may have signed.
     """
     ours = {release.digest: release.decision.seq for release in registry.history()}
     signer, version = key_id(own), registry.task_version

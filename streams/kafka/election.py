@@ -102,8 +102,8 @@ class Election:
                     if mine := self._consumer.assignment():
                         self._consumer.pause(*mine)  # no message is read
                     self._consumer.poll(timeout_ms=POLL_MS)
-                    alone = self._consumer._coordinator.heartbeat.session_timeout_expired()
-                    self._leading = bool(self._consumer.assignment()) and not alone
+                    expired = self._consumer._coordinator.heartbeat.session_timeout_expired()
+                    self._leading = bool(self._consumer.assignment()) and not expired
         except Exception as exc:  # the next `leads` raises it
             self._failure = exc
         finally:

@@ -127,9 +127,9 @@ async def _on_join_complete(self: Any, *given: Any) -> None:
 async def _metadata_update(self: Any, *given: Any) -> bool:
     found: bool = await _update(self, *given)
     if not found:  # until the next answer
-        starts = {f"{host}:{port}": (host, port) for host, port, _ in self.hosts}
-        brokers = {node: BrokerMetadata(node, *place, None) for node, place in starts.items()}
-        self.cluster._brokers |= brokers
+        for host, port, _ in self.hosts:
+            node = f"{host}:{port}"
+            self.cluster._brokers[node] = BrokerMetadata(node, host, port, None)
         await asyncio.sleep(EMPTY_S)
     return found
 

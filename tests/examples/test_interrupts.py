@@ -1,4 +1,4 @@
-"""Ctrl-C while a demo imports its libraries is no traceback."""
+"""Ctrl-C ends a demo without a traceback, also while it imports its libraries."""
 
 import os
 import signal

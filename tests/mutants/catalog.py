@@ -602,7 +602,7 @@ MUTANTS = [
         "streams/worker/aiokafka_patches.py",
         "if self._records:",
         "if False:",
-        "tests/streams/worker/test_faust_patches.py",
+        "tests/streams/worker/test_patches.py",
     ),
     Mutant(
         "worker: does not find brokers that have moved",
@@ -621,7 +621,7 @@ MUTANTS = [
     Mutant(
         "election: a leader without a broker leads on",
         "streams/kafka/election.py",
-        "and not alone",
+        "and not expired",
         "",
         "tests/streams/kafka/test_election.py",
     ),
@@ -630,7 +630,7 @@ MUTANTS = [
         "streams/worker/faust_patches.py",
         "min(timeout_s, FULL_S)",
         "timeout_s",
-        "tests/streams/worker/test_faust_patches.py",
+        "tests/streams/worker/test_patches.py",
     ),
     Mutant(
         "batch: what was begun to be loaded is not noted",

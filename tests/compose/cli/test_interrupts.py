@@ -1,4 +1,4 @@
-"""Ctrl-C, at any moment, is no traceback."""
+"""Ctrl-C ends a command without a traceback, at any moment."""
 
 import signal
 from pathlib import Path

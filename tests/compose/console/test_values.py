@@ -265,7 +265,7 @@ def test_histograms_stand_beside_the_references_cell_by_cell() -> None:
         assert [cell.name for cell in shown.cells] == names
 
 
-def test_categories_that_are_not_in_the_reference_are_one_cell() -> None:
+def test_cells_of_several_categories_are_named_as_others() -> None:
     about = {"ordered": False, "channel": "way", "kind": "category", "edges": [0.5, 1.5, 2.5, 4.5],
              "reference": [1, 5, 0, 4, 0, 0, 0], "counts": [0, 1, 2, 2, 1, 0, 0]}  # fmt: skip
     [shown] = histograms(drifting(**about), {"way": ("unknown", "card", "cash", "other")})

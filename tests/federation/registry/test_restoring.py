@@ -51,6 +51,13 @@ class Fleet:
         assert device.seq == last.decision.seq
         assert device.accept(last) == last.decision
 
+    def all_follow(self) -> int:
+        """The last decision is accepted by the device and by a new one; return its number."""
+        self.announce()
+        for device in (self.device, self.new_device()):
+            self.follow(device)
+        return unwrap(self.registry.last()).decision.seq
+
     def new_device(self) -> Acceptance:
         """Also one that was wiped."""
         return Acceptance(None, self.task, [OLD.public_key()])
@@ -109,10 +116,7 @@ def test_decisions_and_versions_that_a_backup_lacks_are_taken_from_the_topics(
     assert unwrap(fleet.registry.teacher()).digest == teacher.digest
     assert unwrap(fleet.registry.serving()).digest == third.digest
     manual.roll_back(fleet.registry, OLD)
-    fleet.announce()
-    for device in (fleet.device, fleet.new_device()):
-        fleet.follow(device)
-        assert device.seq == 5
+    assert fleet.all_follow() == 5
 
 
 def test_a_decision_beside_a_lost_one_stops_the_controller_until_it_is_removed(
@@ -131,10 +135,7 @@ def test_a_decision_beside_a_lost_one_stops_the_controller_until_it_is_removed(
         fleet.registry.store.remove(name)
     fleet.start_controller()
     manual.promote(fleet.registry, OLD, fleet.registry.models()[1])
-    fleet.announce()
-    for device in (fleet.device, fleet.new_device()):
-        fleet.follow(device)
-        assert device.seq == 4
+    assert fleet.all_follow() == 4
 
 
 def test_decisions_of_an_earlier_key_are_restored_below_one_of_the_own(

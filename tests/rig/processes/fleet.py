@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -136,7 +137,8 @@ class Place:
         """Have the devices' agents write the stacks of their threads to their logs."""
         for pid, words in self.marked().items():
             if "\0edge\0run\0" in "\0".join(words):
-                os.kill(pid, signal.SIGUSR1)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGUSR1)
 
     def logs(self) -> str:
         """The ends of all logs."""
