@@ -91,6 +91,7 @@ class Downlink(threading.Thread):
         self._failures = 0
         self._retry_at = 0.0
         self._back_at = clock()
+        self._cut = False  # said already
         self._not_accepted: str | None = None
         self._not_installed: str | None = None
 
@@ -121,7 +122,9 @@ class Downlink(threading.Thread):
                 self._follow()
                 backoff_s = 0.5
             except Retryable as exc:
-                log.debug("downlink: %s", exc)
+                if not self._cut:
+                    self._cut = True
+                    log.warning("no decision, score or label comes in: %s; trying again", exc)
                 self._ending.wait(backoff_s * random.uniform(0.5, 1.5))
                 backoff_s = min(backoff_s * 2, 5.0)
 
@@ -140,6 +143,7 @@ class Downlink(threading.Thread):
             for topic, offset in read.items():
                 for partition in reader.partitions(topic) if offset else []:
                     reader.seek(topic, partition, offset)
+            self._cut = False
             while not self._ending.is_set():
                 messages = reader.poll(self._wait_s)
                 self._waits, self._back_at = False, self._clock()

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes import forks
+from tests.rig.processes.running import last_words
 from tests.rig.servers.kafka import java_options, require, serving, with_kafka
 from tests.rig.servers.postgresql import Server, postgresql
 from tests.rig.servers.s3 import s3_server
@@ -37,6 +39,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if "secure_node" in getattr(item, "fixturenames", ()) else 2
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Add to a failure what the processes that run have logged, and where they are."""
+    report = yield
+    if report.when == "call" and report.failed:
+        report.sections.append(("stderr of processes", last_words()))
+    return report
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def fetch(
             messages = reader.poll(LOOK_S)
             for message in messages:
                 download.take(message)
-            if messages:
+            if messages and download.missing:
                 let_pass(time.monotonic() + WAIT_S)
                 deadline = time.monotonic() + timeout_s
             if not messages and download.missing and reader.position(topic, 0) >= end:

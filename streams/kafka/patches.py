@@ -27,8 +27,12 @@
    client does (KIP-899).
 7. zstd. The library looks for it in the package `zstandard` alone, which is 24 MB on each device;
    here it is Python's own (streams.contract.zstd).
+8. Sockets. The library leaves those of connections that are refused, on which TLS fails, or whose
+   client is closed while they are made or have bytes to send, to the garbage collector. Here they
+   are closed.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -41,7 +45,9 @@ import kafka.codec
 from kafka import KafkaConsumer
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.protocol.schemas.fields.struct import StructField
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
@@ -63,6 +69,9 @@ _fetchable = Fetcher._fetchable_partitions
 _add_topic = ClusterMetadata.add_topic
 _all_topics = KafkaConsumer._fetch_all_topic_metadata
 _least_loaded = KafkaConnectionManager.least_loaded_node
+_connect = KafkaNetSocket.sock_connect
+_write = KafkaTCPTransport._write_to_sock
+_handshake = KafkaSSLTransport.handshake
 
 
 class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -186,6 +195,31 @@ def least_loaded_node(self: Any) -> Any:
     return random.choice(free) if free else None
 
 
+@contextlib.contextmanager
+def _closing_what_fails(sock: Any) -> Iterator[None]:
+    """Also where the waiting ends because its client is closed (GeneratorExit)."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def sock_connect(self: Any, net: Any, sock: Any, *given: Any, **named: Any) -> Any:
+    with _closing_what_fails(sock):
+        return await _connect(self, net, sock, *given, **named)
+
+
+async def _write_to_sock(self: Any) -> None:
+    with _closing_what_fails(self._sock):
+        await _write(self)
+
+
+async def handshake(self: Any) -> None:
+    with _closing_what_fails(self._sock):
+        await _handshake(self)
+
+
 class _Compressor:
     compress = staticmethod(zstd.compress)
 
@@ -214,5 +248,8 @@ def install() -> None:
     ClusterMetadata.add_topic = add_topic
     KafkaConsumer._fetch_all_topic_metadata = _fetch_all_topic_metadata
     KafkaConnectionManager.least_loaded_node = least_loaded_node
+    KafkaNetSocket.sock_connect = sock_connect
+    KafkaTCPTransport._write_to_sock = _write_to_sock
+    KafkaSSLTransport.handshake = handshake
     StructField.compiled_decode_from = _compiled_decode_from
     StructField.compiled_encode_into = _compiled_encode_into

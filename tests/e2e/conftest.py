@@ -38,5 +38,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if isinstance(place, Place) and report.when == "call" and report.failed:
             place.show_stacks()
             time.sleep(1.0)  # they write
-            report.sections.append(("logs", place.logs()))
+            report.sections.append(("stderr of the place", place.logs()))
     return report

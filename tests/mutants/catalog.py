@@ -668,6 +668,20 @@ MUTANTS = [
         "tests/streams/kafka/test_decoders.py",
     ),
     Mutant(
+        "kafka: a connection that fails leaves its socket open",
+        "streams/kafka/patches.py",
+        "    except BaseException:\n        sock.close()",
+        "    except BaseException:\n        pass",
+        "tests/streams/kafka/test_sockets.py",
+    ),
+    Mutant(
+        "download: events are let pass when nothing is missing any more",
+        "streams/kafka/artifact_download.py",
+        "if messages and download.missing:",
+        "if messages:",
+        "tests/streams/kafka/test_artifact_download.py",
+    ),
+    Mutant(
         "uplink: a thread that does not come back is waited for",
         "edge_client/uplink/uplink.py",
         "return self.is_alive() and self._clock() - self._back_at > HANG_S",

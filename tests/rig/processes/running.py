@@ -4,6 +4,7 @@ started."""
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from tests.rig.processes.polling import until
 
 ROOT = Path(__file__).parents[3]
+STACKS_S = 1.0  # in which an agent writes them
+
+_started: list[tuple["subprocess.Popen[bytes]", list[str], Path]] = []
 
 
 def start(
@@ -27,10 +31,26 @@ def start(
     its environment."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out, (err or log).open("ab") as errors:
-        return subprocess.Popen(
-            [str(word) for word in argv], env=env, cwd=cwd, stdin=stdin, stdout=out,
-            stderr=errors, start_new_session=session,
+        words = [str(word) for word in argv]
+        process = subprocess.Popen(
+            words, env=env, cwd=cwd, stdin=stdin, stdout=out, stderr=errors,
+            start_new_session=session,
         )  # fmt: skip
+    _started[:] = [one for one in _started if one[0].poll() is None]
+    _started.append((process, words, err or log))
+    return process
+
+
+def last_words() -> str:
+    """The ends of the logs of all that runs, those of devices' agents with the stacks of their
+    threads."""
+    running = [one for one in _started if one[0].poll() is None]
+    for process, words, _ in running:
+        if {"edge", "run"} <= set(words):
+            process.send_signal(signal.SIGUSR1)
+    time.sleep(STACKS_S)
+    texts = [f"--- {path}\n{path.read_text(errors='replace')[-6000:]}" for _, _, path in running]
+    return "\n".join(texts)
 
 
 def end(process: "subprocess.Popen[bytes]", patience_s: float = 15.0) -> None:
