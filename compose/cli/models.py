@@ -65,6 +65,9 @@ def list_models(
     if json:
         print_json([asdict(version) for version in found])
         return
+    if not found:
+        say(f"{where.where} has no version of {loaded.id}: `prepare` and `up` train the first one")
+        return
     metric = named(metric_of(loaded).name)
     held_out = f"{metric} held-out"
     columns = ("version", "made", "base", "from", held_out, "answers in", "size", "key", "state")

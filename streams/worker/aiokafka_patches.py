@@ -15,7 +15,8 @@
    a session: the broker expels the worker, which joins and loads again, for ever.
 8. Moved brokers. It asks only the brokers of the last answer for metadata, without a pause: where
    all have moved it never comes back. Here it asks the addresses of the start, too.
-9. Refusals. Its lines about a connection name the error alone: here also the setting to check.
+9. Sessions. It logs alone that no broker answers its heartbeats; `silent_s` says since when.
+10. Refusals. Its lines about a connection name the error alone: here also the setting to check.
 """
 
 import asyncio
@@ -95,7 +96,9 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # it h
 _to_committed = AIOKafkaConsumer.seek_to_committed
 _fetch = fetcher.Fetcher._proc_fetch_request
 _joined = GroupCoordinator._on_join_complete
+_heartbeat = GroupCoordinator._do_heartbeat
 _update = AIOKafkaClient._metadata_update
+_answered_at = time.monotonic()  # this process's worker: it has one consumer
 
 
 async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | None]:
@@ -119,7 +122,22 @@ async def _proc_fetch_request(self: Any, assignment: Any, node: Any, request: An
     return found
 
 
+def silent_s() -> float:
+    """Return for how long no broker has answered for this process's group."""
+    return time.monotonic() - _answered_at
+
+
+async def _do_heartbeat(self: Any) -> bool:
+    global _answered_at
+    answered: bool = await _heartbeat(self)
+    if answered:
+        _answered_at = time.monotonic()
+    return answered
+
+
 async def _on_join_complete(self: Any, *given: Any) -> None:
+    global _answered_at
+    _answered_at = time.monotonic()
     self._start_heartbeat_task()
     await _joined(self, *given)
 
@@ -148,5 +166,6 @@ def install() -> None:
     fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
     GroupCoordinator._on_join_complete = _on_join_complete
+    GroupCoordinator._do_heartbeat = _do_heartbeat
     AIOKafkaClient._metadata_update = _metadata_update
     logging.getLogger("aiokafka").addFilter(_advise)

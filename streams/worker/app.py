@@ -59,7 +59,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
     tracing = open_tracing(environ, "tidewheel-worker", settings.instance, task.name)
-    metrics = Metrics()
+    metrics = Metrics(in_session=lambda: aiokafka_patches.silent_s() < SESSION_S)
     if settings.metrics_port is not None:
         server = serve(metrics, settings.metrics_port, settings.metrics_host)
         where = f"{settings.metrics_host}:{server.port}"

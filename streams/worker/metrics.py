@@ -1,7 +1,7 @@
 """A worker's Prometheus metrics, readiness and liveness.
 
-Metrics are always collected; streams.runtime.health serves them. A worker is ready once an
-assignment is loaded, and alive while flushes end in time.
+Metrics are always collected; streams.runtime.health serves them. A worker is ready while an
+assignment is loaded and its session with the brokers lasts, and alive while flushes end in time.
 """
 
 import time
@@ -20,12 +20,17 @@ MAINTENANCE_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
-    """The worker's metrics in their own registry. Thread-safe."""
+    """The worker's metrics in their own registry. Thread-safe. in_session: whether its partitions
+    are still its own."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        in_session: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.registry = registry = CollectorRegistry()
-        self.ready = False
-        self._clock = clock
+        self._assigned = False
+        self._clock, self._in_session = clock, in_session
         self._flushed_at = clock()
         counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
         self.rows_sealed = counter("tidewheel_rows", "Scored events in the store.").inc
@@ -73,7 +78,11 @@ class Metrics:
         self._teacher.info({"version": version})
 
     def assigned(self, ready: bool) -> None:
-        self.ready = ready
+        self._assigned = ready
+
+    @property
+    def ready(self) -> bool:
+        return self._assigned and self._in_session()
 
     def flushed(self) -> None:
         self._flushed_at = self._clock()
@@ -83,7 +92,9 @@ class Metrics:
         return self._clock() - self._flushed_at < STALLED_S
 
     def text(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format; no lag where the ends are not known."""
+        if not self._in_session():
+            self._lag.clear()
         return generate_latest(self.registry)
 
 

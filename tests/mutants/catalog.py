@@ -619,6 +619,13 @@ MUTANTS = [
         "tests/streams/worker/test_moved_brokers.py",
     ),
     Mutant(
+        "worker: is ready where no broker answers",
+        "streams/worker/metrics.py",
+        "return self._assigned and self._in_session()",
+        "return self._assigned",
+        "tests/streams/worker/test_secure_worker.py",
+    ),
+    Mutant(
         "election: a leader without a broker leads on",
         "streams/kafka/election.py",
         "and not expired",

@@ -52,9 +52,9 @@ def verdict(
     if not counts.succeeded and not counts.excluded and (counts.failed or counts.faulty):
         what = f"all {counts.failed:,} rows have errors{_by_reason(counts.errors)}"
         if not counts.failed:
-            what = (
-                f"{counts.faulty:,} of {counts.readings:,} readings are broken{example_of(counts)}"
-            )
+            broken = "is broken" if counts.faulty == 1 else "are broken"
+            of = _counted(counts.readings, "reading")
+            what = f"{counts.faulty:,} of {of} {broken}{example_of(counts)}"
         return "Failed", f"no row has an answer: {what}"
     return "Completed", ""
 

@@ -67,6 +67,13 @@ def test_versions_are_listed_and_shown(tmp_path: Path, refs: list[Ref]) -> None:
     assert "served: a test" in text
 
 
+def test_a_registry_without_a_version_says_so(tmp_path: Path) -> None:
+    create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
+    done = tidewheel("models", "list", TINY, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "has no version of tiny.v1: `prepare` and `up` train the first one" in done.stdout
+
+
 @everywhere
 def test_versions_are_moved_and_removed_by_hand(
     tmp_path: Path, registry: Registry, refs: list[Ref]

@@ -1,5 +1,7 @@
 """A real worker process on a Kafka with TLS, client certificates and passwords."""
 
+import urllib.error
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from streams.kafka.settings import BrokerSettings
 from tests.rig.processes.workers import (
     PARTITIONS,
+    Fleet,
     all_published,
     batch,
     device_on,
@@ -14,7 +17,9 @@ from tests.rig.processes.workers import (
     stop,
     until,
 )
+from tests.rig.servers.proxy import Proxy
 from tests.rig.servers.secure_node import SecureNode
+from tests.streams.worker.test_worker import ask
 
 pytestmark = pytest.mark.kafka
 
@@ -54,3 +59,35 @@ def test_a_worker_with_a_wrong_password_says_so_and_waits(
         assert worker.poll() is None
         lines = [line for line in served.log("w0").splitlines() if "waiting" in line]
         assert len(lines) == 1
+
+
+def is_ready(served: Fleet) -> bool:
+    try:
+        return ask(served, "/ready") == "yes\n"
+    except urllib.error.HTTPError as answer:
+        answer.close()
+        return False
+
+
+def has_lag(served: Fleet) -> bool:
+    return "tidewheel_lag_messages{" in ask(served, "/metrics")
+
+
+def test_a_worker_whose_session_is_over_is_not_ready_and_knows_no_lag(
+    secure_node: SecureNode, tmp_path: Path
+) -> None:
+    through = secure_node.settings("proxied", bootstrap=f"127.0.0.1:{secure_node.proxy_port}")
+    port, door = secure_node.proxy_port, secure_node.ports["proxied"]
+    with fleet(through, tmp_path, idle_close_s=0.5) as served:
+        served.options["metrics_port"] = 0
+        with closing(Proxy(port, door)):
+            worker = served.start()
+            served.ready("w0", list(range(PARTITIONS)))
+            served.send(batch(device_on(0), 0, [1.0], task=served.task))
+            until(lambda: has_lag(served), "it has a lag")
+            assert is_ready(served)
+        until(lambda: not is_ready(served), "its session is over")
+        assert not has_lag(served)
+        with closing(Proxy(port, door)):
+            until(lambda: is_ready(served) and has_lag(served), "it is ready again")
+            assert stop(worker) == 0
