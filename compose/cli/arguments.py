@@ -15,7 +15,7 @@ from msgspec import Meta
 from compose.launcher.state_dir import StateDir
 from streams.contract.decisions import DesiredState, Release
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
-from streams.contract.task import DEVICE_NAME, Task, strategy_problem
+from streams.contract.task import DEVICE_NAME, STRATEGIES, Task, strategy_problem
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.process import configure_logging
 from streams.runtime.trust import load_public_key
@@ -183,11 +183,16 @@ def address(superlink: str) -> str:
     return superlink
 
 
-def checked_strategy(task: Task, strategy: str) -> str:
-    """Return `strategy` if the task supports it; raise UsageError otherwise."""
-    if problem := strategy_problem(strategy, task.training):
+def check_strategy(task: Task, strategy: str | None = None) -> None:
+    """Raise UsageError unless the task supports `strategy`, by default its own, and what a package
+    adds by that name is one."""
+    if strategy is not None and (problem := strategy_problem(strategy, task.training)):
         raise UsageError(f"--strategy {strategy}: {problem}")
-    return strategy
+    chosen = strategy or task.training.strategy
+    if chosen not in STRATEGIES:
+        from federation.rounds.strategies import make
+
+        make(chosen)
 
 
 def broker_of(state: Path, kafka: str | None) -> BrokerSettings:

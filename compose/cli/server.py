@@ -26,7 +26,7 @@ from compose.cli.arguments import (
     TaskArgument,
     address,
     broker_of,
-    checked_strategy,
+    check_strategy,
     configure_log,
     options_of,
     shares_of,
@@ -95,8 +95,9 @@ def run_controller(
         config["registry"] = registry
     if rounds is not None:
         config["rounds"] = rounds
+    check_strategy(load_task(task), strategy)
     if strategy is not None:
-        config["strategy"] = checked_strategy(load_task(task), strategy)
+        config["strategy"] = strategy
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, by_thread(stop.set))

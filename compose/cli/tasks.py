@@ -12,7 +12,7 @@ from compose.cli.arguments import (
     AsJson,
     State,
     TaskArgument,
-    checked_strategy,
+    check_strategy,
     options_of,
     shares_of,
     taking,
@@ -60,7 +60,8 @@ def check(task: TaskArgument, json: AsJson = False) -> None:
     """
     from compose.preflight import check_task, import_finding, show
 
-    report = check_task(load_task(task))
+    check_strategy(loaded := load_task(task))
+    report = check_task(loaded)
     if (found := import_finding(task)) is not None:
         report = replace(report, findings=[found, *report.findings])
     if json:
@@ -87,8 +88,7 @@ def run_up(options: UpOptions) -> None:
     from compose.launcher.up import Up
 
     shares_of(options.stages)
-    if options.strategy is not None:
-        checked_strategy(load_task(options.task), options.strategy)
+    check_strategy(load_task(options.task), options.strategy)
     raise typer.Exit(Up(options, console(stderr=options.json)).run())
 
 

@@ -81,7 +81,7 @@ def report_of(status: Status) -> StatusReport:
         windows=view.windows,
         agreement={model: found.value for model, found in view.agreement.items()},
         windows_metric=view.latest_agreement.metric if view.agreement else None,
-        rounds={kind: view.count(kind) for kind in kinds},
+        rounds={kind: view.count(kind) for kind in kinds} | {"failed": _failed(view)},
         last_outcome=None if last is None else last.reason,
         truth=_truth(view),
         rates={
@@ -192,9 +192,14 @@ def sums(view: FleetView) -> Iterator[str]:
     rounds, updates = view.count("aggregated"), view.count("admitted")
     yield (
         f"{counted(rounds, 'round')}: {counted(updates, 'update')} admitted, "
-        f"{view.count('refused')} refused, {view.count('failed')} failed; "
+        f"{view.count('refused')} refused, {_failed(view)} failed; "
         f"{counted(view.count('promoted'), 'run')} promoted, {view.count('rejected')} rejected"
     )
+
+
+def _failed(view: FleetView) -> int:
+    """Return how many updates failed on their devices."""
+    return view.counts["failed:device"]
 
 
 def _lines(status: Status) -> Iterator[str]:

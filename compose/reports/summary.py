@@ -4,6 +4,7 @@ Pure: figures come from the view of the fleet and from the store. `summary.json`
 status --json` prints, with more of each device, and what `Summary.encode` adds.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,10 +60,12 @@ class DeviceLine(DeviceState):
 
     @property
     def balanced(self) -> bool:
-        """Both sides agree to the event; what waits on the device is all that is missing. An epoch
-        whose spool was lost had no last word: more may have arrived than it knew of, not less."""
+        """Both sides agree to the event; what waits on the device is all that may be missing. Of
+        that some has arrived where the acknowledgement was lost. An epoch whose spool was lost had
+        no last word: more may have arrived than it knew of, not less."""
         known, arrived = self.delivered + self.drops, self.scored + self.dropped_seen
-        return self._adds_up and (known <= arrived if self.ended else known == arrived)
+        most = math.inf if self.ended else known + self.pending
+        return self._adds_up and known <= arrived <= most
 
     @property
     def _adds_up(self) -> bool:

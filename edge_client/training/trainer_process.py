@@ -191,7 +191,7 @@ def work(task: Task, job: TrainerJob, block: bytes) -> tuple[WorkReply, bytes]:
         return reply.replace(samples=int(metrics["evaluated"])), b""
     samples = len(rows.train[0])
     if samples < MINIMUM_SAMPLES:
-        text = f"{samples} samples, {MINIMUM_SAMPLES} are needed"
+        text = f"{samples} samples with a label that counts, {MINIMUM_SAMPLES} are needed"
         return reply.replace(error=f"too-few-samples: {text}"), b""
     if request.run != PERSONAL and learned.keys() != part.first.keys():
         text = "train_only, lora and shared differ from the server's: update the task file"

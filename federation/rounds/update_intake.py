@@ -25,6 +25,9 @@ from streams.contract.task import DEVICE_NAME, Task
 
 METRICS = 20  # metrics of one update that are published
 REASONS = 3  # why updates of a round do not count
+ADVICE = {
+    "too-few-samples": ": a device needs true labels, by which it also trusts the teacher",
+}
 
 
 @dataclass
@@ -194,7 +197,9 @@ class UpdateIntake:
     def why(self) -> str:
         """Say which reasons most of the devices had whose update does not count, if any had."""
         most = Counter(self.failures.values()).most_common(REASONS)
-        return f" ({', '.join(f'{reason} {count}' for reason, count in most)})" if most else ""
+        reasons = ", ".join(f"{reason} {count}" for reason, count in most)
+        advice = ADVICE.get(most[0][0], "") if most else ""
+        return f" ({reasons}{advice})" if most else ""
 
     def refusal_metrics(self) -> dict[str, float]:
         """Return the round's refusals as metrics."""

@@ -107,14 +107,16 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
     found = []
     if not one.segments:
         found.append(_no_segment(task, one))
-    broken = sum(one.skipped.values())
-    back = [why for why in ("backwards", OUT_OF_ORDER) if why in one.skipped]
-    if one.segments and (broken > SKIPPED_SHARE * one.readings or back):  # time never goes back
-        reasons = ", ".join(f"{why} {n}" for why, n in sorted(one.skipped.items()))
-        worst = back[0] if back else max(one.skipped, key=lambda why: one.skipped[why])
-        what = "are out of order" if set(one.skipped) == {OUT_OF_ORDER} else "break a segment"
-        text = f"{broken} of {one.readings} readings {what} ({reasons})"
+    breaking = {why: n for why, n in one.skipped.items() if why != OUT_OF_ORDER}
+    broken, back = sum(breaking.values()), "backwards" in breaking  # time never goes back
+    if one.segments and (broken > SKIPPED_SHARE * one.readings or back):
+        reasons = ", ".join(f"{why} {n}" for why, n in sorted(breaking.items()))
+        worst = "backwards" if back else max(breaking, key=lambda why: breaking[why])
+        text = f"{broken} of {one.readings} readings break a segment ({reasons})"
         found.append(Finding("warning", one.device, text, "; ".join(CAUSES.get(worst, (worst,)))))
+    if one.segments and (late := one.skipped.get(OUT_OF_ORDER)):
+        text = f"{late} of {one.readings} readings are out of order"
+        found.append(Finding("warning", one.device, text, "; ".join(CAUSES[OUT_OF_ORDER])))
     if one.unfit is not None:
         text = f"label {one.unfit} is not one of the task's labels"
         found.append(Finding("error", one.device, text, _labels_are(task)))
@@ -207,11 +209,7 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         text = f"no label of {', '.join(missing)} in the readings that were looked at"
         found.append(Finding("warning", "classes", text, "later readings may have it"))
     found += _of_retrain(task, counts)
-    share = task.training.label_share
-    if task.source == "recorded" and counts and share < 1 and task.outcomes is None:
-        text = f"a device learns from {share:.0%} of its true labels and is measured on the others"
-        advice = "training=Training(label_share=1.0) uses all"
-        found.append(Finding("warning", "training.label_share", text, advice))
+    found += _of_fleet(task, [one for one in surveys if one.role == "fleet"])
     gap_s, silent_s = getattr(task.window, "gap_s", 0.0), task.idle_close_s
     if task.source == "live" and gap_s > silent_s:
         text = f"{silent_s:g} s of silence close a session, whose gap_s is {gap_s:g} s"
@@ -228,6 +226,24 @@ def _of_task(task: Task, surveys: Sequence[Survey]) -> list[Finding]:
         )
         found.append(Finding("warning", "window", text, "longer windows say more"))
     return found
+
+
+def _of_fleet(task: Task, surveys: Sequence[Survey]) -> Iterator[Finding]:
+    """Of the true labels that devices learn from."""
+    if not task.learns or task.outcomes is not None or not any(one.segments for one in surveys):
+        return
+    share = task.training.label_share
+    if not any(one.labels for one in surveys):
+        text = "no true label in the readings of the fleet that were looked at"
+        advice = (
+            "a device learns nothing without any, as it trusts the teacher by at least 8: give the "
+            "task `outcomes`, or use `tidewheel label import`"
+        )
+        yield Finding("warning", "fleet", text, advice)
+    elif task.source == "recorded" and share < 1:
+        text = f"a device learns from {share:.0%} of its true labels and is measured on the others"
+        advice = "training=Training(label_share=1.0) uses all"
+        yield Finding("warning", "training.label_share", text, advice)
 
 
 def _of_retrain(task: Task, counts: Counter[str]) -> Iterator[Finding]:

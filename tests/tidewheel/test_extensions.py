@@ -112,6 +112,15 @@ def own(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return installed
 
 
+def with_strategy(name: str) -> str:
+    """A task file."""
+    return (
+        f"import dataclasses, tidewheel\nfound = tidewheel.load_task({TINY!r})\n"
+        f"training = dataclasses.replace(found.training, strategy={name!r})\n"
+        "task = dataclasses.replace(found, training=training)\n"
+    )
+
+
 def imported() -> list[str]:
     return sorted(name for name in sys.modules if name.startswith("tidewheel_own."))
 
@@ -139,6 +148,19 @@ def test_what_a_package_adds_wrongly_is_named() -> None:
     wrong = "tidewheel-own adds broken to tidewheel.strategies by tidewheel_own.missing:Nothing"
     with pytest.raises(tidewheel.UsageError, match=f"{wrong}, which cannot be imported: Module"):
         make("broken")
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "{}"], ["up", "{}"], ["controller", TINY, "--strategy", "broken"]]
+)
+def test_a_strategy_that_cannot_be_imported_is_refused_before_anything_starts(
+    words: list[str], tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(own))
+    (tmp_path / "own.py").write_text(with_strategy("broken"))
+    given = [word.format(f"{tmp_path / 'own.py'}:task") for word in words]
+    wrong = "tidewheel-own adds broken to tidewheel.strategies by tidewheel_own.missing:Nothing"
+    fails(command(*given, folder=tmp_path), 2, f"{wrong}, which cannot be imported: Module")
 
 
 @pytest.mark.usefixtures("own")
@@ -181,11 +203,7 @@ def test_an_unknown_name_says_which_there_are_and_where_others_come_from(
 
 
 def test_without_packages_the_command_says_that_none_is_installed(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
-        f"import dataclasses, tidewheel\nfound = tidewheel.load_task({TINY!r})\n"
-        "training = dataclasses.replace(found.training, strategy='geomed')\n"
-        "task = dataclasses.replace(found, training=training)\n"
-    )
+    (tmp_path / "own.py").write_text(with_strategy("geomed"))
     done = command("check", f"{tmp_path / 'own.py'}:task", folder=tmp_path)
     wanted = "packages' entry points tidewheel.strategies (none is installed), not 'geomed'"
     fails(done, 2, wanted)

@@ -79,6 +79,8 @@ def two_versions() -> Summary:
         ({"delivered": 7, "pending": 3}, (7, 0), True),
         ({"delivered": 7, "dropped": {"full": 2, "corrupt": 1}}, (7, 3), True),
         ({"delivered": 8, "dropped": {"full": 2}}, (9, 1), True),  # a drop that came all the same
+        ({"delivered": 7, "pending": 3}, (9, 0), True),  # two acknowledgements were lost
+        ({"delivered": 7, "pending": 3}, (11, 0), False),  # more than waits
         ({}, (9, 0), False),  # delivered and not scored
         ({}, (11, 0), False),  # scored twice
         ({}, (10, 1), False),  # a drop that the device does not know

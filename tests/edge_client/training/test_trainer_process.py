@@ -331,7 +331,8 @@ def test_too_few_samples_are_an_error_in_the_reply(task: Task, tmp_path: Path) -
     rows = rows_file(task, tmp_path, 41)
     job = TrainerJob(device="d0", request=work_request(), samples=str(rows), stop="")
     reply, body = trainer_process.work(task, job, payload.encode_weights(always(2), "float32"))
-    assert (reply.error, body) == ("too-few-samples: 31 samples, 32 are needed", b"")
+    wanted = "too-few-samples: 31 samples with a label that counts, 32 are needed"
+    assert (reply.error, body) == (wanted, b"")
 
 
 def test_rows_of_an_embedding_that_no_sample_used_are_those_that_came(tmp_path: Path) -> None:

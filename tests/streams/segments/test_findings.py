@@ -90,7 +90,7 @@ CASES = {
             "segment": Segment(samples=1, hop=1),
             "rate_hz": None,
         },
-        "1 of 200 readings are out of order (out-of-order 1): times that go back; sort the",
+        "1 of 200 readings are out of order: times that go back; sort the",
     ),
     "a label that is no class": (
         {"readings": changed(lambda _, r: r._replace(label=7))},
@@ -167,6 +167,32 @@ def test_how_much_of_the_labels_is_used_is_said() -> None:
     assert any(
         "learns from 30% of its true labels" in t for t in said(replace(tiny, readings=sound))
     )
+
+
+def test_a_fleet_without_a_true_label_is_told_that_it_learns_nothing() -> None:
+    def unlabelled(device: str) -> Iterator[Reading]:
+        return (r if device == "p" else r._replace(label=None) for r in sound(device))
+
+    task = replace(tiny, readings=unlabelled)
+    wanted = "warning: fleet: no true label in the readings of the fleet that were looked at: a dev"
+    assert [t for t in said(task) if t.startswith(wanted)]
+    for other in (replace(task, outcomes=lambda *_: iter(())), replace(tiny, readings=sound)):
+        assert not [t for t in said(other) if wanted in t]
+
+
+def test_events_out_of_order_break_no_segment() -> None:
+    def late(i: int, reading: Reading) -> Reading:
+        back = 3 * STEP_US if i % 20 == 19 else 0
+        values = (math.nan, 0.0) if i % 10 == 5 else reading.values
+        return reading._replace(time_us=reading.time_us - back, values=values)
+
+    task = replace(tiny, readings=changed(late), segment=Segment(1, hop=1), rate_hz=None)
+    texts = [t.partition(": ")[2] for t in said(task) if t.startswith("warning: p, f")]
+    assert texts == [
+        "p, f: 20 of 200 readings break a segment (not-finite 20): values that are NaN, infinite "
+        "or not of their channel; fill them, or leave them out",
+        "p, f: 10 of 200 readings are out of order: times that go back; sort the readings",
+    ]
 
 
 def test_without_labels_the_reason_is_the_first_that_holds() -> None:
