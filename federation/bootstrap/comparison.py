@@ -41,7 +41,9 @@ def compare(
 
 def warning_of(task: Task, metrics: Metrics) -> str:
     """Return that the teacher is not better on the first of PARTS that both are measured on; "" if
-    it is, or nothing was measured."""
+    it is, or nothing was measured, or it scores no events (`upload="prediction"`)."""
+    if task.upload == "prediction":
+        return ""
     for part, name in PARTS.items():
         model, teacher = metrics[f"model_{part}"], metrics[f"teacher_{part}"]
         if model is not None and teacher is not None:

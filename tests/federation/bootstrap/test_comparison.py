@@ -51,3 +51,10 @@ def test_what_cannot_be_measured_is_none_and_not_zero(tiny: Task) -> None:
     assert compare(tiny, lambda segments: segments, build_teacher(tiny), {"fleet": []}) == {
         "model_fleet": None, "teacher_fleet": None
     }  # fmt: skip
+
+
+def test_a_teacher_that_scores_nothing_need_not_be_better(tiny: Task) -> None:
+    worse: Metrics = {"model_fleet": 0.9, "teacher_fleet": 0.1}
+    worse |= {"model_held_out": 0.9, "teacher_held_out": 0.1}
+    assert warning_of(tiny, worse)
+    assert warning_of(replace(tiny, upload="prediction"), worse) == ""
