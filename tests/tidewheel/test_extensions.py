@@ -21,7 +21,7 @@ from tests.compose.cli.test_cli import fails
 from tests.compose.cli.test_cli import tidewheel as command
 from tests.rig.made_up.models import TINY, artifact, plain
 from tests.rig.made_up.tiny_task import task as tiny
-from tests.streams.batch.support import good_rows, write_parquet
+from tests.streams.batch.support import good_rows, submitted, write_parquet
 
 PROJECT = """
 [build-system]
@@ -42,6 +42,7 @@ cost = "tidewheel_own.metric:cost"
 
 [project.entry-points."tidewheel.sinks"]
 lines = "tidewheel_own.sink:Lines"
+crashy = "tidewheel_own.sink:Crashy"
 """
 STRATEGY = """
 import numpy as np
@@ -67,6 +68,7 @@ def wrong(outputs, labels):
 cost = Metric("cost", wrong, greater_is_better=False)
 """
 SINK = """
+import os
 from pathlib import Path
 import pyarrow.parquet as pq
 
@@ -80,6 +82,16 @@ class Lines:
         (self.folder / str(shard)).write_text("\\n".join(map(str, names)))
     def count(self):
         return sum(len(f.read_text().splitlines()) for f in self.folder.iterdir())
+
+class Crashy(Lines):
+    def check(self, schema): fail("check")
+    def prepare(self, schema): super().prepare(schema); fail("prepare")
+    def load(self, shard, part, *, again): super().load(shard, part, again=again); fail("load")
+    def count(self): fail("count"); return super().count()
+
+def fail(method):
+    if os.environ["CRASHY"] == method:
+        raise KeyError("oops")
 """
 
 
@@ -183,6 +195,36 @@ def test_a_package_adds_a_sink_that_a_job_is_loaded_into(tmp_path: Path) -> None
     assert (found.state, found.succeeded) == ("Completed", 30)
     names = [name for file in place.iterdir() for name in file.read_text().split()]
     assert sorted(names) == sorted(str(row["event"]) for row in good_rows(30))
+
+
+@pytest.mark.parametrize("method", ["prepare", "load", "count"])
+@pytest.mark.usefixtures("own")
+def test_an_error_in_a_packages_sink_fails_the_job_with_its_name_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(30))
+    place = f"crashy://{tmp_path / 'rows'}"
+    monkeypatch.setenv("CRASHY", method)
+    job = submitted(tmp_path, path, to=place, job=tmp_path / "job")
+    found = job.run()
+    assert found.state == job.folder.state().state == "Failed"
+    assert "sink crashy of tidewheel-own: KeyError: 'oops', " in found.reason
+    assert "tidewheel_own/sink.py:" in found.reason
+    assert job.folder.state().reason == found.reason
+    monkeypatch.setenv("CRASHY", "nothing")
+    found = job.run()
+    assert (found.state, found.succeeded) == ("Completed", 30)
+
+
+@pytest.mark.usefixtures("own")
+def test_an_error_in_the_check_of_a_packages_sink_is_named_and_submits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(30))
+    monkeypatch.setenv("CRASHY", "check")
+    with pytest.raises(tidewheel.UsageError, match=r"^sink crashy of tidewheel-own: KeyError: "):
+        submitted(tmp_path, path, to=f"crashy://{tmp_path / 'rows'}", job=tmp_path / "job")
+    assert not (tmp_path / "job" / "specification.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from streams.batch.records.progress import Plan
 from streams.batch.records.rows import plain
 from streams.batch.records.specification import FILES, OutputFormat, Specification
+from streams.batch.sinks.packages import PackageSink
 from streams.batch.sources.places import find, is_taken, open_binary, put
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
-from streams.contract.task.extensions import OpenSink, Sink, extensions, load_extension
+from streams.contract.task.extensions import Sink, extensions
 from streams.runtime.files import replacing
 
 MANIFEST = "_manifest.json"
@@ -298,8 +299,7 @@ def open_sink(specification: Specification) -> Sink | None:
     if kind in FILES:
         return ObjectsSink(place, kind)
     if kind == "own":
-        opened: OpenSink = load_extension("sinks", place.partition("://")[0])
-        return opened(place, specification.id)
+        return PackageSink(place, specification.id)
     if kind == "delta":
         from streams.batch.sinks.tables import DeltaSink
 

@@ -40,16 +40,21 @@ def extensions(kind: Kind) -> "dict[str, EntryPoint]":
     return {point.name: point for point in entry_points(group=f"tidewheel.{kind}")}
 
 
+def package_of(kind: Kind, name: str) -> str:
+    """Return the name of the package that adds `name`."""
+    found = extensions(kind)[name].dist
+    return found.name if found is not None else "a package"
+
+
 def load_extension(kind: Kind, name: str) -> Any:
     """Import and return what a package adds by this name; raise UsageError where that fails."""
     point = extensions(kind)[name]
     try:
         return point.load()
     except Exception as exc:  # another's code: its import may raise anything
-        where = point.dist.name if point.dist is not None else "a package"
         raise UsageError(
-            f"{where} adds {name} to tidewheel.{kind} by {point.value}, which cannot be imported: "
-            f"{type(exc).__name__}: {exc}"
+            f"{package_of(kind, name)} adds {name} to tidewheel.{kind} by {point.value}, which "
+            f"cannot be imported: {type(exc).__name__}: {exc}"
         ) from exc
 
 
@@ -156,7 +161,8 @@ class Sink(Protocol):
     fit, and changes nothing; `prepare` creates what is missing. `load` adds the rows of a shard's
     Parquet file, all or none; with `again` instead of those that may be there from a process that
     died. `count` returns how many rows of the job are there, None if that cannot be known.
-    BrokerUnavailable, or another error whose class is Retryable, is tried again.
+    BrokerUnavailable, or another error whose class is Retryable, is tried again; any other one
+    fails the job, which can be resumed.
 
     >>> import pyarrow.parquet as pq
     >>> from tidewheel import Sink
