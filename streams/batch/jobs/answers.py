@@ -150,6 +150,7 @@ class Answering:
         return table, Counts(
             readings=rows.readings,
             broken=rows.broken,
+            bad_labels=rows.bad_labels,
             examples=rows.examples,
             early=_early(rows),
             excluded=rows.excluded,

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from streams.batch.jobs.answers import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.records.progress import Counts, Manifest, Plan, RowCounts, ShardRecord, State
+from streams.batch.records.rows import BAD_LABEL
 from streams.batch.records.specification import FILES, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.contract.documents import encoded
@@ -156,6 +157,9 @@ def summary_of(found: Manifest) -> list[str]:
         reasons = _by_reason(found.broken)
         readings = _counted(found.readings, "reading")
         lines.append(f"{readings}, breaking a segment: {broken:,}{reasons}")
+    if found.bad_labels:
+        example = found.examples[BAD_LABEL]
+        lines.append(f"labels that cannot be used: {found.bad_labels:,} ({BAD_LABEL} in {example})")
     if found.readings and found.early == found.processed > 0:
         lines.append("all times are before 1980: whole numbers are read as microseconds since 1970")
     if found.accuracy is not None:

@@ -127,12 +127,14 @@ class RowCounts(Summed):
     """What became of rows; `correct` are of the `labelled`. Excluded rows have no output.
 
     `readings` are those that were cut into the rows, and `broken` those of them that break a
-    segment, by reason; `examples` say of each reason which reading is the first, as `file:row`, and
+    segment, by reason; `bad_labels` have a label that cannot be used, and are used without it.
+    `examples` say of each reason, `bad-label` too, which reading is the first, as `file:row`, and
     what is wrong with it. `early` rows are of readings before 1980.
     """
 
     readings: Count = 0
     broken: dict[str, Count] = {}
+    bad_labels: Count = 0
     examples: dict[str, str] = {}
     early: Count = 0
     excluded: Count = 0

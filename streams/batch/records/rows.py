@@ -14,6 +14,7 @@ from streams.contract.task import Task
 
 BATCH_ROWS = 8192
 BATCH_BYTES = 16_000_000
+BAD_LABEL = "bad-label"  # a code of a row's problem
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -48,6 +49,7 @@ class Rows:
               None where `where` leaves them out, or why it cannot be evaluated
     readings  how many readings were cut into these rows
     broken    those of them that break a segment, by reason
+    bad_labels  how many of them have a label that cannot be used
     examples  the first one of each reason, as `file:row`, and what is wrong with it
     outputs   (n, outputs) float32 of a teacher, zeros where a row has a problem; None without one
     """
@@ -62,6 +64,7 @@ class Rows:
     left: dict[int, RowProblem | None] = field(default_factory=dict)
     readings: int = 0
     broken: dict[str, int] = field(default_factory=dict)
+    bad_labels: int = 0
     examples: dict[str, str] = field(default_factory=dict)
     outputs: np.ndarray | None = None
 
@@ -142,11 +145,11 @@ def label_of(task: Task, value: object) -> list[float] | None:
         number = _number(value)
         if number is not None and number in range(len(task.classes)):
             return [number]
-        raise RowProblem("bad-label", f"{value!r:.80} is no class of the task")
+        raise RowProblem(BAD_LABEL, f"{value!r:.80} is no class of the task")
     values = value if isinstance(value, list) else [value]
     numbers = [number for number in map(_number, values) if number is not None]
     if not len(values) == len(numbers) == len(task.targets):
-        raise RowProblem("bad-label", f"{value!r:.80}: write {len(task.targets)} finite numbers")
+        raise RowProblem(BAD_LABEL, f"{value!r:.80}: write {len(task.targets)} finite numbers")
     return numbers
 
 

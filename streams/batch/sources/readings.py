@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from streams.batch.records.progress import Plan, PlannedFile, Shard
-from streams.batch.records.rows import RowProblem, Rows, batch_rows
+from streams.batch.records.rows import BAD_LABEL, RowProblem, Rows, batch_rows
 from streams.batch.records.specification import Columns, InputFormat
 from streams.batch.sources.inputs import as_read, one_sample, read_shard
 from streams.batch.sources.selection import times_of
@@ -67,6 +67,7 @@ class Cutting:
             self._broken, self._examples = Counter(), {}
             rows = self._rows(part, self._cut(part, file.name))
             rows.readings, rows.broken = len(part), dict(self._broken)
+            rows.bad_labels = rows.broken.pop(BAD_LABEL, 0)
             rows.examples = self._examples
             yield from _in_batches(rows, batch_rows(self._task))
 
@@ -85,8 +86,9 @@ class Cutting:
                 self._count(code or "missing")
                 continue
             row, label = values[i], labels[i]
-            if code == "bad-label":
+            if code == BAD_LABEL:
                 self._count(code)  # the reading itself is whole
+                self._current = file, numbers[i], None
             elif code is not None:
                 row = [float("nan")] * len(row)  # breaks the segment, as on a device
             if code is not None or (label is not None and np.isnan(label[0])):
@@ -137,7 +139,9 @@ def _in_batches(rows: Rows, most: int) -> Iterator[Rows]:
             ids=rows.ids and rows.ids[part],
             kept={name: values[part] for name, values in rows.kept.items()},
         )
-        yield replace(found, excluded=0, readings=0, broken={}, examples={}) if at else found
+        if at:
+            found = replace(found, excluded=0, readings=0, broken={}, bad_labels=0, examples={})
+        yield found
 
 
 NUMBERS = pa.list_(pa.float32())

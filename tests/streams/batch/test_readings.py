@@ -17,6 +17,7 @@ from edge_client.inference.engine import Engine
 from edge_client.inference.loop import InferenceLoop
 from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
+from streams.batch.jobs.manifest import summary_of
 from streams.batch.jobs.scoring import fastest_batch
 from streams.batch.records.specification import Named
 from streams.batch.sources.inputs import columns_of
@@ -279,9 +280,9 @@ def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> 
     job = submitted(tmp_path, lines, rows="readings", id=None, keep=[])
     found = job.run()
     assert found.broken == {
-        "backwards": 1, "bad-label": 1, "bad-time": 1, "gap": 2, "missing": 1, "not-finite": 2,
-        "undecodable": 1,
+        "backwards": 1, "bad-time": 1, "gap": 2, "missing": 1, "not-finite": 2, "undecodable": 1,
     }  # fmt: skip
+    assert found.bad_labels == 1
     assert found.examples == {
         "backwards": f"{lines}:261",
         "bad-label": f"{lines}:52: 'flying' is no class of the task",
@@ -314,6 +315,25 @@ def test_more_broken_readings_than_allowed_fail_the_job_but_gaps_and_steps_back_
     assert told == (state == "Failed")
     assert job.run().state == state
     assert job.run(max_errors="3").state == "Completed"
+
+
+def test_labels_that_cannot_be_used_break_no_segment_and_are_said_apart(tmp_path: Path) -> None:
+    rows = table_of({"d0": recording("d0", 300)})
+    good = submitted(tmp_path, write_readings(tmp_path / "good.parquet", rows), to="good", **CUT)
+    wanted = good.run()
+    for row in rows:
+        row["label"] = 7
+    path = write_readings(tmp_path / "a.parquet", rows)
+    job = submitted(tmp_path, path, max_errors="1", **{**CUT, "label_column": "label"})
+    found = job.run()
+    assert (found.state, found.processed) == ("Completed", wanted.processed)
+    assert (found.broken, found.bad_labels, found.labelled) == (wanted.broken, 299, 0)  # one is NaN
+    assert found.broken.keys() == {"backwards", "gap", "not-finite"}
+    assert found.examples["gap"] == f"{path}:130"
+    said = f"labels that cannot be used: 299 (bad-label in {path}:0: 7 is no class of the task)"
+    assert said in summary_of(found)
+    assert f"- {said}" in job.folder.report.read_text()
+    assert not any("labels" in line for line in summary_of(wanted))
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
