@@ -3,12 +3,13 @@
 import ast
 import re
 import shlex
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from jinja2 import Template
 
 from compose.cli.batch.score import EXIT_CODES, read_words
 from streams.batch.jobs.schedules import fill
@@ -16,6 +17,8 @@ from streams.batch.jobs.schedules import fill
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "scheduled-jobs.md"
 TEXT = PAGE.read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+
+INTERVAL = datetime(2026, 3, 1, 2, tzinfo=UTC), datetime(2026, 3, 2, 2, tzinfo=UTC)
 
 
 def block(kind: str) -> str:
@@ -26,7 +29,8 @@ def block(kind: str) -> str:
 def commands() -> list[str]:
     """The words behind each `tidewheel score`, and behind `-- score` of a schedule."""
     text = re.sub(r"\\\n\s*", "", "\n".join(code for _, code in BLOCKS))
-    text = re.sub(r"\{\{ (\w+) \}\}", r"\1", text)
+    start, end = INTERVAL  # their str() has a space, as that of Airflow's times
+    text = Template(text).render(ds="2026-03-01", data_interval_start=start, data_interval_end=end)
     lines = re.findall(r"(?:tidewheel|--) *score (.*?)(?:$|; fi)", text, re.MULTILINE)
     return [line for line in lines if line]
 
@@ -52,6 +56,13 @@ def test_the_page_has_score_commands_of_each_way() -> None:
 
 def test_the_dag_is_python() -> None:
     ast.parse(block("python"))
+
+
+def test_the_dag_scores_its_interval() -> None:
+    (line,) = [line for line in commands() if "day=2026-03-01" in line]
+    asked = read_words(shlex.split(line))
+    assert asked.inputs == ["/data/lake/"]
+    assert (asked.start, asked.until) == tuple(time.isoformat() for time in INTERVAL)
 
 
 @pytest.mark.parametrize("version", ["1.29", "1.37"])
