@@ -244,6 +244,16 @@ def test_an_unknown_name_says_which_there_are_and_where_others_come_from(
     assert imported() == []
 
 
+@pytest.mark.usefixtures("own")
+def test_an_unknown_sink_says_which_packages_add(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", good_rows(30))
+    with pytest.raises(tidewheel.UsageError) as raised:
+        submitted(tmp_path, path, to="nosuch://x")
+    assert "Protocol not known: nosuch" in str(raised.value)
+    assert str(raised.value).endswith("; packages add these sinks for --to: crashy, lines")
+    assert imported() == []
+
+
 def test_without_packages_the_command_says_that_none_is_installed(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(with_strategy("geomed"))
     done = command("check", f"{tmp_path / 'own.py'}:task", folder=tmp_path)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from streams.contract.errors import TidewheelError, UsageError, line_of
+from streams.contract.task.extensions import extensions
 
 Stamp = tuple[int, str]  # bytes, and what the store changes with the content
 BUFFER_BYTES = 1_000_000
@@ -125,6 +126,8 @@ def store_of(url: str) -> Iterator[tuple[Any, str]]:
         files, inside = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as exc:
         advice = "install what fsspec needs for it, as s3fs for s3:// (tidewheel[batch,s3])"
+        if isinstance(exc, ValueError) and (added := ", ".join(sorted(extensions("sinks")))):
+            advice += f"; packages add these sinks for --to: {added}"
         raise UsageError(f"{url} cannot be opened: {exc}: {advice}") from exc
     try:
         files.invalidate_cache()
