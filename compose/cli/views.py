@@ -157,7 +157,7 @@ def tail(
             reader.seek(*place, max(begin, end - (SHOWN_BEFORE if last is None else last)))
         while last is None or reader.before({place: end for place, (_, end) in bounds.items()}):
             for row in chain(*(rows_of(loaded, topic, message) for message in reader.poll(0.5))):
-                typer.echo(dumps(row, default=str) if json else row_line(row))
+                typer.echo(terminal.json_line(row) if json else row_line(row))
 
 
 def _last_seen(state: Path, exc: BrokerUnavailable) -> tuple["FleetView", int]:
@@ -222,7 +222,8 @@ def query(
     agreeing, labelled, reports; of targets also mae and rmse from the teacher, of classes brier),
     `drops` and `labels`. In `windows`, labelled counts events that came with a label: those that
     got one later are in `labelled`. A table on the terminal shortens vectors; --json prints a line
-    a row with all of it. "COPY (SELECT ...) TO 'rows.parquet'" writes a file, .csv too.
+    a row with all of it, NaN and infinity as null. "COPY (SELECT ...) TO 'rows.parquet'" writes a
+    file, .csv too.
     """
     import duckdb
 
@@ -238,7 +239,7 @@ def query(
             raise UsageError(f"the query failed: {line_of(exc)}") from exc
     if json:
         for row in found.to_pylist():
-            typer.echo(dumps(row, default=str))
+            typer.echo(terminal.json_line(row))
     else:
         cells = ([cell(value) for value in row.values()] for row in found.to_pylist())
         terminal.console().print(terminal.table("", found.column_names, cells))

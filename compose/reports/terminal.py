@@ -1,5 +1,7 @@
 """Output for a person: the console, a line, a time."""
 
+import json
+import math
 import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,23 @@ def print_json(data: Any, to: "Console | None" = None) -> None:
     """Print data as JSON, documents in it too, as it is: colours and wrapping take seconds, and
     hundreds of megabytes, where there is much."""
     (to or console()).file.write(encoded(data, indent=2).decode() + "\n")
+
+
+def json_line(row: Any) -> str:
+    """Return a row as a line of JSON, which has no infinite number and no NaN: they are null. What
+    JSON has no type for, as a time, is its text."""
+    try:
+        return json.dumps(row, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(row), default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def moment(time_us: int | None) -> str:

@@ -306,6 +306,24 @@ def test_a_query_prints_rows_or_json(tmp_path: Path) -> None:
     assert "[x]" in table.stdout
 
 
+def test_what_json_has_no_number_for_is_null_in_a_query(tmp_path: Path) -> None:
+    from streams.worker.store.delta_store import DeltaStore
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    DeltaStore(tmp_path / "store")
+    sql = (
+        "select 'inf'::float as high, '-inf'::double as low, 1.5::float as usual, "
+        "['nan'::float, 2] as listed, {'inner': 'nan'::double} as nested, date '2026-05-01' as day"
+    )
+    done = tidewheel("query", sql, "--store", "store", "--json", folder=tmp_path)
+    assert json.loads(done.stdout, parse_constant=refused) == {
+        "high": None, "low": None, "usual": 1.5, "listed": [None, 2.0], "nested": {"inner": None},
+        "day": "2026-05-01",
+    }  # fmt: skip
+
+
 def test_a_query_prints_intervals_as_text_in_every_form(tmp_path: Path) -> None:
     """The same in a table, as JSON and in a CSV file, also in lists."""
     from streams.worker.store.delta_store import DeltaStore
