@@ -99,7 +99,11 @@ LATEST = """
 LABELLED = """
     create view {view} as
     with latest as ({latest})
-    select s.* replace (coalesce(latest.label, s.label) as label), latest.told,
+    select s.* replace (
+               coalesce(latest.label, s.label) as label,
+               case when latest.label is null or latest.label = s.label then s.correct end
+                   as correct
+           ), latest.told,
            coalesce(latest.source, case when s.label is not null then 'event' end) as source
     from {scores} s left join latest using (device, epoch, seq)
 """
@@ -143,7 +147,8 @@ def open_store(store: Place) -> duckdb.DuckDBPyConnection:
     on the store's current version. `windows` has a row for each device, window and model version,
     of targets with the mean absolute and the root mean square error from the teacher, of classes
     with the Brier distance; its `labelled` counts the events that came with a label. The view
-    `labelled` is `scores` with the latest label, when, and by whom.
+    `labelled` is `scores` with the latest label, when, and by whom; `correct` is null where that is
+    another label than the event came with: the store knows no threshold and no tolerance.
 
     Only committed files are read. Close the connection after use.
     """
@@ -169,7 +174,7 @@ def labelled_view(view: str, scores: str) -> str:
 
 RECENT = """
     create temp table recent as
-    select device, epoch, seq, event_id, "time", "window", label from scores
+    select device, epoch, seq, event_id, "time", "window", label, correct from scores
     where "time" > (select max("time") from scores) - interval 7 day
 """
 COUNTED = """

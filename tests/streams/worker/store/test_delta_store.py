@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -310,6 +311,27 @@ def test_the_label_that_was_told_last_counts(tmp_path: Path) -> None:
         (3, 1.0, "outcome", 20),
     ]  # fmt: skip
     assert before == 2
+
+
+def test_correct_is_of_the_label_that_counts_or_null(tmp_path: Path) -> None:
+    """Of the events 0, 3 and 6, which came with the label 0, 3 gets another one and 6 the same;
+    event 1 gets its first."""
+    store = DeltaStore(tmp_path)
+    store.commit(SCORES, rows(0, [1, 2, 3, 4, 5, 6, 7]), {0: 1})
+    answers = [
+        int(np.argmax(outputs))
+        for (outputs,) in asked(tmp_path, "select outputs from scores order by seq")
+    ]
+    classes = [answers[1], 1, 0]
+    late = told(0, [(2, 2), (4, 4), (7, 7)], 1, classes=classes, told_s=10.0)
+    store.commit(LABELS, late, {0: 1})
+    page = (Path(__file__).parents[4] / "docs" / "how-to" / "own-task.md").read_text()
+    (right,) = re.findall(r"`avg\((\(list_position[^`]*\))::int\)`", page)
+    found = asked(tmp_path, f"select correct, {right} from labelled order by seq")
+    assert found == [
+        (answers[0] == 0, answers[0] == 0), (None, True), (None, None),
+        (None, answers[3] == 1), (None, None), (None, None), (answers[6] == 0, answers[6] == 0),
+    ]  # fmt: skip
 
 
 def test_rows_of_long_windows_lie_by_month(tmp_path: Path) -> None:
