@@ -69,7 +69,8 @@ class Time(str):
 
     "hour"     of the day, UTC, 0 to below 24, with fractions
     "weekday"  0 (Monday) to 6, UTC
-    "since"    log(1 + seconds) since the reading before of this device; 0 for the first one
+    "since"    log(1 + seconds) since the reading before of this device that was not dropped as
+               `not-finite`; 0 for the first one
 
     >>> from tidewheel import Time
     >>> Time("hour").of(90 * 60 * 1_000_000, None)
