@@ -682,6 +682,20 @@ MUTANTS = [
         "tests/streams/kafka/test_sockets.py",
     ),
     Mutant(
+        "kafka: a host that is down has all the time of a start",
+        "streams/kafka/patches.py",
+        "timeout_ms /= 2",
+        "pass",
+        "tests/streams/kafka/test_sockets.py",
+    ),
+    Mutant(
+        "kafka: an address that has failed is tried before the others",
+        "streams/kafka/patches.py",
+        "strict=True) if n == min(failures)]",
+        "strict=True)]",
+        "tests/streams/kafka/test_sockets.py",
+    ),
+    Mutant(
         "download: events are let pass when nothing is missing any more",
         "streams/kafka/artifact_download.py",
         "if messages and download.missing:",

@@ -1,4 +1,5 @@
-"""Sockets of kafka-python's clients are closed whichever way their connections end."""
+"""Connections of kafka-python's clients: sockets are closed whichever way they end, and one host
+that is down keeps no client from the others."""
 
 import contextlib
 import socket
@@ -10,6 +11,8 @@ from kafka.net.selector import NetworkSelector
 from kafka.net.transport import KafkaTCPTransport
 
 from streams.contract.errors import BrokerUnavailable
+from streams.contract.topics import FLEET, topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
 from streams.kafka.reader import Reader
 from streams.kafka.settings import BrokerSettings
 from tests.compose.cli.test_cli import port_without_listener
@@ -63,3 +66,29 @@ def test_of_a_client_that_is_closed_before_its_request_is_sent(listening: socket
     transport.close()
     net.close()
     assert closed([ours])
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address whose host drops what comes, as one that is down: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.kafka
+def test_of_two_hosts_one_may_be_down(
+    kafka: BrokerSettings, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_topics(kafka, topic_specs("one-down"))
+    monkeypatch.setattr("kafka.net.manager.random.choice", lambda found: found[0])
+    both = BrokerSettings(bootstrap=f"{silent},{kafka.bootstrap}")
+    reader = Reader(both, [topic_name("one-down", FLEET)])
+    assert reader.read_to_end() == []
+    reader.close()
