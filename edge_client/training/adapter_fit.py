@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edge_client.inference import choice
 from edge_client.samples.table import FOLDS, covered, known, read_all
 from streams.contract.task import Task
-from streams.contract.work import TrainerJob, WorkReply
+from streams.contract.work import PERSONAL, TrainerJob, WorkReply
 from streams.learning import learning
 from streams.learning.input_adapter import InputAdapter
 
@@ -45,10 +45,14 @@ Statistics = tuple[Tensor, Tensor, Tensor]  # of an input, and the mean and vari
 
 
 def end_of(job: TrainerJob) -> Callable[[], bool]:
-    """Return whether a training must end: its time is over, the agent says so, or it has died."""
-    until, stop = time.monotonic() + job.request.time_budget_s, Path(job.stop)
-    agent = os.getppid()
-    return lambda: time.monotonic() > until or stop.exists() or os.getppid() != agent
+    """Return whether a training must end: its time is over, the agent says so, or it has died.
+
+    The time of a round's training is by the clock, that of the device's own is processor time: it
+    lets all other processes go first, and would never end on a machine that has work.
+    """
+    clock = time.process_time if job.request.run == PERSONAL else time.monotonic
+    until, stop, agent = clock() + job.request.time_budget_s, Path(job.stop), os.getppid()
+    return lambda: clock() > until or stop.exists() or os.getppid() != agent
 
 
 class Stopped(Exception):

@@ -43,7 +43,8 @@ MORE = {False: 2.0, True: 1.5}  # times as many labels until another adapter; du
 UNLABELLED = 150  # segments since a drift from which an adapter is fitted without labels
 PAUSE_S, PAUSE_MOST_S = 60.0, 1800.0  # between two trainings; the longest after failed ones
 DRIFT_PAUSE_S = 15.0  # during a drift
-BUDGET_S = 30.0
+BUDGET_S = 120.0  # of the trainer's processor time
+LIMIT_S = 1500.0  # by the clock: with a tenth of a core it has answered, else it hangs
 EPOCHS, SHARE_OF_RATE = 10, 0.25  # of `Training.learning_rate`
 
 Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
@@ -144,11 +145,14 @@ class OwnWeights:
         return more and not self._waits(base)
 
     def _waits(self, base: str) -> bool:
-        """Whether the last training was too short a time ago: after failed ones twice as long each
-        time, so that the trainer's process ends meanwhile."""
+        """Whether the last training was too short a time ago."""
+        return self._clock() - self._tried_at < self._pause_s(base)
+
+    def _pause_s(self, base: str) -> float:
+        """Return the time between two trainings: after failed ones twice as long each time, so that
+        the trainer's process ends meanwhile."""
         usual_s = DRIFT_PAUSE_S if self._samples.drifting else PAUSE_S
-        pause_s = min(usual_s * 2.0 ** self._failed.count(base), PAUSE_MOST_S)
-        return self._clock() - self._tried_at < pause_s
+        return min(usual_s * 2.0 ** self._failed.count(base), PAUSE_MOST_S)
 
     def _train(self, base: str, origin: Origin) -> None:
         made_us, before = int(self._wall() * 1e6), self._tried[origin]
@@ -158,7 +162,8 @@ class OwnWeights:
             made = self._trained(base, origin, number, made_us)
         except (OSError, ArtifactError, MalformedRecord, ProcessFailed) as exc:
             self._failed = [*[m for m in self._failed if m == base][-10:], base]
-            log.warning("no %s of %s: %s", origin, base, exc)
+            wait_s = max(0.0, self._tried_at + self._pause_s(base) - self._clock())
+            log.warning("no %s of %s: %s; the next try is in %.0f s", origin, base, exc, wait_s)
             return
         self._failed = []
         if tried.since_us == self._samples.since_us:  # else the sensor has drifted meanwhile
@@ -171,7 +176,7 @@ class OwnWeights:
             task=self._task.name, task_version=self._task.version, base=base, epochs=EPOCHS,
             batch_size=training.batch_size,
             learning_rate=SHARE_OF_RATE * training.learning_rate, seed=number,
-            time_budget_s=BUDGET_S,
+            time_budget_s=BUDGET_S, limit_s=LIMIT_S,
         )  # fmt: skip
         artifact = self._slots.kept(base)
         if origin == "adapter" and DRIFT in artifact.files:

@@ -15,7 +15,7 @@ from edge_client.training import own_weights, trainer_process
 from edge_client.training.own_weights import PAUSE_MOST_S, PAUSE_S, RENEW, OwnWeights
 from edge_client.training.trainer_client import Trainer
 from streams.contract.task import MINIMUM_SAMPLES, Category, Task
-from streams.contract.work import TrainerJob, WorkReply, WorkRequest
+from streams.contract.work import PERSONAL, TrainerJob, WorkReply, WorkRequest
 from streams.runtime.trust import create_key
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, artifact, plain, tiny
@@ -123,7 +123,9 @@ def test_another_release_is_copied_after_a_pause(device: Device) -> None:
     assert device.answering == f"{second}.p1"
 
 
-def test_trainings_that_fail_have_growing_pauses(device: Device) -> None:
+def test_trainings_that_fail_have_growing_pauses(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
     device.error = "stopped: no step was taken"
     device.see(200)
     tries = []
@@ -132,11 +134,23 @@ def test_trainings_that_fail_have_growing_pauses(device: Device) -> None:
         device.consider()
         if len(device.requests) > len(tries):
             tries.append(second)
+    failed = f"no copy of {device.slots.active}: {device.error}; the next try is in"
+    assert caplog.messages[:2] == [f"{failed} {2 * PAUSE_S:.0f} s", f"{failed} {4 * PAUSE_S:.0f} s"]
     pauses = np.diff(tries)
     assert pauses[0] == 2 * PAUSE_S
     assert (np.diff(pauses) >= 0).all()
     assert pauses.max() <= PAUSE_MOST_S + 10
     assert device.answering == device.slots.active
+
+
+def test_a_trainer_with_a_tenth_of_a_core_has_its_time_before_it_is_given_up(
+    device: Device,
+) -> None:
+    device.see(200)
+    device.consider()
+    [request] = device.requests
+    assert request.run == PERSONAL  # its budget is processor time
+    assert request.limit_s >= 10 * request.time_budget_s
 
 
 def test_a_round_ends_the_devices_own_training(

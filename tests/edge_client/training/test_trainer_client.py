@@ -51,6 +51,9 @@ task = dataclasses.replace(load_task({TINY!r}), build_model=build_model)
 """
 
 
+FIT_S = 10.0  # of processor time, in which an adapter for `samples` is fitted
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The device's; most tests share its child, which takes seconds to import torch."""
@@ -286,6 +289,25 @@ def test_an_agent_that_stops_does_not_wait_for_a_training_without_processor_time
     reply, _ = working.result()
     assert reply.error is not None
     assert children(reference) == []
+
+
+def test_an_adapter_is_fitted_by_a_trainer_that_waits_for_a_core_longer_than_its_budget(
+    trainer: Trainer, weights: bytes, reference: str
+) -> None:
+    """As on a busy machine: the fit gives way to all others, so its budget is processor time."""
+    asked = request("evaluate", budget_s=FIT_S).replace(op="adapt", run=PERSONAL)
+    trainer.work(request("evaluate"), weights)  # the imports are done
+    [child] = children(reference)
+    before = busy_s(child)
+    working = Working(trainer, weights, asked)
+    until(lambda: busy_s(child) > before + 0.1, "it fits", pause_s=0.01)
+    os.kill(child, signal.SIGSTOP)
+    time.sleep(1.2 * FIT_S)  # without a core
+    assert trainer.busy
+    os.kill(child, signal.SIGCONT)
+    reply, body = working.result()
+    assert reply.error is None
+    assert body
 
 
 def test_what_a_device_trains_for_itself_lets_all_other_processes_go_first(
