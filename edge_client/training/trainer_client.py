@@ -212,22 +212,24 @@ class Trainer:
         )
 
     def _ended_idle(self) -> bool:
-        """Return whether the child ended for want of work, just as a request came."""
-        child = self._child
-        self._reap()
-        return child is not None and child.returncode == 0
+        """Return whether the child ended for want of work, just as a request came: it has closed
+        its socket, and may take long to exit."""
+        return self._reap() in (0, None)
 
-    def _reap(self) -> None:
+    def _reap(self) -> int | None:
+        """End the child; return the code with which it exited by itself, None if it had not."""
+        code = None
         if self._connection is not None:
             self._connection.close()  # the child ends when it reads the end of the stream
             self._connection = None
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(timeout=1.0)
-            if self._child.poll() is None:
+                code = self._child.wait(timeout=1.0)
+            if code is None:
                 self._child.kill()
                 self._child.wait()
             self._child = None
+        return code
 
     def stop(self, wait_s: float = STOP_S) -> None:
         """Stop a training between two steps and end the child, for good; kill it where a step takes

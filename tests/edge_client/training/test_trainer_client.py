@@ -53,6 +53,28 @@ task = dataclasses.replace(load_task({TINY!r}), build_model=build_model)
 
 FIT_S = 10.0  # of processor time, in which an adapter for `samples` is fitted
 
+ENDS_IDLE = """
+import atexit
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def idle(*_):
+    raise TimeoutError
+
+
+def linger():
+    Path(__file__).with_name("ended").touch()
+    time.sleep(3)
+
+
+if sys.argv[0].endswith("__main__.py"):  # not in the test
+    signal.signal(signal.SIGUSR1, idle)
+    atexit.register(linger)
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -273,6 +295,23 @@ def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
     assert body == b""
     assert trainer.work(request(), weights)[0].error is None
     assert children(reference) != [child]
+
+
+def test_a_request_to_a_child_that_ended_idle_is_for_a_new_one_however_long_it_takes_to_exit(
+    samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    """A signal is its timeout, and it needs three seconds for its exit."""
+    reference = written(tmp_path)
+    with (tmp_path / "normed.py").open("a") as file:
+        file.write(ENDS_IDLE)
+    with running(reference, tmp_path, samples) as trainer:
+        trainer.work(request("evaluate"), weights)
+        [child] = children(reference)
+        os.kill(child, signal.SIGUSR1)
+        until((tmp_path / "ended").exists, "it has closed its socket")
+        assert children(reference) == [child]
+        assert trainer.work(request("evaluate"), weights)[0].error is None
+        assert children(reference) not in ([], [child])
 
 
 def test_an_agent_that_stops_does_not_wait_for_a_training_without_processor_time(
