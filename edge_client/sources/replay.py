@@ -74,7 +74,7 @@ class Replay:
     skip: Skip
     passes_done: int = 0
     _anchor: tuple[float, int] | None = None
-    _last_us: int | None = None  # of the segment before
+    _latest_us: int | None = None  # of the segments before, since a gap
 
     def __post_init__(self) -> None:
         self._resume = -1 if self.resume_after_us is None else self.resume_after_us
@@ -149,21 +149,22 @@ class Replay:
     def _paced(self, cut: Cut) -> bool:
         """Wait until a segment is due; False when the replay is to stop.
 
-        Where the data pauses (a gap between two segments) the replay goes on at once, and a replay
-        that fell behind does not catch up in a burst.
+        After a gap, forward or back, the replay goes on at once, and a replay that fell behind does
+        not catch up in a burst. A segment that is earlier than the latest one comes at once, too,
+        and those after it keep their pace: event times need not be in order.
         """
-        if self.speed > 0:
+        latest_us = cut.last_us if self._latest_us is None else self._latest_us
+        if max(cut.first_us - latest_us, latest_us - cut.last_us) > self.task.max_gap_us:
+            self._anchor, latest_us = None, cut.last_us
+        if self.speed > 0 and cut.last_us >= latest_us:
             now = time.monotonic()
-            paused = self._last_us is not None and (
-                cut.first_us - self._last_us > self.task.max_gap_us
-            )
             anchor = self._anchor
-            if anchor is None or paused:
+            if anchor is None:
                 self._anchor = anchor = (now, cut.last_us)
             wait_s = anchor[0] + (cut.last_us - anchor[1]) / 1e6 / self.speed - now
             if wait_s < -1.0:
                 self._anchor = (now, cut.last_us)
             elif wait_s > 0:
                 self.stop.wait(wait_s)
-        self._last_us = cut.last_us
+        self._latest_us = max(latest_us, cut.last_us)
         return not self.stop.is_set()

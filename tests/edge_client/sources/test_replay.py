@@ -13,7 +13,7 @@ from edge_client.samples.table import split_of
 from edge_client.sources.live import Live
 from edge_client.sources.replay import Cut, Replay
 from tests.rig.made_up.tiny_task import task
-from tidewheel import Reading
+from tidewheel import Reading, Segment
 
 
 def replay(folder: Path, passes: int, resume: int | None = None) -> list[Cut]:
@@ -114,6 +114,43 @@ def test_a_pause_in_the_data_is_not_waited_for(
     )  # fmt: skip
     assert len(list(source)) == 2
     assert sum(clock.waits) == 0
+
+
+def test_late_events_come_at_once_and_those_after_them_keep_their_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 events a minute apart, six of which are two hours late, at 1800 times real time, which is
+    set anew just before a late one."""
+    clock, late = Clock(), {100, 101, 150, 200, 201, 250}
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    times = [DATE + (60 * i - 7200 * (i in late)) * 1_000_000 for i in range(300)]
+    readings = [Reading(time_us, (0.0, 0.0)) for time_us in times]
+    events = replace(task, rate_hz=None, segment=Segment(samples=1, hop=1))
+    source = Replay(
+        events, lambda: readings, tmp_path, speed=1800, passes=1, resume_after_us=None, stop=clock,
+        skip=lambda _reason, _time: None,
+    )  # fmt: skip
+    for number, cut in enumerate(source):
+        assert cut.last_us == times[number]
+        steps = number if number < 250 else number - 2  # the first one at a speed comes at once
+        if number not in late:
+            assert clock.now == pytest.approx(steps * 60 / 1800)
+        if number == 249:
+            source.pace(1800)
+
+
+def test_a_recording_that_goes_back_by_a_gap_keeps_its_pace_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    readings = [*numbered(DATE)(), *numbered(DATE - 10**10)()]
+    source = Replay(
+        task, lambda: readings, tmp_path, speed=1, passes=1, resume_after_us=None, stop=clock,
+        skip=lambda _reason, _time: None,
+    )  # fmt: skip
+    assert len(list(source)) == 6
+    assert clock.waits == pytest.approx([0.5] * 4)
 
 
 def test_a_replay_goes_on_at_another_speed_from_the_next_segment_on(tmp_path: Path) -> None:
