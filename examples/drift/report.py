@@ -63,11 +63,7 @@ def show(outcome: DemoResult, terminal: Console) -> None:
     terminal.print(times)
     o = outcome
     lines = [
-        f"bad for {o.canary} alone: right on {o.canary_before:.3f} of its segments, then on "
-        f"{o.canary_bad:.3f}; on the others' {o.others_before:.3f}, then {o.others_bad:.3f}; taken "
-        f"back after {o.bad_windows} windows, and gone {o.bad_seconds:.1f} s after the first one "
-        f"from {', '.join(o.bad_devices)}, all that had it; {o.bad_windows_in_all} windows have "
-        "answers of it",
+        f"bad for {o.canary} alone: {_bad_for_the_canary(o)}",
         *(f"poisoned, {name}: put before the gate: {why}" for name, why in o.gate.items()),
         *(f"a hostile device, {name}: {what}" for name, what in o.attacks.items()),
         f"a run of the fleet alone: {o.control or 'not reached'}",
@@ -75,3 +71,16 @@ def show(outcome: DemoResult, terminal: Console) -> None:
     ]
     for line in lines:
         terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bad_for_the_canary(o: DemoResult) -> str:
+    """What came of the candidate; it has devices once all of it has happened."""
+    if not o.bad_devices:
+        return "not reached"
+    return (
+        f"right on {o.canary_before:.3f} of its segments, then on {o.canary_bad:.3f}; on the "
+        f"others' {o.others_before:.3f}, then {o.others_bad:.3f}; taken back after "
+        f"{o.bad_windows} windows, and gone {o.bad_seconds:.1f} s after the first one from "
+        f"{', '.join(o.bad_devices)}, all that had it; {o.bad_windows_in_all} windows have "
+        "answers of it"
+    )
