@@ -61,6 +61,7 @@ from streams.segments.survey import TaskReadings, survey
 SEED = 1
 LOOKED_AT = 1000  # readings of a device, for the digest of the data
 HELD_OUT_CAP = 4096  # segments that every candidate is evaluated on
+NAMED = 3  # devices in one line, else their number
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,8 @@ def held_out(task: Task) -> HeldOut:
 
 def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
     names, found = list(names), list[Segments]()
-    progress(f"reading the recordings of {', '.join(names)}")
+    who = ", ".join(names) if len(names) <= NAMED else f"{len(names)} devices"
+    progress(f"reading the recordings of {who}")
     said = time.monotonic()
     for name in names:
         found.append(dataset.segments_of_device(task, name))
