@@ -47,8 +47,8 @@ def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
 
 
 def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
-    """Return the dead letters of messages. The parts of one follow each other with the same source
-    and count."""
+    """Return the dead letters of messages, by offset. The parts of one follow each other with the
+    same source and count. What a worker wrote again after a crash is the first one."""
     letters: list[DeadLetter] = []
     parts: dict[tuple[str, str], list[Received]] = {}
     for message in messages:
@@ -69,7 +69,15 @@ def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
     for (source, _), rest in parts.items():
         fields = {name: text.decode(errors="replace") for name, text in rest[0].headers}
         letters.append(_letter(rest, fields, source, whole=False))
-    return sorted(letters, key=lambda letter: letter.offset)
+    letters.sort(key=lambda letter: -letter.offset)
+    once = {_identity(letter): letter for letter in letters}
+    return sorted(once.values(), key=lambda letter: letter.offset)
+
+
+def _identity(letter: DeadLetter) -> tuple[object, ...]:
+    """Return what a letter has in common with the same one written again, which needs a source."""
+    source = letter.offset if "?" in letter.source.split("/") else letter.source
+    return source, letter.reason, letter.value
 
 
 def _letter(

@@ -14,27 +14,35 @@ from streams.worker.commit.messages import PART_BYTES, Incoming, dead_letters_of
 from tests.rig.made_up.tiny_task import task
 
 
-def received(value: bytes, offset: int, first: int = 0) -> list[Received]:
+def received(
+    value: bytes, offset: int, first: int = 0, reason: str = "not-arrow"
+) -> list[Received]:
     """What the topic holds of one malformed message."""
     headers: Headers = [("schema", b"events/1"), ("device", b"d0")]
     incoming = Incoming(3, offset, b"d0", value, headers)
-    letters = dead_letters_of(task, incoming, MalformedRecord("not-arrow", "no Arrow stream"))
+    letters = dead_letters_of(task, incoming, MalformedRecord(reason, "no Arrow stream"))
     return [
         Received(m.topic, 0, first + i, m.key, m.value, m.headers) for i, m in enumerate(letters)
     ]
 
 
-def test_parts_are_joined_also_when_they_came_twice() -> None:
+def test_parts_are_joined_and_a_letter_that_was_written_twice_is_one() -> None:
     value = bytes(range(256)) * (2 * PART_BYTES // 256 + 10)
     first = received(value, offset=7)
     assert len(first) == 3
     again = received(value, offset=7, first=len(first))
     other = received(b"x", offset=8, first=2 * len(first))
-    letters = join_parts([*first, *again, *other])
-    assert [letter.offset for letter in letters] == [0, 3, 6]
-    assert letters[0].value == letters[1].value == value
+    letters = join_parts([*first, *again, *other, *received(b"x", offset=8, first=7)])
+    assert [letter.offset for letter in letters] == [0, 6]
+    assert [letter.value for letter in letters] == [value, b"x"]
     [torn] = join_parts(first[:2])
     assert not torn.whole
+
+
+def test_a_message_that_is_refused_for_two_reasons_is_two_letters() -> None:
+    one = received(b"x", offset=8)
+    assert len(join_parts([*one, *received(b"x", 8, first=1, reason="teacher-failed")])) == 2
+    assert len(join_parts([*one, *received(b"y", 8, first=1)])) == 2  # of a topic made anew
 
 
 def test_an_unknown_offset_is_a_usage_error() -> None:
