@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -102,9 +102,19 @@ class RunningFleet:
                 if moment.what not in self._told:
                     self._told.add(moment.what)
                     self._say(f"{moment.seconds:+7.1f} s  {moment.what}")
+            for text in set(failed_fits(self.log.parent)) - self._told:
+                self._told.add(text)
+                self._say(text)
 
     def _check(self, what: str) -> None:
         if self._up.poll() is not None:
             raise ProcessFailed(f"tidewheel up ended before {what}")
         if time.monotonic() > self._deadline:
             raise ProcessFailed(f"not in time: {what}")
+
+
+def failed_fits(logs: Path) -> Iterator[str]:
+    """Yield what devices have written in their logs of input adapters that were not fitted."""
+    for path in sorted(logs.glob("edge-*.log")):
+        lines = path.read_text(errors="replace").splitlines()
+        yield from (f"{path.stem}: {line}" for line in lines if "no adapter of " in line)
