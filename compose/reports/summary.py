@@ -60,9 +60,8 @@ class DeviceLine(DeviceState):
 
     @property
     def balanced(self) -> bool:
-        """Both sides agree to the event; what waits on the device is all that may be missing. Of
-        that some has arrived where the acknowledgement was lost. An epoch whose spool was lost had
-        no last word: more may have arrived than it knew of, not less."""
+        """Both sides agree to the event; of what waits on the device some may have arrived, its
+        acknowledgement was lost. An epoch whose spool was lost had no last word."""
         known, arrived = self.delivered + self.drops, self.scored + self.dropped_seen
         most = math.inf if self.ended else known + self.pending
         return self._adds_up and known <= arrived <= most

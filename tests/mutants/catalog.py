@@ -185,8 +185,15 @@ MUTANTS = [
     Mutant(
         "replay: pauses are waited for",
         "edge_client/sources/replay.py",
-        "if anchor is None or paused:",
-        "if anchor is None:",
+        "if max(cut.first_us - latest_us, latest_us - cut.last_us) > self.task.max_gap_us:",
+        "if False:",
+        "tests/edge_client/sources/test_replay.py",
+    ),
+    Mutant(
+        "replay: a late event sets the pace of those after it",
+        "edge_client/sources/replay.py",
+        "if self.speed > 0 and cut.last_us >= latest_us:",
+        "if self.speed > 0:",
         "tests/edge_client/sources/test_replay.py",
     ),
     Mutant(
