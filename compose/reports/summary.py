@@ -60,8 +60,8 @@ class DeviceLine(DeviceState):
 
     @property
     def balanced(self) -> bool:
-        """Both sides agree to the event; of what waits on the device some may have arrived, its
-        acknowledgement was lost. An epoch whose spool was lost had no last word."""
+        """Both sides agree to the event; of what waits on the device some may have arrived where
+        acknowledgements were lost. An epoch whose spool was lost had no last word."""
         known, arrived = self.delivered + self.drops, self.scored + self.dropped_seen
         most = math.inf if self.ended else known + self.pending
         return self._adds_up and known <= arrived <= most

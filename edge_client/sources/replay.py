@@ -56,6 +56,7 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Cut]: ...
 
 
+MOST_LATE = 256  # segments in a row: then the recording itself has gone back
 DATED_FROM_US = 10**15  # September 2001
 DAY_US = 24 * 3600 * 1_000_000
 
@@ -75,6 +76,7 @@ class Replay:
     passes_done: int = 0
     _anchor: tuple[float, int] | None = None
     _latest_us: int | None = None  # of the segments before, since a gap
+    _late: int = 0  # segments in a row that are earlier
 
     def __post_init__(self) -> None:
         self._resume = -1 if self.resume_after_us is None else self.resume_after_us
@@ -151,11 +153,14 @@ class Replay:
 
         After a gap, forward or back, the replay goes on at once, and a replay that fell behind does
         not catch up in a burst. A segment that is earlier than the latest one comes at once, too,
-        and those after it keep their pace: event times need not be in order.
+        and those after it keep their pace: event times need not be in order. After MOST_LATE of
+        them in a row the pace is theirs.
         """
         latest_us = cut.last_us if self._latest_us is None else self._latest_us
-        if max(cut.first_us - latest_us, latest_us - cut.last_us) > self.task.max_gap_us:
-            self._anchor, latest_us = None, cut.last_us
+        self._late = self._late + 1 if cut.last_us < latest_us else 0
+        gap_us = max(cut.first_us - latest_us, latest_us - cut.last_us)
+        if gap_us > self.task.max_gap_us or self._late > MOST_LATE:
+            self._anchor, self._late, latest_us = None, 0, cut.last_us
         if self.speed > 0 and cut.last_us >= latest_us:
             now = time.monotonic()
             anchor = self._anchor

@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 
 _START_S = 60.0
 STOP_S, KILL_S = 5.0, 0.5
+YIELDS_S = 30.0
 NO_PLUGINS = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}  # that torch looks for, .15 s
 
 
@@ -75,7 +76,8 @@ class Trainer:
     """The owner of the child process.
 
     `served` returns the verified weights of a version, None if the device does not have it.
-    held_back: why the last training was not started, or was stopped.
+    held_back: why the last training was not started, or was stopped. yields_s: how long a round
+    waits for a step of a personal training.
     """
 
     reference: str
@@ -86,6 +88,7 @@ class Trainer:
     served: Callable[[str], bytes | None] = lambda _model: None
     held_back: str | None = None
     busy: bool = False
+    yields_s: float = YIELDS_S
     _yields: bool = False  # whether the current request stops for a round
     _ended: bool = False
     _child: "subprocess.Popen[bytes] | None" = None
@@ -100,11 +103,15 @@ class Trainer:
     def work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         """Run a request in the child; its errors are returned as the reply's `error`.
 
-        A personal training is stopped for a round.
+        A personal training is stopped for a round, and killed where that takes longer than
+        `yields_s`.
         """
         if self._yields:
             self._request_stop()
-        with self._lock:
+        while not self._lock.acquire(timeout=self.yields_s):
+            if self._yields and (child := self._child) is not None:
+                child.kill()
+        try:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # checked after the unlink, so that either we or the child see a stop
                 return WorkReply(device=self.device, error="trainer: the agent is stopping"), b""
@@ -119,6 +126,8 @@ class Trainer:
                 return WorkReply(device=self.device, error=error), b""
             finally:
                 self.busy = self._yields = False
+        finally:
+            self._lock.release()
 
     def prepare(self) -> None:
         """Start the child, unless it works: it has torch then when the first request comes."""

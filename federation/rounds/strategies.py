@@ -43,7 +43,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from federation.rounds.aggregator import Aggregator, State, StatelessRule
-from streams.contract.errors import UsageError
+from streams.contract.errors import UsageError, line_of
 from streams.contract.task.extensions import Move, Strategy, load_extension
 
 PARTS = ("name", "least", "by_number", "is_mean", "step", "statistics", "state", "load")
@@ -225,7 +225,11 @@ def make(strategy: str) -> Aggregator:
     an installed package."""
     if strategy in RULES:
         return Aggregator(RULES[strategy]())
-    rule = load_extension("strategies", strategy)()
+    make_rule = load_extension("strategies", strategy)
+    try:
+        rule = make_rule()
+    except Exception as exc:  # another's code
+        raise UsageError(f"strategy {strategy}: {type(exc).__name__}: {line_of(exc)}") from exc
     if missing := [name for name in PARTS if not hasattr(rule, name)]:
         raise UsageError(f"strategy {strategy} has no {', '.join(missing)}: see tidewheel.Strategy")
     return Aggregator(rule)

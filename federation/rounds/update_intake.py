@@ -25,9 +25,7 @@ from streams.contract.task import DEVICE_NAME, Task
 
 METRICS = 20  # metrics of one update that are published
 REASONS = 3  # why updates of a round do not count
-ADVICE = {
-    "too-few-samples": ": a device needs true labels, by which it also trusts the teacher",
-}
+CAUSES = {"too-few-samples": " for want of true labels"}  # by which it trusts the teacher, too
 
 
 @dataclass
@@ -197,9 +195,8 @@ class UpdateIntake:
     def why(self) -> str:
         """Say which reasons most of the devices had whose update does not count, if any had."""
         most = Counter(self.failures.values()).most_common(REASONS)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in most)
-        advice = ADVICE.get(most[0][0], "") if most else ""
-        return f" ({reasons}{advice})" if most else ""
+        reasons = [f"{reason} {count}{CAUSES.get(reason, '')}" for reason, count in most]
+        return f" ({', '.join(reasons)})" if most else ""
 
     def refusal_metrics(self) -> dict[str, float]:
         """Return the round's refusals as metrics."""

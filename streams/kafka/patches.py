@@ -31,8 +31,8 @@
    client is closed while they are made or have bytes to send, to the garbage collector. Here they
    are closed.
 9. Hosts that are down. A start gives all its time to one address, chosen by chance: where a host
-   does not answer it fails, though others would. Here an address gets half of the time that is
-   left, and comes after those that have failed less often.
+   does not answer it fails, though others would. Here the first packet's answer is waited for
+   half of the time that is left, and an address comes after those that have failed less often.
 """
 
 import contextlib
@@ -72,7 +72,6 @@ _fetchable = Fetcher._fetchable_partitions
 _add_topic = ClusterMetadata.add_topic
 _all_topics = KafkaConsumer._fetch_all_topic_metadata
 _least_loaded = KafkaConnectionManager.least_loaded_node
-_get_connection = KafkaConnectionManager.get_connection
 _starts = ClusterMetadata.bootstrap_brokers
 _connect = KafkaNetSocket.sock_connect
 _write = KafkaTCPTransport._write_to_sock
@@ -195,15 +194,9 @@ def least_loaded_node(self: Any) -> Any:
     """Return the node that the library chooses; while it waits for all, one of the start's."""
     if (found := _least_loaded(self)) is not None:
         return found
-    nodes = [broker.node_id for broker in self.cluster.bootstrap_brokers()]
+    nodes = [broker.node_id for broker in _starts(self.cluster)]
     free = [node for node in nodes if self.connection_delay(node) == 0]
     return random.choice(free) if free else None
-
-
-def get_connection(self: Any, node: Any, timeout_ms: float | None = None, **how: Any) -> Any:
-    if timeout_ms is not None and len(self.cluster._bootstrap_brokers) > 1:
-        timeout_ms /= 2
-    return _get_connection(self, node, timeout_ms, **how)
 
 
 def bootstrap_brokers(self: Any) -> Any:
@@ -223,9 +216,13 @@ def _closing_what_fails(sock: Any) -> Iterator[None]:
         raise
 
 
-async def sock_connect(self: Any, net: Any, sock: Any, *given: Any, **named: Any) -> Any:
+async def sock_connect(
+    self: Any, net: Any, sock: Any, address: Any, timeout_at: float | None = None
+) -> Any:
+    if timeout_at is not None:
+        timeout_at = (timeout_at + time.monotonic()) / 2
     with _closing_what_fails(sock):
-        return await _connect(self, net, sock, *given, **named)
+        return await _connect(self, net, sock, address, timeout_at=timeout_at)
 
 
 async def _write_to_sock(self: Any) -> None:
@@ -267,7 +264,6 @@ def install() -> None:
     KafkaConsumer._fetch_all_topic_metadata = _fetch_all_topic_metadata
     ClusterMetadata.bootstrap_brokers = bootstrap_brokers
     KafkaConnectionManager.least_loaded_node = least_loaded_node
-    KafkaConnectionManager.get_connection = get_connection
     KafkaNetSocket.sock_connect = sock_connect
     KafkaTCPTransport._write_to_sock = _write_to_sock
     KafkaSSLTransport.handshake = handshake

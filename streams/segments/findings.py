@@ -115,7 +115,7 @@ def _of_device(task: Task, one: Survey, now_us: int | None = None) -> list[Findi
         text = f"{broken} of {one.readings} readings break a segment ({reasons})"
         found.append(Finding("warning", one.device, text, "; ".join(CAUSES.get(worst, (worst,)))))
     if one.segments and (late := one.skipped.get(OUT_OF_ORDER)):
-        text = f"{late} of {one.readings} readings are out of order"
+        text = f"{late} of {one.readings} readings {'is' if late == 1 else 'are'} out of order"
         found.append(Finding("warning", one.device, text, "; ".join(CAUSES[OUT_OF_ORDER])))
     if one.unfit is not None:
         text = f"label {one.unfit} is not one of the task's labels"
@@ -236,8 +236,8 @@ def _of_fleet(task: Task, surveys: Sequence[Survey]) -> Iterator[Finding]:
     if not any(one.labels for one in surveys):
         text = "no true label in the readings of the fleet that were looked at"
         advice = (
-            "a device learns nothing without any, as it trusts the teacher by at least 8: give the "
-            "task `outcomes`, or use `tidewheel label import`"
+            "without any a device learns in no round, as eight must show that the teacher knows "
+            "more: give the task `outcomes`, or use `tidewheel label import`"
         )
         yield Finding("warning", "fleet", text, advice)
     elif task.source == "recorded" and share < 1:

@@ -15,7 +15,7 @@
    a session: the broker expels the worker, which joins and loads again, for ever.
 8. Moved brokers. It asks only the brokers of the last answer for metadata, without a pause: where
    all have moved it never comes back. Here it asks the addresses of the start, too.
-9. Sessions. It logs alone that no broker answers its heartbeats; `silent_s` says since when.
+9. Sessions. It only logs that no broker answers its heartbeats; `silent_s` returns since when.
 10. Refusals. Its lines about a connection name the error alone: here also the setting to check.
 """
 

@@ -66,7 +66,8 @@ class Metrics:
         self._in_flight.set(messages)
 
     def lag(self, partition: int, messages: int) -> None:
-        self._lag.labels(str(partition)).set(messages)
+        if self._in_session():
+            self._lag.labels(str(partition)).set(messages)
 
     def forget_partitions(self) -> None:
         """Clear the metrics of revoked partitions."""

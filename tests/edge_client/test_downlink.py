@@ -40,6 +40,7 @@ from streams.contract.artifact import (
     without_float,
 )
 from streams.contract.decisions import Delivery, Ref, Release, sign
+from streams.contract.errors import BrokerUnavailable
 from streams.contract.task import Task, load_task
 from streams.contract.topics import ARTIFACTS, LABELS, RELEASES, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
@@ -524,3 +525,20 @@ def test_labels_of_its_own_events_reach_the_samples(rig: Rig) -> None:
     assert dict(zip(times.tolist(), labels[:, 0].tolist(), strict=True)) == {11: 2.0, 12: 0.0}
     samples.save()
     assert Samples(task, rig.folder / "samples.rows", epoch="e1").labels_read == 3
+
+
+def test_a_device_that_cannot_connect_says_once_that_nothing_comes_in(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[object] = []
+
+    def no_reader(*given: object, **_named: object) -> None:
+        tries.append(given)
+        raise BrokerUnavailable("no Kafka broker answers")
+
+    rig.stop()
+    monkeypatch.setattr("streams.kafka.reader.Reader", no_reader)
+    rig.start()
+    until(lambda: len(tries) > 2, "it tries again")
+    said = "no decision, score or label comes in: no Kafka broker answers; trying again"
+    assert [text for text in caplog.messages if "comes in" in text] == [said]

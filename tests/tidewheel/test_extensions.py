@@ -36,6 +36,7 @@ version = "1"
 middle = "tidewheel_own.strategy:Middle"
 broken = "tidewheel_own.missing:Nothing"
 half = "tidewheel_own.strategy:Half"
+none = "tidewheel_own.strategy:np"
 
 [project.entry-points."tidewheel.metrics"]
 cost = "tidewheel_own.metric:cost"
@@ -157,6 +158,8 @@ def test_a_package_adds_a_strategy() -> None:
 def test_what_a_package_adds_wrongly_is_named() -> None:
     with pytest.raises(tidewheel.UsageError, match="strategy half has no by_number, is_mean, step"):
         make("half")
+    with pytest.raises(tidewheel.UsageError, match="strategy none: TypeError: 'module' object is"):
+        make("none")
     wrong = "tidewheel-own adds broken to tidewheel.strategies by tidewheel_own.missing:Nothing"
     with pytest.raises(tidewheel.UsageError, match=f"{wrong}, which cannot be imported: Module"):
         make("broken")

@@ -66,6 +66,7 @@ def two_versions() -> Summary:
         step("admitted", device="d1"),
         step("refused", device="d2"),
         step("failed", device="d3"),
+        step("failed", round=1, reason="1 of 4 asked devices sent an update"),
         step("rejected", run="6", reason="too little", metrics={**GATE, "audit": 0.4}),
         step("promoted", model=LAST, reason="better", metrics=GATE),
         server={("d0", "e1"): (10, 0), ("d1", "e1"): (10, 0)},

@@ -11,7 +11,7 @@ import pytest
 
 from edge_client.samples.table import split_of
 from edge_client.sources.live import Live
-from edge_client.sources.replay import Cut, Replay
+from edge_client.sources.replay import MOST_LATE, Cut, Replay
 from tests.rig.made_up.tiny_task import task
 from tidewheel import Reading, Segment
 
@@ -151,6 +151,22 @@ def test_a_recording_that_goes_back_by_a_gap_keeps_its_pace_from_there(
     )  # fmt: skip
     assert len(list(source)) == 6
     assert clock.waits == pytest.approx([0.5] * 4)
+
+
+def test_a_recording_that_goes_back_for_good_is_paced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is sorted by user, of events at any times."""
+    clock, count = Clock(), MOST_LATE + 100
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    readings = [Reading(DATE + 10**6 * i, (0.0, 0.0)) for i in (*range(count), *range(count))]
+    events = replace(task, rate_hz=None, segment=Segment(samples=1, hop=1))
+    source = Replay(
+        events, lambda: readings, tmp_path, speed=1, passes=1, resume_after_us=None, stop=clock,
+        skip=lambda _reason, _time: None,
+    )  # fmt: skip
+    assert len(list(source)) == 2 * count
+    assert sum(clock.waits) == pytest.approx(count - 1 + count - 1 - MOST_LATE)
 
 
 def test_a_replay_goes_on_at_another_speed_from_the_next_segment_on(tmp_path: Path) -> None:

@@ -349,6 +349,21 @@ def test_an_adapter_is_fitted_by_a_trainer_that_waits_for_a_core_longer_than_its
     assert body
 
 
+def test_a_round_does_not_wait_for_a_personal_training_that_hangs(
+    samples: Samples, weights: bytes, tmp_path: Path
+) -> None:
+    reference = written(tmp_path)
+    with running(reference, tmp_path, samples) as trainer:
+        trainer.yields_s = 1.0
+        trainer.work(request("evaluate"), weights)
+        own = Working(trainer, weights, request(epochs=10_000).replace(run=PERSONAL, limit_s=600.0))
+        until(lambda: trainer.busy, "it trains for itself")
+        for child in children(reference):
+            os.kill(child, signal.SIGSTOP)
+        assert trainer.work(request("evaluate"), weights)[0].error is None
+        assert (own.result()[0].error or "").startswith("trainer: ")
+
+
 def test_what_a_device_trains_for_itself_lets_all_other_processes_go_first(
     trainer: Trainer, weights: bytes, reference: str
 ) -> None:

@@ -583,8 +583,8 @@ def test_a_failed_run_says_why_most_updates_do_not_count(rig: Rig) -> None:
         rig.run(fleet).run()
     reason = rig.kafka.events[-1].reason
     said = (
-        "1 of 5 asked devices sent an update that counts (too-few-samples 2, busy 1, samples 1: "
-        "a device needs true labels, by which it also trusts the teacher)"
+        "1 of 5 asked devices sent an update that counts (too-few-samples 2 for want of true "
+        "labels, busy 1, samples 1)"
     )
     assert said in reason
 

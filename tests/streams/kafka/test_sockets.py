@@ -3,7 +3,10 @@ that is down keeps no client from the others."""
 
 import contextlib
 import socket
+import ssl
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kafka.net.inet import KafkaNetSocket, create_connection
@@ -41,14 +44,14 @@ def closed(sockets: list[socket.socket]) -> bool:
     return bool(sockets) and all(made.fileno() == -1 for made in sockets)
 
 
-def test_of_connections_that_are_refused(made: list[socket.socket]) -> None:
+def test_sockets_of_refused_connections_are_closed(made: list[socket.socket]) -> None:
     settings = BrokerSettings(bootstrap=f"127.0.0.1:{port_without_listener()}")
     with pytest.raises(BrokerUnavailable):
         Reader(settings, ["t"], timeout_s=0.3)
     assert closed(made)
 
 
-def test_of_a_client_that_is_closed_while_it_connects(
+def test_the_socket_of_a_client_that_is_closed_while_it_connects_is_closed(
     made: list[socket.socket], listening: socket.socket
 ) -> None:
     net = NetworkSelector()
@@ -59,7 +62,34 @@ def test_of_a_client_that_is_closed_while_it_connects(
     assert closed(made)
 
 
-def test_of_a_client_that_is_closed_before_its_request_is_sent(listening: socket.socket) -> None:
+def test_sockets_on_which_tls_fails_are_closed(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped: list[socket.socket] = []
+    wrap = ssl.SSLContext.wrap_socket
+
+    def wrap_socket(self: ssl.SSLContext, *given: Any, **named: Any) -> ssl.SSLSocket:
+        made = wrap(self, *given, **named)
+        wrapped.append(made)
+        return made
+
+    def refuse() -> None:
+        with contextlib.suppress(OSError):  # at the end
+            while True:
+                listening.accept()[0].close()
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap_socket)
+    threading.Thread(target=refuse, daemon=True).start()
+    where = f"127.0.0.1:{listening.getsockname()[1]}"
+    with pytest.raises(BrokerUnavailable):
+        Reader(BrokerSettings(bootstrap=where, security_protocol="SSL"), ["t"], timeout_s=0.5)
+    listening.shutdown(socket.SHUT_RDWR)  # the thread ends
+    assert closed(wrapped)
+
+
+def test_the_socket_of_a_client_that_is_closed_before_its_request_is_sent_is_closed(
+    listening: socket.socket,
+) -> None:
     net, ours = NetworkSelector(), socket.create_connection(listening.getsockname())
     transport = KafkaTCPTransport(net, ours)
     transport.write(b"request")

@@ -90,7 +90,7 @@ CASES = {
             "segment": Segment(samples=1, hop=1),
             "rate_hz": None,
         },
-        "1 of 200 readings are out of order: times that go back; sort the",
+        "1 of 200 readings is out of order: times that go back; sort the",
     ),
     "a label that is no class": (
         {"readings": changed(lambda _, r: r._replace(label=7))},
@@ -174,7 +174,7 @@ def test_a_fleet_without_a_true_label_is_told_that_it_learns_nothing() -> None:
         return (r if device == "p" else r._replace(label=None) for r in sound(device))
 
     task = replace(tiny, readings=unlabelled)
-    wanted = "warning: fleet: no true label in the readings of the fleet that were looked at: a dev"
+    wanted = "warning: fleet: no true label in the readings of the fleet that were looked at: with"
     assert [t for t in said(task) if t.startswith(wanted)]
     for other in (replace(task, outcomes=lambda *_: iter(())), replace(tiny, readings=sound)):
         assert not [t for t in said(other) if wanted in t]
