@@ -44,16 +44,19 @@ from tests.rig.processes.polling import until
 pytestmark = pytest.mark.kafka
 
 KILLED = """
-import sys
+import faulthandler, logging, sys
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 address, group, topic = sys.argv[1:]
+logging.basicConfig(level=logging.INFO)  # shown where the test fails
+faulthandler.dump_traceback_later(120, exit=True)  # with the stacks of a member that does not lead
 member = KafkaConsumer(
     topic, bootstrap_servers=address, group_id=group, session_timeout_ms=18_000,
     partition_assignment_strategy=[StickyPartitionAssignor],
 )
 while not member.assignment():
     member.poll(100)
+faulthandler.cancel_dump_traceback_later()
 print("leads", flush=True)
 member.poll(600_000)
 """
