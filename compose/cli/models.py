@@ -233,8 +233,7 @@ class Decisive:
             if self.yes:
                 return
             if not sys.stdin.isatty():
-                text = f"{text}{more}; there is no terminal to confirm it on: use --yes"
-                raise UsageError(text)
+                raise UsageError(f"{text}{more}; there is no terminal to confirm it on: use --yes")
             if not typer.confirm(f"{text}{more}. Go on?"):
                 raise typer.Exit(1)
 
@@ -317,7 +316,5 @@ def prune(
     if json:
         print_json({"removed": gone})
         return
-    for model in gone:
-        say(f"{model} is removed")
-    if not gone:
-        say("nothing to remove")
+    lines = [f"{model} is removed" for model in gone]
+    say("\n".join(lines) or "nothing to remove")
