@@ -233,7 +233,7 @@ class Decisive:
             if self.yes:
                 return
             if not sys.stdin.isatty():
-                raise UsageError(f"{text}{more}; there is no terminal to confirm it on: use --yes")
+                raise UsageError(f"{text}{more}; without a terminal to confirm it on, use --yes")
             if not typer.confirm(f"{text}{more}. Go on?"):
                 raise typer.Exit(1)
 

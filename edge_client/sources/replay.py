@@ -151,10 +151,10 @@ class Replay:
     def _paced(self, cut: Cut) -> bool:
         """Wait until a segment is due; False when the replay is to stop.
 
-        After a gap, forward or back, the replay goes on at once, and a replay that fell behind does
-        not catch up in a burst. A segment that is earlier than the latest one comes at once, too,
-        and those after it keep their pace: event times need not be in order. After MOST_LATE of
-        them in a row the pace is theirs.
+        A gap in the data, forward or back, is not waited for, and a replay that fell behind does
+        not catch up in a burst. A segment that is earlier than the latest one is not waited for
+        either, and does not change the pace of those after it: event times need not be in order.
+        After more than MOST_LATE of them in a row the pace starts again from their times.
         """
         latest_us = cut.last_us if self._latest_us is None else self._latest_us
         self._late = self._late + 1 if cut.last_us < latest_us else 0

@@ -226,7 +226,7 @@ class Trainer:
         return self._reap() in (0, None)
 
     def _reap(self) -> int | None:
-        """End the child; return the code with which it exited by itself, None if it had not."""
+        """End the child; return its exit code, None if it had to be killed."""
         code = None
         if self._connection is not None:
             self._connection.close()  # the child ends when it reads the end of the stream

@@ -85,8 +85,8 @@ class Work(Document):
 
     `base` is the version served at the start of the run; `part`: the weights are a part of a model,
     the device takes the others from the base; `seed` makes the training repeatable;
-    a training ends by itself after `time_budget_s`, which is processor time for what a device
-    trains for itself, and its reply is waited for until `limit_s`;
+    a training ends after `time_budget_s` (processor time where a device trains for itself), and its
+    reply is waited for until `limit_s`;
     `payload` is the float type of the weights; `teacher` is the share of the teacher's answers that
     are right by class, as all devices have reported it, empty if it is not known; `traceparent`
     names the span of the round, "" if there are no traces.

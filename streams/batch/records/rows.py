@@ -145,7 +145,7 @@ def label_of(task: Task, value: object) -> list[float] | None:
         number = _number(value)
         if number is not None and number in range(len(task.classes)):
             return [number]
-        raise RowProblem(BAD_LABEL, f"{value!r:.80} is no class of the task")
+        raise RowProblem(BAD_LABEL, f"{value!r:.80} is not a class of the task")
     values = value if isinstance(value, list) else [value]
     numbers = [number for number in map(_number, values) if number is not None]
     if not len(values) == len(numbers) == len(task.targets):

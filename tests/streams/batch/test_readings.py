@@ -285,7 +285,7 @@ def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> 
     assert found.bad_labels == 1
     assert found.examples == {
         "backwards": f"{lines}:261",
-        "bad-label": f"{lines}:52: 'flying' is no class of the task",
+        "bad-label": f"{lines}:52: 'flying' is not a class of the task",
         "bad-time": f"{lines}:5: no event time: a timestamp, ISO text or microseconds since 1970",
         "gap": f"{lines}:131",
         "missing": f"{lines}:51: 'device' is no text or whole number",
@@ -330,7 +330,7 @@ def test_labels_that_cannot_be_used_break_no_segment_and_are_said_apart(tmp_path
     assert (found.broken, found.bad_labels, found.labelled) == (wanted.broken, 299, 0)  # one is NaN
     assert found.broken.keys() == {"backwards", "gap", "not-finite"}
     assert found.examples["gap"] == f"{path}:130"
-    said = f"labels that cannot be used: 299 (bad-label in {path}:0: 7 is no class of the task)"
+    said = f"labels that cannot be used: 299 (bad-label in {path}:0: 7 is not a class of the task)"
     assert said in summary_of(found)
     assert f"- {said}" in job.folder.report.read_text()
     assert not any("labels" in line for line in summary_of(wanted))
