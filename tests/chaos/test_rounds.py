@@ -39,7 +39,7 @@ __all__ = ["key", "registry", "sockets", "tiny"]
 ROUNDS = 3
 DEVICES = ("d0", "d1", "d2")
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 
 class HeldAgent(StandInAgent):

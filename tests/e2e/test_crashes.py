@@ -44,7 +44,7 @@ def goes_on(place: Place, device: str, more: int) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_kills_during_the_loop_leave_the_account_exact_and_a_second_run_goes_on(
     kafka_place: Place,
 ) -> None:
@@ -134,7 +134,7 @@ def produced_in_spool(folder: Path, copy: Path) -> int:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_devices_infer_while_the_broker_is_absent_and_nothing_is_missing(
     kafka_place: Place,
 ) -> None:

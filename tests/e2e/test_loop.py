@@ -13,11 +13,11 @@ from tests.rig.processes.flower import journals
 from tests.rig.processes.polling import until
 from tests.rig.servers.collector import Collector, collecting
 
-LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "240"]
+LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "2", "--timeout", "720"]
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("executed")
 def test_a_task_in_one_file_runs_the_whole_loop_on_a_real_kafka(kafka_place: Place) -> None:
     with collecting() as collector:

@@ -31,7 +31,7 @@ from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.fleet import Place, Running, check_account, until
 
 DEVICES = ("d0", "d1", "d2")
-LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "1", "--timeout", "240"]
+LOOP = ["--devices", "3", "--until-closed", "--speed", "30", "--rounds", "1", "--timeout", "720"]
 LOOP += ["--stages", "0.5,1"]
 PREDICTION = """
 from dataclasses import replace
@@ -126,7 +126,7 @@ def closes(place: Place, running: Running) -> dict[str, Any]:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     task = write(kafka_place, REGRESSION)
     loop = [*LOOP, "--speed", HOURLY]
@@ -151,7 +151,7 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
     assert row[1:] == (1, 1, 2024)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_device_that_the_fleets_version_harms_is_named(embedded_place: Place) -> None:
     """True labels judge the canary, which the others carry, and say who lost what."""
     task = write(embedded_place, CONTRARY)
@@ -169,7 +169,7 @@ def test_a_device_that_the_fleets_version_harms_is_named(embedded_place: Place) 
     assert named.removesuffix(": ") in shown  # without a broker: what `up` saw last
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_fleet_that_sends_predictions_alone_learns_and_no_reading_leaves_a_device(
     embedded_place: Place,
 ) -> None:

@@ -41,7 +41,7 @@ class Named(nn.Module):
         return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_another_graph_reaches_a_fleet_that_does_not_learn(embedded_place: Place) -> None:
     place, path = embedded_place, embedded_place.folder / "other.py"
     path.write_text(FOREIGN.format(tiny=place.task))

@@ -38,7 +38,7 @@ PAST = 40  # windows before it is offered
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_version_that_answers_one_class_is_taken_back_by_its_canarys_windows(
     kafka_place: Place,
 ) -> None:

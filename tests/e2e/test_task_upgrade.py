@@ -27,7 +27,7 @@ from tests.rig.processes.workers import (
     write_teacher,
 )
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 SAMPLED = ("--speed", "100", "--metered", "0.5")
 
 

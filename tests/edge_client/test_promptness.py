@@ -195,7 +195,7 @@ def evaluated(at: Path, base: str) -> Span:
     return began, time.monotonic()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(720)
 def test_a_round_does_not_keep_answers_waiting(place: Place) -> None:
     base = str(place.install(1).active)
     agent = start(place)
@@ -240,7 +240,7 @@ def large_versions(place: Place) -> list[bytes]:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(720)
 def test_installs_do_not_keep_answers_waiting(place: Place, kafka: BrokerSettings) -> None:
     versions = large_versions(place)
     (place.state / "first.twa").write_bytes(versions[0])

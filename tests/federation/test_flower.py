@@ -41,7 +41,7 @@ def last(state: Path) -> list[str]:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_killed_server_app_is_gone_on_with_by_itself(
     kafka: BrokerSettings,
     task_ref: str,

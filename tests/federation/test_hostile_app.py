@@ -70,7 +70,7 @@ def write_app(folder: Path, files: dict[str, str], **about: str) -> Path:
     return folder
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(720)
 def test_a_device_that_a_run_invited_answers_that_run_alone_and_runs_no_code_of_another(
     tmp_path: Path,
 ) -> None:

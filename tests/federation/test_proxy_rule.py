@@ -39,7 +39,7 @@ def test_the_rule_passes_on_what_a_keyed_node_calls() -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(720)
 def test_devices_take_part_through_the_rule_and_nothing_else_is_reached(
     kafka: BrokerSettings,
     task_ref: str,

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.rig.processes.polling import SLOWEST
 
 ROOT = Path(__file__).parents[3]
 WHY = ROOT / ".venv" / "chromium"  # what the Makefile found out
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+expect.set_options(timeout=5_000 * SLOWEST)
 
 
 @contextmanager
@@ -56,7 +59,7 @@ class Visit:
             locale="en-GB",
             timezone_id="Asia/Tokyo",
         )
-        self.context.set_default_timeout(30_000)
+        self.context.set_default_timeout(30_000 * SLOWEST)
         self.page: Page = self.context.new_page()
         self.wrong: list[str] = []
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
@@ -77,7 +80,8 @@ class Visit:
         return self.page.inner_text("body")
 
     def until(self, condition: Callable[[str], object], what: str, timeout_s: float = 60) -> None:
-        """Wait for the page's text."""
+        """Wait for the page's text, as `polling.until` does."""
+        timeout_s *= SLOWEST
         deadline = time.monotonic() + timeout_s
         while not condition(text := self.text()):
             assert time.monotonic() < deadline, f"not in {timeout_s:.0f} s: {what}:\n{text}"

@@ -76,7 +76,7 @@ def settings_of(state: Path, kafka: BrokerSettings, **more: str | int) -> str:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1260)
 def test_runs_by_hand_obey_the_same_rules_and_what_is_stopped_stays_so(
     kafka: BrokerSettings,
     task_ref: str,

@@ -92,7 +92,7 @@ class Place:
             env={**self._environ(), **env},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=120 * polling.SLOWEST,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -204,7 +204,8 @@ class Running:
         os.kill(self.process.pid, number)
 
     def ends(self, timeout_s: float) -> int:
-        """Its exit code."""
+        """Its exit code, as `until` waits for it."""
+        timeout_s *= polling.SLOWEST
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:

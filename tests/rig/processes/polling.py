@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable
 
 MOST_S = 1.0  # between two questions, where a process of more CPU has ended meanwhile
+SLOWEST = 3  # times as long as where deadlines were chosen a machine may take, busy as it is
 
 
 def until(
     condition: Callable[[], object], what: str, timeout_s: float = 60.0, pause_s: float = 0.05
 ) -> None:
-    """Wait for a condition; fail with `what` when it does not come.
+    """Wait for a condition; fail with `what` when it does not come in SLOWEST times `timeout_s`.
 
     A condition that costs CPU, such as a query over a store or a command, is asked more seldom: at
     most a quarter of a core is spent on questions, which the processes that are waited for need.
     """
+    timeout_s *= SLOWEST
     deadline = time.monotonic() + timeout_s
     while True:
         begun = _spent()

@@ -9,7 +9,7 @@ import pytest
 
 from streams.runtime.process import Interrupted, Interrupts, by_thread
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 
 class Thing:

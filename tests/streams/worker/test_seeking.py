@@ -13,7 +13,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.worker import aiokafka_patches
 from streams.worker.agents import TopicSurvey
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(360)]
 
 
 @pytest.fixture
