@@ -17,6 +17,7 @@
    all have moved it never comes back. Here it asks the addresses of the start, too.
 9. Sessions. It only logs that no broker answers its heartbeats; `silent_s` returns since when.
 10. Refusals. Its lines about a connection name the error alone: here also the setting to check.
+11. Hosts that are down. It waits for one as long as for an answer, 90 s, before it asks the next.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, conn
+from aiokafka import AIOKafkaConsumer, client, conn
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -40,6 +41,7 @@ from streams.kafka.refusals import explain
 LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
 FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
 EMPTY_S = 0.1  # after an empty answer that came sooner
+CONNECT_MS = 10_000  # until a host has accepted a connection; as in Kafka's clients for Java
 HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
 
 
@@ -93,12 +95,20 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # it h
         super().__init__(tp, records, *given)
 
 
+_connect = conn.create_conn
 _to_committed = AIOKafkaConsumer.seek_to_committed
 _fetch = fetcher.Fetcher._proc_fetch_request
 _joined = GroupCoordinator._on_join_complete
 _heartbeat = GroupCoordinator._do_heartbeat
 _update = AIOKafkaClient._metadata_update
 _answered_at = time.monotonic()  # this process's worker: it has one consumer
+
+
+async def create_conn(*given: Any, request_timeout_ms: int, **more: Any) -> Any:
+    limit_ms = min(CONNECT_MS, request_timeout_ms)
+    made = await _connect(*given, request_timeout_ms=limit_ms, **more)
+    made._request_timeout = request_timeout_ms / 1000
+    return made
 
 
 async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | None]:
@@ -156,6 +166,8 @@ def _advise(record: logging.LogRecord) -> bool:
     for cause in record.args if isinstance(record.args, tuple) else ():
         if isinstance(cause, Exception) and (why := explain(cause)):
             record.msg = f"{record.msg}: {why.replace('%', '%%')}"
+        elif isinstance(cause, TimeoutError) and not str(cause):
+            record.msg += "no answer"
     return True
 
 
@@ -164,6 +176,7 @@ def install() -> None:
     conn.READER_LIMIT = 64 << 20  # bytes, more than an answer has
     fetcher.MemoryRecords, fetcher.PartitionRecords = Records, _PartitionRecords
     fetcher.Fetcher._proc_fetch_request = _proc_fetch_request
+    client.create_conn = create_conn
     AIOKafkaConsumer.seek_to_committed = seek_to_committed
     GroupCoordinator._on_join_complete = _on_join_complete
     GroupCoordinator._do_heartbeat = _do_heartbeat

@@ -619,6 +619,13 @@ MUTANTS = [
         "tests/streams/worker/test_moved_brokers.py",
     ),
     Mutant(
+        "worker: waits as long for a host that is down as for an answer",
+        "streams/worker/aiokafka_patches.py",
+        "min(CONNECT_MS, request_timeout_ms)",
+        "request_timeout_ms",
+        "tests/streams/worker/test_patches.py",
+    ),
+    Mutant(
         "reader and producer: do not find brokers that have moved",
         "streams/kafka/patches.py",
         "return random.choice(free) if free else None",

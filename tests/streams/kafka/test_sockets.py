@@ -98,20 +98,6 @@ def test_the_socket_of_a_client_that_is_closed_before_its_request_is_sent_is_clo
     assert closed([ours])
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """An address whose host drops what comes, as one that is down: its queue is full."""
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.socket())
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        for _ in range(4):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
 @pytest.mark.kafka
 def test_of_two_hosts_one_may_be_down(
     kafka: BrokerSettings, silent: str, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import SaslAuthenticationFailed
 
@@ -147,6 +148,23 @@ def test_a_topic_that_nothing_comes_to_does_not_hold_up_another(kafka: BrokerSet
     asyncio.run(read())  # else a TimeoutError
 
 
+@pytest.mark.kafka
+def test_of_two_hosts_one_may_be_down(
+    kafka: BrokerSettings, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiokafka.conn.random.shuffle", lambda found: found)
+
+    async def connect() -> None:
+        hosts = f"{silent},{kafka.bootstrap}"
+        client = AIOKafkaClient(bootstrap_servers=hosts, request_timeout_ms=600_000)
+        await asyncio.wait_for(client.bootstrap(), 120.0)
+        assert client.cluster.brokers()
+        await client.close()
+
+    aiokafka_patches.install()
+    asyncio.run(connect())  # else a TimeoutError
+
+
 class Loading(ConsumerRebalanceListener):
     """Takes longer than a session to load an assignment."""
 
@@ -196,6 +214,8 @@ def test_a_connection_that_is_refused_names_the_setting(caplog: pytest.LogCaptur
     error = SaslAuthenticationFailed("100 % refused")
     logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, error)
     logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, OSError("away"))
-    refused, away = (record.getMessage() for record in caplog.records)
+    logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, TimeoutError())
+    refused, away, silent = (record.getMessage() for record in caplog.records)
     assert "check TIDEWHEEL_KAFKA_USERNAME, TIDEWHEEL_KAFKA_PASSWORD" in refused
     assert away == "Unable connect to node with id 1: away"
+    assert silent == "Unable connect to node with id 1: no answer"
