@@ -33,7 +33,7 @@ from edge_client.inference import choice
 from edge_client.samples.table import FOLDS, covered, known, read_all
 from streams.contract.task import Task
 from streams.contract.work import PERSONAL, TrainerJob, WorkReply
-from streams.learning import learning
+from streams.learning import learning, optimizers
 from streams.learning.input_adapter import InputAdapter
 
 STEPS, RATE = 100, 0.04
@@ -80,7 +80,7 @@ class Fitter:
         pull = DRIFTED if self._drifting else MANY if len(told) >= MANY_LABELS else FEW
         with torch.no_grad():
             plain = self._model(rows)
-        optimizer = torch.optim.Adam([weight.requires_grad_(), bias.requires_grad_()], lr=RATE)
+        move = optimizers.adam([weight.requires_grad_(), bias.requires_grad_()])
         for _ in range(STEPS):
             if self._stops():
                 raise Stopped
@@ -93,9 +93,9 @@ class Fitter:
                 loss = loss + (losses * counts).sum() / counts.sum()
             if not self._drifting and not here.all():
                 loss = loss + ANCHOR * self._distance(outputs[~here], plain[~here])
-            optimizer.zero_grad()
+            weight.grad = bias.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            move(RATE)
         return InputAdapter(weight.detach().numpy(), bias.detach().numpy())
 
     @torch.no_grad()

@@ -25,7 +25,7 @@ def step_of(name: str, parameters: Sequence[nn.Parameter]) -> Step:
     if name == "sgd":
         return _sgd(parameters)
     if name == "adamw":
-        return _adamw(parameters)
+        return adam(parameters, ADAMW_DECAY)
     raise ValueError(f"unknown optimizer {name!r}: use sgd or adamw")
 
 
@@ -48,7 +48,8 @@ def _sgd(parameters: Sequence[nn.Parameter]) -> Step:
     return step
 
 
-def _adamw(parameters: Sequence[nn.Parameter]) -> Step:
+def adam(parameters: Sequence[Tensor], decay: float = 0.0) -> Step:
+    """Return the steps of Adam; with a `decay` those of AdamW."""
     state: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # mean, mean of squares, steps
 
     @torch.no_grad()
@@ -61,7 +62,7 @@ def _adamw(parameters: Sequence[nn.Parameter]) -> Step:
         means, squares, steps = ([state[at][part] for at in moved] for part in range(3))
         adamw(
             weights, gradients, means, squares, [], steps, foreach=False, fused=False,
-            amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=ADAMW_DECAY,
+            amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=decay,
             eps=EPS, maximize=False,
         )  # fmt: skip
 
@@ -69,7 +70,7 @@ def _adamw(parameters: Sequence[nn.Parameter]) -> Step:
 
 
 def _with_gradients(
-    parameters: Sequence[nn.Parameter],
+    parameters: Sequence[Tensor],
 ) -> tuple[list[int], list[Tensor], list[Tensor]]:
     """Return the numbers of the parameters that have a gradient, these, and their gradients."""
     moved = [at for at, parameter in enumerate(parameters) if parameter.grad is not None]

@@ -65,12 +65,19 @@ def test_an_unknown_name_is_refused() -> None:
 
 def test_a_training_imports_no_compiler() -> None:
     code = """
-import sys, torch
+import sys, numpy, torch
+from edge_client.training.adapter_fit import Fitter
+from streams.contract.work import TrainerJob
 from streams.learning.learning import fit
+from tests.rig.made_up.documents import work_request
+from tests.rig.made_up.tiny_task import task
 model = torch.nn.Linear(2, 1)
 for name in ("sgd", "adamw"):
     fit(model, 4, lambda batch, _: model(torch.ones(len(batch), 2)).mean(), epochs=1, batch_size=2,
         learning_rate=0.1, seed=1, optimizer=name)
+job = TrainerJob(device="d0", request=work_request("adapt"), samples="", stop="/none")
+segments, labels = numpy.ones((4, *task.segment_shape), "f4"), numpy.ones((4, 1), "f4")
+Fitter(task, task.build_model(), job).fit(segments, labels)
 assert "torch._dynamo" not in sys.modules, "it is imported"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
