@@ -85,7 +85,7 @@ def test_json_of_plain_producers_is_scored_and_stored_once(
             command, cwd=tmp_path, capture_output=True, text=True, timeout=120, input=lines
         )
         assert done.returncode == 0, done.stderr
-        until(lambda: len(served.scored()) == 60, "60 events are scored")
+        until(lambda: served.count() == 60, "60 events are scored")
         until(lambda: all_published(served), "their windows are reported")
         assert len(set(served.scored())) == 60
         assert {device for device, _, _ in served.scored()} == {"my-device"}

@@ -12,10 +12,10 @@ def until_killed(served: Fleet, worker: Forked, send: Callable[[], None]) -> Non
     for _ in range(60):
         if worker.poll() is not None:
             break
-        before = len(served.scored())
+        before = served.count()
         send()
         until(
-            lambda before=before: worker.poll() is not None or len(served.scored()) > before,  # type: ignore[misc]
+            lambda before=before: worker.poll() is not None or served.count() > before,  # type: ignore[misc]
             "a commit, or the death",
         )
     assert worker.returncode == -signal.SIGKILL

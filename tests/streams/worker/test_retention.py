@@ -89,7 +89,7 @@ def check_closed(served: Fleet) -> None:
 
 def is_closed(served: Fleet) -> bool:
     declared = sum(high - low + 1 for spans in lost(served).values() for low, high in spans)
-    return len(served.scored()) + declared == sum(map(len, served.sent.values()))
+    return served.count() + declared == sum(map(len, served.sent.values()))
 
 
 def test_a_worker_that_was_away_declares_what_is_gone(served: Fleet) -> None:
@@ -97,7 +97,7 @@ def test_a_worker_that_was_away_declares_what_is_gone(served: Fleet) -> None:
     worker = served.start()
     served.ready("w0", [0])
     send(served, DEVICE, 0, 30)
-    until(lambda: len(served.scored()) >= 20, "some events are scored")
+    until(lambda: served.count() >= 20, "some events are scored")
     assert stop(worker) == 0
     send(served, DEVICE, 30, 30)
     send(served, "silent-since", 0, 20)  # nothing behind the hole tells of it
@@ -125,7 +125,7 @@ def test_a_worker_that_is_too_slow_declares_what_it_missed(served: Fleet) -> Non
     worker = served.start()
     served.ready("w0", [0])
     send(served, DEVICE, 0, 30)
-    until(lambda: len(served.scored()) >= 20, "some events are scored")
+    until(lambda: served.count() >= 20, "some events are scored")
     worker.send_signal(signal.SIGSTOP)
     stopped_s = time.monotonic()
     send(served, DEVICE, 30, 50)

@@ -34,7 +34,7 @@ def test_a_worker_that_stood_still_does_not_cut_windows_in_two(served: Fleet) ->
     worker = served.start()
     served.ready("w0", [0])
     served.send(batch(device, 0, [0, 1, 2, 7.5, 8], task=served.task))
-    until(lambda: len(served.scored()) == 3, "the first window is scored")  # 5 to 10 is open
+    until(lambda: served.count() == 3, "the first window is scored")  # 5 to 10 is open
     worker.send_signal(signal.SIGSTOP)
     stopped_s, idle_s = time.monotonic(), served.task.idle_close_s
     for number in range(4):

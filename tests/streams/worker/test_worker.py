@@ -110,7 +110,7 @@ def kill_at_each_step(
         send()
         served.send(labels(LEFT, 0, [(i, i) for i in range(10)], task=served.task))  # a repetition
         again = served.start()
-        until(lambda: len(served.scored()) >= 4 * sent, f"{4 * sent} events are scored")
+        until(lambda: served.count() >= 4 * sent, f"{4 * sent} events are scored")
         until(lambda: all_published(served), "all revisions are published")
         check_topics(served)
         assert all((m.value or b"")[:1] == b"[" for m in served.read("scores")) == (form == "json")
@@ -173,7 +173,7 @@ def test_another_worker_takes_over_from_one_that_is_killed(served: Fleet) -> Non
     )
     send_seconds(served, LEFT, 0, 30)
     send_seconds(served, RIGHT, 0, 30)
-    until(lambda: len(served.scored()) > 20, "some events scored")
+    until(lambda: served.count() > 20, "some events scored")
     assert first.poll() is None  # another one that joins ends none
     first.kill()
     send_seconds(served, LEFT, 30, 30)

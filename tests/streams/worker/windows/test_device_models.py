@@ -161,11 +161,11 @@ def test_a_worker_answers_with_what_is_released_over_kills(served: Fleet) -> Non
 
     until_killed(served, worker, send)
     again = served.start()
-    until(lambda: len(served.scored()) == sent, "all are scored")
+    until(lambda: served.count() == sent, "all are scored")
     second = serve(served, registry, 2)
     until(lambda: f"answered by {second}" in served.log("w0"), "the next version")
     send()
-    until(lambda: len(served.scored()) == sent, "all are scored")
+    until(lambda: served.count() == sent, "all are scored")
     assert stop(again) == 0
     rows = asked(served.store, "select model, count(*) from scores group by model order by 1")
     assert rows == [(first, sent - 10), (second, 10)]
