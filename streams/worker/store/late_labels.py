@@ -79,33 +79,26 @@ def _look(
     connection: duckdb.DuckDBPyConnection, partition: int, since: Joined, upto: Joined, most: int
 ) -> Found:
     joined = Joined(_last(connection, since.labels, upto.labels, most), upto.events)
-    old = f'from labels where "commit" <= {since.labels}'
-    connection.execute(
-        f"""
-        create temp table fresh as select * from labels
-        where "commit" > {since.labels} and "commit" <= {joined.labels}
-        """
-    )
-    new = _events("scores", "fresh", _kinds(connection, "from fresh"))
-    connection.execute(f"create temp table touched as {new}")
-    kinds = _kinds(connection, old) if since.labels and upto.events > since.events else []
-    if kinds:
-        connection.execute(
-            f"""
-            create view older as select * {old};
-            create view newer as select * from scores where "commit" > {since.events};
-            insert into touched {_events("newer", "older", kinds, "s")}
-            """
-        )
-    latest = LATEST.format(matches=matches("touched", "known", few="s"))
     connection.execute(
         f"""
         create view known as select * from labels where "commit" <= {joined.labels};
-        create temp table latest as {latest}
+        create view older as select * from labels where "commit" <= {since.labels};
+        create view newer as select * from scores where "commit" > {since.events};
+        create temp table fresh as select * from known where "commit" > {since.labels}
         """
     )
+    kinds = _kinds(connection, "fresh")
+    connection.execute(f"create temp table touched as {_events('scores', 'fresh', kinds)}")
+    if since.labels:
+        kinds = _kinds(connection, "known")
+        if upto.events > since.events:
+            connection.execute(f"insert into touched {_events('newer', 'older', kinds, 's')}")
     [(first, last)] = connection.execute(BETWEEN).fetchall()
-    bounds = {"first": (first or 0) / 1e6 - 1, "last": (last or 0) / 1e6 + 1}
+    if first is None:
+        return Found(partition, joined, connection.table("touched").to_arrow_table(), {})
+    latest = LATEST.format(matches=matches("touched", "known", kinds, few="s"))
+    connection.execute(f"create temp table latest as {latest}")
+    bounds = {"first": first / 1e6 - 1, "last": last / 1e6 + 1}
     connection.execute(CHANGED.format(**bounds))
     rows = connection.sql('select * from changed order by device, "window", epoch, seq')
     numbers = connection.execute(NUMBERS.format(**bounds)).fetchall()
@@ -123,10 +116,10 @@ def _last(connection: duckdb.DuckDBPyConnection, since: int, upto: int, most: in
     return upto
 
 
-def _kinds(connection: duckdb.DuckDBPyConnection, of: str) -> Sequence[str]:
+def _kinds(connection: duckdb.DuckDBPyConnection, labels: str) -> Sequence[str]:
     """Return by what the labels name their events."""
     counts = ", ".join(f"count(*) filter ({OF[kind]})" for kind in OF)
-    [found] = connection.execute(f"select {counts} {of}").fetchall()
+    [found] = connection.execute(f"select {counts} from {labels}").fetchall()
     return [kind for kind, count in zip(OF, found, strict=True) if count]
 
 
