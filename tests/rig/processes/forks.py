@@ -46,8 +46,9 @@ PACKAGES = ("compose", "edge_client", "examples", "federation", "streams")
 FLOWER = ("flower-superlink", "flower-superexec", "flwr", "flwr-clientapp", "flwr-serverapp")
 PRELOAD = (
     "torch._dynamo",  # what an optimizer of torch's and the export of a model import
+    "torch._functorch.aot_autograd",
     "torch.onnx._internal.exporter._core",
-    "onnxscript",
+    "onnxscript.function_libs.torch_lib.ops",
     "duckdb",
     "s3fs",
     "adbc_driver_postgresql.dbapi",
