@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import typer
 from rich.console import Console
 
+from compose.cli.tasks import check
 from compose.launcher.commands import chosen_devices
 from compose.preflight import TaskReport, check_task, show, try_models
 from streams.contract.errors import UsageError
@@ -165,14 +167,17 @@ def test_a_layer_that_fails_is_named_with_the_line_that_calls_it() -> None:
     assert text.endswith(f", {__file__}:{Deep.forward.__code__.co_firstlineno + 1}")
 
 
-def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(tmp_path: Path) -> None:
+def test_a_file_that_needs_torch_when_a_device_imports_it_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = "from torch import nn"
-    reference = changed(tmp_path, "import random\n", f"import random\n{line}\n")
-    at = (tmp_path / "mine.py").read_text().splitlines().index(line) + 1
-    with executed():  # a forked process has torch
-        done = tidewheel(tmp_path, "check", reference, code=1)
-    said = " ".join(done.stdout.split())
-    assert f"importing the file needs torch ({tmp_path / 'mine.py'}:{at})" in said.replace("│ ", "")
+    changed(tmp_path, "import random\n", f"import random\n{line}\n")
+    path = tmp_path / "mine.py"
+    at = path.read_text().splitlines().index(line) + 1
+    with executed(), pytest.raises(typer.Exit) as ended:  # a forked process has torch
+        check(f"{path}:task")
+    assert ended.value.exit_code == 1
+    assert f"importing the file needs torch ({path}:{at})" in capsys.readouterr().out
 
 
 def test_a_module_beside_the_task_is_found_by_pythonpath_alone(tmp_path: Path) -> None:
