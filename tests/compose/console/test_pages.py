@@ -45,8 +45,8 @@ def address(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
-    made = Visit(browser, address)
+def visit(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Visit]:
+    made = Visit(browser, address, width=getattr(request, "param", 1280))
     yield made
     assert made.wrong == []
     made.close()
@@ -121,35 +121,26 @@ def test_times_are_local_with_utc_on_hover_and_charts_say_their_values(visit: Vi
     expect(chart.locator(".tip")).to_contain_text(f"canary {CANARY} 0.75")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("visit", [1280, 390], indirect=True)
 def test_the_times_below_a_chart_are_whole_also_where_its_samples_begin_or_end(
-    browser: Browser, address: str, width: int
+    visit: Visit,
 ) -> None:
     """Samples from one full hour on, to a whole minute."""
-    visit = Visit(browser, address, width=width)
     page = visit.open("/")
     for minutes in (2, 3, 60):
         page.evaluate(CHART, {"from": 1_800_000_000_000, "minutes": minutes})
         drawn = page.locator("#rates tw-chart > svg")
-        outer = drawn.bounding_box()
         times = drawn.locator("text[text-anchor=middle]")
         expect(times.first).to_be_visible()
         assert times.last.inner_html().endswith(f":{minutes % 60:02}")
-        for each in times.all():
-            box = each.bounding_box()
-            assert box is not None
-            assert outer is not None
-            assert outer["x"] <= box["x"]
-            assert box["x"] + box["width"] <= outer["x"] + outer["width"]
-    assert visit.wrong == []
-    visit.close()
+        [(_, begin, end)] = drawn.evaluate_all(PLACES)
+        for _, left, right in times.evaluate_all(PLACES):
+            assert begin <= left
+            assert right <= end
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_chart_over_days_has_dates_below_it_that_stand_apart(
-    browser: Browser, address: str, width: int
-) -> None:
-    visit = Visit(browser, address, width=width)
+@pytest.mark.parametrize("visit", [1280, 390], indirect=True)
+def test_a_chart_over_days_has_dates_below_it_that_stand_apart(visit: Visit) -> None:
     page = visit.open("/")
     for days in (2, 9, 60, 365):
         page.evaluate(CHART, {"from": 1_800_000_000_000, "minutes": 1440 * days, "each": 60})
@@ -164,7 +155,6 @@ def test_a_chart_over_days_has_dates_below_it_that_stand_apart(
         assert "00:00" not in texts, days
         for (_, end), (begin, _) in itertools.pairwise(boxes):
             assert end < begin, days
-    visit.close()
 
 
 def test_the_list_is_searched_grouped_and_sorted_with_the_keyboard(visit: Visit) -> None:
