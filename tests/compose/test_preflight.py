@@ -197,15 +197,11 @@ def test_readings_that_fail_later_than_the_check_looks_are_one_line(tmp_path: Pa
     reference = changed(tmp_path, "yield Reading(i * 100_000, ", late)
     tidewheel(tmp_path, "check", reference)
     said = tidewheel(tmp_path, "prepare", reference, code=2).stderr.splitlines()
-    line = (
-        (tmp_path / "mine.py")
-        .read_text()
-        .splitlines()
-        .index(next(row for row in (tmp_path / "mine.py").read_text().splitlines() if late in row))
-    )
+    rows = (tmp_path / "mine.py").read_text().splitlines()
+    at = next(n for n, row in enumerate(rows, 1) if late in row)
     assert len(said) == 1
     assert "readings() fails: TypeError: unsupported operand" in said[0]
-    assert f"(reading 3001, {tmp_path / 'mine.py'}:{line + 1})" in said[0]
+    assert f"(reading 3001, {tmp_path / 'mine.py'}:{at})" in said[0]
 
 
 def test_prepare_begins_with_the_fast_part(tmp_path: Path) -> None:
