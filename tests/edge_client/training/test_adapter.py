@@ -260,7 +260,7 @@ def test_one_class_for_an_hour_is_not_folded_into_others(tmp_path: Path, told: f
     device = Device(tmp_path)
     device.windows(14, told=told, every=14)
     device.classes = 1
-    device.windows(30 if told else 60, told=told)
+    device.windows(60, told=told)
     assert device.accuracy() == 1.0
     device.classes = 3
     assert device.accuracy() > 0.95
