@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 
 MOST_S = 1.0  # between two questions, where a process of more CPU has ended meanwhile
-SLOWEST = 3  # times as long as where deadlines were chosen a machine may take, busy as it is
+# Times as long as where deadlines were chosen a machine may take, busy as it is.
+SLOWEST = int(os.environ.get("TIDEWHEEL_TESTS_SLOWEST", "3"))
 
 
 def until(

@@ -26,7 +26,7 @@ def is_fleet(item: pytest.Item) -> bool:
 def await_turn(item: pytest.Item) -> None:
     """Return when `item` may run; the time that pytest allows it begins then."""
     process = os.environ.get("PYTEST_XDIST_WORKER")
-    if process is None:
+    if process is None or not item.config.pluginmanager.has_plugin("cacheprovider"):
         return
     begun = item.config.cache.mkdir("fleets") / os.environ["PYTEST_XDIST_TESTRUNUID"]
     if is_fleet(item):
