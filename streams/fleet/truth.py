@@ -3,11 +3,12 @@
 Labels come in windows (`ModelWindow.truth`), with the event or later, as revisions.
 
 A device got worse by a release if fewer of its labelled answers are right than under the release
-before: by WORSE at least, and by chance in at most CHANCE of cases (Fisher's exact test by its
-normal approximation, one-sided), each with LEAST labels; a class of it likewise, by CLASS_WORSE and
-CHANCE divided by the number of classes. Neighbouring segments overlap: two count as one. Where the
-metric is an error, the mean of a release's windows is larger by MORE of it, and by chance (normal
-approximation) in at most CHANCE of cases, each with LEAST labels in WINDOWS windows.
+before (one that was rolled back is left out): by WORSE at least, and by chance in at most CHANCE of
+cases (Fisher's exact test by its normal approximation, one-sided), each with LEAST labels; a class
+of it likewise, by CLASS_WORSE and CHANCE divided by the number of classes. Neighbouring segments
+overlap: two count as one. Where the metric is an error, the mean of a release's windows is larger
+by MORE of it, and by chance (normal approximation) in at most CHANCE of cases, each with LEAST
+labels in WINDOWS windows.
 """
 
 import math
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from streams.contract.decisions import Decision
 from streams.contract.documents import model_number
 from streams.contract.task.metrics import named
 from streams.contract.window_metrics import ALL, ERRORS, digits
@@ -103,16 +105,32 @@ class Wrong:
 
 @dataclass
 class Truth:
-    """devices: by device and release, the oldest release first; errors likewise."""
+    """devices: by device and release, the oldest release first; errors likewise. withdrawn:
+    releases that were rolled back, of which nothing is kept."""
 
     devices: dict[str, dict[str, Confusion]] = field(default_factory=dict)
     errors: dict[str, dict[str, Errors]] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
+
+    def decide(self, decision: Decision) -> None:
+        """Forget a release that is rolled back, until it is offered again."""
+        if decision.model is None:
+            return
+        self.withdrawn.discard(decision.model)
+        if decision.kind == "rolled-back":
+            self.withdrawn.add(decision.model)
+            for tables in self.devices.values():
+                tables.pop(decision.model, None)
+            for sums in self.errors.values():
+                sums.pop(decision.model, None)
 
     def add(self, report: WindowReport) -> bool:
         """Return whether the report has labels."""
         said = False
         for release, part in report.by_release.items():
             if not (part.truth or part.labelled or part.correct or part.label_error):
+                continue
+            if release in self.withdrawn:
                 continue
             said = True
             if not part.truth and report.metric in ERRORS:

@@ -219,6 +219,7 @@ class FleetView:
         if len(self.decisions) > DECISIONS:
             del self.decisions[min(self.decisions)]
         self.timeline.decision(decision)
+        self.truth.decide(decision)
         return decision
 
     @property

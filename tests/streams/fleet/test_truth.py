@@ -1,8 +1,11 @@
 """What labels say of devices by release, and which devices a release made worse."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from streams.contract.decisions import ZERO, Decision, DesiredState
 from streams.contract.window_metrics import WindowMetric
 from streams.contract.window_report import ModelWindow, WindowReport
 from streams.fleet.truth import LEAST, Truth, of_class, right, together
@@ -148,3 +151,21 @@ def test_a_label_that_replaces_another_moves_its_event_and_one_of_an_old_release
 def test_it_keeps_a_few_releases_of_a_device() -> None:
     found = seen(*(report("d0", f"{n}-a", {"ST": (40, 50)}) for n in range(1, 50)))
     assert list(found.devices["d0"]) == ["48-a", "49-a"]
+
+
+def decision(kind: Any, model: str) -> Decision:
+    return Decision(task="t", task_version=1, seq=3, prev=ZERO, kind=kind, model=model, time_us=1,
+                    reason="", key="0" * 16, standing=DesiredState())  # fmt: skip
+
+
+def test_a_release_is_compared_with_the_one_before_those_that_were_rolled_back() -> None:
+    good, bad = {"ST": (90, 100)}, {"ST": (50, 100)}
+    found = seen(report("d0", "1-a", good), report("d0", "2-b", bad))
+    found.decide(decision("rolled-back", "2-b"))
+    found.add(report("d0", "2-b", bad))  # labels of its events come later
+    assert list(found.worse()) == []
+    found.add(report("d0", "3-c", bad))
+    assert {(w.before, w.after) for w in found.worse()} == {("1-a", "3-c")}
+    found.decide(decision("candidate", "2-b"))  # it is offered again
+    found.add(report("d0", "2-b", good))
+    assert {(w.before, w.after) for w in found.worse()} == {("2-b", "3-c")}
