@@ -41,7 +41,7 @@ from streams.kafka.refusals import explain
 LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
 FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
 EMPTY_S = 0.1  # after an empty answer that came sooner
-CONNECT_MS = 10_000  # until a host has accepted a connection; as in Kafka's clients for Java
+CONNECT_MS = 10_000  # for a connection, and for each answer while it is set up; as in Java's client
 HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
 
 
@@ -105,6 +105,7 @@ _answered_at = time.monotonic()  # this process's worker: it has one consumer
 
 
 async def create_conn(*given: Any, request_timeout_ms: int, **more: Any) -> Any:
+    """Connect as aiokafka does, in less time than a request has."""
     limit_ms = min(CONNECT_MS, request_timeout_ms)
     made = await _connect(*given, request_timeout_ms=limit_ms, **more)
     made._request_timeout = request_timeout_ms / 1000
@@ -166,7 +167,7 @@ def _advise(record: logging.LogRecord) -> bool:
     for cause in record.args if isinstance(record.args, tuple) else ():
         if isinstance(cause, Exception) and (why := explain(cause)):
             record.msg = f"{record.msg}: {why.replace('%', '%%')}"
-        elif isinstance(cause, TimeoutError) and not str(cause):
+        elif isinstance(cause, TimeoutError) and record.msg.endswith(": %s") and not str(cause):
             record.msg += "no answer"
     return True
 

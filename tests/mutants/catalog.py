@@ -542,6 +542,13 @@ MUTANTS = [
         "tests/federation/rollout/test_stage_policy.py",
     ),
     Mutant(
+        "view: a version is compared with one that was rolled back",
+        "streams/fleet/truth.py",
+        "if release in self.withdrawn:",
+        "if False:",
+        "tests/streams/fleet/test_truth.py",
+    ),
+    Mutant(
         "view: a report that comes again counts",
         "streams/fleet/view.py",
         "if not self.reports.is_new(report):",

@@ -94,7 +94,7 @@ def _look(
         if upto.events > since.events:
             connection.execute(f"insert into touched {_events('newer', 'older', kinds, 's')}")
     [(first, last)] = connection.execute(BETWEEN).fetchall()
-    if first is None:
+    if first is None:  # no event, so no row
         return Found(partition, joined, connection.table("touched").to_arrow_table(), {})
     latest = LATEST.format(matches=matches("touched", "known", kinds, few="s"))
     connection.execute(f"create temp table latest as {latest}")

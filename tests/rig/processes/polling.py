@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 MOST_S = 1.0  # between two questions, where a process of more CPU has ended meanwhile
-# Times as long as where deadlines were chosen a machine may take, busy as it is.
+# A busy machine may take so many times as long as the one on which the deadlines were chosen.
 SLOWEST = int(os.environ.get("TIDEWHEEL_TESTS_SLOWEST", "3"))
 
 
