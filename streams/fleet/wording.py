@@ -14,7 +14,7 @@ from streams.contract.task.metrics import named
 NAMED = 3  # of many, in one line
 EVALUATED = (("devices", "on devices"), ("held_out", "on held-out devices"))
 AUDIT = "audit segments (not used for any decision)"
-RUN = re.compile(r"\b\d{9,14}(\d{6})\b")  # Flower's number of a run
+RUN = re.compile(r"(?<!key )\b\d{9,14}(\d{6})\b")  # Flower's number of a run; a key has 16 signs
 
 
 def digits(value: float) -> str:

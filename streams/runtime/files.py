@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LEFT_S = 3600.0  # a write takes seconds
 _TEMPORARY = re.compile(r"\..+\.\d+\.\d+\.tmp")
 _numbers = itertools.count()  # several threads may write one file
+FOLDERS = 1000  # that a process remembers to have searched
 _looked: dict[Path, float] = {}  # when a folder was searched for what is left
 
 
@@ -77,8 +78,8 @@ def _remove_left(folder: Path, now: float) -> None:
     """Remove temporary files that crashes have left; look once in LEFT_S."""
     if abs(now - _looked.get(folder, 0.0)) < LEFT_S:
         return
-    for old in [each for each, at in list(_looked.items()) if abs(now - at) >= LEFT_S]:
-        _looked.pop(old, None)
+    if len(_looked) >= FOLDERS:
+        _looked.clear()  # in one step: other threads write too
     _looked[folder] = now
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

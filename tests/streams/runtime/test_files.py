@@ -1,5 +1,7 @@
 """A file is replaced whole, by however many writers at a time."""
 
+import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -57,3 +59,28 @@ def test_what_a_killed_process_left_half_written_is_removed(
     with replacing(path) as file:
         file.write(b"at last")
     assert set(tmp_path.iterdir()) == {path, other}
+
+
+def test_a_thread_may_write_into_a_new_folder_at_any_step_of_another(tmp_path: Path) -> None:
+    """A collector's callback stands for the other thread: it runs wherever an object is made."""
+    folders, writes, seen = itertools.count(), False, gc.get_threshold()
+
+    def other(phase: str, info: dict[str, int]) -> None:
+        nonlocal writes
+        if not writes:
+            writes = True
+            write_atomic(tmp_path / f"other{next(folders)}" / "file", b"other")
+            writes = False
+
+    for number in range(100):
+        write_atomic(tmp_path / f"before{number}" / "file", b"before")
+    gc.callbacks.append(other)
+    gc.set_threshold(1)
+    try:
+        for number in range(20):
+            write_atomic(tmp_path / f"own{number}" / "file", b"own")
+    finally:
+        gc.set_threshold(*seen)
+        gc.callbacks.remove(other)
+    assert next(folders) > 20
+    assert all((tmp_path / f"own{number}" / "file").read_bytes() == b"own" for number in range(20))
