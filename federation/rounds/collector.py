@@ -2,15 +2,17 @@
 round has enough updates.
 
 A node has one training at a time. It is busy from the sending until it replies or its work expires:
-after the deadline, and for a device that reports that it is at work after the limit. A later reply
-counts in the current round, as an update with a staleness in rounds.
+after the deadline, and for a device that reports that it is at work after the limit. After its work
+the reply is on its way for a third of that time, at least LEAST_PATIENCE_S, and its node stays
+busy. A later reply counts in the current round, as an update with a staleness in rounds.
 
 Two ways to end a round (`Policy`):
 
 synchronous  at the first of: all asked nodes have replied; `target` updates; nobody is waited for
              any more. A node is waited for until the limit while its device reports each second
-             that it is at work; not at all if its device is silent and there are updates; otherwise
-             until three times what half of those that are not silent took, or the deadline
+             that it is at work, or its reply is on its way; not at all if its device is silent and
+             there are updates; otherwise until three times what half of those that are not silent
+             took, or the deadline
 buffered     at the first of: `target` updates from any round; no node is busy; the deadline. Each
              round sends its weights to free nodes and leaves the others at work (FedBuff: Nguyen et
              al. 2022, arXiv 2106.06639)
@@ -131,6 +133,7 @@ class Collector:
     _early: list[Reply] = field(default_factory=list)  # received between two rounds
     _quiet: Mapping[int, float] = field(default_factory=dict)
     _at_work: Collection[int] = ()
+    _worked: dict[int, float] = field(default_factory=dict)  # when nodes were last at work
     _look_at: float = float("-inf")
 
     def free(self, nodes: Sequence[int]) -> list[int]:
@@ -147,7 +150,9 @@ class Collector:
         if self.clock() >= self._look_at:
             self._quiet = self.silent()
             self._at_work = set(self.at_work()) - set(self._quiet)
-            self._look_at = self.clock() + LOOK_S
+            now = self.clock()
+            self._worked |= dict.fromkeys(self._at_work, now)
+            self._look_at = now + LOOK_S
 
     def train(
         self,
@@ -176,11 +181,10 @@ class Collector:
                 why = "enough updates"
                 break
             expected = min(wanted, len(nodes)) - self._silent_of(work.round)
-            cutoff = deadline_s
-            if not self.policy.buffered:
-                cutoff = cutoff_s(replied, expected, deadline_s)
+            part = cutoff_s(replied, expected, deadline_s)
+            cutoff = deadline_s if self.policy.buffered else part
             enough = updates >= max(1, least)
-            if over := self._over(work.round, elapsed, cutoff, work.limit_s, enough):
+            if over := self._over(work.round, began + cutoff, enough):
                 why = over
                 break
             self.sleep(POLL_S)
@@ -208,7 +212,7 @@ class Collector:
             waiting = [node for node in nodes if ("evaluate", node) in self._work]
             expected = len(nodes) - len(waiting) + len(self.heard(waiting))
             cutoff = cutoff_s(replied, expected, deadline_s)
-            if not self._awaited(waiting, elapsed, cutoff, work.limit_s, bool(answers)):
+            if not self._awaited("evaluate", waiting, began + cutoff, bool(answers)):
                 break
             self.sleep(POLL_S)
         elapsed = self.clock() - began
@@ -235,7 +239,8 @@ class Collector:
         now = self.clock()
         self._look()
         for (op, node), sent in list(self._work.items()):
-            if now < (sent.until if node in self._at_work else sent.at_rest):
+            rest = max(sent.at_rest, self._on_its_way(node, sent))
+            if now < (sent.until if node in self._at_work else min(rest, sent.until)):
                 continue
             del self._work[op, node]
             if not sent.reported:
@@ -243,31 +248,42 @@ class Collector:
                 answers.append(Reply(node, error=error, round=sent.round, op=op))
         return answers
 
-    def _over(
-        self, number: int, elapsed: float, cutoff: float, limit_s: float, enough: bool
-    ) -> str | None:
+    def _over(self, number: int, cutoff: float, enough: bool) -> str | None:
         """Return why a round is over; None if a node is waited for."""
         if self.policy.buffered:
             if not any(op == "train" for op, _ in self._work):
                 return "nobody is working"
-            return "deadline" if elapsed >= cutoff else None
+            return "deadline" if self.clock() >= cutoff else None
         working = self._working(number)
         if not working:
             return "all have replied"
-        waits = self._awaited(working, elapsed, cutoff, limit_s, enough)
+        waits = self._awaited("train", working, cutoff, enough)
         return None if waits else "no longer waited"
 
-    def _awaited(
-        self, nodes: Sequence[int], elapsed: float, cutoff: float, limit_s: float, enough: bool
-    ) -> bool:
+    def _awaited(self, op: Op, nodes: Sequence[int], cutoff: float, enough: bool) -> bool:
         """Return whether one of `nodes`, which have not replied, is waited for: until the limit if
-        it is at work, not if it is silent and there are `enough` updates, else until the cutoff."""
+        it is at work or its reply on its way, not if it is silent and there are `enough` updates,
+        else until the cutoff, by the clock."""
         self._look()
-        untils = (
-            limit_s if node in self._at_work else 0.0 if enough and node in self._quiet else cutoff
-            for node in nodes
-        )
-        return any(elapsed < until for until in untils)
+        now = self.clock()
+
+        def until(node: int) -> float:
+            sent = self._work[op, node]
+            if node in self._quiet:
+                return now if enough else cutoff
+            if node in self._at_work or now < self._on_its_way(node, sent):
+                return sent.until - TTL_SPARE_S
+            return cutoff
+
+        return any(now < until(node) for node in nodes)
+
+    def _on_its_way(self, node: int, sent: _WorkInFlight) -> float:
+        """Return until when a reply may be on its way from a device that has ended its work, by the
+        clock: on a busy machine that takes the longer, the longer the work did."""
+        worked = self._worked.get(node, 0.0)
+        if worked <= sent.at:
+            return sent.at
+        return worked + max(LEAST_PATIENCE_S, (worked - sent.at) / PATIENCE)
 
     def _working(self, number: int) -> list[int]:
         """Return the nodes that work for a round."""

@@ -593,8 +593,15 @@ MUTANTS = [
     Mutant(
         "silence: a round ends without the updates that its strategy needs",
         "federation/rounds/collector.py",
-        "0.0 if enough and node in self._quiet",
-        "0.0 if node in self._quiet",
+        "return now if enough else cutoff",
+        "return now",
+        "tests/federation/rounds/test_collector.py",
+    ),
+    Mutant(
+        "rounds: devices are given up when their work has ended, before the reply is there",
+        "federation/rounds/collector.py",
+        "return worked + max(LEAST_PATIENCE_S, (worked - sent.at) / PATIENCE)",
+        "return worked",
         "tests/federation/rounds/test_collector.py",
     ),
     Mutant(

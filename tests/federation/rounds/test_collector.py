@@ -230,6 +230,25 @@ def test_a_device_at_work_is_waited_for_until_the_limit_and_its_node_is_free_the
     assert collector.free([1, 2]) == [1, 2]
 
 
+@pytest.mark.parametrize("op", ["train", "evaluate"])
+@pytest.mark.parametrize(("worked_s", "way_s", "waits"), [
+    (3.0, 9.0, True), (75.0, 23.0, True), (75.0, 27.0, False),
+])  # fmt: skip
+def test_a_reply_that_is_on_its_way_is_waited_for_as_long_as_the_machine_is_slow(
+    op: Op, worked_s: float, way_s: float, waits: bool
+) -> None:
+    """All of a fleet ended their work after the deadline of 60 s, and were given up at once."""
+    takes: dict[int, float | None] = dict.fromkeys([1, 2], worked_s + way_s)
+    fleet = Working({3: 0.1} | takes, working=dict.fromkeys([1, 2], worked_s))
+    collector = fleet.collector()
+    ask = collector.train if op == "train" else collector.evaluate
+    answers = ask([1, 2, 3], limited(300.0), WEIGHTS, FULL_S if worked_s > 10 else 5.0)
+    assert answered(answers) == [(node, 1) for node in ([1, 2, 3] if waits else [3])]
+    assert failed(answers) == ([] if waits else [(1, 1), (2, 1)])
+    end = worked_s + (way_s if waits else worked_s / 3)
+    assert fleet.now == pytest.approx(end, abs=LOOK_S + 2 * POLL_S)
+
+
 def test_a_device_that_falls_silent_at_work_is_not_waited_for() -> None:
     fleet = Working({1: 1.0, 2: None}, working={2: 1e9}, hushed={2: 20.0})
     answers = fleet.collector().train([1, 2], limited(300.0), WEIGHTS, FULL_S)
