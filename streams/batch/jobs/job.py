@@ -107,19 +107,8 @@ class Job:
         self.sink = open_sink(self.specification)
         try:
             self.folder.sweep(self.specification)
-            own = ShardScorer(self.folder, self.specification, self.task)
-            sources = self._same_sources() if planned else self._make_plan()
-            if self.sink is not None and self.plan.files:
-                schema = output_fields(self.task, self.specification, self.plan.files[0])
-                self._again(partial(self.sink.prepare, schema), "the output")
-            processes = self._asked.processes
-            scorers = Scorers(self.folder, own, processes, self.lock)
-            try:
-                with closing(sources), closing(scorers):
-                    self._score(sources, scorers)
-            except Exception:
-                self._discard()
-                raise
+            with closing(Scorers(self.folder, self._asked.processes, self.lock)) as scorers:
+                self._scored_by(scorers, planned=planned)
             return self._end(*verdict(self.folder, self.specification, self.plan, self.sink))
         except Stopped:
             self.folder.write_state("Stopped")
@@ -131,6 +120,24 @@ class Job:
             raise
         except (TidewheelError, *Failures) as exc:
             return self._end("Failed", line_of(exc), passing=may_pass(exc))
+
+    def _scored_by(self, scorers: Scorers, *, planned: bool) -> None:
+        """Take the steps 2 to 7. Of a job that was planned the processes that score start at once,
+        while this one tests whether the model can be used."""
+        if planned:
+            scorers.start(self.plan, self.folder.missing(self.plan, self.specification))
+        own = ShardScorer(self.folder, self.specification, self.task)
+        sources = self._same_sources() if planned else self._make_plan()
+        if self.sink is not None and self.plan.files:
+            schema = output_fields(self.task, self.specification, self.plan.files[0])
+            self._again(partial(self.sink.prepare, schema), "the output")
+        try:
+            with closing(sources):
+                self._score(own, sources, scorers)
+        except Exception:
+            scorers.close()  # or one of them writes a file afterwards
+            self._discard()
+            raise
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -156,12 +163,11 @@ class Job:
         """Return the input of the shards that are missing, after comparing it with the plan."""
         missing = self.folder.missing(self.plan, self.specification)
         sources = Sources(self.plan)
-        files = {self.plan.shards[shard].file for shard in missing}
-        self._plan(sources.verify(files, self._check))
+        self._plan(sources.verify({self.plan.shards[n].file for n in missing}, self._check))
         self.folder.write_state("InProgress")
         return sources
 
-    def _score(self, sources: Sources, scorers: Scorers) -> None:
+    def _score(self, own: ShardScorer, sources: Sources, scorers: Scorers) -> None:
         self._counts = counts_of(self.folder, self.specification, self.plan)
         self._read_before, self._scoring_since = self._counts.read, self.clock()
         self._count(Counts())
@@ -171,7 +177,7 @@ class Job:
                 todo.append(number)
             else:
                 self._count(found)
-        for number, found, seconds in scorers.score(self.plan, sources, todo, self._attempt):
+        for number, found, seconds in scorers.score(own, self.plan, sources, todo, self._attempt):
             self._settle(sources)
             self._scored(number, found, seconds)
             self._load(number)

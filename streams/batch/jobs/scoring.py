@@ -137,19 +137,12 @@ def useful_processes(rows: int) -> int:
 class Scorers:
     """What scores the shards of one job; at its end all processes have to be closed.
 
-    own        scores in this process, which is the test of whether the model can be used
     processes  how many score; None: one a core where there are rows enough for it
     lock       the others inherit it, so that the folder is held until all of them are gone
     """
 
-    def __init__(
-        self,
-        job: JobFolder,
-        own: ShardScorer,
-        processes: int | None,
-        lock: int | None = None,
-    ) -> None:
-        self._job, self._own, self._processes = job, own, processes
+    def __init__(self, job: JobFolder, processes: int | None, lock: int | None = None) -> None:
+        self._job, self._processes = job, processes
         self._lock = () if lock is None else (lock,)
         self._workers: list[_Worker] = []
 
@@ -158,23 +151,33 @@ class Scorers:
         for worker in self._workers:
             worker.kill()
 
-    def score(
-        self, plan: Plan, sources: Sources, numbers: Sequence[int], before: Callable[[int], None]
-    ) -> Iterator[Scored]:
-        """Yield each shard as it is scored; `before` is called before it is begun. What that raises
-        is raised when all shards that have begun are done."""
+    def start(self, plan: Plan, numbers: Sequence[int]) -> None:
+        """Start the processes that these shards are worth, unless they are there."""
         rows = sum(plan.shards[number].rows for number in numbers)
         count = min(self._processes or useful_processes(rows), len(numbers))
         if not self._workers and count > 1:
             self._workers += [self._worker() for _ in range(count)]
+
+    def score(
+        self,
+        own: ShardScorer,
+        plan: Plan,
+        sources: Sources,
+        numbers: Sequence[int],
+        before: Callable[[int], None],
+    ) -> Iterator[Scored]:
+        """Yield each shard as it is scored; `before` is called before it is begun. What that raises
+        is raised when all shards that have begun are done. `own` scores where one process is
+        enough."""
+        self.start(plan, numbers)
         if self._workers:
             yield from self._by_workers(list(reversed(numbers)), before)
             return
         for number in numbers:
             before(number)
             begun = time.monotonic()
-            part = part_path(self._job.folder, self._own.specification, plan, number)
-            counts = self._own.score(plan, number, sources, part)
+            part = part_path(self._job.folder, own.specification, plan, number)
+            counts = own.score(plan, number, sources, part)
             yield number, counts, time.monotonic() - begun
 
     def _worker(self) -> "_Worker":

@@ -16,8 +16,8 @@ BEGINNING = ("gap", "backwards")  # readings that break a segment and begin the 
 
 
 class PlannedFile(Named):
-    """An input file as it was hashed; `modified` is what its store changes with its content: the
-    time of the last change in nanoseconds, or an ETag."""
+    """An input file as it was hashed; `modified` is what is another with other content: times of
+    changes in nanoseconds and the inode, or an ETag."""
 
     crc32c: str  # hex; "" until it is known
     bytes: Count

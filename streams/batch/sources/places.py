@@ -13,10 +13,12 @@ from typing import Any
 from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.contract.task.extensions import extensions
 
-Stamp = tuple[int, str]  # bytes, and what the store changes with the content
+Stamp = tuple[int, str]  # bytes, and what is another with other content
 BUFFER_BYTES = 1_000_000
 BUCKETS = ("s3", "s3a", "gs", "gcs")  # protocols whose first word names what has to exist
-CHANGES = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+TAGS = ("ETag", "etag")  # of an object's content
+TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+ONLY_TIME = "at "  # begins a stamp that two contents may share
 
 
 def is_url(text: str) -> bool:
@@ -37,14 +39,20 @@ def open_binary(path: str) -> io.BufferedReader:
 
 
 def stamp_of(name: str, path: str) -> Stamp:
-    """Return what a change of a file changes; raise TidewheelError if it is gone."""
+    """Return what a change of a file changes; raise TidewheelError if it is gone. Of a local file
+    it has the time of the last change of any kind (`st_ctime`), which no program can set."""
     try:
+        if not is_url(path):
+            at = Path(path).stat()
+            return at.st_size, f"{at.st_mtime_ns} {at.st_ctime_ns} {at.st_dev} {at.st_ino}"
         with store_of(path) as (files, inside):
             about = files.info(inside)
     except OSError as exc:
         raise TidewheelError(f"{name} cannot be read: {exc.strerror or exc}") from exc
-    changes = next((about[key] for key in CHANGES if about.get(key) is not None), "")
-    return int(about["size"] or 0), str(changes)
+    size, known = int(about["size"] or 0), {k: v for k, v in about.items() if v is not None}
+    if tag := next((str(known[key]) for key in TAGS if key in known), ""):
+        return size, tag
+    return size, ONLY_TIME + next((str(known[key]) for key in TIMES if key in known), "")
 
 
 def find(text: str, fits: Callable[[str], bool]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from msgspec import structs
 from streams.batch.records.progress import Plan, PlannedFile, Shard
 from streams.batch.records.rows import RowProblem
 from streams.batch.records.specification import InputFormat, Named
-from streams.batch.sources.places import Stamp, open_binary, stamp_of
+from streams.batch.sources.places import ONLY_TIME, Stamp, open_binary, stamp_of
 from streams.batch.sources.tables import KINDS, opened_input
 from streams.batch.sources.text import header_of, rows_in
 from streams.contract.errors import TidewheelError, UsageError
@@ -170,17 +170,20 @@ class Sources:
         return found
 
     def verify(self, indexes: set[int], check: Callable[[], None]) -> Plan:
-        """Begin to hash files of the plan again, those that were touched at once; return the plan
-        as they are now. Raise UsageError for one that was changed or removed."""
-        files, touched = list(self.plan.files), set[int]()
+        """Hash those files of the plan again that were touched, and begin to hash those of whose
+        store nothing but a time is known; return the plan as the files are now. Raise UsageError
+        for one that was changed or removed."""
+        files, touched, uncertain = list(self.plan.files), False, set[int]()
         for index, (size, modified) in self.look(indexes).items():
             if (size, modified) != (files[index].bytes, files[index].modified):
                 self._digest(index, check)
                 files[index] = files[index].replace(bytes=size, modified=modified)
-                touched.add(index)
+                touched = True
+            elif modified.startswith(ONLY_TIME):
+                uncertain.add(index)
         if touched:
             self.plan = self.plan.replace(files=files)
-        self.begin(indexes - touched)
+        self.begin(uncertain)
         return self.plan
 
     def _digest(self, index: int, check: Callable[[], None]) -> str:

@@ -1,6 +1,7 @@
 """A job: every row once, in order; what stops it, what it refuses, and that its sums agree."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_an_output_file_that_is_gone_is_scored_again(tmp_path: Path) -> None:
     assert job.rows() == before
 
 
-@pytest.mark.parametrize("change", ["other", "removed"])
+@pytest.mark.parametrize("change", ["other", "removed", "in place"])
 def test_an_input_that_has_changed_is_refused_at_resume_by_name(
     tmp_path: Path, change: str
 ) -> None:
@@ -146,6 +147,12 @@ def test_an_input_that_has_changed_is_refused_at_resume_by_name(
     assert job.run(stopping=job.begun).state == "Stopped"
     if change == "other":
         write_parquet(second, good_rows(40, 2))
+    elif change == "in place":  # as long as before, and its time is put back
+        about, data = second.stat(), bytearray(second.read_bytes())
+        data[len(data) // 2] ^= 1
+        second.write_bytes(data)
+        os.utime(second, ns=(about.st_atime_ns, about.st_mtime_ns))
+        assert second.stat().st_mtime_ns == about.st_mtime_ns
     else:
         second.unlink()
     with pytest.raises(UsageError, match=r"b\.parquet"):
