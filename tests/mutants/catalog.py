@@ -605,6 +605,13 @@ MUTANTS = [
         "tests/federation/rounds/test_collector.py",
     ),
     Mutant(
+        "batch: an input changed in place, its time put back, is taken for the planned one",
+        "streams/batch/sources/places.py",
+        "{at.st_mtime_ns} {at.st_ctime_ns}",
+        "{at.st_mtime_ns}",
+        "tests/streams/batch/test_job.py",
+    ),
+    Mutant(
         "store: a collision is taken for a loss",
         "streams/worker/store/tables.py",
         "if FENCED.search(str(exc)):",
