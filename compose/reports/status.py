@@ -24,7 +24,6 @@ from streams.contract.documents import DeviceState, Document
 from streams.contract.task import Task
 from streams.contract.task.metrics import named
 from streams.fleet.following import ALL_TOPICS, read_view
-from streams.fleet.truth import right, together
 from streams.fleet.view import CONDITIONS, NO_AGENT, RATE_S, FleetView
 from streams.fleet.wording import counted, digits, duration, share
 from streams.kafka.settings import BrokerSettings
@@ -176,8 +175,8 @@ def _kept(view: FleetView) -> Iterator[str]:
 
 
 def _truth(view: FleetView) -> dict[str, tuple[int, int]]:
-    releases = {name: None for found in view.truth.devices.values() for name in found}
-    return {name: right(together(view.truth.of_release(name))) for name in releases}
+    judged = {name: a for name, a in view.agreement.items() if a.labelled > 0}
+    return {n: (a.correct, a.labelled) for n, a in judged.items() if not a.lower_is_better}
 
 
 def sums(view: FleetView) -> Iterator[str]:

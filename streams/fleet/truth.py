@@ -3,7 +3,8 @@
 Labels come in windows (`ModelWindow.truth`), with the event or later, as revisions.
 
 A device got worse by a release if fewer of its labelled answers are right than under the release
-before (one that was rolled back is left out): by WORSE at least, and by chance in at most CHANCE of
+that it answered with before (one that was rolled back is left out; one that a person released again
+comes after the others): by WORSE at least, and by chance in at most CHANCE of
 cases (Fisher's exact test by its normal approximation, one-sided), each with LEAST labels; a class
 of it likewise, by CLASS_WORSE and CHANCE divided by the number of classes. Neighbouring segments
 overlap: two count as one. Where the metric is an error, the mean of a release's windows is larger
@@ -105,11 +106,13 @@ class Wrong:
 
 @dataclass
 class Truth:
-    """devices: by device and release, the oldest release first; errors likewise. withdrawn:
-    releases that were rolled back, of which nothing is kept."""
+    """devices: by device and release, first the one that it answered with before; errors likewise.
+    answered: with each, in which window last, microseconds. withdrawn: releases that were rolled
+    back, of which nothing is kept."""
 
     devices: dict[str, dict[str, Confusion]] = field(default_factory=dict)
     errors: dict[str, dict[str, Errors]] = field(default_factory=dict)
+    answered: dict[str, dict[str, int]] = field(default_factory=dict)
     withdrawn: set[str] = field(default_factory=set)
 
     def decide(self, decision: Decision) -> None:
@@ -119,10 +122,9 @@ class Truth:
         self.withdrawn.discard(decision.model)
         if decision.kind == "rolled-back":
             self.withdrawn.add(decision.model)
-            for tables in self.devices.values():
-                tables.pop(decision.model, None)
-            for sums in self.errors.values():
-                sums.pop(decision.model, None)
+            for kept in (self.devices, self.errors, self.answered):
+                for releases in kept.values():
+                    releases.pop(decision.model, None)
 
     def add(self, report: WindowReport) -> bool:
         """Return whether the report has labels."""
@@ -134,13 +136,27 @@ class Truth:
                 continue
             said = True
             if not part.truth and report.metric in ERRORS:
-                sums = _latest(self.errors, report.device, release, Errors(report.metric))
+                sums = self._latest(self.errors, report, release, Errors(report.metric))
                 sums.add(part.labelled, part.label_error)
                 continue
             wrong = part.labelled - part.correct
             truth = part.truth or {ALL: {ALL: part.correct, OTHER: wrong}}
-            add_confusion(_latest(self.devices, report.device, release, {}), truth)
+            add_confusion(self._latest(self.devices, report, release, {}), truth)
         return said
+
+    def _latest(
+        self, kept: dict[str, dict[str, Kept]], report: WindowReport, release: str, empty: Kept
+    ) -> Kept:
+        """Return what is kept of a device's release, one of the last RELEASES that it answered
+        with: a label may come when others have followed."""
+        releases = kept.setdefault(report.device, {})
+        found = releases.setdefault(release, empty)
+        times = self.answered.setdefault(report.device, {})
+        times[release] = max(report.window_us, times.get(release, 0))
+        last = sorted(releases, key=lambda each: (times.get(each, 0), model_number(each)))
+        kept[report.device] = {name: releases[name] for name in last[-RELEASES:]}
+        self.answered[report.device] = {name: times.get(name, 0) for name in last[-RELEASES:]}
+        return found
 
     def of_release(self, release: str) -> dict[str, Confusion]:
         """Return what devices that have answered with it know of a release."""
@@ -204,16 +220,6 @@ def together(tables: Mapping[str, Confusion]) -> Confusion:
     for table in tables.values():
         add_confusion(total, table)
     return total
-
-
-def _latest(kept: dict[str, dict[str, Kept]], device: str, release: str, empty: Kept) -> Kept:
-    """Return what is kept of a device's release, one of the last RELEASES by number: a label may
-    come when others have followed."""
-    releases = kept.setdefault(device, {})
-    found = releases.setdefault(release, empty)
-    last = sorted(releases, key=model_number)[-RELEASES:]
-    kept[device] = {name: releases[name] for name in last}
-    return found
 
 
 def _of(counts: tuple[int, int]) -> str:

@@ -549,6 +549,13 @@ MUTANTS = [
         "tests/streams/fleet/test_truth.py",
     ),
     Mutant(
+        "view: versions are compared in the order of their numbers",
+        "streams/fleet/truth.py",
+        "key=lambda each: (times.get(each, 0), model_number(each))",
+        "key=model_number",
+        "tests/streams/fleet/test_truth.py",
+    ),
+    Mutant(
         "view: a report that comes again counts",
         "streams/fleet/view.py",
         "if not self.reports.is_new(report):",

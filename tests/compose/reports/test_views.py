@@ -175,6 +175,16 @@ def test_an_agreement_is_said_of_the_events_that_were_judged(
     assert f"({judged} events)" in entry.text
 
 
+def test_labels_of_a_version_are_those_of_all_devices_whatever_they_serve_now() -> None:
+    sure = {"labelled": 10, "truth": {"slow": {"slow": 6, "fast": 4}}, "correct": 6}
+    d0 = (window("d0", 5 * n, model=f"{n}-aaaaaaaa", commit=n, **sure) for n in range(1, 5))
+    found = status_of(window("d1", 5, model="1-aaaaaaaa", commit=1, **sure), *d0)
+    assert report_of(found).truth == {"1-aaaaaaaa": (12, 20)} | {
+        f"{n}-aaaaaaaa": (6, 10) for n in (2, 3, 4)
+    }
+    assert "1-aaaaaaaa: 0.60 right on 20 true labels" in printed(found)
+
+
 DAY = 86_400.0
 
 

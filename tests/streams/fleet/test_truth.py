@@ -14,7 +14,11 @@ CLASSES = ("ST", "ER")
 
 
 def report(
-    device: str, release: str, table: dict[str, tuple[int, int]], others: int = 0
+    device: str,
+    release: str,
+    table: dict[str, tuple[int, int]],
+    others: int = 0,
+    window_us: int = 0,
 ) -> WindowReport:
     """table: right and labelled events by class; others: labelled ones of another release."""
     truth = {name: {name: ok, "other": of - ok} for name, (ok, of) in table.items()}
@@ -25,8 +29,8 @@ def report(
         wrong = {"ST": {"ER": others}}
         models["9-z"] = ModelWindow(events=others, agreeing=0, labelled=others, truth=wrong)
     return WindowReport(
-        task="t", device=device, window_us=0, end_us=1, revision=0, events=labelled,
-        teacher_model="", models=models,
+        task="t", device=device, window_us=window_us, end_us=window_us + 1, revision=0,
+        events=labelled, teacher_model="", models=models,
     )  # fmt: skip
 
 
@@ -169,3 +173,16 @@ def test_a_release_is_compared_with_the_one_before_those_that_were_rolled_back()
     found.decide(decision("candidate", "2-b"))  # it is offered again
     found.add(report("d0", "2-b", good))
     assert {(w.before, w.after) for w in found.worse()} == {("2-b", "3-c")}
+
+
+def test_a_release_is_compared_with_the_one_that_the_device_answered_with_before() -> None:
+    """A person releases an earlier one again; the next one is learned from it."""
+    good, bad, fair = ({"ST": (n, 100)} for n in (90, 30, 60))
+    found = seen(
+        report("d0", "2-b", good), report("d0", "4-d", bad, window_us=1),
+        report("d0", "2-b", good, window_us=2),
+        report("d0", "4-d", bad, window_us=1),  # labels of its events come later
+    )  # fmt: skip
+    assert list(found.worse()) == []
+    found.add(report("d0", "8-f", fair, window_us=3))
+    assert {(w.before, w.after, w.was[1]) for w in found.worse()} == {("2-b", "8-f", 200)}
