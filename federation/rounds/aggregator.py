@@ -13,12 +13,15 @@ embeddings    a row that no sample of a device used is the row that it received.
 integers      counters keep the value that was sent: they have no meaningful mean.
 """
 
+import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from federation.admission import Update, Weights
+from streams.contract.errors import ProcessFailed, TidewheelError, line_of, own_line
 from streams.contract.task.extensions import Move, Strategy
 from streams.learning.updates import is_statistic
 
@@ -26,6 +29,9 @@ BLOCK = 1 << 16  # numbers of all devices: they fit into a cache
 SAMPLES_CAP = 2048  # no device weighs more than this many samples
 
 State = dict[str, np.ndarray]
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class StatelessRule:
@@ -51,7 +57,8 @@ class Aggregator:
     A round with fewer than `least` updates must keep its weights, because the rule's guarantee does
     not hold. `clip` is the largest norm of an update, 0 for no limit. `embeddings`: the weights of
     which a device uses a part of the rows. `state` is what the rule keeps between rounds, for a
-    checkpoint.
+    checkpoint. Raises ProcessFailed for a rule that raises, or returns what no model can be moved
+    by: it would do so again.
     """
 
     clip = 0.0
@@ -73,13 +80,13 @@ class Aggregator:
         if self._rule.by_number:
             found |= {name: self._by_blocks(updates, base, name) for name in learned}
         elif learned:
-            steps = self._rule.step(self._moves(updates, base, learned))
-            found |= {name: _moved(base[name], steps[name]) for name in learned}
+            steps = self._steps("step", self._moves(updates, base, learned))
+            found |= {name: self._moved(name, base[name], steps[name]) for name in learned}
         for name in set(self.embeddings).intersection(learned) if self._rule.is_mean else ():
             found[name] = self._by_rows(updates, base[name], found[name], name)
         for name in statistics:
-            step = self._rule.statistics(self._moves(updates, base, [name]))
-            found[name] = _moved(base[name], step[name])
+            step = self._steps("statistics", self._moves(updates, base, [name]))
+            found[name] = self._moved(name, base[name], step[name])
         return found
 
     def exhausted(self) -> str | None:
@@ -91,17 +98,57 @@ class Aggregator:
         return {}
 
     def state(self) -> State:
-        return self._rule.state()
+        found = self._ask("state", self._rule.state)
+        if not all(isinstance(each, np.ndarray) for each in found.values()):
+            raise self._wrong("state", "a value that is not an array")
+        return found
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        self._rule.load(state)
+        self._ask("load", lambda: self._rule.load(state))
+
+    def _ask(self, method: str, call: Callable[[], T]) -> T:
+        """Call the rule, which may be of a package; name it, and the line, in what it raises."""
+        try:
+            return call()
+        except (TidewheelError, MemoryError):
+            raise
+        except Exception as exc:
+            log.exception("strategy %s: %s failed", self.name, method)
+            what = f"{type(exc).__name__}: {line_of(exc)}{own_line(exc)}"
+            raise ProcessFailed(f"strategy {self.name}: {method}: {what}") from exc
+
+    def _wrong(self, method: str, what: str) -> ProcessFailed:
+        return ProcessFailed(f"strategy {self.name}: {method} returns {what}")
+
+    def _steps(self, method: str, moves: list[Move]) -> dict[str, np.ndarray]:
+        """Return by how much the rule moves each tensor: an array of its shape."""
+        rule = self._rule.step if method == "step" else self._rule.statistics
+        found, steps = self._ask(method, lambda: rule(moves)), {}
+        for name, like in moves[0].tensors.items():
+            if not isinstance(found, Mapping) or name not in found:
+                raise self._wrong(method, f"nothing for {name}")
+            try:
+                steps[name] = np.asarray(found[name], np.float64)
+            except (TypeError, ValueError) as exc:
+                raise self._wrong(method, f"no numbers for {name}: {line_of(exc)}") from exc
+            if steps[name].shape != like.shape:
+                shapes = f"{steps[name].shape} for {name}, which has {like.shape}"
+                raise self._wrong(method, f"an array of shape {shapes}")
+        return steps
+
+    def _moved(self, name: str, before: np.ndarray, step: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            after = np.asarray((before.astype(np.float64) + step).astype(before.dtype))
+        if not np.isfinite(after).all():
+            raise ProcessFailed(f"strategy {self.name} makes {name} infinite, or not a number")
+        return after
 
     def _by_blocks(self, updates: Sequence[Update], base: Weights, name: str) -> np.ndarray:
         after, size = np.empty_like(base[name]).reshape(-1), max(1, BLOCK // len(updates))
         for at in range(0, after.size, size):
             part = slice(at, at + size)
-            step = self._rule.step(self._moves(updates, base, [name], part))[name]
-            after[part] = _moved(base[name].reshape(-1)[part], step)
+            step = self._steps("step", self._moves(updates, base, [name], part))[name]
+            after[part] = self._moved(name, base[name].reshape(-1)[part], step)
         return after.reshape(base[name].shape)
 
     def _by_rows(
@@ -115,7 +162,7 @@ class Aggregator:
             total += samples
             used += samples * (update.weights[name] != before).any(axis=1)
         scale = np.divide(total, used, out=np.zeros_like(used), where=used > 0)
-        return _moved(base, scale[:, None] * (mean.astype(np.float64) - base))
+        return self._moved(name, base, scale[:, None] * (mean.astype(np.float64) - base))
 
     def _moves(
         self,
@@ -137,8 +184,3 @@ class Aggregator:
                 tensors[name] = np.asarray(scale * (new - old.astype(np.float64)))
             found.append(Move(tensors, min(update.samples, SAMPLES_CAP)))
         return found
-
-
-def _moved(before: np.ndarray, step: np.ndarray) -> np.ndarray:
-    after = before.astype(np.float64) + step.reshape(before.shape)
-    return np.asarray(after.astype(before.dtype))

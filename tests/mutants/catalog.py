@@ -605,6 +605,13 @@ MUTANTS = [
         "tests/federation/rounds/test_collector.py",
     ),
     Mutant(
+        "rounds: what a strategy makes NaN goes to the devices",
+        "federation/rounds/aggregator.py",
+        "if not np.isfinite(after).all():",
+        "if False:",
+        "tests/federation/rounds/test_aggregation.py",
+    ),
+    Mutant(
         "rounds: devices are given up when their work has ended, before the reply is there",
         "federation/rounds/collector.py",
         "return worked + max(LEAST_PATIENCE_S, (worked - sent.at) / PATIENCE)",

@@ -1,7 +1,8 @@
 """Every way to make one model of several: one suite for all, and each against its paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.admission import NORM_FACTOR, Round, Update, admit
+from federation.admission import NORM_FACTOR, Round, Tensors, Update, admit
 from federation.rounds import strategies
-from federation.rounds.aggregator import SAMPLES_CAP, Move
+from federation.rounds.aggregator import SAMPLES_CAP, Aggregator, Move, StatelessRule
 from federation.rounds.strategies import BETAS, RATE, TAU
+from streams.contract.errors import ProcessFailed
 from streams.contract.task import STRATEGIES
 from streams.learning.updates import update_norm
 from tests.flower_arithmetic import aggregated, optimised
@@ -137,7 +139,7 @@ class TestAll:
     def test_a_fresh_state_is_empty_and_another_strategys_is_refused(self, name: str) -> None:
         assert strategies.make(name).state() == {}
         strategies.make(name).load({})
-        with pytest.raises(ValueError, match="another strategy"):
+        with pytest.raises(ProcessFailed, match="another strategy"):
             strategies.make(name).load({"sgd/t": np.array(1)})
 
 
@@ -220,14 +222,59 @@ def test_a_state_of_another_model_or_in_part_is_refused(name: str) -> None:
     one = strategies.make(name)
     one.aggregate(updates(3), BASE)
     state = one.state()
-    with pytest.raises(ValueError, match="is incomplete"):
+    with pytest.raises(ProcessFailed, match="is incomplete"):
         strategies.make(name).load({k: v for k, v in state.items() if "/m/" not in k})
-    with pytest.raises(ValueError, match="is incomplete"):
+    with pytest.raises(ProcessFailed, match="is incomplete"):
         strategies.make(name).load({k: v for k, v in state.items() if not k.endswith("/t")})
     strange = strategies.make(name)
     strange.load(state)
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ProcessFailed, match="another model"):
         strange.aggregate([replace(update(1), weights={"w": np.ones(2)})], {"w": np.ones(2)})
+
+
+class Authors(StatelessRule):
+    """A package's rule: `returns` makes what is returned of the mean."""
+
+    name, least = "authors", 1
+
+    def __init__(self, returns: Callable[[Tensors], Any], by_number: bool) -> None:
+        self.returns, self.by_number = returns, by_number
+
+    def step(self, moves: Sequence[Move]) -> Any:
+        return self.returns(strategies.weighted_mean(moves))
+
+    def statistics(self, moves: Sequence[Move]) -> Any:
+        return strategies.weighted_mean(moves)
+
+    def state(self) -> Any:
+        return self.returns({"state": np.zeros(1)})
+
+
+def authors_bug(_mean: Tensors) -> None:
+    raise KeyError("my bug\nin two lines")
+
+
+@pytest.mark.parametrize("by_number", [False, True])
+@pytest.mark.parametrize(("returns", "said"), [
+    (authors_bug, r"step: KeyError: 'my bug\\nin two lines', \S+test_aggregation\.py:\d+$"),
+    (lambda mean: None, "step returns nothing for body.w"),
+    (lambda mean: {}, "step returns nothing for body.w"),
+    (lambda mean: dict.fromkeys(mean, "much"), "step returns no numbers for body.w"),
+    (lambda mean: {n: np.ones((3, 5)) for n in mean}, r"step returns an array of shape \("),
+    (lambda mean: {n: v * np.nan for n, v in mean.items()}, "makes body.w infinite, or not a n"),
+    (lambda mean: {n: v + 1e39 for n, v in mean.items()}, "makes body.w infinite, or not a n"),
+])  # fmt: skip
+def test_a_strategy_that_is_wrong_is_named_and_moves_no_model(
+    returns: Callable[[Tensors], Any], said: str, by_number: bool
+) -> None:
+    with pytest.raises(ProcessFailed, match=f"^strategy authors:? {said}"):
+        Aggregator(Authors(returns, by_number)).aggregate(updates(3), BASE)
+
+
+def test_a_strategy_whose_state_is_no_arrays_is_named() -> None:
+    rule = Authors(lambda state: {name: [1, "two"] for name in state}, True)
+    with pytest.raises(ProcessFailed, match=r"^strategy authors: state returns a value that is"):
+        Aggregator(rule).state()
 
 
 @pytest.mark.parametrize(

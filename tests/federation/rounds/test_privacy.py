@@ -63,7 +63,7 @@ def test_the_same_updates_get_the_same_noise_after_a_crash_and_others_get_other(
     assert not np.isclose(other.aggregate(updates, base)["w"], step).any()
     moved = [update("a", {"w": np.full(50, 0.02)})]
     assert not np.isclose(again.aggregate(moved, base)["w"] - 0.01, step).any()
-    with pytest.raises(ValueError, match="not the state of a private fedavg"):
+    with pytest.raises(ProcessFailed, match="not the state of a private fedavg"):
         first.load({"fedadam/t": np.array(1)})
 
 
