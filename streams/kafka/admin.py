@@ -90,7 +90,8 @@ def _check_partitions(
                 f"topic {described['name']} on {settings.bootstrap} has {have} partitions, "
                 f"this task needs {want}: "
                 + (f"use --partitions {have}, or " if want > 1 else "")
-                + "use another cluster"
+                + "use another cluster, or delete the topic, with what it has, if it was made by "
+                "mistake"
             )
 
 

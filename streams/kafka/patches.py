@@ -33,6 +33,8 @@
 9. Hosts that are down. A start gives all its time to one address, chosen by chance: where a host
    does not answer it fails, though others would. Here the first packet's answer is waited for
    half of the time that is left, and an address comes after those that have failed less often.
+10. Topics. The library drops `allow_auto_create_topics` of producers and readers: a broker makes
+   the topic that a client asks for, as Kafka's usual settings are. Here it is not asked to.
 """
 
 import contextlib
@@ -260,6 +262,7 @@ def install() -> None:
     Fetcher.PartitionRecords = _PartitionRecords
     Fetcher._handle_fetch_response = _handle_fetch_response
     Fetcher._fetchable_partitions = _fetchable_partitions
+    ClusterMetadata.DEFAULT_CONFIG["allow_auto_create_topics"] = False
     ClusterMetadata.add_topic = add_topic
     KafkaConsumer._fetch_all_topic_metadata = _fetch_all_topic_metadata
     ClusterMetadata.bootstrap_brokers = bootstrap_brokers

@@ -1,11 +1,13 @@
 """Kafka with TLS, client certificates and passwords, as the device and the commands use it."""
 
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from kafka.admin import KafkaAdminClient
 
-from streams.contract.errors import BrokerUnavailable, UsageError
+from streams.contract.errors import BrokerUnavailable, TopicMissing, UsageError
 from streams.contract.topics import TopicSpec
 from streams.kafka.admin import ensure_topics, group_positions, probe
 from streams.kafka.election import Election
@@ -31,6 +33,21 @@ def test_everything_of_the_bus_works_behind_each_door(secure_node: SecureNode, d
     reader.close()
     [position] = group_positions(settings, "nobody", topic, 10.0)
     assert (position.begin, position.end, position.committed) == (0, 100, None)
+
+
+@pytest.mark.kafka
+def test_nobody_creates_a_topic_by_the_way_where_a_broker_would(secure_node: SecureNode) -> None:
+    """It would have Kafka's usual partitions, and no compaction: no worker starts with it."""
+    settings, topic = secure_node.settings("plain"), f"absent-{uuid.uuid4().hex[:8]}"
+    producer = Producer(settings)
+    with pytest.raises(TopicMissing, match=topic):
+        producer.put(topic, b"k", b"v", [])
+    producer.close()
+    with pytest.raises(TopicMissing, match=topic):
+        Reader(settings, [topic])
+    admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap)
+    with closing(admin):
+        assert topic not in admin.list_topics()
 
 
 def wrong(node: SecureNode, what: str) -> BrokerSettings:
