@@ -233,12 +233,13 @@ def _of_fleet(task: Task, surveys: Sequence[Survey]) -> Iterator[Finding]:
     if not task.learns or task.outcomes is not None or not any(one.segments for one in surveys):
         return
     share = task.training.label_share
-    if not any(one.labels for one in surveys):
-        text = "no true label in the readings of the fleet that were looked at"
-        advice = (
-            "without any a device learns in no round, as eight must show that the teacher knows "
-            "more: give the task `outcomes`, or use `tidewheel label import`"
-        )
+    if not any(one.labelled for one in surveys):
+        text, more = "no true label in the readings of the fleet that were looked at", ""
+        if any(one.labels for one in surveys):
+            most, more = f"{task.segment.label_share:.0%}", "lower Segment.label_share, "
+            text = f"no segment has a label that {most} of its readings have"
+        advice = "without any a device learns in no round, as eight must show that a teacher knows "
+        advice += f"more: {more}give the task `outcomes`, or use `tidewheel label import`"
         yield Finding("warning", "fleet", text, advice)
     elif task.source == "recorded" and share < 1:
         text = f"a device learns from {share:.0%} of its true labels and is measured on the others"

@@ -180,6 +180,17 @@ def test_a_fleet_without_a_true_label_is_told_that_it_learns_nothing() -> None:
         assert not [t for t in said(other) if wanted in t]
 
 
+def test_labels_of_a_fleet_that_make_no_segment_a_labelled_one_are_named() -> None:
+    def seldom(i: int, reading: Reading) -> Reading:
+        return reading._replace(label=reading.label if i % 3 else None)
+
+    task = replace(tiny, readings=changed(seldom))
+    wanted = "warning: fleet: no segment has a label that 75% of its readings have: with"
+    assert [t for t in said(task) if t.startswith(wanted) and "lower Segment.label_share" in t]
+    half = replace(task, segment=replace(task.segment, label_share=0.5))
+    assert not [t for t in said(half) if t.startswith("warning: fleet")]
+
+
 def test_events_out_of_order_break_no_segment() -> None:
     def late(i: int, reading: Reading) -> Reading:
         back = 3 * STEP_US if i % 20 == 19 else 0
