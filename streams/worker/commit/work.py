@@ -108,8 +108,9 @@ class CommitWork:
     ) -> None:
         """Refuse events: they are kept on `dead-letters`, and counted as dropped."""
         events = piece.events
-        where = f"{events.device}/{events.epoch}: {events.first}..{events.last}"
-        log.warning("%s: %s: %s", where, reason, detail)
+        of = f"{reason}: events of {events.device}"  # numbers stand alone: see runtime.process
+        where = f"epoch {events.epoch}, {events.first} to {events.last}"
+        log.warning("%s, %s: %s", of, where, detail)
         self.dead_letters += refused_letters(task, state.partition, piece, reason, detail)
         drops = state.refuse(piece, reason)
         self.drops += [(state.partition, DeclaredDrop(None, drop)) for drop in drops]

@@ -22,6 +22,7 @@ from streams.contract.events.records import (
 from streams.contract.task import Task
 from streams.kafka.admin import GroupPosition
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.process import Repeats
 from streams.worker.store.delta_store import DROPS, SCORES
 from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.made_up.tiny_task import task as recorded
@@ -89,6 +90,18 @@ def test_events_of_one_time_are_scored_each_in_its_order() -> None:
     log.append(batch("d0", 4, [2, 2, 2, 3]))
     served(log, store)
     assert store.tables[SCORES].column("seq").to_pylist() == list(range(8))
+
+
+def test_a_device_whose_clock_is_wrong_gets_a_line_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, store = Log(), MemoryStore()
+    for seq in range(0, 60, 3):
+        log.messages.append(good(seq, (LATER_S + seq, 1, 2)))
+        served(log, store)
+    records = [r for r in caplog.records if "from-the-future" in r.getMessage()]
+    assert len(records) > 1
+    assert sum(map(Repeats().filter, records)) == 1
 
 
 def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_again() -> None:
