@@ -226,9 +226,10 @@ def lag_line(lag: Lag) -> str:
 
 
 def retention_lines(lag: Lag) -> Iterator[str]:
-    """Yield what retention has deleted unread, and what it will delete soon."""
+    """Yield what retention has deleted unread, and what it will delete soon. A worker that has
+    nothing left to read has declared it, though it commits with the next message only."""
     for each in lag.partitions:
-        if each.deleted:
+        if each.deleted and (each.messages or not lag.workers):
             yield (
                 f"partition {each.partition}: {each.deleted} messages were deleted before a worker "
                 "read them: the next worker declares the events that their producers numbered "
