@@ -15,6 +15,7 @@ from streams.contract.errors import TaskError, UsageError, line_of, own_line
 from streams.contract.task import ROLES, Device, OnnxFile, Task, check_model, load_task
 from streams.contract.task.channels import example
 from streams.segments.findings import Finding, findings, outcome_finding
+from streams.segments.metric_trial import metric_findings
 from streams.segments.survey import READINGS, Survey, surveys
 
 EVENT_BYTES = 120  # of an event beside its segment and outputs, compressed; measured on `har`
@@ -60,7 +61,7 @@ def check_data(task: Task, readings: int = READINGS) -> TaskReport:
     """Survey every device of the task."""
     devices = _devices(task)
     surveyed = surveys(task, devices, readings)
-    found = findings(task, surveyed, time.time_ns() // 1000)
+    found = [*metric_findings(task), *findings(task, surveyed, time.time_ns() // 1000)]
     if task.source == "recorded":
         found += _of_outcomes(task, devices, readings)
     events = None if task.rate_hz is None else 86_400 * task.rate_hz / task.segment.hop
@@ -76,23 +77,24 @@ def check_data(task: Task, readings: int = READINGS) -> TaskReport:
 
 
 def check_quickly(task: Task, say: Callable[[str], None]) -> None:
-    """Look at a few recordings of each role before anything is trained.
+    """Try the metric, and look at a few recordings of each role before anything is trained.
 
     Warnings are said; TaskError for the first finding that cannot work. A live source is not read:
     its sensors are elsewhere.
     """
-    if task.source == "live":
-        return
     chosen: list[Device] = []
-    for role in ROLES:
-        chosen += [device for device in _devices(task) if device.role == role][:DEVICES_A_ROLE]
-    found = findings(task, surveys(task, chosen, QUICK_READINGS))
-    found += [f for f in _of_outcomes(task, chosen, QUICK_READINGS) if f.level == "error"]
+    found = metric_findings(task)
+    if task.source != "live":
+        for role in ROLES:
+            chosen += [device for device in _devices(task) if device.role == role][:DEVICES_A_ROLE]
+        found += findings(task, surveys(task, chosen, QUICK_READINGS))
+        found += [f for f in _of_outcomes(task, chosen, QUICK_READINGS) if f.level == "error"]
+    named = {"metric", *(device.name for device in chosen)}  # not what a sample says
     for finding in found:
         text = f"{finding.where}: {finding.text}: {finding.advice}"
         if finding.level == "error":
             raise TaskError(f"task {task.name!r}: {text}")
-        if finding.where.partition(",")[0] in {d.name for d in chosen}:  # not what a sample says
+        if finding.where.partition(",")[0] in named:
             say(f"warning   {text}")
 
 

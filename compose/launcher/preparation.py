@@ -103,7 +103,7 @@ def model_lines(task: Task, report: PilotReport) -> list[str]:
 
 def _beside(model: float | None, teacher: float | None, where: str) -> str:
     if model is None or teacher is None:
-        return f"{where}: not measured, there are no readings with labels to measure it by"
+        return f"{where}: not measured, there are no readings with labels for which it is defined"
     return f"{where} {digits(model)}, the teacher's {digits(teacher)}"
 
 

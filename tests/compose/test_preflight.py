@@ -3,21 +3,31 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
+import numpy as np
 import pytest
 import typer
 from rich.console import Console
 
 from compose.cli.tasks import check
 from compose.launcher.commands import chosen_devices
-from compose.preflight import TaskReport, check_task, show, try_models
-from streams.contract.errors import UsageError
-from streams.contract.task import Training, load_task
+from compose.preflight import (
+    TaskReport,
+    check_data,
+    check_quickly,
+    check_task,
+    show,
+    try_models,
+)
+from streams.contract.errors import TaskError, UsageError
+from streams.contract.task import Metric, Training, load_task
+from streams.segments.metric_trial import metric_findings
 from streams.segments.survey import Survey
 from tests.compose.cli import test_cli
 from tests.compose.cli.test_cli import PROGRAM, ROOT, TINY, environ_in, installed
@@ -141,6 +151,45 @@ def test_what_cannot_work_ends_with_1_and_advice(
 ) -> None:
     reference = changed(tmp_path, old, new)
     assert expected in tidewheel(tmp_path, "check", reference, code=1).stdout
+
+
+def bug(_outputs: np.ndarray, _labels: np.ndarray) -> float:
+    raise ValueError("my metric bug")
+
+
+@pytest.mark.parametrize("source", ["recorded", "live"])
+def test_an_own_metric_that_fails_is_named_before_anything_is_trained(
+    source: Literal["recorded", "live"],
+) -> None:
+    task = replace(load_task(TINY), source=source, metric=Metric("cost", bug))
+    says = r"metric cost fails: ValueError: my metric bug, .*test_preflight\.py:\d+"
+    with pytest.raises(TaskError, match=says):
+        check_quickly(task, lambda _text: None)
+    if source == "recorded":
+        (found,) = [f for f in check_data(task).findings if f.level == "error"]
+        assert (found.where, found.advice) == ("metric", "fix `metric` in the task file")
+        assert re.fullmatch(says, found.text)
+
+
+def test_an_own_metric_without_a_value_for_made_up_answers_is_a_warning() -> None:
+    task = replace(load_task(TINY), metric=Metric("cost", lambda _out, _true: float("nan")))
+    said: list[str] = []
+    check_quickly(task, said.append)
+    assert [line for line in said if "metric cost is nan for 256 made-up answers" in line] == said
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("kind", ["classes", "targets"])
+def test_a_sound_metric_of_positive_numbers_is_not_found_fault_with(kind: str) -> None:
+    def of(outputs: np.ndarray, labels: np.ndarray) -> float:
+        assert kind == "classes" or (min(outputs.min(), labels.min()) > 0 and labels.max() < 1)
+        assert len(np.unique(labels)) >= 2
+        return float(np.log1p(labels).mean())
+
+    task = replace(load_task(TINY), metric=Metric("cost", of))
+    if kind == "targets":
+        task = replace(task, classes=(), targets=("speed", "load"))
+    assert metric_findings(task) == []
 
 
 @pytest.mark.parametrize("field", ["build_model", "build_teacher"])

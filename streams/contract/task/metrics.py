@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streams.contract.errors import TaskError, UsageError
+from streams.contract.errors import TaskError, UsageError, line_of, own_line
 from streams.contract.task.extensions import extensions, load_extension
 from streams.contract.task.parts import Metric
 from streams.contract.window_metrics import ERRORS, RowMetric, WindowMetric
@@ -84,11 +84,21 @@ def counts_rows(task: "Task") -> bool:
 
 def value(task: "Task", metric: Metric, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Return the metric of outputs (n, outputs) and labels (n, label_size); NaN where it is not
-    defined for these labels, or there are none."""
+    defined for these labels, or there are none. Raises TaskError where the user's own metric fails,
+    or returns no number."""
     if not len(labels):
         return float("nan")
     decided = task.decided(np.asarray(outputs, np.float64))
-    return float(metric.of(decided, np.asarray(labels, np.float64)))
+    try:
+        found = metric.of(decided, np.asarray(labels, np.float64))
+        if isinstance(found, str) or np.ndim(found):
+            raise TypeError(f"it returns {found!r}, not a number")
+        return float(found)
+    except Exception as exc:
+        if metric is not task.metric:  # a built-in one
+            raise
+        text = f"{type(exc).__name__}: {line_of(exc)}{own_line(exc)}"
+        raise TaskError(f"metric {metric.name} fails: {text}", "metric") from exc
 
 
 def measured(task: "Task", outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:

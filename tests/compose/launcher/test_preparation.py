@@ -58,8 +58,8 @@ def test_a_fleet_without_labels_is_not_said_to_be_at_zero(
         make_models(TINY, task, layout, said.append)
         assert f"the teacher {how} in" in said[-3]
         assert said[-2:-1] == [
-            "          accuracy on the fleet: not measured, there are no readings with labels to "
-            "measure it by"
+            "          accuracy on the fleet: not measured, there are no readings with labels for "
+            "which it is defined"
         ]
         assert "on all segments of held-out devices 0." in said[-1]
         registry = Registry(layout.registry, "tiny", 1, [load_public_key(layout.public_key)])

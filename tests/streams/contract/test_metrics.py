@@ -1,5 +1,6 @@
 """The metrics are scikit-learn's."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn import metrics as sk
 
 from streams.contract.errors import TaskError
 from streams.contract.task import Metric, Training
-from streams.contract.task.metrics import CLASSES, TARGETS, gain, measured, metric_of, named
+from streams.contract.task.metrics import CLASSES, TARGETS, gain, measured, metric_of, named, value
 from tests.rig.made_up.tiny_task import task
 
 REGRESSION = replace(task, classes=(), targets=("speed", "load"))
@@ -89,6 +90,29 @@ def test_a_task_has_one_metric_and_a_default() -> None:
     own = replace(REGRESSION, metric=worst)
     assert metric_of(own) is worst
     assert measured(own, np.zeros((3, 2)), np.ones((3, 2)))["worst"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (np.array([0.3, 0.4]), "TypeError: it returns array([0.3, 0.4]), not a number"),
+        ("0.3", "TypeError: it returns '0.3', not a number"),
+        (None, "TypeError: float() argument"),
+    ],
+)
+def test_an_own_metric_that_returns_no_number_is_named(returned: Any, says: str) -> None:
+    own = replace(task, metric=Metric("cost", lambda _out, _true: returned))
+    with pytest.raises(TaskError, match=re.escape(f"metric cost fails: {says}")):
+        value(own, metric_of(own), np.zeros((3, 3)), np.zeros((3, 1)))
+
+
+def test_an_own_metric_that_raises_is_named_with_the_line() -> None:
+    def of(_outputs: np.ndarray, _labels: np.ndarray) -> float:
+        raise ValueError("my metric bug")
+
+    own = replace(task, metric=Metric("cost", of))
+    with pytest.raises(TaskError, match=r"metric cost fails: ValueError: my metric bug, .*\.py:"):
+        measured(own, np.zeros((3, 3)), np.zeros((3, 1)))
 
 
 @pytest.mark.parametrize(
