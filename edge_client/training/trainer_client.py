@@ -4,6 +4,7 @@ sends it one request at a time."""
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import IO
 
 from edge_client.ipc import receive_frame, send_frame
 from edge_client.samples.samples import Samples
-from streams.contract.errors import MalformedRecord
+from streams.contract.errors import MalformedRecord, ProcessFailed
 from streams.contract.work import OWN, PERSONAL, TrainerJob, WorkReply, WorkRequest
 
 
@@ -91,6 +92,7 @@ class Trainer:
     yields_s: float = YIELDS_S
     _yields: bool = False  # whether the current request stops for a round
     _ended: bool = False
+    _killed: bool = False  # the child at the current request, by the agent
     _child: "subprocess.Popen[bytes] | None" = None
     _connection: socket.socket | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -109,20 +111,22 @@ class Trainer:
         if self._yields:
             self._request_stop()
         while not self._lock.acquire(timeout=self.yields_s):
-            if self._yields and (child := self._child) is not None:
-                child.kill()
+            if self._yields:
+                self._kill()
         try:
             self._stop_file.unlink(missing_ok=True)
             if self._ended:  # checked after the unlink, so that either we or the child see a stop
                 return WorkReply(device=self.device, error="trainer: the agent is stopping"), b""
             if request.op != "evaluate" and self._against():
                 return WorkReply(device=self.device, error=f"conditions: {self.held_back}"), b""
+            self._killed = False
             self.busy, self._yields = True, request.run == PERSONAL
             try:
                 return self._with_rows(request, weights)
-            except (OSError, MalformedRecord) as exc:
+            except (OSError, MalformedRecord, ProcessFailed) as exc:
                 self._reap()
-                error = f"trainer: {type(exc).__name__}: {exc}"
+                kind = "" if isinstance(exc, ProcessFailed) else f"{type(exc).__name__}: "
+                error = f"trainer: {kind}{exc}"
                 return WorkReply(device=self.device, error=error), b""
             finally:
                 self.busy = self._yields = False
@@ -195,10 +199,21 @@ class Trainer:
         wait_s = max(request.time_budget_s + _START_S, request.limit_s)
         try:
             return _asked(self._connected(), job, weights, wait_s)
-        except (BrokenPipeError, ConnectionResetError, MalformedRecord):
-            if not self._ended_idle():
-                raise
+        except (BrokenPipeError, ConnectionResetError, MalformedRecord) as exc:
+            code = self._reap()
+            if code or self._killed:
+                raise ProcessFailed(self._ending(code)) from exc
+            # it ended for want of work just as the request came, and may take long to exit
             return _asked(self._connected(), job, weights, wait_s)
+
+    def _ending(self, code: int | None) -> str:
+        """Return how the child ended at work, for a person."""
+        if self._killed:
+            return "its process was killed, as it did not stop in time"
+        if code is None or code >= 0:
+            return f"its process ended with code {code}"
+        memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        return f"its process was killed ({signal.Signals(-code).name}){memory}"
 
     def _connected(self) -> socket.socket:
         """Return the socket to a running child; start one if needed."""
@@ -220,10 +235,11 @@ class Trainer:
             env={**os.environ, "OMP_NUM_THREADS": "1", **NO_PLUGINS},
         )
 
-    def _ended_idle(self) -> bool:
-        """Return whether the child ended for want of work, just as a request came: it has closed
-        its socket, and may take long to exit."""
-        return self._reap() in (0, None)
+    def _kill(self) -> None:
+        """Kill the child, if there is one."""
+        if (child := self._child) is not None:
+            self._killed = True
+            child.kill()
 
     def _reap(self) -> int | None:
         """End the child; return its exit code, None if it had to be killed."""
@@ -247,8 +263,7 @@ class Trainer:
         self._request_stop()
         while not self._lock.acquire(timeout=wait_s):
             wait_s = KILL_S  # one that has just been started is killed too
-            if (child := self._child) is not None:
-                child.kill()
+            self._kill()
         self._reap()
         self._lock.release()
         self._stop_file.unlink(missing_ok=True)

@@ -281,17 +281,23 @@ def test_weights_that_do_not_fit_are_an_error_in_the_reply(
     assert trainer.work(request(), weights)[0].error is None
 
 
+@pytest.mark.parametrize(
+    ("by", "says"),
+    [
+        (signal.SIGKILL, "was killed (SIGKILL), perhaps for want of memory"),
+        (signal.SIGTERM, "was killed (SIGTERM)"),
+    ],
+)
 def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(
-    trainer: Trainer, weights: bytes, reference: str
+    trainer: Trainer, weights: bytes, reference: str, by: signal.Signals, says: str
 ) -> None:
     trainer.work(request("evaluate"), weights)  # the imports are done
     [child] = children(reference)
     working = Working(trainer, weights, request(epochs=1_000_000))
     until(lambda: trainer.busy, "the request is on its way")
-    os.kill(child, signal.SIGKILL)
+    os.kill(child, by)
     reply, body = working.result()
-    assert reply.error is not None
-    assert reply.error.startswith("trainer: ")
+    assert reply.error == f"trainer: its process {says}"
     assert body == b""
     assert trainer.work(request(), weights)[0].error is None
     assert children(reference) != [child]
@@ -361,7 +367,8 @@ def test_a_round_does_not_wait_for_a_personal_training_that_hangs(
         for child in children(reference):
             os.kill(child, signal.SIGSTOP)
         assert trainer.work(request("evaluate"), weights)[0].error is None
-        assert (own.result()[0].error or "").startswith("trainer: ")
+        says = "trainer: its process was killed, as it did not stop in time"
+        assert own.result()[0].error == says
 
 
 def test_what_a_device_trains_for_itself_lets_all_other_processes_go_first(
