@@ -273,8 +273,8 @@ class Up:
         while self._interrupts.seen <= patience:
             self._mend(self._screen.say)
             summary = self._summary(follower)
-            if summary.unscored < least:
-                least, deadline = summary.unscored, time.monotonic() + waits_s
+            if (unscored := summary.total("unscored")) < least:
+                least, deadline = unscored, time.monotonic() + waits_s
             if time.monotonic() > deadline:
                 break
             left = summary.left

@@ -16,14 +16,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from compose.reports.problems import (
-    Problem,
-    Severity,
-    Status,
-    listed_counts,
-    problems,
-    too_many_dropped,
-)
+from compose.reports.problems import Problem, Status, listed_counts, problems, too_many_dropped
 from compose.reports.status import report_of, sums
 from compose.reports.terminal import table
 from streams.contract.documents import (
@@ -82,14 +75,21 @@ class DeviceLine(DeviceState):
         """Events that were in a spool when it was lost, as far as the device has reported."""
         return max(0, self.produced - self.scored - self.dropped_seen) if self.ended else 0
 
+    def is_paired(self, first: str | None, last: str | None) -> bool:
+        """Return whether the figures of the first and of the last version are of the same held-out
+        segments."""
+        scores = {} if self.ended else self.accuracy  # which is the current epoch's
+        after = scores.get(last or "", ModelScore())
+        return after.paired > 0 and min(scores, key=model_number) == first
+
     def figures(self, first: str | None, last: str | None) -> tuple[Figure, Figure]:
         """Return the metric of its answers by the first and by the last version, on the same
         held-out segments where both have answered them."""
-        scores = {} if self.ended else self.accuracy  # which is the current epoch's
+        scores = {} if self.ended else self.accuracy
         before, after = (scores.get(model or "", ModelScore()) for model in (first, last))
         if first == last:
             after = ModelScore()
-        elif after.paired and min(scores, key=model_number) == first:
+        elif self.is_paired(first, last):
             base, now = after.of_paired
             return (base, after.paired), (now, after.paired)
         return (before.of_held_out, before.held_out), (after.of_held_out, after.held_out)
@@ -153,16 +153,12 @@ class Summary:
         return not self.total("scored") or too_many_dropped(self.devices)
 
     @property
-    def unscored(self) -> int:
-        """Events that the broker has, and that no worker has scored or counted as dropped."""
-        return self.total("unscored")
-
-    @property
     def left(self) -> str:
         """What is not accounted for yet, for a person; "" where nothing is."""
         pending = sum(line.pending for line in self.devices if not line.ended)
         parts = [f"{counted(pending, 'event')} pending on devices"] if pending else []
-        parts += [f"{counted(self.unscored, 'event')} not scored yet"] if self.unscored else []
+        unscored = self.total("unscored")
+        parts += [f"{counted(unscored, 'event')} not scored yet"] if unscored else []
         return ", ".join(parts) or ("" if self.balanced else "an event account that is open")
 
     @property
@@ -188,14 +184,14 @@ class Summary:
         if self.silent:
             unheard = f"{listed(self.silent)} reported nothing since the start"
             yield Problem("warning", unheard, f"See {self.state}/logs/edge-{self.silent[0]}.log")
-        if self.broker and self.unscored:
+        if self.broker and (unscored := self.total("unscored")):
             kept = self.broker != "embedded"
             next_run = "the next `tidewheel up` with this state folder scores them"
             lost = "The embedded broker keeps nothing: they are lost. A real Kafka keeps them"
             then = f"They are on the broker: {next_run}" if kept else lost
-            left = f"The worker had not scored {counted(self.unscored, 'event')} at the end"
-            severity: Severity = "warning" if kept else "critical"
-            yield Problem(severity, left, f"{then}. worker: {self.words}")
+            left = f"The worker had not scored {counted(unscored, 'event')} at the end"
+            words = f"{then}. worker: {self.words}"
+            yield Problem("warning" if kept else "critical", left, words)
 
     def total(self, name: str) -> int:
         return sum(int(getattr(line, name)) for line in self.devices)
@@ -281,12 +277,16 @@ def _legend(summary: Summary) -> Iterator[str]:
     view = summary.status.view
     first, last = view.first_model, view.last_model
     text = f"{named(view.row_metric)} of the device's answers by {first}"
-    where = "its held-out segments"
+    where = "its held-out segments (how many)"
     if first != last:
         text = f"before, after: {text} and by {last}"
-        where = "the same of its held-out segments where both have answered them"
+        where = "the same of its held-out segments where both have answered them (how many)"
+        pairs = [(line, line.figures(first, last)) for line in summary.devices]
+        others = [line.device for line, (old, new) in pairs
+                  if None not in (old[0], new[0]) and not line.is_paired(first, last)]  # fmt: skip
+        where += f"; not on the same ones: {listed(others)}" if others else ""
     if first:
-        yield f"{text}, on {where} (how many)"
+        yield f"{text}, on {where}"
     if any(state.challenger and state.challenger.answers for state in view.devices.values()):
         yield "*: an adapter, an earlier version or a copy answers"
 

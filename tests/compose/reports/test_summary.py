@@ -177,6 +177,21 @@ def test_before_and_after_are_of_the_same_segments_where_both_have_answered() ->
     assert found.replace(ended=True).figures(FIRST, LAST) == ((None, 0), (None, 0))
 
 
+def test_figures_that_are_not_of_the_same_segments_are_said_not_to_be() -> None:
+    """d1 has answered others by the last version, d2 none at all."""
+    both = {**score(30, 24), "paired": 8, "paired_correct": 6, "paired_base_correct": 2}
+    paired = state("d0", active=LAST, accuracy={FIRST: score(10, 4), LAST: both})
+    messages = [
+        state("d1", active=LAST, accuracy={FIRST: score(11, 5), LAST: score(118, 75)}),
+        state("d2", active=LAST, accuracy={FIRST: score(9, 3)}),
+        release(FIRST),
+    ]
+    shown = shown_by(summary(paired, *messages, server={}))
+    legend = "on the same of its held-out segments where both have answered them (how many)"
+    assert f"{legend}; not on the same ones: d1\n" in shown
+    assert f"{legend}\n" in shown_by(summary(paired, release(FIRST), server={}))
+
+
 def test_numbers_are_shown_by_their_error() -> None:
     """Over all devices the root of the mean of all squares."""
 
