@@ -3,7 +3,6 @@ the import of a teacher needs a broker."""
 
 import os
 import sys
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,15 +25,12 @@ from compose.cli.arguments import (
 from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, moment, print_json, say, table
 from streams.contract.errors import UsageError
-from streams.contract.task import Task, load_task
+from streams.contract.task import load_task
 from streams.contract.task.metrics import metric_of, named
 from streams.fleet.wording import counted, short_runs
-from streams.kafka.settings import BrokerSettings
 from streams.runtime import option
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     from federation.registry.catalog import Version
     from federation.registry.manual import ManualDecision
     from federation.registry.registry import Registry
@@ -111,14 +107,14 @@ def import_model(
     --teacher it is the next teacher: signed, announced on Kafka, and taken by the workers between
     two commits.
     """
-    from federation.bootstrap.replacement import import_candidate
+    from federation.bootstrap.replacement import import_candidate, import_teacher
     from streams.runtime.failpoints import read_failpoint
     from streams.runtime.trust import load_private_key
 
     loaded, key = load_task(task), load_private_key(StateDir(state).signing_key)
     where = registry_of(loaded, state, registry)
     if teacher:
-        name = _offer_teacher(loaded, where, key, file, broker_of(state, kafka))
+        name = import_teacher(loaded, where, key, file, broker_of(state, kafka))
         say(f"teacher {name} is offered to the workers")
         return
     if kafka is not None:
@@ -128,23 +124,8 @@ def import_model(
         say(f"{file} is refused by the gate: {verdict.reason}")
         raise typer.Exit(1)
     say(f"{model} waits for its canary: {verdict.reason}")
-
-
-def _offer_teacher(
-    task: Task, registry: "Registry", key: "Ed25519PrivateKey", file: Path, broker: BrokerSettings
-) -> str:
-    """Store, offer and announce the file as the next teacher; return its name."""
-    from federation.bootstrap.replacement import next_teacher
-    from federation.registry.publisher import announce, read_announced
-    from streams.kafka.producer import Producer
-
-    data = next_teacher(task, registry, key, file)
-    with closing(Producer(broker)) as producer:  # fails before anything is stored
-        artifact = registry.add_teacher(data)
-        registry.offer_teacher(key, "manual")
-        announced = read_announced(broker, task.id)
-        announce(producer, registry, announced, most=broker.artifact_bytes)
-    return artifact.model
+    if (before := where.desired().offered) is not None:
+        say(f"{before.model} is in its canary before it; if it is released, this one is dropped")
 
 
 def _origin(version: "Version") -> str:

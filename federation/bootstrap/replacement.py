@@ -16,6 +16,7 @@ teacher: it describes the central data and the first device model's answers, not
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,11 +33,14 @@ from federation.evaluation.evidence import CandidateEvaluation
 from federation.evaluation.promotion_gate import Verdict
 from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
+from federation.registry.publisher import announce, read_announced
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, LEARNED, WEIGHTS, Manifest, pack
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.weights import payload
+from streams.kafka.producer import Producer
+from streams.kafka.settings import BrokerSettings
 from streams.learning.learning import PerSegment, build_model, build_teacher, to_safetensors
 
 Tensors = dict[str, np.ndarray]
@@ -98,6 +102,20 @@ def _read(task: Task, path: Path) -> tuple[Tensors, bytes | None, str]:
 
 
 # --- the teacher ----------------------------------------------------------------------------------
+
+
+def import_teacher(
+    task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path, broker: BrokerSettings
+) -> str:
+    """Store, offer and announce the file as the next teacher; return its name. Raises as
+    `next_teacher`."""
+    data = next_teacher(task, registry, key, path)
+    with closing(Producer(broker)) as producer:  # fails before anything is stored
+        artifact = registry.add_teacher(data)
+        registry.offer_teacher(key, "manual")
+        announced = read_announced(broker, task.id)
+        announce(producer, registry, announced, most=broker.artifact_bytes)
+    return artifact.model
 
 
 def next_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path) -> bytes:

@@ -7,7 +7,7 @@ decisions that follow.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +50,9 @@ class Version:
 
 def versions(registry: Registry) -> list[Version]:
     """Return all stored versions, oldest first."""
-    desired, found = registry.desired(), []
+    decisions, found = registry.decisions(), []
     for model in registry.models():
-        says, size = holds(desired, model), 0
+        says, size = holds(decisions, model), 0
         try:
             size = len(registry.read(model))
             manifest = registry.load(model).manifest
@@ -77,8 +77,9 @@ def versions(registry: Registry) -> list[Version]:
     return found
 
 
-def holds(desired: DesiredState, model: str) -> str:
+def holds(decisions: Sequence[Decision], model: str) -> str:
     """Return a version's status after the last decision; "-" if it has none."""
+    desired = decisions[-1].standing if decisions else DesiredState()
     if desired.stable is not None and desired.stable.model == model:
         return "stable"
     if desired.offered is not None and desired.offered.model == model:
@@ -87,17 +88,19 @@ def holds(desired: DesiredState, model: str) -> str:
         return "candidate"
     if model in desired.withdrawn:
         return f"withdrawn: {desired.withdrawn[model]}"
-    return "-"
+    last = next((d for d in reversed(decisions) if d.model == model), None)
+    return f"dropped: {last.reason}" if last is not None and last.kind == "dropped" else "-"
 
 
 def described(registry: Registry, model: str) -> dict[str, Any]:
     """Return a version's manifest, status, and all decisions about it."""
     artifact = registry.load(model)
-    about = [describe_decision(d) for d in registry.decisions() if d.model == model]
+    decisions = registry.decisions()
+    about = [describe_decision(d) for d in decisions if d.model == model]
     return {
         "model": model,
         "digest": artifact.digest,
-        "holds": holds(registry.desired(), model),
+        "holds": holds(decisions, model),
         "size": len(registry.read(model)),
         "manifest": artifact.manifest.fields(),
         "decisions": about,

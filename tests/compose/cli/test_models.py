@@ -11,7 +11,7 @@ from federation.registry.registry import Registry
 from streams.contract.decisions import Ref
 from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import TINY, fails, tidewheel
-from tests.rig.made_up.registries import model, offer, serve
+from tests.rig.made_up.registries import model, offer, serve, wait
 
 
 @pytest.fixture
@@ -65,6 +65,21 @@ def test_versions_are_listed_and_shown(tmp_path: Path, refs: list[Ref]) -> None:
     text = told(tmp_path, "list", second)
     assert f"{second}: stable" in text
     assert "served: a test" in text
+
+
+def test_a_candidate_that_was_dropped_is_listed_as_dropped(
+    tmp_path: Path, registry: Registry, refs: list[Ref]
+) -> None:
+    key = create_key(StateDir(tmp_path / ".tidewheel").signing_key)
+    fourth = model(registry, 4, key)
+    wait(registry, fourth, key)
+    after = registry.desired().replace(candidate=None)
+    why = f"its base is {refs[0].model}, but {refs[1].model} is served now"
+    last = registry.last()
+    registry.decide(key, "dropped", after, last, model=fourth.model, reason=why)
+    rows = {row["model"]: row["holds"] for row in json.loads(told(tmp_path, "list", "--json"))}
+    assert (rows[refs[0].model], rows[fourth.model]) == ("-", f"dropped: {why}")
+    assert f"{fourth.model}: dropped: {why}" in told(tmp_path, "list", fourth.model)
 
 
 def test_a_registry_without_a_version_says_so(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
+from compose.cli.models import import_model
 from federation.bootstrap.initial_model import prepare
 from federation.bootstrap.replacement import import_candidate, next_teacher
 from federation.registry import catalog
@@ -28,6 +29,7 @@ from streams.learning.teacher import teacher_of
 from streams.runtime.files import ObjectStore
 from tests.rig.made_up.killed import Killed
 from tests.rig.made_up.model_files import FORMS, TINY, exported, few
+from tests.rig.made_up.registries import offer
 from tests.rig.unwrap import unwrap
 
 
@@ -59,6 +61,28 @@ def test_a_better_model_waits_for_its_canary_and_a_worse_one_is_refused(
     before = registry.models()
     verdict, model = import_candidate(tiny, registry, key, path)
     assert (verdict.promote, model, registry.models()) == (False, None, before)
+
+
+def test_one_that_comes_while_another_is_in_its_canary_is_said_to_depend_on_that(
+    registry: Registry, key: Ed25519PrivateKey, tmp_path: Path, better: nn.Module,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "b.safetensors"
+    path.write_bytes(to_safetensors(better.state_dict()))
+
+    def told() -> list[str]:
+        import_model(TINY, path, tmp_path, str(registry.where))
+        return capsys.readouterr().out.splitlines()
+
+    [line] = told()
+    assert "waits for its canary" in line
+    first = unwrap(registry.desired().candidate)
+    offer(registry, first, key)
+    line, after = told()
+    assert "waits for its canary" in line
+    assert (
+        after == f"{first.model} is in its canary before it; if it is released, this one is dropped"
+    )
 
 
 @pytest.mark.parametrize("point", ["import-step-1:1", "import-step-2:1"])
