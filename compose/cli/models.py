@@ -114,8 +114,7 @@ def import_model(
     loaded, key = load_task(task), load_private_key(StateDir(state).signing_key)
     where = registry_of(loaded, state, registry)
     if teacher:
-        name = import_teacher(loaded, where, key, file, broker_of(state, kafka))
-        say(f"teacher {name} is offered to the workers")
+        say("\n".join(import_teacher(loaded, where, key, file, broker_of(state, kafka))))
         return
     if kafka is not None:
         raise UsageError("--kafka is for --teacher: the controller announces a candidate")

@@ -35,7 +35,7 @@ def compare(
         known = stack(task, devices)
         outputs = answer(known.segments) if len(known.labels) else known.labels
         found[f"model_{part}"] = _measured(task, outputs, known.labels)
-        found[f"teacher_{part}"] = _of_teacher(task, teacher, group(task, devices))
+        found[f"teacher_{part}"] = of_teacher(task, teacher, group(task, devices))
     return found
 
 
@@ -53,8 +53,9 @@ def warning_of(task: Task, metrics: Metrics) -> str:
 
 
 @torch.no_grad()
-def _of_teacher(task: Task, teacher: nn.Module, data: TeacherWindows) -> float | None:
-    """Return the teacher's metric over the labelled segments of windows."""
+def of_teacher(task: Task, teacher: nn.Module, data: TeacherWindows) -> float | None:
+    """Return the teacher's metric over the labelled segments of windows; None where these have no
+    labels to measure it by."""
     outputs, labels = [], []
     for at in range(0, len(data.mask), WINDOWS_PER_BATCH):
         rows = slice(at, at + WINDOWS_PER_BATCH)

@@ -26,6 +26,8 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
+from federation.bootstrap.comparison import of_teacher
+from federation.bootstrap.dataset import group, segments_of_device
 from federation.bootstrap.first_models import loaded, read_weights
 from federation.bootstrap.onnx_export import read_graph
 from federation.evaluation.accuracy import HeldOut
@@ -35,13 +37,21 @@ from federation.evaluation.quantization import Quantizer
 from federation.registry.manual import propose
 from federation.registry.publisher import announce, read_announced
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
-from streams.contract.artifact import DRIFT, GRAPH, LEARNED, WEIGHTS, Manifest, pack
-from streams.contract.errors import UsageError
+from streams.contract.artifact import DRIFT, GRAPH, LEARNED, WEIGHTS, Artifact, Manifest, pack
+from streams.contract.errors import TaskError, UsageError
 from streams.contract.task import OnnxFile, Task
+from streams.contract.task.metrics import gain, metric_of, named
 from streams.contract.weights import payload
+from streams.contract.window_metrics import digits
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from streams.learning.learning import PerSegment, build_model, build_teacher, to_safetensors
+from streams.learning.learning import (
+    PerSegment,
+    build_model,
+    build_teacher,
+    load_weights,
+    to_safetensors,
+)
 
 Tensors = dict[str, np.ndarray]
 
@@ -106,16 +116,46 @@ def _read(task: Task, path: Path) -> tuple[Tensors, bytes | None, str]:
 
 def import_teacher(
     task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path, broker: BrokerSettings
-) -> str:
-    """Store, offer and announce the file as the next teacher; return its name. Raises as
-    `next_teacher`."""
+) -> list[str]:
+    """Store, offer and announce the file as the next teacher; return that, and how good it is, in
+    lines for a person. Raises as `next_teacher`."""
     data = next_teacher(task, registry, key, path)
+    measured = beside_the_teacher(task, registry, data)
     with closing(Producer(broker)) as producer:  # fails before anything is stored
         artifact = registry.add_teacher(data)
         registry.offer_teacher(key, "manual")
         announced = read_announced(broker, task.id)
         announce(producer, registry, announced, most=broker.artifact_bytes)
-    return artifact.model
+    return [f"teacher {artifact.model} is offered to the workers", *measured]
+
+
+def beside_the_teacher(task: Task, registry: Registry, data: bytes) -> list[str]:
+    """Return the metric of the present teacher and of the next one, an artifact's bytes, on the
+    recordings of held-out devices, in a line; and a warning if it is worse."""
+    before, metric = registry.teacher(), metric_of(task)
+    assert before is not None
+    where = f"{named(metric.name)} on held-out devices"
+    try:
+        held = [segments_of_device(task, name) for name in task.device_names("held-out")]
+        windows = group(task, held)
+        old = of_teacher(task, _teacher_in(task, before), windows)
+        new = of_teacher(task, _teacher_in(task, registry.verify(data, "teacher")), windows)
+    except TaskError as exc:  # as where the recordings are on another machine
+        return [f"{where}: not measured: {exc}"]
+    if old is None or new is None:
+        return [f"{where}: not measured, there are no readings with labels for which it is defined"]
+    lines = [f"{where} {digits(old)} → {digits(new)}"]
+    if gain(metric, old, new) < 0:
+        lines.append(
+            f"warning: it is worse than {before.model} there, and where events have no true label "
+            "it starts runs and judges versions"
+        )
+    return lines
+
+
+def _teacher_in(task: Task, artifact: Artifact) -> nn.Module:
+    teacher = build_teacher(task, artifact.files.get(GRAPH))
+    return load_weights(teacher, artifact.files[WEIGHTS]).eval()
 
 
 def next_teacher(task: Task, registry: Registry, key: Ed25519PrivateKey, path: Path) -> bytes:

@@ -1,5 +1,6 @@
 """`tidewheel models import --teacher`: new weights are signed, kept and offered on a real Kafka."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,9 @@ def test_new_weights_are_kept_and_offered(kafka: BrokerSettings, place: tuple[Pa
     kept = Registry(folder / ".tidewheel" / "registry", task.name, 1, [key]).teacher()
     assert kept is not None
     assert kept.files[WEIGHTS] == (folder / "new.safetensors").read_bytes()
-    assert kept.model in done.stdout
+    first, second, *_ = done.stdout.splitlines()
+    assert first == f"teacher {kept.model} is offered to the workers"
+    assert re.fullmatch(r"accuracy on held-out devices 0\.\d+ → 0\.\d+", second)
     reader = Reader(kafka, [topic_name(task.id, RELEASES)])
     try:
         _, message = reader.read_to_end()  # under its own key, then under the task's name

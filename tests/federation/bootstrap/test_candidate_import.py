@@ -1,6 +1,7 @@
 """Models that a user brings into a fleet that runs, and what a kill leaves."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,21 +9,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import nn
 
 from compose.cli.models import import_model
 from federation.bootstrap.initial_model import prepare
-from federation.bootstrap.replacement import import_candidate, next_teacher
+from federation.bootstrap.replacement import beside_the_teacher, import_candidate, next_teacher
 from federation.registry import catalog
 from federation.registry.registry import Registry
-from streams.contract.artifact import GRAPH
+from streams.contract.artifact import GRAPH, WEIGHTS
 from streams.contract.task import OnnxFile, Task
+from streams.contract.window_metrics import digits
 from streams.learning.learning import predict, to_safetensors
 from streams.learning.onnx_model import OnnxModel
 from streams.learning.teacher import teacher_of
@@ -124,6 +127,45 @@ def test_another_graph_is_a_candidate_and_another_teacher(
         task, registry.add_teacher(next_teacher(task, registry, key, second)), "teacher"
     )
     np.testing.assert_allclose(teacher.score([rows])[0], predict(better, rows), atol=1e-4)
+
+
+def negated(teacher: bytes) -> dict[str, torch.Tensor]:
+    return {name: -tensor for name, tensor in safetensors.torch.load(teacher).items()}
+
+
+def test_a_teacher_is_measured_beside_the_present_one_and_a_worse_one_is_warned_of(
+    tiny: Task, key: Ed25519PrivateKey, registry: Registry, tmp_path: Path
+) -> None:
+    before, path = unwrap(registry.teacher()), tmp_path / "teacher.safetensors"
+    path.write_bytes(before.files[WEIGHTS])
+    same = next_teacher(tiny, registry, key, path)
+    [line] = beside_the_teacher(tiny, registry, same)
+    found = re.fullmatch(r"accuracy on held-out devices (0\.\d+) → (0\.\d+)", line)
+    assert found is not None
+    value = digits(before.manifest.metrics["teacher_held_out"])
+    assert found.groups() == (value, value)
+    path.write_bytes(to_safetensors(negated(before.files[WEIGHTS])))
+    worse = next_teacher(tiny, registry, key, path)
+    line, warning = beside_the_teacher(tiny, registry, worse)
+    assert f"accuracy on held-out devices {value} → 0." in line
+    assert warning.startswith(f"warning: it is worse than {before.model} there")
+
+
+def test_where_a_teacher_cannot_be_measured_it_is_said(
+    tiny: Task, key: Ed25519PrivateKey, registry: Registry, tmp_path: Path
+) -> None:
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(unwrap(registry.teacher()).files[WEIGHTS])
+    data = next_teacher(tiny, registry, key, path)
+
+    def elsewhere(_device: str) -> NoReturn:
+        raise FileNotFoundError("held.csv")
+
+    [line] = beside_the_teacher(replace(tiny, readings=elsewhere), registry, data)
+    assert line.startswith("accuracy on held-out devices: not measured: held-0: ")
+    assert "held.csv" in line
+    [line] = beside_the_teacher(replace(tiny, devices=lambda: []), registry, data)
+    assert line.endswith("not measured, there are no readings with labels for which it is defined")
 
 
 class Dying:
