@@ -14,6 +14,7 @@ from rich.status import Status as StatusLine
 from rich.text import Text
 
 from compose.reports.problems import Status, problems
+from streams.contract.decisions import MANUAL
 from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import retrain_limit, window_metric
@@ -94,8 +95,9 @@ def of_run(view: FleetView, devices: Sequence[str], began_us: int) -> FleetView:
 
 
 class Phase:
-    """The phase of the loop (inference, federated run, canary, new model), when it has closed, and
-    whether it is at rest: all devices answer, and nothing is learned.
+    """The phase of the loop (inference, federated run, canary, new model; or manual promotion and
+    rollback, until all devices serve that version), when it has closed, and whether it is at rest:
+    all devices answer, and nothing is learned.
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
     version has passed its rollout, and every device has answered with it the held-out segments that
@@ -116,8 +118,10 @@ class Phase:
         passed = self._first not in ("", stable) and standing.offered is None
         answering = len(states) == self._devices and all(s.active == stable for s in states)
         learning = "federated run" if self._is_learning(view) else "inference"
-        self.now = "canary" if passed or standing.offered else learning
-        self.now = "new model" if passed and answering else self.now
+        if passed:
+            self.now = "new model" if answering else _change(view)
+        else:
+            self.now = "canary" if standing.offered else learning
         self.closed = self.now == "new model" and all(map(_has_compared, states))
         running = [state for state in states if state.phase == "running"]
         self.at_rest = len(running) == self._devices and self.now != "federated run"
@@ -128,6 +132,14 @@ class Phase:
         made = {event.model for event in run if event.kind == "promoted"}
         decided = {d.model for d in view.decisions.values() if d.kind in SETTLED}
         return bool(run) and (run[-1].kind != "finished" or bool(made - decided))
+
+
+def _change(view: FleetView) -> str:
+    """Return by what the stable version came."""
+    moved = [d for d in view.decided if d.kind in ("served", "rolled-back")]
+    if moved and moved[-1].kind == "rolled-back":
+        return "rollback"
+    return "manual promotion" if moved and moved[-1].reason.startswith(MANUAL) else "canary"
 
 
 def _has_compared(state: DeviceState) -> bool:

@@ -31,13 +31,15 @@ from tests.rig.made_up.tiny_task import task as tiny
 FIRST, NEXT = "1-aaaaaaaa", "2-bbbbbbbb"
 
 
-def decided(seq: int, kind: str, paused: Pause | None = None, **standing: Any) -> Received:
+def decided(
+    seq: int, kind: str, paused: Pause | None = None, reason: str = "a test", **standing: Any
+) -> Received:
     given = {n: Ref(model=m, digest="a" * 64, size=100_000) for n, m in standing.items()}
     decision = Decision.of_fields(
         {
             "task": TASK, "task_version": 1, "seq": seq, "prev": ZERO, "kind": kind,
             "model": FIRST if seq == 1 else NEXT,
-            "reason": "a test", "time_us": seq, "key": "0" * 16,
+            "reason": reason, "time_us": seq, "key": "0" * 16,
             "standing": DesiredState(**given, paused=paused),
         }
     )  # fmt: skip
@@ -104,6 +106,21 @@ def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_vers
     assert not loop.phase.closed
     loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (3000, COMPARED)}))
     assert loop.phase.closed
+
+
+def test_a_version_that_came_by_no_canary_is_not_said_to_be_in_one() -> None:
+    loop = Loop()
+    by_hand = decided(2, "served", stable=NEXT, reason="manual: it is better")
+    assert loop.see(by_hand) == "manual promotion"
+    screen = io.StringIO()
+    Screen(Console(file=screen, width=200), devices=2).show(loop.view, loop.phase.now)
+    line = screen.getvalue().splitlines()[-1]  # after the news
+    assert line.startswith("manual promotion  2 of 2 devices")
+    assert f"0 serve {NEXT}" in line
+    assert loop.see(*loop.answers(NEXT, {"d0": (10, 3), "d1": (10, 10)})) == "new model"
+    assert loop.see(decided(3, "stage", stable=NEXT, offered="3-cccccccc")) == "canary"
+    loop.see(state("d0", active="3-cccccccc"))
+    assert loop.see(decided(4, "rolled-back", stable=NEXT)) == "rollback"
 
 
 def test_what_repeats_nothing_yet_has_answered_enough_with_as_many_others() -> None:
