@@ -122,10 +122,9 @@ class Job:
             return self._end("Failed", line_of(exc), passing=may_pass(exc))
 
     def _scored_by(self, scorers: Scorers, *, planned: bool) -> None:
-        """Take the steps 2 to 7. Of a job that was planned the processes that score start at once,
-        while this one tests whether the model can be used."""
-        if planned:
-            scorers.start(self.plan, self.folder.missing(self.plan, self.specification))
+        """Take the steps 2 to 7. The processes that score start at once, while this one tests
+        whether the model can be used, and cuts the input."""
+        scorers.start(self.plan, self.folder.missing(self.plan, self.specification))
         own = ShardScorer(self.folder, self.specification, self.task)
         sources = self._same_sources() if planned else self._make_plan()
         if self.sink is not None and self.plan.files:

@@ -152,9 +152,11 @@ class Scorers:
             worker.kill()
 
     def start(self, plan: Plan, numbers: Sequence[int]) -> None:
-        """Start the processes that these shards are worth, unless they are there."""
+        """Start the processes that these shards are worth, unless they are there; without shards,
+        as before the input is cut, those that were asked for."""
         rows = sum(plan.shards[number].rows for number in numbers)
-        count = min(self._processes or useful_processes(rows), len(numbers))
+        count = self._processes or useful_processes(rows)
+        count = min(count, len(numbers)) if numbers else count
         if not self._workers and count > 1:
             self._workers += [self._worker() for _ in range(count)]
 
