@@ -5,12 +5,14 @@ written again since the last look, and what follows them: a decision is read and
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from streams.contract.artifact import public_keys
 from streams.contract.decisions import ZERO, Decision, Release, Trust
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.runtime.files import ObjectStore
@@ -19,7 +21,7 @@ FOLDER = "history"
 READERS = 16  # files that are read at the same time
 NAME = re.compile(r"[0-9]{8}\.json")
 ADVICE = {
-    "untrusted-key": ": put the .pub file of its key in keys/ if it is yours",
+    "untrusted-key": ": if its key is yours, put the .pub file in keys/, or name it with --trust",
     "revoked": ", then remove this file and all later ones",
 }
 
@@ -35,7 +37,7 @@ class _Entry:
 @dataclass
 class History:
     """The decisions of one task and task version in a store; the first one's key is one of
-    `trusted`."""
+    `trusted`, or a decision that one of these has signed pins the first one."""
 
     store: ObjectStore
     where: str
@@ -43,6 +45,7 @@ class History:
     task_version: int
     trusted: Mapping[str, Ed25519PublicKey]
     _read: list[_Entry] = field(default_factory=list)
+    _first: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)  # see _pinned
 
     def releases(self) -> list[Release]:
         """Return all decisions, oldest first. Raises ArtifactError for a broken chain, an altered
@@ -52,9 +55,11 @@ class History:
         self._read = list(self._unchanged(found))
         fresh = found[len(self._read) :]
         with ThreadPoolExecutor(READERS) as pool:  # far away each takes its time
-            texts = pool.map(lambda entry: self.store.read(f"{FOLDER}/{entry[0]}"), fresh)
-            for (name, tag), text in zip(fresh, texts, strict=True):
-                self._read.append(self._verified(name, tag, text))
+            texts = [*pool.map(lambda entry: self.store.read(f"{FOLDER}/{entry[0]}"), fresh)]
+        if not self._read:
+            self._first = self._pinned(texts)
+        for (name, tag), text in zip(fresh, texts, strict=True):
+            self._read.append(self._verified(name, tag, text))
         return [entry.release for entry in self._read]
 
     def valid(self) -> list[tuple[Decision, Trust]]:
@@ -65,7 +70,31 @@ class History:
     @property
     def trust(self) -> Trust:
         """The keys after the decisions that were read last."""
-        return self._read[-1].trust if self._read else Trust.at_first(self.trusted)
+        if self._read:
+            return self._read[-1].trust
+        return Trust.at_first({**self.trusted, **self._first})
+
+    def _pinned(self, texts: Sequence[bytes]) -> Mapping[str, Ed25519PublicKey]:
+        """Return the key of the first decision, by ID, where it is not trusted and has handed over
+        to one that is: the digests in what that one signed reach back to the first decision, and
+        a decision on the way names the first key. Otherwise nothing."""
+        chain: list[Release] = []
+        try:
+            for text in texts:
+                chain.append(Release.decode(text))
+                if chain[-1].decision.key in self.trusted:
+                    chain[-1].verified(self.trusted, self.task)
+                    break
+            else:
+                return {}
+        except (ArtifactError, MalformedRecord):  # named when the chain is verified
+            return {}
+        if any(one.digest != after.decision.prev for one, after in pairwise(chain)):
+            return {}
+        named: dict[str, Ed25519PublicKey] = {}
+        for release in chain:
+            named |= public_keys(release.decision.standing.keys)
+        return {name: key for name, key in named.items() if name == chain[0].decision.key}
 
     def _unchanged(self, found: list[tuple[str, str]]) -> Iterator[_Entry]:
         for entry, now in zip(self._read, found, strict=False):

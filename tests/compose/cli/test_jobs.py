@@ -16,6 +16,7 @@ import safetensors.numpy
 
 from compose.launcher.state_dir import StateDir
 from federation.registry.registry import Registry
+from streams.contract.artifact import key_id
 from streams.learning.input_adapter import InputAdapter
 from streams.learning.learning import predict
 from streams.runtime.files import write_atomic
@@ -23,6 +24,7 @@ from streams.runtime.trust import create_key
 from tests.compose.cli.test_cli import PROGRAM, TINY, environ_in, fails, tidewheel
 from tests.rig.made_up.models import artifact, plain, tiny
 from tests.rig.processes.running import start
+from tests.rig.unwrap import unwrap
 from tests.streams.batch.support import good_rows, rows_of, write_parquet
 from tests.streams.batch.test_readings import recording, table_of, write_readings
 
@@ -180,6 +182,30 @@ def test_the_served_version_is_the_default_and_every_stored_one_can_be_named(
     for name in ("7-00000000", "none"):
         wrong = tidewheel(*base, "other", "--model", name, folder=tmp_path)
         fails(wrong, 2, f"--model {name}", "no model")
+
+
+def test_after_a_rotation_a_job_needs_the_new_key_alone(tmp_path: Path, lake: Path) -> None:
+    """As on a machine that has the registry's place and signing.pub, and nothing else."""
+    layout = StateDir(tmp_path / "server")
+    key = create_key(layout.signing_key)
+    registry = Registry(layout.registry, "tiny", 1, [key.public_key()])
+    registry.serve(registry.add(artifact(key, plain(1))).model, key, "a test")
+    where = ["--state", str(layout.state)]
+    first = key_id(key.public_key())
+    assert tidewheel("keys", "trust", *where, folder=tmp_path).returncode == 0
+    [made] = [path.stem for path in layout.keys.glob("*.pem") if path.stem != "signing"]
+    assert tidewheel("keys", "use", made, *where, folder=tmp_path).returncode == 0
+    command = [*words(lake)[:3], "--registry", str(layout.registry)]
+    trust = ["--trust", str(layout.public_key), "--to"]
+    done = tidewheel(*command, *trust, "between", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tidewheel("keys", "revoke", first, *where, folder=tmp_path).returncode == 0
+    done = tidewheel(*command, *trust, "after", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    served = unwrap(registry.serving()).model
+    assert {row["model"] for row in rows_of(tmp_path / "after")} == {served}
+    wrong = tidewheel(*command, "--trust", str(lake / "k.pub"), "--to", "no", folder=tmp_path)
+    fails(wrong, 2, "untrusted-key", "--trust")
 
 
 def test_the_teacher_and_a_challenger_are_named_as_models(tmp_path: Path, lake: Path) -> None:

@@ -4,10 +4,12 @@ come back later, and those that come new."""
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
 from streams.contract.artifact import key_id, unpack
+from streams.contract.decisions import Release, sign
 from streams.contract.errors import ArtifactError, UsageError
 from streams.runtime.trust import Acceptance
 from tests.rig.made_up.registries import (
@@ -84,6 +86,44 @@ def test_devices_follow_a_rotation_from_end_to_end(registry: Registry) -> None:
     forged = unwrap(registry.last())
     with pytest.raises(UsageError, match="is revoked"):
         registry.decide(OLD, "keys", registry.desired(), forged)
+
+
+def test_the_registry_is_read_by_whoever_trusts_any_key_of_the_rotation(registry: Registry) -> None:
+    """Also by a key that has come later than the first decision: what it signed pins those before.
+    One that has signed nothing yet, and one whose decision was changed, pins nothing."""
+    rotate(registry)
+    key_rotation.trust(registry, NEW, STRANGER.public_key())
+
+    def read_by(*keys: Ed25519PrivateKey) -> list[int]:
+        found = Registry(registry.place, "tiny", 1, [key.public_key() for key in keys])
+        return [decision.seq for decision in found.decisions()]
+
+    with pytest.raises(ArtifactError, match=r"00000001\.json: untrusted-key: .* with --trust"):
+        read_by(STRANGER)
+    key_rotation.hand_over(registry, STRANGER)
+    key_rotation.revoke(registry, STRANGER, OLD_ID)
+    every = [decision.seq for decision in registry.decisions()]
+    assert read_by(STRANGER) == read_by(NEW) == read_by(OLD) == read_by(NEW, OLD) == every
+    fresh = Registry(registry.place, "tiny", 1, [STRANGER.public_key()])
+    assert unwrap(fresh.serving()).manifest.key == key_id(STRANGER.public_key())
+    assert list(key_rotation.keys_of(fresh).active) == list(key_rotation.keys_of(registry).active)
+
+
+@pytest.mark.parametrize("seq", [1, 2, 3])
+def test_a_history_that_another_key_began_is_not_pinned(registry: Registry, seq: int) -> None:
+    """The thief of the first key writes decisions anew, before the one that the new key signed, or
+    claims that the new key signed it."""
+    rotate(registry)
+    genuine = registry.history()
+    changed = genuine[seq - 1].decision.replace(reason="another")
+    forged = sign(changed, OLD)
+    if seq == 3:
+        text = forged.text.replace(OLD_ID, NEW_ID, 1)
+        assert Release(text=text, signature=forged.signature).decision.key == NEW_ID
+        forged = forged.replace(text=text)
+    registry.store.write(f"history/{seq:08d}.json", forged.encode())
+    with pytest.raises(ArtifactError, match=r"00000001\.json: untrusted-key"):
+        Registry(registry.place, "tiny", 1, [NEW.public_key()]).history()
 
 
 def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Registry) -> None:
