@@ -196,6 +196,7 @@ def dead_letters(
     if offsets:
         found = [letters.find(found, offset) for offset in offsets]
     else:
+        found = letters.without_copied(found) if replay else found
         found = [letter for letter in found if reason in (None, letter.reason)]
     if replay:
         sent = letters.replay(settings, name, found)

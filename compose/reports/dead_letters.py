@@ -3,7 +3,8 @@
 A dead letter is identified by its offset on `dead-letters` (that of its first part, if it was
 split). Replaying puts the original key, value and headers on its topic with the header `again`: the
 worker tries refused events once more. Events stored meanwhile are not stored twice, and events that
-were counted as dropped then count as scored.
+were counted as dropped then count as scored. What is refused again is another dead letter, which
+says in its headers of which one it is the copy.
 """
 
 from collections.abc import Iterable
@@ -39,6 +40,11 @@ class DeadLetter:
     headers: Headers
     whole: bool
 
+    @property
+    def copy_of(self) -> str:
+        """The offset of the dead letter that was sent again and refused again; "" for others."""
+        return dict(self.headers).get(AGAIN, b"").decode(errors="replace")
+
 
 def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
     """Return all dead letters on the topic, oldest first."""
@@ -48,7 +54,8 @@ def read_letters(settings: BrokerSettings, task: str) -> list[DeadLetter]:
 
 def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
     """Return the dead letters of messages, by offset. The parts of one follow each other with the
-    same source and count. What a worker wrote again after a crash is the first one."""
+    same source and count. What a worker wrote again after a crash is the first one, and so is what
+    was refused again of one that was sent twice."""
     letters: list[DeadLetter] = []
     parts: dict[tuple[str, str], list[Received]] = {}
     for message in messages:
@@ -77,7 +84,7 @@ def join_parts(messages: Iterable[Received]) -> list[DeadLetter]:
 def _identity(letter: DeadLetter) -> tuple[object, ...]:
     """Return what a letter has in common with the same one written again, which needs a source."""
     source = letter.offset if "?" in letter.source.split("/") else letter.source
-    return source, letter.reason, letter.value
+    return letter.copy_of or source, letter.reason, letter.value
 
 
 def _letter(
@@ -104,6 +111,12 @@ def find(letters: list[DeadLetter], offset: int) -> DeadLetter:
     raise UsageError(f"no dead letter at offset {offset}: see `tidewheel dead-letters`")
 
 
+def without_copied(letters: list[DeadLetter]) -> list[DeadLetter]:
+    """Leave out what was sent again and refused again: a newer letter has its events."""
+    copied = {(letter.copy_of, letter.key) for letter in letters}
+    return [letter for letter in letters if (str(letter.offset), letter.key) not in copied]
+
+
 def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
     """Send dead letters to where they came from again, in order; return how many."""
     sent = 0
@@ -111,7 +124,8 @@ def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -
         for letter in letters:
             if not letter.whole:
                 raise UsageError(f"the dead letter at offset {letter.offset} lacks a part")
-            headers = [*letter.headers, (AGAIN, b"1")]
+            kept = [header for header in letter.headers if header[0] != AGAIN]
+            headers = [*kept, (AGAIN, str(letter.offset).encode())]
             of = LABELS if letter.source.startswith(f"{topic_name(task, LABELS)}/") else EVENTS
             producer.put(topic_name(task, of), letter.key, letter.value, headers)
             sent += 1

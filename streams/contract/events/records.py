@@ -62,7 +62,7 @@ from streams.contract.events.messages import (
 from streams.contract.task import DEVICE_NAME, Task
 
 SCHEMAS = (EVENTS_1, DROPS_1, LABELS_1)
-AGAIN = "again"  # header of a dead letter that is sent to `events` again
+AGAIN = "again"  # header of a dead letter that is sent again: its offset on `dead-letters`
 
 MAX_SEQ = 2**62
 MAX_ROWS = 100_000

@@ -48,8 +48,8 @@ from streams.worker.commit.messages import (
     add_stored,
     dead_letters_of,
     decode,
-    is_sent_again,
     publications,
+    sent_again,
 )
 from streams.worker.commit.window_reports import SlidingSums
 from streams.worker.commit.work import (
@@ -202,7 +202,7 @@ class Committer:
             parked = dead_letters_of(self._task, incoming, exc)
             self._dead_letters.append((message, exc.reason, parked))
             return
-        at_s, again = self._clock.heard(incoming.partition, now_s), is_sent_again(incoming)
+        at_s, message.again = self._clock.heard(incoming.partition, now_s), sent_again(incoming)
         most = believed_us(self._task, self._now_us())
         for found in records:
             if isinstance(found, Drop):
@@ -212,7 +212,7 @@ class Committer:
                 for each in self.partitions.values():
                     each.label(found)
             else:
-                state.add_events(self._task, message, found, at_s, believed_us=most, again=again)
+                state.add_events(self._task, message, found, at_s, believed_us=most)
         self._came += message.unsealed
         if self._came >= self._flush_rows:
             self.wanted.set()

@@ -190,11 +190,11 @@ def decode(task: Task, incoming: Incoming, placed: str, now_us: int = 0) -> Reco
         raise MalformedRecord("undecodable", detail) from exc
 
 
-def is_sent_again(incoming: Incoming) -> bool:
-    """Whether the message has refused events that were sent to `events` again. JSON has not: where
-    it is sent again its events are new ones."""
+def sent_again(incoming: Incoming) -> bytes:
+    """Return the dead letter that a message is, if it has refused events that were sent to `events`
+    again. JSON has not: where it is sent again its events are new ones."""
     headers = dict(incoming.headers)
-    return AGAIN in headers and not is_json(headers)
+    return b"" if is_json(headers) else headers.get(AGAIN) or b""
 
 
 def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:
@@ -215,6 +215,8 @@ def refused_letters(
     events = EventBatch(found.device, found.epoch, found.first, found.rows)
     key, value, original = encode_events(events)
     headers = _headers(task, reason, detail, EVENTS, partition, piece.message.offset)
+    if piece.message.again:
+        original = [*original, (AGAIN, piece.message.again[:HEADER_BYTES])]
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)
 

@@ -136,15 +136,14 @@ class PartitionState:
         now_s: float,
         *,
         believed_us: int = ANY_TIME,
-        again: bool = False,
     ) -> None:
-        """Add new events to their windows; with `again` refused events are new."""
+        """Add new events to their windows."""
         source, before = (events.device, events.epoch), message.unsealed
         taken = self.position.taken.setdefault(source, IntervalSet())
-        if again:
+        if message.again:
             self._readmit(source, events.first, events.last)
         new = taken.missing(events.first, events.last)
-        if placed := events.epoch == self.placed and not again:
+        if placed := events.epoch == self.placed and not message.again:
             new = list(IntervalSet(new).minus(self.position.placed))
         for first, last in new:
             fresh = events.part(first - events.first, last - events.first + 1)

@@ -50,6 +50,7 @@ class Message:
     unsealed: int = 0
     heard_s: float = 0.0
     trace: str = ""  # its header `traceparent`, if it is sampled
+    again: bytes = b""  # the dead letter that it is, sent again: its refused events are new ones
 
 
 @dataclass(frozen=True, slots=True)

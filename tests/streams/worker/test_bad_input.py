@@ -134,6 +134,22 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
     assert log.committed == 4
 
 
+def test_what_is_refused_again_says_of_which_letter_it_is_the_copy() -> None:
+    log, store = Log(), MemoryStore()
+    log.messages.append(good(0, (1, LATER_S, 2)))
+    served(log, store)
+    for offset in (b"0", b"1"):
+        letter = [m for m in log.published if m.topic == "tiny.v1.dead-letters"][-1]
+        headers = [(n[9:], v) for n, v in letter.headers if n.startswith("original-")]
+        kept = [header for header in headers if header[0] != AGAIN]
+        log.messages.append((letter.key, letter.value, [*kept, (AGAIN, offset)]))
+        served(log, store)
+        again = [m for m in log.published if m.topic == "tiny.v1.dead-letters"][-1]
+        assert again is not letter
+        assert dict(again.headers)["original-again"] == offset
+        assert (again.key, again.value) == (letter.key, letter.value)
+
+
 sound = st.builds(
     lambda device, first, n, at: good(first, tuple(at + 0.7 * i for i in range(n)), device),
     st.sampled_from(["d0", "d1"]),

@@ -14,8 +14,10 @@ Span = tuple[int, int]
 spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s[0] + s[1] - 1))
 
 
-def message(state: PartitionState, offset: int):  # type: ignore[no-untyped-def]
-    return unwrap(state.track(offset, offset))
+def message(state: PartitionState, offset: int, again: bytes = b""):  # type: ignore[no-untyped-def]
+    found = unwrap(state.track(offset, offset))
+    found.again = again
+    return found
 
 
 def seqs_of(windows) -> list[int]:  # type: ignore[no-untyped-def]
@@ -123,13 +125,13 @@ def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> 
     (piece,) = window.pieces
     state.add_drop(message(state, 1), Drop("d0", "e1", 8, 9, "full"))
     assert [(d.first, d.last) for d in state.refuse(piece, "why")] == [(0, 5)]
-    state.add_events(task, message(state, 2), events("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 2, b"7"), events("d0", 2, [1.0] * 2), 0.0)
     (window,) = close(state, 1e9, 10**9)
     assert seqs_of([window]) == [2, 3]
     assert state.refuse(window.pieces[0], "why") == []
-    state.add_events(task, message(state, 3), events("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 3, b"7"), events("d0", 2, [1.0] * 2), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == [2, 3]
-    state.add_events(task, message(state, 4), events("d0", 2, [1.0] * 2), 0.0, again=True)
+    state.add_events(task, message(state, 4, b"7"), events("d0", 2, [1.0] * 2), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # not refused a third time: it is in a window
 
 
