@@ -124,7 +124,7 @@ def _activity(status: Status, state: DeviceState) -> str:
     if state.error or status.conditions[state.device] == "silent":
         return state.error or "silent"
     own = state.challenger
-    if own is None or not own.answers:
+    if own is None or not own.answers or state.phase == "stopped":
         return state.phase
     return "answers with its own copy" if own.origin == "copy" else own.text.partition(":")[0]
 
@@ -162,8 +162,11 @@ def _account(state: DeviceState) -> Sequence[str]:
 def _kept(view: FleetView) -> Iterator[str]:
     """Tell which devices answer with other weights than those served; by name where it helps
     most."""
-    found = [(c.base_loss - c.loss, s.device, c.text)
-             for s in view.devices.values() if (c := s.challenger) and c.answers]  # fmt: skip
+    found = [
+        (c.base_loss - c.loss, s.device, c.text)
+        for s in view.devices.values()
+        if (c := s.challenger) and c.answers and s.phase != "stopped"
+    ]
     if found:
         answer = "answers" if len(found) == 1 else "answer"
         every = counted(len(view.devices), "device")

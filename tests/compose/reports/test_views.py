@@ -121,15 +121,16 @@ def test_status_shows_devices_rates_versions_and_the_lag() -> None:
             "since_us": 1}  # fmt: skip
     found = status_of(
         heard("d0", 1, events_per_s=10.5, challenger=kept), heard("d1", 2, events_per_s=4.0),
-        heard("d2", 60, events_per_s=99.0), heard("d3", 1, events_per_s=99.0, phase="stopped"),
+        heard("d2", 60, events_per_s=99.0),
+        heard("d3", 1, events_per_s=99.0, phase="stopped", challenger=kept),
         at(window("d0", 0, events=1000), NOW_S - 61), at(window("d0", 5, events=300), NOW_S - 10),
         at(window("press", 0, events=60), NOW_S - 59),
     )  # fmt: skip
     assert (found.produced_per_s, found.scored_per_s) == (14.5, 6.0)
     text = printed(found)
     rows = {row.split()[1]: row.split()[3:5] for row in text.splitlines() if row.startswith("│")}
-    assert (rows["d0"], rows["d2"][0], rows["press"]) == (
-        ["keeps", "1-aaaaaaaa"], "silent", ["no", "agent"],
+    assert (rows["d0"], rows["d2"][0], rows["d3"][0], rows["press"]) == (
+        ["keeps", "1-aaaaaaaa"], "silent", "stopped", ["no", "agent"],
     )  # fmt: skip
     for line in (
         "5 devices, 1 without an agent",
