@@ -183,7 +183,8 @@ def _letters(status: Status) -> Iterator[Problem]:
     lately = [refused for refused in status.view.refused if refused.time_us > since_us]
     if lately:
         reasons = listed_counts(Counter(refused.reason for refused in lately))
-        devices = listed(sorted({refused.device for refused in lately if refused.device}))
+        counts = Counter(refused.device for refused in lately if refused.device)
+        devices = listed(sorted(counts, key=lambda device: (-counts[device], device)))
         yield Problem(
             "warning",
             f"Workers refused messages in the last {duration(LATELY_S)}: {reasons}"

@@ -115,6 +115,17 @@ def test_status_names_devices_whose_events_are_refused() -> None:
     assert problems(status_of(heard("d1", 1), letter("d1", 700, "bad-arrow"))) == []
 
 
+def test_devices_whose_events_are_refused_are_named_most_first() -> None:
+    found = status_of(
+        *(letter(f"d{n}", 60, "bad-arrow") for n in (3, 1, 0, 2)), letter("d4", 9, "bad-arrow")
+    )
+    assert problems(found)[0].text.endswith("of d0, d1, d2 and 2 more")
+    found = status_of(
+        *(letter(f"d{n}", 60, "bad-arrow") for n in (3, 1, 0, 2, 4)), letter("d4", 9, "bad-arrow")
+    )
+    assert problems(found)[0].text.endswith("of d4, d0, d1 and 2 more")
+
+
 def test_status_shows_devices_rates_versions_and_the_lag() -> None:
     kept = {"origin": "previous", "model": f"{OFFERED}.k1-aaaaaaaa", "base": OFFERED,
             "segments": 51, "loss": 0.02, "base_loss": 0.39, "answers": True, "made_us": 1,
