@@ -69,8 +69,11 @@ class DeviceMetrics(Collector):
         text = "Stored segments, by the source of their label."
         yield _labelled(GaugeMetricFamily(f"{PREFIX}_samples", text, labels=["label"]), labels)
         quantiles = {"0.5": state.latency_p50_us / 1e6, "0.99": state.latency_p99_us / 1e6}
-        name, text = f"{PREFIX}_answer_seconds", "Latency of the last 1,000 answers."
-        yield _labelled(GaugeMetricFamily(name, text, labels=["quantile"]), quantiles)
+        text = "Latency of the last 1,000 answers."
+        summary = Metric(f"{PREFIX}_answer_seconds", text, "summary")
+        for quantile, seconds in quantiles.items():
+            summary.add_sample(summary.name, {"quantile": quantile}, seconds)
+        yield summary
         answers = state.challenger is not None and state.challenger.answers
         for name, text, value in (
             ("pending", "Events that wait in the spool.", state.pending),

@@ -55,7 +55,9 @@ def test_each_number_of_the_state_is_told(tmp_path: Path) -> None:
         phase="training", previous="1-aaaaaaaa", refused={"3-cccccccc": "why"}, error="no broker",
     )  # fmt: skip
     agent.connected = False
-    found = numbers(metrics.text().decode())
+    text = metrics.text().decode()
+    assert "# TYPE tidewheel_edge_answer_seconds summary\n" in text
+    found = numbers(text)
     info = found.pop(("tidewheel_edge_info", ("2-bbbbbbbb", "d0", "e1", "1-aaaaaaaa", "tiny")))
     assert info == 1
     assert {(name.removeprefix("tidewheel_edge_"), *labels): n
