@@ -61,6 +61,7 @@ def run(
         say(f"{moment(queue.now())}  {about}{event.text}")
 
     reached, queue = read_failpoint(os.environ), JobQueue(state)
+    queue.open()
     schedules = Schedules(queue, reached)
     metrics = None
     if metrics_port is not None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any, Literal, NamedTuple
 
 from streams.batch.jobs.job_folder import Held, JobFolder, JobIndex, now_us, read_document
@@ -71,6 +72,19 @@ class JobQueue:
     state: Path
     now: Callable[[], int] = now_us
     max_waiting: int = 1000
+
+    def open(self) -> None:
+        """Make the state folder; raise UsageError if it cannot be written, where no job can come
+        from or run."""
+        folder = self.state / "queue"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as exc:
+            raise UsageError(
+                f"the state folder {self.state} cannot be written: {exc}: name another with --state"
+            ) from exc
 
     def entries(self, which: str = "*") -> list[Entry]:
         """Return the jobs, the oldest first."""

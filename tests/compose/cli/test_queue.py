@@ -170,6 +170,18 @@ def test_wrong_calls_of_the_runner_are_one_line(tmp_path: Path, lake: Path) -> N
     (tmp_path / ".tidewheel" / "queue").mkdir(parents=True)
     (tmp_path / ".tidewheel" / "queue" / "1-a.json").write_bytes(b"no job")
     fails(tidewheel("jobs", "run", folder=tmp_path), 1, "1-a.json cannot be read")
+    (tmp_path / "file").write_text("")
+    for state in ("file", "file/state", "/proc/nope"):
+        for more in ([], ["--until-empty"]):
+            done = tidewheel("jobs", "run", "--state", state, *more, folder=tmp_path)
+            fails(done, 2, f"the state folder {state} cannot be written", "--state")
+
+
+def test_a_runner_may_start_before_the_first_job_is_queued(tmp_path: Path, lake: Path) -> None:
+    assert run(tmp_path) == []
+    with runner(tmp_path, "service"):
+        identity = queued(tmp_path, lake)
+        until(lambda: states(tmp_path)[identity] == "Completed", "the job is done")
 
 
 def test_a_runner_tells_prometheus_what_waits_runs_and_ended(tmp_path: Path, lake: Path) -> None:
