@@ -33,7 +33,8 @@ class Place(Document):
 
 
 class JobRow(Document):
-    """A job; running: a process works on it; queue: its place there."""
+    """A job; running: a process works on it; queue: its place there; processed: None where it is
+    Completed and files of its output are not there any more."""
 
     id: str
     state: str
@@ -43,7 +44,7 @@ class JobRow(Document):
     job: str
     output: str
     total: int = 0
-    processed: int = 0
+    processed: int | None = 0
     errors: dict[str, int] = {}
     shards: int = 0
     completed: int = 0
@@ -99,6 +100,8 @@ def row_of(job: JobFolder, found: Manifest, queued: dict[str, tuple[Entry, Place
     """Return a job whose manifest is `found`."""
     identity = job.specification().id
     about = {name: value for name, value in found.fields().items() if name in SAME}
+    if found.state == "Completed" and found.completed < found.shards:
+        about["processed"] = None
     return JobRow(
         id=identity, accuracy=found.accuracy, created_us=found.started_us, running=job.running,
         queue=queued[identity][1] if identity in queued else None, **about,

@@ -12,6 +12,8 @@ from compose.reports.terminal import moment, print_json, say
 from streams.contract.errors import UsageError
 from streams.contract.task import load_task
 
+GONE = "its output was moved, changed or deleted"
+
 Name = Annotated[str, typer.Argument(metavar="JOB", help="The job's folder, or its id.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -39,8 +41,11 @@ def list_jobs(
         return
     for row in rows[::-1]:
         then = "interrupted: resume it" if row.abandoned else row.queue or ""
+        if row.processed is None:
+            then = GONE
+        known = "?" if row.processed is None else f"{row.processed:,}"
         say(
-            f"{row.id}  {row.state:<18}  {row.processed:>12,} of {row.total:,} rows  "
+            f"{row.id}  {row.state:<18}  {known:>12} of {row.total:,} rows  "
             f"{moment(row.created_us)}  {row.job}  {then}".rstrip()
         )
     if not rows and not wrong:
@@ -57,9 +62,11 @@ def _show(name: str, state: Path, *, json: bool) -> None:
     row = row_of(job, found, places_of(state))
     if json:
         more = {"id": row.id, "running": row.running, "queue": row.queue, "log": job.log()}
+        more["processed"] = row.processed
         print_json({**found.fields(), **more})
         return
     gone = ", but no process works on it" if row.abandoned else ""
+    gone = f", but {GONE}" if row.processed is None else gone
     say(f"{row.state}{gone}: {row.completed} of {row.shards} shards, since "
         f"{moment(row.created_us)}  {row.queue or ''}".rstrip())  # fmt: skip
     for line in summary_of(found):

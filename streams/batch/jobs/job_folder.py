@@ -290,13 +290,16 @@ class JobIndex:
 
     def jobs(self) -> Iterator[JobFolder]:
         """Yield the jobs whose folders are there, damaged ones too, the newest first; forget those
-        whose folders are gone."""
+        whose folders are gone, or are another, newer job now."""
+        seen = set[Path]()
         for link in sorted((self.state / "jobs").glob("*"), key=_made_ns, reverse=True):
-            if not link.exists():
+            job = JobFolder(link.resolve())
+            if not link.exists() or job.folder in seen:
                 with suppress(OSError):
                     link.unlink()
-            elif (job := JobFolder(link.resolve())).submitted:
+            elif job.submitted:
                 yield job
+            seen.add(job.folder)
 
     def find(self, name: str) -> JobFolder:
         """Return the job of a folder, or of an id; raise UsageError if its folder is gone."""

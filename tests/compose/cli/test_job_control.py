@@ -121,6 +121,33 @@ def test_list_shows_all_jobs_and_logs_what_happened_to_one(tmp_path: Path, lake:
     assert "Failed: " in tidewheel("jobs", "list", found[1]["id"], folder=tmp_path).stdout
 
 
+def test_a_job_whose_output_is_gone_says_so(tmp_path: Path, lake: Path) -> None:
+    """Also where a file of it is: how many rows are there is not known."""
+    tidewheel(*words(lake), folder=tmp_path)
+    [before] = json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)
+    assert before["processed"] == before["total"]
+    for gone in (next((tmp_path / "out").glob("part-*")), tmp_path / "out"):
+        gone.rename(tmp_path / f"{gone.name}-elsewhere")
+        [row] = json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)
+        assert (row["state"], row["processed"], row["total"]) == ("Completed", None, row["total"])
+        [line] = tidewheel("jobs", "list", folder=tmp_path).stdout.splitlines()
+        assert f"? of {row['total']:,} rows" in line
+        assert line.endswith("its output was moved, changed or deleted")
+        shown = tidewheel("jobs", "list", "out.job", folder=tmp_path).stdout
+        assert shown.startswith("Completed, but its output was moved, changed or deleted: ")
+
+
+def test_a_job_in_the_folder_of_a_removed_one_is_listed_once(tmp_path: Path, lake: Path) -> None:
+    for _ in range(2):
+        shutil.rmtree(tmp_path / "out.job", ignore_errors=True)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert tidewheel(*words(lake), folder=tmp_path).returncode == 0
+    links = tmp_path / ".tidewheel" / "jobs"
+    assert len(list(links.iterdir())) == 2
+    [row] = json.loads(tidewheel("jobs", "list", "--json", folder=tmp_path).stdout)
+    assert [link.name for link in links.iterdir()] == [row["id"]]
+
+
 def test_a_job_whose_folder_is_removed_is_forgotten_and_its_output_stays(
     tmp_path: Path, lake: Path
 ) -> None:
