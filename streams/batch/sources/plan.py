@@ -204,4 +204,7 @@ class Sources:
         """Raise TidewheelError if a file was changed since it was planned."""
         file = self.plan.files[index]
         if stamp_of(file.name, file.path) != (file.bytes, file.modified):
-            raise TidewheelError(f"the input {file.name} was changed during the job")
+            raise TidewheelError(
+                f"the input {file.name} was changed during the job: put it back before you resume, "
+                "or start another job"
+            )

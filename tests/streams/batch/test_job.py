@@ -184,12 +184,18 @@ def test_before_the_sums_are_known_no_shard_is_done_and_other_input_is_planned_a
 
 def test_an_input_that_changes_during_the_job_fails_it_by_name(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", good_rows(60))
+    before = path.read_bytes()
     job = submitted(tmp_path, path)
     change = once_at("score-step-5", lambda: write_parquet(path, good_rows(60, 1)))
     found = job.run(reached=change)
     assert found.state == "Failed"
     assert "a.parquet was changed" in found.reason
+    assert "put it back before you resume, or start another job" in found.reason
     assert len(job.rows()) == found.processed == 20
+    with pytest.raises(UsageError, match="has changed since the job began: put it back"):
+        job.run()
+    path.write_bytes(before)
+    assert job.run().state == "Completed"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
