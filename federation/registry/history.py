@@ -52,7 +52,10 @@ class History:
         decision, and one by a key that was not trusted then or was revoked before; UsageError for
         the registry of another task or version."""
         found = sorted(decided(self.store.tags(FOLDER)).items())
-        self._read = list(self._unchanged(found))
+        kept = list(self._unchanged(found))
+        if self._first and len(kept) < len(self._read):
+            kept = []  # the decision that pinned the first one may be gone
+        self._read = kept
         fresh = found[len(self._read) :]
         with ThreadPoolExecutor(READERS) as pool:  # far away each takes its time
             texts = [*pool.map(lambda entry: self.store.read(f"{FOLDER}/{entry[0]}"), fresh)]
