@@ -45,7 +45,8 @@ class History:
     task_version: int
     trusted: Mapping[str, Ed25519PublicKey]
     _read: list[_Entry] = field(default_factory=list)
-    _first: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)  # see _pinned
+    _first: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)  # see _pin
+    _earlier: list[str] = field(default_factory=list)  # who signed the pinned decisions
 
     def releases(self) -> list[Release]:
         """Return all decisions, oldest first. Raises ArtifactError for a broken chain, an altered
@@ -60,7 +61,7 @@ class History:
         with ThreadPoolExecutor(READERS) as pool:  # far away each takes its time
             texts = [*pool.map(lambda entry: self.store.read(f"{FOLDER}/{entry[0]}"), fresh)]
         if not self._read:
-            self._first = self._pinned(texts)
+            self._pin(texts)
         for (name, tag), text in zip(fresh, texts, strict=True):
             self._read.append(self._verified(name, tag, text))
         return [entry.release for entry in self._read]
@@ -77,11 +78,12 @@ class History:
             return self._read[-1].trust
         return Trust.at_first({**self.trusted, **self._first})
 
-    def _pinned(self, texts: Sequence[bytes]) -> Mapping[str, Ed25519PublicKey]:
-        """Return the key of the first decision, by ID, where it is not trusted and has handed over
-        to one that is: the digests in what that one signed reach back to the first decision, and
-        a decision on the way names the first key. Otherwise nothing."""
-        chain: list[Release] = []
+    def _pin(self, texts: Sequence[bytes]) -> None:
+        """Find the key of the first decision, where it is not trusted and has handed over to one
+        that is: the digests in what that one signed reach back to the first decision, and a
+        decision on the way names the first key. What earlier keys sign after that counts not: it
+        may be a thief who has cut the history before the decision that revokes them."""
+        self._first, self._earlier, chain = {}, [], list[Release]()
         try:
             for text in texts:
                 chain.append(Release.decode(text))
@@ -89,15 +91,16 @@ class History:
                     chain[-1].verified(self.trusted, self.task)
                     break
             else:
-                return {}
+                return
         except (ArtifactError, MalformedRecord):  # named when the chain is verified
-            return {}
+            return
         if any(one.digest != after.decision.prev for one, after in pairwise(chain)):
-            return {}
+            return
         named: dict[str, Ed25519PublicKey] = {}
         for release in chain:
             named |= public_keys(release.decision.standing.keys)
-        return {name: key for name, key in named.items() if name == chain[0].decision.key}
+        self._first = {name: key for name, key in named.items() if name == chain[0].decision.key}
+        self._earlier = [release.decision.key for release in chain[:-1]]
 
     def _unchanged(self, found: list[tuple[str, str]]) -> Iterator[_Entry]:
         for entry, now in zip(self._read, found, strict=False):
@@ -113,6 +116,8 @@ class History:
             if not self._read:
                 self._check_task(release.decision)
             decision = release.verified(trust.known, self.task)
+            if len(self._read) > len(self._earlier) > 0 and decision.key in self._earlier:
+                raise ArtifactError("untrusted-key", f"{decision.key} had handed over before")
             if decision.task_version != self.task_version:
                 of = f"version {decision.task_version} of task {self.task}"
                 raise ArtifactError("history", f"the decision is of {of}")

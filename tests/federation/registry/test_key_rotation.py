@@ -88,7 +88,7 @@ def test_devices_follow_a_rotation_from_end_to_end(registry: Registry) -> None:
         registry.decide(OLD, "keys", registry.desired(), forged)
 
 
-def test_the_registry_is_read_by_whoever_trusts_any_key_of_the_rotation(registry: Registry) -> None:
+def test_the_registry_is_read_with_any_key_of_the_rotation_alone(registry: Registry) -> None:
     """Also by a key that has come later than the first decision: what it signed pins those before.
     One that has signed nothing yet, and one whose decision was changed, pins nothing."""
     rotate(registry)
@@ -124,6 +124,30 @@ def test_a_history_that_another_key_began_is_not_pinned(registry: Registry, seq:
     registry.store.write(f"history/{seq:08d}.json", forged.encode())
     with pytest.raises(ArtifactError, match=r"00000001\.json: untrusted-key"):
         Registry(registry.place, "tiny", 1, [NEW.public_key()]).history()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_history_that_is_cut_before_a_revocation_and_continued_is_refused(
+    registry: Registry, known: bool
+) -> None:
+    """By the thief of the first key, who may write to the registry: also where a reader has read
+    the decisions that are gone."""
+    rotate(registry)
+    kept = registry.history()
+    key_rotation.revoke(registry, NEW, OLD_ID)
+    reader = Registry(registry.place, "tiny", 1, [NEW.public_key()])
+    if known:
+        assert reader.history()[-1].decision.key == NEW_ID
+    names = sorted(registry.store.names("history"))
+    last = kept[-1]
+    assert last.decision.key == NEW_ID
+    for name in names[len(kept) :]:
+        registry.store.remove(f"history/{name}")
+    changes = {"seq": len(kept) + 1, "prev": last.digest, "key": OLD_ID, "reason": "a thief's"}
+    forged = sign(last.decision.replace(**changes), OLD)
+    registry.store.write(f"history/{len(kept) + 1:08d}.json", forged.encode())
+    with pytest.raises(ArtifactError, match=r"untrusted-key: \w+ had handed over"):
+        reader.history()
 
 
 def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Registry) -> None:
