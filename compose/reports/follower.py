@@ -226,14 +226,14 @@ def lag_line(lag: Lag) -> str:
 
 
 def retention_lines(lag: Lag) -> Iterator[str]:
-    """Yield what retention has deleted unread, and what it will delete soon. A worker that has
-    nothing left to read has declared it, though it commits with the next message only."""
+    """Yield what retention has deleted unread, and what it will delete soon."""
     for each in lag.partitions:
-        if each.deleted and (each.messages or not lag.workers):
+        if each.deleted:
             yield (
                 f"partition {each.partition}: {each.deleted} messages were deleted before a worker "
-                "read them: the next worker declares the events that their producers numbered "
-                "(epoch, seq) as lost-by-retention; others cannot be counted"
+                "read them: a worker that starts, or reads the partition's next message, declares "
+                "the events that their producers numbered (epoch, seq) as lost-by-retention; "
+                "others cannot be counted. This stays until that message comes"
             )
     worst = max(lag.partitions, key=lambda each: each.waits_s or 0.0, default=None)
     if worst is None or worst.waits_s is None or not lag.keeps_s:

@@ -213,7 +213,8 @@ class Trainer:
         if code is None or code >= 0:
             return f"its process ended with code {code}"
         memory = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return f"its process was killed ({signal.Signals(-code).name}){memory}"
+        names = {int(each): each.name for each in signal.Signals}
+        return f"its process was killed ({names.get(-code, f'signal {-code}')}){memory}"
 
     def _connected(self) -> socket.socket:
         """Return the socket to a running child; start one if needed."""

@@ -99,6 +99,8 @@ class Aggregator:
 
     def state(self) -> State:
         found = self._ask("state", self._rule.state)
+        if not isinstance(found, Mapping):
+            raise self._wrong("state", f"{type(found).__name__} in place of a dict")
         if not all(isinstance(each, np.ndarray) for each in found.values()):
             raise self._wrong("state", "a value that is not an array")
         return found
@@ -129,7 +131,7 @@ class Aggregator:
                 raise self._wrong(method, f"nothing for {name}")
             try:
                 steps[name] = np.asarray(found[name], np.float64)
-            except (TypeError, ValueError) as exc:
+            except Exception as exc:  # what another library's array raises
                 raise self._wrong(method, f"no numbers for {name}: {line_of(exc)}") from exc
             if steps[name].shape != like.shape:
                 shapes = f"{steps[name].shape} for {name}, which has {like.shape}"

@@ -129,9 +129,13 @@ Scored = tuple[int, Counts, float]
 
 def useful_processes(rows: int) -> int:
     """Return how many processes are worth their start."""
+    return max(1, min(cores(), rows // ROWS_A_PROCESS))
+
+
+def cores() -> int:
+    """Return how many this process may use."""
     known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(1, min(cores, rows // ROWS_A_PROCESS))
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 class Scorers:
@@ -152,11 +156,12 @@ class Scorers:
             worker.kill()
 
     def start(self, plan: Plan, numbers: Sequence[int]) -> None:
-        """Start the processes that these shards are worth, unless they are there; without shards,
-        as before the input is cut, those that were asked for."""
+        """Start the processes that these shards are worth, unless they are there; before the input
+        is cut those that were asked for, at most one a core."""
         rows = sum(plan.shards[number].rows for number in numbers)
-        count = self._processes or useful_processes(rows)
-        count = min(count, len(numbers)) if numbers else count
+        count = min(self._processes or useful_processes(rows), len(numbers))
+        if not plan.shards:
+            count = min(self._processes or 1, cores())
         if not self._workers and count > 1:
             self._workers += [self._worker() for _ in range(count)]
 
@@ -172,7 +177,7 @@ class Scorers:
         is raised when all shards that have begun are done. `own` scores where one process is
         enough."""
         self.start(plan, numbers)
-        if self._workers:
+        if self._workers and numbers:
             yield from self._by_workers(list(reversed(numbers)), before)
             return
         for number in numbers:

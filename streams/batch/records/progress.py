@@ -16,7 +16,7 @@ BEGINNING = ("gap", "backwards")  # readings that break a segment and begin the 
 
 
 class PlannedFile(Named):
-    """An input file as it was hashed; `modified` is what is another with other content: times of
+    """An input file as it was hashed; `modified` is what changes with the content: times of
     changes in nanoseconds and the inode, or an ETag."""
 
     crc32c: str  # hex; "" until it is known

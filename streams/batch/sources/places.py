@@ -13,11 +13,11 @@ from typing import Any
 from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.contract.task.extensions import extensions
 
-Stamp = tuple[int, str]  # bytes, and what is another with other content
+Stamp = tuple[int, str]  # bytes, and what changes with the content
 BUFFER_BYTES = 1_000_000
 BUCKETS = ("s3", "s3a", "gs", "gcs")  # protocols whose first word names what has to exist
-TAGS = ("ETag", "etag")  # of an object's content
-TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
+TAGS = ("ETag", "etag")  # in a bucket another one with other content; a web server's may be a time
+TIMES = (*TAGS, "mtime", "LastModified", "last_modified", "updated", "created")
 ONLY_TIME = "at "  # begins a stamp that two contents may share
 
 
@@ -40,7 +40,8 @@ def open_binary(path: str) -> io.BufferedReader:
 
 def stamp_of(name: str, path: str) -> Stamp:
     """Return what a change of a file changes; raise TidewheelError if it is gone. Of a local file
-    it has the time of the last change of any kind (`st_ctime`), which no program can set."""
+    it has the time of the last change of any kind (`st_ctime`), which no program can set; a file
+    that a program keeps mapped (mmap) may change for some seconds without it."""
     try:
         if not is_url(path):
             at = Path(path).stat()
@@ -50,7 +51,8 @@ def stamp_of(name: str, path: str) -> Stamp:
     except OSError as exc:
         raise TidewheelError(f"{name} cannot be read: {exc.strerror or exc}") from exc
     size, known = int(about["size"] or 0), {k: v for k, v in about.items() if v is not None}
-    if tag := next((str(known[key]) for key in TAGS if key in known), ""):
+    tag = next((str(known[key]) for key in TAGS if key in known), "")
+    if tag and path.partition("://")[0] in BUCKETS:
         return size, tag
     return size, ONLY_TIME + next((str(known[key]) for key in TIMES if key in known), "")
 

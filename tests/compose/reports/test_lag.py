@@ -40,19 +40,6 @@ def test_the_lag_of_a_partition(position: GroupPosition, messages: int) -> None:
     assert lag_of(position) == PartitionLag(0, position.end, position.committed, messages)
 
 
-@pytest.mark.parametrize("committed", [2, None])
-def test_what_workers_have_declared_is_told_no_more_before_the_next_message(
-    committed: int | None,
-) -> None:
-    behind = PartitionLag(0, 9, committed, 1, deleted=6)
-    idle = lag_of(GroupPosition(0, 9, 9, committed))
-    assert idle.deleted
-    for lag in (idle, behind):
-        assert list(retention_lines(Lag([lag], 3600.0, workers=0)))
-    assert not list(retention_lines(Lag([idle], 3600.0, workers=1)))
-    assert list(retention_lines(Lag([behind], 3600.0, workers=1)))
-
-
 @pytest.mark.parametrize(
     ("position", "lag"),
     [
@@ -66,9 +53,10 @@ def test_what_was_deleted_unread_is_told(position: GroupPosition, lag: Partition
     assert found == lag
     (line,) = retention_lines(Lag([found], 3600.0))
     assert line == (
-        "partition 0: 3 messages were deleted before a worker read them: the next worker declares "
-        "the events that their producers numbered (epoch, seq) as lost-by-retention; others cannot "
-        "be counted"
+        "partition 0: 3 messages were deleted before a worker read them: a worker that starts, or "
+        "reads the partition's next message, declares the events that their producers numbered "
+        "(epoch, seq) as lost-by-retention; others cannot be counted. This stays until that "
+        "message comes"
     )
 
 

@@ -286,6 +286,7 @@ def test_weights_that_do_not_fit_are_an_error_in_the_reply(
     [
         (signal.SIGKILL, "was killed (SIGKILL), perhaps for want of memory"),
         (signal.SIGTERM, "was killed (SIGTERM)"),
+        (signal.SIGRTMIN + 1, f"was killed (signal {signal.SIGRTMIN + 1})"),
     ],
 )
 def test_a_child_killed_at_work_is_an_error_and_the_next_request_has_a_new_one(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from flwr.serverapp.strategy import FedAdam, FedMedian, FedTrimmedAvg, FedYogi, MultiKrum
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from hypothesis import given
@@ -260,6 +261,8 @@ def authors_bug(_mean: Tensors) -> None:
     (lambda mean: None, "step returns nothing for body.w"),
     (lambda mean: {}, "step returns nothing for body.w"),
     (lambda mean: dict.fromkeys(mean, "much"), "step returns no numbers for body.w"),
+    (lambda mean: {n: torch.ones(v.shape, requires_grad=True) for n, v in mean.items()},
+     "step returns no numbers for body.w: Can't call numpy"),
     (lambda mean: {n: np.ones((3, 5)) for n in mean}, r"step returns an array of shape \("),
     (lambda mean: {n: v * np.nan for n, v in mean.items()}, "makes body.w infinite, or not a n"),
     (lambda mean: {n: v + 1e39 for n, v in mean.items()}, "makes body.w infinite, or not a n"),
@@ -271,10 +274,15 @@ def test_a_strategy_that_is_wrong_is_named_and_moves_no_model(
         Aggregator(Authors(returns, by_number)).aggregate(updates(3), BASE)
 
 
-def test_a_strategy_whose_state_is_no_arrays_is_named() -> None:
-    rule = Authors(lambda state: {name: [1, "two"] for name in state}, True)
-    with pytest.raises(ProcessFailed, match=r"^strategy authors: state returns a value that is"):
-        Aggregator(rule).state()
+@pytest.mark.parametrize(("returns", "said"), [
+    (lambda state: {name: [1, "two"] for name in state}, "a value that is not an array"),
+    (lambda state: None, "NoneType in place of a dict"),
+])  # fmt: skip
+def test_a_strategy_whose_state_has_other_things_than_arrays_is_named(
+    returns: Callable[[Tensors], Any], said: str
+) -> None:
+    with pytest.raises(ProcessFailed, match=f"^strategy authors: state returns {said}"):
+        Aggregator(Authors(returns, True)).state()
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,24 @@ def test_an_input_that_has_changed_is_refused_at_resume_by_name(
         job.run()
 
 
+@pytest.mark.parametrize("kind", ["path", "URL"])
+def test_an_input_is_hashed_again_at_resume_only_where_its_stamp_is_a_time_alone(
+    tmp_path: Path, kind: str
+) -> None:
+    """The plan's sum is made wrong: a resume that hashes the file refuses it."""
+    path = write_parquet(tmp_path / "a.parquet", good_rows(120))
+    job = submitted(tmp_path, path if kind == "path" else path.as_uri())
+    assert job.run(stopping=job.begun).state == "Stopped"
+    plan = job.folder.plan()
+    assert plan is not None
+    job.folder.write_plan(plan.replace(files=[plan.files[0].replace(crc32c="00000000")]))
+    if kind == "path":
+        assert job.run().state == "Completed"
+    else:
+        with pytest.raises(UsageError, match=r"a\.parquet has changed since the job began"):
+            job.run()
+
+
 def test_before_the_sums_are_known_no_shard_is_done_and_other_input_is_planned_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
