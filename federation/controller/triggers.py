@@ -136,8 +136,8 @@ def _budget(rules: TriggerRules, runs: RunsSoFar, now_s: float) -> str | None:
         return f"the last run began less than {wait_s:.0f} s ago (--min-interval)"
     return (
         f"the last {runs.refused} runs had no result for one reason ({runs.reason}), so the next "
-        f"one begins {wait_s:.0f} s after the last; a mended cause, more labels, another teacher "
-        "or another Task.retrain may change it"
+        f"one begins {wait_s:.0f} s after the last; what the reason names, more labels, another "
+        "teacher or another Task.retrain may change it"
     )
 
 

@@ -279,7 +279,7 @@ class Collector:
 
     def _on_its_way(self, node: int, sent: _WorkInFlight) -> float:
         """Return until when a reply may be on its way from a device that has ended its work, by the
-        clock: on a busy machine that takes the longer, the longer the work did."""
+        clock. A busy machine needs longer for both."""
         worked = self._worked.get(node, 0.0)
         if worked <= sent.at:
             return sent.at

@@ -237,7 +237,7 @@ def _of_fleet(task: Task, surveys: Sequence[Survey]) -> Iterator[Finding]:
         text, more = "no true label in the readings of the fleet that were looked at", ""
         if any(one.labels for one in surveys):
             most, more = f"{task.segment.label_share:.0%}", "lower Segment.label_share, "
-            text = f"no segment has a label that {most} of its readings have"
+            text = f"in no segment {most} of the readings have the same true label"
         advice = "without any a device learns in no round, as eight must show that a teacher knows "
         advice += f"more: {more}give the task `outcomes`, or use `tidewheel label import`"
         yield Finding("warning", "fleet", text, advice)

@@ -25,7 +25,7 @@ def metric_findings(task: Task) -> list[Finding]:
     if math.isfinite(found):
         return []
     text = f"metric {task.metric.name} is {found} for {len(labels)} made-up answers"
-    return [Finding("warning", "metric", text, "what it is not finite for counts as not measured")]
+    return [Finding("warning", "metric", text, "where it is not finite, it counts as not measured")]
 
 
 def _made_up(task: Task) -> tuple[np.ndarray, np.ndarray]:

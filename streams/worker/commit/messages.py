@@ -41,7 +41,7 @@ from streams.worker.commit.window_reports import (
 )
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.windows.rows import DRIFT
-from streams.worker.windows.tumbling import WindowSlice
+from streams.worker.windows.tumbling import SentAgain, WindowSlice
 
 ROWS_PER_MESSAGE = 4000  # keeps a message of `scores` under the brokers' limit
 ORDER = ("device", "window", "revision", "time", "epoch", "seq")
@@ -190,18 +190,20 @@ def decode(task: Task, incoming: Incoming, placed: str, now_us: int = 0) -> Reco
         raise MalformedRecord("undecodable", detail) from exc
 
 
-def sent_again(incoming: Incoming) -> bytes:
-    """Return the dead letter that a message is, if it has refused events that were sent to `events`
-    again. JSON has not: where it is sent again its events are new ones."""
+def sent_again(incoming: Incoming) -> SentAgain:
+    """Return of which dead letter a message is the copy. JSON renews no refused events: where it is
+    sent again its events have other numbers."""
     headers = dict(incoming.headers)
-    return b"" if is_json(headers) else headers.get(AGAIN) or b""
+    letter = headers.get(AGAIN) or b""
+    return SentAgain(letter, bool(letter) and not is_json(headers))
 
 
 def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> list[Outgoing]:
     """The dead letters of a malformed message: one, or several parts of one too long."""
     where = incoming.topic, incoming.partition, incoming.offset
     headers = _headers(task, error.reason, str(error), *where)
-    original = [(f"original-{name}"[:200], text) for name, text in incoming.headers]
+    first = sorted(incoming.headers, key=lambda header: header[0] != AGAIN)
+    original = [(f"original-{name}"[:200], text) for name, text in first]
     kept = [(name, (text or b"")[:HEADER_BYTES]) for name, text in original[:HEADERS]]
     key = None if incoming.key is None else incoming.key[:HEADER_BYTES]
     return _letters(task, key, incoming.value or b"", headers + kept)
@@ -215,8 +217,8 @@ def refused_letters(
     events = EventBatch(found.device, found.epoch, found.first, found.rows)
     key, value, original = encode_events(events)
     headers = _headers(task, reason, detail, EVENTS, partition, piece.message.offset)
-    if piece.message.again:
-        original = [*original, (AGAIN, piece.message.again[:HEADER_BYTES])]
+    if letter := piece.message.again.letter:
+        original = [*original, (AGAIN, letter[:HEADER_BYTES])]
     kept = [(f"original-{name}", text) for name, text in original]
     return _letters(task, key, value, headers + kept)
 

@@ -140,10 +140,10 @@ class PartitionState:
         """Add new events to their windows."""
         source, before = (events.device, events.epoch), message.unsealed
         taken = self.position.taken.setdefault(source, IntervalSet())
-        if message.again:
+        if message.again.renews:
             self._readmit(source, events.first, events.last)
         new = taken.missing(events.first, events.last)
-        if placed := events.epoch == self.placed and not message.again:
+        if placed := events.epoch == self.placed and not message.again.renews:
             new = list(IntervalSet(new).minus(self.position.placed))
         for first, last in new:
             fresh = events.part(first - events.first, last - events.first + 1)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,6 +40,17 @@ def believed_us(task: Task, now_us: int) -> int:
     return ANY_TIME if task.source == "recorded" else now_us + round(FUTURE_S * 1e6)
 
 
+class SentAgain(NamedTuple):
+    """letter: the dead letter that a message is, sent again; renews: its refused events are new
+    ones, as long as they keep their numbers."""
+
+    letter: bytes = b""
+    renews: bool = False
+
+
+FIRST_TIME = SentAgain()
+
+
 @dataclass(slots=True)
 class Message:
     """One message of `events` in flight; it can be acknowledged when `unsealed` is 0."""
@@ -50,7 +61,7 @@ class Message:
     unsealed: int = 0
     heard_s: float = 0.0
     trace: str = ""  # its header `traceparent`, if it is sampled
-    again: bytes = b""  # the dead letter that it is, sent again: its refused events are new ones
+    again: SentAgain = FIRST_TIME
 
 
 @dataclass(frozen=True, slots=True)

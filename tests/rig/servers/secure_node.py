@@ -132,7 +132,7 @@ def _doors(node: SecureNode, state: Path) -> str:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
         "allow.everyone.if.no.acl.found": "true",
-        "auto.create.topics.enable": "true",  # as Kafka has it, where nobody changes it
+        "auto.create.topics.enable": "true",  # Kafka's default
     }
     controller = f"CONTROLLER://{HOST}:{broker._ports(state)['controller']}"
     plainly = f"PLAINTEXT://{HOST}:{node.ports['plain']}"

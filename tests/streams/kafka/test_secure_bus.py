@@ -36,7 +36,7 @@ def test_everything_of_the_bus_works_behind_each_door(secure_node: SecureNode, d
 
 
 @pytest.mark.kafka
-def test_nobody_creates_a_topic_by_the_way_where_a_broker_would(secure_node: SecureNode) -> None:
+def test_a_client_that_asks_for_a_topic_does_not_create_it(secure_node: SecureNode) -> None:
     """It would have Kafka's usual partitions, and no compaction: no worker starts with it."""
     settings, topic = secure_node.settings("plain"), f"absent-{uuid.uuid4().hex[:8]}"
     producer = Producer(settings)

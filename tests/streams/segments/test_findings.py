@@ -185,7 +185,7 @@ def test_labels_of_a_fleet_that_make_no_segment_a_labelled_one_are_named() -> No
         return reading._replace(label=reading.label if i % 3 else None)
 
     task = replace(tiny, readings=changed(seldom))
-    wanted = "warning: fleet: no segment has a label that 75% of its readings have: with"
+    wanted = "warning: fleet: in no segment 75% of the readings have the same true label: with"
     assert [t for t in said(task) if t.startswith(wanted) and "lower Segment.label_share" in t]
     half = replace(task, segment=replace(task.segment, label_share=0.5))
     assert not [t for t in said(half) if t.startswith("warning: fleet")]

@@ -1,6 +1,7 @@
 """Whatever comes on `events` is named and parked, or counted; the next message is served."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +27,7 @@ from streams.runtime.process import Repeats
 from streams.worker.store.delta_store import DROPS, SCORES
 from streams.worker.windows.tumbling import FUTURE_S
 from tests.rig.made_up.tiny_task import task as recorded
-from tests.rig.processes.workers import Fleet, batch, fleet, stop, until
+from tests.rig.processes.workers import Fleet, batch, fleet, json_events, stop, until
 from tests.streams.kafka.test_poison import BAD_NAME
 from tests.streams.kafka.test_poison import send as send_raw
 from tests.streams.worker.model import LATER, Log, MemoryStore, committer, live
@@ -148,6 +149,20 @@ def test_what_is_refused_again_says_of_which_letter_it_is_the_copy() -> None:
         assert again is not letter
         assert dict(again.headers)["original-again"] == offset
         assert (again.key, again.value) == (letter.key, letter.value)
+
+
+def test_a_letter_in_json_or_with_many_headers_says_so_too() -> None:
+    """Events of JSON that could not be read before, and are refused now; and a message whose
+    headers are more than a letter keeps."""
+    log, store = Log(), MemoryStore()
+    key, text = b"d0", json.dumps(json_events(batch("d0", 0, [1, LATER_S]))[1]).encode()
+    many = [(f"h{n}", b"") for n in range(40)]
+    log.messages += [(key, text, [(AGAIN, b"7")]), (key, b"{", [*many, (AGAIN, b"8")])]
+    served(log, store)
+    letters = [dict(m.headers) for m in log.published if m.topic == "tiny.v1.dead-letters"]
+    assert {h["reason"]: h["original-again"] for h in letters} == {
+        b"from-the-future": b"7", b"not-json": b"8",
+    }  # fmt: skip
 
 
 sound = st.builds(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from streams.contract.errors import ProcessFailed
 from streams.contract.events.messages import Drop
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
-from streams.worker.windows.tumbling import Window
+from streams.worker.windows.tumbling import SentAgain, Window
 from tests.rig.made_up.tiny_task import task
 from tests.rig.processes.workers import SECOND, events
 from tests.rig.unwrap import unwrap
@@ -16,7 +16,7 @@ spans = st.tuples(st.integers(0, 40), st.integers(1, 12)).map(lambda s: (s[0], s
 
 def message(state: PartitionState, offset: int, again: bytes = b""):  # type: ignore[no-untyped-def]
     found = unwrap(state.track(offset, offset))
-    found.again = again
+    found.again = SentAgain(again, bool(again))
     return found
 
 
