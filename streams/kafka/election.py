@@ -7,7 +7,9 @@ leader may learn of it late, so work that must not run twice needs its own fence
 
 A thread polls without a pause. kafka-python 3.0.12 discards a join that is completed between two
 polls and sends another (`BaseCoordinator.join_group_async`), which begins a rebalance anew: members
-that poll rarely can keep each other joining for minutes, without a leader.
+that poll rarely can keep each other joining for minutes, without a leader. A poll raises an error
+that passes where a refresh of metadata fails while the group's coordinator is looked for
+(`BaseCoordinator.ensure_coordinator_ready_async`): the thread polls again.
 """
 
 import logging
@@ -101,7 +103,13 @@ class Election:
                         raise BrokerUnavailable(f"nobody asked for {self._asked_s:.0f} s who leads")
                     if mine := self._consumer.assignment():
                         self._consumer.pause(*mine)  # no message is read
-                    self._consumer.poll(timeout_ms=POLL_MS)
+                    try:
+                        self._consumer.poll(timeout_ms=POLL_MS)
+                    except kafka_errors.RetriableError as exc:  # of a refused connection, seldom
+                        log.debug("the election asks again: %r", exc)
+                        self._leading = False
+                        self._ending.wait(POLL_MS / 1000)
+                        continue
                     expired = self._consumer._coordinator.heartbeat.session_timeout_expired()
                     self._leading = bool(self._consumer.assignment()) and not expired
         except Exception as exc:  # the next `leads` raises it
