@@ -35,6 +35,9 @@
    half of the time that is left, and an address comes after those that have failed less often.
 10. Topics. The library drops `allow_auto_create_topics` of producers and readers: a broker makes
    the topic that a client asks for, as Kafka's usual settings are. Here it is not asked to.
+11. Joins. A member of a group that joins again, since its topics have changed, forgets the join if
+   a poll ends between its two answers: it stays without partitions and sends no heartbeats until
+   its topics change once more. Here it joins until it has joined.
 """
 
 import contextlib
@@ -50,6 +53,7 @@ import kafka.codec
 from kafka import KafkaConsumer
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
+from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
@@ -78,6 +82,7 @@ _starts = ClusterMetadata.bootstrap_brokers
 _connect = KafkaNetSocket.sock_connect
 _write = KafkaTCPTransport._write_to_sock
 _handshake = KafkaSSLTransport.handshake
+_need_rejoin = ConsumerCoordinator.need_rejoin
 
 
 class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python has no types
@@ -237,6 +242,10 @@ async def handshake(self: Any) -> None:
         await _handshake(self)
 
 
+def need_rejoin(self: Any) -> Any:
+    return self.rejoining or _need_rejoin(self)
+
+
 class _Compressor:
     compress = staticmethod(zstd.compress)
 
@@ -270,5 +279,6 @@ def install() -> None:
     KafkaNetSocket.sock_connect = sock_connect
     KafkaTCPTransport._write_to_sock = _write_to_sock
     KafkaSSLTransport.handshake = handshake
+    ConsumerCoordinator.need_rejoin = need_rejoin
     StructField.compiled_decode_from = _compiled_decode_from
     StructField.compiled_encode_into = _compiled_encode_into

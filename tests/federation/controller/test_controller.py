@@ -47,7 +47,9 @@ KILLED = """
 import faulthandler, logging, sys
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from streams.kafka import patches
 address, group, topic = sys.argv[1:]
+patches.install()
 logging.basicConfig(level=logging.INFO)  # shown where the test fails
 faulthandler.dump_traceback_later(120, exit=True)  # with the stacks of a member that does not lead
 member = KafkaConsumer(

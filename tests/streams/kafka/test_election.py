@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer
 
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.topics import topic_specs
@@ -90,6 +91,20 @@ def test_a_leader_that_no_broker_answers_gives_up_the_lead_and_has_it_again(
     with closing(Proxy(port, door)):
         until(member.leads, "it leads again")
         member.close()
+
+
+def test_a_member_whose_polls_end_within_a_join_joins_all_the_same(kafka: BrokerSettings) -> None:
+    """It joins before the topic exists, and again when it does, in polls of a millisecond."""
+    for number in range(3):
+        topic = topic_specs(f"joined-{number}")[0]
+        member = KafkaConsumer(
+            topic.name, **kafka.client_options(), group_id=f"g-joined-{number}",
+            allow_auto_create_topics=False, metadata_max_age_ms=300,
+        )  # fmt: skip
+        with closing(member):
+            until(lambda m=member: m.poll(50) or m._coordinator.stable(), "it has joined")  # type: ignore[misc]
+            ensure_topics(kafka, [topic])
+            until(lambda m=member: m.poll(1) or m.assignment(), "it has the partition", 30)  # type: ignore[misc]
 
 
 def test_without_a_broker_nobody_leads() -> None:
