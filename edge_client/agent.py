@@ -394,14 +394,14 @@ class Agent:
             or self._downlink.error
             or self._writer.error
             or self._label_queue.error
-            or self._uplink.error,
+            or self._uplink.error
+            or self._own.error,
         }
 
     def state(self) -> DeviceState:
         """What the device says of itself on `fleet`."""
         account = self.spool.audit() if self._phase == "stopped" else self.spool.account()
-        engine = self._slots.engine
-        p50_us, p99_us = engine.latency_us() if engine is not None else (0.0, 0.0)
+        p50_us, p99_us = engine.latency_us() if (engine := self._slots.engine) else (0.0, 0.0)
         return DeviceState(
             **self._standing(),
             device=self._settings.device,

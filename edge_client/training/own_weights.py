@@ -88,6 +88,7 @@ class OwnWeights:
         self._tried: dict[Origin, Tried] = {"adapter": Tried(), "copy": Tried()}
         self._tried_at = float("-inf")
         self._failed: list[str] = []  # the base versions of trainings that failed, in a row
+        self.error: str | None = None  # why the last two failed, or more
         self._training: threading.Thread | None = None
 
     def consider(self, base: Engine, *, adapted: bool = False) -> Trained | None:
@@ -163,9 +164,11 @@ class OwnWeights:
         except (OSError, ArtifactError, MalformedRecord, ProcessFailed) as exc:
             self._failed = [*[m for m in self._failed if m == base][-10:], base]
             wait_s = max(0.0, self._tried_at + self._pause_s(base) - self._clock())
-            log.warning("no %s of %s: %s; the next try is in %.0f s", origin, base, exc, wait_s)
+            text = f"no {origin} of {base}: {exc}"
+            log.warning("%s; the next try is in %.0f s", text, wait_s)
+            self.error = text if self._failed.count(base) > 1 else None
             return
-        self._failed = []
+        self._failed, self.error = [], None
         if tried.since_us == self._samples.since_us:  # else the sensor has drifted meanwhile
             self._tried[origin], self._made = tried, made
 
