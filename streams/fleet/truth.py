@@ -9,7 +9,8 @@ cases (Fisher's exact test by its normal approximation, one-sided), each with LE
 of it likewise, by CLASS_WORSE and CHANCE divided by the number of classes. Neighbouring segments
 overlap: two count as one. Where the metric is an error, the mean of a release's windows is larger
 by MORE of it, and by chance (normal approximation) in at most CHANCE of cases, each with LEAST
-labels in WINDOWS windows.
+labels in WINDOWS windows. Of a fleet at most FLEET_CHANCE devices are named by chance: CHANCE is
+FLEET_CHANCE divided by the devices with labels where that is less (Bonferroni).
 """
 
 import math
@@ -25,7 +26,7 @@ from streams.contract.window_report import OTHER, Confusion, WindowReport, add_c
 from streams.fleet.wording import counted
 
 RELEASES = 2  # of a device: the one before is what the last is compared with
-LEAST, WORSE, CLASS_WORSE, CHANCE = 20, 0.05, 0.1, 0.01
+LEAST, WORSE, CLASS_WORSE, CHANCE, FLEET_CHANCE = 20, 0.05, 0.1, 0.01, 0.1
 LABELS, WRONG = 100, 0.75  # of a release, and the share of right answers that is too little
 OVERLAP = 2.0
 WINDOWS, MORE = 8, 0.1  # of errors
@@ -180,10 +181,11 @@ class Truth:
     def worse(self, among: Iterable[str] | None = None) -> Iterator[Worse]:
         """Yield the devices that the release which they answered with last made worse, and the
         class that fell most on each."""
+        chance = min(CHANCE, FLEET_CHANCE / max(len(self.devices) + len(self.errors), 1))
         for device in sorted({*self.devices, *self.errors} if among is None else among):
             if len(errors := self.errors.get(device, {})) == RELEASES:
                 (before, of_before), (after, of_after) = errors.items()
-                if _rose(of_before, of_after):
+                if _rose(of_before, of_after, chance):
                     sums = of_before.sum, of_after.sum
                     yield Worse(device, ALL, before, after, *sums, of_after.metric)
             if len(releases := self.devices.get(device, {})) < RELEASES:
@@ -194,10 +196,9 @@ class Truth:
                 Worse(device, kind, before, after, of_class(was, kind), of_class(now, kind))
                 for kind in (was.keys() & now.keys()) - {ALL}
             ]
-            fallen = [
-                each for each in fallen if _fell(each, CLASS_WORSE, CHANCE / max(len(fallen), 1))
-            ]
-            if _fell(found, WORSE, CHANCE):
+            of_one = chance / max(len(fallen), 1)
+            fallen = [each for each in fallen if _fell(each, CLASS_WORSE, of_one)]
+            if _fell(found, WORSE, chance):
                 yield found
             if fallen:
                 yield max(fallen, key=lambda each: _share(each.was) - _share(each.now))
@@ -241,11 +242,11 @@ def _fell(found: Worse, by: float, chance: float) -> bool:
     return 0.5 * math.erfc(deviations / math.sqrt(2)) <= chance
 
 
-def _rose(was: Errors, now: Errors) -> bool:
+def _rose(was: Errors, now: Errors, chance: float) -> bool:
     """Return whether an error grew beyond chance."""
     if min(was.labelled, now.labelled) < LEAST or min(was.windows, now.windows) < WINDOWS:
         return False
     more, spread = now.mean - was.mean, math.sqrt(was.variance + now.variance)
     if more < MORE * was.mean or not more:
         return False
-    return 0.5 * math.erfc(more / max(spread, 1e-12) / math.sqrt(2)) <= CHANCE
+    return 0.5 * math.erfc(more / max(spread, 1e-12) / math.sqrt(2)) <= chance

@@ -68,6 +68,16 @@ def test_chance_harms_nobody(labels: int) -> None:
     assert named <= 6
 
 
+def test_of_a_large_fleet_chance_names_nobody_and_a_device_that_was_harmed_is_named() -> None:
+    """Each answer is right or wrong twice, as those of neighbouring segments."""
+    dice, found = np.random.default_rng(0), Truth()
+    for n in range(2000):
+        for release in ("1-a", "2-b"):
+            right_now = 10 if (n, release) == (7, "2-b") else int(dice.binomial(50, 0.8))
+            found.add(report(f"d{n}", release, {"ST": (2 * right_now, 100)}))
+    assert {worse.device for worse in found.worse()} == {"d7"}
+
+
 def measured(
     device: str, release: str, errors: np.ndarray, metric: WindowMetric
 ) -> list[WindowReport]:
