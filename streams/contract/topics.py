@@ -20,6 +20,7 @@ VIEW = "view"
 INVITATIONS = "invitations"
 
 KEPT_MS = "retention.ms"
+STAMPED = {"message.timestamp.type": "LogAppendTime"}
 KEPT_BYTES = "retention.bytes"  # of a partition
 
 TIDY_MS = 600_000
@@ -31,13 +32,15 @@ MAX_MESSAGE_BYTES = 1_000_000  # under the brokers' default limit of 1,048,588
 class TopicSpec:
     """Settings of a new topic; `retention_ms` -1 keeps messages forever. `tidy`: a compacted topic
     is compacted within about TIDY_MS, so that it is as long as it has keys and what TIDY_MS
-    brings."""
+    brings. `stamped`: retention begins when the broker gets a message, whatever time its producer
+    says: devices' clocks may be wrong, and history has old dates."""
 
     name: str
     partitions: int
     cleanup: str
     retention_ms: int
     tidy: bool = False
+    stamped: bool = False
 
     @property
     def configs(self) -> dict[str, str]:
@@ -45,19 +48,21 @@ class TopicSpec:
         if self.tidy:  # the newest segment is never compacted: a new one begins often
             lag = {"segment.ms": str(TIDY_MS), "max.compaction.lag.ms": str(TIDY_MS)}
             found |= {**lag, "min.cleanable.dirty.ratio": "0.1"}
-        return found
+        return found | (STAMPED if self.stamped else {})
 
     @property
     def required(self) -> dict[str, str]:
         """The settings that an existing topic must have. How long it keeps messages is the
         operator's decision, unless it must keep them forever."""
-        return {n: v for n, v in self.configs.items() if n != KEPT_MS or self.retention_ms < 0}
+        of_operator = {*STAMPED, *({KEPT_MS} if self.retention_ms >= 0 else ())}
+        return {n: v for n, v in self.configs.items() if n not in of_operator}
 
     @property
-    def limits(self) -> dict[str, int]:
+    def limits(self) -> dict[str, str]:
         """What a new topic keeps, -1 for all: an existing one may keep more. Empty if it is
         compacted only."""
-        return {KEPT_MS: self.retention_ms, KEPT_BYTES: -1} if "delete" in self.cleanup else {}
+        kept = {KEPT_MS: str(self.retention_ms), KEPT_BYTES: "-1"}
+        return (kept if "delete" in self.cleanup else {}) | (STAMPED if self.stamped else {})
 
 
 def task_id(name: str, version: int) -> str:
@@ -98,6 +103,13 @@ def topic_specs(task: str, partitions: int = 4) -> list[TopicSpec]:
         (INVITATIONS, 1, "delete", DAY_MS),
     ]
     return [
-        TopicSpec(topic_name(task, name), n, policy, keep, tidy=name in (FLEET, VIEW))
+        TopicSpec(
+            topic_name(task, name),
+            n,
+            policy,
+            keep,
+            tidy=name in (FLEET, VIEW),
+            stamped=name in (EVENTS, LABELS),
+        )
         for name, n, policy, keep in rows
     ]

@@ -115,7 +115,7 @@ def _check_configs(
                 f"{_has(settings, spec, have, wrong)}, this task needs {_joined(wrong)}: "
                 f"{_altering(settings, spec, wrong)}, or use another cluster"
             )
-        less = {n: str(v) for n, v in spec.limits.items() if _amount(have.get(n, v)) < _amount(v)}
+        less = {n: v for n, v in spec.limits.items() if _is_less(have.get(n, v), v)}
         if less:
             log.warning(
                 "%s, a new one has %s: it deletes messages earlier, and a worker or another reader "
@@ -124,9 +124,12 @@ def _check_configs(
             )  # fmt: skip
 
 
-def _amount(limit: int | str) -> float:
-    """Return how much a topic keeps by a limit, where -1 is none."""
-    return math.inf if int(limit) < 0 else int(limit)
+def _is_less(have: str, wanted: str) -> bool:
+    """Return whether a topic keeps less by a limit, where -1 is none, or by another timestamp."""
+    if not wanted.lstrip("-").isdigit():
+        return have != wanted
+    kept, usual = (math.inf if int(each) < 0 else int(each) for each in (have, wanted))
+    return kept < usual
 
 
 def _has(

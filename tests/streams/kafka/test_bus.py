@@ -2,12 +2,13 @@
 
 import dataclasses
 import random
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
@@ -17,6 +18,7 @@ from streams.contract.topics import (
     ARTIFACTS,
     DAY_MS,
     EVENTS,
+    LABELS,
     SCORES,
     TopicSpec,
     topic_name,
@@ -117,11 +119,12 @@ def test_other_settings_of_a_topic_are_named_with_what_to_do(
     )
 
 
-def alter(broker: BrokerSettings, topic: str, **changed: int) -> None:
-    """Set retentions of a topic as kafka-configs.sh does (`ms`, `bytes`), and wait until the broker
-    reports them."""
+def alter(broker: BrokerSettings, topic: str, **changed: int | str) -> None:
+    """Set retentions of a topic (`ms`, `bytes`) or others of its settings as kafka-configs.sh does,
+    and wait until the broker reports them."""
     listed(broker, topic)
-    values = {f"retention.{name}": str(value) for name, value in changed.items()}
+    short = {"ms": "retention.ms", "bytes": "retention.bytes"}
+    values = {short.get(name, name): str(value) for name, value in changed.items()}
     resource = ConfigResource(ConfigResourceType.TOPIC, topic, values)
     asked = ConfigResource(ConfigResourceType.TOPIC, topic, list(values))
 
@@ -133,6 +136,21 @@ def alter(broker: BrokerSettings, topic: str, **changed: int) -> None:
 
         admin.alter_configs([resource])
         until(lambda: reported() == values, "the broker reports what was set")
+
+
+@pytest.mark.kafka
+def test_history_is_kept_from_its_arrival_on(kafka: BrokerSettings) -> None:
+    """Kafka deletes by the timestamp that a message has: here its producer says 1970."""
+    task, begun_ms = f"t-{uuid.uuid4().hex[:8]}", time.time() * 1000
+    names = [topic_name(task, topic) for topic in (EVENTS, LABELS)]
+    ensure_topics(kafka, topic_specs(task))
+    with closing(KafkaProducer(**kafka.client_options())) as producer:
+        for name in names:
+            producer.send(name, b"{}", timestamp_ms=1_000).get(30)
+    with closing(Reader(kafka, names)) as reader:
+        times = [message.time_ms for message in reader.read_to_end()]
+    assert len(times) == 2
+    assert min(times) > begun_ms - 1000
 
 
 @pytest.mark.kafka
@@ -157,6 +175,12 @@ def test_a_longer_retention_is_the_operators_and_nothing_is_said(
         (EVENTS, {"bytes": 50_000, "ms": -1}, "retention.bytes=50000", "retention.bytes=-1"),
         (ARTIFACTS, {"bytes": 50_000}, "retention.bytes=50000", "retention.bytes=-1"),
         (
+            LABELS,
+            {"message.timestamp.type": "CreateTime"},
+            "message.timestamp.type=CreateTime",
+            "message.timestamp.type=LogAppendTime",
+        ),
+        (
             SCORES,
             {"bytes": 50_000, "ms": 3_600_000},
             "retention.ms=3600000 and retention.bytes=50000",
@@ -166,7 +190,7 @@ def test_a_longer_retention_is_the_operators_and_nothing_is_said(
 )
 def test_a_shorter_retention_is_taken_with_one_warning(
     kafka: BrokerSettings, caplog: pytest.LogCaptureFixture,
-    topic: str, changed: dict[str, int], has: str, usual: str,
+    topic: str, changed: dict[str, int | str], has: str, usual: str,
 ) -> None:  # fmt: skip
     task = f"t-{uuid.uuid4().hex[:8]}"
     name, specs = topic_name(task, topic), topic_specs(task)
