@@ -11,6 +11,7 @@ from compose.reports.terminal import moment
 from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.documents import DeviceState
+from streams.fleet.following import MOST
 from streams.fleet.view import Condition, FleetView
 from streams.fleet.wording import NAMED, counted, duration, failure, listed, short_runs
 
@@ -20,6 +21,7 @@ ABSENT_S = 30.0  # a worker that starts anew is there by then
 STALLED_S = 120.0  # a busy worker has reported a window by then
 DROPPED_SHARE = 0.01  # of all events: more dropped ones are a warning, and fail a run of `up`
 LATELY_S = 600.0  # for which a refused message is a problem
+GONE_S = 86_400.0  # a device without an agent that had no event for so long is named
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
@@ -49,8 +51,16 @@ class Status:
 
     @property
     def alarms(self) -> dict[str, str]:
-        """The channel that has drifted most, by device, where the latest report alarms."""
-        return {name: d.worst or "" for name, d in self.view.drift.items() if d.alarm}
+        """The channel that has drifted most, by device, where the latest report alarms; the worst
+        device first."""
+        found = {name: each for name, each in self.view.drift.items() if each.alarm}
+        order = sorted(found, key=lambda name: (-self.drifted(name), name))
+        return {name: found[name].worst or "" for name in order}
+
+    def drifted(self, device: str) -> float:
+        """Return how far the channel of a device that has drifted most is off (PSI)."""
+        report = self.view.drift.get(device)
+        return max((each.psi for each in report.channels), default=0.0) if report else 0.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,18 @@ def _devices(status: Status) -> Iterator[Problem]:
             "Events wait on a silent device; check that it is on and reaches the broker",
             "/fleet?group=silent",
             min(state.time_us for state in found),
+        )
+    gone_us = (status.now_s - GONE_S) * 1e6
+    if gone := [each for each in status.view.producers.values() if each.time_us < gone_us]:
+        first = min(gone, key=lambda each: each.time_us)
+        of = counted(len(status.view.producers), "device")
+        yield Problem(
+            "note",
+            f"{len(gone):,} of {of} without an agent had no event in the last day, "
+            f"{first.device} for the longest time",
+            "Check what sends their events, if it is not history",
+            "/fleet?sort=seen",
+            first.time_us,
         )
 
 
@@ -244,10 +266,12 @@ def _learning(status: Status) -> Iterator[Problem]:
 def _drift(status: Status) -> Iterator[Problem]:
     if alarms := status.alarms:
         names = listed([f"{device} ({channel})" for device, channel in alarms.items()])
+        [(most, times)] = Counter(alarms.values()).most_common(1)
+        names += f"; {most} most on {times:,} of them" if len(alarms) > NAMED else ""
         watched = counted(len(status.view.drift), "device")
         yield Problem(
             "warning",
-            f"Inputs drift on {len(alarms)} of {watched}: {names}",
+            f"Inputs drift on {len(alarms):,} of {watched}: {names}",
             "The controller starts a run if enough devices drift; look at their sensors",
             "/fleet?group=drifting",
         )
@@ -260,9 +284,16 @@ def _topics(status: Status) -> Iterator[Problem]:
             f"{counted(unreadable, 'message')} of the topics cannot be read",
             "Check what else writes to them: tidewheel tail shows each message",
         )
-    if unseen := status.view.unseen:
+    unseen = status.view.unseen
+    if many := unseen["many"]:
         yield Problem(
             "note",
-            f"{counted(unseen, 'window report')} not counted",
-            "They were deleted, or too many, before they could be read",
+            f"Windows are counted in the newest {MOST:,} reports, not in {many:,} earlier ones",
+            "tidewheel controller counts all, from its first start on",
+        )
+    if deleted := unseen["deleted"]:
+        yield Problem(
+            "note",
+            f"{counted(deleted, 'window report')} not counted: deleted before they were read",
+            "Keep tidewheel controller running, or raise retention.ms of windows",
         )

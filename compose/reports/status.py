@@ -100,14 +100,15 @@ def print_status(status: Status, console: Console, *, as_json: bool) -> None:
         return
     states = [state for _, state in sorted(status.view.everyone.items())]
     chosen = sorted(
-        sorted(states, key=lambda state: _urgency(status, state))[:ROWS], key=lambda s: s.device
+        sorted(states, key=lambda s: (_urgency(status, s), -status.drifted(s.device)))[:ROWS],
+        key=lambda s: s.device,
     )
     console.print(_table(status, chosen))
     if left := len(states) - len(chosen):
         urgent = sum(_urgency(status, state) < CALM for state in states)
         more = max(0, urgent - ROWS)
         all_of = "the console and --json have all"
-        console.print(f"{counted(left, 'more device')}, {more} need attention: {all_of}")
+        console.print(f"{counted(left, 'more device')}, {more:,} need attention: {all_of}")
     for line in _lines(status):
         console.print(line, highlight=False, markup=False)
 
@@ -170,11 +171,11 @@ def _kept(view: FleetView) -> Iterator[str]:
     if found:
         answer = "answers" if len(found) == 1 else "answer"
         every = counted(len(view.devices), "device")
-        yield f"{len(found)} of {every} {answer} with an adapter, an earlier version or a copy:"
+        yield f"{len(found):,} of {every} {answer} with an adapter, an earlier version or a copy:"
         for _, device, text in sorted(found, reverse=True)[:KEPT]:
             yield f"  {device} {text}"
         if len(found) > KEPT:
-            yield f"  and {len(found) - KEPT} more"
+            yield f"  and {len(found) - KEPT:,} more"
 
 
 def _truth(view: FleetView) -> dict[str, tuple[int, int]]:
@@ -185,7 +186,8 @@ def _truth(view: FleetView) -> dict[str, tuple[int, int]]:
 def sums(view: FleetView) -> Iterator[str]:
     """Yield what is released, what windows and labels say of each version, and what was learned."""
     late = f", {view.windows_late:,} revised by late events" if view.windows_late else ""
-    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed{late}"
+    newest = " in the newest reports" if view.unseen["many"] else ""
+    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed{newest}{late}"
     yield from _kept(view)
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.judged, 'event')}"

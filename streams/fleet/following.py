@@ -211,7 +211,8 @@ def starts(
         start = max(known, begin)
         if place[0] == WINDOWS:
             start = max(start, end - MOST // windows)
-            view.unseen += start - known
+            view.unseen["deleted"] += max(begin - known, 0)
+            view.unseen["many"] += start - max(known, begin)
         if place[0] == DEAD_LETTERS:
             start = max(start, end - LETTERS)
         found[place] = start

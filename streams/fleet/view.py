@@ -44,8 +44,8 @@ class FleetView:
     channel alone and no histogram. truth: what labels say by device and release. evidence: of the
     controller, whose snapshots alone have it. counts: all decisions by kind, and events of runs
     as `counted_as` has them.
-    offsets: the next ones to read, by topic and partition. unseen: messages that were never read
-    because there were too many. slot: of the last snapshot, see `following`.
+    offsets: the next ones to read, by topic and partition. unseen: reports that were never read, by
+    reason: "deleted", "many". slot: of the last snapshot, see `following`.
     """
 
     task: str
@@ -66,7 +66,7 @@ class FleetView:
     reports: SeenReports = field(default_factory=SeenReports)
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
     unreadable: int = 0
-    unseen: int = 0
+    unseen: Counter[str] = field(default_factory=Counter)
     slot: int = 0
 
     def __post_init__(self) -> None:
@@ -142,10 +142,10 @@ class FleetView:
         """Its events are known once they are scored."""
         before = self.producers.get(report.device)
         scored = report.events + (before.produced if before else 0)
-        parts = report.by_release
+        last_us = max(min(at_us, report.end_us), before.time_us if before else 0)
         self.producers[report.device] = DeviceState(
-            device=report.device, task=self.task, time_us=at_us, epoch="",
-            active=max(parts, key=lambda release: parts[release].events, default=""),
+            device=report.device, task=self.task, time_us=last_us, epoch="",
+            active=max(parts := report.by_release, key=lambda n: parts[n].events, default=""),
             produced=scored, delivered=scored, pending=0, phase=NO_AGENT,
         )  # fmt: skip
 

@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:
     """Return `d0, d1, d2 and 97 more`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

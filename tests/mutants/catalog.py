@@ -572,8 +572,8 @@ MUTANTS = [
     Mutant(
         "view: what was deleted is not counted",
         "streams/fleet/following.py",
-        "view.unseen += start - known",
-        "view.unseen += 0",
+        'view.unseen["many"] += start - max(known, begin)',
+        'view.unseen["many"] += 0',
         "tests/streams/fleet/test_following.py",
     ),
     Mutant(

@@ -57,9 +57,11 @@ def shown(show: Callable[[Console], object]) -> str:
     return text.getvalue()
 
 
-def drifting(device: str, number: int, at_s: float, *, alarm: bool, revision: int = 0) -> Received:
+def drifting(
+    device: str, number: int, at_s: float, *, alarm: bool, revision: int = 0, psi: float = 0.5
+) -> Received:
     channel = ChannelDrift(
-        channel="x", kind="mean", n=9, psi=0.5, hellinger=0, total_variation=0,
+        channel="x", kind="mean", n=9, psi=psi, hellinger=0, total_variation=0,
         threshold=0.2, alarm=alarm,
     )  # fmt: skip
     report = DriftReport(
@@ -258,7 +260,7 @@ def test_status_names_problems_with_what_to_do_and_json_has_them_too() -> None:
         assert words in text
     data = json.loads(shown(lambda console: print_status(found, console, as_json=True)))
     assert data == report_of(found).fields()
-    assert [p["severity"] for p in data["problems"]] == ["warning"] * 3 + ["note"]
+    assert [p["severity"] for p in data["problems"]] == ["warning"] * 3 + ["note"] * 2
     assert (data["drift"], data["release"]["paused"]) == ({"d0": "x"}, paused)
 
 
@@ -270,6 +272,40 @@ def test_of_many_devices_the_table_has_the_most_urgent() -> None:
     assert re.search(r"d901 +│ silent", text)
     assert "12 more devices, 0 need attention: the console and --json have all" in text
     assert text.count("│ d") == ROWS
+
+
+def test_of_many_devices_that_drift_the_worst_come_first() -> None:
+    far = [drifting(f"d{n:03}", 0, NOW_S, alarm=True, psi=n / 10) for n in range(60)]
+    text = printed(status_of(*far))
+    named = "Inputs drift on 60 of 60 devices: d059 (x), d058 (x), d057 (x) and 57 more; x most on"
+    assert f"{named} 60 of them" in " ".join(text.split())
+    assert "d059" in text
+    assert "│ d009" not in text
+
+
+def test_devices_without_an_agent_that_send_nothing_are_named_by_their_events_time() -> None:
+    """Not by the time of their last report: history is reported now."""
+    day = 86_400
+    sent = [
+        at(window(f"p{n}", round(NOW_S - ago_s)), NOW_S)
+        for n, ago_s in enumerate((60, 2 * day, 9 * day))
+    ]
+    found = status_of(*sent)
+    [gone] = [each for each in problems(found) if "agent" in each.text]
+    assert gone.text == (
+        "2 of 3 devices without an agent had no event in the last day, p2 for the longest time"
+    )
+    assert re.search(r"p2 .* 9 days ago", printed(found))
+
+
+def test_windows_that_were_not_read_are_said() -> None:
+    found = status_of(window("d0", 0))
+    found.view.unseen.update(many=283_388, deleted=7)
+    text = " ".join(printed(found).split())
+    assert "1 window closed in the newest reports" in text
+    for words in ("newest 50,000 reports, not in 283,388 earlier ones. tidewheel controller counts",
+                  "7 window reports not counted: deleted before they were read"):  # fmt: skip
+        assert words in text
 
 
 @pytest.mark.kafka
