@@ -220,8 +220,8 @@ class Challenger:
         enough = compared.rows >= choice.FEWEST and new.covered >= choice.COVERED
         before, adapted, better = self._standing, self._adapts, None
         state = ChallengerState(
-            origin="adapter", model=model, base=base.model, answers=True, made_us=new.made_us,
-            since_us=int(self._wall() * 1e6), drift_us=self._samples.since_us,
+            origin="adapter", model=model, base=base.model, compared_with=base.model, answers=True,
+            made_us=new.made_us, since_us=int(self._wall() * 1e6), drift_us=self._samples.since_us,
             segments=compared.rows if enough else 0, loss=compared.old, base_loss=compared.offered,
         )  # fmt: skip
         try:
@@ -331,14 +331,13 @@ class Challenger:
             return  # the loop has given it up meanwhile
         found = choice.compare(self._task, own, served, times_us)
         state = standing.state
-        lenient = state.answers or state.origin == "copy"
-        answering = found.keeps(keeping=lenient)
+        answering = found.keeps(keeping=state.answers or state.origin == "copy")
         if state.origin == "adapter":  # it has shown that it is better: does this show otherwise?
             against = choice.compare(self._task, served, own, times_us)
             answering = not against.keeps(keeping=True)
         changed = answering != state.answers
         figures = {"segments": found.rows, "loss": found.old, "base_loss": found.offered}
-        state = state.replace(**figures, answers=answering)
+        state = state.replace(**figures, compared_with=base.model, answers=answering)
         self._standing = standing._replace(state=state)
         if not answering and state.origin != "copy":
             self._forget(state.text)

@@ -186,9 +186,9 @@ class ChallengerState(Document):
 
     model: the name under which they answer. loss, base_loss: means of the challenger and of the
     served version on the same `segments` of the device: the share of wrong answers, the Brier
-    distance, or the mean error. made_us: what was labelled later was not in their training.
-    drift_us: the event time of the device's last drift when an adapter was fitted: it ends with the
-    next one.
+    distance, or the mean error. compared_with: that version, or an earlier one. made_us: what was
+    labelled later was not in their training. drift_us: the event time of the device's last drift
+    when an adapter was fitted: it ends with the next one.
     """
 
     origin: Origin
@@ -197,6 +197,7 @@ class ChallengerState(Document):
     segments: Count = 0
     loss: float = 0.0
     base_loss: float = 0.0
+    compared_with: str = ""
     answers: bool = False
     made_us: Micros
     since_us: Micros
@@ -214,10 +215,9 @@ class ChallengerState(Document):
         if not self.segments:
             by_inputs = self.origin == "adapter"
             return f"{what}: {'without labels, by its inputs' if by_inputs else 'not compared yet'}"
-        return (
-            f"{what}: error {self.loss:.2f} against {self.base_loss:.2f} on "
-            f"{self.segments} segments"
-        )
+        earlier = f" with {self.compared_with}" if self.compared_with != self.base else ""
+        figures = f"error {self.loss:.2f} against {self.base_loss:.2f} on {self.segments} segments"
+        return f"{what}: {figures}{earlier}"
 
 
 class DeviceState(Document):

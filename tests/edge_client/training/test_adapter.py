@@ -311,6 +311,7 @@ def test_a_canary_answers_behind_the_adapter_that_stood_before(tmp_path: Path) -
     assert device.answering.startswith(f"{second}.a")
     assert device.accuracy() > 0.95
     assert device.requests == []
+    assert device.state.text.endswith(f" segments with {first}")  # with which it was compared
 
 
 def test_a_round_trains_behind_it(drifted: Device) -> None:
