@@ -42,6 +42,8 @@ class Link:
         shown = "what is shown is of an earlier moment" if self.complete else "nothing is shown yet"
         if self.missing:
             return f"The broker at {self.address} does not have the topics: {shown}"
+        if "refuses" in self.why:
+            return f"The broker at {self.address} refuses this client: {shown}"
         return f"No broker answers at {self.address}: {shown}"
 
     @property

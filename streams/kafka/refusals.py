@@ -28,7 +28,8 @@ SETTINGS = "TIDEWHEEL_KAFKA_"
 NOT_FOUND = "Topic %s not found in cluster metadata"
 HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
     "it closes the connection without an answer: it is starting or stopping, or check "
-    f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}USERNAME and {SETTINGS}PASSWORD"
+    f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}SASL_MECHANISM (PLAIN where it is not set), "
+    f"{SETTINGS}USERNAME and {SETTINGS}PASSWORD"
 )
 REFUSED = {  # a message for good: sent again it is refused again
     kafka_errors.MessageSizeTooLargeError: "too-large",
@@ -86,10 +87,10 @@ def explain(exc: Exception) -> str | None:
     """Return what is wrong and what to do; None if the broker may just be unavailable."""
     name, text = type(exc).__name__, str(exc)
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        return (
-            f"its certificate is not trusted ({_brief(text)}): "
-            f"set {SETTINGS}CAFILE to the certificate of the authority that signed it"
-        )
+        advice = f"set {SETTINGS}CAFILE to the certificate of the authority that signed it"
+        advice = "renew it" if "expired" in text else advice
+        advice = "use an address that is in it" if "mismatch" in text else advice
+        return f"its certificate is not trusted ({_brief(text)}): {advice}"
     if ("ALERT" in text and "CERTIFICATE" in text) or "UNKNOWN_CA" in text:
         return (
             f"it requires a client certificate that it trusts ({_brief(text)}): "

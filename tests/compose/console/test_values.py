@@ -53,6 +53,9 @@ def one_fleet() -> Moment:
 def test_what_is_wrong_is_named_the_worst_first_with_what_to_do() -> None:
     away = Link("broker:9092", NOW_S - 60, "no broker answers")
     found = observed(*made_up.fleet(), link=away).problems
+    refused = replace(away, why="Kafka at broker:9092 refuses: GroupAuthorizationFailedError")
+    [said, *_] = [p.text for p in observed(*made_up.fleet(), link=refused).problems]
+    assert said.startswith("The broker at broker:9092 refuses this client: ")
     order = ["critical", "warning", "note"]
     assert [p.severity for p in found] == sorted((p.severity for p in found), key=order.index)
     texts = [p.text for p in found]
@@ -79,7 +82,8 @@ def test_a_version_that_is_wrong_by_labels_comes_first_with_device_and_class() -
         f"{STABLE} is right on 0.33 of 300 labels, by true labels; worst: device d1 0.05 of 200 "
         "labels, class slow 0.33 of 300 labels"
     ))  # fmt: skip
-    assert not observed(served, good).problems
+    [old] = observed(served, good).problems  # whose time is 1970
+    assert old.text.startswith("1 of 1 device without an agent had no event in the last day, d0")
 
 
 def test_a_device_that_a_version_made_worse_is_named_until_it_serves_another() -> None:

@@ -1,5 +1,6 @@
 """Kafka with TLS, client certificates and passwords, as the device and the commands use it."""
 
+import ssl
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -95,6 +96,21 @@ def test_what_is_wrong_is_said_in_a_line_with_what_to_do(
 def test_a_controller_that_is_refused_says_so(secure_node: SecureNode, what: str) -> None:
     with pytest.raises(BrokerUnavailable, match="TIDEWHEEL_KAFKA_"):
         Election(wrong(secure_node, what), "group", "topic")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("certificate has expired", "renew it"),
+        ("IP address mismatch, certificate is not valid for '127.0.0.1'.", "use an address"),
+        ("unable to get local issuer certificate", "set TIDEWHEEL_KAFKA_CAFILE"),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_says_what_to_do(text: str, advice: str) -> None:
+    failed = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {text} (_ssl.c:992)"
+    said = explain(ssl.SSLCertVerificationError(failed))
+    assert said is not None
+    assert said.rpartition("): ")[2].startswith(advice)
 
 
 def test_a_broker_that_is_only_away_is_told_as_that() -> None:
