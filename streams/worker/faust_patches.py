@@ -6,9 +6,11 @@ Faust's driver for librdkafka, `confluent`, is unfit: docs/decisions.md, decisio
    those.
 2. Livelocks. Its detector, which only logs, ends the consumer where an assignment is new.
 3. Tables. Its start waits a second for an application's tables; a worker has none.
+4. Sensors. It warns at each start and rebalance that there are none.
 """
 
 import asyncio
+import logging
 from typing import Any
 
 FULL_S = 0.02  # between two looks while the queue of a partition is full
@@ -31,3 +33,5 @@ def patch_app(app: Any) -> None:
 
     consumer._wait_next_records, consumer.verify_all_partitions_active = wait, nothing
     app.tables.sleep = nothing  # they sleep nowhere else
+    silent = logging.getLogger("faust.app.base")
+    silent.addFilter(lambda record: "Missing sensor state" not in record.msg)

@@ -65,6 +65,7 @@ def test_events_are_scored_once_and_published_and_sigterm_ends_it(served: Fleet)
     for message in served.read("windows"):
         assert message.partition == (0 if message.key == LEFT.encode() else 1)
     assert stop(worker) == 0
+    assert "sensor state" not in served.log("w0")  # Faust's, of a worker that is well
 
 
 def send_json(served: Fleet, at: int) -> None:
