@@ -3,11 +3,13 @@
 Causes, tried in this order:
 
     manual     a user requested it (`tidewheel train`)
-    drift      the inputs of enough devices have drifted, in several consecutive reports
+    drift      the inputs of enough devices have drifted, in several consecutive reports: of two,
+               in a large fleet of SHARE: there some always do, by chance or alone
     windows    the served model's metric in windows (streams.contract.window_metrics) is beyond the
                limit in several consecutive checks: too little agreement with the teacher, or too
                large errors; against true labels where no teacher is asked
-    weak       so it is on enough single devices, which the fleet's mean may hide
+    weak       so it is on enough single devices, which the fleet's mean may hide: of `min_devices`,
+               in a large fleet of SHARE
     labels     devices received enough new true labels
     schedule   a stated time has passed
 
@@ -24,6 +26,7 @@ manual request is only limited by the first one. Times are wall-clock seconds, s
 budgets outlive the controller's process.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -33,6 +36,7 @@ from streams.fleet.wording import listed
 
 DAY_S = 86_400.0
 DRIFTING = 2  # devices whose inputs drift start a run
+SHARE = 0.05  # of the devices that have windows, where that is more
 RETRY_S = 10.0  # after a run that could not be started
 
 
@@ -94,7 +98,8 @@ def _cause(
 ) -> str | None:
     drifting, weak = evidence.drifting, evidence.new_weak(now_s)
     enough, moved = evidence.is_enough, len(drifting)
-    if enough and moved >= DRIFTING:
+    share = math.ceil(SHARE * evidence.devices)
+    if enough and moved >= max(DRIFTING, share):
         return (
             f"the inputs of {moved} devices drift ({listed(sorted(drifting))}), at least "
             f"{min(drifting.values())} windows in a row"
@@ -106,7 +111,7 @@ def _cause(
             f"{evidence.events} events from {evidence.devices} devices, {beyond} "
             f"{digits(rules.limit)} (Task.retrain)"
         )
-    if enough and len(weak) >= rules.min_devices:
+    if enough and len(weak) >= max(rules.min_devices, share):
         values = [one.value for one in weak.values()]
         worst, who = (max if rules.metric in ERRORS else min)(values), listed(sorted(weak))
         called = named_of(rules.metric, [one.by_labels for one in weak.values()])

@@ -293,6 +293,22 @@ def test_drift_of_enough_devices_is_a_cause_once_an_episode() -> None:
     assert reason(seen) is not None
 
 
+@pytest.mark.parametrize("kind", ["drifting", "weak"])
+def test_of_a_large_fleet_a_share_of_the_devices_is_a_cause(kind: str) -> None:
+    """Not two of a hundred, as of three: in ten thousand there are always two."""
+
+    def seen(devices: int) -> str | None:
+        found = evidence(*(window(f"d{i:02}", n, 50) for n in range(12) for i in range(100)))
+        for n in range(12, 24):
+            for i in range(devices):
+                told = window(f"d{i:02}", n, 35)
+                found.add_window(told if kind == "weak" else drifting(f"d{i:02}", n))
+        return reason(found)
+
+    assert seen(4) is None
+    assert f" {seen(5)} ".count(" 5 devices ") == 1
+
+
 def test_drift_ends_with_a_report_that_decides_so_and_can_be_no_cause() -> None:
     seen = evidence(*(drifting(f"d{i}", n) for n in range(3) for i in range(2)))
     seen.add_window(drifting("d0", 3, alarm=False, decided=False))
