@@ -21,6 +21,7 @@ ABSENT_S = 30.0  # a worker that starts anew is there by then
 STALLED_S = 120.0  # a busy worker has reported a window by then
 DROPPED_SHARE = 0.01  # of all events: more dropped ones are a warning, and fail a run of `up`
 LATELY_S = 600.0  # for which a refused message is a problem
+ALARMS = 0.025  # of devices whose inputs have not drifted alarm: docs/benchmarks.md
 GONE_S = 86_400.0  # a device without an agent that had no event for so long is named
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
@@ -269,8 +270,9 @@ def _drift(status: Status) -> Iterator[Problem]:
         [(most, times)] = Counter(alarms.values()).most_common(1)
         names += f"; {most} most on {times:,} of them" if len(alarms) > NAMED else ""
         watched = counted(len(status.view.drift), "device")
+        few = len(alarms) <= ALARMS * len(status.view.drift)
         yield Problem(
-            "warning",
+            "note" if few else "warning",
             f"Inputs drift on {len(alarms):,} of {watched}: {names}",
             "The controller starts a run if enough devices drift; look at their sensors",
             "/fleet?group=drifting",

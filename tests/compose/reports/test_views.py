@@ -283,6 +283,15 @@ def test_of_many_devices_that_drift_the_worst_come_first() -> None:
     assert "│ d009" not in text
 
 
+def test_so_few_devices_that_drift_as_chance_makes_are_a_note() -> None:
+    def severity(alarms: int) -> str:
+        fleet = [drifting(f"d{n:03}", 0, NOW_S, alarm=n < alarms) for n in range(80)]
+        [found] = [p for p in problems(status_of(*fleet)) if "drift" in p.text]
+        return found.severity
+
+    assert (severity(2), severity(3)) == ("note", "warning")
+
+
 def test_devices_without_an_agent_that_send_nothing_are_named_by_their_events_time() -> None:
     """Not by the time of their last report: history is reported now."""
     day = 86_400
