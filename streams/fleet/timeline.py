@@ -1,13 +1,15 @@
 """What happened to a task's models, when, why, and on what evidence. Pure.
 
 Documents of `rounds`, `releases`, `fleet` and `windows` go in, one after the other; entries in
-order of time come out, the newest ENTRIES. The view leaves out documents that come again. Times are
-wall clock: runs' and decisions' own, otherwise the message's timestamp, for readings may be older
-than their windows' reports. Of a device's states between two reads only the last one may be known:
-that it has gone back is known by then at the latest.
+order of time come out, at most ENTRIES: then the oldest of the kind that has most goes, so that
+decisions stay where thousands of devices drift. The view leaves out documents that come again.
+Times are wall clock: runs' and decisions' own, otherwise the message's timestamp, for readings may
+be older than their windows' reports. Of a device's states between two reads only the last one may
+be known: that it has gone back is known by then at the latest.
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from streams.contract.decisions import WITHDRAWN, Decision
@@ -100,7 +102,9 @@ class Timeline:
 
     def add(self, entry: Entry) -> None:
         self.lines.append(entry)
-        del self.lines[:-ENTRIES]
+        if len(self.lines) > ENTRIES:
+            [(most, _)] = Counter(line.kind for line in self.lines).most_common(1)
+            del self.lines[next(n for n, line in enumerate(self.lines) if line.kind == most)]
 
     def _take_back(self, entry: Entry) -> None:
         if entry in self.lines:

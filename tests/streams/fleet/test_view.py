@@ -16,7 +16,7 @@ from streams.contract.errors import MalformedRecord
 from streams.contract.window_report import DriftReport, ModelWindow, WindowReport
 from streams.fleet.agreement import SeenReports
 from streams.fleet.following import decode, encode
-from streams.fleet.timeline import ENTRIES
+from streams.fleet.timeline import ENTRIES, Entry
 from streams.fleet.view import EPOCHS, NO_AGENT, RUN_EVENTS, SILENT_S, FleetView
 from streams.kafka.reader import Received
 from tests.compose.messages import TASK, received, release, state, step, window
@@ -208,6 +208,11 @@ def test_of_many_runs_what_is_said_of_devices_goes_first_and_the_newest_lines_st
     for n in range(ENTRIES + 500):
         fold(step("promoted", run=str(n), time_us=100 + n, model="2-b"), view=view)
     assert [len(view.timeline.entries), view.timeline.entries[0].about] == [ENTRIES, "500"]
+    for n in range(2 * ENTRIES):
+        view.timeline.add(Entry(n, "drift", f"d{n}", "inputs drift"))
+    kinds = Counter(entry.kind for entry in view.timeline.lines)
+    assert kinds.total() == ENTRIES
+    assert kinds["run"] == ENTRIES // 2  # they are not driven out
 
 
 commits = st.lists(
