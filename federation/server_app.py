@@ -35,7 +35,7 @@ from federation.rounds import strategies
 from federation.rounds.aggregator import Aggregator
 from federation.rounds.checkpoint import park
 from federation.rounds.collector import Reply
-from federation.rounds.event_log import JOURNAL, EventLog
+from federation.rounds.event_log import JOURNAL, EventLog, beginning
 from federation.rounds.fleet_reports import FleetReports
 from federation.rounds.participants import Inviter
 from federation.rounds.privacy import Ledger, private
@@ -75,7 +75,9 @@ def main(grid: Grid, context: Context) -> None:
     log = logging.getLogger("federation")  # not the root, where httpx would log every poll
     log.addHandler(handler())
     log.setLevel(logging.INFO)
-    run = federated_run(grid, str(context.run_id), context.run_config)
+    config, number = context.run_config, str(context.run_id)
+    with beginning(number, Path(str(config["state"])) / "runs" / number):
+        run = federated_run(grid, number, config)
     verdict = run.run()
     log.info("%s: %s", "promoted" if verdict.promote else "rejected", verdict.reason)
 
@@ -100,7 +102,8 @@ def federated_run(grid: Grid, run: str, config: RunConfig) -> FederatedRun:
     wrong."""
     task = load_task(str(config["task"]))
     state = Path(str(config["state"]))
-    key = load_private_key(_path(config, "signing-key", state / "keys" / "signing.pem"))
+    own_key = config.get("signing-key") or state / "keys" / "signing.pem"
+    key = load_private_key(Path(str(own_key)))
     trusted = [key.public_key(), *map(load_public_key, sorted((state / "keys").glob("*.pub")))]
     place = str(config.get("registry") or state / "registry")
     settings = run_settings(task, run, config, state / "runs")
@@ -165,10 +168,6 @@ def run_aggregator(task: Task, config: RunConfig, state: Path) -> Aggregator:
     if privacy is not None:
         return private(strategy, privacy, Ledger(state / "privacy.json"))
     return strategies.make(strategy)
-
-
-def _path(config: RunConfig, name: str, default: Path) -> Path:
-    return Path(str(config.get(name) or default))
 
 
 class _Waiting(NamedTuple):

@@ -92,7 +92,7 @@ def run_controller(
         "superlink": address(superlink_for_devices or superlink),
     }
     if registry is not None:
-        config["registry"] = registry
+        config["registry"] = registry if "://" in registry else str(Path(registry).resolve())
     if rounds is not None:
         config["rounds"] = rounds
     check_strategy(load_task(task), strategy)

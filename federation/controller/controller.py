@@ -24,7 +24,7 @@ from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import Decision, Release
 from streams.contract.documents import RoundEvent
 from streams.contract.errors import BrokerUnavailable, MalformedRecord, Retryable, UsageError
-from streams.contract.task import Task, load_task
+from streams.contract.task import Task, absolute_reference, load_task
 from streams.contract.task.metrics import retrain_limit, window_metric
 from streams.contract.topics import RELEASES, topic_name
 from streams.contract.window_report import WindowReport
@@ -105,7 +105,7 @@ class Controller:
             schedule_s=settings.schedule_s,
             runs_per_day=settings.runs_per_day,
         )
-        config = {"task": settings.task_ref, **settings.run_config}
+        config = {"task": absolute_reference(settings.task_ref), **settings.run_config}
         self._runs = RunTracker(
             task.id, settings.state, settings.submission, config, rules, clock, failpoint
         )

@@ -26,7 +26,7 @@ from federation.controller.flwr_cli import (
 )
 from federation.controller.run_recovery import RESUMES, Resumer
 from federation.controller.triggers import RunsSoFar, decide, kind_of
-from federation.rounds.event_log import why_failed
+from federation.rounds.event_log import failed_for_good, why_failed
 from streams.contract.decisions import MANUAL, Decision
 from streams.contract.documents import RoundEvent, RoundKind
 from streams.contract.errors import ProcessFailed
@@ -176,12 +176,12 @@ class RunTracker:
                 self._completed = self._run  # its last events, sent before, may not be read yet
                 return
             ended = BY_USER if status == STOPPED else "the run ended without a result"
-            reason = f"{ended} ({status})"
+            reason, journal = f"{ended} ({status})", self._journals / self._run
             if status == FAILED:
-                reason += f": {why_failed(self._journals / self._run) or SEE_LOG}"
+                reason += f": {why_failed(journal) or SEE_LOG}"
             log.warning("run %s: %s", self._run, reason)
             new = None
-            if status not in (COMPLETED, STOPPED):
+            if status not in (COMPLETED, STOPPED) and not failed_for_good(journal):
                 new = self._resumer.resume(self._run, reason, known)
                 reason += f"; resumed {RESUMES} times, no more" if new is None else ""
         except ProcessFailed as exc:

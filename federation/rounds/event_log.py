@@ -7,12 +7,13 @@ the end. Events that could not be sent are only in the file.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from streams.contract.documents import RoundEvent, RoundKind
-from streams.contract.errors import BrokerUnavailable, MalformedRecord
+from streams.contract.errors import BrokerUnavailable, MalformedRecord, UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.topics import ROUNDS, topic_name
 from streams.kafka.producer import Producer
@@ -28,14 +29,41 @@ INTERRUPTED, FAILED = "the run was ", "failed: "  # how the reason of a failed r
 def why_failed(folder: Path) -> str | None:
     """Return why the run of this folder failed, by the last event of its journal; None if that does
     not say so, as of a run that was killed."""
-    try:
-        last = RoundEvent.decode((folder / JOURNAL).read_bytes().splitlines()[-1])
-    except (OSError, IndexError, MalformedRecord):
-        return None
-    if last.kind == "finished" and last.reason.startswith(FAILED):
-        return last.reason.removeprefix(FAILED)
+    last = _last(folder)
+    if last is None or _is_permanent(last):
+        return None if last is None else last.reason.removeprefix(FAILED)
     is_end = last.kind == "failed" and not last.device and last.reason.startswith(INTERRUPTED)
     return last.reason if is_end else None
+
+
+def failed_for_good(folder: Path) -> bool:
+    """Return whether the journal of this folder ends with an error that a run which resumes this
+    one would meet again."""
+    last = _last(folder)
+    return last is not None and _is_permanent(last)
+
+
+def _last(folder: Path) -> RoundEvent | None:
+    try:
+        return RoundEvent.decode((folder / JOURNAL).read_bytes().splitlines()[-1])
+    except (OSError, IndexError, MalformedRecord):
+        return None
+
+
+def _is_permanent(last: RoundEvent) -> bool:
+    return last.kind == "finished" and last.reason.startswith(FAILED)
+
+
+@contextmanager
+def beginning(run: str, folder: Path) -> Iterator[None]:
+    """Write into the journal of this folder why a run cannot begin, where its settings or its task
+    file are wrong. The topic of an unknown task is unknown: the controller reads the journal."""
+    try:
+        yield
+    except UsageError as exc:
+        journal = EventLog("", run, folder / JOURNAL, None)
+        journal.publish("finished", reason=f"{FAILED}{exc}"[:300])
+        raise
 
 
 class EventLog:

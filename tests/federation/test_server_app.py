@@ -1,5 +1,6 @@
 """What a device's reply may do to the server, and how a run's settings are read."""
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import (
     ConfigRecord,
+    Context,
     Error,
     Message,
     MessageType,
@@ -23,6 +25,7 @@ from federation import server_app
 from federation.admission import Node, registered
 from federation.rounds import collector
 from federation.rounds.collector import Reply
+from federation.rounds.event_log import why_failed
 from federation.rounds.settings import RUN_CONFIG, run_settings
 from federation.server_app import read_reply, run_aggregator
 from streams.contract import work as work_module
@@ -178,6 +181,23 @@ def test_a_private_run_gathers_as_its_strategy_does(
     assert run.policy.buffered == buffered
     assert run.aggregator.name == f"private {strategy}"
     assert run.aggregator.clip == 1.0
+
+
+def test_a_run_that_cannot_begin_says_why_in_its_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's log says only that an exception was unhandled; its controller reads this."""
+    monkeypatch.setattr(http_grid, "pull_objects", pull_objects)  # put back after the test
+    log = logging.getLogger("federation")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "level", log.level)
+    config = {**RUN_CONFIG, "task": "/nowhere/pumps.py:task", "state": str(tmp_path)}
+    context = Context(7, 1, {}, RecordDict(), config)
+    with pytest.raises(UsageError):
+        server_app.main(Grid({}), context)  # type: ignore[arg-type]
+    assert why_failed(tmp_path / "runs" / "7") == (
+        "task '/nowhere/pumps.py:task': there is no file /nowhere/pumps.py"
+    )
 
 
 @pytest.mark.parametrize(

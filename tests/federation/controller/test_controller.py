@@ -250,6 +250,17 @@ def test_it_announces_starts_a_run_with_its_reason_and_announces_what_came_of_it
     assert (rig.releases[1].model, rig.releases[1].seq) == (second, 2)
 
 
+def test_a_run_gets_the_task_file_that_its_controller_has_loaded(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperExec runs in another folder, where a file of this name may be another version."""
+    monkeypatch.chdir(Path(rig.settings.task_ref).parent)
+    rig.serve(1)
+    rig.start(task_ref="task.py:task", runs_per_day=1, schedule_s=0.0)
+    rig.wait("a run starts", lambda: bool(rig.flower.started))
+    assert rig.flower.started[0]["task"] == rig.settings.task_ref
+
+
 @pytest.mark.parametrize(
     ("answer", "word"),
     [

@@ -47,7 +47,7 @@ class Dead(Submission):
         return str(int(str(config["resume"])) + 1)
 
     def runs(self) -> dict[str, str]:
-        return {str(run): "finished:failed" for run in (7, 8)}
+        return {str(run): "finished:failed" for run in (7, 8, 9)}
 
 
 @dataclass
@@ -107,19 +107,25 @@ def test_a_run_of_which_nothing_is_served_leaves_its_cause(
 
 
 def test_why_a_run_died_is_said_where_people_look(tmp_path: Path) -> None:
-    """It could not say so itself, as without a broker: its journal does, or Flower's log."""
+    """It could not say so itself, as without a broker: its journal does, or Flower's log. What
+    would come again ends it."""
     clock, topic = Clock(), Topic()
     flower = Dead(Flwr("flwr", "local", {}), tmp_path)
     runs = RunTracker("t", tmp_path, flower, {}, RULES, clock, unarmed, clock)
     runs.take(step("requested"))
     journal = EventLog("t", "7", tmp_path / "runs" / "7" / "rounds.jsonl", None)
-    journal.publish("finished", reason="failed: no Kafka broker answers at h:1")
+    journal.publish("failed", reason="the run was interrupted: no Kafka broker answers at h:1")
     runs.check(topic, at_once=True)  # type: ignore[arg-type]
+    runs.check(topic, at_once=True)  # type: ignore[arg-type]
+    journal = EventLog("t", "9", tmp_path / "runs" / "9" / "rounds.jsonl", None)
+    journal.publish("finished", reason="failed: the registry is of version 1, not 2")
     runs.check(topic, at_once=True)  # type: ignore[arg-type]
     assert [event.reason for event in topic.events if event.kind == "finished"] == [
-        f"{DIED}: no Kafka broker answers at h:1; resumed by run 8",
+        f"{DIED}: the run was interrupted: no Kafka broker answers at h:1; resumed by run 8",
         f"{DIED}: see `flwr log RUN`; resumed by run 9",
+        f"{DIED}: the registry is of version 1, not 2",
     ]
+    assert not runs.so_far.running
 
 
 class Waiting:
