@@ -10,6 +10,7 @@ import typer
 from compose.cli.arguments import (
     DEFAULT_STATE,
     AsJson,
+    RegistryPlace,
     State,
     TaskArgument,
     check_strategy,
@@ -115,6 +116,7 @@ def prepare(
         ),
     ] = None,
     state: State = DEFAULT_STATE,
+    registry: RegistryPlace = None,
 ) -> None:
     """Create the signing key, the first model and the teacher; `up` does this too.
 
@@ -126,9 +128,10 @@ def prepare(
     reference, layout = absolute_reference(task), StateDir(state)
     loaded = load_task(reference)
     look(loaded, say)
-    model = make_models(reference, loaded, layout, say, first)
-    say(f"devices   {layout.registry / 'models' / model}.twa and {layout.public_key}")
-    say(f"workers   {layout.registry / 'teacher.twa'} and {layout.public_key}")
+    model = make_models(reference, loaded, layout, say, first, registry)
+    where = (registry or str(layout.registry)).rstrip("/")
+    say(f"devices   {where}/models/{model}.twa and {layout.public_key}")
+    say(f"workers   {where}/teacher.twa and {layout.public_key}")
     if host is not None:  # signed by the CA whose certificate every SuperNode gets
         tls = proxy_certificate(layout.keys, host)
         say(f"proxy     {tls.certificate} and {tls.key}; devices trust {tls.ca}")

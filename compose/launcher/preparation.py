@@ -39,13 +39,19 @@ def look(task: Task, say: Say) -> None:
 
 
 def make_models(
-    reference: str, task: Task, layout: StateDir, say: Say, first: Path | None = None
+    reference: str,
+    task: Task,
+    layout: StateDir,
+    say: Say,
+    first: Path | None = None,
+    place: str | None = None,
 ) -> str:
-    """Make what is missing and tell of it; the served model's name. first: in place of the task's
-    `first_model`; UsageError where a model is served already."""
+    """Make what is missing and say so; return the served model's name. first: in place of the
+    task's `first_model`; UsageError where a model is served already. place: the registry, by
+    default the state folder's."""
     key = create_key(layout.signing_key)
     known = [load_public_key(path) for path in layout.trusted_keys()]
-    registry = Registry(layout.registry, task.name, task.version, known)
+    registry = Registry(place or layout.registry, task.name, task.version, known)
     if first is not None and not task.learns:
         raise UsageError(
             f"--from {first}: the task's model is an OnnxFile: name the file there, or offer it "
@@ -53,7 +59,7 @@ def make_models(
         )
     if first is not None and (served := registry.serving()) is not None:
         raise UsageError(
-            f"--from {first}: {layout.registry} serves {served.model} already: offer the file with "
+            f"--from {first}: {registry.where} serves {served.model} already: offer the file with "
             "tidewheel models import"
         )
     report = prepare(
@@ -68,14 +74,14 @@ def make_models(
         serving = registry.serving()
     except ArtifactError as exc:
         raise UsageError(
-            f"the registry {layout.registry} cannot be used: {exc}: "
-            "it belongs to another task or key; name another folder with --state"
+            f"the registry {registry.where} cannot be used: {exc}: it belongs to another task or "
+            "key; name another folder with --state, or another --registry"
         ) from exc
     if serving is None:
-        raise UsageError(f"the registry {layout.registry} serves no model: remove it")
+        raise UsageError(f"the registry {registry.where} serves no model: remove it")
     made_of = source_digest(reference, task)
     if report is None:
-        say(f"model     {serving.model} from {layout.registry}")
+        say(f"model     {serving.model} from {registry.where}")
         if layout.made_of.exists() and layout.made_of.read_text() != made_of:
             say(CHANGED)
     else:

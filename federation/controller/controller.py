@@ -122,7 +122,7 @@ class Controller:
         self.metrics: FederationMetrics | None = None
         self.tracker: Tracker | None = None
         if self._registry.serving() is None:
-            raise UsageError(f"{settings.registry} serves no model: run `tidewheel up` first")
+            raise UsageError(f"{settings.registry} serves no model: run `tidewheel prepare` first")
 
     def follow(self, stop: threading.Event) -> None:
         """Wait to lead, announce decisions, then follow the topics; return when `stop` is set."""

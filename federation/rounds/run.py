@@ -139,7 +139,7 @@ class FederatedRun:
         )  # fmt: skip
         base = self.registry.serving()
         if base is None:
-            raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel up`")
+            raise UsageError(f"{self.registry.where} serves no model yet: run `tidewheel prepare`")
         if self.settings.resume and (made := self._made_by(self.settings.resume)):
             return self._promoted_already(made)
         found = HeldOut.decode(self.registry.central(HELD_OUT), self.task)

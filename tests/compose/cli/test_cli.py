@@ -16,6 +16,7 @@ import typer
 import typer.main
 
 from compose.cli.main import app, whole
+from streams.runtime.trust import create_key
 from tests.rig.processes.forks import executed
 
 ROOT = Path(__file__).parents[3]
@@ -202,6 +203,9 @@ def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> N
     fails(tidewheel("controller", TINY, folder=tmp_path), 2, "signing.pub")
     done = tidewheel("controller", TINY, "--superlink", "nowhere", folder=tmp_path)
     fails(done, 2, "--superlink nowhere", "HOST:PORT")
+    create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
+    done = tidewheel("controller", TINY, "--registry", "elsewhere", folder=tmp_path)
+    fails(done, 2, "elsewhere serves no model", "`tidewheel prepare`")
 
 
 def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:

@@ -26,6 +26,20 @@ def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Registry:
     return Registry(place or layout.registry, "tiny", 1, [key.public_key()])
 
 
+@pytest.mark.usefixtures("s3_environ")
+def test_prepare_makes_the_first_version_where_the_registry_is(tmp_path: Path) -> None:
+    place = f"s3://models/{uuid.uuid4().hex}"
+    done = tidewheel("prepare", TINY, folder=tmp_path, TIDEWHEEL_REGISTRY=place)
+    assert done.returncode == 0, done.stderr
+    shown = tidewheel("models", "list", TINY, "--registry", place, "--json", folder=tmp_path)
+    [version] = json.loads(shown.stdout)
+    assert version["holds"] == "stable"
+    assert f"devices   {place}/models/{version['model']}.twa and " in done.stdout
+    assert not (tmp_path / ".tidewheel" / "registry").exists()
+    found = tidewheel("models", "verify", TINY, "--registry", place, folder=tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
 everywhere = pytest.mark.parametrize("registry", ["folder", "s3"], indirect=True)
 
 
