@@ -34,7 +34,8 @@ from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
 from streams.worker.metrics import Metrics
 from streams.worker.settings import WorkerSettings
-from streams.worker.store.delta_store import DeltaStore, Maintenance
+from streams.worker.store.delta_store import DeltaStore
+from streams.worker.store.maintenance import Maintenance
 from streams.worker.store.tables import claim
 from streams.worker.teacher_source import TeacherSource
 

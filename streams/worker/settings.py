@@ -47,8 +47,8 @@ class WorkerSettings:
     server's offers; fallback: one that is used until the server's first offer, if the file exists;
     instance: the worker's stable name in its group; partitions: of `events`, if it
     is created; threads: for scoring; device: of the teacher's forward passes, "cpu" or "cuda";
-    buffer_bytes: limit of unacknowledged messages; upkeep_every: commits of a partition between two
-    runs of maintenance; metrics_port: on loopback, 0 for a free one.
+    buffer_bytes: limit of unacknowledged messages; upkeep_every: files that a partition's commits
+    add between two runs of maintenance; metrics_port: on loopback, 0 for a free one.
     """
 
     task: str

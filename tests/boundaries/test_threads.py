@@ -9,7 +9,7 @@ import pytest
 LATER = {"_handle", "_os_thread_handle", "_context", "_tstate_lock"}  # of Python 3.11 to 3.14
 THREADS = {
     "streams.worker.teacher_source": "TeacherSource",
-    "streams.worker.store.delta_store": "Maintenance",
+    "streams.worker.store.maintenance": "Maintenance",
     "streams.kafka.artifact_download": "_UrlDownload",
     "edge_client.downlink": "Downlink",
     "edge_client.spool.writer": "SpoolWriter",

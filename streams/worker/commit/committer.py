@@ -96,7 +96,7 @@ class Committer:
         flush_rows: int = FLUSH_ROWS,
         scores: ScoresForm = "arrow",
         models: DeviceModels | None = None,
-        committed: Callable[[int, int], None] = lambda *_: None,
+        committed: Callable[[int, int, int], None] = lambda *_: None,
         holes: HoleKeeper | None = None,
         failpoint: Failpoint = unarmed,
         metrics: Metrics | None = None,
@@ -319,8 +319,8 @@ class Committer:
         self._failpoint("worker-step-5")
 
     def _after(self, work: CommitWork) -> None:
-        for partition in {window.partition for window in work.windows}:
-            self._committed(partition, self.partitions[partition].position.commit)
+        for partition, files in work.files(self._task).items():
+            self._committed(partition, self.partitions[partition].position.commit, files)
         states = self.partitions.values()
         self.metrics.buffered(sum(s.rows for s in states), sum(s.in_flight for s in states))
         now_us = self._now_us()

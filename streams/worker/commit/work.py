@@ -4,10 +4,12 @@ publish it, and their traces."""
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from streams.contract.errors import BrokerUnavailable
@@ -25,7 +27,7 @@ from streams.worker.windows.partition import (
     PartitionState,
     StorePosition,
 )
-from streams.worker.windows.rows import ScoredWindow, score_rows
+from streams.worker.windows.rows import ScoredWindow, days_of, score_rows
 from streams.worker.windows.scoring_step import Batch
 from streams.worker.windows.tumbling import Message, Window, WindowSlice
 
@@ -92,6 +94,14 @@ class CommitWork:
             partitions[partition].seal((), (), [new])
         for message in self.malformed:
             message.unsealed = 0
+
+    def files(self, task: Task) -> Counter[int]:
+        """Return how many files of `scores` the windows make, by partition: one a day."""
+        days = days_of(task, np.array([window.start for window in self.windows], np.int64))
+        return Counter(
+            p
+            for p, _ in {(w.partition, d) for w, d in zip(self.windows, days.tolist(), strict=True)}
+        )
 
     def count(self, batch: Batch, metrics: Metrics) -> None:
         """Count what was sealed."""

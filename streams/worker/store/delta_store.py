@@ -6,9 +6,8 @@ version counts that partition's commits. This is the fence: an owner that finds 
 version, or whose commit conflicts with one of the same id, has lost the partition. Snapshots of
 positions are beside the tables (position.py).
 
-Maintenance is on a thread of its own: it never delays a commit, and nothing depends on it.
-
-At every 256th commit of a partition its owner
+Maintenance is on a thread of its own (maintenance.py): it never delays a commit, and nothing
+depends on it. Where a partition's commits have added 256 files to `scores` its owner
 
 1. writes positions/<partition>.jsonl.zst: the position up to the partition's present commits
 2. with `keep_days`, moves old rows from `scores` and `labels` to `aged` (retention.py), and
@@ -26,10 +25,7 @@ returns during the interpreter's shutdown would crash.
 """
 
 import logging
-import queue
 import random
-import threading
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import sleep
@@ -41,7 +37,6 @@ from deltalake.exceptions import DeltaError
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.errors import PartitionLost, TidewheelError, line_of
-from streams.worker.metrics import Metrics
 from streams.worker.store.position import (
     read_aged,
     read_rows,
@@ -287,44 +282,3 @@ class DeltaStore:
     def _rows(self, table: str, partition: int | None = None) -> ds.Dataset:
         """The rows of the version that was loaded last, or those of one partition."""
         return rows_in(self._tables[table], table_at(self._place, table), partition)
-
-
-class Maintenance(threading.Thread):
-    """Maintains a partition after every `every` commits, one partition at a time. keep_days: of
-    event time, after which rows are deleted; None for never."""
-
-    def __init__(
-        self, place: Place, every: int, metrics: Metrics, keep_days: float | None = None
-    ) -> None:
-        super().__init__(name="upkeep", daemon=True)
-        self._place, self._every, self._metrics = place, every, metrics
-        self._keep_days = keep_days
-        self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._ending = threading.Event()
-
-    def committed(self, partition: int, commit: int) -> None:
-        """Schedule maintenance if it is due after this commit."""
-        if commit % self._every == 0:
-            self._due.put(partition)
-
-    def stop(self, timeout_s: float) -> bool:
-        """Stop after the current partition; return whether that was in time."""
-        self._ending.set()
-        self._due.put(None)
-        self.join(timeout_s)
-        return not self.is_alive()
-
-    def run(self) -> None:
-        while (partition := self._due.get()) is not None and not self._ending.is_set():
-            began = time.monotonic()
-            try:
-                DeltaStore(self._place).keep_up(partition, self._keep_days)
-            except TidewheelError as exc:
-                log.warning("maintenance of partition %d postponed: %s", partition, exc)
-                continue
-            except Exception:  # a full disk, a defect: scoring continues
-                log.exception("maintenance of partition %d failed", partition)
-                continue
-            took = time.monotonic() - began
-            self._metrics.maintenance(took)
-            log.info("maintenance of partition %d took %.1f s", partition, took)

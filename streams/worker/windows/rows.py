@@ -94,7 +94,7 @@ def score_rows(task: Task, teacher_model: str, scored: Sequence[ScoredWindow]) -
         "time": pa.array(np.concatenate([own.times for own in events])).view(TIMESTAMP),
         "model": _models(events, owner),
         "window": pa.array(starts, TIMESTAMP),
-        "day": pa.array(_days(task, starts)),
+        "day": pa.array(days_of(task, starts)),
         "drift": pa.array(drift, pa.string()),
         "revision": pa.array(np.array([w.revision for w in windows], np.int32)[owner]),
         "partition": pa.array(np.array([w.window.partition for w in windows], np.int32)[owner]),
@@ -141,7 +141,7 @@ def _lists(values: np.ndarray, held: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=mask)
 
 
-def _days(task: Task, starts: np.ndarray) -> np.ndarray:
+def days_of(task: Task, starts: np.ndarray) -> np.ndarray:
     """Return (n,) days by which rows are partitioned, of windows' starts, microseconds. Rows of
     long windows are few a day, and a file a day makes a year of them slow: they have their month's
     first day."""
