@@ -197,6 +197,11 @@ class FleetEvidence:
             device.weak_answered = False
 
     @property
+    def known(self) -> int:
+        """How many devices have had windows, also before the last release or run."""
+        return len(self._devices)
+
+    @property
     def asked(self) -> str | None:
         return None if self._asked is None else self._asked[1]
 

@@ -36,7 +36,7 @@ from streams.fleet.wording import listed
 
 DAY_S = 86_400.0
 DRIFTING = 2  # devices whose inputs drift start a run
-SHARE = 0.05  # of the devices that have windows, where that is more
+SHARE = 0.05  # of all devices, where that is more
 RETRY_S = 10.0  # after a run that could not be started
 
 
@@ -98,7 +98,7 @@ def _cause(
 ) -> str | None:
     drifting, weak = evidence.drifting, evidence.new_weak(now_s)
     enough, moved = evidence.is_enough, len(drifting)
-    share = math.ceil(SHARE * evidence.devices)
+    share = math.ceil(SHARE * evidence.known)
     if enough and moved >= max(DRIFTING, share):
         return (
             f"the inputs of {moved} devices drift ({listed(sorted(drifting))}), at least "

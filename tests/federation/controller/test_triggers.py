@@ -309,6 +309,18 @@ def test_of_a_large_fleet_a_share_of_the_devices_is_a_cause(kind: str) -> None:
     assert f" {seen(5)} ".count(" 5 devices ") == 1
 
 
+def test_the_share_is_of_all_devices_also_when_few_have_answered_with_the_served_version() -> None:
+    found = evidence(*(window(f"d{i:02}", n, 50) for n in range(12) for i in range(100)))
+    for n in range(12, 24):
+        for i in range(4):
+            found.add_window(drifting(f"d{i:02}", n))
+    found.serve("2-b")
+    for i in range(4, 14):
+        found.add_window(window(f"d{i:02}", 24, 50, "2-b"))
+    assert found.is_enough
+    assert reason(found) is None
+
+
 def test_drift_ends_with_a_report_that_decides_so_and_can_be_no_cause() -> None:
     seen = evidence(*(drifting(f"d{i}", n) for n in range(3) for i in range(2)))
     seen.add_window(drifting("d0", 3, alarm=False, decided=False))
