@@ -22,7 +22,7 @@ STALLED_S = 120.0  # a busy worker has reported a window by then
 DROPPED_SHARE = 0.01  # of all events: more dropped ones are a warning, and fail a run of `up`
 LATELY_S = 600.0  # for which a refused message is a problem
 ALARMS = 0.025  # of devices whose inputs have not drifted alarm: docs/benchmarks.md
-GONE_S = 86_400.0  # a device without an agent that had no event for so long is named
+GONE_S = 172_800.0  # a device without an agent that had no event for so long is named
 ASKED_FOR = "metered"  # the reason of drops that an operator has chosen
 
 
@@ -157,7 +157,7 @@ def _devices(status: Status) -> Iterator[Problem]:
         of = counted(len(status.view.producers), "device")
         yield Problem(
             "note",
-            f"{len(gone):,} of {of} without an agent had no event in the last day, "
+            f"{len(gone):,} of {of} without an agent had no event in the last two days, "
             f"{first.device} for the longest time",
             "Check what sends their events, if it is not history",
             "/fleet?sort=seen",
@@ -290,8 +290,8 @@ def _topics(status: Status) -> Iterator[Problem]:
     if many := unseen["many"]:
         yield Problem(
             "note",
-            f"Windows are counted in the newest {MOST:,} reports, not in {many:,} earlier ones",
-            "tidewheel controller counts all, from its first start on",
+            f"{counted(many, 'window report')} not counted: if more wait, the newest {MOST:,} are",
+            "A tidewheel controller that keeps running counts all that come",
         )
     if deleted := unseen["deleted"]:
         yield Problem(

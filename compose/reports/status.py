@@ -186,8 +186,7 @@ def _truth(view: FleetView) -> dict[str, tuple[int, int]]:
 def sums(view: FleetView) -> Iterator[str]:
     """Yield what is released, what windows and labels say of each version, and what was learned."""
     late = f", {view.windows_late:,} revised by late events" if view.windows_late else ""
-    newest = " in the newest reports" if view.unseen["many"] else ""
-    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed{newest}{late}"
+    yield f"{release_line(view)}; {counted(view.windows, 'window')} closed{late}"
     yield from _kept(view)
     for model, found in view.agreement.items():
         yield f"{model}: {found.called} {share(found.value)} in {counted(found.judged, 'event')}"

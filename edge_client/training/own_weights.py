@@ -45,6 +45,7 @@ PAUSE_S, PAUSE_MOST_S = 60.0, 1800.0  # between two trainings; the longest after
 DRIFT_PAUSE_S = 15.0  # during a drift
 BUDGET_S = 120.0  # of the trainer's processor time
 LIMIT_S = 1500.0  # by the clock: with a tenth of a core it has answered, else it hangs
+USUAL = ("conditions: ", "stopped: ", "trainer: the agent is stopping")  # no defects
 EPOCHS, SHARE_OF_RATE = 10, 0.25  # of `Training.learning_rate`
 
 Work = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
@@ -95,6 +96,8 @@ class OwnWeights:
         """Return what was trained since the last call; begin a training if one is due. `adapted`:
         an adapter answers."""
         made, self._made = self._made, None
+        if base.model not in self._failed[-1:]:
+            self.error = None  # of an earlier version
         origin = self._due(base.model, adapted) if made is None and self._able else None
         if origin is not None:
             self._tried_at = self._clock()
@@ -166,7 +169,8 @@ class OwnWeights:
             wait_s = max(0.0, self._tried_at + self._pause_s(base) - self._clock())
             text = f"no {origin} of {base}: {exc}"
             log.warning("%s; the next try is in %.0f s", text, wait_s)
-            self.error = text if self._failed.count(base) > 1 else None
+            usual = str(exc).startswith(USUAL)
+            self.error = text if self._failed.count(base) > 1 and not usual else None
             return
         self._failed, self.error = [], None
         if tried.since_us == self._samples.since_us:  # else the sensor has drifted meanwhile

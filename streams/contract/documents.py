@@ -215,7 +215,7 @@ class ChallengerState(Document):
         if not self.segments:
             by_inputs = self.origin == "adapter"
             return f"{what}: {'without labels, by its inputs' if by_inputs else 'not compared yet'}"
-        earlier = f" with {self.compared_with}" if self.compared_with != self.base else ""
+        earlier = f" with {self.compared_with}" if self.compared_with not in ("", self.base) else ""
         figures = f"error {self.loss:.2f} against {self.base_loss:.2f} on {self.segments} segments"
         return f"{what}: {figures}{earlier}"
 

@@ -9,8 +9,9 @@ cases (Fisher's exact test by its normal approximation, one-sided), each with LE
 of it likewise, by CLASS_WORSE and CHANCE divided by the number of classes. Neighbouring segments
 overlap: two count as one. Where the metric is an error, the mean of a release's windows is larger
 by MORE of it, and by chance (normal approximation) in at most CHANCE of cases, each with LEAST
-labels in WINDOWS windows. Of a fleet at most FLEET_CHANCE devices are named by chance: CHANCE is
-FLEET_CHANCE divided by the devices with labels where that is less (Bonferroni).
+labels in WINDOWS windows. In a fleet CHANCE is FLEET_CHANCE divided by the devices with labels,
+where that is less (Bonferroni): by chance at most FLEET_CHANCE devices are named, and as many for a
+class.
 """
 
 import math
@@ -26,7 +27,7 @@ from streams.contract.window_report import OTHER, Confusion, WindowReport, add_c
 from streams.fleet.wording import counted
 
 RELEASES = 2  # of a device: the one before is what the last is compared with
-LEAST, WORSE, CLASS_WORSE, CHANCE, FLEET_CHANCE = 20, 0.05, 0.1, 0.01, 0.1
+LEAST, WORSE, CLASS_WORSE, CHANCE, FLEET_CHANCE = 20, 0.05, 0.1, 0.01, 0.05
 LABELS, WRONG = 100, 0.75  # of a release, and the share of right answers that is too little
 OVERLAP = 2.0
 WINDOWS, MORE = 8, 0.1  # of errors

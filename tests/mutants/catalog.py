@@ -572,6 +572,13 @@ MUTANTS = [
     Mutant(
         "view: what was deleted is not counted",
         "streams/fleet/following.py",
+        'view.unseen["deleted"] += max(begin - known, 0)',
+        'view.unseen["deleted"] += 0',
+        "tests/streams/fleet/test_following.py",
+    ),
+    Mutant(
+        "view: what was too much is not counted",
+        "streams/fleet/following.py",
         'view.unseen["many"] += start - max(known, begin)',
         'view.unseen["many"] += 0',
         "tests/streams/fleet/test_following.py",

@@ -50,16 +50,16 @@ class Maintenance(threading.Thread):
     def run(self) -> None:
         while (partition := self._due.get()) is not None and not self._ending.is_set():
             self._waiting.discard(partition)  # what is committed from now on may be due again
-            began = time.monotonic()
+            began, done = time.monotonic(), False
             try:
                 DeltaStore(self._place).keep_up(partition, self._keep_days)
+                done = True
             except TidewheelError as exc:
                 log.warning("maintenance of partition %d postponed: %s", partition, exc)
-                continue
             except Exception:  # a full disk, a defect: scoring continues
                 log.exception("maintenance of partition %d failed", partition)
-                continue
             took = time.monotonic() - began
-            self._metrics.maintenance(took)
-            log.info("maintenance of partition %d took %.1f s", partition, took)
+            if done:
+                self._metrics.maintenance(took)
+                log.info("maintenance of partition %d took %.1f s", partition, took)
             self._ending.wait(took / SHARE - took)

@@ -83,7 +83,9 @@ def test_a_version_that_is_wrong_by_labels_comes_first_with_device_and_class() -
         "labels, class slow 0.33 of 300 labels"
     ))  # fmt: skip
     [old] = observed(served, good).problems  # whose time is 1970
-    assert old.text.startswith("1 of 1 device without an agent had no event in the last day, d0")
+    assert old.text.startswith(
+        "1 of 1 device without an agent had no event in the last two days, d0"
+    )
 
 
 def test_a_device_that_a_version_made_worse_is_named_until_it_serves_another() -> None:

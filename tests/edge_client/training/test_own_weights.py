@@ -19,7 +19,7 @@ from streams.contract.work import PERSONAL, TrainerJob, WorkReply, WorkRequest
 from streams.runtime.trust import create_key
 from tests.rig.made_up.documents import work_request
 from tests.rig.made_up.models import TINY, artifact, plain, tiny
-from tests.rig.processes.workers import until
+from tests.rig.processes.polling import SLOWEST, until
 
 TRAINING = replace(tiny.training, personal=True, epochs=30, learning_rate=0.05)
 TASK = replace(tiny, training=replace(TRAINING, choice="offered"))
@@ -126,7 +126,7 @@ def test_another_release_is_copied_after_a_pause(device: Device) -> None:
 def test_trainings_that_fail_have_growing_pauses(
     device: Device, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device.error = "stopped: no step was taken"
+    device.error = "memory: 900 MB are needed, 300 are free"
     device.see(200)
     tries = []
     for second in range(0, int(3 * PAUSE_MOST_S), 10):
@@ -144,6 +144,31 @@ def test_trainings_that_fail_have_growing_pauses(
     assert device.own.error == f"no copy of {device.slots.active}: {device.error}"
     device.error, device.now = "", device.now + PAUSE_MOST_S
     device.consider()
+    assert device.own.error is None
+
+
+@pytest.mark.parametrize(
+    "why", ["conditions: on battery at 12 %", "stopped: no step", "trainer: the agent is stopping"]
+)
+def test_a_training_that_is_held_back_or_makes_way_is_no_error(device: Device, why: str) -> None:
+    device.error = why
+    device.see(200)
+    for _ in range(4):
+        device.now += PAUSE_MOST_S
+        device.consider()
+    assert len(device.requests) == 4
+    assert device.own.error is None
+
+
+def test_the_error_of_a_version_ends_with_it(device: Device) -> None:
+    device.error = "memory: 900 MB are needed, 300 are free"
+    device.see(200)
+    for _ in range(2):
+        device.now += PAUSE_MOST_S
+        device.consider()
+    assert device.own.error is not None
+    device.serve(2)
+    device.other.consider()
     assert device.own.error is None
 
 
@@ -173,7 +198,7 @@ def test_a_round_ends_the_devices_own_training(
         weights = device.slots.kept(device.slots.active).files["weights.safetensors"]
         request = work_request(time_budget_s=60.0)
         with ThreadPoolExecutor(1) as pool:
-            reply, _ = pool.submit(trainer.work, request, weights).result(180)
+            reply, _ = pool.submit(trainer.work, request, weights).result(60 * SLOWEST)
         assert reply.error is None
         assert reply.metrics["steps"] > 0
     finally:
