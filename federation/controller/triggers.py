@@ -10,7 +10,6 @@ Causes, tried in this order:
                large errors; against true labels where no teacher is asked
     weak       so it is on enough single devices, which the fleet's mean may hide: of `min_devices`,
                in a large fleet of SHARE
-    labels     devices received enough new true labels
     schedule   a stated time has passed
 
 A lasting condition causes one run. Drift is relative to a fixed reference and persists after a

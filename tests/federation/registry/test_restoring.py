@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from kafka import KafkaAdminClient
 
 from federation.registry import key_rotation, manual, publisher
 from federation.registry.catalog import verify
@@ -23,6 +24,7 @@ from streams.kafka.settings import BrokerSettings
 from streams.runtime.trust import Acceptance
 from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.registries import NEW, OLD, model, registry_in, serve
+from tests.rig.processes.polling import until
 from tests.rig.unwrap import unwrap
 
 pytestmark = pytest.mark.kafka
@@ -151,6 +153,20 @@ def test_decisions_of_an_earlier_key_are_restored_below_one_of_the_own(
     fleet.start_controller(NEW)
     assert [each.digest for each in fleet.registry.history()] == [each.digest for each in lost]
     fleet.follow(fleet.new_device())
+
+
+def test_topics_that_were_deleted_and_made_anew_are_filled_from_the_registry(
+    fleet: Fleet, kafka: BrokerSettings
+) -> None:
+    names = [f"{fleet.task.id}.releases", f"{fleet.task.id}.artifacts"]
+    with closing(KafkaAdminClient(**kafka.client_options())) as admin:
+        admin.delete_topics(names)
+        until(lambda: not {*names} & {*admin.list_topics()}, "both topics are gone")
+    ensure_topics(kafka, topic_specs(fleet.task.id, 1))
+    fleet.start_controller()
+    announced = unwrap(fleet.announced)
+    assert publisher.lost(kafka, fleet.task.id, announced.deliveries) == []
+    assert fleet.all_follow() == 2
 
 
 def test_another_history_of_the_same_key_is_refused(fleet: Fleet, tmp_path: Path) -> None:
