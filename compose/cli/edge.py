@@ -287,3 +287,14 @@ def wipe(
         print_json({"device": device, "lost": lost})
         return
     say(f"{device}: wiped" + (f", {lost} events lost" if lost else ""))
+
+
+@app.command()
+def forget(
+    task: TaskArgument, device: Device, state: State = DEFAULT_STATE, kafka: Kafka = None
+) -> None:
+    """Leave a device that will not return out of the fleet: it is no longer silent, and counts in
+    no share. Run it anywhere; its windows stay, and it is back as soon as it is heard."""
+    from streams.fleet.following import forget_device
+
+    say(forget_device(broker_of(state, kafka), load_task(task).id, device_name(device)))

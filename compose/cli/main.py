@@ -56,7 +56,7 @@ GROUPS = {
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 HELP = {  # of a group of commands; that of a command is its function's docstring
-    "edge": "One device: run, status, drain, label, wipe.",
+    "edge": "One device: run, status, drain, label, wipe, forget.",
     "node": "The SuperNodes that may connect: add, list, remove.",
     "label": "Labels that other systems know: import.",
     "jobs": "Jobs of `tidewheel score`: run, list, stop, resume.",

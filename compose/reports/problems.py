@@ -147,7 +147,8 @@ def _devices(status: Status) -> Iterator[Problem]:
         yield Problem(
             "warning",
             f"{_named(found)} silent",
-            "Events wait on a silent device; check that it is on and reaches the broker",
+            "Events wait on a silent device; check that it is on and reaches the broker. One that "
+            "will not return leaves the fleet by `tidewheel edge forget`",
             "/fleet?group=silent",
             min(state.time_us for state in found),
         )

@@ -196,8 +196,7 @@ class Controller:
             self.announce(producer)
         if self._clock() - self._bytes_looked >= BYTES_LOOK_S:
             self._send_again(producer)
-        last = self._last
-        began = self._clock()
+        last, began = self._last, self._clock()
         if last is None or began < self._evaluate_at:
             return
         try:
@@ -212,6 +211,7 @@ class Controller:
             self._reached("release-step-1")
             self.announce(producer)
         elif self._rollout.is_free(last) and self._task.learns:
+            self._runs.evidence.fleet = len(self._fleet.everyone)
             self._runs.start_if_due(producer)
 
     def announce(self, producer: Producer) -> None:

@@ -87,7 +87,7 @@ class FleetEvidence:
 
     weak: devices whose metric is far beyond the limit -> their last windows;
     drifting: those with drift that no run has answered -> consecutive alarms; devices: with windows
-    that count.
+    that count; fleet: how many devices there are.
     """
 
     rules: TriggerRules
@@ -97,6 +97,7 @@ class FleetEvidence:
     weak: dict[str, Weak] = field(default_factory=dict)
     drifting: dict[str, int] = field(default_factory=dict)
     devices: int = 0
+    fleet: int = 0
     _devices: dict[str, _Device] = field(default_factory=lambda: defaultdict(_Device))
     _new: set[str] = field(default_factory=set)
     _bad_answered: bool = False
@@ -195,11 +196,6 @@ class FleetEvidence:
             self.weak[name] = Weak(value, last.by_labels)
         if is_better(rules.metric, value, rules.limit, HYSTERESIS - rules.weak_by):
             device.weak_answered = False
-
-    @property
-    def known(self) -> int:
-        """How many devices have had windows, also before the last release or run."""
-        return len(self._devices)
 
     @property
     def asked(self) -> str | None:

@@ -97,7 +97,7 @@ def _cause(
 ) -> str | None:
     drifting, weak = evidence.drifting, evidence.new_weak(now_s)
     enough, moved = evidence.is_enough, len(drifting)
-    share = math.ceil(SHARE * evidence.known)
+    share = math.ceil(SHARE * evidence.fleet)
     if enough and moved >= max(DRIFTING, share):
         return (
             f"the inputs of {moved} devices drift ({listed(sorted(drifting))}), at least "

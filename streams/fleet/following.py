@@ -258,3 +258,18 @@ def read_view(
         for message in reader.to_end():
             view.absorb(message)
     return view
+
+
+def forget_device(settings: BrokerSettings, task: str, device: str) -> str:
+    """Have all readers leave a device out; return a line for the user. Raise UsageError for one
+    that is not known, or that would be back at once."""
+    view, now_s = read_view(settings, task), time.time()
+    state = view.everyone.get(device)
+    if state is None:
+        raise UsageError(f"{task} has no device {device}: `tidewheel status` lists them")
+    if view.condition(state, now_s) not in ("silent", "stopped", "no agent"):
+        ago_s = now_s - state.time_us / 1e6
+        raise UsageError(f"{device} was heard {ago_s:.0f} s ago: stop it first")
+    with closing(Producer(settings)) as producer:
+        producer.put(topic_name(task, FLEET), device.encode(), None)
+    return f"{device} has left the fleet of {task}; its windows stay"

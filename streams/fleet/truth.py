@@ -117,6 +117,11 @@ class Truth:
     answered: dict[str, dict[str, int]] = field(default_factory=dict)
     withdrawn: set[str] = field(default_factory=set)
 
+    def forget(self, device: str) -> None:
+        """Leave a device out."""
+        for kept in (self.devices, self.errors, self.answered):
+            kept.pop(device, None)
+
     def decide(self, decision: Decision) -> None:
         """Forget a release that is rolled back, until it is offered again."""
         if decision.model is None:

@@ -43,9 +43,8 @@ class FleetView:
     by the second of their report. drift: by device, as its latest report has it, with the worst
     channel alone and no histogram. truth: what labels say by device and release. evidence: of the
     controller, whose snapshots alone have it. counts: all decisions by kind, and events of runs
-    as `counted_as` has them.
-    offsets: the next ones to read, by topic and partition. unseen: reports that were never read, by
-    reason: "deleted", "many". slot: of the last snapshot, see `following`.
+    as `counted_as` has them. offsets: the next ones to read, by topic and partition. unseen:
+    reports that were never read, by reason: "deleted", "many". slot: of the last snapshot.
     """
 
     task: str
@@ -87,6 +86,8 @@ class FleetView:
         try:
             if kind == FLEET and message.value is not None:
                 return self.hear(DeviceState.decode(message.value))
+            if kind == FLEET:
+                self.forget((message.key or b"").decode(errors="replace"))
             if kind == WINDOWS:
                 return self._window(WindowReport.decode(message.value), message)
             if kind == RELEASES:
@@ -104,13 +105,17 @@ class FleetView:
         """Take a device's state in."""
         before = self.devices.get(state.device)
         if before is not None and before.epoch != state.epoch:
-            ended = self.ended.setdefault(state.device, [])
-            ended.append(before)
-            del ended[:-EPOCHS]
+            self.ended[state.device] = [*self.ended.get(state.device, []), before][-EPOCHS:]
         self.devices[state.device] = state
         self.producers.pop(state.device, None)
         self.timeline.device(state)
         return state
+
+    def forget(self, device: str) -> None:
+        """Leave a device out until it is heard again; windows and what happened stay."""
+        for kept in (self.devices, self.producers, self.ended, self.drift):
+            kept.pop(device, None)
+        self.truth.forget(device)
 
     def _window(self, report: WindowReport, message: Received) -> WindowReport | None:
         if not self.reports.is_new(report):
@@ -158,7 +163,7 @@ class FleetView:
     def epochs(self) -> dict[tuple[str, str], DeviceState]:
         """The last words of each epoch, by device and epoch, the current one included."""
         earlier = [state for name in self.devices for state in self.ended.get(name, [])]
-        return {(s.device, s.epoch): s for s in [*earlier, *self.devices.values()]}
+        return {(s.device, s.epoch): s for s in (*earlier, *self.devices.values())}
 
     def is_silent(self, state: DeviceState, now_s: float) -> bool:
         """Return whether a device that has not stopped is not heard of; now_s: wall clock. One
@@ -189,8 +194,7 @@ class FleetView:
             return "error"
         if state.phase == "stopped":
             return "stopped"
-        drift = self.drift.get(state.device)
-        if drift is not None and drift.alarm:
+        if (drift := self.drift.get(state.device)) and drift.alarm:
             return "drifting"
         return NO_AGENT if state.phase == NO_AGENT else "fine"
 
@@ -204,9 +208,8 @@ class FleetView:
     def _count(self, second: int, events: int) -> None:
         self.scored[second] += events
         if len(self.scored) > 2 * RATE_S:
-            newest = max(self.scored)
-            kept = {s: n for s, n in self.scored.items() if s >= newest - RATE_S}
-            self.scored = Counter(kept)
+            since = max(self.scored) - RATE_S
+            self.scored = Counter({s: n for s, n in self.scored.items() if s >= since})
 
     def decide(self, decision: Decision) -> Decision | None:
         """Take a decision in; return None for one that comes again."""
@@ -246,8 +249,7 @@ class FleetView:
 
     def within(self, share: float) -> list[DeviceState]:
         """Return the devices of this first share of the fleet."""
-        states = self.devices.values()
-        return [s for s in states if rollout_position(self.task, s.device) < share]
+        return [s for s in self.devices.values() if rollout_position(self.task, s.device) < share]
 
     @property
     def offered_to(self) -> str:
@@ -262,8 +264,7 @@ class FleetView:
         self.rounds.append(event)
         self.counts[counted_as(event)] += 1
         self.timeline.run(event)
-        text = round_line(event)
-        if text:
+        if text := round_line(event):
             self.news.append(text)
         if len(self.rounds) > RUN_EVENTS:
             self._forget()
@@ -271,10 +272,9 @@ class FleetView:
 
     def _forget(self) -> None:
         """Of the older half keep what is said of whole runs, at most a quarter of RUN_EVENTS."""
-        half = len(self.rounds) // 2
-        old, new = self.rounds[:half], self.rounds[half:]
-        kept = [e for e in old if not (e.kind in OF_A_DEVICE and e.device)][-RUN_EVENTS // 4 :]
-        self.rounds = kept + new
+        at = len(self.rounds) // 2
+        old = [e for e in self.rounds[:at] if not (e.kind in OF_A_DEVICE and e.device)]
+        self.rounds = old[-RUN_EVENTS // 4 :] + self.rounds[at:]
 
     @property
     def worse(self) -> list[Worse]:
@@ -302,7 +302,7 @@ class FleetView:
     @property
     def last_model(self) -> str | None:
         """The highest version that a device serves."""
-        models = {state.active for state in self.devices.values() if state.active}
+        models = (state.active for state in self.devices.values() if state.active)
         return max(models, key=model_number, default=None)
 
     def count(self, kind: str) -> int:

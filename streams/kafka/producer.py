@@ -91,11 +91,12 @@ class Producer:
         self,
         topic: str,
         key: bytes | None,
-        value: bytes,
+        value: bytes | None,
         headers: Headers | None = None,
         timeout_s: float = 10.0,
     ) -> int:
-        """Send one message, wait for the broker's acknowledgement and return the offset.
+        """Send one message, wait for the broker's acknowledgement and return the offset. Without a
+        value it deletes those of its key.
 
         Raises TopicMissing when the broker does not have the topic, and another BrokerUnavailable
         when nothing is acknowledged, in time.

@@ -92,7 +92,9 @@ def _scores(_task: Task, message: Received) -> list[Row]:
 
 
 def _document(kind: type[Document]) -> Callable[[Task, Received], list[Row]]:
-    def decode(_task: Task, message: Received) -> list[Row]:
+    def decode(task: Task, message: Received) -> list[Row]:
+        if message.value is None:  # it deletes those before it
+            return _opaque(task, message)
         return [_said(kind.decode(message.value))]
 
     return decode

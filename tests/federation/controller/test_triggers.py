@@ -299,6 +299,7 @@ def test_of_a_large_fleet_a_share_of_the_devices_is_a_cause(kind: str) -> None:
 
     def seen(devices: int) -> str | None:
         found = evidence(*(window(f"d{i:02}", n, 50) for n in range(12) for i in range(100)))
+        found.fleet = 100
         for n in range(12, 24):
             for i in range(devices):
                 told = window(f"d{i:02}", n, 35)
@@ -311,6 +312,7 @@ def test_of_a_large_fleet_a_share_of_the_devices_is_a_cause(kind: str) -> None:
 
 def test_the_share_is_of_all_devices_also_when_few_have_answered_with_the_served_version() -> None:
     found = evidence(*(window(f"d{i:02}", n, 50) for n in range(12) for i in range(100)))
+    found.fleet = 100
     for n in range(12, 24):
         for i in range(4):
             found.add_window(drifting(f"d{i:02}", n))

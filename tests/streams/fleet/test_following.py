@@ -1,15 +1,25 @@
 """Readers start from the last complete snapshot, whatever was cut off, and count what they skip."""
 
+import time
 import uuid
 from contextlib import closing
 
 import pytest
 
 from streams.contract.documents import DeviceState
+from streams.contract.errors import UsageError
 from streams.contract.events.messages import Headers
 from streams.contract.topics import FLEET, VIEW, WINDOWS, topic_name, topic_specs
 from streams.fleet import following
-from streams.fleet.following import MOST, newest_of, open_view, publish, read_view, starts
+from streams.fleet.following import (
+    MOST,
+    forget_device,
+    newest_of,
+    open_view,
+    publish,
+    read_view,
+    starts,
+)
 from streams.fleet.view import FleetView
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
@@ -126,3 +136,23 @@ def test_reading_starts_from_the_snapshot(broker: BrokerSettings) -> None:
         publish(producer, whole, 2)
         again = read_view(broker, name)
         assert (len(again.devices), again.offsets[FLEET, 0]) == (4, 31)
+
+
+def test_a_device_leaves_the_fleet_for_all_readers(broker: BrokerSettings) -> None:
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    ensure_topics(broker, topic_specs(name, 1))
+    now_us = time.time_ns() // 1000
+    with closing(Producer(broker)) as producer:
+        for device, at_us, phase in (
+            ("here", now_us, "serving"), ("gone", 1, "serving"), ("ended", now_us, "stopped"),
+        ):  # fmt: skip
+            found = DeviceState.decode(state(device, task=name, time_us=at_us, phase=phase).value)
+            producer.put(topic_name(name, FLEET), device.encode(), found.encode())
+        publish(producer, read_view(broker, name), 1)
+    with pytest.raises(UsageError, match=r"here was heard \d+ s ago: stop it first"):
+        forget_device(broker, name, "here")
+    for device in ("gone", "ended"):
+        assert device in forget_device(broker, name, device)
+        with pytest.raises(UsageError, match=f"has no device {device}"):
+            forget_device(broker, name, device)
+    assert set(read_view(broker, name).devices) == {"here"}

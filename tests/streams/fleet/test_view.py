@@ -275,6 +275,17 @@ def test_a_device_without_an_agent_is_never_silent() -> None:
     assert list(fold(state("press"), view=view).producers) == []
 
 
+def test_a_device_that_is_forgotten_is_in_no_figure_until_it_is_heard_again() -> None:
+    gone = [state("d0"), state("d0", epoch="e2"), drifting("d0", 0, alarm=True), window("p0", 1)]
+    view = fold(state("d1"), *(moved(message, n) for n, message in enumerate(gone)))
+    for name in ("d0", "p0", "never-heard"):
+        view.absorb(Received(f"{TASK}.fleet", 0, 9, name.encode(), None, []))
+    assert set(view.everyone) == {device for device, _ in view.epochs} == {"d1"}
+    assert (view.drift, view.windows) == ({}, 2)
+    assert view.offered_to == "0 of 1 device"
+    assert set(fold(state("d0"), view=view).devices) == {"d0", "d1"}
+
+
 def test_the_first_and_the_last_version() -> None:
     score = {"answers": 1}
     assert (fold().first_model, fold().last_model) == (None, None)
