@@ -154,12 +154,11 @@ class Agent:
 
     def _build_network(self) -> None:
         settings = self._settings
-        layout = task_layout(self._task)
         self._uplink = Uplink(
             self._task.id,
             self._name,
             self.spool,
-            of_events(layout, self._name, self.spool, self._tracing),
+            of_events(task_layout(self._task), self._name, self.spool, self._tracing),
             self._connect,
             self.state,
             news=self.news,
@@ -270,15 +269,15 @@ class Agent:
             self._drain_s = question.drain_s
             self.stop()
         if question.op == "joined":
-            self._runs.joined(question.node)
+            self._runs.joined(question.node, question.error)
             self._uplink.report()  # the run waits for it
-            self._trainer.prepare()
+            if question.error is None:
+                self._trainer.prepare()
         if question.op == "pace" and isinstance(self._source, Replay):
             self._source.pace(question.speed)
         labelled, error = self._labels.take(question.labels)
-        if error is not None:
-            return AgentReply(labelled=labelled, error=error)
-        return AgentReply(state=self.state(), labelled=labelled)
+        state = self.state() if error is None else None
+        return AgentReply(state=state, labelled=labelled, error=error)
 
     def _connect(self) -> "Sender":
         from streams.kafka.producer import Producer
@@ -395,7 +394,8 @@ class Agent:
             or self._writer.error
             or self._label_queue.error
             or self._uplink.error
-            or self._own.error,
+            or self._own.error
+            or self._runs.error,
         }
 
     def state(self) -> DeviceState:

@@ -101,8 +101,9 @@ class Participation:
         self._invitation: Invitation | None = None
         self._until = self._start_at = 0.0
         self._deaths = 0
-        self._stopped = False
+        self._stopped = self._failed = False
         self.node: int | None = None  # of the SuperNode that runs
+        self.error: str | None = None  # why the last two could not join, or more
         self.refused: Counter[str] = Counter()
         missing = [name for module, name in NEEDED.items() if not _installed(module)]
         self.unable = f"{' and '.join(missing)} not installed" if missing else None
@@ -150,9 +151,10 @@ class Participation:
             elif self._child is None and self._clock() >= self._start_at:
                 self._start()
 
-    def joined(self, node: int | None) -> None:
-        """Note the node that the SuperNode has become."""
+    def joined(self, node: int | None, error: str | None = None) -> None:
+        """Note the node that the SuperNode has become, or the error for which it has not."""
         self.node = node
+        self.error, self._failed = error if self._failed else None, error is not None
 
     def stop(self) -> None:
         """End the SuperNode, for good."""

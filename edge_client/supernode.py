@@ -34,7 +34,7 @@ from typing import Any
 
 from edge_client.ipc import ask
 from streams.contract.documents import Document
-from streams.contract.errors import Retryable, UsageError
+from streams.contract.errors import ProcessFailed, Retryable, TidewheelError, UsageError
 from streams.contract.invitations import PullSeconds
 from streams.contract.work import AgentRequest
 from streams.runtime.process import configure_logging
@@ -42,6 +42,7 @@ from streams.runtime.process import configure_logging
 PULL_S = 1.0
 AGAIN_S, CAP_S = 0.1, 0.4  # until a message is asked for again that is still being sent, at most
 NOT_ADMITTED = 412  # of Flower, for a node whose key it does not know, or that is online
+SERVER_ERROR = 500  # and above
 FOREIGN = "it is a message of another run than this device was invited to"
 
 log = logging.getLogger("tidewheel.supernode")
@@ -67,16 +68,18 @@ def command(settings: NodeSettings) -> list[str]:
 
 
 def serve(settings: NodeSettings) -> None:
-    """Run steps 1 to 5 until SIGTERM; raise UsageError if Flower or a file is missing."""
+    """Run steps 1 to 5 until SIGTERM; raise UsageError if Flower or a file is missing,
+    ProcessFailed if the SuperLink does not admit the device, Retryable if it has an error."""
     with contextlib.ExitStack() as stack:
         try:
             link = stack.enter_context(_connection(settings))
         except SystemExit as exc:  # Flower's, with the cause in five lines
-            if exc.code:
-                log.error("%s cannot join: %s", settings.device, _why(exc.__context__, settings))
-            raise
+            if not exc.code:
+                raise
+            raise _refusal(exc.__context__, settings) from None
         node, receive, send, _run, _fab, pull_object, push_object, confirm = link
-        _announce(settings, node)
+        log.info("%s: node %d at %s", settings.device, node, settings.superlink)
+        _announce(settings, node=node)
         while True:
             found = _ask(receive)
             if found is None:
@@ -102,15 +105,23 @@ def _connection(settings: NodeSettings) -> AbstractContextManager[Any]:
     return http_request_response(settings.superlink, certificates is None, certificates, keys)
 
 
-def _why(cause: BaseException | None, settings: NodeSettings) -> str:
+def _refusal(cause: BaseException | None, settings: NodeSettings) -> TidewheelError:
     """Return why Flower did not connect, and what to do."""
-    where, status = f"the SuperLink at {settings.superlink}", _status(cause)
+    where, status, text = f"the SuperLink at {settings.superlink}", _status(cause), str(cause)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        why = text.partition("failed: ")[2].partition(" (_ssl")[0]
+        advice = f"{settings.ca} is of another CA: pass that of the SuperLink as --superlink-ca"
+        advice = "use an address that is in it" if "mismatch" in why else advice
+        advice = "renew it" if "expired" in why else advice
+        return ProcessFailed(f"the certificate of {where} is not trusted ({why}): {advice}")
     if status != NOT_ADMITTED:
         refused = f"no connection to {where}" if status is None else f"{where} refuses"
-        return f"{refused}: {[*str(cause).splitlines(), ''][0]}"
+        kind = ProcessFailed if (status or 0) < SERVER_ERROR else Retryable
+        return kind(f"{refused}: {[*text.splitlines(), ''][0]}")
     if not settings.key:
-        return f"{where} admits registered keys alone, and this device has none: pass --node-key"
-    return (
+        advice = "this device has none: pass --node-key"
+        return ProcessFailed(f"{where} admits registered keys alone, and {advice}")
+    return ProcessFailed(
         f"{where} does not admit the key {settings.key}: it was not added (`tidewheel node add "
         f"{settings.device}`), or was removed, and then the device needs another key; after a kill "
         "it is admitted again within a minute"
@@ -139,11 +150,10 @@ def _read(path: str, what: str) -> bytes:
         raise UsageError(f"cannot read {what}: {exc}") from exc
 
 
-def _announce(settings: NodeSettings, node: int) -> None:
-    """Tell the agent which node its device is, so that the server learns it from `fleet`."""
-    log.info("%s: node %d at %s", settings.device, node, settings.superlink)
+def _announce(settings: NodeSettings, node: int | None = None, error: str | None = None) -> None:
+    """Send the agent the node that its device is, or why it is none; `fleet` has it from there."""
     try:
-        ask(Path(settings.agent), AgentRequest(op="joined", node=node))
+        ask(Path(settings.agent), AgentRequest(op="joined", node=node, error=error))
     except Retryable as exc:
         log.warning("%s", exc)
 
@@ -155,7 +165,7 @@ def _ask(receive: Callable[[], Any]) -> Any:
         return receive()
     except Exception as exc:
         status = _status(exc)
-        if status is None or status < 500:
+        if status is None or status < SERVER_ERROR:
             raise
         log.warning("the SuperLink answers with error %d; asking again", status)
         return None
@@ -258,12 +268,22 @@ def run(settings: NodeSettings) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
     if not settings.resident:
         end_with_input()
-    serve(settings)
+    try:
+        serve(settings)
+    except TidewheelError as exc:
+        if not isinstance(exc, Retryable):
+            _announce(settings, error=f"cannot join runs: {exc}")
+        raise
 
 
 def main() -> None:
     configure_logging("INFO")
-    run(NodeSettings.decode(sys.argv[1].encode()))
+    settings = NodeSettings.decode(sys.argv[1].encode())
+    try:
+        run(settings)
+    except TidewheelError as exc:
+        log.error("%s cannot join: %s", settings.device, exc)
+        sys.exit(exc.exit_code)
 
 
 if __name__ == "__main__":

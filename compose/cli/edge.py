@@ -184,7 +184,8 @@ def status(
         f"{found.teacher_labels} with the teacher's{_latency(found)}",
     ]
     if found.run is not None:
-        lines.append(f"takes part in run {found.run}{', at work' if found.working else ''}")
+        at_work, joined = ", at work" if found.working else "", found.node is not None
+        lines.append(f"{'takes part in' if joined else 'joins'} run {found.run}{at_work}")
     elif why := found.unable or found.held_back:
         lines.append(f"cannot take part in runs: {why}")
     groups = (

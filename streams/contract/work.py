@@ -154,11 +154,12 @@ class Label(Document):
 
 class AgentRequest(Document):
     """A request from the same machine: report the state, drain at most `drain_s` and stop, store
-    true labels, note the Flower `node` that the device's SuperNode has become, or replay at another
-    `speed`."""
+    true labels, note the Flower `node` that the device's SuperNode has become or the `error` for
+    which it has not, or replay at another `speed`."""
 
     op: Literal["state", "drain", "label", "joined", "pace"]
     node: int | None = None
+    error: str | None = None
     speed: NotNegative = 1.0
     labels: list[Label] = []
     drain_s: NotNegative = 10.0

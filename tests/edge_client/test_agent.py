@@ -3,22 +3,32 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from compose.launcher.certificates import make_certificates
+from compose.launcher.node_registry import make_key, public_path
+from edge_client import agent, participation
 from edge_client.ipc import hold
+from edge_client.settings import EdgeSettings
 from edge_client.spool.frames import list_files
 from edge_client.spool.queue import Spool
 from edge_client.uplink.task_queues import SPOOL, queue_folder
 from streams.contract.documents import DeviceState
 from streams.contract.errors import UsageError
+from streams.contract.invitations import Invitation, sign_invitation
+from streams.kafka.settings import BrokerSettings
 from streams.runtime.trust import create_key
+from tests.compose.cli.test_cli import tidewheel
 from tests.compose.messages import received
 from tests.compose.reports.test_summary import shown_by, summary
 from tests.edge_client.spool.test_queue import flip
 from tests.rig.made_up.tiny_task import task as tiny
+from tests.rig.processes.flower import FlowerStack
+from tests.rig.processes.polling import until
 
 REFERENCE = f"{Path(__file__).parents[1] / 'rig' / 'made_up' / 'tiny_task.py'}:task"
 
@@ -106,3 +116,53 @@ def test_what_a_running_agents_spool_has_lost_is_missing_in_the_account_that_a_u
     found = summary(received("fleet", "d0", last), server={})
     assert found.balanced is not damaged
     assert ("The event account of d0 does not balance" in shown_by(found)) is damaged
+
+
+def test_a_device_that_a_superlink_does_not_admit_says_why_until_it_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A foreign CA, then a key that was not added, then all is right."""
+    monkeypatch.setattr(agent, "LOOK_S", 0.1)
+    monkeypatch.setattr(participation, "AGAIN_S", 0.1)
+    private = create_key(tmp_path / "keys" / "signing.pem")
+    key, ca, folder = tmp_path / "node-key", tmp_path / "ca.pem", tmp_path / "devices" / "d0"
+    make_key(key)
+    ca.write_bytes(make_certificates(tmp_path / "foreign").ca.read_bytes())
+    trusted, broker = (tmp_path / "keys" / "signing.pub",), BrokerSettings(bootstrap="127.0.0.1:1")
+    settings = EdgeSettings(REFERENCE, "d0", folder, broker, trusted, superlink_ca=ca, node_key=key)
+    with FlowerStack(tmp_path / "server", {}, {}, secure=True) as server:
+        device = agent.Agent(settings, tiny)
+        thread = threading.Thread(target=device.run)
+        thread.start()
+        try:
+            about = {
+                "task": "tiny", "task_version": 1, "run": "7", "superlink": server.address,
+                "devices": ["d0"], "issued_us": time.time_ns() // 1000, "lease_s": 300.0,
+                "pull_s": 0.1,
+            }  # fmt: skip
+            invitation = sign_invitation(Invitation.of_fields(about), private).encode()
+            device._runs.receive(invitation)
+            assert "joins run 7" in status(tmp_path)
+            for text in (f"{ca} is of another CA: pass that of", "(`tidewheel node add d0`)"):
+                until(lambda text=text: text in (device.state().error or ""), text, 60)
+                said = status(tmp_path).splitlines()[0]
+                assert said.startswith("d0: cannot join runs: the ")
+                assert text in said
+                found = shown_by(summary(received("fleet", "d0", device.state()), server={}))
+                assert text in " ".join(found.split())
+                assert server.ca is not None
+                ca.write_bytes(server.ca.read_bytes())
+            server.nodes.add("d0", public_path(key))
+            until(lambda: device.state().node is not None, "it has joined", 60)
+            assert device.state().error is None
+            assert "takes part in run 7" in status(tmp_path)
+        finally:
+            device.stop()
+            thread.join(60)
+
+
+def status(state: Path) -> str:
+    """What `tidewheel edge status` prints."""
+    done = tidewheel("edge", "status", REFERENCE, "--device", "d0", "--state", state, folder=state)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
