@@ -153,8 +153,8 @@ class Participation:
 
     def joined(self, node: int | None, error: str | None = None) -> None:
         """Note the node that the SuperNode has become, or the error for which it has not."""
-        self.node = node
         self.error, self._failed = error if self._failed else None, error is not None
+        self.node = node
 
     def stop(self) -> None:
         """End the SuperNode, for good."""

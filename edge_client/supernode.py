@@ -32,9 +32,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+
 from edge_client.ipc import ask
 from streams.contract.documents import Document
-from streams.contract.errors import ProcessFailed, Retryable, TidewheelError, UsageError
+from streams.contract.errors import ProcessFailed, Retryable, TidewheelError, UsageError, line_of
 from streams.contract.invitations import PullSeconds
 from streams.contract.work import AgentRequest
 from streams.runtime.process import configure_logging
@@ -100,8 +102,7 @@ def _connection(settings: NodeSettings) -> AbstractContextManager[Any]:
     except ImportError as exc:
         advice = "pip install 'tidewheel[edge-train]'"
         raise UsageError(f"a SuperNode needs Flower: {advice} ({exc})") from exc
-    certificates = _read(settings.ca, "the CA's certificate") if settings.ca else None
-    keys = _keys(settings.key) if settings.key else None
+    certificates, keys = files_of(settings.ca, settings.key)
     return http_request_response(settings.superlink, certificates is None, certificates, keys)
 
 
@@ -133,21 +134,24 @@ def _status(exc: BaseException | None) -> int | None:
     return getattr(getattr(exc, "response", None), "status_code", None)
 
 
-def _keys(path: str) -> Any:
+def files_of(ca: str, key: str) -> tuple[bytes | None, Any]:
+    """Return the CA's certificate and the node's pair of keys that are in these files, None for ""
+    each; raise UsageError if one cannot be used."""
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+    from cryptography.x509 import load_pem_x509_certificates
 
+    named, certificate, private = f"--superlink-ca {ca}", None, None
+    advice = "pass the certificate of the SuperLink's CA (PEM)"
     try:
-        key: Any = load_ssh_private_key(_read(path, "the node's key"), None)
-    except ValueError as exc:
-        raise UsageError(f"{path} is not a private key in OpenSSH's format: {exc}") from exc
-    return key, key.public_key()
-
-
-def _read(path: str, what: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as exc:
-        raise UsageError(f"cannot read {what}: {exc}") from exc
+        if ca:
+            certificate = Path(ca).read_bytes()
+            load_pem_x509_certificates(certificate)
+        named, advice = f"--node-key {key}", "pass an OpenSSH private key that has no password"
+        if key:
+            private = load_ssh_private_key(Path(key).read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise UsageError(f"{named} cannot be read ({line_of(exc)}): {advice}") from exc
+    return certificate, (private, private.public_key()) if private else None
 
 
 def _announce(settings: NodeSettings, node: int | None = None, error: str | None = None) -> None:

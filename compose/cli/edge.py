@@ -85,8 +85,10 @@ def run_edge(
     header that names time_us, every channel and perhaps label.
     """
     from edge_client.process import run as serve
+    from edge_client.supernode import files_of
 
     kind, mqtt = _source(source)
+    files_of(*(str(options[name] or "") for name in ("superlink_ca", "node_key")))
     layout = StateDir(state)
     configure_log()
     last = serve(

@@ -272,6 +272,19 @@ def test_a_port_in_use_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     assert "in use" in last
 
 
+@pytest.mark.parametrize("option", ["--node-key", "--superlink-ca"])
+@pytest.mark.parametrize("text", [None, "not what it should be"])
+def test_a_file_to_join_runs_with_that_is_missing_or_damaged_is_named_at_the_start(
+    tmp_path: Path, option: str, text: str | None
+) -> None:
+    if text is not None:
+        (tmp_path / "file").write_text(text)
+    create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
+    words = ("edge", "run", TINY, "--device", "d0", "--passes", "1", "--kafka", "127.0.0.1:1")
+    done = tidewheel(*words, option, "file", folder=tmp_path)
+    fails(done, 2, f"{option} file cannot be read", "private key" if "key" in option else "PEM")
+
+
 @pytest.mark.parametrize("words", [["up", TINY], ["edge", "run", TINY, "--device", "d0"]])
 def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "file").write_text("")
