@@ -48,6 +48,9 @@ def test_every_score_command_of_the_page_is_one(line: str) -> None:
     words = [word for word in shlex.split(line) if word != "--detach"]
     options = read_words([fill(word, now, now) for word in words])
     assert options.inputs
+    assert options.registry
+    assert [Path(key).name for key in options.trust] == ["signing.pub"]
+    assert (options.rows, options.id) == ("readings", "device")
 
 
 def test_the_page_has_score_commands_of_each_way() -> None:

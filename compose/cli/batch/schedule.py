@@ -56,34 +56,50 @@ def add(
         raise UsageError(f"{name!r}: letters, digits, '.', '_' and '-' only, at most 63")
     times = Cron(cron, timezone)
     times.check()
-    found = _schedules(state).add(name, times, _checked(words, times))
+    found = _schedules(state).add(name, times, _checked(name, words, times, state))
     if json:
         print_json([_row(found)])
     else:
         _say([found])
 
 
-def _checked(words: list[str], cron: "Cron") -> "Settings":
-    """Return the settings of a schedule's jobs; raise UsageError for a command that cannot be
-    one."""
-    from compose.cli.batch.score import read_words
-    from streams.batch.jobs.schedules import fill
+def _checked(name: str, words: list[str], cron: "Cron", state: Path) -> "Settings":
+    """Return the settings of a schedule's jobs; raise UsageError for a command that cannot be one,
+    or that `score` refuses for the input of the last interval."""
+    from compose.cli.batch.score import read_words, warn
+    from compose.cli.batch.submitting import model_of
+    from streams.batch.jobs.job_folder import now_us
+    from streams.batch.jobs.schedules import Schedule
+    from streams.batch.jobs.submission import specify
     from streams.batch.records.specification import FILES
     from streams.batch.sinks.files import target_of
+    from streams.batch.sources.inputs import find_inputs
 
     if words[0] != "score":
         raise UsageError(f"{words[0]}: a schedule runs score: write -- score TASK INPUT ...")
-    now = datetime.now(cron.zone)
     asked = read_words(words[1:])
-    found = asked.mapped(lambda text: fill(text, now, now))
-    if found.job:
+    if asked.job:
         raise UsageError("--job is not for a schedule: each run has a job of its own")
-    if target_of(found.to, found.output_format).kind in FILES and found.to == asked.to:
+    now = now_us()
+    end = cron.last(now) or now
+    schedule = Schedule(name, cron, asked, now, end)
+    past, coming = (
+        schedule.entry(interval, state).settings.changed(state=state)
+        for interval in ((cron.last(end - 1) or end, end), (end, next(cron.after(end))))
+    )
+    if target_of(past.to, past.output_format).kind in FILES and past.to == asked.to:
         raise UsageError(
             f"--to {asked.to}: each run needs files of its own: write {{start:%Y-%m-%d}} in it, "
             "or name a table"
         )
-    load_task(found.task)
+    task = load_task(past.task)
+    models = model_of(task, past)
+    try:
+        find_inputs(past.inputs)
+    except UsageError as exc:
+        warn(f"the input's columns are not checked: {exc}")
+    else:
+        specify(task, past.changed(to=coming.to), models)
     return asked
 
 

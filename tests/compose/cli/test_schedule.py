@@ -153,6 +153,10 @@ def wrong_calls(lake: Path) -> dict[str, tuple[list[str], str]]:
         "one folder for all": ([*when, *command(lake, to="out")], "files of its own"),
         "no task": ([*when, "--", "score", "none.py:task", *whole[3:]], "there is no file none.py"),
         "a job of its own": ([*when, *whole, "--job", "x"], "--job is not for a schedule"),
+        "no model": (
+            [*when, "--", *whole[1:6], "--model", "3-none"],
+            "signing.pub is missing",
+        ),
         "a name": (["x/y", *when, *whole], "letters, digits"),
     }
 
@@ -165,3 +169,30 @@ def test_a_wrong_schedule_is_one_line_and_is_not_added(
     words = words if name == "a name" else ["nightly", *words]
     fails(tidewheel("schedule", "add", *words, folder=tmp_path), 2, text)
     assert tidewheel("schedule", "list", folder=tmp_path).stdout.startswith("no schedules")
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--label-column", "truth"], "no column 'truth'"),
+        (["--as", "readings"], "no column"),
+        (["--from", "{start}"], "--from and --until need --time"),
+    ],
+)
+def test_what_each_fire_would_refuse_is_refused_by_add(
+    tmp_path: Path, lake: Path, more: list[str], text: str
+) -> None:
+    """By the input of the last interval."""
+    write_parquet(tmp_path / "lake" / f"day={days()[-1]}" / "0.parquet", good_rows(5, 0))
+    when = ["nightly", "--cron", CRON.expression, "--timezone", CRON.timezone]
+    fails(tidewheel("schedule", "add", *when, *command(lake, *more), folder=tmp_path), 2, text)
+    assert tidewheel("schedule", "list", folder=tmp_path).stdout.startswith("no schedules")
+
+
+def test_add_says_that_the_input_is_not_checked_where_there_is_none_yet(
+    tmp_path: Path, lake: Path
+) -> None:
+    when = ["nightly", "--cron", CRON.expression]
+    done = tidewheel("schedule", "add", *when, *command(lake), folder=tmp_path)
+    assert done.returncode == 0
+    assert "the input's columns are not checked: lake/day=" in done.stderr
