@@ -139,7 +139,12 @@ def flwr(state: Path, address: str | None = None, ca: Path | None = None) -> Flw
     if address is not None:
         write_atomic(_connections(state), _connection(address, ca))
     elif not _connections(state).exists():
-        raise UsageError(f"{state} has met no SuperLink yet: name it by --superlink HOST:PORT")
+        own = state / "keys" / "superlink" / "ca.pem"  # of `tidewheel superlink`
+        trusted = f" --superlink-ca {own}" if own.exists() else " and its --superlink-ca"
+        raise UsageError(
+            f"no controller of {state} has reached a SuperLink yet, and none was named: pass "
+            f"--superlink HOST:PORT (`tidewheel superlink`: 127.0.0.1:8000){trusted}"
+        )
     return _flwr(state)
 
 

@@ -64,6 +64,24 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path, unit: Path, name: st
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_the_drop_in_at_its_head_gives_it_the_files_to_join_runs_with(tmp_path: Path) -> None:
+    head = UNIT.read_text().partition("[Unit]")[0]
+    lines = head.partition("hands them over.")[2].partition("# The device's state")[0].splitlines()
+    drop_in = "".join(f"{line.removeprefix('#').strip()}\n" for line in lines)
+    folder = tmp_path / f"{UNIT.name}.d"
+    folder.mkdir()
+    (folder / "join.conf").write_text(drop_in)
+    (tmp_path / UNIT.name).write_text(UNIT.read_text().replace(PROGRAM, sys.executable))
+    verify = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "tidewheel-edge@d0.service")]
+    done = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    name, _, words = service(folder / "join.conf")["Environment"].strip('"').partition("=")
+    asked = command(tmp_path, {"TASK": TINY, name: words.replace("%d", "/run/credentials")})
+    assert asked[asked.index("--node-key") + 1] == "/run/credentials/node-key"
+    assert asked[asked.index("--superlink-ca") + 1] == "/run/credentials/ca.pem"
+
+
 def test_its_command_line_serves_a_device_and_drains_on_its_signal(tmp_path: Path) -> None:
     key = create_key(tmp_path / "signing.pem")
     (tmp_path / "model.twa").write_bytes(artifact(key, plain(1)))

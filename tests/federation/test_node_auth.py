@@ -43,12 +43,15 @@ def test_who_is_not_known_is_refused(tmp_path: Path) -> None:
         start_stranger(processes, "unknown", processes.ca, tmp_path / "unknown")
         start_stranger(processes, "plain-text", None)
         start_stranger(processes, "other-ca", foreign, tmp_path / "unknown")
+        start_stranger(processes, "no-file", processes.ca, tmp_path / "nothing")
         for name, said in {
+            "no-file": f"--node-key {tmp_path / 'nothing'} cannot be read",
             "without-key": "admits registered keys alone, and this device has none",
             "unknown": f"does not admit the key {tmp_path / 'unknown'}: it was not added",
             "other-ca": f"{foreign} is of another CA: pass that of the SuperLink as --superlink-ca",
         }.items():
-            assert processes.processes[name].wait(60) == 1
+            assert processes.processes[name].wait(60) == (2 if name == "no-file" else 1)
+            assert "Traceback" not in processes.log(name)
             (line,) = [one for one in processes.log(name).splitlines() if "cannot join" in one]
             assert said in line
         again = "Connection attempt failed, retrying"
@@ -71,7 +74,10 @@ def test_a_device_is_added_listed_and_removed_by_hand(tmp_path: Path) -> None:
         made = tmp_path / "made" / "key"
         make_key(made)
         server = tmp_path / "server"  # a state folder of another hand
-        assert "has met no SuperLink yet" in node(server, "list", code=2)
+        asked = "pass --superlink HOST:PORT (`tidewheel superlink`: 127.0.0.1:8000)"
+        assert f"{asked} and its --superlink-ca" in node(server, "list", code=2)
+        own = make_certificates(server / "keys").ca
+        assert f"{asked} --superlink-ca {own}" in node(server, "add", "pump", code=2)
         added = node(server, "add", "pump", "--public-key", public_path(made), *where)
         assert added == "pump is registered\n"
         assert "is registered already" in node(server, "add", "pump", "--public-key",
