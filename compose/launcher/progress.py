@@ -7,6 +7,7 @@ Views are those of one run: of its devices, as far as they have reported since i
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.status import Status as StatusLine
 from rich.text import Text
 
 from compose.reports.problems import Status, problems
-from streams.contract.decisions import MANUAL
+from streams.contract.decisions import MANUAL, SIGNED_AGAIN
 from streams.contract.documents import DeviceState, model_number
 from streams.contract.task import Task
 from streams.contract.task.metrics import retrain_limit, window_metric
@@ -95,9 +96,9 @@ def of_run(view: FleetView, devices: Sequence[str], began_us: int) -> FleetView:
 
 
 class Phase:
-    """The phase of the loop (inference, federated run, canary, new model; or manual promotion and
-    rollback, until all devices serve that version), when it has closed, and whether it is at rest:
-    all devices answer, and nothing is learned.
+    """The phase of the loop (inference, federated run, canary, new model; or manual promotion,
+    rollback and new key, until all devices serve that version), when it has closed, and whether it
+    is at rest: all devices answer, and nothing is learned.
 
     A run that promotes nothing leads back to inference. The loop has closed when a federated run's
     version has passed its rollout, and every device has answered with it the held-out segments that
@@ -114,6 +115,10 @@ class Phase:
         """Take the fleet as its topics show it now."""
         states, standing = view.devices.values(), view.standing
         self._first = self._first or min((s.active for s in states), key=model_number, default="")
+        for before, now in pairwise(view.decided):
+            had = before.standing.stable
+            if now.reason.startswith(SIGNED_AGAIN) and had and had.model == self._first:
+                self._first = now.model or ""
         stable = standing.stable.model if standing.stable else self._first
         passed = self._first not in ("", stable) and standing.offered is None
         answering = len(states) == self._devices and all(s.active == stable for s in states)
@@ -136,10 +141,11 @@ class Phase:
 
 def _change(view: FleetView) -> str:
     """Return by what the stable version came."""
-    moved = [d for d in view.decided if d.kind in ("served", "rolled-back")]
-    if moved and moved[-1].kind == "rolled-back":
-        return "rollback"
-    return "manual promotion" if moved and moved[-1].reason.startswith(MANUAL) else "canary"
+    last = next((d for d in view.decided[::-1] if d.kind in ("served", "rolled-back")), None)
+    if last is None or last.kind == "rolled-back":
+        return "canary" if last is None else "rollback"
+    names = {MANUAL: "manual promotion", SIGNED_AGAIN: "new key"}
+    return next((name for why, name in names.items() if last.reason.startswith(why)), "canary")
 
 
 def _has_compared(state: DeviceState) -> bool:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from federation.registry.registry import NOT_OFFERED, Registry, Stale
 from streams.contract.artifact import Artifact, key_id, pack, public_keys
-from streams.contract.decisions import DesiredState, Kind, Ref, Release
+from streams.contract.decisions import SIGNED_AGAIN, DesiredState, Kind, Ref, Release
 from streams.contract.errors import UsageError
 from streams.runtime.files import open_store
 
@@ -148,7 +148,7 @@ def _revoked(registry: Registry, key: Ed25519PrivateKey, gone: str, reason: str)
     if stable is not None and signed(stable):
         renewed = registry.add(sign_again(registry.load(stable.model), registry, key))
         ref = Ref.of(renewed)
-        text = f"{stable.model} signed again, it was {why}"
+        text = f"{SIGNED_AGAIN}{stable.model} was {why}"
         return decide("served", ref, desired.replace(stable=ref), text)
     teacher = registry.teacher() if desired.teacher else None
     if teacher is not None and teacher.manifest.key == gone:

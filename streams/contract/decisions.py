@@ -47,6 +47,7 @@ CHUNK_BYTES = 1 << 10  # at least, of all chunks of a delivery but one
 WITHDRAWN = "withdrawn: "  # prefix of a device's reason for refusing a withdrawn version
 WITHDRAWN_KEPT = 10  # the latest ones
 MANUAL = "manual"  # prefix of a manual decision's reason
+SIGNED_AGAIN = "signed again: "  # the same, of the served model under another key
 ADVICE = "take away the write access of whoever has that key"
 
 Model = Annotated[str, Meta(pattern=rf"^[1-9][0-9]{{0,17}}-[0-9a-f]{{8}}{END}")]

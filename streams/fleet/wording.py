@@ -7,7 +7,7 @@ figures in `--json` output and in the registry.
 import re
 from collections.abc import Mapping, Sequence
 
-from streams.contract.decisions import MANUAL, Decision
+from streams.contract.decisions import MANUAL, SIGNED_AGAIN, Decision
 from streams.contract.documents import RoundEvent
 from streams.contract.task.metrics import named
 
@@ -164,6 +164,8 @@ def decision_text(decision: Decision) -> str:
     stage = decision.standing.stage
     if decision.kind == "stage" and decision.reason.startswith(MANUAL):
         return f"{decision.model} is resumed in stage {stage}"  # people make no other stage
+    if decision.reason.startswith(SIGNED_AGAIN):
+        return f"all devices serve {decision.model}, the same model under another key"
     return DECISIONS[decision.kind].format(model=decision.model, stage=stage)
 
 

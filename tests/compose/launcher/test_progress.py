@@ -19,7 +19,7 @@ from compose.launcher.progress import (
 )
 from compose.reports.follower import Lag
 from compose.reports.problems import Status
-from streams.contract.decisions import ZERO, Decision, DesiredState, Pause, Ref, sign
+from streams.contract.decisions import SIGNED_AGAIN, ZERO, Decision, DesiredState, Pause, Ref, sign
 from streams.contract.documents import RoundEvent
 from streams.contract.task import Task, Tumbling
 from streams.fleet.agreement import Odds
@@ -106,6 +106,19 @@ def test_it_has_closed_when_every_device_has_answered_the_same_with_the_new_vers
     assert not loop.phase.closed
     loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (3000, COMPARED)}))
     assert loop.phase.closed
+
+
+def test_a_model_that_is_signed_again_is_neither_in_a_canary_nor_closes_the_loop() -> None:
+    loop = Loop()
+    again = decided(2, "served", stable=NEXT, reason=f"{SIGNED_AGAIN}{FIRST} was signed by key 0")
+    assert loop.see(again) == "inference"
+    assert f"all devices serve {NEXT}, the same model under another key" in loop.view.news[-1]
+    assert loop.see(*loop.answers(NEXT, {"d0": (10, 10), "d1": (10, 10)})) == "inference"
+    assert not loop.phase.closed
+    learned = "3-cccccccc"
+    loop.see(decided(3, "served", stable=learned))
+    last = decided(4, "served", stable="4-dddddddd", reason=f"{SIGNED_AGAIN}{learned} was signed")
+    assert loop.see(last) == "new key"
 
 
 def test_a_version_that_came_by_no_canary_is_not_said_to_be_in_one() -> None:

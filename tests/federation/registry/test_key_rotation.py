@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from federation.registry import key_rotation
 from federation.registry.registry import Registry
 from streams.contract.artifact import key_id, unpack
-from streams.contract.decisions import Release, sign
+from streams.contract.decisions import SIGNED_AGAIN, Release, sign
 from streams.contract.errors import ArtifactError, UsageError
 from streams.runtime.trust import Acceptance
 from tests.rig.made_up.registries import (
@@ -165,6 +165,7 @@ def test_what_a_revoked_key_has_signed_is_signed_anew_or_taken_back(registry: Re
     ]  # fmt: skip
     assert [r.decision.kind for r in made[2:]] == ["served", "teacher", "keys"]
     assert all("the laptop is gone" in r.decision.reason for r in made)
+    assert made[2].decision.reason.startswith(f"{SIGNED_AGAIN}{old.model} was signed by key")
     standing = registry.desired()
     assert (standing.offered, standing.candidate, standing.share) == (None, None, 0.0)
     assert first.model in standing.withdrawn
