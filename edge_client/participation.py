@@ -105,7 +105,7 @@ class Participation:
         self.node: int | None = None  # of the SuperNode that runs
         self.error: str | None = None  # why the last two could not join, or more
         self.refused: Counter[str] = Counter()
-        missing = [name for module, name in NEEDED.items() if not _installed(module)]
+        missing = [name for key, name in NEEDED.items() if importlib.util.find_spec(key) is None]
         self.unable = f"{' and '.join(missing)} not installed" if missing else None
         self.unable = self.unable if task.learns else "a model of ONNX does not learn"
         if (memory_mb := task.training.memory_mb) > (has_mb := memory_of_machine() // 1_000_000):
@@ -273,10 +273,3 @@ class Participation:
         except (OSError, MalformedRecord) as exc:
             log.warning("%s is ignored: %s", self._path, exc)
             return Followed()
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

@@ -111,12 +111,10 @@ class Fleet:
     def pace(self, devices: Sequence[str], speed: float) -> None:
         """Let the devices replay at another speed, also after a restart."""
         for device in devices:
-            name = f"edge-{device}"
-            argv = list(self.supervisor.children[name].launch.argv)
+            child = self.supervisor.children[f"edge-{device}"]
+            argv = list(child.launch.argv)
             argv[argv.index("--speed") + 1] = str(speed)
-            self.supervisor.relaunch(
-                name, replace(self.supervisor.children[name].launch, argv=argv)
-            )
+            child.launch = replace(child.launch, argv=argv)
             with contextlib.suppress(Retryable):  # it is being started again
                 ask(socket_path(self.layout.device(device)), AgentRequest(op="pace", speed=speed))
 

@@ -22,7 +22,6 @@ import socket
 import ssl
 import sys
 import tomllib
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from functools import partial
@@ -193,7 +192,7 @@ def is_ready(address: str, timeout_s: float = 1.0, ca: Path | None = None) -> bo
     try:
         with urllib.request.urlopen(url, timeout=timeout_s, context=context) as answer:
             return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
+    except OSError:
         return False
 
 

@@ -80,10 +80,6 @@ class Supervisor:
         process, now = self._spawn(name, launch), time.monotonic()
         self.children[name] = Child(name, launch, stop_s, process, now, essential=essential)
 
-    def relaunch(self, name: str, launch: Launch) -> None:
-        """Start a process by another command when it is started again."""
-        self.children[name].launch = launch
-
     def log_path(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
