@@ -28,14 +28,6 @@ Worker = Callable[[WorkRequest, bytes], tuple[WorkReply, bytes]]
 SPARE_S = 10.0  # in addition to the limit: for transport
 
 
-def client_app(reply: Callable[[Message, Context, Op], Message]) -> ClientApp:
-    """Return an app that calls `reply` for every message."""
-    made = ClientApp()
-    made.train()(lambda message, context: reply(message, context, "train"))
-    made.evaluate()(lambda message, context: reply(message, context, "evaluate"))
-    return made
-
-
 def _handed_over(message: Message, context: Context, op: Op) -> Message:
     def work(request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         timeout_s = max(request.time_budget_s, request.limit_s) + SPARE_S
@@ -90,4 +82,6 @@ def _content(request: WorkRequest | None, reply: WorkReply, body: bytes) -> Reco
     return content
 
 
-app = client_app(_handed_over)
+app = ClientApp()
+app.train()(lambda message, context: _handed_over(message, context, "train"))
+app.evaluate()(lambda message, context: _handed_over(message, context, "evaluate"))
