@@ -321,6 +321,13 @@ MUTANTS = [
         "commit",
     ),
     _worker(
+        "other events with counted numbers are taken for repeats",
+        "windows/partition.py",
+        "if not placed and new != [(events.first, events.last)]:",
+        "if False:",
+        "test_bad_input.py",
+    ),
+    _worker(
         "messages are acknowledged before their rows are stored",
         "commit/committer.py",
         "                rows = await self._call(self._stored, work, batch)  # step 2\n",

@@ -259,9 +259,7 @@ class Committer:
     def _collect(self, now_s: float) -> CommitWork:
         work = CommitWork(windows=self.scorer.ahead or self._due(now_s))
         for state in self._states:
-            work.drops += [(state.partition, declared) for declared in state.take_drops()]
-            work.labels += [(state.partition, new) for new in state.take_labels()]
-            work.unbelieved += [(state.partition, piece) for piece in state.take_unbelieved()]
+            work.take(state)
         if self._holes is not None:
             work.lost = self._holes.due(self.partitions)
         for partition, drops in work.lost.items():

@@ -19,7 +19,7 @@ from streams.runtime.tracing import About, Span, Tracing
 from streams.worker.commit.messages import Outgoing, refused_letters
 from streams.worker.metrics import Metrics
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
+from streams.worker.store.position import FROM_THE_FUTURE, SEQ_REUSED, TEACHER_FAILED
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
 from streams.worker.windows.partition import (
     DeclaredDrop,
@@ -29,7 +29,7 @@ from streams.worker.windows.partition import (
 )
 from streams.worker.windows.rows import ScoredWindow, days_of, score_rows
 from streams.worker.windows.scoring_step import Batch
-from streams.worker.windows.tumbling import Message, Window, WindowSlice
+from streams.worker.windows.tumbling import FUTURE, Message, Window, WindowSlice
 
 AT_ONCE = 2000  # messages: a publication that times out is repeated whole
 
@@ -73,11 +73,21 @@ class CommitWork:
         taken = self.windows, self.drops, self.labels, self.unbelieved, self.dead_letters, self.lost
         return any(taken)
 
+    def take(self, state: PartitionState) -> None:
+        """Take what a partition has beside windows."""
+        drops, labels, unbelieved = state.take_others()
+        self.drops += [(state.partition, declared) for declared in drops]
+        self.labels += [(state.partition, new) for new in labels]
+        self.unbelieved += [(state.partition, piece) for piece in unbelieved]
+
     def refuse(self, task: Task, partitions: Mapping[int, PartitionState], batch: Batch) -> None:
         """Park what is not believed and what could not be scored."""
         for partition, piece in self.unbelieved:
-            detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
-            self.park(task, partitions[partition], piece, FROM_THE_FUTURE, detail)
+            reason, detail = SEQ_REUSED, "other events had these numbers; begin a new epoch"
+            if piece.window == FUTURE:
+                reason = FROM_THE_FUTURE
+                detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
+            self.park(task, partitions[partition], piece, reason, detail)
         for window, detail in batch.failed:
             for piece in window.pieces:
                 self.park(task, partitions[window.partition], piece, TEACHER_FAILED, detail)
@@ -88,10 +98,11 @@ class CommitWork:
             partitions[window.partition].seal(window.pieces)
         for partition, piece in self.unbelieved:
             partitions[partition].seal((piece,))
-        for partition, declared in self.drops:
-            partitions[partition].seal((), [declared])
-        for partition, new in self.labels:
-            partitions[partition].seal((), (), [new])
+        for _, declared in self.drops:
+            if declared.message is not None:
+                declared.message.unsealed -= 1
+        for _, new in self.labels:
+            new.message.unsealed -= 1
         for message in self.malformed:
             message.unsealed = 0
 
@@ -116,7 +127,7 @@ class CommitWork:
     def park(
         self, task: Task, state: PartitionState, piece: WindowSlice, reason: str, detail: str
     ) -> None:
-        """Refuse events: they are kept on `dead-letters`, and counted as dropped."""
+        """Refuse events: they are kept on `dead-letters`, and counted as dropped, if they count."""
         events = piece.events
         of = f"{reason}: events of {events.device}"  # numbers stand alone: see runtime.process
         where = f"epoch {events.epoch}, {events.first} to {events.last}"

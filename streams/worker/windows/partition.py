@@ -29,11 +29,12 @@ from streams.contract.task import Task
 from streams.worker.windows.cut import open_windows
 from streams.worker.windows.tumbling import (
     ANY_TIME,
-    FUTURE,
+    REUSED,
     DeviceWindows,
     Message,
     Window,
     WindowSlice,
+    reused,
     split,
 )
 
@@ -140,28 +141,31 @@ class PartitionState:
         """Add new events to their windows."""
         source, before = (events.device, events.epoch), message.unsealed
         taken = self.position.taken.setdefault(source, IntervalSet())
+        refused = self.position.refused.get(source, IntervalSet())
         if message.again.renews:
-            self._readmit(source, events.first, events.last)
+            for interval in refused.within(events.first, events.last):
+                taken.remove(*interval)
+            refused.remove(events.first, events.last)
         new = taken.missing(events.first, events.last)
         if placed := events.epoch == self.placed and not message.again.renews:
             new = list(IntervalSet(new).minus(self.position.placed))
+        pieces = list[WindowSlice]()
+        if not placed and new != [(events.first, events.last)]:
+            counted = IntervalSet([(events.first, events.last)]).minus(IntervalSet(new), refused)
+            watermark = self._windows_of(task, events.device, now_s).watermark
+            pieces += reused(message, events, counted, watermark, believed_us)
         for first, last in new:
             fresh = events.part(first - events.first, last - events.first + 1)
-            for piece in split(task, message, fresh, believed_us):
-                if piece.window == FUTURE:
-                    self._unbelieved.append(piece)
-                else:
-                    self._windows_of(task, events.device, now_s).add(piece, now_s)
-                message.unsealed += piece.rows
+            pieces += split(task, message, fresh, believed_us)
             if not placed:
                 taken.add(first, last)
+        for piece in pieces:
+            if piece.window < 0:
+                self._unbelieved.append(piece)
+            else:
+                self._windows_of(task, events.device, now_s).add(piece, now_s)
+            message.unsealed += piece.rows
         self.rows += message.unsealed - before
-
-    def _readmit(self, source: Source, first: int, last: int) -> None:
-        refused = self.position.refused.get(source, IntervalSet())
-        for interval in refused.within(first, last):
-            self.position.taken[source].remove(*interval)
-        refused.remove(first, last)
 
     def _windows_of(self, task: Task, device: str, now_s: float) -> DeviceWindows:
         if device not in self._devices:
@@ -209,7 +213,10 @@ class PartitionState:
             windows.label(label_rows(batch.rows))
 
     def refuse(self, piece: WindowSlice, reason: str) -> list[Drop]:
-        """Mark events as refused; return the drops of them that `drops` does not have yet."""
+        """Mark events as refused; return the drops of them that `drops` does not have yet: none
+        where other events have their numbers."""
+        if piece.window == REUSED:
+            return []
         events, source = piece.events, (piece.events.device, piece.events.epoch)
         dropped = self.position.dropped.setdefault(source, IntervalSet())
         holes = IntervalSet([(events.first, events.last)]).minus(dropped)
@@ -217,10 +224,6 @@ class PartitionState:
         self.position.taken.setdefault(source, IntervalSet()).add(events.first, events.last)
         self.position.refused.setdefault(source, IntervalSet()).add(events.first, events.last)
         return [Drop(events.device, events.epoch, first, last, reason) for first, last in holes]
-
-    def take_unbelieved(self) -> list[WindowSlice]:
-        pieces, self._unbelieved = self._unbelieved, []
-        return pieces
 
     def queue_due(self, now_s: float) -> int:
         """Queue the windows that are due for a flush; return the number of queued rows."""
@@ -269,29 +272,17 @@ class PartitionState:
         marks = [windows.watermark for windows in self._devices.values() if windows.busy]
         return max(0, now_us - min(marks)) if marks else 0
 
-    def take_drops(self) -> list[DeclaredDrop]:
-        drops, self._drops = self._drops, []
-        return drops
+    def take_others(self) -> tuple[list[DeclaredDrop], list[NewLabels], list[WindowSlice]]:
+        """Remove and return what a flush stores, and parks, beside windows."""
+        found = self._drops, self._labels, self._unbelieved
+        self._drops, self._labels, self._unbelieved = [], [], []
+        return found
 
-    def take_labels(self) -> list[NewLabels]:
-        labels, self._labels = self._labels, []
-        return labels
-
-    def seal(
-        self,
-        pieces: Iterable[WindowSlice],
-        drops: Iterable[DeclaredDrop] = (),
-        labels: Iterable[NewLabels] = (),
-    ) -> None:
-        """Mark them as sealed: they are in the store or on `dead-letters`."""
-        for new in labels:
-            new.message.unsealed -= 1
+    def seal(self, pieces: Iterable[WindowSlice]) -> None:
+        """Mark events as sealed: they are in the store or on `dead-letters`."""
         for piece in pieces:
             piece.message.unsealed -= piece.rows
             self.rows -= piece.rows
-        for declared in drops:
-            if declared.message is not None:
-                declared.message.unsealed -= 1
 
     def acknowledgeable(self) -> list[Message]:
         """Remove and return the sealed messages, from the lowest offset up to the first gap."""

@@ -26,11 +26,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from streams.contract.accounting import IntervalSet
 from streams.contract.events.batches import EventColumns
 from streams.contract.task import Task
 
 STEP_S = 3.0  # that one answer counts at most; Faust's consumer waits 1.5 s for messages
 FUTURE = -1  # the "window" of events from the future
+REUSED = -2  # that of events whose numbers other events had before
 ANY_TIME = 2**62
 FUTURE_S = 3600.0  # how far a live event may be ahead of the worker's clock
 
@@ -114,6 +116,19 @@ def split(
     starts = times - times % task.window_us if task.aligned else np.full_like(times, earliest)
     starts = np.where(times > believed_us, FUTURE, starts)
     yield from WindowSlice(message, events, start, int(times[0]), latest).split(starts)
+
+
+def reused(
+    message: Message, events: EventColumns, counted: IntervalSet, after_us: int, believed_us: int
+) -> Iterator[WindowSlice]:
+    """Yield those of consecutive events whose numbers other events had: the ones that are `counted`
+    are not later than `after_us`, the device's watermark, if it is known."""
+    for first, last in counted if after_us >= 0 else ():
+        part = events.part(first - events.first, last - events.first + 1)
+        times = part.columns.times
+        starts = np.where((times > after_us) & (times <= believed_us), REUSED, 0)
+        pieces = WindowSlice(message, part, 0, 0, 0).split(starts)
+        yield from (piece for piece in pieces if piece.window == REUSED)
 
 
 @dataclass(slots=True)

@@ -135,6 +135,35 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
     assert log.committed == 4
 
 
+def test_a_producer_that_begins_anew_in_its_old_epoch_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, store = Log(), MemoryStore()
+    log.messages += [good(0, (1, 2, 3)), good(3, (4, 5, LATER_S))]
+    served(log, store)
+    log.committed = 0  # a worker that reads again what was sent says nothing
+    served(log, store)
+    assert [dict(m.headers)["reason"] for m in log.published if "dead" in m.topic] == [
+        b"from-the-future"
+    ]
+    caplog.clear()
+    log.messages += [good(0, (8, 9, 10)), good(3, (11, 12, 13, 14)), good(7, (15,))]
+    served(log, store)
+    assert store.tables[SCORES].column("seq").to_pylist() == [0, 1, 2, 3, 4, 6, 7]
+    assert store.tables[DROPS].num_rows == 1  # that from the future: numbers are counted once
+    letters = [m for m in log.published if "dead" in m.topic][1:]
+    assert [dict(m.headers)["reason"] for m in letters] == [b"seq-reused"] * 2
+    kept = [decode_event_message(task, m.key, m.value, original(m.headers)) for m in letters]
+    assert [(e.first, e.last) for e in kept] == [(0, 2), (3, 4)]
+    records = [r for r in caplog.records if "seq-reused: events of d0" in r.getMessage()]
+    assert "begin a new epoch" in records[0].getMessage()
+    assert sum(map(Repeats().filter, records)) == 1
+
+
+def original(headers: Headers) -> dict[str, bytes]:
+    return {n.removeprefix("original-"): v for n, v in headers if n.startswith("original-") and v}
+
+
 def test_what_is_refused_again_says_of_which_letter_it_is_the_copy() -> None:
     log, store = Log(), MemoryStore()
     log.messages.append(good(0, (1, LATER_S, 2)))

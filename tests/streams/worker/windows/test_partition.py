@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from streams.contract.errors import ProcessFailed
 from streams.contract.events.messages import Drop
+from streams.worker.commit.work import CommitWork
 from streams.worker.windows.partition import PartitionState, StorePosition, due_windows
 from streams.worker.windows.tumbling import SentAgain, Window
 from tests.rig.made_up.tiny_task import task
@@ -47,7 +48,8 @@ def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
     for first, last in drops:
         state.add_drop(message(state, offset), Drop("d0", "e1", first, last, "full"))
         offset += 1
-    taken = [s for d in state.take_drops() for s in range(d.drop.first, d.drop.last + 1)]
+    drops_taken, _, _ = state.take_others()
+    taken = [s for d in drops_taken for s in range(d.drop.first, d.drop.last + 1)]
     wanted = {s for first, last in drops for s in range(first, last + 1)} - have
     assert len(taken) == len(set(taken))
     assert set(taken) == wanted
@@ -56,9 +58,10 @@ def test_a_drop_leaves_out_what_is_scored_buffered_or_dropped(
 def test_a_drop_is_acknowledged_only_when_it_is_stored() -> None:
     state = PartitionState(0, StorePosition())
     state.add_drop(message(state, 0), Drop("d0", "e1", 0, 2**62, "full"))
-    drops = state.take_drops()
+    work = CommitWork()
+    work.take(state)
     assert state.acknowledgeable() == []
-    state.seal((), drops)
+    work.seal({0: state})
     assert [m.offset for m in state.acknowledgeable()] == [0]
 
 
@@ -108,7 +111,7 @@ def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
     state = PartitionState(0, StorePosition())
     first = message(state, 0)
     state.add_events(task, first, events("d0", 0, [1.0, 500.0, 2.0]), 0.0, believed_us=100 * SECOND)
-    (piece,) = state.take_unbelieved()
+    _, _, (piece,) = state.take_others()
     assert (piece.events.first, piece.rows, first.unsealed) == (1, 1, 3)
     assert seqs_of(close(state, 0.0, 10**9)) == []  # the watermark is that of what is believed
     assert [(d.first, d.last, d.reason) for d in state.refuse(piece, "why")] == [(1, 1, "why")]
@@ -116,6 +119,22 @@ def test_an_event_from_the_future_is_taken_and_belongs_to_no_window() -> None:
     assert seqs_of(close(state, 1e9, 10**9)) == [0, 2]
     state.add_events(task, message(state, 1), events("d0", 1, [500.0]), 0.0)
     assert seqs_of(close(state, 1e9, 10**9)) == []  # it is not tried again by itself
+
+
+def test_other_events_with_numbers_that_are_counted_are_parked_and_repeats_are_not() -> None:
+    state = PartitionState(0, StorePosition())
+    state.add_events(task, message(state, 0), events("d0", 0, [1.0, 2.0, 3.0, 2.5]), 0.0)
+    state.add_events(task, message(state, 1), events("d0", 0, [1.0, 2.0, 3.0, 2.5]), 0.0)
+    state.add_events(task, message(state, 2), events("d0", 2, [3.0, 2.5, 4.0]), 0.0)
+    assert state.take_others() == ([], [], [])
+    anew = message(state, 3)
+    state.add_events(task, anew, events("d0", 0, [6.0, 7.0, 3.5, 7.0, 4.0, 8.0]), 0.0)
+    _, _, pieces = state.take_others()
+    assert [(p.events.first, p.rows) for p in pieces] == [(0, 2), (3, 1)]
+    assert anew.unsealed == 4
+    assert [state.refuse(piece, "seq-reused") for piece in pieces] == [[], []]
+    state.seal(pieces)
+    assert sorted(seqs_of(close(state, 1e9, 10**9))) == [0, 1, 2, 3, 4, 5]
 
 
 def test_what_was_refused_is_taken_when_it_is_sent_again_and_declared_once() -> None:
