@@ -9,7 +9,7 @@ answers give one more: the class of each answer, or the value of each target.
 
 **Windows.** Behaviour differs between windows far more than a sensor drifts. Histograms are
 therefore added up over a device's last `Reference.windows` (WINDOWS), and there is no alarm below
-MINIMUM segments.
+`Reference.minimum` (`minimum_segments`) segments.
 
 **Alarm.** PSI must exceed both the null distribution's 99th percentile for these sample sizes and
 the channel's effect threshold. People and machines differ without drift; the reference shows how
@@ -215,10 +215,11 @@ def _blocks(segments: np.ndarray | Sequence[np.ndarray]) -> Iterator[np.ndarray]
         yield from _blocks(np.concatenate(waiting))
 
 
-def minimum_segments(task: Task) -> int:
-    """Return MINIMUM, or half the segments of WINDOWS windows of the task if that is less."""
-    held = WINDOWS * task.segments_per_window
-    return max(1, min(MINIMUM, round(held / 2)))
+def minimum_segments(task: Task, seen: float) -> int:
+    """Return MINIMUM, or half the segments of WINDOWS windows of the task if that is less; seen:
+    the mean of the windows of recordings. Chance explains every PSI of fewer than WINDOWS."""
+    held = WINDOWS * max(task.segments_per_window, seen)  # which is 1 where events have no rate
+    return max(WINDOWS, min(MINIMUM, round(held / 2)))
 
 
 def frozen_edges(task: Task, kind: Kind, values: np.ndarray) -> np.ndarray:

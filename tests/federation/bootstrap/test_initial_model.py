@@ -9,7 +9,7 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.bootstrap import initial_model
-from federation.bootstrap.dataset import make_reference, segments_of_device
+from federation.bootstrap.dataset import Segments, make_reference, segments_of_device
 from federation.bootstrap.first_models import steps_said
 from federation.bootstrap.initial_model import prepare
 from federation.evaluation.accuracy import HeldOut, score
@@ -17,7 +17,7 @@ from federation.evaluation.quantization import run_graph
 from federation.registry.registry import HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, PROBE, WEIGHTS
 from streams.contract.errors import TaskError
-from streams.contract.task import Reading, Task
+from streams.contract.task import Reading, Segment, Task
 from streams.learning import learning
 from streams.learning.drift_reference import EFFECT, Reference
 from tests.federation.conftest import TINY
@@ -112,6 +112,21 @@ def test_the_reference_for_drift_is_that_of_the_central_data(tiny: Task) -> None
     assert found.features[-1].effect == EFFECT  # all devices answer the same
     assert found.features[0].effect > EFFECT  # machines are mounted differently
     assert Reference.decode(found.encode()) == found
+
+
+def test_the_least_segments_for_a_decision_are_half_of_what_eight_windows_hold(tiny: Task) -> None:
+    """Of events at any time the recordings say how many."""
+    assert least_of(tiny, 0.5) == least_of(tiny, 5.0) == 40
+    events = replace(tiny, rate_hz=None, segment=Segment(samples=1, hop=1))
+    for apart_s, least in {20.0: 8, 0.5: 40, 0.1: 100}.items():
+        assert least_of(events, apart_s) == least
+
+
+def least_of(task: Task, apart_s: float) -> int:
+    times = np.arange(400, dtype=np.int64) * round(apart_s * 1e6)
+    values = np.zeros((400, *task.segment_shape), np.float32)
+    labels, answers = (np.zeros((400, n), np.float32) for n in (task.label_size, task.outputs))
+    return make_reference(task, [Segments(times, values, labels)], [answers]).minimum
 
 
 def test_categories_are_in_the_reference_by_their_names(
