@@ -10,7 +10,7 @@ from compose.reports.follower import Lag, retention_lines
 from compose.reports.terminal import moment
 from streams.contract.accounting import LabelDelay
 from streams.contract.decisions import WITHDRAWN
-from streams.contract.documents import DeviceState
+from streams.contract.documents import YEAR_1980_US, DeviceState
 from streams.fleet.following import MOST
 from streams.fleet.view import Condition, FleetView
 from streams.fleet.wording import NAMED, counted, duration, failure, listed, short_runs
@@ -156,11 +156,14 @@ def _devices(status: Status) -> Iterator[Problem]:
     if gone := [each for each in status.view.producers.values() if each.time_us < gone_us]:
         first = min(gone, key=lambda each: each.time_us)
         of = counted(len(status.view.producers), "device")
+        early = first.time_us < YEAR_1980_US < status.now_s * 1e6
         yield Problem(
-            "note",
+            "warning" if early else "note",
             f"{len(gone):,} of {of} without an agent had no event in the last two days, "
             f"{first.device} for the longest time",
-            "Check what sends their events, if it is not history",
+            "Event times before 1980 have a wrong unit: they are microseconds since 1970"
+            if early
+            else "Check what sends their events, if it is not history",
             "/fleet?sort=seen",
             first.time_us,
         )

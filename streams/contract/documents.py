@@ -25,6 +25,7 @@ Micros = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 MISSED = 3  # heartbeats, before a device counts as silent
 LATEST_US = 2**55  # of an event, up to the year 3100
+YEAR_1980_US = 315_532_800_000_000  # event times before it are likely seconds or milliseconds
 EventTime = Annotated[int, Meta(ge=0, le=LATEST_US)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Digest = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{END}")]

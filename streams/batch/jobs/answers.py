@@ -27,6 +27,7 @@ from streams.batch.records.rows import RowProblem, Rows
 from streams.batch.records.specification import Columns, Named, Specification
 from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.readings import FIELDS, TIMESTAMP
+from streams.contract.documents import YEAR_1980_US
 from streams.contract.task import Task
 from streams.contract.task.metrics import softmax
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
@@ -62,7 +63,6 @@ def observed_of(
 
 
 POTENTIAL, DETECTED = 0.5, 0.7
-YEAR_1980_US = 315_532_800_000_000
 
 
 def drift_of(reference: Reference | None, observed: Observed) -> JobDrift | None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from streams.contract.documents import YEAR_1980_US
 from streams.contract.errors import BrokerUnavailable
 from streams.contract.events.messages import Drop
 from streams.contract.task import Task
@@ -119,6 +120,9 @@ class CommitWork:
         for _, declared in self.drops:
             metrics.dropped(declared.drop.reason, declared.drop.last - declared.drop.first + 1)
         metrics.labelled(sum(new.labels.rows.num_rows for _, new in self.labels))
+        if early := sorted({w.device for w in self.windows if w.start < YEAR_1980_US}):
+            text = "events before 1980 of %s (devices: %d): times are microseconds since 1970"
+            log.warning(text, early[0], len(early))
         late = sum(one.revision > 0 for one in batch.scored)
         metrics.rows_sealed(sum(one.window.rows for one in batch.scored))
         metrics.window_reported(False, len(batch.scored) - late)

@@ -304,7 +304,15 @@ def test_devices_without_an_agent_that_send_nothing_are_named_by_their_events_ti
     assert gone.text == (
         "2 of 3 devices without an agent had no event in the last two days, p2 for the longest time"
     )
+    assert (gone.severity, gone.advice[:17]) == ("note", "Check what sends ")
     assert re.search(r"p2 .* 9 days ago", printed(found))
+
+
+def test_a_device_whose_times_are_in_milliseconds_is_named_with_the_unit() -> None:
+    view = view_of(at(window("p0", 1_780_000), 1.78e9))
+    [gone] = [each for each in problems(Status(view, LAG, 1.78e9)) if "agent" in each.text]
+    assert gone.severity == "warning"
+    assert "before 1980 have a wrong unit" in gone.advice
 
 
 def test_windows_that_were_not_read_are_said() -> None:

@@ -105,6 +105,20 @@ def test_a_device_whose_clock_is_wrong_gets_a_line_a_minute(
     assert sum(map(Repeats().filter, records)) == 1
 
 
+def test_event_times_in_another_unit_are_said_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, store, now_s = Log(), MemoryStore(), 1.78e9
+    log.messages += [good(0, (now_s,)), good(0, (now_s / 1e6,), "d1"), good(0, (1, 2), "d2")]
+    served(log, store, recorded)
+    log.messages.append(good(1, (2000,), "d1"))
+    served(log, store, recorded)
+    found = [r for r in caplog.records if "before 1980" in r.getMessage()]
+    assert "before 1980 of d1 (devices: 2): times are micro" in found[0].getMessage()
+    assert len(found) == 2
+    assert sum(map(Repeats().filter, found)) == 1
+
+
 def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_again() -> None:
     log, store = Log(), MemoryStore()
     log.messages.append(good(0, (1, LATER_S, 2)))
@@ -220,13 +234,14 @@ mutated = st.builds(
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.one_of(sound, unsound, mutated, noise), min_size=1, max_size=15))
 def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessage]) -> None:
-    """The first sound copy of a seq counts; a first copy from the future is refused for good."""
+    """The first sound copy of a seq counts; a first copy from the future is refused for good. What
+    is later than all before it cannot be a copy."""
     log, store = Log(), MemoryStore()
     log.messages += stream
     served(log, store)
     scored: set[tuple[str, str, int]] = set()
     refused: set[tuple[str, str, int]] = set()
-    malformed = 0
+    reused, latest, malformed = Counter[tuple[str, str, int]](), dict[str, int](), 0
     for message in stream:
         try:
             record = decode_event_message(task, *message)
@@ -235,10 +250,14 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
             continue
         rows = record.rows.to_pydict()  # type: ignore[union-attr]
         times = np.array(record.rows.column("time").cast("int64"))  # type: ignore[union-attr]
+        after_us = latest.get(record.device, -1)
         for seq, time_us in zip(rows["seq"], times, strict=True):
-            name = record.device, record.epoch, seq
+            name, future = (record.device, record.epoch, seq), time_us > FUTURE_S * 1e6
+            reused[name] += name in scored and time_us > after_us and not future
             if name not in scored | refused:
-                (refused if time_us > FUTURE_S * 1e6 else scored).add(name)
+                (refused if future else scored).add(name)
+                if not future:
+                    latest[record.device] = max(latest.get(record.device, -1), time_us)
     rows = store.tables[SCORES].select(["device", "epoch", "seq"]).to_pylist()
     assert Counter((r["device"], r["epoch"], r["seq"]) for r in rows) == Counter(scored)
     dropped = [
@@ -247,8 +266,16 @@ def test_the_store_is_what_a_model_of_a_mixed_stream_says(stream: list[RawMessag
         for seq in range(r["first"], r["last"] + 1)
     ]
     assert Counter(dropped) == Counter(refused)
-    letters = [dict(m.headers) for m in log.published if m.topic == "tiny.v1.dead-letters"]
-    assert sum(h["reason"] != b"from-the-future" for h in letters) == malformed
+    letters = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
+    reasons = Counter(dict(m.headers)["reason"] for m in letters)
+    found = [
+        decode_event_message(task, m.key, m.value, original(m.headers))
+        for m in letters
+        if dict(m.headers)["reason"] == b"seq-reused"
+    ]
+    names = Counter((e.device, e.epoch, n) for e in found for n in range(e.first, e.last + 1))
+    assert {n: many for n, many in names.items() if n not in refused} == +reused
+    assert reasons.total() - reasons[b"from-the-future"] - reasons[b"seq-reused"] == malformed
     assert log.committed == len(stream)
 
 
