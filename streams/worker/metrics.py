@@ -36,6 +36,8 @@ class Metrics:
         self.rows_sealed = counter("tidewheel_rows", "Scored events in the store.").inc
         text = "Labels stored that became known after their events."
         self.labelled = counter("tidewheel_late_labels", text).inc
+        text = "Labels stored whose windows' reports are not revised yet."
+        self.labels_waiting = gauge("tidewheel_waiting_labels", text).set
         text = "Windows reported; late ones are revisions of an earlier report."
         windows = counter("tidewheel_windows", text, ["late"])
         self._windows = {late: windows.labels("yes" if late else "no") for late in (True, False)}
@@ -73,6 +75,7 @@ class Metrics:
         """Clear the metrics of revoked partitions."""
         self._lag.clear()
         self.buffered(0, 0)
+        self.labels_waiting(0)
         self.watermark_delay(0)
 
     def teacher(self, version: str) -> None:

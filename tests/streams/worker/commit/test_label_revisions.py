@@ -258,6 +258,42 @@ def test_a_label_that_comes_twice_says_the_same_or_was_known_before_adds_nothing
     assert sum(sum(row.values()) for row in part.truth.values()) == 1
 
 
+def test_how_many_labels_wait_is_a_metric_also_of_the_next_worker(
+    reported: tuple[Log, MemoryStore],
+) -> None:
+    log, store = reported
+    for seq in (1, 2):
+        known("d0", {"epoch": "e1", "seq": seq}, 2, 9)(log, tiny)
+
+    def waiting(made: Committer) -> float | None:
+        return made.metrics.registry.get_sample_value("tidewheel_waiting_labels")
+
+    async def live() -> None:
+        for first in (True, False):
+            made = committer(tiny, log, store)
+            at = GroupPosition(0, 0, 0, log.labels_committed)
+            await made.assign(GroupPosition(0, 0, 0, log.committed), at)
+            if first:
+                for offset in range(log.labels_committed, len(log.labels)):
+                    made.receive(log.incoming_label(offset), LABELS, 0.0)
+            await made.flush(LATER)
+            assert waiting(made) == 2
+        await until_joined(made, store)
+        await made.flush(LATER)
+        assert waiting(made) == 0
+
+    asyncio.run(live())
+
+
+def test_a_look_that_others_slowed_does_not_delay_the_next_tenfold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    assert label_revisions.pause_s(1.0, 1.0) == 10.0
+    assert label_revisions.pause_s(20.0, 1.0) == 20.0
+    assert label_revisions.pause_s(0.01, 0.01) == 0.3
+
+
 def test_a_label_that_replaces_another_counts_in_its_place(
     reported: tuple[Log, MemoryStore],
 ) -> None:
