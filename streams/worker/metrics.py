@@ -36,7 +36,7 @@ class Metrics:
         self.rows_sealed = counter("tidewheel_rows", "Scored events in the store.").inc
         text = "Labels stored that became known after their events."
         self.labelled = counter("tidewheel_late_labels", text).inc
-        text = "Labels stored whose windows' reports are not revised yet."
+        text = "Commits of late labels that windows' reports do not count yet."
         self.labels_waiting = gauge("tidewheel_waiting_labels", text).set
         text = "Windows reported; late ones are revisions of an earlier report."
         windows = counter("tidewheel_windows", text, ["late"])

@@ -304,7 +304,6 @@ class Committer:
     def _seal(self, work: CommitWork, batch: Batch) -> None:
         self.scorer.sealed(batch.scored, self._positions())
         self.late_labels.reported(batch.scored)
-        self.late_labels.stored(work.labels, self._positions())
         work.seal(self.partitions)
         work.count(batch, self.metrics)
 
@@ -322,7 +321,7 @@ class Committer:
             self._committed(partition, self.partitions[partition].position.commit, files)
         states = self.partitions.values()
         self.metrics.buffered(sum(s.rows for s in states), sum(s.in_flight for s in states))
-        self.metrics.labels_waiting(self.late_labels.waiting)
+        self.metrics.labels_waiting(self.late_labels.waiting(self._positions()))
         now_us = self._now_us()
         self.metrics.watermark_delay(max((s.delay_us(now_us) for s in states), default=0) / 1e6)
         self.metrics.flushed()

@@ -1,7 +1,7 @@
 """Labels that come when their events are stored, as revisions of the windows' reports.
 
 A look (streams.worker.store.late_labels) runs on another thread than the flushes, for at most SHARE
-of a processor and half of the time. A flush first takes up to SLICE of the events that a look has
+of the time, or with pauses of MOST_S. A flush first takes up to SLICE of the events that a look has
 found through these steps:
 
     1  number the reports of the windows, and commit to `revised` the events with the label that
@@ -20,7 +20,6 @@ too. Another owner's commit to `revised` is the fence, as for any table.
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
@@ -28,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from streams.contract.errors import TidewheelError
 from streams.contract.events.batches import filled_rows, float_rows, times_us
@@ -41,16 +39,15 @@ from streams.worker.commit.work import Broker, Positions, publish_all
 from streams.worker.store.delta_store import DeltaStore
 from streams.worker.store.late_labels import Found, Joined, look
 from streams.worker.store.tables import LABELS, REVISED, SCORES, revised_schema
-from streams.worker.windows.partition import NewLabels, StorePosition
+from streams.worker.windows.partition import StorePosition
 from streams.worker.windows.rows import DAY_US, ScoredWindow
 
-SHARE = 0.1  # of a processor, at most, for looks
-LEAST_S = 0.3  # between two
+SHARE = 0.1  # of the time, at most, for looks
+LEAST_S, MOST_S = 0.3, 60.0  # between two; more where a look takes longer
 LABELS_AT_ONCE = 100_000  # in a look, about
 VALUES = 2_000_000  # of the outputs of their events: a look has fewer labels of long outputs
 SLICE = 4_000  # events, about, that one flush takes of what a look found
 
-Waiting = Counter[tuple[int, int]]  # labels by partition and commit
 Numbers = Mapping[tuple[str, int], int]  # of reports, by device and window
 Call = Callable[..., Awaitable[Any]]
 
@@ -127,10 +124,10 @@ def reports_of(task: Task, partition: int, rows: pa.Table) -> list[Outgoing]:
     ]  # fmt: skip
 
 
-def pause_s(wall_s: float, cpu_s: float) -> float:
-    """Return how long no look begins after one that took so long. The time that others had the
-    processor, or that a bucket took, does not count tenfold."""
-    return max(LEAST_S, wall_s, cpu_s / SHARE)
+def pause_s(took_s: float) -> float:
+    """Return how long no look begins after one that took so long, maybe because the machine is
+    busy."""
+    return max(LEAST_S, took_s, min(took_s / SHARE, MOST_S))
 
 
 class LabelRevisions:
@@ -156,7 +153,6 @@ class LabelRevisions:
         self._slices: list[Found] = []  # that no flush has taken yet
         self._last = 0  # the partition of the last look
         self._reported: dict[tuple[str, int], int] = {}  # since it began
-        self._stored = Waiting()
         self._next_s = 0.0
 
     async def assigned(self, partition: int, position: StorePosition) -> None:
@@ -166,33 +162,15 @@ class LabelRevisions:
             await publish_all(self._broker, reports_of(self._task, partition, rows))
         names = _marks(partition, Joined())
         marks = [await self._call(self._store.mark, REVISED, name) for name in names]
-        since = self.joined[partition] = Joined(*marks)
-        if (last := position.commits[LABELS]) > since.labels:
-            own = (ds.field("partition") == partition) & (ds.field("commit") > since.labels)
-            self._stored[partition, last] = await self._call(
-                lambda: self._store.rows(LABELS).count_rows(filter=own)
-            )
+        self.joined[partition] = Joined(*marks)
 
-    def stored(self, labels: Sequence[tuple[int, NewLabels]], positions: Positions) -> None:
-        """Note labels that the partitions' last commits have."""
-        for partition, new in labels:
-            self._stored[partition, positions[partition].commits[LABELS]] += (
-                new.labels.rows.num_rows
-            )
-
-    @property
-    def waiting(self) -> int:
-        """How many stored labels no look has joined yet."""
-        joined = {partition: since.labels for partition, since in self.joined.items()}
-        self._stored = Waiting(
-            {k: n for k, n in self._stored.items() if k[1] > joined.get(k[0], 0)}
-        )
-        return self._stored.total()
+    def waiting(self, positions: Positions) -> int:
+        """Return how many commits of labels no look has joined yet."""
+        return sum(positions[p].commits[LABELS] - since.labels for p, since in self.joined.items())
 
     def forget(self) -> None:
         """What a look still finds is another owner's."""
         self.joined.clear()
-        self._stored.clear()
         self._looking, self._slices = None, []
 
     def reported(self, scored: Sequence[ScoredWindow]) -> None:
@@ -229,15 +207,14 @@ class LabelRevisions:
             self._looking = self._thread.submit(self._look, self._last, new[self._last])
 
     def _look(self, partition: int, since: Joined) -> list[Found]:
-        began, began_cpu = time.monotonic(), time.thread_time()
-        most = max(1, min(LABELS_AT_ONCE, VALUES // self._task.outputs))
+        began, most = time.monotonic(), max(1, min(LABELS_AT_ONCE, VALUES // self._task.outputs))
         try:
             store = self._own = self._own or self._store.twin()
             found = look(store, partition, since, most)
             return [] if found is None else _slices(found, since)
         finally:
             now = time.monotonic()
-            self._next_s = now + pause_s(now - began, time.thread_time() - began_cpu)
+            self._next_s = now + pause_s(now - began)
 
     async def _revise(self, positions: Positions, found: Found) -> Numbers:
         partition, joined, numbers = found.partition, found.joined, found.numbers
