@@ -104,8 +104,8 @@ def decode_items(
         _checked(task, item, f"[{at}]." if many else "")
         for at, item in enumerate(found if many else [found])
     ]
-    keyed = key.decode("ascii", errors="replace") if key else None
-    if keyed is not None and not DEVICE_NAME.fullmatch(keyed):
+    keyed = key.decode("ascii", errors="replace") if key is not None else None
+    if keyed and not DEVICE_NAME.fullmatch(keyed):
         raise MalformedRecord("wrong-key", f"key {key!r:.80} is not a device's name")
     return [(_device(at, item, keyed), item) for at, item in enumerate(items)]
 
@@ -126,7 +126,8 @@ def _checked(task: Task, item: Item, where: str) -> Item:
 def _device(at: int, item: JsonItem, keyed: str | None) -> str:
     device = keyed or item.device
     if device is None:
-        raise MalformedRecord("wrong-schema", f"[{at}].device: missing, as is the message's key")
+        key = "missing" if keyed is None else "empty"
+        raise MalformedRecord("wrong-schema", f"[{at}].device: missing; the message's key is {key}")
     if item.device not in (None, device):
         raise MalformedRecord("wrong-key", f"key {device!r} and field device {item.device!r}")
     return device

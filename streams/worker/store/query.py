@@ -13,9 +13,8 @@ from streams.contract.accounting import LabelDelay
 from streams.contract.errors import UsageError
 from streams.worker.store.retention import AGED
 from streams.worker.store.tables import (
-    DROPS,
-    LABELS,
     SCORES,
+    TABLES,
     Place,
     has_table,
     open_table,
@@ -23,6 +22,7 @@ from streams.worker.store.tables import (
     table_at,
 )
 
+NAMES = (*TABLES, AGED)
 INTERVAL = "month_day_nano_interval"  # Arrow's name of the type
 
 ACCOUNT = """
@@ -143,21 +143,20 @@ NO_BAR = "set enable_progress_bar = false"
 
 
 def open_store(store: Place) -> duckdb.DuckDBPyConnection:
-    """Return a connection with views `scores`, `drops`, `labels`, `aged`, `windows` and `labelled`
-    on the store's current version. `windows` has a row for each device, window and model version,
-    of targets with the mean absolute and the root mean square error from the teacher, of classes
-    with the Brier distance; its `labelled` counts the events that came with a label. The view
-    `labelled` is `scores` with the latest label, when, and by whom; `correct` is null where that is
-    another label than the event came with: the store knows no threshold and no tolerance.
+    """Return a connection with views `scores`, `drops`, `labels`, `revised`, `aged`, `windows` and
+    `labelled` on the store's current version. `windows` has a row for each device, window and model
+    version, of targets with the mean absolute and the root mean square error from the teacher, of
+    classes with the Brier distance; its `labelled` counts the events that came with a label. The
+    view `labelled` is `scores` with the latest label, when, and by whom; `correct` is null where
+    that is another label than the event came with: the store knows no threshold and no tolerance.
 
     Only committed files are read. Close the connection after use.
     """
-    names = (SCORES, DROPS, LABELS, AGED)
     with ThreadPoolExecutor() as pool:  # each waits for its log
-        tables = list(pool.map(partial(dataset, store), names))
+        tables = list(pool.map(partial(dataset, store), NAMES))
     connection = duckdb.connect()
     connection.execute(NO_BAR)
-    for name, rows in zip(names, tables, strict=True):
+    for name, rows in zip(NAMES, tables, strict=True):
         connection.register(name, rows)
     [(numbers,)] = connection.execute(NUMBERS).fetchall()
     errors = {True: ERRORS, False: BRIER, None: ERRORS + BRIER}[numbers]
@@ -203,7 +202,7 @@ def dataset(store: Place, name: str = SCORES) -> ds.Dataset:
 def server_account(store: Place) -> dict[tuple[str, str], tuple[int, int]]:
     """Return (device, epoch) -> (events scored, events dropped and not scored): nothing where no
     worker has made the tables yet."""
-    if not all(has_table(store, name) for name in (SCORES, DROPS, LABELS, AGED)):
+    if not all(has_table(store, name) for name in NAMES):
         return {}
     with open_store(store) as connection:
         rows = connection.execute(ACCOUNT).fetchall()

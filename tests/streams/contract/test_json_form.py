@@ -110,6 +110,7 @@ REFUSED: list[tuple[object, bytes | None, str, str]] = [
     (7, b"d0", "wrong-schema", ""),
     ([], b"d0", "wrong-schema", "length >= 1"),
     (GOOD, b"a device", "wrong-key", "a device"),
+    (GOOD, b"", "wrong-schema", "device: missing; the message's key is empty"),
     (GOOD | {"device": "d1"}, b"d0", "wrong-key", "d1"),
     (GOOD, None, "wrong-schema", "[0].device"),
     (GOOD | {"lable": 1}, b"d0", "wrong-schema", "lable"),

@@ -60,12 +60,13 @@ def fill(place: Place, folder: Path) -> None:
 def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place, tmp_path: Path) -> None:
     fill(place, tmp_path / "a store")
     assert server_account(place) == {}  # a worker is at making the tables
-    for table in ("drops", "labels", "aged"):
+    for table in ("drops", "labels", "revised", "aged"):
         open_table(place, table)
     assert sum(scored for scored, _ in server_account(place).values()) == FILES * ROWS
     for sql, told in (
         ("select seq from scores limit 1", {"seq": 0}),
         ("select count(*) as n from scores", {"n": FILES * ROWS}),
+        ("select count(revision) as n from revised", {"n": 0}),
     ):
         asked = [TIDEWHEEL, "query", sql, "--store", str(place), "--json"]
         ended = subprocess.run(asked, capture_output=True, text=True)
@@ -75,7 +76,7 @@ def test_a_query_that_needs_only_some_rows_ends_in_order(place: Place, tmp_path:
 
 
 def test_a_query_shows_no_bar_among_its_rows(tmp_path: Path) -> None:
-    for table in ("scores", "drops", "labels", "aged"):
+    for table in ("scores", "drops", "labels", "revised", "aged"):
         open_table(tmp_path, table)
     # DuckDB takes a `__main__` without a file for an interactive process and shows a bar after 2 s.
     run = "import sys; from compose.cli.main import main; sys.argv[0] = 'tidewheel'; main()"
