@@ -16,6 +16,9 @@
 #             demo, invitations; see docs/benchmarks.md
 # make soak   a month of a thousand made-up devices, about 8 minutes
 
+# What the tests need is installed side by side: pip waits for a core, apt-get for the network.
+MAKEFLAGS += --jobs=2
+
 # Each of the many processes would compile what it imports anew, which takes longer than the work of some.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -97,28 +100,34 @@ coverage: install .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/prom
 .venv/kafka.jsa: .venv/installed
 	$(BIN)/python -m tests.rig.servers.kafka $@
 
+.venv:
+	mkdir -p $@
+
+# One at a time.
+APT := flock .venv apt-get
+
 # For the test of compose/proxy; where it cannot be installed that test says so.
-.venv/nginx: .venv/installed
+.venv/nginx: | .venv
 	PATH=$$PATH:/usr/sbin; command -v nginx >$@ || \
-		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends nginx-light; } >$@ 2>&1 || \
+		{ $(APT) update -qq && $(APT) install -qq --yes --no-install-recommends nginx-light; } >$@ 2>&1 || \
 		echo "nginx is missing and apt-get cannot install it: see $@"
 
 # For the tests of compose/monitoring: Prometheus' own checker of rules.
-.venv/promtool: .venv/installed
+.venv/promtool: | .venv
 	command -v promtool >$@ || \
-		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends prometheus; } >$@ 2>&1 || \
+		{ $(APT) update -qq && $(APT) install -qq --yes --no-install-recommends prometheus; } >$@ 2>&1 || \
 		echo "promtool is missing and apt-get cannot install it: see $@"
 
 # For the tests of the console; the same.
-.venv/chromium: .venv/installed
+.venv/chromium: | .venv
 	command -v chromium >$@ || \
-		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium \
+		{ $(APT) update -qq && $(APT) install -qq --yes --no-install-recommends chromium \
 		fonts-dejavu-core; } >$@ 2>&1 || echo "chromium is missing and apt-get cannot install it: see $@"
 
 # For the tests of batch jobs into a database; the same.
-.venv/postgresql: .venv/installed
+.venv/postgresql: | .venv
 	ls -d /usr/lib/postgresql/*/bin >$@ 2>&1 || \
-		{ apt-get update -qq && apt-get install -qq --yes --no-install-recommends postgresql; } >$@ 2>&1 || \
+		{ $(APT) update -qq && $(APT) install -qq --yes --no-install-recommends postgresql; } >$@ 2>&1 || \
 		echo "PostgreSQL is missing and apt-get cannot install it: see $@"
 
 # The built wheel and its extras in virtualenvs of their own, about 5 minutes.
