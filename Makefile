@@ -18,6 +18,9 @@
 
 # What the tests need is installed side by side: pip waits for a core, apt-get for the network.
 MAKEFLAGS += --jobs=2
+ifneq ($(filter clean,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
 
 # Each of the many processes would compile what it imports anew, which takes longer than the work of some.
 unexport PYTHONDONTWRITEBYTECODE

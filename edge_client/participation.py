@@ -24,6 +24,7 @@ import contextlib
 import importlib.util
 import ipaddress
 import logging
+import math
 import os
 import subprocess
 import threading
@@ -44,6 +45,7 @@ from streams.runtime.files import write_atomic
 log = logging.getLogger(__name__)
 
 AGAIN_S, AGAIN_MOST_S = 2.0, 60.0  # before a SuperNode that has died is started again
+KILLED_S = 75.0  # for which a SuperLink refuses a SuperNode after another of its key was killed
 END_S = 5.0  # for a SuperNode to leave its SuperLink
 NEEDED = {"flwr": "Flower", "torch": "torch"}
 
@@ -101,7 +103,7 @@ class Participation:
         self._invitation: Invitation | None = None
         self._until = self._start_at = 0.0
         self._deaths = 0
-        self._stopped = self._failed = False
+        self._stopped, self._refused_s = False, math.inf  # since when it is not admitted
         self.node: int | None = None  # of the SuperNode that runs
         self.error: str | None = None  # why the last two could not join, or more
         self.refused: Counter[str] = Counter()
@@ -153,7 +155,8 @@ class Participation:
 
     def joined(self, node: int | None, error: str | None = None) -> None:
         """Note the node that the SuperNode has become, or the error for which it has not."""
-        self.error, self._failed = error if self._failed else None, error is not None
+        self.error = error if self._refused_s < math.inf else None
+        self._refused_s = math.inf if error is None else min(self._refused_s, self._clock())
         self.node = node
 
     def stop(self) -> None:
@@ -242,8 +245,9 @@ class Participation:
     def _leave(self, why: str) -> None:
         """Step 4: end the SuperNode, and what it had the device do."""
         log.info("%s: leaving run %s: %s", self._device, self.run, why)
-        child = self._child
-        self._invitation = None
+        child, self._invitation = self._child, None
+        if self._clock() - self._refused_s < KILLED_S:
+            self.error, self._refused_s = None, math.inf
         if child is not None:
             child.terminate()
             try:

@@ -114,11 +114,13 @@ def _refusal(cause: BaseException | None, settings: NodeSettings) -> TidewheelEr
         advice = f"{settings.ca} is of another CA: pass that of the SuperLink as --superlink-ca"
         advice = "use an address that is in it" if "mismatch" in why else advice
         advice = "renew it" if "expired" in why else advice
+        advice = "set this device's clock" if "not yet" in why else advice
         return ProcessFailed(f"the certificate of {where} is not trusted ({why}): {advice}")
+    if status is None:  # nothing says that it lasts
+        return Retryable(f"no connection to {where}: {line_of(cause) if cause else 'no answer'}")
     if status != NOT_ADMITTED:
-        refused = f"no connection to {where}" if status is None else f"{where} refuses"
-        kind = ProcessFailed if (status or 0) < SERVER_ERROR else Retryable
-        return kind(f"{refused}: {[*text.splitlines(), ''][0]}")
+        kind = ProcessFailed if status < SERVER_ERROR else Retryable
+        return kind(f"{where} refuses: {[*text.splitlines(), ''][0]}")
     if not settings.key:
         advice = "this device has none: pass --node-key"
         return ProcessFailed(f"{where} admits registered keys alone, and {advice}")

@@ -1,5 +1,6 @@
 """`tidewheel edge`: run and maintain one device on its own machine."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+log = logging.getLogger("tidewheel.edge")
 
 
 def run_edge(
@@ -88,9 +90,14 @@ def run_edge(
     from edge_client.supernode import files_of
 
     kind, mqtt = _source(source)
-    files_of(*(str(options[name] or "") for name in ("superlink_ca", "node_key")))
     layout = StateDir(state)
     configure_log()
+    try:
+        files_of(*(str(options[name] or "") for name in ("superlink_ca", "node_key")))
+    except UsageError as exc:
+        if not layout.device(device_name(device)).exists():
+            raise
+        log.warning("%s; %s answers, and takes part in no run", exc, device)
     last = serve(
         EdgeSettings(
             task_ref=task,

@@ -16,7 +16,7 @@ from rich.console import Console
 from compose.reports.terminal import table
 from streams.contract.documents import Document
 from streams.contract.errors import UsageError
-from streams.contract.events.messages import Headers
+from streams.contract.events.messages import SEQ_REUSED, Headers
 from streams.contract.events.records import AGAIN
 from streams.contract.topics import DEAD_LETTERS, EVENTS, LABELS, topic_name
 from streams.fleet.wording import counted
@@ -118,8 +118,14 @@ def without_copied(letters: list[DeadLetter]) -> list[DeadLetter]:
 
 
 def replay(settings: BrokerSettings, task: str, letters: Iterable[DeadLetter]) -> int:
-    """Send dead letters to where they came from again, in order; return how many."""
-    sent = 0
+    """Send dead letters to where they came from again, in order; return how many. Raise UsageError
+    for one that would be taken for a repeat."""
+    letters, sent = list(letters), 0
+    if reused := [letter.offset for letter in letters if letter.reason == SEQ_REUSED]:
+        raise UsageError(
+            f"the dead letter at offset {reused[0]} cannot be sent again: other events have its "
+            "numbers; have its producer send its events in a new epoch"
+        )
     with closing(Producer(settings)) as producer:
         for letter in letters:
             if not letter.whole:

@@ -118,8 +118,9 @@ def make_reference(
             Feature(channel=channel, kind=kind, ordered=ordered, edges=edges, counts=nothing)
         )
     independent = task.segment.hop / task.segment.samples
-    windows = sum(len(np.unique(task.window.starts(device.times))) for device in devices)
-    least = minimum_segments(task, sum(len(device.times) for device in devices) / max(1, windows))
+    times = [device.times for device in devices if len(device.times)]
+    means = [len(each) / len(np.unique(task.window.starts(each))) for each in times]
+    least = minimum_segments(task, min(means, default=0.0))
     empty = Reference(minimum=least, independent=independent, features=features)
     own = [empty.count(one) for one in seen]
     total = np.sum([np.zeros(empty.cells, np.int64), *own], axis=0)

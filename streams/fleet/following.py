@@ -42,7 +42,7 @@ from streams.contract.window_report import WindowReport
 from streams.contract.zstd import ZstdError, compressed, decompressed
 from streams.fleet.agreement import Last, SeenReports
 from streams.fleet.refused import LETTERS
-from streams.fleet.view import FleetView
+from streams.fleet.view import NO_AGENT, FleetView
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
@@ -267,7 +267,7 @@ def forget_device(settings: BrokerSettings, task: str, device: str) -> str:
     state = view.everyone.get(device)
     if state is None:
         raise UsageError(f"{task} has no device {device}: `tidewheel status` lists them")
-    if view.condition(state, now_s) not in ("silent", "stopped", "no agent"):
+    if not (view.is_silent(state, now_s) or state.phase in ("stopped", NO_AGENT)):
         ago_s = now_s - state.time_us / 1e6
         raise UsageError(f"{device} was heard {ago_s:.0f} s ago: stop it first")
     with closing(Producer(settings)) as producer:

@@ -217,7 +217,7 @@ def _blocks(segments: np.ndarray | Sequence[np.ndarray]) -> Iterator[np.ndarray]
 
 def minimum_segments(task: Task, seen: float) -> int:
     """Return MINIMUM, or half the segments of WINDOWS windows of the task if that is less; seen:
-    the mean of the windows of recordings. Chance explains every PSI of fewer than WINDOWS."""
+    the mean window of the quietest device. Chance explains every PSI of fewer than WINDOWS."""
     held = WINDOWS * max(task.segments_per_window, seen)  # which is 1 where events have no rate
     return max(WINDOWS, min(MINIMUM, round(held / 2)))
 

@@ -16,6 +16,7 @@ DROPS_1 = "drops/1"
 LABELS_1 = "labels/1"
 TRACEPARENT = "traceparent"  # W3C Trace Context, on messages that are traced
 TAUGHT = "taught"  # header on `scores`: the teacher's outputs for the device
+SEQ_REUSED = "seq-reused"  # of a dead letter: other events are counted by its numbers
 
 Headers = list[tuple[str, bytes]]
 Wire = tuple[bytes, bytes, Headers]  # key, value, headers

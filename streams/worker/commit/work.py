@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from streams.contract.documents import YEAR_1980_US
 from streams.contract.errors import BrokerUnavailable
-from streams.contract.events.messages import Drop
+from streams.contract.events.messages import SEQ_REUSED, Drop
 from streams.contract.task import Task
 from streams.runtime.tracing import About, Span, Tracing
 from streams.worker.commit.messages import Outgoing, refused_letters
 from streams.worker.metrics import Metrics
 from streams.worker.store.delta_store import DeltaStore
-from streams.worker.store.position import FROM_THE_FUTURE, SEQ_REUSED, TEACHER_FAILED
+from streams.worker.store.position import FROM_THE_FUTURE, TEACHER_FAILED
 from streams.worker.store.tables import DROPS, LABELS, SCORES, drop_rows, label_rows
 from streams.worker.windows.partition import (
     DeclaredDrop,

@@ -33,7 +33,6 @@ from streams.worker.windows.partition import Source, StorePosition
 TEACHER_FAILED = "teacher-failed"
 FROM_THE_FUTURE = "from-the-future"
 REFUSED = (TEACHER_FAILED, FROM_THE_FUTURE)
-SEQ_REUSED = "seq-reused"  # of a dead letter alone: other events are counted by its numbers
 
 SETS = ("taken", "refused", "dropped", "labelled")  # of a StorePosition
 Spans = dict[str, list[tuple[int, int]]]  # by epoch

@@ -283,6 +283,11 @@ def test_a_file_to_join_runs_with_that_is_missing_or_damaged_is_named_at_the_sta
     words = ("edge", "run", TINY, "--device", "d0", "--passes", "1", "--kafka", "127.0.0.1:1")
     done = tidewheel(*words, option, "file", folder=tmp_path)
     fails(done, 2, f"{option} file cannot be read", "private key" if "key" in option else "PEM")
+    (tmp_path / ".tidewheel" / "devices" / "d0").mkdir(parents=True)  # it has answered before
+    done = tidewheel(*words, option, "file", "--trust", "nowhere", folder=tmp_path)
+    assert f"{option} file cannot be read" in done.stderr
+    assert "d0 answers, and takes part in no run" in done.stderr
+    assert "the trusted key nowhere does not exist" in done.stderr  # it did not end for the file
 
 
 @pytest.mark.parametrize("words", [["up", TINY], ["edge", "run", TINY, "--device", "d0"]])

@@ -143,15 +143,17 @@ def test_a_device_leaves_the_fleet_for_all_readers(broker: BrokerSettings) -> No
     ensure_topics(broker, topic_specs(name, 1))
     now_us = time.time_ns() // 1000
     with closing(Producer(broker)) as producer:
-        for device, at_us, phase in (
-            ("here", now_us, "serving"), ("gone", 1, "serving"), ("ended", now_us, "stopped"),
+        for device, at_us, phase, error in (
+            ("here", now_us, "serving", None), ("gone", 1, "serving", None),
+            ("ended", now_us, "stopped", None), ("failed", now_us, "stopped", "cannot join"),
         ):  # fmt: skip
-            found = DeviceState.decode(state(device, task=name, time_us=at_us, phase=phase).value)
+            about = {"task": name, "time_us": at_us, "phase": phase, "error": error}
+            found = DeviceState.decode(state(device, **about).value)
             producer.put(topic_name(name, FLEET), device.encode(), found.encode())
         publish(producer, read_view(broker, name), 1)
     with pytest.raises(UsageError, match=r"here was heard \d+ s ago: stop it first"):
         forget_device(broker, name, "here")
-    for device in ("gone", "ended"):
+    for device in ("gone", "ended", "failed"):
         assert device in forget_device(broker, name, device)
         with pytest.raises(UsageError, match=f"has no device {device}"):
             forget_device(broker, name, device)
