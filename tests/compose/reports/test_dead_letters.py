@@ -76,7 +76,7 @@ def test_an_unknown_offset_is_a_usage_error() -> None:
 def test_a_letter_of_events_with_the_numbers_of_others_is_not_sent_again() -> None:
     """Once the device's watermark has passed it would be taken for a repeat, and lost."""
     letters = join_parts([*received(b"x", 8), *received(b"y", 9, first=1, reason="seq-reused")])
-    with pytest.raises(UsageError, match="offset 1 cannot be sent again.* in a new epoch"):
+    with pytest.raises(UsageError, match=r"offset 1 cannot be sent again.* in a new epoch"):
         replay(BrokerSettings(bootstrap="127.0.0.1:1"), "tiny.v1", letters)
 
 
