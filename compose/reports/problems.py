@@ -216,7 +216,8 @@ def _letters(status: Status) -> Iterator[Problem]:
             "warning",
             f"Workers refused messages in the last {duration(LATELY_S)}: {reasons}"
             f"{f', of {devices}' if devices else ''}",
-            "tidewheel dead-letters lists them; fix the cause, then send them again",
+            "tidewheel dead-letters lists them; fix the cause, then send them again; `seq-reused` "
+            "are to be sent in a new epoch",
             "/quality",
             max(refused.time_us for refused in lately),
         )
