@@ -303,8 +303,8 @@ def wipe(
 def forget(
     task: TaskArgument, device: Device, state: State = DEFAULT_STATE, kafka: Kafka = None
 ) -> None:
-    """Leave a device that will not return out of the fleet: it is no longer silent, and counts in
-    no share. Run it anywhere; its windows stay, and it is back as soon as it is heard."""
+    """Remove a device that will not return from the fleet: `status` no longer names it, and no
+    share counts it. Run it anywhere. Its windows stay, and it is back as soon as it is heard."""
     from streams.fleet.following import forget_device
 
     say(forget_device(broker_of(state, kafka), load_task(task).id, device_name(device)))

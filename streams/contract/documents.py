@@ -1,8 +1,6 @@
 """The JSON documents on `fleet` and `rounds`; those on `windows` are in window_report.py, those on
-`releases` in decisions.py.
-
-Documents are validated when read. Readers ignore unknown fields, so that old and new processes can
-run together.
+`releases` in decisions.py. All are validated when read; unknown fields are ignored, so that old and
+new processes can run together.
 """
 
 import math

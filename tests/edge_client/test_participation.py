@@ -203,6 +203,20 @@ def _restarts(device: Device) -> bool:
     return device.children() != []
 
 
+@pytest.mark.parametrize("refused_s", [60.0, 90.0])
+def test_a_refusal_that_a_kill_explains_ends_with_the_run(device: Device, refused_s: float) -> None:
+    device.invite()
+    device.runs.joined(None, "not admitted")
+    assert device.runs.error is None  # by chance, or by a kill
+    device.now[0] += refused_s
+    device.runs.joined(None, "not admitted")
+    assert device.runs.error == "not admitted"
+    device.invite(ended=True)
+    assert device.runs.error == (None if refused_s < participation.KILLED_S else "not admitted")
+    device.runs.joined(7)
+    assert device.runs.error is None
+
+
 @pytest.mark.usefixtures("executed")
 def test_a_supernode_ends_with_its_agent(device: Device) -> None:
     """However the agent ends: its input is closed then."""
