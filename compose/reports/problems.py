@@ -231,8 +231,12 @@ def _release(status: Status) -> Iterator[Problem]:
         about = f"{advice}tidewheel models rollout TASK resume", "/releases", paused.time_us
         yield Problem("warning", text, *about)
     elif last is not None and last.kind == "held":
-        text = f"The rollout of {last.model} is paused"
-        yield Problem("warning", text, last.reason, "/releases", last.time_us)
+        advice = (
+            f"{last.reason}. Windows that come can still decide it; tidewheel models promote "
+            "serves it all the same, models rollback takes it back, and so does the next candidate"
+        )
+        text = f"The canary of {last.model} has no result"
+        yield Problem("warning", text, advice, "/releases", last.time_us)
     if last is not None and last.kind == "rolled-back":
         text = f"{last.model} was rolled back"
         yield Problem("warning", text, last.reason, "/releases", last.time_us)

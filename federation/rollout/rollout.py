@@ -6,13 +6,15 @@ decision if one is due:
     candidate   -> stage 1            once a device is present
     stage n     -> stage n+1, served  if the canary's windows show that it is not worse
                 -> rolled-back        if they show that it is worse, or devices go back themselves
+                -> stage n            if its devices have ended or are silent, with others
                 -> held               if there is no result in time; the evaluation continues
     held        -> as a stage; a waiting candidate replaces it
     served      -> rolled-back        if many devices keep an earlier version (`declined`)
     paused      -> rolled-back        as a stage; nothing else until a person resumes it
 
-A stage's share refers to the present devices, at least one, ordered by decisions.rollout_position,
-so a growing share only adds devices. Stages that add no device are skipped. A candidate whose base
+A stage's share refers to the devices that answer, at least one, ordered by
+decisions.rollout_position, so a growing share only adds devices. Stages that add no device are
+skipped. A candidate whose base
 is no longer the stable version is dropped.
 
 A device that keeps an earlier version has evidence that the released one is worse there
@@ -24,14 +26,21 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.registry.manual import before_stable
 from federation.registry.registry import NOT_OFFERED, Registry
-from federation.rollout.stage_policy import StageRules, StageVerdict, evaluate, without_hope
+from federation.rollout.stage_policy import (
+    ENDED,
+    SETTLED_S,
+    StageRules,
+    StageVerdict,
+    evaluate,
+    without_hope,
+)
 from federation.rollout.window_history import WindowHistory
 from streams.contract.decisions import (
     WITHDRAWN,
@@ -46,6 +55,7 @@ from streams.contract.documents import DeviceState
 from streams.contract.errors import ArtifactError
 from streams.fleet.agreement import Odds
 from streams.fleet.view import FleetView
+from streams.fleet.wording import listed
 
 LEAST, SHARE = 3, 0.5
 
@@ -147,17 +157,44 @@ class Rollout:
                 return self._roll_back(last, offered, finding.reason, finding.evidence)
             case "go-on" if not paused:
                 return self._move_on(last, offered, fleet, finding)
+            case "wait" | "hold" if not paused and self._has_ended(desired, fleet, stages):
+                return self._offer_others(last, offered, fleet, finding)
+            case "wait" if held and not paused:  # devices that had ended answer again
+                about = finding.reason, finding.evidence
+                return self._decide(last, "stage", desired, offered, *about)
             case "hold" if not held:  # a pause is `held` too
                 about = finding.reason, finding.evidence
                 return self._decide(last, "held", desired, offered, *about)
         return None
 
+    def _has_ended(self, desired: DesiredState, fleet: FleetView, stages: list[int]) -> bool:
+        """Return whether no device of the stage answers any more, while others do."""
+        answering = [s for s in self._answering(fleet) if s.phase not in ENDED]
+        waited_s = self.clock() - stages[-1] / 1e6
+        within = _among(answering, fleet.task, desired.share)
+        return not within and bool(answering) and waited_s >= SETTLED_S
+
+    def _offer_others(
+        self, last: Release, offered: Ref, fleet: FleetView, finding: StageVerdict
+    ) -> Release | None:
+        """Offer `offered` in the same stage to the first device that answers, too."""
+        desired = last.decision.standing
+        found = self._next_stage(fleet, desired.stage - 1, 0)
+        gone = listed(sorted(state.device for state in fleet.within(desired.share)))
+        reason = f"no more answers of {gone}; {finding.reason}"
+        finding = replace(finding, reason=reason)
+        return None if found is None else self._offer(last, offered, fleet, found, finding)
+
+    def _answering(self, fleet: FleetView) -> list[DeviceState]:
+        """Return the present devices whose readings have not ended, or all if all have."""
+        present = fleet.present(self.clock())
+        return [s for s in present if s.phase not in ENDED] or present
+
     def _move_on(
         self, last: Release, offered: Ref, fleet: FleetView, finding: StageVerdict
     ) -> Release:
-        desired, task = last.decision.standing, self.registry.id
-        there = fleet.present(self.clock())
-        among = sum(rollout_position(task, s.device) < desired.share for s in there)
+        desired = last.decision.standing
+        among = _among(self._answering(fleet), fleet.task, desired.share)
         found = self._next_stage(fleet, desired.stage, among) if desired.share < 1 else None
         if found is not None:
             return self._offer(last, offered, fleet, found, finding)
@@ -178,7 +215,7 @@ class Rollout:
         if finding is None:
             fields["candidate"] = None
         after = last.decision.standing.replace(**fields)
-        reason = f"offered to {_devices(count, fleet.present(self.clock()))}"
+        reason = f"offered to {_devices(count, self._answering(fleet))}"
         if finding is None:
             return self._decide(last, "stage", after, model, reason, self.plan.rules.bounds)
         reason = f"{reason}: {finding.reason}"
@@ -187,9 +224,10 @@ class Rollout:
     def _next_stage(
         self, fleet: FleetView, stage: int, among: int
     ) -> tuple[int, float, int] | None:
-        """Return the next stage with more than `among` devices: its number, share and devices."""
-        task = self.registry.id
-        positions = sorted(rollout_position(task, s.device) for s in fleet.present(self.clock()))
+        """Return the next stage with more than `among` devices that answer: its number, share and
+        devices."""
+        states = self._answering(fleet)
+        positions = sorted(rollout_position(fleet.task, s.device) for s in states)
         for number, wanted in enumerate(self.plan.shares[stage:] if positions else (), stage + 1):
             count = max(1, math.ceil(wanted * len(positions)))
             if count > among:
@@ -230,10 +268,11 @@ class Rollout:
             refusals=refusals,
             offered=max(len(states), 1),
         )
+        phases = {s.device: s.phase for s in states}
+        found = without_hope(found, phases, now_s - stages[-1] / 1e6)
         odds = (min(found.evidence.get(name, 1.0), LARGEST) for name in ("e_worse", "e_fine"))
         fleet.evidence.note(offered.model, found.reason, Odds(int(now_s * 1e6), *odds))
-        phases = {s.device: s.phase for s in states}
-        return without_hope(found, phases, now_s - stages[-1] / 1e6)
+        return found
 
     def _words(self, last: Release, offered: Ref) -> list[Decision]:
         """Return the decisions about the offered version, up to `last`."""
@@ -265,6 +304,11 @@ class Rollout:
         return self.registry.decide(
             self.key, kind, desired, last, model=about.model, reason=reason, evidence=evidence
         )
+
+
+def _among(states: Iterable[DeviceState], task: str, share: float) -> int:
+    """Return how many are among this first share of the fleet."""
+    return sum(rollout_position(task, s.device) < share for s in states)
 
 
 def _devices(count: int, present: Sequence[DeviceState]) -> str:

@@ -151,7 +151,7 @@ DECISIONS = {
     "served": "all devices serve {model}",
     "candidate": "{model} passed the gate and waits for its canary",
     "stage": "{model} goes to stage {stage}",
-    "held": "{model} is paused",
+    "held": "the canary of {model} has no result",
     "rolled-back": "{model} is rolled back",
     "dropped": "{model} is dropped",
     "teacher": "the workers use teacher {model}",
@@ -164,6 +164,8 @@ def decision_text(decision: Decision) -> str:
     stage = decision.standing.stage
     if decision.kind == "stage" and decision.reason.startswith(MANUAL):
         return f"{decision.model} is resumed in stage {stage}"  # people make no other stage
+    if decision.kind == "held" and decision.standing.paused is not None:
+        return f"{decision.model} is paused"
     if decision.reason.startswith(SIGNED_AGAIN):
         return f"all devices serve {decision.model}, the same model under another key"
     return DECISIONS[decision.kind].format(model=decision.model, stage=stage)

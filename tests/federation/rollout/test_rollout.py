@@ -220,7 +220,48 @@ def test_an_undecided_stage_is_held_once_and_may_still_pass(
     rig.devices(1)
     rig.candidate()
     made = [rig.step() for _ in range(5)]
-    assert [d.kind if d else None for d in made] == ["stage", "held", None, None, "served"]
+    assert [d.kind if d else None for d in made] == ["stage", "held", None, "stage", "served"]
+
+
+@pytest.mark.parametrize("gone", ["source ended", "silent"])
+def test_a_stage_whose_devices_answer_no_more_is_offered_to_others_too(rig: Rig, gone: str) -> None:
+    order = rig.devices(3)
+    rig.past(order)
+    model = rig.candidate()
+    first = unwrap(rig.step()).standing
+    rig.report(order[0], model, 15)
+    rig.now += 3600
+    rig.devices(3)
+    state = rig.fleet.devices[order[0]]
+    later = state.time_us if gone == "source ended" else state.time_us - 3600 * 10**6
+    phase = gone if gone == "source ended" else state.phase
+    rig.fleet.devices[order[0]] = state.replace(phase=phase, time_us=later)
+    made = unwrap(rig.step())
+    assert (made.kind, made.standing.stage) == ("stage", first.stage)
+    offered = [d for d in order if rollout_position("tiny.v1", d) < made.standing.share]
+    assert offered == order[:2]
+    assert f"offered to 1 of 2 devices: no more answers of {order[0]}; canary" in made.reason
+    assert made.evidence["windows"] == 1  # what was answered before still counts
+    assert rig.step() is None
+
+
+def test_a_canary_waits_where_all_have_ended_until_one_answers_again(rig: Rig) -> None:
+    order = rig.devices(2)
+    rig.past(order)
+    rig.candidate()
+    assert unwrap(rig.step()).kind == "stage"
+    rig.now += 61
+    rig.devices(2, phase="source ended")
+    held = unwrap(rig.step())
+    assert (held.kind, rig.step()) == ("held", None)
+    assert "have ended" in held.reason
+    assert rig.fleet.evidence.words == held.reason
+    rig.devices(2)
+    made = unwrap(rig.step())
+    assert (made.kind, made.standing.stage, made.standing.share) == (
+        "stage", held.standing.stage, held.standing.share,
+    )  # fmt: skip
+    assert rig.step() is None
 
 
 def test_a_candidate_takes_the_place_of_one_that_is_held_and_waits_for_one_that_is_not(

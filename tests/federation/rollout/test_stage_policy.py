@@ -248,6 +248,20 @@ def test_another_activity_is_not_another_version() -> None:
     assert found.evidence["expected"] == pytest.approx(0.6, abs=0.03)
 
 
+def test_of_readings_that_repeat_the_variance_does_not_depend_on_where_they_begin() -> None:
+    def varies(first: int) -> float:
+        heard = [
+            (window(device, n, 4 if n % 12 in (1, 2, 3) else 18), n * SECOND)
+            for n in range(first, first + 60)
+            for device in DEVICES
+        ]
+        return finding([*heard, *since(canary=16)]).evidence["dispersion"]
+
+    found = [varies(first) for first in range(12)]
+    assert min(found) > 5
+    assert max(found) == pytest.approx(min(found), rel=0.1)
+
+
 def test_an_undecided_stage_is_held_after_a_while() -> None:
     heard = [*past(), *since(canary=15, windows=1)]
     assert finding(heard, StageRules(max_wait_s=100)).verdict == "wait"

@@ -96,7 +96,7 @@ def test_one_is_singular_and_an_evaluation_of_nothing_is_named() -> None:
     [
         ("served", "all devices serve 2-b"),
         ("stage", "2-b goes to stage 3"),
-        ("held", "2-b is paused"),
+        ("held", "the canary of 2-b has no result"),
         ("rolled-back", "2-b is rolled back"),
     ],
 )
