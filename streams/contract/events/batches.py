@@ -98,8 +98,9 @@ def encode_batch(batch: pa.RecordBatch, head: pa.Buffer | None = None) -> bytes:
     return b"".join((head or batch.schema.serialize(), batch.serialize(), END))
 
 
-def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the rows of an Arrow IPC stream as one batch with this schema.
+def decode_batch(data: bytes, schema: pa.Schema, extra: pa.Field | None = None) -> pa.RecordBatch:
+    """Return the rows of an Arrow IPC stream as one batch with this schema, and behind its columns
+    the `extra` one where there is one.
 
     The order of columns, nullability, several batches, and lists whose length is not part of their
     type are accepted: nothing is lost. Values are fully validated, because offsets and lengths from
@@ -107,6 +108,8 @@ def decode_batch(data: bytes, schema: pa.Schema) -> pa.RecordBatch:
     """
     try:
         with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            if extra is not None and extra.name in reader.schema.names:
+                schema = schema.append(extra)
             if not reader.schema.equals(schema):
                 check(reader.schema, schema)
             batches = list(reader)
@@ -150,6 +153,7 @@ def times_us(column: pa.Array) -> np.ndarray:
 # --- events as arrays -----------------------------------------------------------------------------
 
 NAMES = ["seq", "time", "model", "outputs", "label", "segment"]
+EVENT_ID = pa.field("event_id", pa.string())
 
 
 @dataclass(slots=True, eq=False)
@@ -178,7 +182,10 @@ class EventColumns:
     @property
     def rows(self) -> pa.RecordBatch:
         """The events as an EventBatch has them, made anew at each call."""
-        return batch_of(self.layout, self.columns)
+        rows = batch_of(self.layout, self.columns)
+        if self.ids is None:
+            return rows
+        return rows.append_column(EVENT_ID, pa.array(self.ids, EVENT_ID.type))
 
     def part(self, begin: int, end: int) -> "EventColumns":
         """Return the rows from `begin` to before `end`, which share the memory."""

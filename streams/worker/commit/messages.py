@@ -212,7 +212,8 @@ def dead_letters_of(task: Task, incoming: Incoming, error: MalformedRecord) -> l
 def refused_letters(
     task: Task, partition: int, piece: WindowSlice, reason: str, detail: str
 ) -> list[Outgoing]:
-    """The dead letters of events that are refused, as an events/2 message."""
+    """The dead letters of events that are refused, as an events/2 message, or events/1 where they
+    have names."""
     found = piece.events
     events = EventBatch(found.device, found.epoch, found.first, found.rows)
     key, value, original = encode_events(events)

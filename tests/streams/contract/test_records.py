@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from streams.contract.errors import MalformedRecord
-from streams.contract.events.batches import EventColumns, all_finite, columns_of, encode_batch
+from streams.contract.events.batches import (
+    EVENT_ID,
+    EventColumns,
+    all_finite,
+    columns_of,
+    encode_batch,
+)
 from streams.contract.events.compact import decode_rows, encode_block
 from streams.contract.events.messages import EVENTS_2, Drop, Headers, encode_drop, task_layout
 from streams.contract.events.records import (
@@ -112,6 +118,16 @@ def test_events_come_back_as_they_were(
         part = found.part(begin, end)
         assert (part.first, part.last) == (sent.first + begin, sent.first + end - 1)
         assert part.rows.equals(sent.rows.slice(begin, end - begin))
+
+
+@pytest.mark.parametrize("ids", [["order-7", None, "é", "x" * 128], [None] * 4])
+def test_names_of_events_come_back(ids: list[str | None]) -> None:
+    rows = ROWS.append_column(EVENT_ID, pa.array(ids, pa.string()))
+    found = decode_columns(task, *encode_events(replace(batch(), rows=rows)))
+    assert isinstance(found, EventColumns)
+    assert found.ids == ids
+    assert found.rows.equals(rows)
+    assert found.part(1, 3).rows.equals(rows.slice(1, 2))
 
 
 def test_drops_come_back_as_they_were() -> None:
@@ -327,6 +343,15 @@ WRONG: list[tuple[Message, str, str]] = [
     (stream(with_column("outputs", NOTHING[0], LOOSE)), "null", "column outputs has nulls"),
     (stream(with_column("model", MODELS, nullable(ROWS))), "null", "column model has nulls"),
     (encode_stream(batch(task=SHORTER)), "wrong-schema", "segment is"),
+    (stream(ROWS.append_column("event_id", ROWS["seq"])), "wrong-schema", "event_id is int64, not"),
+    *(
+        (
+            stream(ROWS.append_column("event_id", pa.array(["a", None, "b", name]))),
+            "bad-id",
+            "event",
+        )
+        for name in ("", "x" * 129, "a\n")
+    ),
     (reheaded(GOOD, e2=b"AAAAAA"), "wrong-schema", f"columns 'AAAAAA', not '{DIGEST}' of task"),
     (encode_events(batch(segments=None, task=PREDICTION)), "wrong-schema", "not"),
     (reheaded(GOOD, e2=b""), "wrong-schema", "columns ''"),

@@ -149,6 +149,26 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
     assert log.committed == 4
 
 
+def test_events_that_are_sent_again_keep_their_producers_names() -> None:
+    log, store = Log(), MemoryStore()
+    first, named = json_events(batch("d0", 0, [1, LATER_S]))
+    text = json.dumps([first, {**named, "event_id": "order-7"}]).encode()
+    log.messages.append((b"d0", text, []))
+    served(log, store)
+    (letter,) = [m for m in log.published if m.topic == "tiny.v1.dead-letters"]
+    again = [*original(letter.headers).items(), (AGAIN, b"0")]
+    log.messages.append((letter.key, letter.value, again))
+
+    async def a_day_later() -> None:
+        made = committer(task, log, store, now_us=86_400_000_000)
+        await made.assign(GroupPosition(0, 0, 0, None))
+        made.receive(log.incoming(1), 1, 0.0)
+        await made.flush(LATER)
+
+    asyncio.run(a_day_later())
+    assert store.tables[SCORES].column("event_id").to_pylist() == [None, "order-7"]
+
+
 def test_a_producer_that_begins_anew_in_its_old_epoch_is_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
