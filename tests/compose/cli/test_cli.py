@@ -106,24 +106,46 @@ def test_a_misspelt_command_is_refused_and_the_nearest_one_named(tmp_path: Path)
     assert "Did you mean 'status'?" in done.stderr
 
 
-def test_a_wrong_task_is_named(tmp_path: Path) -> None:
-    """Others in tests/streams/contract."""
-    fails(tidewheel("up", f"{TINY}s", folder=tmp_path), 2, "has no attribute 'tasks'")
-    assert list(tmp_path.iterdir()) == []
+EDGE, NODES = ["edge", "run", TINY, "--device"], ["node", "list"]
+SUPERLINK = "--superlink HOST:PORT"
 
 
 @pytest.mark.parametrize(
-    ("command", "strategy", "text"),
+    ("words", "texts"),
     [
-        ("up", "sgd", "must be one of fedavg, fedprox"),
-        ("controller", "fedprox", "needs training.proximal above 0"),
+        (["up", f"{TINY}s"], ["has no attribute 'tasks'"]),  # others in tests/streams/contract
+        (["up", TINY, "--strategy", "sgd"], ["--strategy sgd", "must be one of fedavg, fedprox"]),
+        (
+            ["controller", TINY, "--strategy", "fedprox"],
+            ["--strategy fedprox", "needs training.proximal above 0"],
+        ),
+        *((["up", TINY, "--devices", n], [f"--devices {n}", "1 to 6"]) for n in ("0", "7", "-1")),
+        *(([*EDGE, name], ["--device", "letters"]) for name in ("", "a b", "../d0", "x" * 64)),
+        (
+            ["prepare", TINY, "--state", "/sys/tidewheel"],
+            ["/sys/tidewheel", "name a place that you may write to"],
+        ),
+        *(
+            ([command, TINY, "--state", "nowhere"], ["there is no state folder nowhere: check"])
+            for command in ("status", "timeline")  # no broker is blamed
+        ),
+        (["controller", TINY], ["signing.pub"]),
+        (["controller", TINY, "--superlink", "nowhere"], ["--superlink nowhere", "HOST:PORT"]),
+        (NODES, [".tidewheel", SUPERLINK]),
+        (["node", "add", "a/b"], [SUPERLINK]),
+        (
+            [*NODES, "--superlink", "127.0.0.1:1", "--superlink-ca", "none.pem"],
+            ["none.pem", "no CA certificate"],
+        ),
+        ([*NODES, "--superlink-ca", "ca.pem"], ["--superlink-ca", SUPERLINK]),
+        (["query", "select 1"], ["is not a store"]),
     ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value[:4]).replace(TINY, "T"),
 )
-def test_a_strategy_that_cannot_be_is_named_before_anything_starts(
-    tmp_path: Path, command: str, strategy: str, text: str
+def test_what_cannot_work_is_named_in_one_line_and_nothing_is_left(
+    tmp_path: Path, words: list[str], texts: list[str]
 ) -> None:
-    done = tidewheel(command, TINY, "--strategy", strategy, folder=tmp_path)
-    fails(done, 2, f"--strategy {strategy}", text)
+    fails(tidewheel(*words, folder=tmp_path), 2, *texts)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,12 +167,6 @@ def test_a_task_that_cannot_work_is_named_before_anything_starts(
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("count", ["0", "7", "-1"])
-def test_a_wrong_number_of_devices_is_named(tmp_path: Path, count: str) -> None:
-    done = tidewheel("up", TINY, "--devices", count, folder=tmp_path)
-    fails(done, 2, f"--devices {count}", "1 to 6")
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -162,19 +178,6 @@ def test_a_number_below_zero_is_refused(tmp_path: Path, words: list[str]) -> Non
     done = tidewheel(*words, "-1", folder=tmp_path)
     assert done.returncode == 2
     assert f"Invalid value for '{words[-1]}': -1.0 is not in the range x>=0" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_place_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
-    done = tidewheel("prepare", TINY, "--state", "/sys/tidewheel", folder=tmp_path)
-    fails(done, 2, "/sys/tidewheel", "name a place that you may write to")
-
-
-@pytest.mark.parametrize("name", ["", "a b", "../d0", "x" * 64])
-def test_a_wrong_device_name_is_named(tmp_path: Path, name: str) -> None:
-    fails(
-        tidewheel("edge", "run", TINY, "--device", name, folder=tmp_path), 2, "--device", "letters"
-    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,21 +203,9 @@ def test_a_teachers_device_that_is_not_there_is_named(
 
 
 def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> None:
-    fails(tidewheel("controller", TINY, folder=tmp_path), 2, "signing.pub")
-    done = tidewheel("controller", TINY, "--superlink", "nowhere", folder=tmp_path)
-    fails(done, 2, "--superlink nowhere", "HOST:PORT")
     create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
     done = tidewheel("controller", TINY, "--registry", "elsewhere", folder=tmp_path)
     fails(done, 2, "elsewhere serves no model", "`tidewheel prepare`")
-
-
-def test_a_superlink_that_is_not_told_is_asked_for(tmp_path: Path) -> None:
-    fails(tidewheel("node", "list", folder=tmp_path), 2, ".tidewheel", "--superlink HOST:PORT")
-    fails(tidewheel("node", "add", "a/b", folder=tmp_path), 2, "--superlink HOST:PORT")
-    words = ["node", "list", "--superlink", "127.0.0.1:1", "--superlink-ca"]
-    fails(tidewheel(*words, "none.pem", folder=tmp_path), 2, "none.pem", "no CA certificate")
-    done = tidewheel("node", "list", "--superlink-ca", "ca.pem", folder=tmp_path)
-    fails(done, 2, "--superlink-ca", "--superlink HOST:PORT")
 
 
 def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
@@ -238,15 +229,6 @@ def test_the_state_folders_broker_is_asked_when_none_is_named(tmp_path: Path) ->
     for broken in ("{", "[]", '{"broker": "x"}', "{}"):
         ports.write_text(broken)
         fails(tidewheel("status", TINY, "--state", "s", folder=tmp_path), 2, "ports.json")
-
-
-@pytest.mark.parametrize("command", ["status", "timeline"])
-def test_a_state_folder_that_is_not_there_is_named_and_no_broker_blamed(
-    tmp_path: Path, command: str
-) -> None:
-    done = tidewheel(command, TINY, "--state", "nowhere", folder=tmp_path)
-    fails(done, 2, "there is no state folder nowhere: check --state")
-    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_wrong_setting_of_the_environment_is_named(tmp_path: Path) -> None:
@@ -298,7 +280,6 @@ def test_a_state_folder_that_cannot_be_written_is_named(tmp_path: Path, words: l
 
 
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:
-    fails(tidewheel("query", "select 1", folder=tmp_path), 2, "is not a store")
     done = tidewheel("query", "select 1", "--store", tmp_path, folder=tmp_path)
     fails(done, 2, str(tmp_path), "is not a store")
 
