@@ -27,7 +27,7 @@ def event(i: int) -> Event:
 
 
 class Device:
-    """A device's memory with the task's outcomes."""
+    """A device's memory with the task's outcomes, whose generator runs."""
 
     def __init__(self, task: Task, folder: Path) -> None:
         self.skipped: list[str] = []
@@ -40,6 +40,7 @@ class Device:
         )
         board = AccuracyTracker(folder / "board.json")
         self._recorder = AnswerRecorder(task, self.samples, board, self.outcomes)
+        self.outcomes.start()
 
     def note(self, events: Sequence[Event]) -> None:
         self._recorder.note(events, self.samples.added)
@@ -57,7 +58,6 @@ def test_the_truth_of_a_segment_is_what_came_three_segments_later(tmp_path: Path
                 yield Outcome(first.last_us, first.last_us, int(one.segment[0, 0]) % 3)
 
     device = Device(replace(tiny, outcomes=later), tmp_path)
-    device.outcomes.start()
     device.note([event(i) for i in range(20)])
     until(lambda: device.samples.sources() == {"outcome": 17}, "17 outcomes are known")
     device.outcomes.stop()
@@ -74,7 +74,6 @@ def test_answers_of_one_time_have_each_its_own_truth(tmp_path: Path) -> None:
             yield Outcome(one.last_us, one.last_us, int(one.segment[0, 0]) % 3, one.seq)
 
     device = Device(replace(tiny, outcomes=own), tmp_path)
-    device.outcomes.start()
     device.note([event(i)._replace(time_us=SECOND, first_us=SECOND) for i in range(9)])
     until(lambda: device.samples.sources() == {"outcome": 9}, "all outcomes are known")
     device.outcomes.stop()
@@ -92,7 +91,6 @@ def test_the_truth_of_a_repeated_recording_is_found_by_its_own_time(tmp_path: Pa
             yield Outcome(one.last_us, one.last_us, truth[one.recorded_us])
 
     device = Device(replace(tiny, outcomes=looked_up), tmp_path)
-    device.outcomes.start()
     device.note([event(i)._replace(recorded_us=SECOND * (i % 5)) for i in range(10)])
     until(lambda: device.samples.sources() == {"outcome": 10}, "all outcomes are known")
     device.outcomes.stop()
@@ -115,7 +113,6 @@ def test_a_generator_that_raises_begins_anew_and_says_so(
             yield Outcome(one.first_us, one.last_us, 2)
 
     device = Device(replace(tiny, outcomes=shaky), tmp_path)
-    device.outcomes.start()
     device.note([event(0)])
     until(lambda: device.outcomes.error is not None, "the error is told")
     assert "ValueError: the register is closed" in str(device.outcomes.error)
@@ -132,7 +129,6 @@ def test_an_outcome_that_is_no_label_is_counted_and_harms_nothing(tmp_path: Path
             yield Outcome(one.last_us, one.last_us + later_us, label)  # type: ignore[arg-type]
 
     device = Device(replace(tiny, outcomes=wrong), tmp_path)
-    device.outcomes.start()
     device.note([event(i) for i in range(7)])
     until(lambda: device.samples.sources() == {"outcome": 1}, "the sound one is noted")
     assert device.skipped == [UNFIT] * 6
@@ -151,7 +147,6 @@ def test_a_slow_generator_holds_nobody_up(tmp_path: Path) -> None:
             yield Outcome(one.last_us, one.last_us, 0)
 
     device = Device(replace(tiny, outcomes=slow), tmp_path)
-    device.outcomes.start()
     device.note([event(0)])
     assert asked.wait(10)
     device.note([event(i) for i in range(1, ANSWERS + 51)])
@@ -171,7 +166,6 @@ def test_a_generator_that_tells_much_of_one_answer_leaves_nothing_in_memory(tmp_
                 yield Outcome(one.last_us, one.last_us, 1)
 
     device = Device(replace(tiny, outcomes=later), tmp_path)
-    device.outcomes.start()
     device.note([event(1)])
     until(lambda: device.told.queue.account().produced > 10, "labels are on the disk")
     ends.set()
