@@ -6,9 +6,11 @@ decision if one is due:
     candidate   -> stage 1            once a device is present
     stage n     -> stage n+1, served  if the canary's windows show that it is not worse
                 -> rolled-back        if they show that it is worse, or devices go back themselves
-                -> stage n            if its devices have ended or are silent, with others
-                -> held               if there is no result in time; the evaluation continues
-    held        -> as a stage; a waiting candidate replaces it
+                -> stage n            with others, if there is no result in time, or no more windows
+                                      can come, and none of its devices answers
+                -> held               else, if there is no result in time; the evaluation continues
+    held        -> as a stage, which it is again when its devices return; a waiting candidate
+                   replaces it
     served      -> rolled-back        if many devices keep an earlier version (`declined`)
     paused      -> rolled-back        as a stage; nothing else until a person resumes it
 
@@ -35,7 +37,6 @@ from federation.registry.manual import before_stable
 from federation.registry.registry import NOT_OFFERED, Registry
 from federation.rollout.stage_policy import (
     ENDED,
-    SETTLED_S,
     StageRules,
     StageVerdict,
     evaluate,
@@ -157,7 +158,7 @@ class Rollout:
                 return self._roll_back(last, offered, finding.reason, finding.evidence)
             case "go-on" if not paused:
                 return self._move_on(last, offered, fleet, finding)
-            case "wait" | "hold" if not paused and self._has_ended(desired, fleet, stages):
+            case "hold" if not paused and self._is_elsewhere(desired, fleet):
                 return self._offer_others(last, offered, fleet, finding)
             case "wait" if held and not paused:  # devices that had ended answer again
                 about = finding.reason, finding.evidence
@@ -167,12 +168,10 @@ class Rollout:
                 return self._decide(last, "held", desired, offered, *about)
         return None
 
-    def _has_ended(self, desired: DesiredState, fleet: FleetView, stages: list[int]) -> bool:
-        """Return whether no device of the stage answers any more, while others do."""
+    def _is_elsewhere(self, desired: DesiredState, fleet: FleetView) -> bool:
+        """Return whether devices answer, but none of the stage."""
         answering = [s for s in self._answering(fleet) if s.phase not in ENDED]
-        waited_s = self.clock() - stages[-1] / 1e6
-        within = _among(answering, fleet.task, desired.share)
-        return not within and bool(answering) and waited_s >= SETTLED_S
+        return bool(answering) and not _among(answering, fleet.task, desired.share)
 
     def _offer_others(
         self, last: Release, offered: Ref, fleet: FleetView, finding: StageVerdict

@@ -13,9 +13,11 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
+from msgspec import ValidationError, convert
 
 from streams.contract.errors import MalformedRecord, line_of
 from streams.contract.events.compact import Columns, Layout
+from streams.contract.events.json_items import Text
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an IPC stream
@@ -196,7 +198,15 @@ class EventColumns:
 
 
 def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> EventColumns:
-    """Return rows of an `event_schema`, which start with the seq `first`, as columns."""
+    """Return rows of an `event_schema`, which start with the seq `first`, as columns; raise
+    MalformedRecord for an impossible name of an event."""
+    ids = None
+    if EVENT_ID.name in rows.schema.names:
+        try:
+            ids = convert(rows.column(EVENT_ID.name).to_pylist(), list[Text | None])
+        except ValidationError as exc:
+            raise MalformedRecord("bad-id", f"event_id: {exc}"[:200]) from exc
+        rows = rows.select(NAMES)
     layout = layout_of(rows.schema)
     if layout is None:
         raise ValueError(f"not the columns of events: {rows.schema.names}")
@@ -210,7 +220,7 @@ def columns_of(device: str, epoch: str, first: int, rows: pa.RecordBatch) -> Eve
         np.asarray(labels.is_valid().to_numpy(zero_copy_only=False)),
         float_rows(rows.column("segment"), layout.segment) if layout.segment else None,
     )
-    return EventColumns(device, epoch, layout, columns)
+    return EventColumns(device, epoch, layout, columns, ids)
 
 
 @lru_cache(maxsize=64)

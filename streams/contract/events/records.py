@@ -13,8 +13,7 @@ device sends of them, without Arrow, is in messages.py. Times are microseconds, 
                again (only on dead letters that were sent again: refused rows are tried again)
                traceparent (only on traced messages: see streams/runtime/tracing.py)
 
-Devices send events/2; other producers may send either, and events/1 carries what events/2 cannot,
-as events' names.
+Devices send events/2; other producers may send either. events/1 has what events/2 cannot: names.
 
 `decode_event_message` accepts only what a correct sender could have written, and raises
 MalformedRecord for everything else.
@@ -27,19 +26,17 @@ in RFC 3339. The header `taught` has the teacher's answers for the device, see c
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from msgspec import ValidationError, convert
 
 from streams.contract.documents import encoded
 from streams.contract.errors import MalformedRecord
 from streams.contract.events.batches import (
     EVENT_ID,
-    NAMES,
     TIMESTAMP,
     EventColumns,
     all_finite,
@@ -51,7 +48,6 @@ from streams.contract.events.batches import (
     schema_of,
 )
 from streams.contract.events.compact import MOST, UNANSWERED, Columns, decode_rows, encode_block
-from streams.contract.events.json_items import Text
 from streams.contract.events.labels import LabelBatch, decode_label_lines
 from streams.contract.events.messages import (
     DROPS_1,
@@ -104,8 +100,7 @@ def event_schema(task: Task) -> pa.Schema:
 
     `segment` is (channels x samples) flattened, channel by channel;
     if the task uploads predictions only, its Arrow type is null, which takes no space. `label` is
-    null without a true label. Rows may have a seventh column, `event_id`, with the producer's names
-    of events.
+    null without a true label. A further column, `event_id`, may have the producer's event names.
 
     >>> from tidewheel import event_schema, load_task
     >>> event_schema(load_task("streams.tasks.har:task")).names
@@ -207,15 +202,9 @@ def decode_columns(
         raise MalformedRecord("wrong-seq", f"rows are not exactly the seqs {first}..{last}")
     if task.upload == "segment" and rows.column("segment").null_count:
         raise MalformedRecord("no-segment", "an event lacks its segment, which the teacher needs")
-    events = columns_of(device, epoch, first, rows.select(NAMES))
+    events = columns_of(device, epoch, first, rows)
     _check_values(task, events.columns)
-    if EVENT_ID.name not in rows.schema.names:
-        return events
-    ids = rows.column(EVENT_ID.name).to_pylist()
-    try:
-        return replace(events, ids=convert(ids, list[Text | None]))
-    except ValidationError as exc:
-        raise MalformedRecord("bad-id", f"event_id: {exc}"[:200]) from exc
+    return events
 
 
 def _decode_compact(

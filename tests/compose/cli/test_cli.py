@@ -126,7 +126,10 @@ SUPERLINK = "--superlink HOST:PORT"
             ["/sys/tidewheel", "name a place that you may write to"],
         ),
         *(
-            ([command, TINY, "--state", "nowhere"], ["there is no state folder nowhere: check"])
+            (
+                [command, TINY, "--state", "nowhere"],
+                ["there is no state folder nowhere: check --state"],
+            )
             for command in ("status", "timeline")  # no broker is blamed
         ),
         (["controller", TINY], ["signing.pub"]),

@@ -226,22 +226,30 @@ def test_an_undecided_stage_is_held_once_and_may_still_pass(
 @pytest.mark.parametrize("gone", ["source ended", "silent"])
 def test_a_stage_whose_devices_answer_no_more_is_offered_to_others_too(rig: Rig, gone: str) -> None:
     order = rig.devices(3)
-    rig.past(order)
     model = rig.candidate()
-    first = unwrap(rig.step()).standing
+    first = unwrap(rig.step())
     rig.report(order[0], model, 15)
-    rig.now += 3600
-    rig.devices(3)
-    state = rig.fleet.devices[order[0]]
-    later = state.time_us if gone == "source ended" else state.time_us - 3600 * 10**6
-    phase = gone if gone == "source ended" else state.phase
-    rig.fleet.devices[order[0]] = state.replace(phase=phase, time_us=later)
+
+    def after(seconds: float) -> None:
+        rig.now = first.time_us / 1e6 + seconds
+        state = rig.fleet.devices[order[0]]
+        rig.devices(3)
+        if gone == "silent":  # as one that is switched off for hours, and may be back
+            rig.fleet.devices[order[0]] = state
+        else:
+            rig.fleet.hear(rig.fleet.devices[order[0]].replace(phase=gone))
+
+    patience_s = 60 if gone == "source ended" else 6 * 3600
+    after(patience_s - 30)
+    assert rig.step() is None
+    after(patience_s + 1)
     made = unwrap(rig.step())
-    assert (made.kind, made.standing.stage) == ("stage", first.stage)
+    assert (made.kind, made.standing.stage) == ("stage", first.standing.stage)
     offered = [d for d in order if rollout_position("tiny.v1", d) < made.standing.share]
     assert offered == order[:2]
     assert f"offered to 1 of 2 devices: no more answers of {order[0]}; canary" in made.reason
     assert made.evidence["windows"] == 1  # what was answered before still counts
+    rig.now = made.time_us / 1e6 + 5
     assert rig.step() is None
 
 
