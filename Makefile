@@ -85,10 +85,11 @@ up:
 down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
-# Four processes of two cores: many tests wait for processes that they have started.
+# Three processes of two cores: many tests wait for processes that they have started. With four the
+# fleets, which one process begins with, would be too slow, and all that each starts costs more.
 # Threads of torch would only wait for each other.
 test: check .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 4 --dist worksteal $(LONG) --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(LONG) --durations=10
 
 # The same with what the tests reach, which takes longer.
 coverage: install .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from compose.launcher import broker
 from streams.kafka.settings import BrokerSettings
-from tests.rig.processes import forks, turns
+from tests.rig.processes import forks
 from tests.rig.processes.running import last_words
 from tests.rig.servers.kafka import java_options, require, serving, with_kafka
 from tests.rig.servers.postgresql import Server, postgresql
@@ -34,17 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests of the secure node, so that not each process has to start one."""
 
     def place(item: pytest.Item) -> int:
-        if turns.is_fleet(item):
+        if item.nodeid.startswith("tests/e2e/"):
             return 0
         return 1 if "secure_node" in getattr(item, "fixturenames", ()) else 2
 
     items.sort(key=place)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Any:
-    turns.await_turn(item)
-    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
