@@ -85,8 +85,8 @@ up:
 down:
 	$(COMPOSE) $(OPTIONS) down $(if $(VOLUMES),--volumes)
 
-# Three processes of two cores: many tests wait for processes that they have started. With four the
-# fleets, which one process begins with, would be too slow, and all that each starts costs more.
+# Three processes of two cores: many tests wait for processes that they have started. The fleets, with
+# which one of them begins, are a twentieth slower beside two others than beside one.
 # Threads of torch would only wait for each other.
 test: check .venv/kafka.jsa .venv/servers/installed .venv/nginx .venv/promtool .venv/chromium .venv/postgresql
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist worksteal $(LONG) --durations=10

@@ -208,7 +208,7 @@ def broker_of(state: Path, kafka: str | None) -> BrokerSettings:
     settings = BrokerSettings.at(kafka)
     if not named and not state.is_dir():
         raise UsageError(
-            f"there is no state folder {state}: check --state, or name a broker with "
+            f"the state folder {state} does not exist: check --state, or name a broker with "
             "--kafka HOST:PORT"
         )
     return settings

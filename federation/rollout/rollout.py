@@ -6,9 +6,9 @@ decision if one is due:
     candidate   -> stage 1            once a device is present
     stage n     -> stage n+1, served  if the canary's windows show that it is not worse
                 -> rolled-back        if they show that it is worse, or devices go back themselves
-                -> stage n            with others, if there is no result in time, or no more windows
-                                      can come, and none of its devices answers
-                -> held               else, if there is no result in time; the evaluation continues
+                -> held               if there is no result in time; the evaluation continues
+                -> stage n            in place of held, if other devices answer and none of its own
+                                      does: it is offered to these too
     held        -> as a stage, which it is again when its devices return; a waiting candidate
                    replaces it
     served      -> rolled-back        if many devices keep an earlier version (`declined`)
@@ -169,7 +169,7 @@ class Rollout:
         return None
 
     def _is_elsewhere(self, desired: DesiredState, fleet: FleetView) -> bool:
-        """Return whether devices answer, but none of the stage."""
+        """Return whether other devices answer, and none of the stage does."""
         answering = [s for s in self._answering(fleet) if s.phase not in ENDED]
         return bool(answering) and not _among(answering, fleet.task, desired.share)
 

@@ -13,7 +13,7 @@ device sends of them, without Arrow, is in messages.py. Times are microseconds, 
                again (only on dead letters that were sent again: refused rows are tried again)
                traceparent (only on traced messages: see streams/runtime/tracing.py)
 
-Devices send events/2; other producers may send either. events/1 has what events/2 cannot: names.
+Devices send events/2; other producers may send either. Only events/1 can have names of events.
 
 `decode_event_message` accepts only what a correct sender could have written, and raises
 MalformedRecord for everything else.

@@ -128,7 +128,7 @@ SUPERLINK = "--superlink HOST:PORT"
         *(
             (
                 [command, TINY, "--state", "nowhere"],
-                ["there is no state folder nowhere: check --state"],
+                ["the state folder nowhere does not exist: check --state"],
             )
             for command in ("status", "timeline")  # no broker is blamed
         ),
