@@ -16,6 +16,7 @@ from streams.contract.window_report import JUDGING
 
 VALUES = 100_000  # of a part of the fleet: a table of its windows and classes takes 1 MB
 ENOUGH = 60  # newest windows of a canary's past, which always count: fewer predict nothing
+USUAL = 7  # newest windows of a device's past: most of them show how it answered
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,13 @@ class Compared:
     """The windows of a part of the fleet: with the previous version before the rollout, since then
     on devices without the new one, and with the new version.
 
-    Of the previous version those count that a device answered as it did last before: behind the
-    same adapter, or with the same other challenger. What a device outside gains by a new one
-    meanwhile is not expected of the canary, which trains nothing; nor is a past without it the
-    measure of a canary that answers behind one, unless there is less than ENOUGH of the other:
-    all devices of a last stage may have begun with an adapter shortly before, and nothing adds to
-    their past.
+    Of the previous version those count that a device answered as it did most of the last USUAL
+    before: behind the same adapter, or with the same other challenger. One window does not show it:
+    a device that is given back its version answers without its adapter until that is fitted, and
+    its past without one is that of the drift. What a device outside gains by a new one meanwhile is
+    not expected of the canary, which trains nothing; nor is a past without it the measure of a
+    canary that answers behind one, unless there is less than ENOUGH of the other: all devices of a
+    last stage may have begun with an adapter shortly before, and nothing adds to their past.
     """
 
     def __init__(self, part: Part, comparison: "Comparison") -> None:
@@ -74,12 +76,8 @@ class Compared:
 
     @property
     def is_past(self) -> np.ndarray:
-        past = self._stable & self._last
-        count = np.cumsum(past)
-        ends = np.cumsum(self._part.counts)
-        later = count[ends - 1][self._part.device] - count if len(count) else count  # of its device
-        newest = self._offered & (later < ENOUGH)
-        return np.asarray(past & (self._as_before | newest))
+        newest = self._offered & (self._later < ENOUGH)
+        return np.asarray(self._before & (self._as_before | newest))
 
     @property
     def is_test(self) -> np.ndarray:
@@ -97,15 +95,30 @@ class Compared:
         return np.asarray(before | self._offered)
 
     @cached_property
+    def _before(self) -> np.ndarray:
+        return np.asarray(self._stable & self._last)
+
+    @cached_property
+    def _later(self) -> np.ndarray:
+        """(rows,) how many past windows of its device come after it."""
+        count = np.cumsum(self._before)
+        ends = np.cumsum(self._part.counts)
+        return np.asarray(count[ends - 1][self._part.device] - count if len(count) else count)
+
+    @cached_property
     def _as_before(self) -> np.ndarray:
-        """Whether the challenger that answered is that of the device's last past window."""
+        """Whether the challenger that answered is that of most of the device's last past windows;
+        of equally many the later."""
         instead, device = self._part.windows["instead"], self._part.device
-        past = np.flatnonzero(self._stable & self._last)
-        latest = np.full(self.devices, -1)
-        latest[device[past]] = past  # they are in order: the last one stays
-        known = latest >= 0
-        usual = np.where(known, instead[latest], 0)
-        return np.asarray(~known[device] | (instead == usual[device]))
+        last = np.flatnonzero(self._before & (self._later < USUAL))
+        pairs, which = np.unique(
+            np.stack([device[last], instead[last]]), axis=1, return_inverse=True
+        )
+        votes = np.bincount(which, 1 + 1 / (USUAL + self._later[last]))
+        most = np.lexsort([votes, pairs[0]])  # of each device the last is the one with most
+        usual = np.full(self.devices, -1)
+        usual[pairs[0][most]] = pairs[1][most]
+        return np.asarray((usual[device] < 0) | (instead == usual[device]))
 
     @cached_property
     def _offered(self) -> np.ndarray:

@@ -159,15 +159,17 @@ def test_what_others_gain_by_adapters_meanwhile_is_not_expected_of_the_canary() 
     assert finding(same).evidence["expected"] > found.evidence["expected"] + 0.05
 
 
-def test_a_canary_behind_an_adapter_is_compared_with_its_past_behind_it() -> None:
-    """A worse version hides behind no adapter that the stable one had only at last."""
-    before = []  # the canary's devices are at 10 of 20 for forty windows, then at 18 behind one
+@pytest.mark.parametrize("until", [100, 98])
+def test_a_canary_behind_an_adapter_is_compared_with_its_past_behind_it(until: int) -> None:
+    """A worse version hides behind no adapter that the stable one had only at last. until: a window
+    from which on it answers without, as after a version that was taken back."""
+    heard = []  # the canary's devices are at 10 of 20 for forty windows, then at 18 behind one
     for report, at in past(windows=100):
-        right = (10 if report.window_us < 40 else 18) + report.window_us % 3 - 1
+        with_one = 40 <= report.window_us < until
+        right = (18 if with_one else 10) + report.window_us % 3 - 1
         own = window(report.device, report.window_us, right)
-        before.append((own if report.device in CANARY else report, at))
-    heard = [each for each in before if each[1] < 40 * SECOND]
-    heard += behind([each for each in before if each[1] >= 40 * SECOND], "a3", CANARY)
+        each = [(own if report.device in CANARY else report, at)]
+        heard += behind(each, "a3", CANARY) if with_one else each
     found = finding([*heard, *behind(since(canary=14, windows=60), "a3", CANARY)])
     assert found.verdict == "roll-back"
     assert found.evidence["expected"] == pytest.approx(0.9, abs=0.03)
