@@ -31,8 +31,8 @@ from streams.contract.weights import payload
 from streams.learning.learning import build_model, fit, load_state, segment_loss
 
 Tensors = dict[str, np.ndarray]
-EPOCHS, BATCH, RATE = 6, 64, 1e-3
-WEIGHT = 2  # of each segment of the person that a candidate contradicts
+EPOCHS, BATCH, RATE = 15, 64, 1e-3
+WEIGHT = 6  # of each segment of the person that a candidate contradicts
 FLIPPED = -4.0  # times the step from the first version to the served one
 TURNED = -2.0  # the same, of one hostile device a round
 

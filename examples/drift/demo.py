@@ -144,10 +144,10 @@ class Demo:
         )
         first = registry.load(registry.models()[0])
         recordings = bad_candidates.Recordings.read(self._task, self._devices, SEEN_US)
+        self._learns()
         windows = recent_windows.read(self._task, self._tail)
         if windows is None:
             raise ProcessFailed("no recent windows can be read")
-        self._learns()
         self._fleet.pace(self._devices, SLOW)
         base = self._offered(registry, key, recordings, windows)
         self._fleet.pace(self._devices, self._speed)
