@@ -13,7 +13,7 @@
 # make test-docker  compose/docker/compose.yaml as it is, on images made here, about 10 minutes
 # make mutants  defects of the core made on purpose, and the test that finds each
 # make bench-NAME  measure an area: device, worker, late_labels, federation, release, large, batch, scale, soak, gains,
-#             demo, invitations; see docs/benchmarks.md
+#             demo, invitations, rollouts; see docs/benchmarks.md
 # make soak   a month of a thousand made-up devices, about 8 minutes
 
 # What the tests need is installed side by side: pip waits for a core, apt-get for the network.

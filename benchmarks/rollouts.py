@@ -1,0 +1,221 @@
+"""Rollouts that are misjudged: `python -m benchmarks.rollouts`.
+
+Windows of HAR's real people, answered by real models: several that are as good, the first model
+trained again with other seeds, and some of them with noise in their weights. Who is in the canary,
+where in the recordings each device stands and how long its past is are drawn by lot; recordings
+repeat. A stage is evaluated whenever each device has closed a window, until it passes or goes back,
+or WINDOWS are over. There are no labels and no challengers.
+"""
+
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import pairwise, permutations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.frame import Bench, Cell, Figure, main, say
+from benchmarks.support.server import Server
+from federation.bootstrap.dataset import segments_of_device
+from federation.rollout.stage_policy import StageRules, evaluate
+from federation.rollout.window_history import WindowHistory
+from streams.contract.artifact import WEIGHTS
+from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
+from streams.learning.learning import (
+    build_model,
+    build_teacher,
+    load_state,
+    load_weights,
+    predict,
+)
+
+STABLE, CANDIDATE, SECOND = "1-stable", "2-candidate", 1_000_000
+WINDOWS = 100  # a device, of a rollout
+CANARIES = ((3, (60, 120)), (5, (60, 120)), (2, (10, 30)), (1, (60, 120)))  # devices, past windows
+EQUAL, LITTLE, MUCH = "as good", "worse by 5 points", "worse by 25 points"
+COUNTS = {EQUAL: 400, LITTLE: 400, MUCH: 120}
+LOSSES, CLOSE = {LITTLE: 0.05, MUCH: 0.25}, 0.004
+SEEDS, WORSENED = range(11, 19), 4  # the constants of the test were chosen with the first of them
+EVEN = 0.01  # agreements that differ by less are equally good
+
+Tensors = dict[str, np.ndarray]
+Agrees = list[np.ndarray]  # for each person (events,) bool
+
+
+class Fleet(NamedTuple):
+    """People's windows: rows of `kinds`, the teacher's classes, and of what each model agrees in,
+    from edge to edge."""
+
+    classes: Sequence[str]
+    edges: list[list[int]]
+    kinds: list[np.ndarray]
+    models: dict[str, Agrees]
+
+
+class Job(NamedTuple):
+    canary: int
+    before: tuple[int, int]
+    kind: str
+    models: tuple[str, str]
+    seed: int
+
+
+def judged(bench: Bench) -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    fleet, pairs = _answered(bench)
+    share = bench.size(1.0, 0.02)
+    jobs = [
+        Job(canary, before, kind, pairs[kind][seed % len(pairs[kind])], seed)
+        for canary, before in CANARIES
+        for kind, count in COUNTS.items()
+        for seed in range(max(1, round(share * count)))
+    ]
+    say(f"{len(jobs)} rollouts")
+    torch.set_num_threads(1)
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        ends = pool.map(partial(_rolled_out, fleet), jobs, chunksize=8)
+    found: dict[tuple[int, tuple[int, int], str], list[tuple[str, int]]] = defaultdict(list)
+    for job, end in zip(jobs, ends, strict=True):
+        found[job[:3]].append(end)
+    rows: list[list[Cell]] = []
+    for (canary, (low, high), kind), each in found.items():
+        shares = [
+            sum(v == verdict for v, _ in each) / len(each) for verdict in ("roll-back", "go-on")
+        ]
+        windows = sorted(n for verdict, n in each if verdict != "wait") or [0]
+        late = windows[int(0.95 * (len(windows) - 1))]
+        rows.append([
+            kind, canary, f"{low} to {high}", len(each), *shares, 1 - sum(shares),
+            Figure.of(windows).median, late,
+        ])  # fmt: skip
+        wrong = "goes back" if kind == EQUAL else "passes"
+        bench.goal(f"{kind}, {wrong}: canary of {canary}", shares[kind != EQUAL], at_most=0.05)
+    text = (
+        f"As good: pairs of {len(SEEDS)} models that differ by less than {EVEN}. Worse: "
+        f"{WORSENED} of them with noise. Windows a device until the decision, if any within "
+        f"{WINDOWS}."
+    )
+    columns = ["candidate", "canary", "past", "rollouts", "back", "on", "waits", "windows", "95 %"]
+    bench.table("Rollouts", columns, rows, text)
+
+
+def _answered(bench: Bench) -> tuple[Fleet, dict[str, list[tuple[str, str]]]]:
+    """Return the windows with all models' answers, and pairs of a stable version and a candidate by
+    kind."""
+    server = Server(bench.place("state"))
+    task, teacher = server.task, server.registry.teacher()
+    assert teacher is not None
+    people = [segments_of_device(task, name) for name in task.device_names("fleet")]
+    judge = load_weights(build_teacher(task), teacher.files[WEIGHTS]).eval()
+    edges, answers = [], []
+    for person in people:
+        number = person.times // int(task.window.longest_s * SECOND)
+        edges.append([0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)])
+        parts = [person.segments[a:b] for a, b in pairwise(edges[-1])]
+        with torch.no_grad():
+            found = [judge(torch.from_numpy(p[None]), torch.ones(1, len(p), dtype=torch.bool))
+                     for p in parts]  # fmt: skip
+        answers.append(torch.cat(found, 1)[0].numpy())
+
+    def agrees(weights: Tensors) -> Agrees:
+        model = load_state(build_model(task), weights).eval()
+        pairs = zip(people, answers, strict=True)
+        return [task.agrees(predict(model, p.segments), found) for p, found in pairs]
+
+    models: dict[str, Agrees] = {}
+    pairs: dict[str, list[tuple[str, str]]] = {kind: [] for kind in COUNTS}
+    for seed in SEEDS:
+        base, weights = f"seed {seed}", server.fine_tuned(seed)
+        models[base] = agrees(weights)
+        say(f"{base}: agreement {_share(models[base]):.3f}")
+        for kind, lost in LOSSES.items() if seed in SEEDS[:WORSENED] else ():
+            models[f"{base}, {kind}"] = _spoiled(weights, seed, lost, agrees)
+            pairs[kind].append((base, f"{base}, {kind}"))
+    bases = [f"seed {seed}" for seed in SEEDS]
+    pairs[EQUAL] = [
+        (one, other)
+        for one, other in permutations(bases, 2)
+        if abs(_share(models[one]) - _share(models[other])) < EVEN
+    ]
+    kinds = [found.argmax(axis=1) for found in answers]
+    return Fleet(list(task.classes), edges, kinds, models), pairs
+
+
+def _spoiled(
+    weights: Tensors, seed: int, lost: float, agrees: Callable[[Tensors], Agrees]
+) -> Agrees:
+    """Return the answers with as much noise in the weights as costs `lost` of the agreement."""
+    dice, aim = np.random.default_rng(seed), _share(agrees(weights)) - lost
+    noise = {
+        name: dice.normal(0, max(float(value.std()), 1e-6), value.shape).astype(np.float32)
+        for name, value in weights.items()
+        if name.endswith("weight")
+    }
+    low, high = 0.0, 2.0
+    while True:
+        amount = (low + high) / 2
+        found = agrees({n: v + amount * noise[n] if n in noise else v for n, v in weights.items()})
+        gap = _share(found) - aim
+        if abs(gap) < CLOSE or high - low < 1e-3:
+            return found
+        low, high = (amount, high) if gap > 0 else (low, amount)
+
+
+def _share(agrees: Agrees) -> float:
+    return float(np.concatenate(agrees).mean())
+
+
+def _rolled_out(fleet: Fleet, job: Job) -> tuple[str, int]:
+    """Return a rollout's verdict, and after how many windows of a device."""
+    dice, people = np.random.default_rng(job.seed), range(len(fleet.edges))
+    canary = {f"d{i}" for i in dice.permutation(len(people))[: job.canary]}
+    begins, before = dice.integers(0, 1000, len(people)), int(dice.integers(*job.before))
+    heard = WindowHistory()
+
+    @cache
+    def counts(person: int, at: int, model: str) -> dict[str, ClassAgreement]:
+        a, b = fleet.edges[person][at : at + 2]
+        kinds, right = fleet.kinds[person][a:b], fleet.models[model][person][a:b]
+        n, agreeing = (np.bincount(kinds, weights) for weights in (None, right))
+        return {
+            name: ClassAgreement(events=int(events), agreeing=int(agreed))
+            for name, events, agreed in zip(fleet.classes, n, agreeing, strict=False) if events
+        }  # fmt: skip
+
+    def close(number: int, offered: bool) -> None:
+        """Add a window of each device."""
+        for person in people:
+            new = offered and f"d{person}" in canary
+            at = int(begins[person] + number) % (len(fleet.edges[person]) - 1)
+            classes = counts(person, at, job.models[new])
+            events, right = (
+                sum(getattr(each, name) for each in classes.values())
+                for name in ("events", "agreeing")
+            )
+            part = ModelWindow(events=events, compared=events, agreeing=right, classes=classes)
+            heard.add(WindowReport(
+                task="har", device=f"d{person}", window_us=number * SECOND,
+                end_us=(number + 1) * SECOND, revision=0, events=events, teacher_model="1-t",
+                models={CANDIDATE if new else STABLE: part},
+            ), number * SECOND)  # fmt: skip
+
+    for number in range(before):
+        close(number, offered=False)
+    began_us = heard.began_us = before * SECOND
+    for number in range(before, before + WINDOWS):
+        close(number, offered=True)
+        found = evaluate(
+            StageRules(max_wait_s=1e9), heard, CANDIDATE, STABLE, began_us, began_us,
+            number * SECOND, canary.__contains__, {}, job.canary,
+        )  # fmt: skip
+        if found.verdict != "wait":
+            break
+    return found.verdict, number - before + 1
+
+
+if __name__ == "__main__":
+    main("rollouts", {"judged": judged}, ("torch",))
