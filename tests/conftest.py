@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 forks.install()
 os.environ.setdefault("KAFKA_OPTS", java_options())
+
+
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Fork the processes of xdist as well: what they import is imported once. Not for coverage,
+    which would miss the lines that an import runs."""
+    if not config.option.cov_source:
+        subprocess.Popen = forks.Forked  # type: ignore[misc]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

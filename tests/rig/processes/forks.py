@@ -5,6 +5,7 @@ to four seconds of a core each time that they are imported.
 (`python -m` a module of ours, `tidewheel`, and Flower's commands) is then forked by a *zygote*: a
 process of one thread that has imported the heavy packages and nothing else. Every other command is
 executed as always, and so is each of ours under `executed` and below a process that was executed.
+With `Forked` `python -c` is forked as well: so xdist's own processes are (tests/conftest.py).
 
 What is forked is as real as what is executed: a child of the process that starts it, which waits
 for it, kills it and is survived by it; with a pid, session, files, environment, folder and command
@@ -192,6 +193,8 @@ def _start(args: Any, given: Mapping[str, Any], code: bool) -> Start | None:
 
 def _ours(argv: list[str], environ: Mapping[str, str], code: bool) -> list[str] | None:
     """The command line of a command of ours as Python would have it; None for any other."""
+    if code and argv[1:2] == ["-u"]:
+        argv = [argv[0], *argv[2:]]
     if argv[0] == sys.executable and len(argv) > 2:
         module = argv[1] == "-m" and argv[2].partition(".")[0] in PACKAGES
         return argv if module or (code and argv[1] == "-c") else None
