@@ -105,7 +105,7 @@ class Participation:
         self._deaths = 0
         self._stopped, self._refused_s = False, math.inf  # since when it is not admitted
         self.node: int | None = None  # of the SuperNode that runs
-        self.error: str | None = None  # why the last two could not join, or more
+        self.error: str | None = None  # why the last two ended or could not join, or more
         self.refused: Counter[str] = Counter()
         missing = [name for key, name in NEEDED.items() if importlib.util.find_spec(key) is None]
         self.unable = f"{' and '.join(missing)} not installed" if missing else None
@@ -239,6 +239,9 @@ class Participation:
             self._device, code, wait_s,
         )  # fmt: skip
         self._deaths += 1
+        if self._deaths > 1 and self._refused_s == math.inf:  # once is chance
+            often = f"its SuperNode has ended {self._deaths} times, now with code {code}"
+            self.error = f"cannot join runs: {often}: see the agent's log"
         self._forget_child()
         self._start_at = self._clock() + wait_s
 

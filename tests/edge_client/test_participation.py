@@ -190,7 +190,10 @@ def test_a_supernode_that_is_killed_is_started_again_and_later_each_time(device:
         waits.append(device.now[0] - began)
     assert waits == sorted(waits)
     assert waits[0] >= participation.AGAIN_S
+    assert "its SuperNode has ended 3 times, now with code -9" in (device.runs.error or "")
     device.joins()
+    device.runs.joined(device.agent.node)
+    assert device.runs.error is None
 
 
 def _gone(device: Device) -> bool:
