@@ -87,7 +87,8 @@ class CommitWork:
             reason, detail = SEQ_REUSED, "other events had these numbers; begin a new epoch"
             if piece.window == FUTURE:
                 reason = FROM_THE_FUTURE
-                detail = f"event time {piece.latest_us} us is too far ahead of the worker's clock"
+                at = pa.scalar(piece.latest_us, pa.timestamp("us")).as_py()
+                detail = f"event time {at} UTC is over an hour ahead of the worker's clock"
             self.park(task, partitions[partition], piece, reason, detail)
         for window, detail in batch.failed:
             for piece in window.pieces:

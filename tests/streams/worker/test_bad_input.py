@@ -131,6 +131,7 @@ def test_events_from_the_future_are_parked_counted_and_taken_when_they_are_sent_
     revisions = [m for m in log.published if m.topic == "tiny.v1.windows"]
     assert len(revisions) == 1  # the watermark has not followed: no row was late
 
+    assert b" UTC is over an hour ahead of the worker's clock" in dict(letter.headers)["detail"]
     original = [(n[9:], v) for n, v in letter.headers if n.startswith("original-")]
     log.messages.append((letter.key, letter.value, original))  # by itself: passed over
     log.messages.append((letter.key, letter.value, [*original, (AGAIN, b"1")]))
