@@ -96,18 +96,22 @@ def decode_items(
     try:
         found = _decoder(kind, many).decode(data)
     except msgspec.ValidationError as exc:
-        raise MalformedRecord("wrong-schema", problem(exc)[:300]) from exc
+        where, _, what = problem(exc).partition(": ")
+        name = where.rpartition(".")[2]
+        numeric = name in ("time", "known") and what.endswith(("`int`", "`float`"))
+        advice = f": microseconds are {name}_us" if numeric else ""
+        raise MalformedRecord("wrong-schema", f"{where}: {what}{advice}"[:300]) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         why = "the value is read as JSON, since no header says what it is"
         raise MalformedRecord("not-json", f"{why}: {exc}"[:300]) from exc
-    items = [
-        _checked(task, item, f"[{at}]." if many else "")
-        for at, item in enumerate(found if many else [found])
+    placed = [
+        (f"[{at}]." if many else "", item) for at, item in enumerate(found if many else [found])
     ]
+    items = [(where, _checked(task, item, where)) for where, item in placed]
     keyed = key.decode("ascii", errors="replace") if key is not None else None
     if keyed and not DEVICE_NAME.fullmatch(keyed):
         raise MalformedRecord("wrong-key", f"key {key!r:.80} is not a device's name")
-    return [(_device(at, item, keyed), item) for at, item in enumerate(items)]
+    return [(_device(where, item, keyed), item) for where, item in items]
 
 
 @lru_cache
@@ -123,11 +127,12 @@ def _checked(task: Task, item: Item, where: str) -> Item:
         raise MalformedRecord("wrong-schema", f"{where}{exc}"[:300]) from exc
 
 
-def _device(at: int, item: JsonItem, keyed: str | None) -> str:
+def _device(where: str, item: JsonItem, keyed: str | None) -> str:
     device = keyed or item.device
     if device is None:
         key = "missing" if keyed is None else "empty"
-        raise MalformedRecord("wrong-schema", f"[{at}].device: missing; the message's key is {key}")
+        what = f"{where}device: missing; the message's key is {key}"
+        raise MalformedRecord("wrong-schema", what)
     if item.device not in (None, device):
         raise MalformedRecord("wrong-key", f"key {device!r} and field device {item.device!r}")
     return device
