@@ -35,7 +35,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -98,16 +98,10 @@ class Columns(NamedTuple):
 
     def part(self, begin: int, end: int) -> "Columns":
         """Return the rows from `begin` to before `end`, which share the memory."""
-        first, times, models, outputs, labels, known, segments = self
-        return Columns(
-            first + begin,
-            times[begin:end],
-            models if isinstance(models, str) else models[begin:end],
-            outputs[begin:end],
-            labels[begin:end],
-            known[begin:end],
-            None if segments is None else segments[begin:end],
-        )
+        kept: list[Any] = [
+            each if each is None or isinstance(each, str) else each[begin:end] for each in self[1:]
+        ]
+        return Columns(self.first + begin, *kept)
 
     @property
     def names(self) -> Sequence[str]:
