@@ -542,6 +542,13 @@ MUTANTS = [
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
+        "canary: one window shows how a device answers",
+        "federation/rollout/compared.py",
+        "USUAL = 7",
+        "USUAL = 1",
+        "tests/federation/rollout/test_stage_policy.py",
+    ),
+    Mutant(
         "canary: windows of few events are let go",
         "federation/rollout/window_history.py",
         "if both.min(initial=np.inf) > FULL:",
