@@ -1,10 +1,13 @@
 """Rollouts that are misjudged: `python -m benchmarks.rollouts`.
 
+    taught     the teacher alone judges
+    labelled   LABELLED of the events have a true label as well
+
 Windows of HAR's real people, answered by real models: several that are as good, the first model
 trained again with other seeds, and some of them with noise in their weights. Who is in the canary,
 where in the recordings each device stands and how long its past is are drawn by lot; recordings
 repeat. A stage is evaluated whenever each device has closed a window, until it passes or goes back,
-or WINDOWS are over. There are no labels and no challengers.
+or WINDOWS are over. There are no challengers.
 """
 
 import multiprocessing
@@ -24,7 +27,7 @@ from federation.bootstrap.dataset import segments_of_device
 from federation.rollout.stage_policy import StageRules, evaluate
 from federation.rollout.window_history import WindowHistory
 from streams.contract.artifact import WEIGHTS
-from streams.contract.window_report import ClassAgreement, ModelWindow, WindowReport
+from streams.contract.window_report import ClassAgreement, Confusion, ModelWindow, WindowReport
 from streams.learning.learning import (
     build_model,
     build_teacher,
@@ -41,19 +44,24 @@ COUNTS = {EQUAL: 400, LITTLE: 400, MUCH: 120}
 LOSSES, CLOSE = {LITTLE: 0.05, MUCH: 0.25}, 0.004
 SEEDS, WORSENED = range(11, 19), 4  # the constants of the test were chosen with the first of them
 EVEN = 0.01  # agreements that differ by less are equally good
+LABELLED = 0.3
 
 Tensors = dict[str, np.ndarray]
-Agrees = list[np.ndarray]  # for each person (events,) bool
+Answers = list[np.ndarray]  # for each person (events,) classes
 
 
 class Fleet(NamedTuple):
-    """People's windows: rows of `kinds`, the teacher's classes, and of what each model agrees in,
-    from edge to edge."""
+    """People's windows, from edge to edge: the teacher's answers, the true classes, NaN where
+    unknown, and each model's answers."""
 
     classes: Sequence[str]
     edges: list[list[int]]
-    kinds: list[np.ndarray]
-    models: dict[str, Agrees]
+    taught: Answers
+    truth: Answers
+    models: dict[str, Answers]
+
+    def agreement(self, answers: Answers) -> float:
+        return float((np.concatenate(answers) == np.concatenate(self.taught)).mean())
 
 
 class Job(NamedTuple):
@@ -62,14 +70,23 @@ class Job(NamedTuple):
     kind: str
     models: tuple[str, str]
     seed: int
+    labelled: float
 
 
-def judged(bench: Bench) -> None:
+def taught(bench: Bench) -> None:
+    _judged(bench, 0.0, "Rollouts that a teacher judges")
+
+
+def labelled(bench: Bench) -> None:
+    _judged(bench, LABELLED, f"Rollouts where {LABELLED:.0%} of the events have a label")
+
+
+def _judged(bench: Bench, labelled: float, title: str) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     fleet, pairs = _answered(bench)
     share = bench.size(1.0, 0.02)
     jobs = [
-        Job(canary, before, kind, pairs[kind][seed % len(pairs[kind])], seed)
+        Job(canary, before, kind, pairs[kind][seed % len(pairs[kind])], seed, labelled)
         for canary, before in CANARIES
         for kind, count in COUNTS.items()
         for seed in range(max(1, round(share * count)))
@@ -93,14 +110,15 @@ def judged(bench: Bench) -> None:
             Figure.of(windows).median, late,
         ])  # fmt: skip
         wrong = "goes back" if kind == EQUAL else "passes"
-        bench.goal(f"{kind}, {wrong}: canary of {canary}", shares[kind != EQUAL], at_most=0.05)
+        goal = f"{kind}, {wrong}: canary of {canary}, {labelled:.0%} labels"
+        bench.goal(goal, shares[kind != EQUAL], at_most=0.05)
     text = (
         f"As good: pairs of {len(SEEDS)} models that differ by less than {EVEN}. Worse: "
         f"{WORSENED} of them with noise. Windows a device until the decision, if any within "
         f"{WINDOWS}."
     )
     columns = ["candidate", "canary", "past", "rollouts", "back", "on", "waits", "windows", "95 %"]
-    bench.table("Rollouts", columns, rows, text)
+    bench.table(title, columns, rows, text)
 
 
 def _answered(bench: Bench) -> tuple[Fleet, dict[str, list[tuple[str, str]]]]:
@@ -119,37 +137,37 @@ def _answered(bench: Bench) -> tuple[Fleet, dict[str, list[tuple[str, str]]]]:
         with torch.no_grad():
             found = [judge(torch.from_numpy(p[None]), torch.ones(1, len(p), dtype=torch.bool))
                      for p in parts]  # fmt: skip
-        answers.append(torch.cat(found, 1)[0].numpy())
+        answers.append(torch.cat(found, 1)[0].numpy().argmax(axis=1))
+    fleet = Fleet(list(task.classes), edges, answers, [p.labels[:, 0] for p in people], {})
 
-    def agrees(weights: Tensors) -> Agrees:
+    def answered(weights: Tensors) -> Answers:
         model = load_state(build_model(task), weights).eval()
-        pairs = zip(people, answers, strict=True)
-        return [task.agrees(predict(model, p.segments), found) for p, found in pairs]
+        return [predict(model, person.segments).argmax(axis=1) for person in people]
 
-    models: dict[str, Agrees] = {}
+    agreement: dict[str, float] = {}
     pairs: dict[str, list[tuple[str, str]]] = {kind: [] for kind in COUNTS}
     for seed in SEEDS:
         base, weights = f"seed {seed}", server.fine_tuned(seed)
-        models[base] = agrees(weights)
-        say(f"{base}: agreement {_share(models[base]):.3f}")
+        fleet.models[base] = answered(weights)
+        agreement[base] = fleet.agreement(fleet.models[base])
+        say(f"{base}: agreement {agreement[base]:.3f}")
         for kind, lost in LOSSES.items() if seed in SEEDS[:WORSENED] else ():
-            models[f"{base}, {kind}"] = _spoiled(weights, seed, lost, agrees)
+            worse = _spoiled(weights, seed, answered, fleet, agreement[base] - lost)
+            fleet.models[f"{base}, {kind}"] = worse
             pairs[kind].append((base, f"{base}, {kind}"))
-    bases = [f"seed {seed}" for seed in SEEDS]
     pairs[EQUAL] = [
         (one, other)
-        for one, other in permutations(bases, 2)
-        if abs(_share(models[one]) - _share(models[other])) < EVEN
+        for one, other in permutations(agreement, 2)
+        if abs(agreement[one] - agreement[other]) < EVEN
     ]
-    kinds = [found.argmax(axis=1) for found in answers]
-    return Fleet(list(task.classes), edges, kinds, models), pairs
+    return fleet, pairs
 
 
 def _spoiled(
-    weights: Tensors, seed: int, lost: float, agrees: Callable[[Tensors], Agrees]
-) -> Agrees:
-    """Return the answers with as much noise in the weights as costs `lost` of the agreement."""
-    dice, aim = np.random.default_rng(seed), _share(agrees(weights)) - lost
+    weights: Tensors, seed: int, answered: Callable[[Tensors], Answers], fleet: Fleet, aim: float
+) -> Answers:
+    """Return the answers with as much noise in the weights as takes the agreement to `aim`."""
+    dice = np.random.default_rng(seed)
     noise = {
         name: dice.normal(0, max(float(value.std()), 1e-6), value.shape).astype(np.float32)
         for name, value in weights.items()
@@ -158,15 +176,12 @@ def _spoiled(
     low, high = 0.0, 2.0
     while True:
         amount = (low + high) / 2
-        found = agrees({n: v + amount * noise[n] if n in noise else v for n, v in weights.items()})
-        gap = _share(found) - aim
+        mixed = {n: v + amount * noise[n] if n in noise else v for n, v in weights.items()}
+        found = answered(mixed)
+        gap = fleet.agreement(found) - aim
         if abs(gap) < CLOSE or high - low < 1e-3:
             return found
         low, high = (amount, high) if gap > 0 else (low, amount)
-
-
-def _share(agrees: Agrees) -> float:
-    return float(np.concatenate(agrees).mean())
 
 
 def _rolled_out(fleet: Fleet, job: Job) -> tuple[str, int]:
@@ -177,29 +192,39 @@ def _rolled_out(fleet: Fleet, job: Job) -> tuple[str, int]:
     heard = WindowHistory()
 
     @cache
-    def counts(person: int, at: int, model: str) -> dict[str, ClassAgreement]:
+    def counts(person: int, at: int, model: str) -> ModelWindow:
         a, b = fleet.edges[person][at : at + 2]
-        kinds, right = fleet.kinds[person][a:b], fleet.models[model][person][a:b]
-        n, agreeing = (np.bincount(kinds, weights) for weights in (None, right))
-        return {
-            name: ClassAgreement(events=int(events), agreeing=int(agreed))
-            for name, events, agreed in zip(fleet.classes, n, agreeing, strict=False) if events
-        }  # fmt: skip
+        every = fleet.taught, fleet.truth, fleet.models[model]
+        kinds, truth, said = (each[person][a:b] for each in every)
+        known = (np.arange(a, b) % 10 < 10 * job.labelled) & np.isfinite(truth)
+        confusion: Confusion = {}
+        for true, answer in zip(truth[known].astype(int), said[known], strict=True):
+            row = confusion.setdefault(fleet.classes[true], {})
+            row[fleet.classes[answer]] = row.get(fleet.classes[answer], 0) + 1
+        right = [int((one == other)[rows].sum()) for one, other, rows in (
+            (said, kinds, slice(None)), (said, truth, known), (kinds, truth, known)
+        )]  # fmt: skip
+        classes = {
+            fleet.classes[kind]: ClassAgreement(
+                events=int((kinds == kind).sum()),
+                agreeing=int((said == kinds)[kinds == kind].sum()),
+            )
+            for kind in np.unique(kinds)
+        }
+        return ModelWindow(
+            events=b - a, compared=b - a, agreeing=right[0], labelled=int(known.sum()),
+            correct=right[1], teacher_correct=right[2], classes=classes, truth=confusion,
+        )  # fmt: skip
 
     def close(number: int, offered: bool) -> None:
         """Add a window of each device."""
         for person in people:
             new = offered and f"d{person}" in canary
             at = int(begins[person] + number) % (len(fleet.edges[person]) - 1)
-            classes = counts(person, at, job.models[new])
-            events, right = (
-                sum(getattr(each, name) for each in classes.values())
-                for name in ("events", "agreeing")
-            )
-            part = ModelWindow(events=events, compared=events, agreeing=right, classes=classes)
+            part = counts(person, at, job.models[new])
             heard.add(WindowReport(
                 task="har", device=f"d{person}", window_us=number * SECOND,
-                end_us=(number + 1) * SECOND, revision=0, events=events, teacher_model="1-t",
+                end_us=(number + 1) * SECOND, revision=0, events=part.events, teacher_model="1-t",
                 models={CANDIDATE if new else STABLE: part},
             ), number * SECOND)  # fmt: skip
 
@@ -218,4 +243,4 @@ def _rolled_out(fleet: Fleet, job: Job) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    main("rollouts", {"judged": judged}, ("torch",))
+    main("rollouts", {"taught": taught, "labelled": labelled}, ("torch",))

@@ -20,6 +20,7 @@ from streams.fleet.wording import listed
 ENDED = ("source ended", "draining", "stopped")  # phases without further answers
 SETTLED_S = 60.0  # after the stage began: by then what was answered before is scored
 REFUSING = 0.1  # of the devices offered: when more refuse, the version goes back
+LABELS_SHARE = 0.25  # of the evidence against a version, where few events have a label
 LONGEST = 10  # windows of the greatest length for which a stage waits at least
 
 Choice = Literal["go-on", "roll-back", "wait", "hold"]
@@ -97,9 +98,11 @@ def evaluate(
 
 def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
     """Return the evidence by the true labels where enough events have one (`has_labels`), else by
-    the teacher. If the candidate is right at least as often as the teacher then, the events with a
-    label are compared as well: they can decide either way, and unless they show a loss the
-    teacher's disagreement does not count."""
+    the teacher and the events with a label. A likelihood ratio is a fair bet against the version,
+    and so is a mean of two, however they depend on each other (Vovk and Wang 2021, "E-values"): one
+    with LABELS_SHARE counts against the version, so that labels show soon what a teacher that errs
+    itself shows late. If the candidate is right at least as often as the teacher then, the labels
+    can decide alone, and unless they show a loss the teacher's disagreement does not count."""
 
     def by(comparison: Comparison) -> dict[str, float]:
         classes = len(comparison.history.classes)
@@ -110,14 +113,18 @@ def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
     if seen.has_labels:
         return by(labelled)
     usual = by(seen)
-    if not seen.teacher_is_weaker:
+    if not seen.told()["labelled"]:
         return usual
     true = by(labelled)
     loss = true["expected"] - true["value"]
-    if (-loss if rules.metric in ERRORS else loss) > 0:
-        return max(usual, true, key=lambda found: found["e_worse"])
-    clearer = max(true, usual, key=lambda found: found["e_fine"])
-    return clearer | {"e_worse": true["e_worse"]}
+    lost = (-loss if rules.metric in ERRORS else loss) > 0
+    if seen.teacher_is_weaker and not lost:
+        clearer = max(true, usual, key=lambda found: found["e_fine"])
+        return clearer | {"e_worse": true["e_worse"]}
+    worse = max(usual, true, key=lambda found: found["e_worse"])
+    fine = worse if seen.teacher_is_weaker else usual
+    mean = (1 - LABELS_SHARE) * usual["e_worse"] + LABELS_SHARE * true["e_worse"]
+    return worse | {"e_worse": mean, "e_fine": fine["e_fine"]}
 
 
 def without_hope(verdict: StageVerdict, phases: Mapping[str, str], waited_s: float) -> StageVerdict:

@@ -209,6 +209,14 @@ def test_a_bad_version_is_gone_at_once_though_few_events_have_a_label() -> None:
     assert finding(heard).verdict == "roll-back"
 
 
+def test_labels_show_a_loss_before_a_teacher_does() -> None:
+    heard = [*past(windows=90), *since(canary=14, windows=2)]
+    assert finding(heard).verdict == "wait"
+    found = finding(with_labels(heard, right=6, new=1, teacher=5))
+    assert found.verdict == "roll-back"
+    assert "agreement with true labels 0.1" in found.reason
+
+
 @pytest.mark.parametrize(("right", "verdict"), [(10, "roll-back"), (16, "go-on")])
 def test_an_adapter_from_shortly_before_leaves_a_canary_its_past(right: int, verdict: str) -> None:
     """In the last stage no device adds to the past, and three windows of each are too few."""
