@@ -124,7 +124,8 @@ def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
     worse = max(usual, true, key=lambda found: found["e_worse"])
     fine = worse if seen.teacher_is_weaker else usual
     mean = (1 - LABELS_SHARE) * usual["e_worse"] + LABELS_SHARE * true["e_worse"]
-    return worse | {"e_worse": mean, "e_fine": fine["e_fine"]}
+    shown = worse if mean >= rules.bounds["bound_worse"] else fine
+    return shown | {"e_worse": mean, "e_fine": fine["e_fine"]}
 
 
 def without_hope(verdict: StageVerdict, phases: Mapping[str, str], waited_s: float) -> StageVerdict:

@@ -5,6 +5,7 @@ reader serve all devices. What a version answers is drawn by its quality (scenar
 model runs.
 """
 
+import math
 import shutil
 import threading
 import time
@@ -151,6 +152,7 @@ class Device:
             of_events(task_layout(context.task), self.name, self.spool),
             lambda: context.sender, self.state, news=self.news,
             heartbeat_s=HEARTBEAT_S, clock=lambda: context.now_s,
+            stall_s=math.inf,  # hours pass between two steps
         )  # fmt: skip
 
     def restart(self) -> None:
