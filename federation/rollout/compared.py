@@ -188,6 +188,12 @@ class Comparison:
         _, _, _, labelled, correct, taught, *_ = self._counts
         return labelled >= JUDGING and correct >= taught
 
+    @property
+    def labels_compare(self) -> bool:
+        """Whether events with a true label can be compared: the past has enough of them."""
+        _, _, _, labelled, _, _, _, known, _ = self._counts
+        return labelled > 0 and known >= JUDGING
+
     def parts(self) -> Iterator[Compared]:
         """Yield the fleet's parts, at each call the same."""
         classes = max(len(self.history.classes), 1)

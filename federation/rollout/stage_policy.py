@@ -113,7 +113,7 @@ def _evidence(rules: StageRules, seen: Comparison) -> dict[str, float]:
     if seen.has_labels:
         return by(labelled)
     usual = by(seen)
-    if not seen.told()["labelled"]:
+    if not (seen.teacher_is_weaker or seen.labels_compare):
         return usual
     true = by(labelled)
     loss = true["expected"] - true["value"]

@@ -1,5 +1,6 @@
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,7 @@ def finding(
     offered: int = len(CANARY),
     waited_s: float = 60.0,
     stage_began_us: int = BEGAN,
+    canary: Sequence[str] = CANARY,
 ) -> StageVerdict:
     windows = WindowHistory()
     for report, heard_us in heard:
@@ -80,7 +82,7 @@ def finding(
         began_us=BEGAN,
         stage_began_us=stage_began_us,
         now_us=stage_began_us + int(waited_s * SECOND),
-        canary=CANARY.__contains__,
+        canary=canary.__contains__,
         refusals=refusals or {},
         offered=offered,
     )
@@ -215,6 +217,19 @@ def test_labels_show_a_loss_before_a_teacher_does() -> None:
     found = finding(with_labels(heard, right=6, new=1, teacher=5))
     assert found.verdict == "roll-back"
     assert "agreement with true labels 0.1" in found.reason
+
+
+def test_labels_that_the_past_does_not_have_show_no_loss() -> None:
+    """There is nothing to compare them with."""
+    devices = [f"d{i}" for i in range(10)]
+    before, since = (
+        [(window(name, first + n, 15 + (n + i) % 3, model), at + n * SECOND)
+         for n in range(60) for i, name in enumerate(devices)]
+        for model, first, at in ((STABLE, 0, 0), (CANDIDATE, 100, BEGAN))
+    )  # fmt: skip
+    heard = [*before, *with_labels(since, 6, new=1, teacher=5)]
+    found = finding(heard, canary=devices, offered=10)
+    assert (found.verdict, found.evidence["labelled"]) == ("go-on", 3600)
 
 
 @pytest.mark.parametrize(("right", "verdict"), [(10, "roll-back"), (16, "go-on")])
