@@ -123,7 +123,7 @@ class Agent:
         self._runs = Participation(
             task, self._name, self._folder, socket_path(self._folder),
             lambda: self._acceptance.trusted,
-            Joining(settings.superlink_ca, settings.node_key),
+            Joining(settings.superlink_ca, settings.node_key, settings.superlink),
             lambda: self._working,
             self._trainer.interrupt,
         )  # fmt: skip

@@ -10,6 +10,8 @@ Nothing of Flower's runs on a device that no run has invited. An invitation
       longer
     4 end the SuperNode when the run has ended, or its lease has, unless it is at work
 
+Where settings name a SuperLink, a SuperNode for any of its runs is there while no invitation holds.
+
 Killed after 1 or 2 the device is asleep, and the run's next invitation wakes it. The SuperNode ends
 when its input is closed, so it does not survive the agent. One that dies is started again, later
 each time, while the lease holds.
@@ -45,6 +47,7 @@ from streams.runtime.files import write_atomic
 log = logging.getLogger(__name__)
 
 AGAIN_S, AGAIN_MOST_S = 2.0, 60.0  # before a SuperNode that has died is started again
+RESIDENT_PULL_S = 3.0  # between two requests of a SuperNode that no run has invited
 KILLED_S = 75.0  # for which a SuperLink refuses a SuperNode after another of its key was killed
 END_S = 5.0  # for a SuperNode to leave its SuperLink
 NEEDED = {"flwr": "Flower", "torch": "torch"}
@@ -61,10 +64,11 @@ def memory_of_machine() -> int:
 @dataclass(frozen=True)
 class Joining:
     """How the device joins a SuperLink: the CA's certificate and the node's key, None for plain
-    text and no key."""
+    text and no key. `superlink`: the one it stays connected to, HOST:PORT."""
 
     ca: Path | None = None
     key: Path | None = None
+    superlink: str | None = None
 
     def allows(self, superlink: str) -> bool:
         """Return whether the SuperLink may be joined: plain text stays on this machine."""
@@ -142,15 +146,16 @@ class Participation:
             self._refuse(why, f"run {found.run} at {found.superlink}")
 
     def look(self) -> None:
-        """Step 4, and a SuperNode that has died; call every few seconds."""
+        """Step 4, and a SuperNode that has died or is resident; call every few seconds."""
         with self._lock:
-            if self._invitation is None:
+            invited, now = self._invitation is not None, self._clock()
+            if self._stopped or not (invited or self._resident()):
                 return
-            if self._clock() >= self._until and not self._busy():
+            if invited and now >= self._until and not self._busy():
                 self._leave("its invitation has expired")
             elif self._child is not None and (code := self._child.poll()) is not None:
                 self._bury(code)
-            elif self._child is None and self._clock() >= self._start_at:
+            elif self._child is None and now >= self._start_at:
                 self._start()
 
     def joined(self, node: int | None, error: str | None = None) -> None:
@@ -163,8 +168,11 @@ class Participation:
         """End the SuperNode, for good."""
         with self._lock:
             self._stopped = True
-            if self._invitation is not None:
+            if self._child is not None or self._invitation is not None:
                 self._leave("the agent is stopping")
+
+    def _resident(self) -> bool:
+        return self._joining.superlink is not None and self.unable is None
 
     def _accepted(self, value: bytes | None) -> Invitation | None:
         """Return an invitation that a trusted key signed; None if it is for other devices."""
@@ -212,19 +220,20 @@ class Participation:
             self._deaths = 0
             if self._busy():
                 self._interrupt()
+            self._end_child()  # the resident one
             self._start()
 
     def _start(self) -> None:
+        """Start the SuperNode of the run that the device is invited to, or the resident one."""
         invitation, joining = self._invitation, self._joining
-        assert invitation is not None
         settings = NodeSettings(
             device=self._device,
             agent=str(self._socket),
-            superlink=invitation.superlink,
-            runs=[int(invitation.run)],
+            superlink=invitation.superlink if invitation else joining.superlink or "",
+            runs=[int(invitation.run)] if invitation else [],
             ca=str(joining.ca or ""),
             key=str(joining.key or ""),
-            pull_s=invitation.pull_s,
+            pull_s=invitation.pull_s if invitation else RESIDENT_PULL_S,
         )
         home = {"FLWR_HOME": str(self._folder / "flower"), "OMP_NUM_THREADS": "1"}
         self._child = subprocess.Popen(
@@ -247,20 +256,24 @@ class Participation:
 
     def _leave(self, why: str) -> None:
         """Step 4: end the SuperNode, and what it had the device do."""
-        log.info("%s: leaving run %s: %s", self._device, self.run, why)
-        child, self._invitation = self._child, None
+        left = "the SuperLink" if self.run is None else f"run {self.run}"
+        log.info("%s: leaving %s: %s", self._device, left, why)
+        self._invitation = None
         if self._clock() - self._refused_s < KILLED_S:
             self.error, self._refused_s = None, math.inf
-        if child is not None:
-            child.terminate()
-            try:
-                child.wait(END_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self._forget_child()
+        self._end_child()
         if self._busy():
             self._interrupt()
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.terminate()
+            try:
+                self._child.wait(END_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        self._forget_child()
 
     def _forget_child(self) -> None:
         child, self._child, self.node = self._child, None, None

@@ -55,6 +55,14 @@ class EdgeSettings:
     node_key: Annotated[
         Path | None, option("The device's private key for the SuperLink; default: none.", "FILE")
     ] = None
+    superlink: Annotated[
+        str | None,
+        option(
+            "A SuperLink to stay connected to, for runs that cannot invite the device over Kafka; "
+            "default: none.",
+            "HOST:PORT",
+        ),
+    ] = None
     minimum_battery: float = 0.3
     maximum_celsius: Annotated[
         float, option("Degrees Celsius above which it does not train.", name="--max-temperature")

@@ -1,7 +1,7 @@
 """A device's SuperNode: it joins a SuperLink, answers messages with its ClientApp, and leaves.
 
-    python -m edge_client.supernode SETTINGS      JSON (`NodeSettings`); the agent starts it for an
-                                                  invitation (participation.py)
+    python -m edge_client.supernode SETTINGS      JSON (`NodeSettings`); the agent starts it
+                                                  (participation.py)
 
 It speaks Flower's fleet protocol by Flower's own client. What Flower's SuperNode has beside that is
 left out: no bundle is fetched or installed, no SuperExec runs beside it, and the ClientApp is
@@ -12,7 +12,7 @@ own, whatever the SuperLink sends, and an invited one answers the messages of it
     2 ask for a message every `pull_s`
     3 fetch its parts, confirm it; refuse it if it is another run's
     4 call the ClientApp, send its reply, go on with 2
-    5 at SIGTERM, or when the agent has closed this process's input: deactivate, unregister, end
+    5 at SIGTERM, or when the pipe from the agent is closed: deactivate, unregister, end
 
 Killed in 1 to 4 the SuperLink knows the node as online until its heartbeat is missing, up to a
 minute; a message that was confirmed is not answered then. The agent starts another one while its
@@ -23,6 +23,7 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -61,7 +62,6 @@ class NodeSettings(Document):
     ca: str = ""
     key: str = ""
     pull_s: PullSeconds = PULL_S
-    resident: bool = False
 
 
 def command(settings: NodeSettings) -> list[str]:
@@ -252,7 +252,10 @@ def _send(
 
 
 def end_with_input() -> None:
-    """End this process as by SIGTERM when its input is closed: the agent has ended."""
+    """End this process as by SIGTERM when its input, where that is a pipe, is closed: the agent has
+    ended."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
 
     def watch() -> None:
         while os.read(0, 1):
@@ -272,8 +275,7 @@ def run(settings: NodeSettings) -> None:
         signal.signal(number, leave)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
-    if not settings.resident:
-        end_with_input()
+    end_with_input()
     try:
         serve(settings)
     except TidewheelError as exc:

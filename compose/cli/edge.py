@@ -15,7 +15,6 @@ from compose.cli.arguments import (
     Kafka,
     MetricsHost,
     State,
-    SuperlinkCa,
     TaskArgument,
     Trust,
     address,
@@ -86,12 +85,15 @@ def run_edge(
     ("label" may be absent; or one field for each channel in place of "values"), or CSV with a
     header that names time_us, every channel and perhaps label.
     """
+    from edge_client.participation import Joining
     from edge_client.process import run as serve
     from edge_client.supernode import files_of
 
     kind, mqtt = _source(source)
     layout = StateDir(state)
     configure_log()
+    if (at := options["superlink"]) and not Joining(options["superlink_ca"]).allows(address(at)):
+        raise UsageError(f"--superlink {at} is not on this machine: pass --superlink-ca")
     try:
         files_of(*(str(options[name] or "") for name in ("superlink_ca", "node_key")))
     except UsageError as exc:
@@ -121,36 +123,6 @@ def run_edge(
 
 
 app.command("run")(taking(run_edge, options_of(EdgeSettings), dict))
-
-
-@app.command()
-def supernode(
-    device: Device,
-    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="The SuperLink.")],
-    superlink_ca: SuperlinkCa = None,
-    node_key: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The device's key for the SuperLink; default: none."),
-    ] = None,
-    state: State = DEFAULT_STATE,
-) -> None:
-    """Run a resident SuperNode beside the device's agent, for runs that cannot invite it over
-    Kafka. `edge run` needs none: a run that invites the device starts one."""
-    from edge_client.ipc import socket_path
-    from edge_client.supernode import NodeSettings, run
-
-    configure_log()
-    run(
-        NodeSettings(
-            device=device_name(device),
-            agent=str(socket_path(StateDir(state).device(device))),
-            superlink=address(superlink),
-            ca=str(superlink_ca or ""),
-            key=str(node_key or ""),
-            pull_s=3.0,
-            resident=True,
-        )
-    )
 
 
 def _source(text: str) -> "tuple[Literal['task', 'stdin', 'mqtt'], MqttSettings | None]":

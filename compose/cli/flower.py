@@ -1,7 +1,8 @@
-"""Flower's own processes on the server: `tidewheel superlink` and `superexec`; and `node`, the
-SuperNodes of devices that may connect."""
+"""Flower's own processes on the server: `tidewheel superlink`; and `node`, the SuperNodes of
+devices that may connect."""
 
-import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,9 @@ from compose.launcher.state_dir import StateDir
 from compose.reports.terminal import console, print_json, say, table
 from streams.contract.errors import UsageError
 from streams.kafka.settings import BrokerSettings
+from streams.runtime.process import by_thread
 
 if TYPE_CHECKING:
-    from compose.launcher.broker import Launch
     from compose.launcher.node_registry import Nodes
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's name.")]
@@ -29,6 +30,8 @@ Superlink = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="The SuperLink; default: this state folder's last."),
 ]
+
+LOOK_S = 0.3  # between two looks at the processes
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -93,37 +96,33 @@ def remove(
 def superlink(
     state: State = DEFAULT_STATE,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="On 127.0.0.1.")] = 8000,
-) -> None:
-    """Run Flower's SuperLink on loopback, with TLS and for SuperNodes with registered keys only.
-
-    Its certificates and its database are in the state folder. Devices reach it through a proxy, see
-    compose/proxy/nginx.conf; the SuperExec and the controller run on the same machine.
-    """
-    from compose.launcher import flower_processes
-    from compose.launcher.certificates import make_certificates
-
-    tls = make_certificates(StateDir(state).keys)
-    _become(flower_processes.superlink(state, port, tls))
-
-
-def superexec(
-    state: State = DEFAULT_STATE,
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="The SuperLink's.")] = 8000,
     kafka: Kafka = None,
 ) -> None:
-    """Run Flower's SuperExec, which starts the server's part of each federated run, beside the
-    SuperLink of the same state folder."""
-    from compose.launcher import flower_processes
+    """Run Flower's SuperLink on loopback, with TLS and for SuperNodes with registered keys only,
+    and its SuperExec, which starts the server's part of each federated run.
+
+    What dies of them is started again. The certificates and the database are in the state folder.
+    Devices reach the SuperLink through a proxy, see compose/proxy/nginx.conf; the controller runs
+    on the same machine. SIGTERM and Ctrl-C end both, and a run with them.
+    """
     from compose.launcher.certificates import make_certificates
+    from compose.launcher.fleet import Flower
+    from compose.launcher.supervisor import Supervisor
 
-    extra = {"TIDEWHEEL_KAFKA": BrokerSettings.at(kafka).bootstrap}
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, by_thread(stop.set))
+    environment = {"TIDEWHEEL_KAFKA": BrokerSettings.at(kafka).bootstrap}
     tls = make_certificates(StateDir(state).keys)
-    _become(flower_processes.superexec(state, port, extra, tls.ca))
-
-
-def _become(launch: "Launch") -> None:
-    """Go on as this process, so that signals reach it."""
-    os.execve(launch.argv[0], launch.argv, {**os.environ, **launch.env})
+    supervisor = Supervisor(None)
+    flower = Flower(state, environment, supervisor, port, tls, always=True)
+    try:
+        while not stop.wait(LOOK_S):
+            flower.look()
+            for line in supervisor.check():
+                say(line)
+    finally:
+        supervisor.stop_all()
 
 
 def _nodes(state: Path, superlink: str | None, ca: Path | None) -> "Nodes":

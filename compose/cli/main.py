@@ -32,7 +32,6 @@ GROUPS = {
         "worker": "worker:worker",
         "controller": "server:controller",
         "superlink": "flower:superlink",
-        "superexec": "flower:superexec",
     },
     "Devices": {"edge": "edge:app", "node": "flower:app", "label": "server:label"},
     "Look": {

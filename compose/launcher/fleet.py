@@ -1,6 +1,6 @@
 """Step 3 of `tidewheel up`: topics, and the processes of the fleet.
 
-SuperLink and SuperExec take 220 MB; they are there while the controller wants them:
+SuperLink and SuperExec take 220 MB; under `up` they are there while the controller wants them:
 
     <state>/controller/superlink-wanted   made and removed by the controller (run_tracker)
 
@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,12 +34,15 @@ WITHOUT = 'console   not started: pip install "tidewheel[console]"; or --no-cons
 
 @dataclass
 class Flower:
-    """SuperLink and SuperExec. Call `look` all the time."""
+    """SuperLink and SuperExec. Call `look` all the time. environment: the broker's; always: also
+    where no controller wants them."""
 
-    commands: Commands
+    state: Path
+    environment: Mapping[str, str]
     supervisor: Supervisor
     port: int
     tls: Tls | None = None
+    always: bool = False
     linger_s: float = 15.0
     _wanted_at: float = 0.0
 
@@ -48,24 +51,27 @@ class Flower:
         return f"{flower_processes.HOST}:{self.port}"
 
     def answers(self) -> bool:
-        return flower_processes.is_ready(self.address, ca=self.commands.ca)
+        return flower_processes.is_ready(self.address, ca=self.ca)
+
+    @property
+    def ca(self) -> Path | None:
+        return None if self.tls is None else self.tls.ca
 
     def start_superlink(self) -> None:
-        launch = flower_processes.superlink(self.commands.options.state, self.port, self.tls)
+        launch = flower_processes.superlink(self.state, self.port, self.tls)
         self.supervisor.start("superlink", launch)
         self._wanted_at = time.monotonic()
 
     def look(self) -> None:
         """Start what is wanted and not there, one process a call; end what is not wanted."""
-        own, running = self.commands, self.supervisor.children
-        if (own.options.state / "controller" / "superlink-wanted").exists():
+        running = self.supervisor.children
+        if self.always or (self.state / "controller" / "superlink-wanted").exists():
             self._wanted_at = time.monotonic()
             if "superlink" not in running:
                 self.start_superlink()
             elif "superexec" not in running and self.answers():
-                state, environment = own.options.state, own.environment
-                launch = flower_processes.superexec(state, self.port, environment, own.ca)
-                self.supervisor.start("superexec", launch)
+                given = (self.state, self.port, self.environment, self.ca)
+                self.supervisor.start("superexec", flower_processes.superexec(*given))
         elif "superlink" in running and time.monotonic() - self._wanted_at > self.linger_s:
             self.supervisor.stop("superexec", "superlink")
 

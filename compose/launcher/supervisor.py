@@ -1,8 +1,8 @@
 """Starts the local processes, restarts what dies, and takes everything down.
 
-Every process leads a group of its own, with its output in `<logs>/<name>.log`. It is asked to end
-with SIGTERM and, after its time, with SIGKILL, as a whole group. A log file that has become too
-large is moved to `<name>.log.1`, and that to `.2`.
+Every process leads a group of its own, with its output in `<logs>/<name>.log`, or ours. It is asked
+to end with SIGTERM and, after its time, with SIGKILL, as a whole group. A log file that has become
+too large is moved to `<name>.log.1`, and that to `.2`.
 
 On Linux the kernel kills it when we are killed: it asks for that itself (FOLLOW), after it was
 started and with one thread, looks whether we are still there, and becomes the command. The kernel
@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,9 +67,9 @@ class Child:
 @dataclass
 class Supervisor:
     """Children by name, in the order in which they were started; `restarts` also of those that
-    have been stopped since."""
+    have been stopped since. logs: their folder, None: our own output."""
 
-    logs: Path
+    logs: Path | None
     children: dict[str, Child] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
     _rotate_at: float = 0.0
@@ -81,10 +82,13 @@ class Supervisor:
         self.children[name] = Child(name, launch, stop_s, process, now, essential=essential)
 
     def log_path(self, name: str) -> Path:
+        assert self.logs is not None
         return self.logs / f"{name}.log"
 
     def last_words(self, name: str) -> str:
         """The last line that a process wrote."""
+        if self.logs is None:
+            return "its last lines are above"
         try:
             lines = self.log_path(name).read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -96,7 +100,7 @@ class Supervisor:
         essential will not stay up."""
         said = []
         now = time.monotonic()
-        if now >= self._rotate_at:
+        if now >= self._rotate_at and self.logs is not None:
             self._rotate_at = now + ROTATE_S
             for name in self.children:
                 rotate(self.log_path(name))
@@ -119,10 +123,9 @@ class Supervisor:
         if child.quick_deaths < QUICK_DEATHS:
             child.restart_at = now + min(0.2 * 2**child.quick_deaths, 10.0)
             return f"{child.name} {how}; it is started again"
-        why = (
-            f"{child.name} {how} {child.quick_deaths} times: "
-            f"{self.last_words(child.name)} (see {self.log_path(child.name)})"
-        )
+        where = "" if self.logs is None else f" (see {self.log_path(child.name)})"
+        words = self.last_words(child.name)
+        why = f"{child.name} {how} {child.quick_deaths} times: {words}{where}"
         if child.essential:
             raise ProcessFailed(why)
         del self.children[child.name]
@@ -179,10 +182,11 @@ class Supervisor:
             os.killpg(child.process.pid, signal.SIGKILL)
 
     def _spawn(self, name: str, launch: Launch) -> subprocess.Popen[bytes]:
-        self.logs.mkdir(parents=True, exist_ok=True)
         if shutil.which(launch.argv[0], path=launch.env.get("PATH")) is None:
             raise ProcessFailed(f"{name} cannot be started: there is no {launch.argv[0]}")
-        with self.log_path(name).open("ab") as output:
+        if self.logs is not None:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        with nullcontext() if self.logs is None else self.log_path(name).open("ab") as output:
             try:
                 return subprocess.Popen(
                     followed(launch.argv),

@@ -76,7 +76,8 @@ class Up:
                 ca = None if self._tls is None else self._tls.ca
                 own = Commands(self._options, self._reference, self._task, self._choice, ca)
                 [port] = broker.free_ports(1)
-                self._flower = Flower(own, self._supervisor, port, self._tls)
+                state, environment = self._options.state, own.environment
+                self._flower = Flower(state, environment, self._supervisor, port, self._tls)
                 self._fleet = Fleet(
                     own, self._layout, self._supervisor, self._flower, self._tls, self._await,
                     self._screen.say,

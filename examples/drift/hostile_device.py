@@ -76,9 +76,10 @@ class HostileDevice:
 
     def _start(self, address: tuple[str, int]) -> subprocess.Popen[bytes]:
         resident = NodeSettings(
-            device=NAME, agent=str(socket_path(self._folder)),
-            superlink="{}:{}".format(*address), resident=True,
-        )  # fmt: skip
+            device=NAME,
+            agent=str(socket_path(self._folder)),
+            superlink="{}:{}".format(*address),
+        )
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 command(resident), stdin=subprocess.DEVNULL,

@@ -81,7 +81,7 @@ def words(name: str) -> list[str]:
     return found[2:] if found[0] == "exec" else found
 
 
-@pytest.mark.parametrize("name", ["superlink", "superexec", "controller", "worker", "console"])
+@pytest.mark.parametrize("name", ["superlink", "controller", "worker", "console"])
 def test_a_command_is_one_that_there_is_and_that_of_compose_yaml(name: str) -> None:
     command, *rest = [re.sub(r"\$PARTITIONS", "4", word) for word in words(name)]
     load(command).make_context(command, [*rest])  # fails for an option that there is not

@@ -220,6 +220,28 @@ def test_a_refusal_that_a_kill_explains_ends_with_the_run(device: Device, refuse
     assert device.runs.error is None
 
 
+def test_a_resident_supernode_makes_way_for_that_of_an_invitation(device: Device) -> None:
+    joining = Joining(superlink=device.superlink)
+    path = device.agent.path
+    device.runs = Participation(
+        tiny, "d0", path.parent, path, lambda: [KEY.public_key()], joining,
+        lambda: False, lambda: None, lambda: device.now[0],
+    )  # fmt: skip
+    device.runs.look()
+    resident = device.child()
+    device.joins()
+    device.invite()
+    assert device.child() != resident
+    device.invite(ended=True)
+    assert device.children() == []
+    device.runs.look()
+    os.kill(device.child(), signal.SIGKILL)
+    until(lambda: _gone(device), "it is dead", 30)
+    until(lambda: _restarts(device), "it is started again", 30)
+    device.runs.stop()
+    assert not _restarts(device)
+
+
 @pytest.mark.usefixtures("executed")
 def test_a_supernode_ends_with_its_agent(device: Device) -> None:
     """However the agent ends: its input is closed then."""

@@ -80,7 +80,7 @@ def test_a_device_that_a_run_invited_answers_that_run_alone_and_runs_no_code_of_
     with FlowerStack(tmp_path, {}, {}) as processes:
         invited = NodeSettings(
             device="d0", agent=str(tmp_path / "nobody.sock"), superlink=processes.address,
-            runs=[7], pull_s=0.3, resident=True,
+            runs=[7], pull_s=0.3,
         )  # fmt: skip
         processes.start("d0", Launch(command(invited), {"FLWR_HOME": str(tmp_path / "d0")}))
         flwr = flower_processes.flwr(tmp_path, processes.address)

@@ -133,6 +133,7 @@ SUPERLINK = "--superlink HOST:PORT"
             for command in ("status", "timeline")  # no broker is blamed
         ),
         (["controller", TINY], ["signing.pub"]),
+        ([*EDGE, "d0", "--superlink", "h:1"], ["--superlink h:1", "pass --superlink-ca"]),
         (["controller", TINY, "--superlink", "nowhere"], ["--superlink nowhere", "HOST:PORT"]),
         (NODES, [".tidewheel", SUPERLINK]),
         (["node", "add", "a/b"], [SUPERLINK]),

@@ -34,7 +34,7 @@ def resident(
     """A SuperNode that no invitation has started."""
     settings = NodeSettings(
         device=device, agent=str(agent), superlink=superlink, ca=str(ca or ""), key=str(key or ""),
-        pull_s=0.3, resident=True,
+        pull_s=0.3,
     )  # fmt: skip
     return Launch(command(settings), {"OMP_NUM_THREADS": "1"})
 
