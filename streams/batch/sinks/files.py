@@ -56,7 +56,9 @@ def writing(
     """Replace the file `path`; `texts` are the columns that hold JSON text."""
     with replacing(path) as file:
         if kind == "parquet" or kind not in FILES:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            repeated = [f.name for f in schema if f.type == pa.string() and f.name != "id"]
+            options = {"compression": "zstd", "use_dictionary": repeated}  # of numbers it costs
+            with pq.ParquetWriter(file, schema, **options) as writer:
                 yield writer.write_table
             return
         if kind == "csv":
