@@ -6,9 +6,10 @@ decision if one is due:
     candidate   -> stage 1            once a device is present
     stage n     -> stage n+1, served  if the canary's windows show that it is not worse
                 -> rolled-back        if they show that it is worse, or devices go back themselves
-                -> held               if there is no result in time; the evaluation continues
-                -> stage n            in place of held, if other devices answer and none of its own
-                                      does: it is offered to these too
+                -> stage n            if there is no result in time: offered to others, if none of
+                                      its own answers, or to twice as many, if the windows speak for
+                                      it and one at least is left to compare it with
+                -> held               otherwise; the evaluation continues
     held        -> as a stage, which it is again when its devices return; a waiting candidate
                    replaces it
     served      -> rolled-back        if many devices keep an earlier version (`declined`)
@@ -16,8 +17,7 @@ decision if one is due:
 
 A stage's share refers to the devices that answer, at least one, ordered by
 decisions.rollout_position, so a growing share only adds devices. Stages that add no device are
-skipped. A candidate whose base
-is no longer the stable version is dropped.
+skipped. A candidate whose base is no longer the stable version is dropped.
 
 A device that keeps an earlier version has evidence that the released one is worse there
 (`Training.choice`). If LEAST devices do, and the share SHARE of those that serve it, the canary was
@@ -158,8 +158,8 @@ class Rollout:
                 return self._roll_back(last, offered, finding.reason, finding.evidence)
             case "go-on" if not paused:
                 return self._move_on(last, offered, fleet, finding)
-            case "hold" if not paused and self._is_elsewhere(desired, fleet):
-                return self._offer_others(last, offered, fleet, finding)
+            case "hold" if not paused and (wider := self._wider(desired, fleet, finding)):
+                return self._offer(last, offered, fleet, *wider)
             case "wait" if held and not paused:  # devices that had ended answer again
                 about = finding.reason, finding.evidence
                 return self._decide(last, "stage", desired, offered, *about)
@@ -168,21 +168,21 @@ class Rollout:
                 return self._decide(last, "held", desired, offered, *about)
         return None
 
-    def _is_elsewhere(self, desired: DesiredState, fleet: FleetView) -> bool:
-        """Return whether other devices answer, and none of the stage does."""
+    def _wider(
+        self, desired: DesiredState, fleet: FleetView, finding: StageVerdict
+    ) -> tuple[tuple[int, float, int], StageVerdict] | None:
+        """Return an undecided stage with more devices, and why; None: there are none for it."""
         answering = [s for s in self._answering(fleet) if s.phase not in ENDED]
-        return bool(answering) and not _among(answering, fleet.task, desired.share)
-
-    def _offer_others(
-        self, last: Release, offered: Ref, fleet: FleetView, finding: StageVerdict
-    ) -> Release | None:
-        """Offer `offered` in the same stage to the first device that answers, too."""
-        desired = last.decision.standing
-        found = self._next_stage(fleet, desired.stage - 1, 0)
-        gone = listed(sorted(state.device for state in fleet.within(desired.share)))
-        reason = f"no more answers of {gone}; {finding.reason}"
-        finding = replace(finding, reason=reason)
-        return None if found is None else self._offer(last, offered, fleet, found, finding)
+        among = _among(answering, fleet.task, desired.share)
+        if answering and not among:
+            gone = listed(sorted(state.device for state in fleet.within(desired.share)))
+            finding = replace(finding, reason=f"no more answers of {gone}; {finding.reason}")
+            found = self._next_stage(fleet, desired.stage - 1, 0)
+            return None if found is None else (found, finding)
+        count, shown = min(2 * among, len(answering) - 1), finding.evidence
+        if count <= among or shown["e_fine"] <= shown["e_worse"]:
+            return None
+        return (desired.stage, _share_of(self._positions(fleet), count), count), finding
 
     def _answering(self, fleet: FleetView) -> list[DeviceState]:
         """Return the present devices whose readings have not ended, or all if all have."""
@@ -223,16 +223,17 @@ class Rollout:
     def _next_stage(
         self, fleet: FleetView, stage: int, among: int
     ) -> tuple[int, float, int] | None:
-        """Return the next stage with more than `among` devices that answer: its number, share and
-        devices."""
-        states = self._answering(fleet)
-        positions = sorted(rollout_position(fleet.task, s.device) for s in states)
+        """Return the next stage with more than `among` devices: its number, share and devices."""
+        positions = self._positions(fleet)
         for number, wanted in enumerate(self.plan.shares[stage:] if positions else (), stage + 1):
             count = max(1, math.ceil(wanted * len(positions)))
             if count > among:
-                share = 1.0 if wanted >= 1 else min(1.0, positions[count - 1] + 2**-32)
+                share = 1.0 if wanted >= 1 else _share_of(positions, count)
                 return number, share, count
         return None
+
+    def _positions(self, fleet: FleetView) -> list[float]:
+        return sorted(rollout_position(fleet.task, s.device) for s in self._answering(fleet))
 
     def _finding(
         self,
@@ -308,6 +309,11 @@ class Rollout:
 def _among(states: Iterable[DeviceState], task: str, share: float) -> int:
     """Return how many are among this first share of the fleet."""
     return sum(rollout_position(task, s.device) < share for s in states)
+
+
+def _share_of(positions: Sequence[float], count: int) -> float:
+    """Return the share of the fleet in which the first `count` are."""
+    return min(1.0, positions[count - 1] + 2**-32)
 
 
 def _devices(count: int, present: Sequence[DeviceState]) -> str:

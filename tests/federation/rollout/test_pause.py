@@ -21,7 +21,9 @@ def says(monkeypatch: pytest.MonkeyPatch) -> list[Choice]:
     """What the evaluation says: the one entry."""
     said: list[Choice] = ["wait"]
     monkeypatch.setattr(
-        rollout_module, "evaluate", lambda *_, **__: StageVerdict(said[0], "why", {"e": 1.0})
+        rollout_module,
+        "evaluate",
+        lambda *_, **__: StageVerdict(said[0], "why", {"e_fine": 1.0, "e_worse": 1.0}),
     )
     return said
 

@@ -215,12 +215,41 @@ def test_an_undecided_stage_is_held_once_and_may_still_pass(
 ) -> None:
     verdicts = iter(["hold", "hold", "wait", "go-on", "go-on"])
     monkeypatch.setattr(
-        rollout_module, "evaluate", lambda *_, **__: StageVerdict(next(verdicts), "why", {"e": 1.0})
+        rollout_module,
+        "evaluate",
+        lambda *_, **__: StageVerdict(next(verdicts), "why", {"e_fine": 1.0, "e_worse": 1.0}),
     )  # type: ignore[arg-type]
     rig.devices(1)
     rig.candidate()
     made = [rig.step() for _ in range(5)]
     assert [d.kind if d else None for d in made] == ["stage", "held", None, "stage", "served"]
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_an_undecided_canary_grows_while_its_windows_speak_for_the_version(
+    rig: Rig, against: bool
+) -> None:
+    """A few devices can show too little for ever: 5 % of a small fleet is one."""
+    order = rig.devices(4)
+    rig.past(order)
+    model = rig.candidate()
+    offered = [unwrap(rig.step())]
+    while offered[-1].kind == "stage":
+        rig.now = offered[-1].time_us / 1e6 + 5
+        for _ in range(3):
+            for device in order:
+                new = rollout_position("tiny.v1", device) < offered[-1].standing.share
+                rig.report(device, model if new else rig.stable, 15 - (new and against))
+        assert rig.step() is None
+        rig.now = offered[-1].time_us / 1e6 + 6 * 3600 + 1
+        rig.devices(4)
+        offered.append(unwrap(rig.step()))
+    places = [rollout_position("tiny.v1", device) for device in order]
+    stages = [d.standing for d in offered]
+    assert [(s.stage, sum(place < s.share for place in places)) for s in stages] == (
+        [(1, 1), (1, 1)] if against else [(1, 1), (1, 2), (1, 3), (1, 3)]
+    )
+    assert "canary undecided after 6.0 h" in offered[-1].reason
 
 
 @pytest.mark.parametrize("gone", ["source ended", "silent"])
@@ -276,7 +305,11 @@ def test_a_candidate_takes_the_place_of_one_that_is_held_and_waits_for_one_that_
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = ["wait"]
-    monkeypatch.setattr(rollout_module, "evaluate", lambda *_, **__: StageVerdict(said[0], "", {}))  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        rollout_module,
+        "evaluate",
+        lambda *_, **__: StageVerdict(said[0], "", {"e_fine": 1.0, "e_worse": 1.0}),
+    )  # type: ignore[arg-type]
     rig.devices(3)
     first = rig.candidate(2)
     rig.step()
