@@ -155,7 +155,7 @@ def test_a_fleet_that_predicts_numbers_learns(kafka_place: Place) -> None:
 def test_a_device_that_the_fleets_version_harms_is_named(embedded_place: Place) -> None:
     """True labels judge the canary, which the others carry, and say who lost what."""
     task = write(embedded_place, CONTRARY)
-    words = [*LOOP, "--devices", "6", "--rounds", "2", "--stages", "1"]  # d1 is in the canary
+    words = [*LOOP, "--devices", "6", "--rounds", "4", "--stages", "1"]  # d1 is in the canary
     running = embedded_place.up("up", *words, task=task)
     summary = closes(embedded_place, running)
     before, after = summary["first_model"], summary["last_model"]
