@@ -21,8 +21,7 @@ means, Meketon and Schmeiser 1984): of readings that repeat one cut showed 5-fol
 31-fold. A device's windows share the error of their expectation, and a device may differ by
 `SPREAD` although the version is equally good overall. With that variance u and the windows' own
 variance v, a device's sum of differences s counts as s * v / (v + u), so many windows of one device
-do not count as many devices. What passes a version counts less in the same way for the error of the
-change on other devices, which all of the canary share; going back errs less than it may.
+do not count as many devices.
 
 Decision. With A the sum of these and B that of v * v / (v + u), exp(-h A - h h B / 2) is the
 likelihood ratio of a downward shift h to none. Without a shift it is a martingale and exceeds
@@ -32,12 +31,13 @@ half on a half-normal mixture of larger losses (Robbins 1970, "Statistical Metho
 Law of the Iterated Logarithm"). A stage passes by the mirrored test of no shift against a loss of
 `worse_by`, at beta. Windows count over the whole rollout, so alpha and beta hold per rollout.
 
-The differences are assumed to be normal, and the past to be typical; docs/benchmarks.md has how
-often it misjudged real people's windows. Ranks among past windows (conformal test martingales, Vovk
-2021) need no normal distribution, but a rank among n windows has a p-value of at least 1 / (n + 1),
-too coarse to detect a useless version in two windows; and consecutive windows are not exchangeable.
-Reading the same reports again gives the same result. Their order matters only where windows of few
-events were joined (window_history.py): which ones depends on when they came.
+The differences are assumed to be normal, and the past to be typical; docs/benchmarks.md
+has how often it misjudged real people's windows. Ranks among past windows (conformal test
+martingales, Vovk 2021) need no normal distribution, but a rank among n windows has a p-value of at
+least 1 / (n + 1), too coarse to detect a useless version in two windows; and consecutive windows
+are not exchangeable. Nothing is
+random, and reading the same reports again gives the same result. Their order matters only where
+windows of few events were joined (window_history.py): which ones depends on when they came.
 
 The past is sums by device and class (`Past`). A fleet's windows are too many to be held as a table
 of devices, windows and classes, so they come in parts of some devices each.
@@ -157,14 +157,13 @@ class _Variation:
     """What the past and the other devices tell of the whole fleet, part by part.
 
     squares, chance: of blocks of consecutive past windows; change, known: (classes,) of the other
-    devices since the rollout began, doubt: its variance; right: their right events or errors.
+    devices since the rollout began; right: their right events or errors.
     """
 
     squares: float = DISPERSION * DISPERSION_WEIGHT
     chance: float = DISPERSION_WEIGHT
     change: np.ndarray | float = 0.0
     known: np.ndarray | float = SHIFT
-    doubt: np.ndarray | float = 0.0
     right: float = 0.0
     events: float = 0.0
     windows: int = 0
@@ -179,8 +178,6 @@ class _Variation:
         gained = a / past.unit - n * past.before
         self.change += np.where(known, gained, 0).sum(axis=0)
         self.known += np.where(known, n, 0).sum(axis=0)
-        error = n * past.kind.chance(past.before) * (1 + n / (past.n + OWN))
-        self.doubt += np.where(known, error, 0).sum(axis=0)
         self.right, self.events = self.right + float(a.sum()), self.events + float(n.sum())
         self.windows += int(part.others.windows.sum())
 
@@ -215,20 +212,15 @@ class _Variation:
         """(classes,) the change of the other devices' shares since the rollout began."""
         return self.change / self.known
 
-    @property
-    def shift_variance(self) -> np.ndarray | float:
-        return self.dispersion * self.doubt / self.known**2
-
 
 @dataclass
 class _Answers:
-    """Sums over the windows with the new version. loss, variance, sizes (classes,): weighted by
-    what a device's windows count; value, expected: in the metric's own units; total: of the
-    weighted events."""
+    """Sums over the windows with the new version. loss, variance, size: weighted by what a device's
+    windows count; value, expected: in the metric's own units; total: of the weighted events."""
 
     loss: float = 0.0
     variance: float = 0.0
-    sizes: np.ndarray | float = 0.0
+    size: float = 0.0
     value: float = 0.0
     expected: float = 0.0
     total: float = 0.0
@@ -255,7 +247,7 @@ class _Answers:
         u += ((w * n * OWN / held * kind.stranger * kind.power) ** 2).sum(axis=1)
         weight = np.divide(v, v + u, out=np.zeros_like(v), where=v > 0)
         self.loss, self.variance = self.loss + loss @ weight, self.variance + v @ weight
-        self.sizes += weight @ (w * n)
+        self.size += size @ weight
         each = weights * past.unit[device, 0]
         self.value, self.expected = (
             self.value + each @ right,
@@ -283,8 +275,6 @@ def compare(
         answers.add(part.tests, past, w, found)
     total = max(answers.total, 1e-9)
     worse = (1 + worse_by) ** kind.power - 1 if kind.square else worse_by
-    shared = np.sum(answers.sizes**2 * found.shift_variance)
-    sums = (answers.loss, answers.variance, np.sum(answers.sizes), shared)
     return {
         "windows": float(answers.windows),
         "devices": float(answers.devices),
@@ -294,23 +284,21 @@ def compare(
         "others": kind.told(found.right / max(found.events, 1)),
         "others_windows": float(found.windows),
         "dispersion": found.dispersion,
-        **_evidence(worse, *map(float, sums)),
+        **_evidence(worse, float(answers.loss), float(answers.variance), float(answers.size)),
     }
 
 
-def _evidence(
-    worse_by: float, loss: float, variance: float, size: float, shared: float
-) -> dict[str, float]:
-    """Return likelihood ratios for a weighted loss, its variance, what it is a share of, and the
-    variance of what all devices share; and the mean logarithm of an equal version's `e_fine`."""
+def _evidence(worse_by: float, loss: float, variance: float, size: float) -> dict[str, float]:
+    """Return likelihood ratios for a weighted loss, its variance, and what it is a share of; and
+    the logarithm that an equally good version's `e_fine` has on average."""
     if not variance:
         return {"e_worse": 1.0, "e_fine": 1.0, "log_fine": 0.0}
     h = worse_by * size / variance  # the shift that makes `worse_by` of all
-    half, certain = h * h * variance / 2, variance / (variance + shared)
-    point = math.exp(min(h * loss - half, 600))
+    point = math.exp(min(h * loss - h * h * variance / 2, 600))
     beyond = _half_normal(loss, variance, WIDE * h)
-    fine = math.exp(min((h * (worse_by * size - loss) - half) * certain, 600))
-    return {"e_worse": (point + beyond) / 2, "e_fine": fine, "log_fine": half * certain}
+    gain = worse_by * size - loss
+    fine = math.exp(min(h * gain - h * h * variance / 2, 600))
+    return {"e_worse": (point + beyond) / 2, "e_fine": fine, "log_fine": h * h * variance / 2}
 
 
 def _half_normal(loss: float, variance: float, scale: float) -> float:

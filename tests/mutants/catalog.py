@@ -528,13 +528,6 @@ MUTANTS = [
         "tests/federation/rollout/test_metrics.py",
     ),
     Mutant(
-        "canary: what other devices change is known",
-        "federation/rollout/sequential_test.py",
-        "variance / (variance + shared)",
-        "1.0",
-        "tests/federation/rollout/test_stage_policy.py",
-    ),
-    Mutant(
         "canary: a rare class counts by its events",
         "federation/rollout/sequential_test.py",
         "w = pasts[0].balance if pasts and metric == BALANCED else",

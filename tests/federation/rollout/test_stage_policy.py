@@ -413,24 +413,6 @@ def test_fewer_agreeing_events_are_never_evidence_for_a_version(canary: int, win
     assert worse(max(canary - 1, 0)) >= worse(canary)
 
 
-def test_what_passes_a_version_counts_less_while_little_is_known_of_others() -> None:
-    """What they change is expected of all of the canary, so its error does not average out."""
-
-    def of_others(windows: int) -> dict[str, float]:
-        every = since(canary=16, windows=windows)
-        own = [one for one in since(canary=16, windows=6) if one[0].device in CANARY]
-        return finding(
-            [*past(), *own, *[one for one in every if one[0].device not in CANARY]]
-        ).evidence
-
-    few, many = of_others(6), of_others(90)
-    assert few["value"] == many["value"]
-    assert few["expected"] == pytest.approx(many["expected"], abs=0.001)
-    assert few["e_worse"] == pytest.approx(many["e_worse"], rel=0.01)
-    assert few["e_fine"] < many["e_fine"]
-    assert few["log_fine"] < 0.9 * many["log_fine"]
-
-
 def test_a_canary_whose_readings_have_ended_is_undecided_and_says_why() -> None:
     waiting = finding(since(canary=16, windows=2))
     assert waiting.verdict == "wait"
