@@ -77,13 +77,10 @@ class Uplink(threading.Thread):
         failpoint: Failpoint = unarmed,
     ) -> None:
         super().__init__(name="uplink", daemon=True)
-        self._task = task
-        self._device = device
-        self._spool = spool
+        self._task, self._device, self._spool = task, device, spool
         self._connect = connect
         self._state, self._news = state, news
-        self._stall_s = stall_s
-        self._clock = clock
+        self._stall_s, self._clock = stall_s, clock
         self._reached = failpoint
         self._rate_limit = TokenBucket(bytes_per_s, clock)
         self._refusals = Refusals(clock)
@@ -101,6 +98,7 @@ class Uplink(threading.Thread):
         self._backoff_s = 0.2
         self.connected = False
         self.error: str | None = None
+        self._logged: set[str] = set()  # errors of this outage
         self._back_at = clock()
 
     @property
@@ -181,7 +179,7 @@ class Uplink(threading.Thread):
             self._heartbeat_at = None
             self._beat.at_once()
             self._backoff_s = 0.2
-        self.connected, self.error = True, None
+        self.connected, self.error, self._logged = True, None, set()
         self._settle()
         self._heartbeat()
         more = True
@@ -298,7 +296,9 @@ class Uplink(threading.Thread):
             )
 
     def _wait_for_broker(self, text: str) -> None:
-        log.warning("%s; events wait in the spool", text)
+        if text not in self._logged:
+            self._logged.add(text)
+            log.warning("%s; events wait in the spool", text)
         self.connected, self.error = False, text
         self._close()
         self._ending.wait(self._backoff_s * random.uniform(0.5, 1.5))

@@ -31,6 +31,7 @@ HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
     f"{SETTINGS}SECURITY_PROTOCOL, {SETTINGS}SASL_MECHANISM (PLAIN where it is not set), "
     f"{SETTINGS}USERNAME and {SETTINGS}PASSWORD"
 )
+RECENT_S = 60.0
 REFUSED = {  # a message for good: sent again it is refused again
     kafka_errors.MessageSizeTooLargeError: "too-large",
     kafka_errors.RecordListTooLargeError: "too-large",
@@ -61,11 +62,13 @@ class Listener(logging.Handler):
                 self._hung_up = time.monotonic()
 
     def since(self, began: float) -> str | None:
-        """Return the last such reason logged since `began`, by the monotonic clock."""
+        """Return the last such reason logged since `began`, by the monotonic clock. A broker that
+        has just refused may close the next connection without one."""
         last = self._last
-        if last and last[0] >= began:
+        hung_up = self._hung_up >= began
+        if last and last[0] >= began - (RECENT_S if hung_up else 0.0):
             return last[1]
-        return HUNG_UP if self._hung_up >= began else None
+        return HUNG_UP if hung_up else None
 
     def missed(self, topic: str, began: float) -> bool:
         """Return whether a broker has said since `began` that it does not have the topic."""

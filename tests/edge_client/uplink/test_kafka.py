@@ -370,8 +370,7 @@ def test_a_device_with_a_wrong_password_says_so_once_and_goes_on_answering(
         until(lambda: written() > size + 20_000, "it answers")
         refused.end(signal.SIGTERM)
         lines = [line for line in refused.log.splitlines() if "TIDEWHEEL_KAFKA_PASSWORD" in line]
-        # Of uplink and downlink each, and where the machine is slow also that the broker hangs up.
-        assert len(lines) <= 4, lines
+        assert len(lines) <= 2, lines  # the uplink's, and the downlink's where it says so too
     kept = Spool(folder).account()
     assert kept.pending == kept.produced > 20
     topic, plain = topic_name(task.id, EVENTS), secure_node.settings("plain")

@@ -309,3 +309,31 @@ def test_an_end_in_an_outage_keeps_what_was_acknowledged(spool: Spool, tmp_path:
     until(lambda: not uplink.connected, "the broker is away")
     uplink.stop(0.0)
     assert Spool(tmp_path).account().delivered == 2
+
+
+def test_each_reason_of_an_outage_is_logged_once(
+    spool: Spool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(spool, 1)
+    answers = ["absent", "absent", "it refuses the user", "absent", None, *["absent"] * 99]
+    broker, left = FakeBroker(), iter(answers)
+
+    def connect() -> FakeBroker:
+        if (why := next(left)) is not None:
+            raise BrokerUnavailable(why)
+        return broker
+
+    def tried(times: int) -> None:
+        until(lambda: len(answers) - left.__length_hint__() >= times, f"{times} attempts")
+
+    uplink = uplink_of(spool, broker, Clock())
+    monkeypatch.setattr(uplink, "_connect", connect)
+    uplink.start()
+    tried(5)
+    until(lambda: broker.waiting, "it is connected")
+    broker.refuse(1)  # and is not
+    tried(8)
+    uplink.stop(0.0)
+    said = [line.partition(";")[0] for line in caplog.messages if "wait in the spool" in line]
+    lost = "a batch was not taken: too large"
+    assert said == ["absent", "it refuses the user", lost, "absent"]

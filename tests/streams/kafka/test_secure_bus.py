@@ -1,12 +1,15 @@
 """Kafka with TLS, client certificates and passwords, as the device and the commands use it."""
 
+import logging
 import ssl
+import time
 import uuid
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from kafka.admin import KafkaAdminClient
+from kafka.errors import SaslAuthenticationFailedError
 
 from streams.contract.errors import BrokerUnavailable, TopicMissing, UsageError
 from streams.contract.topics import TopicSpec
@@ -14,7 +17,7 @@ from streams.kafka.admin import ensure_topics, group_positions, probe
 from streams.kafka.election import Election
 from streams.kafka.producer import Producer
 from streams.kafka.reader import Reader
-from streams.kafka.refusals import explain
+from streams.kafka.refusals import HUNG_UP, Listener, explain
 from streams.kafka.settings import BrokerSettings
 from tests.rig.servers.secure_node import SecureNode
 
@@ -134,3 +137,18 @@ def test_a_file_that_cannot_be_read_is_named(field: str, tmp_path: Path) -> None
     what = rf"TIDEWHEEL_KAFKA_{field.upper()}: .*absent\.pem is not a readable file"
     with pytest.raises(UsageError, match=what):
         BrokerSettings.read(**{field: str(tmp_path / "absent.pem")})
+
+
+def test_a_broker_that_hangs_up_after_a_refusal_has_refused() -> None:
+    listener, began = Listener(), time.monotonic()
+    log = logging.Logger("broker")
+    log.addHandler(listener)
+    log.warning("%s", ConnectionError("disconnected"))
+    assert listener.since(began) == HUNG_UP
+    log.warning("%s", SaslAuthenticationFailedError("Authentication failed"))
+    refused, began = listener.since(began), time.monotonic()
+    assert "TIDEWHEEL_KAFKA_PASSWORD" in (refused or "")
+    assert refused != HUNG_UP
+    assert listener.since(began) is None
+    log.warning("%s", ConnectionError("disconnected"))
+    assert listener.since(began) == refused
