@@ -1,6 +1,7 @@
 """The device's part in federated runs: it follows invitations and owns its SuperNode.
 
-Nothing of Flower's runs on a device that no run has invited. An invitation
+Nothing of Flower's runs on a device that no run has invited, unless settings name a SuperLink: then
+a SuperNode for any of its runs is there while no invitation holds. An invitation
 (streams.contract.invitations) is handled in these steps:
 
     1 leave it if it does not name this device; refuse it, and count why, unless a trusted key
@@ -9,8 +10,6 @@ Nothing of Flower's runs on a device that no run has invited. An invitation
     3 stop what it trains for itself, start the SuperNode (edge_client.supernode), or let it run
       longer
     4 end the SuperNode when the run has ended, or its lease has, unless it is at work
-
-Where settings name a SuperLink, a SuperNode for any of its runs is there while no invitation holds.
 
 Killed after 1 or 2 the device is asleep, and the run's next invitation wakes it. The SuperNode ends
 when its input is closed, so it does not survive the agent. One that dies is started again, later

@@ -1,6 +1,6 @@
 """Starts the local processes, restarts what dies, and takes everything down.
 
-Every process leads a group of its own, with its output in `<logs>/<name>.log`, or ours. It is asked
+Every process leads a process group and writes to `<logs>/<name>.log`, or to our output. It is asked
 to end with SIGTERM and, after its time, with SIGKILL, as a whole group. A log file that has become
 too large is moved to `<name>.log.1`, and that to `.2`.
 

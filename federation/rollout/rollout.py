@@ -6,9 +6,9 @@ decision if one is due:
     candidate   -> stage 1            once a device is present
     stage n     -> stage n+1, served  if the canary's windows show that it is not worse
                 -> rolled-back        if they show that it is worse, or devices go back themselves
-                -> stage n            if there is no result in time: offered to others, if none of
-                                      its own answers, or to twice as many, if the windows speak for
-                                      it and one at least is left to compare it with
+                -> stage n            without a result in time: with other devices where its own do
+                                      not answer, with twice as many, at most half of the fleet,
+                                      where the windows speak for the version
                 -> held               otherwise; the evaluation continues
     held        -> as a stage, which it is again when its devices return; a waiting candidate
                    replaces it
@@ -17,7 +17,7 @@ decision if one is due:
 
 A stage's share refers to the devices that answer, at least one, ordered by
 decisions.rollout_position, so a growing share only adds devices. Stages that add no device are
-skipped. A candidate whose base is no longer the stable version is dropped.
+skipped. A candidate is dropped unless its base is the stable version.
 
 A device that keeps an earlier version has evidence that the released one is worse there
 (`Training.choice`). If LEAST devices do, and the share SHARE of those that serve it, the canary was
@@ -179,7 +179,7 @@ class Rollout:
             finding = replace(finding, reason=f"no more answers of {gone}; {finding.reason}")
             found = self._next_stage(fleet, desired.stage - 1, 0)
             return None if found is None else (found, finding)
-        count, shown = min(2 * among, len(answering) - 1), finding.evidence
+        count, shown = min(2 * among, (len(answering) + 1) // 2), finding.evidence
         if count <= among or shown["e_fine"] <= shown["e_worse"]:
             return None
         return (desired.stage, _share_of(self._positions(fleet), count), count), finding
