@@ -1,7 +1,7 @@
 """Rollouts that are misjudged: `python -m benchmarks.rollouts`.
 
     taught     the teacher alone judges
-    labelled   LABELLED of the events have a true label as well
+    labelled   LABELLED of the events have a true label as well, by which versions are worse
 
 Windows of HAR's real people, answered by real models: several that are as good, the first model
 trained again with other seeds, and some of them with noise in their weights. Who is in the canary,
@@ -52,16 +52,18 @@ Answers = list[np.ndarray]  # for each person (events,) classes
 
 class Fleet(NamedTuple):
     """People's windows, from edge to edge: the teacher's answers, the true classes, NaN where
-    unknown, and each model's answers."""
+    unknown, each model's answers, and by which of the first two a version is worse."""
 
     classes: Sequence[str]
     edges: list[list[int]]
     taught: Answers
     truth: Answers
     models: dict[str, Answers]
+    judge: Answers
 
     def agreement(self, answers: Answers) -> float:
-        return float((np.concatenate(answers) == np.concatenate(self.taught)).mean())
+        right = np.concatenate(self.judge)
+        return float((np.concatenate(answers) == right)[np.isfinite(right)].mean())
 
 
 class Job(NamedTuple):
@@ -83,7 +85,7 @@ def labelled(bench: Bench) -> None:
 
 def _judged(bench: Bench, labelled: float, title: str) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
-    fleet, pairs = _answered(bench)
+    fleet, pairs = _answered(bench, by_labels=labelled > 0)
     share = bench.size(1.0, 0.02)
     jobs = [
         Job(canary, before, kind, pairs[kind][seed % len(pairs[kind])], seed, labelled)
@@ -121,7 +123,7 @@ def _judged(bench: Bench, labelled: float, title: str) -> None:
     bench.table(title, columns, rows, text)
 
 
-def _answered(bench: Bench) -> tuple[Fleet, dict[str, list[tuple[str, str]]]]:
+def _answered(bench: Bench, *, by_labels: bool) -> tuple[Fleet, dict[str, list[tuple[str, str]]]]:
     """Return the windows with all models' answers, and pairs of a stable version and a candidate by
     kind."""
     server = Server(bench.place("state"))
@@ -138,7 +140,9 @@ def _answered(bench: Bench) -> tuple[Fleet, dict[str, list[tuple[str, str]]]]:
             found = [judge(torch.from_numpy(p[None]), torch.ones(1, len(p), dtype=torch.bool))
                      for p in parts]  # fmt: skip
         answers.append(torch.cat(found, 1)[0].numpy().argmax(axis=1))
-    fleet = Fleet(list(task.classes), edges, answers, [p.labels[:, 0] for p in people], {})
+    truth = [person.labels[:, 0] for person in people]
+    right = truth if by_labels else answers
+    fleet = Fleet(list(task.classes), edges, answers, truth, {}, right)
 
     def answered(weights: Tensors) -> Answers:
         model = load_state(build_model(task), weights).eval()

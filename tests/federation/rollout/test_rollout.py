@@ -104,7 +104,7 @@ def test_a_better_candidate_goes_by_stages_to_all(rig: Rig) -> None:
     assert all(s.standing.stable.model == rig.stable for s in stages if s.standing.stable)
     last = rig.registry.decisions()[-1]
     assert last.evidence["e_fine"] >= 20
-    assert "canary passed: 1 device, 3 windows, agreement with the teacher 0.950" in last.reason
+    assert "canary passed: 1 device, 4 windows, agreement with the teacher 0.950" in last.reason
     assert rig.step() is None
 
 
