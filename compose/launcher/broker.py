@@ -68,12 +68,12 @@ def choose(state: Path, kafka: str | None, environ: Mapping[str, str]) -> Broker
         return BrokerChoice("external", BrokerSettings.at(address), why)
     home, java = _kafka_home(environ), _java(environ)
     if home and java:
-        settings = _local(_ports(state)["broker"])
+        settings = _local(broker_ports(state)["broker"])
         why = f"a Kafka node of our own at {settings.bootstrap}, from {home}, kept in {state}"
         return BrokerChoice("kafka", settings, why, home, java)
     lacking = f"{home} needs a Java, and there is none on PATH or in JAVA_HOME; " if home else ""
     if command := _embedded_command(environ):
-        settings = _local(_ports(state)["broker"])
+        settings = _local(broker_ports(state)["broker"])
         why = (
             f"{lacking}the embedded broker at {settings.bootstrap}, for trying out only: it keeps "
             "everything in memory and loses acknowledged data when it is killed"
@@ -123,23 +123,37 @@ def _embedded_command(environ: Mapping[str, str]) -> Path | None:
     return Path(found) if found else None
 
 
-def _ports(state: Path) -> dict[str, int]:
-    """The ports of this state folder's broker, chosen when it is first asked for."""
-    path = state / "broker" / "ports.json"
+def _kept_ports(folder: Path, *names: str) -> dict[str, int]:
+    """The ports of a state folder's processes, chosen when they are first asked for."""
+    path = folder / "ports.json"
     try:
         known = json.loads(path.read_text())
-        return {name: int(known[name]) for name in ("broker", "controller")}
+        return {name: int(known[name]) for name in names}
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise UsageError(f"{path} cannot be read ({exc}): remove it to have new ports") from exc
-    broker, controller = free_ports(2)
-    ports = {"broker": broker, "controller": controller}
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     try:
         write_atomic(path, json.dumps(ports).encode())
     except OSError as exc:
-        raise UsageError(f"the state folder {state} cannot be written: {exc}") from exc
+        raise UsageError(f"the state folder {folder.parent} cannot be written: {exc}") from exc
     return ports
+
+
+def broker_ports(state: Path) -> dict[str, int]:
+    return _kept_ports(state / "broker", "broker", "controller")
+
+
+def superlink_port(state: Path) -> int:
+    """The same each time, as a run that has not started yet names it to devices; another where it
+    is taken."""
+    folder = state / "flower"
+    port = _kept_ports(folder, "superlink")["superlink"]
+    if _is_free(port):
+        return port
+    (folder / "ports.json").unlink()
+    return _kept_ports(folder, "superlink")["superlink"]
 
 
 def free_ports(count: int) -> list[int]:
@@ -166,7 +180,7 @@ def command(choice: BrokerChoice, state: Path) -> Launch:
     """What to run for `choice`, after preparing its folder; a real Kafka is formatted once."""
     if choice.program is None:
         raise UsageError(f"{choice.why}: it is not ours to start")
-    folder, ports = (state / "broker").absolute(), _ports(state)
+    folder, ports = (state / "broker").absolute(), broker_ports(state)
     _check_ports(folder, ports)
     if choice.kind == "embedded":
         argv = [str(choice.program), "start", "--only", "kafka", "--host", HOST]

@@ -75,7 +75,7 @@ class Up:
                 self._prepare(held)
                 ca = None if self._tls is None else self._tls.ca
                 own = Commands(self._options, self._reference, self._task, self._choice, ca)
-                state, port = self._options.state, broker.free_ports(1)[0]
+                state, port = self._options.state, broker.superlink_port(self._options.state)
                 self._flower = Flower(state, own.environment, self._supervisor, port, self._tls)
                 self._fleet = Fleet(
                     own, self._layout, self._supervisor, self._flower, self._tls, self._await,

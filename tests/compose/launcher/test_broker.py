@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_the_ports_stay_with_the_state_folder(tmp_path: Path) -> None:
     again = broker.choose(tmp_path / "a", None, {"PATH": ""})
     other = broker.choose(tmp_path / "b", None, {"PATH": ""})
     assert first.settings == again.settings != other.settings
+
+
+def test_the_superlinks_port_stays_too_unless_another_program_has_it(tmp_path: Path) -> None:
+    port = broker.superlink_port(tmp_path)
+    assert broker.superlink_port(tmp_path) == port
+    with socket.socket() as other:
+        other.bind((broker.HOST, port))
+        other.listen()
+        another = broker.superlink_port(tmp_path)
+    assert another != port
+    assert broker.superlink_port(tmp_path) == another
 
 
 def test_the_storage_is_formatted_once_and_the_node_is_for_this_machine(tmp_path: Path) -> None:

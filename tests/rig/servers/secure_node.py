@@ -134,7 +134,7 @@ def _doors(node: SecureNode, state: Path) -> str:
         "allow.everyone.if.no.acl.found": "true",
         "auto.create.topics.enable": "true",  # Kafka's default
     }
-    controller = f"CONTROLLER://{HOST}:{broker._ports(state)['controller']}"
+    controller = f"CONTROLLER://{HOST}:{broker.broker_ports(state)['controller']}"
     plainly = f"PLAINTEXT://{HOST}:{node.ports['plain']}"
     for name, addresses in (("listeners", doors), ("advertised.listeners", told)):
         more = [f"{door.upper()}://{address}" for door, address in addresses.items()]
