@@ -23,7 +23,7 @@ from streams.contract.topics import EVENTS, topic_name, worker_group
 from streams.fleet.agreement import Evidence
 from streams.fleet.following import ALL_TOPICS, decode, encode, last_snapshot, open_view
 from streams.fleet.view import FleetView
-from streams.kafka.admin import GroupPosition, group_state
+from streams.kafka.admin import GroupPosition, group_state, made_again
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
 from streams.runtime.files import write_atomic
@@ -193,6 +193,7 @@ def lag_of(position: GroupPosition) -> PartitionLag:
     """Return a partition's lag. Without a committed offset a worker counts from 0: messages before
     the partition's first offset were deleted unread. Deleted messages are not behind."""
     done = position.committed or 0
+    done = done if done <= position.end else 0
     deleted = max(0, position.begin - done)
     behind = max(0, position.end - max(position.begin, done))
     return PartitionLag(position.partition, position.end, position.committed, behind, deleted)
@@ -228,6 +229,9 @@ def lag_line(lag: Lag) -> str:
 def retention_lines(lag: Lag) -> Iterator[str]:
     """Yield what retention has deleted unread, and what it will delete soon."""
     for each in lag.partitions:
+        if (each.committed or 0) > each.end:
+            again = GroupPosition(each.partition, 0, each.end, each.committed)
+            yield f"{made_again(EVENTS, again)}: workers that start again read it from its start"
         if each.deleted:
             yield (
                 f"partition {each.partition}: {each.deleted} messages were deleted before a worker "

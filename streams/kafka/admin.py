@@ -234,6 +234,14 @@ def _retention_s(admin: KafkaAdminClient, topic: str) -> float | None:
     return None if value is None or int(value) < 0 else int(value) / 1000
 
 
+def made_again(topic: str, at: GroupPosition) -> str:
+    """Return what it means that a group has committed an offset beyond a partition's end."""
+    return (
+        f"{topic}-{at.partition} ends at {at.end}, and {at.committed} is committed: the topic was "
+        "deleted and made again, or the broker has lost messages"
+    )
+
+
 def group_positions(
     settings: BrokerSettings, group: str, topic: str, timeout_s: float = 3.0
 ) -> list[GroupPosition]:

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import faust
@@ -25,7 +25,7 @@ from faust.types import TP, EventT, StreamT
 from streams.contract.errors import BrokerUnavailable, ProcessFailed
 from streams.contract.topics import EVENTS, MAX_MESSAGE_BYTES, topic_name, worker_group
 from streams.fleet.following import read_view
-from streams.kafka.admin import GroupPosition, group_positions
+from streams.kafka.admin import GroupPosition, group_positions, made_again
 from streams.kafka.reader import Reader, partition_of
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.committer import Committer
@@ -141,6 +141,14 @@ class Listening:
         self._clocks.clear()
         self._answers.clear()
 
+    def topic_exists(self) -> bool:
+        """Return whether the brokers have the topic, by what they said last."""
+        return bool(
+            cast(Any, self._app.consumer)
+            ._thread._ensure_consumer()
+            .partitions_for_topic(self._topic)
+        )
+
     async def look(self, taken: Mapping[int, int]) -> None:
         """Look at the broker's last answers. taken: by partition the offset up to which messages
         are taken in."""
@@ -152,6 +160,9 @@ class Listening:
                 answered_ms, end = client.last_poll_timestamp(tp), client.highwater(tp)
                 if answered_ms is None or end is None:
                     continue
+                if end < offset and (last := (await consumer.highwaters(tp))[tp]) < offset:
+                    at = GroupPosition(partition, 0, last, offset)
+                    raise ProcessFailed(f"{made_again(self._topic, at)}; a restart reads it")
                 if offset < end and await self._only_markers(consumer, tp, offset, end):
                     offset = end
                 seen_s = self._seen_s(partition, answered_ms)
@@ -276,4 +287,9 @@ class TopicSurvey:
 
     def _positions(self, of: str) -> dict[int, GroupPosition]:
         topic, group = topic_name(self.task, of), worker_group(self.task)
-        return {found.partition: found for found in group_positions(self.broker, group, topic)}
+        positions = {at.partition: at for at in group_positions(self.broker, group, topic)}
+        for partition, at in positions.items():
+            if (at.committed or 0) > at.end:  # and so the consumer seeks (aiokafka_patches)
+                log.warning("%s; it is read from its start", made_again(topic, at))
+                positions[partition] = replace(at, committed=None)
+        return positions

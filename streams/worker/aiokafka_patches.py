@@ -113,8 +113,11 @@ async def create_conn(*given: Any, request_timeout_ms: int, **more: Any) -> Any:
 
 
 async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | None]:
-    """Seek as aiokafka does, and to the beginning where nothing is committed."""
-    found: Mapping[Any, int | None] = await _to_committed(self, *partitions)
+    """Seek as aiokafka does, and to the beginning where nothing is committed, or an offset that the
+    partition does not have, as its topic was deleted and made again."""
+    found: dict[Any, int | None] = dict(await _to_committed(self, *partitions))
+    ends = await self.end_offsets([tp for tp, offset in found.items() if offset])
+    found |= {tp: None for tp, end in ends.items() if end < (found[tp] or 0)}
     if fresh := [partition for partition, offset in found.items() if not offset]:
         await self.seek_to_beginning(*fresh)
     return found

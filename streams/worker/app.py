@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -17,6 +18,7 @@ from typing import Any, cast
 import faust
 from faust.types import TP
 from faust.types.auth import CredentialsT
+from mode.threads import WorkerThread
 
 from streams.contract.errors import BrokerUnavailable, ProcessFailed, TidewheelError
 from streams.contract.task import Task, load_task
@@ -108,13 +110,20 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
         asyncio.run(main())
     except TidewheelError as exc:
         failure = exc
-    ended = [offers.stop(STOP_S), upkeep.stop(STOP_S)]
+    ended = [offers.stop(STOP_S), upkeep.stop(STOP_S), *map(_ended, threading.enumerate())]
     tracing.close()
     if not all(ended):
         log.error("worker %s: %s; a thread did not end", settings.instance, failure or "stopped")
         os._exit(failure.exit_code if failure else 0)  # safe, see delta_store.py
     if failure is not None:
         raise failure
+
+
+def _ended(thread: threading.Thread) -> bool:
+    """Return whether a thread is none of Faust's, which may stay where a topic is gone, or ends."""
+    if isinstance(thread, WorkerThread):
+        thread.join(STOP_S)
+    return not (isinstance(thread, WorkerThread) and thread.is_alive())
 
 
 def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> None:
@@ -212,6 +221,9 @@ class Worker:
         generation = self._app.consumer_generation_id
         partitions = sorted(tp.partition for tp in assigned if tp.topic == self._topic)
         try:
+            if not self._listening.topic_exists():  # none of it would ever be assigned
+                gone = f"the topic {self._topic} is gone: a restart waits for it"
+                self._fail(ProcessFailed(gone))
             async with self._committer.lock:
                 self._committer.revoke_all()
                 self._listening.forget()

@@ -55,7 +55,7 @@ class TeacherSource(threading.Thread):
             try:
                 self._found = load_teacher(task, file, settings.trusted, threads, device)
             except ArtifactError as exc:
-                advice = "name another state folder with --state, or a file with --teacher"
+                advice = "name another file with --teacher, or the key that signed it with --trust"
                 raise UsageError(f"the teacher {file}: {exc}: {advice}") from exc
 
     def _keep(self, teacher: Teacher) -> None:

@@ -33,7 +33,7 @@ def broker(request: pytest.FixtureRequest) -> BrokerSettings:
         (GroupPosition(0, 0, 10, 4), 6),
         (GroupPosition(0, 0, 10, 10), 0),
         (GroupPosition(0, 0, 7, None), 7),
-        (GroupPosition(0, 0, 3, 9), 0),  # a broker that has lost its data
+        (GroupPosition(0, 0, 3, 9), 3),  # a topic that was made again
     ],
 )
 def test_the_lag_of_a_partition(position: GroupPosition, messages: int) -> None:

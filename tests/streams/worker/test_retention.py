@@ -12,7 +12,8 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from streams.contract.accounting import IntervalSet
 from streams.contract.documents import DeviceState
-from streams.contract.topics import topic_name
+from streams.contract.topics import topic_name, topic_specs
+from streams.kafka.admin import ensure_topics
 from streams.kafka.settings import BrokerSettings
 from streams.worker.commit.hole_keeper import LOST, hole_name
 from tests.rig.asked import asked
@@ -140,3 +141,43 @@ def test_a_worker_that_is_too_slow_declares_what_it_missed(served: Fleet) -> Non
     ((first, last),) = lost(served)[DEVICE]
     assert (int(events), int(devices)) == (last - first + 1, 1)
     assert worker.poll() is None
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_topic_that_is_made_again_is_read_from_its_start(served: Fleet, seen: bool) -> None:
+    """By a worker that was there, which ends for it, and by one that was away; seen: also without
+    the topic."""
+    topic = topic_name(served.task.id, "events")
+    admin = KafkaAdminClient(**served.broker.client_options())
+
+    def make_again() -> None:
+        admin.delete_topics([topic])
+        until(lambda: topic not in admin.list_topics(), "the topic is gone")
+        if seen:
+            until(lambda: worker.poll() is not None, "the worker ends")
+        ensure_topics(served.broker, topic_specs(served.task.id, 1))
+
+    try:
+        worker = served.start()
+        served.ready("w0", [0])
+        send(served, DEVICE, 0, 60)
+        until(lambda: served.count() >= 50, "some events are scored")
+        if not seen:
+            worker.send_signal(signal.SIGSTOP)
+        make_again()
+        send(served, DEVICE, 60, 30)
+        worker.send_signal(signal.SIGCONT)
+        until(lambda: worker.poll() is not None, "the worker ends")
+        why = f"the topic {topic} is gone" if seen else "the topic was deleted and made again"
+        assert why in served.log("w0")
+        worker = served.start()
+        until(lambda: served.count() >= 80, "what came since is scored")
+        assert stop(worker) == 0
+        scored = served.scored()
+        assert len(scored) == len(set(scored))
+        make_again()
+    finally:
+        admin.close()
+    send(served, DEVICE, 90, 20)
+    served.start()
+    until(lambda: served.count() >= len(scored) + 20, "what came while it was away is scored")
