@@ -12,7 +12,8 @@ State = Literal[
     "Failed", "Stopped", "Expired",
 ]  # fmt: skip
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
-BEGINNING = ("gap", "backwards")  # readings that break a segment and begin the next
+BACKWARDS = ("backwards", "out-of-order")  # readings that are earlier than the one before
+BEGINNING = ("gap", *BACKWARDS)  # readings that are used, in the next segment
 
 
 class PlannedFile(Named):

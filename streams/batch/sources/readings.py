@@ -25,7 +25,7 @@ from streams.batch.sources.selection import times_of
 from streams.contract.task import Reading, Task
 from streams.contract.task.channels import given
 from streams.runtime.files import replacing
-from streams.segments.segmentation import IRREGULAR, Segmenter
+from streams.segments.segmentation import LABEL_UNFIT, Segmenter
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 FIELDS = [("device", pa.string()), ("begin", TIMESTAMP), ("time", TIMESTAMP)]
@@ -51,7 +51,7 @@ class Cutting:
         return segmenter
 
     def _break(self, reason: str, _time_us: int) -> None:
-        if reason not in IRREGULAR:
+        if reason != LABEL_UNFIT:
             self._count(reason)
 
     def _count(self, reason: str) -> None:

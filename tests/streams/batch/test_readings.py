@@ -270,6 +270,18 @@ def test_readings_that_are_not_said_to_be_readings_are_named(tmp_path: Path, wri
         submitted(tmp_path, path, id=None, label_column=None, keep=[])
 
 
+@pytest.mark.parametrize("width", [20, 3])
+def test_readings_that_are_not_in_order_are_counted_and_said(tmp_path: Path, width: int) -> None:
+    rows = table_of({"d0": recording("d0", 300)[: 4 * width]})
+    blocks = [rows[at : at + width] for at in range(0, len(rows), width)]
+    path = write_lines(tmp_path / "a.jsonl", [*itertools.chain(*reversed(blocks))])
+    job = submitted(tmp_path, path, **CUT)
+    found = job.run()
+    assert found.broken == {"backwards": 3}
+    text = "3 readings earlier than the one before of the same device: if the input is not in order"
+    assert text in job.folder.report.read_text()
+
+
 def test_readings_that_break_a_segment_are_counted_by_reason(tmp_path: Path) -> None:
     rows: list[Any] = table_of({"d0": recording("d0", 300)})
     rows[5]["time"] = None
