@@ -226,7 +226,7 @@ def _table(report: TaskReport) -> Table:
 def _every(period_s: float | None) -> str:
     if period_s is None:
         return "-"
-    return f"{period_s:.3g} s" if period_s < 10_000 else f"{period_s / 3600:,.0f} h"
+    return f"{period_s:.3g} s" if period_s < 1_000 else f"{period_s / 3600:,.3g} h"
 
 
 def _size(count: float) -> str:

@@ -248,7 +248,7 @@ def _send(
             missing, session = send(reply, tree, took_s)
             push_objects(parts, partial(push_object, run, session), object_ids_to_push=missing)
     except (RunNotRunningException, ObjectPushError) as exc:
-        log.info("a reply to run %d is not sent: %s", run, exc)
+        log.info("a reply to run %d is not sent: %s", run, exc or type(exc).__name__)
 
 
 def end_with_input() -> None:

@@ -170,7 +170,7 @@ def status(
     elif why := found.unable or found.held_back:
         lines.append(f"cannot take part in runs: {why}")
     groups = (
-        ("made no event", found.skipped),
+        ("readings without an event", found.skipped),
         ("irregular", found.irregular),
         ("refused invitations to runs", found.refused_invitations),
     )

@@ -156,7 +156,9 @@ def whole() -> click.Group:
     return root
 
 
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NO_ACCESS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def test_a_device_is_fed_asked_labelled_drained_and_wiped(place: Place) -> None:
     assert found["skipped"] == {"malformed-line": 1}
     assert found["irregular"] == {"label-unfit": 1}
     said = place.run("status").stdout
-    assert "made no event since the agent's start: malformed-line 1\n" in said
+    assert "readings without an event since the agent's start: malformed-line 1\n" in said
     assert "irregular since the agent's start: label-unfit 1\n" in said
     assert found["epoch"]
 
