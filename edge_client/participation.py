@@ -259,7 +259,7 @@ class Participation:
         log.info("%s: leaving %s: %s", self._device, left, why)
         self._invitation = None
         if self._clock() - self._refused_s < KILLED_S:
-            self.error, self._refused_s = None, math.inf
+            self.error = None  # a refusal in the next run is one at once, and stays
         self._end_child()
         if self._busy():
             self._interrupt()

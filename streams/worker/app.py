@@ -127,15 +127,15 @@ def _ended(thread: threading.Thread) -> bool:
 
 
 def wait_for_topics(task: Task, settings: WorkerSettings, metrics: Metrics) -> None:
-    """Create the topics; wait for an unavailable broker, with one warning."""
-    wait_s, said = 0.5, False
+    """Create the topics; wait for an unavailable broker, with one warning of each reason."""
+    wait_s, said = 0.5, set[str]()
     while True:
         try:
             return ensure_topics(settings.broker, topic_specs(task.id, settings.partitions))
         except BrokerUnavailable as exc:
-            if not said:
+            if str(exc) not in said:
                 log.warning("worker %s: waiting: %s", settings.instance, exc)
-                said = True
+                said.add(str(exc))
             time.sleep(wait_s)
             metrics.flushed()  # waiting does not count as a stall
             wait_s = min(2 * wait_s, 5.0)

@@ -216,6 +216,11 @@ def test_a_refusal_that_a_kill_explains_ends_with_the_run(device: Device, refuse
     assert device.runs.error == "not admitted"
     device.invite(ended=True)
     assert device.runs.error == (None if refused_s < participation.KILLED_S else "not admitted")
+    device.now[0] += 60.0
+    device.invite(run="9")
+    device.runs.joined(None, "not admitted")
+    device.invite(run="9", ended=True)
+    assert device.runs.error == "not admitted"  # of two short runs, which no kill explains
     device.runs.joined(7)
     assert device.runs.error is None
 
