@@ -141,13 +141,10 @@ class Listening:
         self._clocks.clear()
         self._answers.clear()
 
-    def topic_exists(self) -> bool:
-        """Return whether the brokers have the topic, by what they said last."""
-        return bool(
-            cast(Any, self._app.consumer)
-            ._thread._ensure_consumer()
-            .partitions_for_topic(self._topic)
-        )
+    def has(self, topic: str) -> bool:
+        """Return whether the brokers have a topic, by what they said last."""
+        client = cast(Any, self._app.consumer)._thread._ensure_consumer()
+        return bool(client.partitions_for_topic(topic))
 
     async def look(self, taken: Mapping[int, int]) -> None:
         """Look at the broker's last answers. taken: by partition the offset up to which messages

@@ -203,10 +203,10 @@ class Worker:
         self._committer, self._listening, self._survey = committer, listening, survey
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
-        self._topic = topic_name(task.id, EVENTS)
+        self._topics = [topic_name(task.id, of) for of in (EVENTS, LABELS)]
+        self._topic = self._topics[0]
         self._intakes = [EventIntake(app, t, committer, self._fail) for t in (EVENTS, LABELS)]
-        for of, intake in zip((EVENTS, LABELS), self._intakes, strict=True):
-            name = topic_name(task.id, of)
+        for of, name, intake in zip((EVENTS, LABELS), self._topics, self._intakes, strict=True):
             topic = app.topic(name, key_serializer="raw", value_serializer="raw")
             app.agent(topic, name=f"score-{of}")(intake.consume)
         app.on_partitions_assigned.connect(cast(Any, self._assigned), weak=False)
@@ -221,9 +221,9 @@ class Worker:
         generation = self._app.consumer_generation_id
         partitions = sorted(tp.partition for tp in assigned if tp.topic == self._topic)
         try:
-            if not self._listening.topic_exists():  # none of it would ever be assigned
-                gone = f"the topic {self._topic} is gone: a restart waits for it"
-                self._fail(ProcessFailed(gone))
+            for topic in self._topics:
+                if not self._listening.has(topic):  # none of it would ever be assigned
+                    self._fail(ProcessFailed(f"the topic {topic} is gone: a restart makes it"))
             async with self._committer.lock:
                 self._committer.revoke_all()
                 self._listening.forget()

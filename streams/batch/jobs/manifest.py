@@ -9,15 +9,7 @@ import pyarrow.parquet as pq
 
 from streams.batch.jobs.answers import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
-from streams.batch.records.progress import (
-    BACKWARDS,
-    Counts,
-    Manifest,
-    Plan,
-    RowCounts,
-    ShardRecord,
-    State,
-)
+from streams.batch.records.progress import Counts, Manifest, Plan, RowCounts, ShardRecord, State
 from streams.batch.records.rows import BAD_LABEL
 from streams.batch.records.specification import FILES, Specification
 from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
@@ -165,7 +157,7 @@ def summary_of(found: Manifest) -> list[str]:
         reasons = _by_reason(found.broken)
         readings = _counted(found.readings, "reading")
         lines.append(f"{readings}, breaking a segment: {broken:,}{reasons}")
-        if late := sum(found.broken.get(code, 0) for code in BACKWARDS):
+        if late := sum(found.broken.get(code, 0) for code in ("backwards", "out-of-order")):
             than = f"{_counted(late, 'reading')} earlier than the one before of the same device"
             lines.append(f"{than}: if the input is not in order of time, sort it")
     if found.bad_labels:

@@ -12,8 +12,7 @@ State = Literal[
     "Failed", "Stopped", "Expired",
 ]  # fmt: skip
 OVER = ("Completed", "PartiallyCompleted", "Failed", "Stopped", "Expired")  # states
-BACKWARDS = ("backwards", "out-of-order")  # readings that are earlier than the one before
-BEGINNING = ("gap", *BACKWARDS)  # readings that are used, in the next segment
+BEGINNING = ("gap", "backwards", "out-of-order")  # readings that are used, in the next segment
 
 
 class PlannedFile(Named):

@@ -168,7 +168,11 @@ def test_a_topic_that_is_made_again_is_read_from_its_start(served: Fleet, seen: 
         send(served, DEVICE, 60, 30)
         worker.send_signal(signal.SIGCONT)
         until(lambda: worker.poll() is not None, "the worker ends")
-        why = f"the topic {topic} is gone" if seen else "the topic was deleted and made again"
+        why = (
+            f"the topic {topic} is gone: a restart makes it"
+            if seen
+            else "the topic was deleted and made again"
+        )
         assert why in served.log("w0")
         worker = served.start()
         until(lambda: served.count() >= 80, "what came since is scored")
