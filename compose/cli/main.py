@@ -191,7 +191,7 @@ def _explained(exc: Exception) -> int:
     if isinstance(exc, TidewheelError):
         code = exc.exit_code
     elif isinstance(exc, OSError) and exc.errno in NO_ACCESS and exc.filename is not None:
-        advice = "name a place that you may write to, or make room"
+        advice = "name a place that you may write to and that is there, or make room"
         text = f"{exc.filename}: {exc.strerror}: {advice}"
     else:
         raise exc

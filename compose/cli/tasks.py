@@ -128,6 +128,8 @@ def prepare(
     reference, layout = absolute_reference(task), StateDir(state)
     loaded = load_task(reference)
     look(loaded, say)
+    if registry is not None and "://" not in registry:  # before the training
+        Path(registry).mkdir(parents=True, exist_ok=True)
     model = make_models(reference, loaded, layout, say, first, registry)
     where = (registry or str(layout.registry)).rstrip("/")
     say(f"devices   {where}/models/{model}.twa and {layout.public_key}")

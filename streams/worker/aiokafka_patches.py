@@ -21,6 +21,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from aiokafka import AIOKafkaConsumer, client, conn
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import KafkaError
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import BrokerMetadata
 from crc32c import crc32c
@@ -116,8 +118,9 @@ async def seek_to_committed(self: Any, *partitions: Any) -> Mapping[Any, int | N
     """Seek as aiokafka does, and to the beginning where nothing is committed, or an offset that the
     partition does not have, as its topic was deleted and made again."""
     found: dict[Any, int | None] = dict(await _to_committed(self, *partitions))
-    ends = await self.end_offsets([tp for tp, offset in found.items() if offset])
-    found |= {tp: None for tp, end in ends.items() if end < (found[tp] or 0)}
+    with contextlib.suppress(KafkaError):  # a broker that is away: the next rebalance looks again
+        ends = await self.end_offsets([tp for tp, offset in found.items() if offset])
+        found |= {tp: None for tp, end in ends.items() if end < (found[tp] or 0)}
     if fresh := [partition for partition, offset in found.items() if not offset]:
         await self.seek_to_beginning(*fresh)
     return found

@@ -125,6 +125,7 @@ SUPERLINK = "--superlink HOST:PORT"
             ["prepare", TINY, "--state", "/sys/tidewheel"],
             ["/sys/tidewheel", "name a place that you may write to"],
         ),
+        (["prepare", TINY, "--registry", "/dev/null/x"], ["/dev/null/x", "Not a directory"]),
         *(
             (
                 [command, TINY, "--state", "nowhere"],
