@@ -347,13 +347,11 @@ class Agent:
         account = self.spool.account()
         left = "" if drained else f"; {account.pending} events stay in the spool"
         log.info("%s: stopped, %d events produced%s", self._name, account.produced, left)
-        odd = {
-            "readings without an event": self._counts.skipped(),
-            "irregular": self._counts.irregular(),
-        }
-        for what, found in odd.items():
+        for what, found in (
+            ("without an event", self._counts.skipped()), ("irregular", self._counts.irregular())
+        ):  # fmt: skip
             if found:
-                log.warning("%s: %s: %s", self._name, what, counted(found))
+                log.warning("%s: readings %s: %s", self._name, what, counted(found))
 
     @property
     def connected(self) -> bool:
