@@ -29,7 +29,7 @@ from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.readings import FIELDS, TIMESTAMP
 from streams.contract.documents import YEAR_1980_US
 from streams.contract.task import Task
-from streams.contract.task.metrics import softmax
+from streams.contract.task.metrics import largest, softmax, top
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
 from streams.learning.drift_reference import Reference, observe
 
@@ -51,13 +51,15 @@ def observed_of(
     classes: dict[str, ClassCounts] = {}
     if labels is not None and task.classes:
         known = np.isfinite(labels).all(axis=1)
-        right, answered = task.correct(outputs[known], labels[known]), task.answers(outputs[known])
+        right = task.correct(outputs[known], labels[known])
+        answers = largest(task.decided(outputs[known]), top(task.metric))
+        answered = np.bincount(answers.ravel(), minlength=len(task.classes)).tolist()
         for i, name in enumerate(task.classes):
             chosen = labels[known, 0] == i
             classes[name] = ClassCounts(
                 labelled=int(chosen.sum()),
                 correct=int(right[chosen].sum()),
-                answered=int((answered == i).sum()),
+                answered=answered[i],
             )
     return Observed(cells=cells, classes=classes)
 

@@ -140,6 +140,7 @@ def manifest_of(
 # --- the report -----------------------------------------------------------------------------------
 
 LISTED = 50  # features, and input files
+TWO = 2
 
 
 def summary_of(found: Manifest) -> list[str]:
@@ -168,9 +169,18 @@ def summary_of(found: Manifest) -> list[str]:
     if found.accuracy is not None:
         of = f"{found.correct:,} of {found.labelled:,}"
         lines.append(f"{of} labelled rows are correct, {found.accuracy:.3g}")
+    if (
+        found.accuracy is not None and len(found.classes) == TWO
+    ):  # of which the second is the rare one
+        name, one = next(reversed(found.classes.items()))
+        lines.append(f"{name}: recall {_share(one.recall)}, precision {_share(one.precision)}")
     if found.drift is not None:
         lines.append(f"drift: {found.drift.verdict}")
     return [*lines, f"reason: {found.reason}"] if found.reason else lines
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _counted(count: int, one: str) -> str:
@@ -220,12 +230,13 @@ def report_of(identity: str, found: Manifest) -> str:
         ]  # fmt: skip
         lines += _table("Feature|PSI|Threshold|Hellinger|Total variation|Rows|Drift", rows)
     classes = [
-        (name, one.labelled, one.answered, f"{one.correct / one.labelled:.3f}")
+        (name, one.labelled, one.answered, _share(one.recall), _share(one.precision))
         for name, one in found.classes.items()
-        if one.labelled
+        if one.labelled or one.answered
     ]
     if classes:
-        lines += ["", "## Accuracy by class", *_table("Class|Labelled|So answered|Right", classes)]
+        lines += ["", "## Labelled rows by class"]
+        lines += _table("Class|Labelled|Answered|Recall|Precision", classes)
     if found.broken:
         broken = [(code, n, found.examples[code]) for code, n in found.broken.items()]
         lines += ["", "## Broken readings", *_table("Reason|Readings|First", broken)]

@@ -77,7 +77,8 @@ def _sum(one: Any, other: Any) -> Any:
     if isinstance(one, dict):
         both = {key: _sum(one[key], other[key]) for key in one.keys() & other.keys()}
         found = {**one, **other, **both}
-        return {key: found[key] for key in sorted(found)}
+        kept = all(isinstance(each, Summed) for each in found.values())  # classes, in their order
+        return found if kept else {key: found[key] for key in sorted(found)}
     if isinstance(one, str):  # an example: the first one
         return one
     if isinstance(one, list):  # empty: nothing was counted
@@ -86,11 +87,22 @@ def _sum(one: Any, other: Any) -> Any:
 
 
 class ClassCounts(Summed):
-    """Of one class: rows with that label, those of them that are right, and rows so answered."""
+    """Of one class: rows with that label, those of them that are right, and labelled rows with that
+    answer, which for `top_k` has k classes."""
 
     labelled: Count = 0
     correct: Count = 0
     answered: Count = 0
+
+    @property
+    def recall(self) -> float | None:
+        """The share of the class's rows that is found; None without one."""
+        return self.correct / self.labelled if self.labelled else None
+
+    @property
+    def precision(self) -> float | None:
+        """The share of the rows so answered that are of the class; None without one."""
+        return self.correct / self.answered if self.answered else None
 
 
 class Observed(Summed):

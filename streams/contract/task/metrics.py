@@ -73,8 +73,12 @@ def among(outputs: np.ndarray, classes: np.ndarray, k: int) -> np.ndarray:
     outputs); of equal ones the first count."""
     if k == 1:
         return np.asarray(outputs.argmax(axis=1) == classes)
-    largest = np.argsort(-outputs, axis=1, kind="stable")[:, :k]
-    return np.asarray((largest == classes[:, None]).any(axis=1))
+    return np.asarray((largest(outputs, k) == classes[:, None]).any(axis=1))
+
+
+def largest(outputs: np.ndarray, k: int) -> np.ndarray:
+    """Return (n, k), the classes of the k largest outputs."""
+    return np.argsort(-outputs, axis=1, kind="stable")[:, :k]
 
 
 def counts_rows(task: "Task") -> bool:

@@ -10,8 +10,8 @@ import pytest
 
 from streams.batch.jobs.answers import drift_of, mean_of_distances
 from streams.batch.jobs.job_folder import Models
-from streams.batch.jobs.manifest import manifest_of, report_of
-from streams.batch.records.progress import Observed
+from streams.batch.jobs.manifest import manifest_of, report_of, summary_of
+from streams.batch.records.progress import ClassCounts, Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
 from streams.learning.drift_reference import (
@@ -128,9 +128,18 @@ def test_the_drift_of_a_job_is_the_streams_over_all_rows_that_have_answers(tmp_p
     right = tiny.correct(
         outputs, np.array([[tiny.classes.index(r["label"] or "slow")] for r in kept])
     )
-    for name, one in found.classes.items():
-        chosen = [i for i, row in enumerate(kept) if row["label"] == name]
+    assert tuple(found.classes) == tiny.classes
+    labels, answers = [row["label"] for row in kept], tiny.answers(outputs)
+    for at, (name, one) in enumerate(found.classes.items()):
+        chosen = [i for i, label in enumerate(labels) if label == name]
         assert (one.labelled, one.correct) == (len(chosen), int(right[chosen].sum()))
+        so_answered = [i for i in np.flatnonzero(answers == at) if labels[i] is not None]
+        assert one.answered == len(so_answered)
+        assert one.precision == (right[so_answered].mean() if so_answered else None)
+        assert one.recall == right[chosen].mean()
+    rare = ClassCounts(labelled=4, correct=1, answered=0)
+    of_two = found.replace(classes={"usual": ClassCounts(), "rare": rare})
+    assert "rare: recall 0.250, precision -" in summary_of(of_two)
 
 
 def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twice(
