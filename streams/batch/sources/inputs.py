@@ -12,7 +12,14 @@ from streams.batch.records.specification import EVER, Columns, InputFormat, Name
 from streams.batch.sources import tables, text
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
-from streams.batch.sources.tables import KINDS, LOG, delta_files, opened, opened_input
+from streams.batch.sources.tables import (
+    KINDS,
+    LOG,
+    delta_files,
+    opened,
+    opened_input,
+    refuse_missing,
+)
 from streams.batch.sources.text import MODEL_INPUT, RECORD_ID, first_objects
 from streams.contract.errors import UsageError
 from streams.contract.task import Segment, Task
@@ -25,6 +32,7 @@ FORMATS: dict[str, InputFormat] = {
     ".ndjson": "jsonl",
 }
 SEGMENT, TIME, DEVICE = "segment", "time", "device"
+FIRST = " in its first lines"
 READINGS = (DEVICE, "begin", TIME)  # of the output of readings; `id` is that of the device
 OURS = frozenset(
     {"id", "file", "row", "model", "outputs", "class", "probability", "label", "correct", "error",
@@ -222,17 +230,10 @@ def check_files(task: Task, kind: InputFormat, files: Sequence[Named], columns: 
         always = columns.read if kind == "csv" else columns.segment
         needed = always if columns.id is None else [*always, columns.id]
         if head.columns:
-            _refuse_missing(head.name, needed, head.columns)
+            refuse_missing(head.name, needed, head.columns, FIRST)
         everywhere += head.columns
     if everywhere:  # a label or another value may be in some lines only
-        _refuse_missing(files[0].name, columns.read, everywhere)
-
-
-def _refuse_missing(name: str, columns: Sequence[str], found: Sequence[str]) -> None:
-    for column in columns:
-        if column not in found:
-            names = ", ".join(sorted(set(found)))[:200]
-            raise UsageError(f"{name} has no {column!r} in its first lines; it has {names}")
+        refuse_missing(files[0].name, columns.read, sorted(set(everywhere)), FIRST)
 
 
 def read_shard(

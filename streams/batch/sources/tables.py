@@ -1,7 +1,7 @@
 """The seam to Parquet and Delta tables, in row groups that are read one after the other: checks of
 a file's columns, and a shard as rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -137,13 +137,10 @@ def check(
 ) -> None:
     """Raise UsageError if the columns of a file do not fit; `kept` are the types of those that are
     carried over, with the first file that has them."""
-    for column in columns.read:
-        if len(schema.get_all_field_indices(column)) != 1:
-            raise UsageError(
-                f"{name} has no column {column!r}; it has {', '.join(schema.names)[:200]}"
-            )
-    for problem in _type_problems(task, schema, columns):
-        raise UsageError(f"{name}: {problem}")
+    single = [each for each in schema.names if len(schema.get_all_field_indices(each)) == 1]
+    refuse_missing(name, columns.read, single)
+    if problems := list(_type_problems(task, schema, columns)):
+        raise UsageError(f"{name}: {'; '.join(problems)[:500]}")
     if columns.where is not None:
         seen = pa.schema([schema.field(column.name) for column in columns.typed])
         check_where(columns.where, seen, name)
@@ -152,6 +149,15 @@ def check(
         before, where = kept.setdefault(column, (found, name))
         if found != before:
             raise UsageError(f"--keep {column}: {before} in {where}, {found} in {name}")
+
+
+def refuse_missing(
+    name: str, columns: Sequence[str], found: Sequence[str], where: str = ""
+) -> None:
+    """Raise UsageError, by name, for all columns that a file does not have once."""
+    if missing := [repr(column) for column in columns if column not in found]:
+        has = ", ".join(found)[:200]
+        raise UsageError(f"{name} has no column {', '.join(missing)[:300]}{where}; it has {has}")
 
 
 def _type_problems(task: Task, schema: pa.Schema, columns: Columns) -> Iterator[str]:
