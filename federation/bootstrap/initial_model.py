@@ -19,7 +19,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ from federation.evaluation.quantization import SEGMENTS, Quantizer, make_probe, 
 from federation.registry.registry import CALIBRATION, HELD_OUT, Registry
 from streams.contract.artifact import DRIFT, GRAPH, INT8, PROBE, WEIGHTS, Manifest, pack
 from streams.contract.errors import TaskError, UsageError
-from streams.contract.task import OnnxFile, Task
+from streams.contract.task import OnnxFile, Role, Task
 from streams.contract.task.metrics import measured, metric_of
 from streams.learning import drift_reference, learning
 from streams.learning.learning import (
@@ -191,11 +191,11 @@ def _cached(folder: Path) -> _Result | None:
 
 
 def _train(task: Task, seed: int, progress: Progress) -> _Result:
-    pilot = _read(task, task.device_names("pilot"), progress)
+    pilot = _read(task, "pilot", progress)
     known, given = stack(task, pilot), bool(task.first_model) or not task.learns
     _check_pilots(task, pilot, known, given=given)
     model, source = first_model(task, known, seed, progress)
-    lab = _read(task, task.device_names("lab"), progress)
+    lab = _read(task, "lab", progress)
     central = pilot + lab
     teacher = first_teacher(task, model if given else None, central, seed, progress)
     progress("exporting the device model to ONNX" if task.learns else "checking the ONNX graph")
@@ -220,8 +220,8 @@ def _train(task: Task, seed: int, progress: Progress) -> _Result:
     answers = [answer(device.segments) for device in central]
     files[DRIFT] = theirs[DRIFT] = make_reference(task, central, answers).encode()
     del pilot, known, lab, central, seen
-    held = _read(task, task.device_names("held-out"), progress)
-    fleet = [] if task.source == "live" else _read(task, task.device_names("fleet"), progress)
+    held = _read(task, "held-out", progress)
+    fleet = [] if task.source == "live" else _read(task, "fleet", progress)
     progress("evaluating both on labelled recordings")
     metrics = compare(task, answer, teacher, {"fleet": fleet, "held_out": held})
     kept = _capped(stack(task, held))
@@ -262,10 +262,10 @@ def held_out(task: Task) -> HeldOut:
     return _capped(stack(task, [dataset.segments_of_device(task, name) for name in names]))
 
 
-def _read(task: Task, names: Iterable[str], progress: Progress) -> list[Segments]:
-    names, found = list(names), list[Segments]()
-    who = ", ".join(names) if len(names) <= NAMED else f"{len(names)} devices"
-    progress(f"reading the recordings of {who}")
+def _read(task: Task, role: Role, progress: Progress) -> list[Segments]:
+    names, found = task.device_names(role), list[Segments]()
+    who = f": {', '.join(names)}" if len(names) <= NAMED else f", {len(names)} devices"
+    progress(f"reading the recordings of the role {role!r}{who}")
     said = time.monotonic()
     for name in names:
         found.append(dataset.segments_of_device(task, name))

@@ -73,7 +73,7 @@ class CandidateEvaluation:
         chosen = choose_step(self.task, of_part, whole, self._on_held_out(*either).rows)
         candidate, devices = (learned, whole) if chosen.whole else (part, of_part)
         verdict = self.decide(dict(carried.weights), either[chosen.whole], devices, margin)
-        way = "; half of the learned change is applied"
+        way = "; half of what was learned is applied, since all of it is not shown to be better"
         return replace(
             verdict,
             reason=verdict.reason + ("" if chosen.whole else way),

@@ -118,6 +118,7 @@ def chance(many: int, few: int) -> float:
 SWAPS = 499
 ALL_SWAPS = 12  # units; of fewer every way to swap is looked at
 PROVEN = 0.05  # the chance below which a gain is none
+LEAST = math.ceil(-math.log2(PROVEN))  # units, all of which gain
 NEAR = 1e-12
 OUTLIER = 10.0  # times the median: as a device's value counts at most in a mean
 
@@ -142,7 +143,7 @@ class Valued:
 
     @property
     def counts(self) -> str:
-        few = ", too few to tell" if 2.0**-self.units > PROVEN else ""
+        few = f", fewer than {LEAST} prove no gain" if self.units < LEAST else ""
         return self.said or f"{self.units} {self.parts}{few}, p {self.chance_of_gain:.2f}"
 
 

@@ -37,8 +37,8 @@ def test_it_makes_both_models_once(
     report = unwrap(prepare(TINY, tiny, empty, key, cache, told.append))
     assert not report.cached
     assert "training the teacher" in told
-    assert "reading the recordings of held-0, held-1, held-2" in told
-    assert "reading the recordings of 6 devices" in told
+    assert "reading the recordings of the role 'held-out': held-0, held-1, held-2" in told
+    assert "reading the recordings of the role 'fleet', 6 devices" in told
     assert report.teacher_fleet > 0.9
     assert report.warning == ""
     serving = unwrap(empty.serving())

@@ -261,7 +261,7 @@ def test_a_smaller_error_is_promoted_and_named() -> None:
         (valued(400, 60.0, 59.5, 0.01), NONE, "gains less than 0.020"),
         (valued(400, 60.0, 66.0, 0.99), NONE, "gains less than 0.020"),
         (valued(400, 60.0, 54.0, 0.3), NONE, "may be chance (8 devices, p 0.30)"),
-        (valued(400, 60.0, 54.0, 0.06, 4), NONE, "(4 devices, too few to tell, p 0.06)"),
+        (valued(400, 60.0, 54.0, 0.06, 4), NONE, "(4 devices, fewer than 5 prove no gain, p 0.06)"),
         (valued(400, 60.0, 54.0, 0.01), valued(90, 80.0, 81.0, 0.7), "loses more than 0.010"),
     ],
 )

@@ -50,7 +50,7 @@ def test_alike_devices_give_what_so_few_can_tell(n: int, before: float, after: f
     assert found.before == pytest.approx(before)
     if after < before:
         assert found.chance_of_gain == pytest.approx(0.5**n)
-        assert ("too few" in found.counts) == (n < 5)
+        assert ("fewer than 5" in found.counts) == (n < 5)
     if after == before:
         assert (found.gain, found.chance_of_gain, found.chance_of_loss) == (0.0, 1.0, 1.0)
 

@@ -271,7 +271,7 @@ def test_a_run_goes_half_of_the_way_unless_more_is_better_and_harms_nobody(
     verdict = rig.run(FakeFleet(fleet), rounds=1).run()
     assert verdict.promote
     assert verdict.evidence["step"] == way
-    assert ("half of the learned change is applied; " in verdict.reason) == (way == 0.5)
+    assert ("half of what was learned is applied, since " in verdict.reason) == (way == 0.5)
     assert verdict.reason.endswith(f"; {len(devices)} of {len(devices)} updates in 1 round")
     assert verdict.evidence["devices"] == pytest.approx(
         0.5 + sum(each[0] if way == 1 else each[1] for each in devices) / 100 / len(devices)
