@@ -164,7 +164,7 @@ def status(
         f"{found.samples} samples, {found.true_labels} with a true label, "
         f"{found.teacher_labels} with the teacher's{_latency(found)}",
     ]
-    if found.run is not None:
+    if found.run is not None and (found.node is not None or not found.error):
         at_work, joined = ", at work" if found.working else "", found.node is not None
         lines.append(f"{'takes part in' if joined else 'joins'} run {found.run}{at_work}")
     elif why := found.unable or found.held_back:
