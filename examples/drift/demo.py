@@ -9,7 +9,7 @@ people are remounted at some time. Nobody intervenes until accuracy has recovere
 
 Then, on the same fleet:
 
-4 a run of the fleet alone: what is learned is served
+4 a run of the fleet alone: what is learned is served, or taken back where it stays undecided
 5 a candidate that is bad on the canary's person alone is put behind the gate: it is taken back
 6 poisoned candidates are put before the gate: none passes
 7 a hostile device takes part in two runs, through a SuperNode as any, first with the step turned
@@ -45,6 +45,7 @@ from examples.drift.report import DemoResult, show
 from examples.drift.running_fleet import DEVICES, TASK, RunningFleet
 from federation.evaluation import recent_windows
 from federation.evaluation.accuracy import HeldOut
+from federation.registry import manual
 from federation.registry.registry import HELD_OUT, Registry
 from streams.contract.artifact import Artifact
 from streams.contract.decisions import rollout_position
@@ -59,6 +60,7 @@ REGAINED = 0.5  # of the agreement and accuracy lost
 OFFERS = 3  # of a bad candidate, where the fleet has learned meanwhile
 SLOW = 10.0  # speed while it is offered: a window comes after the controller has seen the last
 HARM = 0.01  # of the share of all recordings that is right
+UNDECIDED_S = 150.0  # how long a version is offered, of which the canary cannot say what it is
 SOON = 2  # windows of the canary, after which a bad candidate is to be taken back
 SEEN_US = (har_remounted.AFTER_S + 480) * 1_000_000  # one pass of the later recordings
 
@@ -144,7 +146,7 @@ class Demo:
         )
         first = registry.load(registry.models()[0])
         recordings = bad_candidates.Recordings.read(self._task, self._devices, SEEN_US)
-        self._learns()
+        self._learns(key)
         windows = recent_windows.read(self._task, self._tail)
         if windows is None:
             raise ProcessFailed("no recent windows can be read")
@@ -153,19 +155,26 @@ class Demo:
         self._fleet.pace(self._devices, self._speed)
         self._attacked(first, base, recordings, self._poisoned(recordings, first, base))
 
-    def _learns(self) -> None:
-        """Let the fleet learn alone, and wait until what it has learned is served or dropped."""
+    def _learns(self, key: Ed25519PrivateKey) -> None:
+        """Let the fleet learn alone, and wait until what it has learned is served or dropped; take
+        it back, as a person would, where the canary cannot decide."""
         verdict, _ = self._run_asked("the fleet alone")
         self._outcome.control = f"{verdict.kind}, {verdict.reason}"
         if verdict.kind != "promoted":
             return
         view, ends = self._recovery.view, ("served", "rolled-back", "dropped")
-        self._fleet.until(
-            lambda: any(
-                d.model == verdict.model and d.kind in ends for d in view.decisions.values()
-            ),
-            f"{verdict.model} is served, or taken back",
-        )
+
+        def over() -> bool:
+            found = view.decisions.values()
+            return any(d.model == verdict.model and d.kind in ends for d in found)
+
+        what, limit = f"{verdict.model} is served, or taken back", time.monotonic() + UNDECIDED_S
+        self._fleet.until(lambda: over() or time.monotonic() > limit, what)
+        if not over() and self._registry.desired().offered is not None:
+            text = f"undecided after {UNDECIDED_S:.0f} s"
+            self._say(f"{text}: {manual.roll_back(self._registry, key, reason=text).text}")
+            self._outcome.control += f"; {text}, and taken back"
+        self._fleet.until(over, what)
 
     def _offered(
         self,
