@@ -30,7 +30,7 @@ def own_line(exc: BaseException) -> str:
     """Return the last line of the user's own code, not of a library's, as ", file:line"; "" without
     one."""
     frames = traceback.extract_tb(exc.__traceback__)[1:]  # without ours
-    others = ("site-packages", "/lib/python", "<frozen", "streams/contract/")
+    others = ("site-packages", "/lib/python", "<frozen", __file__.removesuffix("errors.py"))
     own = [f for f in frames if not any(part in f.filename for part in others)]
     return f", {own[-1].filename}:{own[-1].lineno}" if own else ""
 

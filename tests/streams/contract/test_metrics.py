@@ -1,6 +1,8 @@
 """The metrics are scikit-learn's."""
 
+import codecs
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from streams.contract.errors import TaskError
-from streams.contract.task import Metric, Training
+from streams.contract.task import Metric, Readings, Training
 from streams.contract.task.metrics import CLASSES, TARGETS, gain, measured, metric_of, named, value
 from tests.rig.made_up.tiny_task import task
 
@@ -106,12 +108,25 @@ def test_an_own_metric_that_returns_no_number_is_named(returned: Any, says: str)
         value(own, metric_of(own), np.zeros((3, 3)), np.zeros((3, 1)))
 
 
-def test_an_own_metric_that_raises_is_named_with_the_line() -> None:
+@pytest.mark.parametrize(
+    ("bug", "said"),
+    [
+        (lambda: int("my metric bug"), "ValueError: invalid literal .*'my metric bug'"),
+        (lambda: codecs.getincrementaldecoder("utf-8")().decode(b"\xff"), "UnicodeDecodeError: .*"),
+        (lambda: list(Readings([0], [[0]]).each()), "AttributeError: .*"),  # type: ignore[arg-type]
+    ],
+    ids=["own", "frozen", "ours"],
+)
+def test_an_own_metric_that_raises_is_named_with_the_users_line(
+    bug: Callable[[], Any], said: str
+) -> None:
     def of(_outputs: np.ndarray, _labels: np.ndarray) -> float:
-        raise ValueError("my metric bug")
+        bug()
+        return 0.0
 
     own = replace(task, metric=Metric("cost", of))
-    with pytest.raises(TaskError, match=r"metric cost fails: ValueError: my metric bug, .*\.py:"):
+    said = rf"metric cost fails: {said}, {re.escape(__file__)}:\d+$"
+    with pytest.raises(TaskError, match=said):
         measured(own, np.zeros((3, 3)), np.zeros((3, 1)))
 
 
