@@ -127,9 +127,13 @@ class ObjectStore(Protocol):
 
 
 def open_store(place: str | Path) -> ObjectStore:
-    """Return the store at a path or URL."""
+    """Return the store at a path or URL; raise UsageError for a path that is a file."""
     text = str(place)
-    return RemoteStore(text) if "://" in text else FolderStore(Path(text))
+    if "://" in text:
+        return RemoteStore(text)
+    if Path(text).is_file():
+        raise UsageError(f"{text} is a file: name a folder, or a URL")
+    return FolderStore(Path(text))
 
 
 class FolderStore:

@@ -211,6 +211,8 @@ def test_a_controller_without_a_registry_is_told_what_to_do(tmp_path: Path) -> N
     create_key(tmp_path / ".tidewheel" / "keys" / "signing.pem")
     done = tidewheel("controller", TINY, "--registry", "elsewhere", folder=tmp_path)
     fails(done, 2, "elsewhere serves no model", "`tidewheel prepare`")
+    done = tidewheel("controller", TINY, "--registry", __file__, folder=tmp_path)
+    fails(done, 2, f"{__file__} is a file: name a folder, or a URL")
 
 
 def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
