@@ -66,6 +66,8 @@ def run_score(
 ) -> None:
     """Score stored segments with the model that devices run: one output row for each input row.
 
+    It reads the columns of files as they are: `readings` of the task file is not called.
+
     A job that was stopped or killed is continued with `tidewheel jobs resume`. Exits 0 when the job
     is complete, 1 when it failed, 2 for a wrong call, 3 when its time was over, 130 when it was
     stopped. With --detach it exits 0 when the job is queued.
