@@ -137,8 +137,7 @@ def check(
 ) -> None:
     """Raise UsageError if the columns of a file do not fit; `kept` are the types of those that are
     carried over, with the first file that has them."""
-    single = [each for each in schema.names if len(schema.get_all_field_indices(each)) == 1]
-    refuse_missing(name, columns.read, single)
+    refuse_missing(name, columns.read, schema.names)
     if problems := list(_type_problems(task, schema, columns)):
         raise UsageError(f"{name}: {'; '.join(problems)[:500]}")
     if columns.where is not None:
@@ -155,7 +154,7 @@ def refuse_missing(
     name: str, columns: Sequence[str], found: Sequence[str], where: str = ""
 ) -> None:
     """Raise UsageError, by name, for all columns that a file does not have once."""
-    if missing := [repr(column) for column in columns if column not in found]:
+    if missing := [repr(column) for column in columns if found.count(column) != 1]:
         has = ", ".join(found)[:200]
         raise UsageError(f"{name} has no column {', '.join(missing)[:300]}{where}; it has {has}")
 

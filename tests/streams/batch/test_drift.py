@@ -1,6 +1,7 @@
 """The drift of a job is the stream's, adds up over shards, and sees what a mean of distances hides;
 the report shows it."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streams.batch.jobs.answers import drift_of, mean_of_distances
+from streams.batch.jobs.answers import drift_of, mean_of_distances, observed_of
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import manifest_of, report_of, summary_of
 from streams.batch.records.progress import ClassCounts, Observed
@@ -140,6 +141,12 @@ def test_the_drift_of_a_job_is_the_streams_over_all_rows_that_have_answers(tmp_p
     rare = ClassCounts(labelled=4, correct=1, answered=0)
     of_two = found.replace(classes={"usual": ClassCounts(), "rare": rare})
     assert "rare: recall 0.250, precision -" in summary_of(of_two)
+
+
+def test_with_top_k_a_row_answers_k_classes() -> None:
+    outputs, labels = np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]]), np.array([[1.0], [0.0]])
+    found = observed_of(replace(tiny, metric="top_2"), None, outputs, outputs, labels).classes
+    assert [(one.answered, one.correct) for one in found.values()] == [(1, 0), (2, 1), (1, 0)]
 
 
 def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twice(

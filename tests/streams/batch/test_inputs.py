@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from streams.batch.records.specification import Columns
 from streams.batch.sources.selection import moment_us
+from streams.batch.sources.tables import refuse_missing
 from streams.contract.errors import UsageError
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import (
@@ -296,3 +297,8 @@ def test_an_object_that_changes_is_refused_by_name_and_one_that_is_missing_too(
         submitted(tmp_path, "s3://models/none/", to="none")
     with pytest.raises(UsageError, match="s3://nowhere"):
         submitted(tmp_path, "s3://nowhere/a.parquet", to="none")
+
+
+def test_all_columns_that_a_file_does_not_have_once_are_named() -> None:
+    with pytest.raises(UsageError, match=r"^f has no column 'a', 'b'; it has b, x, b$"):
+        refuse_missing("f", ["a", "x", "b"], ["b", "x", "b"])
