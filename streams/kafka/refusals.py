@@ -23,7 +23,7 @@ patches.install()  # here, because each module that uses the library imports thi
 # The library logs each failed connection attempt; errors and metrics report what matters.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
-CONNECTIONS, METADATA = "kafka.net.manager", "kafka.cluster"  # the library's loggers
+SOURCES = "kafka.net.manager", "kafka.cluster"  # the library's loggers
 SETTINGS = "TIDEWHEEL_KAFKA_"
 NOT_FOUND = "Topic %s not found in cluster metadata"
 HUNG_UP = (  # sometimes the only sign of a refusal that the library sees
@@ -51,10 +51,8 @@ class Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
-        if record.name == METADATA:
-            if record.msg == NOT_FOUND:
-                self._missing[arguments[0]] = time.monotonic()
-            return
+        if record.msg == NOT_FOUND:
+            self._missing[arguments[0]] = time.monotonic()
         for argument in arguments:
             if isinstance(argument, Exception) and (why := explain(argument)):
                 self._last = time.monotonic(), why
@@ -78,7 +76,7 @@ class Listener(logging.Handler):
 def listen() -> Listener:
     """Redirect the library's log of connections and metadata to a Listener."""
     listener = Listener()
-    for source in (CONNECTIONS, METADATA):
+    for source in SOURCES:
         log = logging.getLogger(source)
         log.setLevel(logging.WARNING)
         log.propagate = False

@@ -48,7 +48,7 @@ def test_a_client_that_asks_for_a_topic_does_not_create_it(secure_node: SecureNo
         producer.put(topic, b"k", b"v", [])
     producer.close()
     with pytest.raises(TopicMissing, match=topic):
-        Reader(settings, [topic])
+        Reader(settings, [topic], timeout_s=3.0)
     admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap)
     with closing(admin):
         assert topic not in admin.list_topics()
@@ -65,6 +65,9 @@ def wrong(node: SecureNode, what: str) -> BrokerSettings:
         "certificate": lambda: node.settings("tls", certfile=strange[0], keyfile=strange[1]),
         "protocol": lambda: node.settings("tls", bootstrap=node.settings("plain").bootstrap),
         "no protocol": lambda: node.settings("plain", bootstrap=node.settings("tls").bootstrap),
+        "no user": lambda: node.settings(
+            "tls", bootstrap=node.settings("plain-password").bootstrap, certfile=None, keyfile=None
+        ),
     }[what]()
 
 
@@ -80,6 +83,7 @@ def wrong(node: SecureNode, what: str) -> BrokerSettings:
         ("certificate", "a client certificate that it trusts .* TIDEWHEEL_KAFKA_CERTFILE"),
         ("protocol", "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"),
         ("no protocol", "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"),
+        ("no user", "TIDEWHEEL_KAFKA_SECURITY_PROTOCOL"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_with_what_to_do(
