@@ -6,7 +6,7 @@
    are no UTF-8 are read as "?", and the message is one as any other, for its reader to judge.
    Records that cannot be read at all, as with a codec that is not installed, are skipped: logged
    with topic, partition and offsets, and counted in `skipped`. For aiokafka
-   streams.worker.aiokafka_patches does the same.
+   streams.worker.patches does the same.
 2. Decoders. The library compiles the decoder of a kind of response when the first one comes, and
    keeps it for the process. Meanwhile it changes an attribute that all threads share, and then sets
    it back (`StructField.compiled_decode_from`). Two threads whose first responses come together, as

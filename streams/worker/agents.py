@@ -286,7 +286,7 @@ class TopicSurvey:
         topic, group = topic_name(self.task, of), worker_group(self.task)
         positions = {at.partition: at for at in group_positions(self.broker, group, topic)}
         for partition, at in positions.items():
-            if (at.committed or 0) > at.end:  # and so the consumer seeks (aiokafka_patches)
+            if (at.committed or 0) > at.end:  # and so the consumer seeks (patches)
                 log.warning("%s; it is read from its start", made_again(topic, at))
                 positions[partition] = replace(at, committed=None)
         return positions

@@ -30,7 +30,7 @@ from streams.runtime.failpoints import read_failpoint
 from streams.runtime.health import serve
 from streams.runtime.process import give_back
 from streams.runtime.tracing import open_tracing
-from streams.worker import aiokafka_patches, faust_patches
+from streams.worker import patches
 from streams.worker.agents import EventIntake, FaustBroker, Listening, TopicSurvey, ssl_context
 from streams.worker.commit.committer import Committer
 from streams.worker.commit.hole_keeper import HoleKeeper
@@ -62,7 +62,7 @@ def run(settings: WorkerSettings, environ: Mapping[str, str] = os.environ) -> No
     store = DeltaStore(settings.store)
     failpoint = read_failpoint(environ)
     tracing = open_tracing(environ, "tidewheel-worker", settings.instance, task.name)
-    metrics = Metrics(in_session=lambda: aiokafka_patches.silent_s() < SESSION_S)
+    metrics = Metrics(in_session=lambda: patches.silent_s() < SESSION_S)
     if settings.metrics_port is not None:
         server = serve(metrics, settings.metrics_port, settings.metrics_host)
         where = f"{settings.metrics_host}:{server.port}"
@@ -149,7 +149,7 @@ def make_app(task: Task, settings: WorkerSettings) -> faust.App:
     options: dict[str, Any] = {}
     if settings.broker.security_protocol != "PLAINTEXT":
         options["broker_credentials"] = credentials(settings.broker)
-    aiokafka_patches.install()
+    patches.install()
     return faust.App(
         worker_group(task.id),
         broker=[f"kafka://{server.strip()}" for server in servers],
@@ -262,7 +262,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._app.finalize()
-        faust_patches.patch_app(self._app)
+        patches.patch_app(self._app)
         await self._app.start()
         flushing = asyncio.create_task(self._flush_until_stopped())
         try:

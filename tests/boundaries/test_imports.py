@@ -296,7 +296,7 @@ SEAMS = {  # library: the modules that import it
         for name in ("admin", "election", "patches", "producer", "reader", "refusals")
     ),
     "ray": "",
-    "aiokafka": f"{WORKER}.app {WORKER}.agents {WORKER}.aiokafka_patches",
+    "aiokafka": f"{WORKER}.app {WORKER}.agents {WORKER}.patches",
     "deltalake": "streams.batch.sinks.tables streams.batch.sources.tables "
     f"{WORKER}.store.delta_store {WORKER}.store.tables",
     "onnxruntime": "streams.learning.onnx_model federation.evaluation.quantization",

@@ -662,21 +662,21 @@ MUTANTS = [
     ),
     Mutant(
         "worker: a fetch of labels keeps it from reading events",
-        "streams/worker/aiokafka_patches.py",
+        "streams/worker/patches.py",
         "if self._records:",
         "if False:",
         "tests/streams/worker/test_patches.py",
     ),
     Mutant(
         "worker: does not find brokers that have moved",
-        "streams/worker/aiokafka_patches.py",
+        "streams/worker/patches.py",
         "if not found:  # until",
         "if False:  # until",
         "tests/streams/worker/test_moved_brokers.py",
     ),
     Mutant(
         "worker: waits as long for a host that is down as for an answer",
-        "streams/worker/aiokafka_patches.py",
+        "streams/worker/patches.py",
         "min(CONNECT_MS, request_timeout_ms)",
         "request_timeout_ms",
         "tests/streams/worker/test_patches.py",
@@ -704,7 +704,7 @@ MUTANTS = [
     ),
     Mutant(
         "worker: waits a second beside a full queue",
-        "streams/worker/faust_patches.py",
+        "streams/worker/patches.py",
         "min(timeout_s, FULL_S)",
         "timeout_s",
         "tests/streams/worker/test_patches.py",

@@ -29,8 +29,8 @@ from streams.kafka.artifact_download import Download
 from streams.kafka.readable import TOPICS, rows_of
 from streams.kafka.reader import Reader, Received
 from streams.kafka.settings import BrokerSettings
-from streams.worker import aiokafka_patches
 from streams.worker.commit.messages import Incoming, decode
+from streams.worker.patches import Records
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.polling import until
 
@@ -73,7 +73,7 @@ def read(records: Any) -> list[tuple[int, bytes | None, bytes | None, list[tuple
 
 def both(data: bytes) -> Iterator[Any]:
     yield MemoryRecords(data)
-    yield aiokafka_patches.Records(data)
+    yield Records(data)
 
 
 texts = st.text(max_size=8).map(str.encode)

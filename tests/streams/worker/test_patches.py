@@ -18,9 +18,8 @@ from streams.contract.topics import EVENTS, LABELS, topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from streams.worker import aiokafka_patches
-from streams.worker.aiokafka_patches import EMPTY_S
-from streams.worker.faust_patches import FULL_S, patch_app
+from streams.worker import patches
+from streams.worker.patches import EMPTY_S, FULL_S, patch_app
 
 IDLE = SimpleNamespace(_records={}), None, 0, None  # what a fetcher without messages is given
 
@@ -90,8 +89,8 @@ def test_a_broker_that_holds_no_fetch_is_not_asked_again_at_once(
         await asyncio.sleep(after_s)
         return answer
 
-    monkeypatch.setattr(aiokafka_patches, "_fetch", fetch)
-    aiokafka_patches.install()
+    monkeypatch.setattr(patches, "_fetch", fetch)
+    patches.install()
     began = time.monotonic()
     assert asyncio.run(Fetcher._proc_fetch_request(*IDLE)) is answer
     assert (time.monotonic() - began >= after_s + EMPTY_S) is pauses
@@ -115,8 +114,8 @@ def test_a_fetch_that_is_cancelled_while_it_waits_ends_without_an_error(
         waiting.cancel()
         return await waiting
 
-    monkeypatch.setattr(aiokafka_patches, "_fetch", fetch)
-    aiokafka_patches.install()
+    monkeypatch.setattr(patches, "_fetch", fetch)
+    patches.install()
     assert asyncio.run(cancelled()) is False
 
 
@@ -144,7 +143,7 @@ def test_a_topic_that_nothing_comes_to_does_not_hold_up_another(kafka: BrokerSet
             while last < 5:
                 last = (await asyncio.wait_for(consumer.getone(), hold_s / 2)).offset
 
-    aiokafka_patches.install()
+    patches.install()
     asyncio.run(read())  # else a TimeoutError
 
 
@@ -161,7 +160,7 @@ def test_of_two_hosts_one_may_be_down(
         assert client.cluster.brokers()
         await client.close()
 
-    aiokafka_patches.install()
+    patches.install()
     asyncio.run(connect())  # else a TimeoutError
 
 
@@ -204,13 +203,13 @@ def test_a_worker_that_loads_for_longer_than_a_session_stays_in_its_group(
             await consumer.commit({place: 1})  # refused where it has left the group
             assert await consumer.committed(place) == 1
 
-    aiokafka_patches.install()
+    patches.install()
     asyncio.run(read())
     assert loading.loads == 1
 
 
 def test_a_connection_that_is_refused_names_the_setting(caplog: pytest.LogCaptureFixture) -> None:
-    aiokafka_patches.install()
+    patches.install()
     error = SaslAuthenticationFailed("100 % refused")
     logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, error)
     logging.getLogger("aiokafka").error("Unable connect to node with id %s: %s", 1, OSError("away"))

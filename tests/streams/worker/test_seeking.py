@@ -10,7 +10,7 @@ from streams.contract.topics import topic_name, topic_specs
 from streams.kafka.admin import ensure_topics
 from streams.kafka.producer import Producer
 from streams.kafka.settings import BrokerSettings
-from streams.worker import aiokafka_patches
+from streams.worker import patches
 from streams.worker.agents import TopicSurvey
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(360)]
@@ -36,7 +36,7 @@ async def offsets(consumer: AIOKafkaConsumer) -> list[int]:
 def test_messages_that_were_thrown_away_come_again(
     kafka: BrokerSettings, task: str, committed: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AIOKafkaConsumer, "seek_to_committed", aiokafka_patches.seek_to_committed)
+    monkeypatch.setattr(AIOKafkaConsumer, "seek_to_committed", patches.seek_to_committed)
 
     async def work() -> None:
         consumer = AIOKafkaConsumer(

@@ -1,4 +1,6 @@
-"""What aiokafka 0.14 needs before a worker can use it.
+"""What aiokafka 0.14 and faust-streaming 0.15.3 need before a worker can use them.
+
+`install` changes aiokafka:
 
 1. Header names. aiokafka repeats a batch for ever that has a header's name that is not UTF-8, see
    streams.kafka.patches. Where its compiled parser fails in a batch, the other one reads the rest.
@@ -18,6 +20,14 @@
 9. Sessions. It only logs that no broker answers its heartbeats; `silent_s` returns since when.
 10. Refusals. Its lines about a connection name the error alone: here also the setting to check.
 11. Hosts that are down. It waits for one as long as for an answer, 90 s, before it asks the next.
+
+`patch_app` changes Faust, whose driver for librdkafka is unfit: docs/decisions.md, decision 31.
+
+1. Full queues. While some are full Faust asks for the other partitions alone and waits a second for
+   those.
+2. Livelocks. Its detector, which only logs, ends the consumer where an assignment is new.
+3. Tables. Its start waits a second for an application's tables; a worker has none.
+4. Sensors. It warns at each start and rebalance that there are none.
 """
 
 import asyncio
@@ -43,6 +53,7 @@ from streams.kafka.refusals import explain
 LENGTH_AT, OVERHEAD = 8, 12  # in a batch: how long it is after so many bytes
 FORM_AT, SUM_AT, SUMMED_AT = 16, 17, 21  # in a batch: "magic", check sum, what it is of
 EMPTY_S = 0.1  # after an empty answer that came sooner
+FULL_S = 0.02  # between two looks while the queue of a partition is full
 CONNECT_MS = 10_000  # for a connection, and for each answer while it is set up; as in Java's client
 HELD_MS = 50  # by the broker, a fetch of other partitions than those with messages to be taken
 
@@ -189,3 +200,24 @@ def install() -> None:
     GroupCoordinator._do_heartbeat = _do_heartbeat
     AIOKafkaClient._metadata_update = _metadata_update
     logging.getLogger("aiokafka").addFilter(_advise)
+
+
+def patch_app(app: Any) -> None:
+    """Change one application of Faust."""
+    consumer, usual = app.consumer, app.consumer._wait_next_records
+
+    async def wait(timeout_s: float) -> Any:
+        if not consumer._buffered_partitions:
+            return await usual(timeout_s)
+        if consumer.flow_active and not consumer._get_active_partitions():
+            await asyncio.sleep(FULL_S)
+            return {}, set()
+        return await usual(min(timeout_s, FULL_S))
+
+    async def nothing(*_given: object) -> None:
+        return None
+
+    consumer._wait_next_records, consumer.verify_all_partitions_active = wait, nothing
+    app.tables.sleep = nothing  # they sleep nowhere else
+    silent = logging.getLogger("faust.app.base")
+    silent.addFilter(lambda record: "Missing sensor state" not in record.msg)
