@@ -156,6 +156,8 @@ class SocketServer(threading.Thread):
         self.join(2.0)
         self._socket.close()
         self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # only a short folder is empty now
+            self._path.parent.rmdir()
 
 
 def has_gone(connection: socket.socket) -> bool:

@@ -117,7 +117,10 @@ def test_a_long_folder_gets_a_short_private_socket(tmp_path: Path) -> None:
     assert len(str(path)) <= MAX_PATH
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert path == socket_path(folder)
-    path.parent.rmdir()
+    service = SocketServer(path, lambda *_: (WorkReply(device="d0"), b""), lambda _: AgentReply())
+    service.start()
+    service.stop()
+    assert not path.parent.exists()
 
 
 def test_a_link_in_the_place_of_the_short_folder_is_refused(tmp_path: Path) -> None:
