@@ -45,8 +45,15 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from edge_client.inference.engine import Engine
-from edge_client.inference.trial import ANSWERS, CRASH_S, CRASHES, TRIAL_S, SlotState, too_late
+from edge_client.inference.engine import (
+    ANSWERS,
+    CRASH_S,
+    CRASHES,
+    TRIAL_S,
+    Engine,
+    SlotState,
+    too_late,
+)
 from streams.contract.artifact import WEIGHTS, Artifact, unpack
 from streams.contract.decisions import WITHDRAWN
 from streams.contract.errors import ArtifactError, MalformedRecord

@@ -27,6 +27,7 @@ from federation.evaluation.accuracy import HeldOut
 from streams.contract.errors import UsageError
 from streams.contract.task import OnnxFile, Task
 from streams.learning.learning import (
+    OnnxModule,
     PerSegment,
     build_model,
     build_teacher,
@@ -35,7 +36,6 @@ from streams.learning.learning import (
     segment_loss,
     window_loss,
 )
-from streams.learning.onnx_module import OnnxModule
 
 NAMED = 3  # tensors in an error
 WRAPPED = ("state_dict", "model")  # keys under which trainers save it

@@ -40,9 +40,8 @@ from streams.contract.errors import TaskError
 from streams.contract.task import OnnxFile, Task
 from streams.contract.task.channels import example
 from streams.contract.task.onnx_file import MAX_BYTES
-from streams.learning.learning import predict
+from streams.learning.learning import OnnxModule, predict
 from streams.learning.onnx_model import OnnxSession
-from streams.learning.onnx_module import OnnxModule
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # of operators that onnxruntime has
 TOLERANCE = 1e-4

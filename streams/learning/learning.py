@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -251,6 +252,26 @@ def rows_used(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
             hook.remove()
 
 
+class OnnxModule(nn.Module):
+    """A file of ONNX in the place of a torch module: it answers segments (n, channels, samples) and
+    has no weights that learn. Copies share the session, which several threads may run. digest: the
+    SHA-256 of the file that the graph is of."""
+
+    def __init__(self, graph: bytes, around: OnnxFile, digest: str = "") -> None:
+        super().__init__()
+        from streams.learning.onnx_model import OnnxSession  # a worker needs no onnxruntime else
+
+        self.graph, self.around, self.digest = graph, around, digest
+        self._session = OnnxSession(graph, {}, around)
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "OnnxModule":
+        return self
+
+    def forward(self, segments: Tensor) -> Tensor:
+        answers = self._session.run(segments.detach().cpu().numpy())
+        return torch.from_numpy(answers).to(segments.device)
+
+
 def build_model(task: Task) -> nn.Module:
     """Return a new device model, of a task that learns."""
     if isinstance(task.build_model, OnnxFile):
@@ -263,8 +284,6 @@ def build_teacher(task: Task, graph: bytes | None = None) -> nn.Module:
     is a file of ONNX, that of its `graph`."""
     build = task.build_teacher or task.build_model
     if isinstance(build, OnnxFile):
-        from streams.learning.onnx_module import OnnxModule  # a worker needs no onnxruntime else
-
         return PerSegment(OnnxModule(graph or b"", build))
     return build() if task.build_teacher is not None else PerSegment(build())
 

@@ -11,9 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_client.inference import slots as slots_module
-from edge_client.inference.engine import Engine
+from edge_client.inference.engine import ANSWERS, CRASH_S, TRIAL_S, Engine, SlotState
 from edge_client.inference.slots import Slots
-from edge_client.inference.trial import ANSWERS, CRASH_S, TRIAL_S, SlotState
 from streams.contract.artifact import PROBE, files_of
 from streams.contract.errors import ArtifactError
 from streams.contract.task import Task

@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_client.inference.engine import ANSWERS, CRASH_S, REFUSED_KEPT, SlotState, too_late
 from edge_client.inference.slots import Slots
-from edge_client.inference.trial import ANSWERS, CRASH_S, REFUSED_KEPT, SlotState, too_late
 from streams.contract.errors import MalformedRecord
 from tests.rig.made_up.models import tiny
 
