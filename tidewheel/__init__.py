@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from pyarrow.dataset import Dataset
 
     from streams.batch.jobs.job_folder import JobFolder
-    from streams.batch.records.progress import Manifest
+    from streams.batch.progress import Manifest
     from streams.contract.errors import (
         BrokerUnavailable,
         MalformedRecord,
@@ -153,7 +153,7 @@ _PLACES = {
         ("MetricFunction", "Move", "Sink", "Source", "Strategy"), "streams.contract.task.extensions"
     ),
     **dict.fromkeys(("EventBatch", "decode_events", "encode_events", "event_schema"), _RECORDS),
-    "Manifest": "streams.batch.records.progress",
+    "Manifest": "streams.batch.progress",
 }
 _RENAMED = {"decode_events": "decode_event_message"}
 
@@ -219,7 +219,7 @@ def score(task: str, source: Any, sink: str | Path, **options: Any) -> "Manifest
     from compose.cli.batch.submitting import submitted
     from streams.batch.jobs.job import Job
     from streams.batch.jobs.submission import folder_of
-    from streams.batch.records.specification import Settings
+    from streams.batch.specification import Settings
 
     asked = {"task": task, "to": sink, **options}
     if hasattr(source, "__arrow_c_stream__"):
@@ -251,7 +251,7 @@ def read_output(output: str | Path) -> "Dataset":
 
     place = str(output)
     if not is_url(place) and (Path(place) / "_delta_log").is_dir():
-        from streams.batch.sinks.tables import dataset_of
+        from streams.batch.output_tables import dataset_of
 
         return dataset_of(place)
     found = [path for _, path in find(place, lambda name: PurePosixPath(name).match("part-*.*"))]

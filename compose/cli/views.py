@@ -63,7 +63,7 @@ def timeline(
 
 def ago(text: str) -> float:
     """Return "2h", "30m", "90s" or "7d" in seconds; raise UsageError."""
-    from streams.batch.records.specification import seconds
+    from streams.batch.specification import seconds
 
     try:
         return seconds(text)

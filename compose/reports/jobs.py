@@ -8,7 +8,7 @@ from compose.reports.terminal import moment
 from streams.batch.jobs.job_folder import JobFolder, JobIndex
 from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.manifest import manifest_of
-from streams.batch.records.progress import OVER, Manifest
+from streams.batch.progress import OVER, Manifest
 from streams.contract.documents import Document
 from streams.contract.errors import TidewheelError
 from streams.fleet.wording import counted

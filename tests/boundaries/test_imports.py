@@ -28,10 +28,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tidewheel": (*COMMON, "streams.worker.store", "compose.cli"),
     "streams.tasks": ("streams.contract", "streams.runtime"),
     "streams.fleet": ("streams.contract", "streams.kafka"),
-    "streams.batch.records": ("streams.contract", "streams.runtime"),
-    "streams.batch.sources": ("streams.batch.records", "streams.runtime", "streams.segments"),
-    "streams.batch.sinks": ("streams.batch.sources", "streams.runtime"),
-    "streams.batch.jobs": ("streams.batch.sinks", "streams.learning"),
+    "streams.batch": ("streams.contract", "streams.runtime"),
+    "streams.batch.sources": ("streams.batch", "streams.segments"),
+    "streams.batch.output_files": ("streams.batch.sources",),
+    "streams.batch.output_tables": ("streams.batch.output_files",),
+    "streams.batch.jobs": ("streams.batch.output_tables", "streams.learning"),
     "streams.worker.metrics": (),
     "streams.worker.windows.tumbling": ("streams.contract",),
     "streams.worker.windows.cut": ("streams.worker.windows.tumbling",),
@@ -199,7 +200,7 @@ def below(*rooms: str) -> list[str]:
 
 
 SHOWN = [f"compose.console.{name}" for name in ("device", "history", "learning", "pages")]
-LAKE = "streams.batch.sinks.tables"  # loaded only where the output is one
+LAKE = "streams.batch.output_tables"  # loaded only where the output is one
 # What is imported, and the libraries that a process of it must not load.
 LIGHT: dict[str, tuple[list[str], str]] = {
     "what a device shares": (
@@ -297,20 +298,20 @@ SEAMS = {  # library: the modules that import it
     ),
     "ray": "",
     "aiokafka": f"{WORKER}.app {WORKER}.agents {WORKER}.patches",
-    "deltalake": "streams.batch.sinks.tables streams.batch.sources.tables "
+    "deltalake": "streams.batch.output_tables streams.batch.sources.tables "
     f"{WORKER}.store.delta_store {WORKER}.store.tables",
     "onnxruntime": "streams.learning.onnx_model federation.evaluation.quantization",
     "prometheus_client": f"{WORKER}.metrics compose.cli.batch.run edge_client.metrics "
     "federation.controller.metrics",
     "fastapi": "compose.console.server compose.console.site",
-    "adbc_driver_postgresql": "streams.batch.sinks.tables",
+    "adbc_driver_postgresql": "streams.batch.output_tables",
     "fsspec": "streams.runtime.files streams.batch.sources.places",
     "opentelemetry": "streams.runtime.tracing",
     "mlflow": "federation.controller.tracking",
     "opacus": "federation.rounds.privacy",
     "paho": "edge_client.sources.mqtt",
     "pickle": "streams.tasks.hapt",
-    "duckdb": "streams.batch.sinks.tables streams.batch.sources.selection compose.cli.views "
+    "duckdb": "streams.batch.output_tables streams.batch.sources.selection compose.cli.views "
     f"{WORKER}.store.retention {WORKER}.store.position {WORKER}.store.query "
     f"{WORKER}.store.late_labels examples.batch.demo",
 }

@@ -718,7 +718,7 @@ MUTANTS = [
     ),
     Mutant(
         "batch: a retry adds to the rows that it replaces",
-        "streams/batch/sinks/tables.py",
+        "streams/batch/output_tables.py",
         "if again:\n                query",
         "if False:\n                query",
         "tests/streams/batch/test_sinks.py",

@@ -22,7 +22,7 @@ from compose.cli.arguments import DEFAULT_STATE, AsJson, MetricsHost, MetricsPor
 from compose.cli.batch.score import EXIT_CODES
 from compose.reports.terminal import moment, say
 from streams.batch.jobs.job_queue import Event, JobQueue, Runner
-from streams.batch.records.progress import OVER
+from streams.batch.progress import OVER
 from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError, UsageError, line_of
 from streams.runtime.failpoints import read_failpoint
@@ -208,7 +208,7 @@ def attempt(state: Path, identity: str, lock: int, stopping: Callable[[], bool])
     from compose.cli.batch.submitting import specified
     from streams.batch.jobs.job import Job
     from streams.batch.jobs.job_folder import JobIndex
-    from streams.batch.records.rows import may_pass
+    from streams.batch.rows import may_pass
     from streams.contract.task import load_task
     from streams.runtime.failpoints import read_failpoint
 

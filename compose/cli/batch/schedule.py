@@ -13,7 +13,7 @@ from streams.contract.task import DEVICE_NAME, load_task
 
 if TYPE_CHECKING:
     from streams.batch.jobs.schedules import Cron, Schedule, Schedules
-    from streams.batch.records.specification import Settings
+    from streams.batch.specification import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]
 Begin = Annotated[
@@ -71,9 +71,9 @@ def _checked(name: str, words: list[str], cron: "Cron", state: Path) -> "Setting
     from streams.batch.jobs.job_folder import now_us
     from streams.batch.jobs.schedules import Schedule
     from streams.batch.jobs.submission import specify
-    from streams.batch.records.specification import FILES
-    from streams.batch.sinks.files import target_of
+    from streams.batch.output_files import target_of
     from streams.batch.sources.inputs import find_inputs
+    from streams.batch.specification import FILES
 
     if words[0] != "score":
         raise UsageError(f"{words[0]}: a schedule runs score: write -- score TASK INPUT ...")

@@ -13,7 +13,7 @@ import typer.main
 from compose.cli import arguments
 from compose.cli.arguments import SHARED, taking
 from compose.reports.terminal import print_json, say
-from streams.batch.records.specification import Settings, options
+from streams.batch.specification import Settings, options
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.runtime.failpoints import read_failpoint

@@ -11,7 +11,7 @@ from federation.registry.catalog import TEACHER, named
 from streams.batch.jobs.job_folder import JobFolder, JobIndex, Models
 from streams.batch.jobs.job_queue import Entry, JobQueue
 from streams.batch.jobs.submission import folder_of, specify
-from streams.batch.records.specification import Settings, Specification
+from streams.batch.specification import Settings, Specification
 from streams.contract.artifact import challenger_header, files_of, unpack
 from streams.contract.errors import ArtifactError, MalformedRecord, UsageError
 from streams.contract.task import Task, load_task

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.progress import (
+from streams.batch.progress import (
     ClassCounts,
     Counts,
     JobDrift,
@@ -23,10 +23,10 @@ from streams.batch.records.progress import (
     Observed,
     PlannedFile,
 )
-from streams.batch.records.rows import RowProblem, Rows
-from streams.batch.records.specification import Columns, Named, Specification
+from streams.batch.rows import RowProblem, Rows
 from streams.batch.sources.inputs import kept_fields
 from streams.batch.sources.readings import FIELDS, TIMESTAMP
+from streams.batch.specification import Columns, Named, Specification
 from streams.contract.documents import YEAR_1980_US
 from streams.contract.task import Task
 from streams.contract.task.metrics import largest, softmax, top

@@ -35,14 +35,14 @@ from streams.batch.jobs.manifest import (
     write_report,
 )
 from streams.batch.jobs.scoring import Scorers, ShardScorer
-from streams.batch.jobs.submission import check_task
-from streams.batch.records.progress import Counts, Manifest, Plan, ShardRecord, State
-from streams.batch.records.rows import may_pass
-from streams.batch.records.specification import Settings, most_errors
-from streams.batch.sinks.files import open_sink, part_path
+from streams.batch.jobs.submission import check_task, open_sink
+from streams.batch.output_files import part_path
+from streams.batch.progress import Counts, Manifest, Plan, ShardRecord, State
+from streams.batch.rows import may_pass
 from streams.batch.sources.plan import Cutter, Sources, Stopped
 from streams.batch.sources.tables import Failures
 from streams.batch.sources.windows import ShardRows
+from streams.batch.specification import Settings, most_errors
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
 from streams.contract.task import Task
 from streams.runtime.failpoints import Failpoint, unarmed

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from streams.batch.records.progress import JobState, Plan, ShardRecord, State
-from streams.batch.records.specification import Specification
-from streams.batch.sinks.files import part_path
+from streams.batch.output_files import part_path
+from streams.batch.progress import JobState, Plan, ShardRecord, State
+from streams.batch.specification import Specification
 from streams.contract.artifact import Artifact, digest_of, files_of
 from streams.contract.documents import Document, decoded, encoded
 from streams.contract.errors import ArtifactError, TidewheelError, UsageError, line_of

@@ -25,8 +25,8 @@ from tempfile import TemporaryFile
 from typing import IO, Any, Literal, NamedTuple
 
 from streams.batch.jobs.job_folder import Held, JobFolder, JobIndex, now_us, read_document
-from streams.batch.records.progress import OVER, JobState
-from streams.batch.records.specification import Settings
+from streams.batch.progress import OVER, JobState
+from streams.batch.specification import Settings
 from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed

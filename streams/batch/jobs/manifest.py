@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from streams.batch.jobs.answers import drift_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
-from streams.batch.records.progress import Counts, Manifest, Plan, RowCounts, ShardRecord, State
-from streams.batch.records.rows import BAD_LABEL
-from streams.batch.records.specification import FILES, Specification
-from streams.batch.sinks.files import BEDROCK_MANIFEST, MANIFEST, part_path
+from streams.batch.output_files import BEDROCK_MANIFEST, MANIFEST, part_path
+from streams.batch.progress import Counts, Manifest, Plan, RowCounts, ShardRecord, State
+from streams.batch.rows import BAD_LABEL
+from streams.batch.specification import FILES, Specification
 from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError
 from streams.contract.task.extensions import Sink

@@ -32,7 +32,7 @@ from cronsim import CronSim, CronSimError
 
 from streams.batch.jobs.job_folder import read_document
 from streams.batch.jobs.job_queue import LOST, Entry, JobQueue, write_document
-from streams.batch.records.specification import Settings
+from streams.batch.specification import Settings
 from streams.contract.errors import UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 

@@ -28,13 +28,13 @@ import numpy as np
 
 from streams.batch.jobs.answers import Answering, Model, output_fields
 from streams.batch.jobs.job_folder import JobFolder
-from streams.batch.records.progress import Counts, Plan
-from streams.batch.records.rows import Rows, may_pass
-from streams.batch.records.specification import Specification
-from streams.batch.sinks.files import part_path, writing
+from streams.batch.output_files import part_path, writing
+from streams.batch.progress import Counts, Plan
+from streams.batch.rows import Rows, may_pass
 from streams.batch.sources.plan import Sources
 from streams.batch.sources.tables import Failures
 from streams.batch.sources.windows import ShardRows, Teacher
+from streams.batch.specification import Specification
 from streams.contract.artifact import Artifact
 from streams.contract.errors import ArtifactError, Retryable, TidewheelError, UsageError, line_of
 from streams.contract.task import Task, load_task

@@ -5,18 +5,19 @@ from pathlib import Path, PurePosixPath
 
 from streams.batch.jobs.answers import output_fields
 from streams.batch.jobs.job_folder import JobFolder, Models, now_us
-from streams.batch.records.specification import (
+from streams.batch.output_files import ObjectsSink, target_of
+from streams.batch.sources.inputs import columns_of, find_inputs
+from streams.batch.sources.text import MODEL_INPUT
+from streams.batch.specification import (
     FILES,
     Settings,
     Specification,
     TaskShape,
 )
-from streams.batch.sinks.files import open_sink, target_of
-from streams.batch.sources.inputs import columns_of, find_inputs
-from streams.batch.sources.text import MODEL_INPUT
 from streams.contract.artifact import challenger_header
 from streams.contract.errors import UsageError
 from streams.contract.task import Task, absolute_reference
+from streams.contract.task.extensions import PackageSink, Sink
 
 
 def folder_of(settings: Settings) -> JobFolder:
@@ -102,3 +103,26 @@ def check_task(task: Task, specification: Specification) -> None:
             f"the task {before.reference} is not what it was when the job began "
             f"({before.name} version {before.version}): put it back, or start another job"
         )
+
+
+def open_sink(specification: Specification) -> Sink | None:
+    """Return the sink of a job, None where its files are the output. Nothing is opened yet."""
+    kind, place, table = (
+        specification.output_format,
+        specification.output,
+        specification.settings.table,
+    )
+    if specification.in_files:
+        return None
+    if kind in FILES:
+        return ObjectsSink(place, kind)
+    if kind == "own":
+        return PackageSink(place, specification.id)
+    if kind == "delta":
+        from streams.batch.output_tables import DeltaSink
+
+        return DeltaSink(place, specification.id)
+    from streams.batch import output_tables
+
+    kinds = {"duckdb": output_tables.DuckDbSink, "sqlite": output_tables.SqliteSink}
+    return kinds.get(kind, output_tables.PostgresqlSink)(place, table, specification.id)

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streams.batch.records.progress import PlannedFile, Shard
-from streams.batch.records.rows import Rows
-from streams.batch.records.specification import EVER, Columns, InputFormat, Named, Settings, Typed
+from streams.batch.progress import PlannedFile, Shard
+from streams.batch.rows import Rows
 from streams.batch.sources import tables, text
 from streams.batch.sources.places import find, holds, suffix_of
 from streams.batch.sources.selection import TYPES, check_where, kinds_of, moment_us, used_columns
@@ -21,6 +20,7 @@ from streams.batch.sources.tables import (
     refuse_missing,
 )
 from streams.batch.sources.text import MODEL_INPUT, RECORD_ID, first_objects
+from streams.batch.specification import EVER, Columns, InputFormat, Named, Settings, Typed
 from streams.contract.errors import UsageError
 from streams.contract.task import Segment, Task
 from streams.contract.task.channels import given

@@ -9,12 +9,12 @@ from typing import IO
 from crc32c import CRC32CHash
 from msgspec import structs
 
-from streams.batch.records.progress import Plan, PlannedFile, Shard
-from streams.batch.records.rows import RowProblem
-from streams.batch.records.specification import InputFormat, Named
+from streams.batch.progress import Plan, PlannedFile, Shard
+from streams.batch.rows import RowProblem
 from streams.batch.sources.places import ONLY_TIME, Stamp, open_binary, stamp_of
 from streams.batch.sources.tables import KINDS, opened_input
 from streams.batch.sources.text import header_of, rows_in
+from streams.batch.specification import InputFormat, Named
 from streams.contract.errors import TidewheelError, UsageError
 
 SHARD_ROWS = 100_000  # of Parquet, unless one row group has more

@@ -17,11 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.progress import Plan, PlannedFile, Shard
-from streams.batch.records.rows import BAD_LABEL, RowProblem, Rows, batch_rows
-from streams.batch.records.specification import Columns, InputFormat
+from streams.batch.progress import Plan, PlannedFile, Shard
+from streams.batch.rows import BAD_LABEL, RowProblem, Rows, batch_rows
 from streams.batch.sources.inputs import as_read, one_sample, read_shard
 from streams.batch.sources.selection import times_of
+from streams.batch.specification import Columns, InputFormat
 from streams.contract.task import Reading, Task
 from streams.contract.task.channels import given
 from streams.runtime.files import replacing

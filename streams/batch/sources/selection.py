@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.rows import RowProblem
-from streams.batch.records.specification import Columns, Typed
+from streams.batch.rows import RowProblem
+from streams.batch.specification import Columns, Typed
 from streams.contract.errors import UsageError, line_of
 
 TYPES = {

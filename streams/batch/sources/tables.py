@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from streams.batch.records.progress import PlannedFile, Shard
-from streams.batch.records.rows import (
+from streams.batch.progress import PlannedFile, Shard
+from streams.batch.rows import (
     RowProblem,
     Rows,
     as_segments,
@@ -22,9 +22,9 @@ from streams.batch.records.rows import (
     refuse_unlike_numbers,
     wrong_width,
 )
-from streams.batch.records.specification import Columns, Named
 from streams.batch.sources.places import is_url, open_binary
 from streams.batch.sources.selection import check_where, left_of, select
+from streams.batch.specification import Columns, Named
 from streams.contract.errors import UsageError, line_of
 from streams.contract.task import Task
 from streams.contract.task.channels import UNKNOWN, Category

@@ -13,8 +13,8 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from streams.batch.records.progress import PlannedFile, Shard
-from streams.batch.records.rows import (
+from streams.batch.progress import PlannedFile, Shard
+from streams.batch.rows import (
     BATCH_BYTES,
     RowProblem,
     Rows,
@@ -25,9 +25,9 @@ from streams.batch.records.rows import (
     plain,
     refuse_unlike_numbers,
 )
-from streams.batch.records.specification import Columns, InputFormat
 from streams.batch.sources.places import open_binary
 from streams.batch.sources.selection import left_of, select, typed_table
+from streams.batch.specification import Columns, InputFormat
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from streams.contract.task.channels import Category

@@ -24,12 +24,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.progress import Plan
-from streams.batch.records.rows import RowProblem, Rows
-from streams.batch.records.specification import Columns, Specification
+from streams.batch.progress import Plan
+from streams.batch.rows import RowProblem, Rows
 from streams.batch.sources.inputs import read_shard, with_keys
 from streams.batch.sources.readings import carry_path, plan_readings, read_readings
 from streams.batch.sources.selection import times_of
+from streams.batch.specification import Columns, Specification
 from streams.contract.task import Task
 
 FILE = "windows.parquet"

@@ -16,12 +16,13 @@ A name that is built in cannot be replaced.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from streams.contract.errors import UsageError
+from streams.contract.errors import TidewheelError, UsageError, line_of, own_line
 
 if TYPE_CHECKING:  # a device has no pyarrow, and few tasks name what is not built in
     from importlib.metadata import EntryPoint
@@ -187,3 +188,41 @@ class Sink(Protocol):
 
 
 OpenSink = Callable[[str, str], Sink]
+
+
+class PackageSink:
+    """A package's sink. What its code raises becomes TidewheelError, with the names of both;
+    TidewheelErrors stay as they are. What fails before a job is submitted is a UsageError."""
+
+    def __init__(self, place: str, job: str) -> None:
+        name = place.partition("://")[0]
+        self._what = f"sink {name} of {package_of('sinks', name)}"
+        made: OpenSink = load_extension("sinks", name)
+        with self._translated(UsageError):
+            self._sink: Sink = made(place, job)
+
+    def check(self, schema: "pa.Schema") -> None:
+        with self._translated(UsageError):
+            self._sink.check(schema)
+
+    def prepare(self, schema: "pa.Schema") -> None:
+        with self._translated(TidewheelError):
+            self._sink.prepare(schema)
+
+    def load(self, shard: int, part: Path, *, again: bool) -> None:
+        with self._translated(TidewheelError):
+            self._sink.load(shard, part, again=again)
+
+    def count(self) -> int | None:
+        with self._translated(TidewheelError):
+            return self._sink.count()
+
+    @contextmanager
+    def _translated(self, kind: type[TidewheelError]) -> Iterator[None]:
+        try:
+            yield
+        except TidewheelError:
+            raise
+        except Exception as exc:
+            text = f"{self._what}: {type(exc).__name__}: {line_of(exc)}{own_line(exc)}"
+            raise kind(text) from exc

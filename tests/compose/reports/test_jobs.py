@@ -8,8 +8,8 @@ import pytest
 from compose.reports.jobs import Place, read_jobs
 from streams.batch.jobs.job_folder import JobFolder, JobIndex
 from streams.batch.jobs.job_queue import Entry, JobQueue
-from streams.batch.records.progress import State
-from streams.batch.records.specification import Settings
+from streams.batch.progress import State
+from streams.batch.specification import Settings
 from streams.runtime.files import write_atomic
 from tests.rig.made_up.killed import Killed, killed_at
 from tests.streams.batch.support import good_rows, rows_of, submitted, write_parquet

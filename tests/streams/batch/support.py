@@ -16,8 +16,8 @@ from deltalake import write_deltalake
 from streams.batch.jobs.job import Job
 from streams.batch.jobs.job_folder import JobFolder, Models
 from streams.batch.jobs.submission import folder_of, specify
-from streams.batch.records.progress import Manifest
-from streams.batch.records.specification import Settings
+from streams.batch.progress import Manifest
+from streams.batch.specification import Settings
 from streams.contract.artifact import Artifact, unpack
 from streams.contract.task import Task
 from tests.rig.made_up.models import TINY, artifact, plain, segments, tiny

@@ -12,7 +12,7 @@ import pytest
 from streams.batch.jobs.answers import drift_of, mean_of_distances, observed_of
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import manifest_of, report_of, summary_of
-from streams.batch.records.progress import ClassCounts, Observed
+from streams.batch.progress import ClassCounts, Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
 from streams.learning.drift_reference import (

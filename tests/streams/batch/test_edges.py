@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from streams.batch.jobs.job_queue import Entry, JobQueue
-from streams.batch.records.progress import Manifest
-from streams.batch.records.specification import Settings
+from streams.batch.progress import Manifest
+from streams.batch.specification import Settings
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import unarmed
 from tests.rig.made_up.killed import once_at

@@ -14,9 +14,9 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.batch.records.specification import Columns
 from streams.batch.sources.selection import moment_us
 from streams.batch.sources.tables import refuse_missing
+from streams.batch.specification import Columns
 from streams.contract.errors import UsageError
 from tests.rig.made_up.models import tiny
 from tests.streams.batch.support import (

@@ -14,7 +14,7 @@ from crc32c import crc32c
 from streams.batch.jobs.job import Job
 from streams.batch.jobs.manifest import busy_s, write_report
 from streams.batch.jobs.submission import specify
-from streams.batch.records.progress import Manifest, ShardRecord
+from streams.batch.progress import Manifest, ShardRecord
 from streams.contract.errors import TidewheelError, UsageError
 from streams.learning.onnx_model import OnnxModel
 from tests.rig.made_up.killed import Killed, killed_at, once_at

@@ -10,8 +10,8 @@ import pytest
 
 from streams.batch.jobs.job import Job
 from streams.batch.jobs.job_queue import DIED, MAX_PAUSE_US, Entry, Event, JobQueue, Runner
-from streams.batch.records.progress import OVER, State
-from streams.batch.records.specification import Settings
+from streams.batch.progress import OVER, State
+from streams.batch.specification import Settings
 from streams.contract.errors import TidewheelError, UsageError
 from streams.runtime.failpoints import Failpoint, unarmed
 from tests.rig.made_up.killed import Killed, killed_at

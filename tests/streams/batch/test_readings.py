@@ -19,7 +19,6 @@ from edge_client.sources.replay import Replay
 from edge_client.spool.writer import Event
 from streams.batch.jobs.manifest import summary_of
 from streams.batch.jobs.scoring import fastest_batch
-from streams.batch.records.specification import Named
 from streams.batch.sources.inputs import columns_of
 from streams.batch.sources.plan import Cutter
 from streams.batch.sources.readings import (
@@ -27,6 +26,7 @@ from streams.batch.sources.readings import (
     plan_readings,
     read_readings,
 )
+from streams.batch.specification import Named
 from streams.contract.errors import UsageError
 from streams.contract.events.records import EventBatch
 from streams.contract.task import Reading, Task

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.batch.jobs.answers import Answering, output_schema
-from streams.batch.records.progress import Plan
-from streams.batch.records.rows import Rows, as_segments, refuse_unlike_numbers
-from streams.batch.records.specification import Columns, Named
-from streams.batch.sinks.files import writing
+from streams.batch.output_files import writing
+from streams.batch.progress import Plan
+from streams.batch.rows import Rows, as_segments, refuse_unlike_numbers
 from streams.batch.sources.inputs import check_files, choose_columns, head_of, read_shard
 from streams.batch.sources.plan import Cutter, hash_file
+from streams.batch.specification import Columns, Named
 from streams.contract.errors import UsageError
 from streams.contract.task import Task
 from tests.rig.made_up.models import tiny

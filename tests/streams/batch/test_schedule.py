@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streams.batch.jobs.job_queue import JobQueue
 from streams.batch.jobs.schedules import NOTED, Cron, Schedules, fill, local, micros
-from streams.batch.records.specification import Settings
+from streams.batch.specification import Settings
 from streams.contract.errors import UsageError
 from tests.rig.made_up.killed import Killed, killed_at
 

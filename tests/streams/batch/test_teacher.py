@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from streams.batch.jobs.job_folder import Models
-from streams.batch.records.progress import Manifest
+from streams.batch.progress import Manifest
 from streams.contract.artifact import WEIGHTS, Artifact, pack, unpack
 from streams.contract.artifact import Manifest as ArtifactManifest
 from streams.contract.errors import UsageError

@@ -23,10 +23,10 @@ from edge_client.sources.live import LineReadings
 from federation.bootstrap.dataset import make_reference, segments_of_device
 from federation.bootstrap.onnx_export import export_graph
 from federation.evaluation.quantization import embeddings
-from streams.batch.records.specification import InputFormat, Named
 from streams.batch.sources.inputs import columns_of
 from streams.batch.sources.plan import Cutter
 from streams.batch.sources.readings import carry_path, plan_readings, read_readings
+from streams.batch.specification import InputFormat, Named
 from streams.contract.errors import TaskError
 from streams.contract.task import Category, Reading, Time
 from streams.contract.task.channels import UNKNOWN, complete, example, numbers

@@ -3,7 +3,7 @@ The job's folder in docs/architecture/batch.md."""
 
 from typing import Any, Literal, Self
 
-from streams.batch.records.specification import Named
+from streams.batch.specification import Named
 from streams.contract.documents import Count, Document, Micros
 from streams.contract.window_report import DriftReport
 

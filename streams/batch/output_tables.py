@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from streams.batch.sinks.files import batches_of, loaded_schema, reader_of, refuse_columns
+from streams.batch.output_files import batches_of, loaded_schema, reader_of, refuse_columns
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
 from streams.runtime.files import arrow_files
 

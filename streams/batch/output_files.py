@@ -22,13 +22,12 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from streams.batch.records.progress import Plan
-from streams.batch.records.rows import plain
-from streams.batch.records.specification import FILES, OutputFormat, Specification
-from streams.batch.sinks.packages import PackageSink
+from streams.batch.progress import Plan
+from streams.batch.rows import plain
 from streams.batch.sources.places import find, is_taken, open_binary, put
+from streams.batch.specification import FILES, OutputFormat, Specification
 from streams.contract.errors import Retryable, TidewheelError, UsageError, line_of
-from streams.contract.task.extensions import Sink, extensions
+from streams.contract.task.extensions import extensions
 from streams.runtime.files import replacing
 
 MANIFEST = "_manifest.json"
@@ -287,26 +286,3 @@ class ObjectsSink:
             with open_binary(path) as file:
                 rows += pq.read_metadata(file).num_rows
         return rows
-
-
-def open_sink(specification: Specification) -> Sink | None:
-    """Return the sink of a job, None where its files are the output. Nothing is opened yet."""
-    kind, place, table = (
-        specification.output_format,
-        specification.output,
-        specification.settings.table,
-    )
-    if specification.in_files:
-        return None
-    if kind in FILES:
-        return ObjectsSink(place, kind)
-    if kind == "own":
-        return PackageSink(place, specification.id)
-    if kind == "delta":
-        from streams.batch.sinks.tables import DeltaSink
-
-        return DeltaSink(place, specification.id)
-    from streams.batch.sinks import tables
-
-    kinds = {"duckdb": tables.DuckDbSink, "sqlite": tables.SqliteSink}
-    return kinds.get(kind, tables.PostgresqlSink)(place, table, specification.id)
