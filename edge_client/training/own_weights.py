@@ -166,9 +166,9 @@ class OwnWeights:
             made = self._trained(base, origin, number, made_us)
         except (OSError, ArtifactError, MalformedRecord, ProcessFailed) as exc:
             self._failed = [*[m for m in self._failed if m == base][-10:], base]
-            wait_s = max(0.0, self._tried_at + self._pause_s(base) - self._clock())
+            self._tried_at = self._clock()  # a long one would leave no pause before the next
             text = f"no {origin} of {base}: {exc}"
-            log.warning("%s; the next try is in %.0f s", text, wait_s)
+            log.warning("%s; the next try is in %.0f s", text, self._pause_s(base))
             usual = str(exc).startswith(USUAL)
             self.error = text if self._failed.count(base) > 1 and not usual else None
             return

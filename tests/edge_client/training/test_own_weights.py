@@ -29,10 +29,12 @@ HOP = 500_000
 
 class Device:
     """It serves a version and has samples, and its trainer's work is done here, without a child.
-    `now` is its clock, `requests` what it asked for, `error` what the trainer answers."""
+    `now` is its clock, `requests` what it asked for, `error` what the trainer answers after
+    `took_s`."""
 
     def __init__(self, folder: Path, task: Task = TASK) -> None:
         self.folder, self.now, self.error, self.task = folder, 1000.0, "", task
+        self.took_s = 0.0
         self.key = create_key(folder / "keys" / "signing.pem")
         self.requests: list[WorkRequest] = []
         self.slots = Slots(folder / "slots", task, [self.key.public_key()])
@@ -43,6 +45,7 @@ class Device:
 
     def _work(self, request: WorkRequest, weights: bytes) -> tuple[WorkReply, bytes]:
         self.requests.append(request)
+        self.now += self.took_s
         if self.error:
             return WorkReply(device="d0", error=self.error), b""
         rows = self.folder / "rows.rows"
@@ -145,6 +148,18 @@ def test_trainings_that_fail_have_growing_pauses(
     device.error, device.now = "", device.now + PAUSE_MOST_S
     device.consider()
     assert device.own.error is None
+
+
+def test_a_long_training_that_fails_has_a_pause_after_its_end(device: Device) -> None:
+    device.error, device.took_s = "memory: 900 MB are needed, 300 are free", 10 * PAUSE_S
+    device.see(200)
+    device.consider()
+    device.now += 2 * PAUSE_S - 1
+    device.consider()
+    assert len(device.requests) == 1
+    device.now += 1
+    device.consider()
+    assert len(device.requests) == 2
 
 
 @pytest.mark.parametrize(
