@@ -16,6 +16,7 @@ armed. The steps are numbered in:
     resume-step-1..4   federation.controller.run_recovery: a dead run is resumed
     release-step-1..4  federation.registry.publisher: a decision is made and published
     keys-step-1..4     streams.runtime.trust: another key signs
+    import-step-1..2   federation.bootstrap.replacement: a version made elsewhere
     score-step-1..9    streams.batch.jobs.job: a batch job
     attempt-step-1..4  streams.batch.jobs.job_queue: a queued job
     schedule-step-1..3 streams.batch.jobs.schedules: an interval is due
