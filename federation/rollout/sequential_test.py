@@ -101,7 +101,8 @@ KINDS = {
 @dataclass(frozen=True)
 class Past:
     """Events and right ones with the previous version, (devices, classes) and of the whole fleet,
-    (classes,). unit (devices, 1): of an error, the device's mean error; `a` is a multiple of it."""
+    (classes,); of a class without a past there those of the other devices since. unit (devices, 1):
+    of an error, the device's mean error; `a` is a multiple of it."""
 
     n: np.ndarray
     a: np.ndarray
@@ -143,13 +144,20 @@ def pasts_of(parts: Parts, classes: int, kind: Kind) -> list[Past]:
         sums = [(n, a / each) for (n, a), each in zip(sums, unit, strict=True)]
     none = np.zeros(classes)
     n, a = (sum((each[i].sum(axis=0) for each in sums), none) for i in (0, 1))
+    if not (kind.square or n.all()):  # of errors the unit is the others' mean
+        others = [found.sums(0 * found.device, 1, classes) for found in (p.others for p in parts())]
+        n_since, a_since = (sum((each[i][0] for each in others), none) for i in (0, 1))
+        n, a = np.where(n, n, n_since), np.where(n, a, a_since)
     return [Past(*each, u, n, a, kind) for each, u in zip(sums, unit, strict=True)]
 
 
 def _mean(parts: Parts) -> float:
-    """Return the mean error of an event without a past."""
-    found = [each for part in parts() for each in (part.others, part.tests)]
-    return sum(float(c.a.sum()) for c in found) / max(sum(float(c.n.sum()) for c in found), 1.0)
+    """Return the mean error of an event without a past: with the previous version, if there are
+    such events."""
+    for found in ([part.others for part in parts()], [part.tests for part in parts()]):
+        if events := sum(float(each.n.sum()) for each in found):
+            return sum(float(each.a.sum()) for each in found) / events
+    return 0.0
 
 
 @dataclass

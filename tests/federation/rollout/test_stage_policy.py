@@ -151,6 +151,21 @@ def behind(heard: list[Heard], adapter: str, devices: tuple[str, ...]) -> list[H
     ) for report, at in heard]  # fmt: skip
 
 
+@pytest.mark.parametrize(("right", "verdict"), [(12, "roll-back"), (16, "go-on")])
+def test_without_a_past_the_others_windows_since_are_the_measure(right: int, verdict: str) -> None:
+    """As after a controller's restart, when retention has deleted what was before the rollout."""
+    canary, others = ([f"{kind}{n}" for n in range(200)] for kind in ("new", "old"))
+    heard = [
+        (window(device, 100 + n, of + (n + i) % 3 - 1, model), BEGAN + n * SECOND)
+        for n in range(10)
+        for devices, of, model in ((canary, right, CANDIDATE), (others, 16, STABLE))
+        for i, device in enumerate(devices)
+    ]
+    found = finding(heard, canary=canary, offered=len(canary))
+    assert found.verdict == verdict
+    assert found.evidence["expected"] == pytest.approx(0.8, abs=0.01)
+
+
 def test_what_others_gain_by_adapters_meanwhile_is_not_expected_of_the_canary() -> None:
     outside = tuple(name for name in DEVICES if name not in CANARY)
     heard = [*past(windows=100), *behind(since(canary=17, others=19, windows=60), "a1", outside)]
