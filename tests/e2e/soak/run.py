@@ -19,6 +19,7 @@ from tests.rig.asked import asked
 SETTLE_S = 600.0
 BEHIND_DAYS = 2.0  # that workers may be behind, in messages
 MORE_DAYS = 10  # at most, until the last rollout has ended
+DAY_S = 1.5  # at least: the controller would have had the time to look at a day's windows
 TASK = f"{Path(__file__).parent / 'task.py'}:task"
 
 
@@ -105,6 +106,7 @@ class _Run:
             for step in range(24 // STEP_H):
                 self.fleet.step(day * 24 // STEP_H + step)
             self._let_workers_follow(day)
+            time.sleep(max(0.0, day_began + DAY_S - time.monotonic()))
             self.server.pass_retention(scenario.keep)
             self._note(day, time.monotonic() - day_began)
             day += 1
