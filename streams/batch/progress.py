@@ -106,10 +106,15 @@ class ClassCounts(Summed):
 
 
 class Observed(Summed):
-    """Rows with answers, counted in the cells of the artifact's reference, and by class."""
+    """Rows with answers, counted in the cells of the artifact's reference; and those with a label:
+    by class; where there are two, those of the second one and the others by score; of targets the
+    sums (targets,) of errors, labels and their squares."""
 
     cells: list[Count] = []
     classes: dict[str, ClassCounts] = {}
+    rare: list[Count] = []
+    others: list[Count] = []
+    sums: dict[str, list[float]] = {}
 
 
 class MeanOfDistances(Document):
@@ -218,6 +223,7 @@ class Manifest(RowCounts):
 
     `state` is Completed, PartiallyCompleted, Stopped or Failed, with a `reason`. Rows that were
     `processed` have `succeeded`, or are in `errors` by code; `excluded` ones have no output.
+    `metrics` are those of the labelled rows, by the names of `Task.metric`.
 
     >>> from tidewheel import Manifest
     >>> Manifest.decode(b'{"state": "Completed"}')
@@ -240,6 +246,7 @@ class Manifest(RowCounts):
     total: Count
     processed: Count
     classes: dict[str, ClassCounts] = {}
+    metrics: dict[str, float] = {}
     drift: JobDrift | None = None
     seconds: float
     rows_per_s: float

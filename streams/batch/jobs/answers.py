@@ -29,11 +29,12 @@ from streams.batch.sources.readings import FIELDS, TIMESTAMP
 from streams.batch.specification import Columns, Named, Specification
 from streams.contract.documents import YEAR_1980_US
 from streams.contract.task import Task
-from streams.contract.task.metrics import largest, softmax, top
+from streams.contract.task.metrics import auc, average_precision, largest, softmax, top
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
 from streams.learning.drift_reference import Reference, observe
 
 Model = Callable[[np.ndarray], np.ndarray]
+SCORES, FARTHEST = 1024, 12.0  # cells of the difference of two outputs, by its inverse sinh
 
 
 def observed_of(
@@ -45,23 +46,60 @@ def observed_of(
 ) -> Observed:
     """Return the counts of rows that have answers; `labels` (n, label_size) are NaN where there are
     none."""
-    cells: list[int] = []
+    found = Observed()
+    if labels is not None:
+        known = np.isfinite(labels).all(axis=1)
+        found = _labelled(task, outputs[known], labels[known])
     if reference is not None:
         cells = reference.count(observe(task, segments, outputs)).tolist()
-    classes: dict[str, ClassCounts] = {}
-    if labels is not None and task.classes:
-        known = np.isfinite(labels).all(axis=1)
-        right = task.correct(outputs[known], labels[known])
-        answers = largest(task.decided(outputs[known]), top(task.metric))
-        answered = np.bincount(answers.ravel(), minlength=len(task.classes)).tolist()
-        for i, name in enumerate(task.classes):
-            chosen = labels[known, 0] == i
-            classes[name] = ClassCounts(
-                labelled=int(chosen.sum()),
-                correct=int(right[chosen].sum()),
-                answered=answered[i],
-            )
-    return Observed(cells=cells, classes=classes)
+        found = found.replace(cells=cells)
+    return found
+
+
+def _labelled(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Observed:
+    if not task.classes:
+        true, errors = labels.astype(np.float64), outputs.astype(np.float64) - labels
+        parts = {"error": abs(errors), "error2": errors**2, "label": true, "label2": true**2}
+        return Observed(sums={name: each.sum(axis=0).tolist() for name, each in parts.items()})
+    truth, right = labels[:, 0].astype(np.int64), task.correct(outputs, labels)
+    answers = largest(task.decided(outputs), top(task.metric))
+    labelled, correct, answered = (
+        np.bincount(of, minlength=len(task.classes)).tolist()
+        for of in (truth, truth[right], answers.ravel())
+    )
+    names = zip(task.classes, labelled, correct, answered, strict=True)
+    classes = {name: ClassCounts(labelled=n, correct=c, answered=a) for name, n, c, a in names}
+    if len(classes) != 2:
+        return Observed(classes=classes)
+    far = np.arcsinh(outputs[:, 1].astype(np.float64) - outputs[:, 0]) / FARTHEST
+    cell = np.clip((far + 1) / 2 * SCORES, 0, SCORES - 1).astype(np.int64)
+    others, rare = (np.bincount(cell[truth == k], minlength=SCORES).tolist() for k in range(2))
+    return Observed(classes=classes, rare=rare, others=others)
+
+
+def metrics_of(counts: Counts) -> dict[str, float]:
+    """Return the metrics of labelled rows that follow from sums, as streams.contract.task.metrics
+    defines them: of targets all; of classes those by class, unless the answers are the k largest,
+    and of two, to about 0.001, those without a threshold. One that is not defined is left out."""
+    found, metrics = counts.observed, dict[str, float]()
+    classes = [one for one in found.classes.values() if one.labelled or one.answered]
+    if classes and counts.labelled == sum(one.answered for one in classes):
+        recalls = [one.recall for one in classes if one.recall is not None]
+        shares = [2 * one.correct / (one.labelled + one.answered) for one in classes]
+        metrics["balanced_accuracy"] = sum(recalls) / len(recalls)
+        metrics["macro_f1"] = sum(shares) / len(shares)
+    if any(found.rare) and any(found.others):
+        by_score = np.asarray(found.rare), np.asarray(found.others)
+        metrics["auc"] = auc(*by_score)
+        metrics["average_precision"] = average_precision(*by_score)
+    if found.sums and counts.labelled:
+        means = {name: np.asarray(each) / counts.labelled for name, each in found.sums.items()}
+        around = means["label2"] - means["label"] ** 2
+        metrics["mae"] = float(means["error"].mean())
+        metrics["rmse"] = float(np.sqrt(means["error2"]).mean())
+        if (around > 1e-9 * means["label2"]).all():  # else a label that is always the same
+            metrics["r2"] = float((1 - means["error2"] / around).mean())
+    return metrics
 
 
 POTENTIAL, DETECTED = 0.5, 0.7

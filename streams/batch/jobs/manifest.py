@@ -7,7 +7,7 @@ from functools import reduce
 
 import pyarrow.parquet as pq
 
-from streams.batch.jobs.answers import drift_of
+from streams.batch.jobs.answers import drift_of, metrics_of
 from streams.batch.jobs.job_folder import JobFolder, now_us, size_of
 from streams.batch.output_files import BEDROCK_MANIFEST, MANIFEST, part_path
 from streams.batch.progress import Counts, Manifest, Plan, RowCounts, ShardRecord, State
@@ -16,6 +16,7 @@ from streams.batch.specification import FILES, Specification
 from streams.contract.documents import encoded
 from streams.contract.errors import TidewheelError
 from streams.contract.task.extensions import Sink
+from streams.contract.task.metrics import named
 from streams.learning.drift_reference import reference_of
 from streams.runtime.files import open_store, write_atomic
 
@@ -128,6 +129,7 @@ def manifest_of(
         total=plan.total,
         processed=counts.processed,
         classes=counts.observed.classes,
+        metrics=metrics_of(counts),
         drift=drift_of(reference, counts.observed),
         seconds=seconds,
         rows_per_s=counts.processed / seconds if seconds else 0.0,
@@ -140,7 +142,6 @@ def manifest_of(
 # --- the report -----------------------------------------------------------------------------------
 
 LISTED = 50  # features, and input files
-TWO = 2
 
 
 def summary_of(found: Manifest) -> list[str]:
@@ -169,11 +170,12 @@ def summary_of(found: Manifest) -> list[str]:
     if found.accuracy is not None:
         of = f"{found.correct:,} of {found.labelled:,}"
         lines.append(f"{of} labelled rows are correct, {found.accuracy:.3g}")
-    if (
-        found.accuracy is not None and len(found.classes) == TWO
-    ):  # of which the second is the rare one
+    if found.accuracy is not None and len(found.classes) == 2:  # the second one is the rare one
         name, one = next(reversed(found.classes.items()))
         lines.append(f"{name}: recall {_share(one.recall)}, precision {_share(one.precision)}")
+    if found.metrics:
+        values = (f"{named(name)} {value:.3g}" for name, value in found.metrics.items())
+        lines.append(", ".join(values))
     if found.drift is not None:
         lines.append(f"drift: {found.drift.verdict}")
     return [*lines, f"reason: {found.reason}"] if found.reason else lines

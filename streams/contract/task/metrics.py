@@ -211,17 +211,24 @@ def _macro_f1(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(found))
 
 
-def _over_classes(of: Callable[[np.ndarray, np.ndarray], float]) -> Of:
-    """The mean over classes of `of(scores, is of the class)`; of two the second one's."""
+def _over_classes(of: Of) -> Of:
+    """The mean over classes of `of(rows of the class, other rows)` by score; of two the second
+    one's."""
 
     def mean(outputs: np.ndarray, labels: np.ndarray) -> float:
         truth, shares = labels[:, 0].astype(np.int64), softmax(outputs)
         classes = range(outputs.shape[1] == 2, outputs.shape[1])
-        parts = [(shares[:, k], truth == k) for k in classes]
-        found = [of(scores, of_class) for scores, of_class in parts if 0 < of_class.mean() < 1]
+        parts = [_by_score(shares[:, k], truth == k) for k in classes]
+        found = [of(own, others) for own, others in parts if own.any() and others.any()]
         return float(np.mean(found)) if found else float("nan")
 
     return mean
+
+
+def _by_score(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many rows of the class, and others, have each score, the smallest first."""
+    _, place = np.unique(scores, return_inverse=True)
+    return np.bincount(place, positive), np.bincount(place, ~positive)
 
 
 def softmax(outputs: np.ndarray) -> np.ndarray:
@@ -230,20 +237,19 @@ def softmax(outputs: np.ndarray) -> np.ndarray:
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
-def _auc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Mann and Whitney's U over all pairs."""
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    many, few = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - many * (many + 1) / 2) / (many * few))
+def auc(own: np.ndarray, others: np.ndarray) -> float:
+    """Return Mann and Whitney's U over all pairs of rows of a class and others, which are counted
+    by score, (scores,) each, the smallest first."""
+    below = np.cumsum(others) - others / 2
+    return float((own * below).sum() / (own.sum() * others.sum()))
 
 
-def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(positive[order])
-    last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of each threshold
-    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
+def average_precision(own: np.ndarray, others: np.ndarray) -> float:
+    """Return the average precision of rows of a class among others, counted as for `auc`."""
+    there = own + others > 0
+    hits, misses = np.cumsum(own[there][::-1]), np.cumsum(others[there][::-1])
+    steps = np.diff(hits, prepend=0.0) / hits[-1]
+    return float((steps * hits / (hits + misses)).sum())
 
 
 def _mae(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -269,8 +275,8 @@ CLASSES: dict[str, Of] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
-    "auc": _over_classes(_auc),
-    "average_precision": _over_classes(_average_precision),
+    "auc": _over_classes(auc),
+    "average_precision": _over_classes(average_precision),
 }
 TARGETS: dict[str, Of] = {"mae": _mae, "rmse": _rmse, "r2": _r2}
 DEFAULT = {True: "accuracy", False: "mae"}  # of classes, of targets

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from streams.batch.jobs.answers import drift_of, mean_of_distances, observed_of
+from streams.batch.jobs.answers import drift_of, mean_of_distances, metrics_of, observed_of
 from streams.batch.jobs.job_folder import Models
 from streams.batch.jobs.manifest import manifest_of, report_of, summary_of
-from streams.batch.progress import ClassCounts, Observed
+from streams.batch.progress import ClassCounts, Counts, Observed
 from streams.contract.artifact import DRIFT, Artifact, files_of, pack, unpack
+from streams.contract.task import Task
+from streams.contract.task.metrics import measured
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
 from streams.learning.drift_reference import (
     Feature,
@@ -149,6 +153,30 @@ def test_with_top_k_a_row_answers_k_classes() -> None:
     assert [(one.answered, one.correct) for one in found.values()] == [(1, 0), (2, 1), (1, 0)]
 
 
+TARGETS = replace(tiny, classes=(), targets=("speed", "load"))
+BINARY = replace(tiny, classes=("usual", "rare"), threshold=0.3)
+
+
+@given(st.integers(2, 25), st.integers(0, 2**32 - 1), st.sampled_from([tiny, BINARY, TARGETS]))
+def test_metrics_of_sums_over_shards_are_those_of_all_rows(n: int, seed: int, task: Task) -> None:
+    dice = np.random.default_rng(seed)
+    size, unlabelled = len(task.classes or task.targets), np.full((1, task.label_size), np.nan)
+    outputs = dice.normal(size=(n, size)).astype(np.float32)
+    outputs[:, 1] = outputs[:, 0] + dice.permutation(n) - n // 2  # no two in one cell of SCORES
+    labels = dice.integers(0, size, (n, task.label_size)).astype(np.float32)
+    counts = Counts()
+    for rows in np.split(np.arange(n), sorted(dice.integers(0, n, 3))):
+        answers = np.concatenate([outputs[rows], outputs[:1]])
+        truth = np.concatenate([labels[rows], unlabelled])
+        observed = observed_of(task, None, answers, answers, truth)
+        counts = counts.plus(Counts(labelled=len(rows), observed=observed))
+    wanted = measured(task, outputs, labels)
+    del wanted["accuracy" if task.classes else "within"]  # `Manifest.accuracy`
+    if len(task.classes) > 2:  # their order of scores is no sum
+        wanted = {name: wanted[name] for name in ("balanced_accuracy", "macro_f1")}
+    assert metrics_of(counts) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twice(
     tmp_path: Path,
 ) -> None:
@@ -164,7 +192,12 @@ def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twic
         with pytest.raises(Killed):
             job.run(reached=killed_at("score-step-5"))
     again = job.run(processes=2)
-    assert (again.drift, again.classes) == (whole.drift, whole.classes)
+    assert (again.drift, again.classes, again.metrics) == (
+        whole.drift,
+        whole.classes,
+        whole.metrics,
+    )
+    assert f"macro F1 {whole.metrics['macro_f1']:.3g}" in "\n".join(summary_of(again))
 
 
 def test_too_few_rows_are_undecided_and_a_model_without_reference_has_no_drift(
