@@ -179,22 +179,20 @@ class JobFolder:
     def write_record(self, shard: int, record: ShardRecord) -> None:
         self._write(f"shards/{shard:05}.json", record)
 
-    def done(self, plan: Plan, specification: Specification) -> dict[int, ShardRecord]:
-        """Return the records of the shards that are completed, and whose output file is as
+    def done(self, plan: Plan, specification: Specification) -> Iterator[tuple[int, ShardRecord]]:
+        """Yield the records of the shards that are completed, and whose output file is as
         written."""
-        found = {}
         for shard in range(len(plan.shards)):
             record = self.record(shard)
             if record is None or record.state != "Completed":
                 continue
             part = part_path(self.folder, specification, plan, shard)
             if not specification.in_files or record.bytes == size_of(part):
-                found[shard] = record
-        return found
+                yield shard, record
 
     def missing(self, plan: Plan, specification: Specification) -> list[int]:
         """Return the shards that are still to be done."""
-        done = self.done(plan, specification)
+        done = {shard for shard, _ in self.done(plan, specification)}
         return [shard for shard in range(len(plan.shards)) if shard not in done]
 
     def mark_failed(self) -> int:

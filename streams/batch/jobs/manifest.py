@@ -23,8 +23,8 @@ from streams.runtime.files import open_store, write_atomic
 
 def counts_of(folder: JobFolder, specification: Specification, plan: Plan) -> Counts:
     """Return what became of the rows of all completed shards."""
-    records = folder.done(plan, specification).values()
-    return reduce(Counts.plus, (record.counts for record in records), Counts())
+    records = folder.done(plan, specification)
+    return reduce(Counts.plus, (record.counts for _, record in records), Counts())
 
 
 def verdict(
@@ -110,7 +110,7 @@ def manifest_of(
     specification, status = folder.specification(), folder.state()
     plan = folder.plan() or Plan(files=[], shards=[])
     reference = reference_of(folder.models(specification).artifact) if drift else None
-    done = folder.done(plan, specification).values()
+    done = [one.replace(counts=Counts()) for _, one in folder.done(plan, specification)]
     counts, seconds = counts_of(folder, specification, plan), busy_s(done)
     attempts = [record.attempts for n in range(len(plan.shards)) if (record := folder.record(n))]
     return Manifest(
