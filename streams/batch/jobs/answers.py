@@ -29,12 +29,20 @@ from streams.batch.sources.readings import FIELDS, TIMESTAMP
 from streams.batch.specification import Columns, Named, Specification
 from streams.contract.documents import YEAR_1980_US
 from streams.contract.task import Task
-from streams.contract.task.metrics import auc, average_precision, largest, softmax, top
+from streams.contract.task.metrics import (
+    auc,
+    average_precision,
+    balanced_accuracy,
+    largest,
+    macro_f1,
+    softmax,
+    top,
+)
 from streams.learning.drift_detector import compare, hellinger, shares, total_variation
 from streams.learning.drift_reference import Reference, observe
 
 Model = Callable[[np.ndarray], np.ndarray]
-SCORES, FARTHEST = 1024, 12.0  # cells of the difference of two outputs, by its inverse sinh
+SCORES, FARTHEST = 4096, 8.0  # cells of the difference of two outputs, by its inverse sinh
 
 
 def observed_of(
@@ -80,14 +88,14 @@ def _labelled(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Observed:
 def metrics_of(counts: Counts) -> dict[str, float]:
     """Return the metrics of labelled rows that follow from sums, as streams.contract.task.metrics
     defines them: of targets all; of classes those by class, unless the answers are the k largest,
-    and of two, to about 0.001, those without a threshold. One that is not defined is left out."""
+    and of two, from cells of the score, those without a threshold. One that is not defined is left
+    out."""
     found, metrics = counts.observed, dict[str, float]()
-    classes = [one for one in found.classes.values() if one.labelled or one.answered]
-    if classes and counts.labelled == sum(one.answered for one in classes):
-        recalls = [one.recall for one in classes if one.recall is not None]
-        shares = [2 * one.correct / (one.labelled + one.answered) for one in classes]
-        metrics["balanced_accuracy"] = sum(recalls) / len(recalls)
-        metrics["macro_f1"] = sum(shares) / len(shares)
+    by_class = [(one.labelled, one.correct, one.answered) for one in found.classes.values()]
+    labelled, correct, answered = np.array(by_class, np.int64).reshape(-1, 3).T
+    if answered.any() and counts.labelled == answered.sum():
+        metrics["balanced_accuracy"] = balanced_accuracy(labelled, correct)
+        metrics["macro_f1"] = macro_f1(labelled, correct, answered)
     if any(found.rare) and any(found.others):
         by_score = np.asarray(found.rare), np.asarray(found.others)
         metrics["auc"] = auc(*by_score)
@@ -97,7 +105,7 @@ def metrics_of(counts: Counts) -> dict[str, float]:
         around = means["label2"] - means["label"] ** 2
         metrics["mae"] = float(means["error"].mean())
         metrics["rmse"] = float(np.sqrt(means["error2"]).mean())
-        if (around > 1e-9 * means["label2"]).all():  # else a label that is always the same
+        if (around > 1e-9 * means["label2"]).all():  # else a label that hardly varies
             metrics["r2"] = float((1 - means["error2"] / around).mean())
     return metrics
 

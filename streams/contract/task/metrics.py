@@ -197,18 +197,26 @@ def _top(k: int) -> Of:
     return lambda outputs, labels: float(among(outputs, labels[:, 0], k).mean())
 
 
-def _balanced_accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    right, truth = outputs.argmax(axis=1) == labels[:, 0], labels[:, 0]
-    return float(np.mean([right[truth == k].mean() for k in np.unique(truth)]))
+def _by_class(of: Callable[[np.ndarray, np.ndarray, np.ndarray], float]) -> Of:
+    def metric(outputs: np.ndarray, labels: np.ndarray) -> float:
+        answers, truth = outputs.argmax(axis=1), labels[:, 0].astype(np.int64)
+        rows = truth, truth[answers == truth], answers
+        return of(*(np.bincount(each, minlength=outputs.shape[1]) for each in rows))
+
+    return metric
 
 
-def _macro_f1(outputs: np.ndarray, labels: np.ndarray) -> float:
-    answers, truth = outputs.argmax(axis=1), labels[:, 0].astype(np.int64)
-    found = []
-    for k in np.union1d(answers, truth):
-        both = int(((answers == k) & (truth == k)).sum())
-        found.append(2 * both / max(int((answers == k).sum() + (truth == k).sum()), 1))
-    return float(np.mean(found))
+def balanced_accuracy(labelled: np.ndarray, correct: np.ndarray) -> float:
+    """Return the mean recall of the classes that have rows; rows and right ones are counted by
+    class, (classes,) each."""
+    there = labelled > 0
+    return float((correct[there] / labelled[there]).mean())
+
+
+def macro_f1(labelled: np.ndarray, correct: np.ndarray, answered: np.ndarray) -> float:
+    """Return the mean F1 of the classes that have rows or answers, (classes,) each."""
+    both = labelled + answered
+    return float((2 * correct[both > 0] / both[both > 0]).mean())
 
 
 def _over_classes(of: Of) -> Of:
@@ -273,8 +281,10 @@ def _within(tolerance: float) -> Of:
 
 CLASSES: dict[str, Of] = {
     "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro_f1,
+    "balanced_accuracy": _by_class(
+        lambda labelled, correct, _: balanced_accuracy(labelled, correct)
+    ),
+    "macro_f1": _by_class(macro_f1),
     "auc": _over_classes(auc),
     "average_precision": _over_classes(average_precision),
 }

@@ -172,9 +172,21 @@ def test_metrics_of_sums_over_shards_are_those_of_all_rows(n: int, seed: int, ta
         counts = counts.plus(Counts(labelled=len(rows), observed=observed))
     wanted = measured(task, outputs, labels)
     del wanted["accuracy" if task.classes else "within"]  # `Manifest.accuracy`
-    if len(task.classes) > 2:  # their order of scores is no sum
+    if len(task.classes) > 2:  # AUC and average precision need the order of all rows
         wanted = {name: wanted[name] for name in ("balanced_accuracy", "macro_f1")}
     assert metrics_of(counts) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_of_many_rows_metrics_without_a_threshold_are_near_those_of_the_order() -> None:
+    dice = np.random.default_rng(7)
+    labels = (dice.random((100_000, 1)) < 0.01).astype(np.float32)
+    rare = dice.normal(5 * labels[:, 0] - 8, 2.0)  # of which most rows are in few cells
+    outputs = np.stack([np.zeros_like(rare), rare], axis=1)
+    observed = observed_of(BINARY, None, outputs, outputs, labels)
+    found = metrics_of(Counts(labelled=len(labels), observed=observed))
+    wanted = measured(BINARY, outputs, labels)
+    assert found["auc"] == pytest.approx(wanted["auc"], abs=0.001)
+    assert found["average_precision"] == pytest.approx(wanted["average_precision"], abs=0.002)
 
 
 def test_shifted_input_is_drift_in_the_manifest_and_resuming_counts_nothing_twice(
