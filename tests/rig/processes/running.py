@@ -36,9 +36,14 @@ def start(
             words, env=env, cwd=cwd, stdin=stdin, stdout=out, stderr=errors,
             start_new_session=session,
         )  # fmt: skip
-    _started[:] = [one for one in _started if one[0].poll() is None]
-    _started.append((process, words, err or log))
+    note(process, words, err or log)
     return process
+
+
+def note(process: "subprocess.Popen[bytes]", words: list[str], log: Path) -> None:
+    """Let `last_words` have the end of a process's log."""
+    _started[:] = [one for one in _started if one[0].poll() is None]
+    _started.append((process, words, log))
 
 
 def last_words() -> str:

@@ -42,6 +42,7 @@ from tests.rig.made_up.own_task import own_task
 from tests.rig.made_up.tiny_task import task as tiny
 from tests.rig.processes.forks import ROOT, Forked
 from tests.rig.processes.polling import until as until
+from tests.rig.processes.running import note
 
 SECOND = 1_000_000
 PARTITIONS = 2
@@ -235,11 +236,15 @@ class Fleet:
         argv += [self.folder / "teacher.tw"]
         argv += [self.folder / "key.pub", instance, self.partitions, json.dumps(self.options)]
         env = {**os.environ, "TIDEWHEEL_FAILPOINT": failpoint}
-        with (self.folder / f"{instance}.log").open("ab") as log:
+        words, path = (
+            [sys.executable, "-c", START, *map(str, argv)],
+            self.folder / f"{instance}.log",
+        )
+        with path.open("ab") as log:
             process = Forked(
-                [sys.executable, "-c", START, *map(str, argv)], env=env, cwd=ROOT,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                words, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        note(process, words, path)
         self.workers.append(process)
         return process
 
@@ -248,11 +253,16 @@ class Fleet:
         line = f"worker {instance}: ready, partitions {partitions}"
 
         def said() -> bool:
-            alive = [process.poll() is None for process in self.workers]
-            assert any(alive), self.log(instance)[-3000:]
+            self.check_alive()
             return line in self.log(instance)[since:]
 
         until(said, line)
+
+    def check_alive(self) -> None:
+        """Fail if no worker runs, with the ends of their logs."""
+        alive = [process.poll() is None for process in self.workers]
+        logs = sorted(self.folder.glob("w*.log"))
+        assert any(alive), "\n".join(f"{path}\n{self.log(path.stem)[-3000:]}" for path in logs)
 
     def log(self, instance: str) -> str:
         path = self.folder / f"{instance}.log"
@@ -287,7 +297,14 @@ class Fleet:
     def wait_until_scored(self, timeout_s: float = 60.0) -> None:
         """Wait until every event sent is in the store, and check that each is there once."""
         wanted = {(d, e, s) for (d, e), seqs in self.sent.items() for s in seqs}
-        until(lambda: self.count() >= len(wanted), f"{len(wanted)} events scored", timeout_s)
+
+        def all_scored() -> bool:
+            if self.count() >= len(wanted):
+                return True
+            self.check_alive()
+            return False
+
+        until(all_scored, f"{len(wanted)} events scored", timeout_s)
         found = self.scored()
         assert len(found) == len(set(found))
         assert set(found) == wanted
